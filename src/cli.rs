@@ -1,0 +1,149 @@
+//! The command line: what may be written, and which command runs.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use leader_election::{CandidateName, ElectionName, etcd::Endpoint, timing::Ttl};
+
+use crate::{
+    config::{self, Config, UsageError},
+    log::Format,
+};
+
+mod observe;
+mod server;
+mod show;
+mod status;
+mod transcript;
+
+/// Leader election: run several copies of a service, and have exactly one of them lead.
+#[derive(Debug, Parser)]
+#[command(name = "elect", version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Every flag can also be given as ELECT_… in the environment, or in a file (--config).
+A flag wins over the environment, the environment over the file.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage; status: 3 nobody leads, 4 unknown.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stand for election until stopped.
+    ///
+    /// Waits in the queue, leads, refreshes the lease, and campaigns again after a loss.
+    /// SIGTERM or SIGINT gives leadership up and exits; a second one exits at once.
+    Server {
+        /// What this server is called in the election.
+        #[arg(value_name = "NAME", env = "ELECT_NAME")]
+        name: Option<CandidateName>,
+        /// The same, as a flag.
+        #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
+        name_flag: Option<CandidateName>,
+        /// How long a crashed leader holds its place: whole seconds, at least etcd's minimum of 2s [default: 5s].
+        #[arg(long, value_name = "DURATION", env = "ELECT_TTL", value_parser = config::parse_ttl)]
+        ttl: Option<Ttl>,
+        #[command(flatten)]
+        shared: Shared,
+    },
+    /// Print each change of leadership.
+    Observe {
+        /// One JSON object a line: at, state, leader, token, since.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        shared: Shared,
+    },
+    /// Print who leads, since when, and who waits.
+    Status {
+        /// One JSON object: at, state, leader, token, since, candidates.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        shared: Shared,
+    },
+}
+
+/// What every command takes. Absent is not the default: a file may say it.
+#[derive(Debug, Args)]
+pub(crate) struct Shared {
+    /// Members of one etcd cluster [default: localhost:2379].
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        env = "ELECT_ETCD",
+        value_delimiter = ',',
+        help_heading = "etcd"
+    )]
+    pub(crate) etcd: Option<Vec<Endpoint>>,
+    /// Log in as this user; the password comes from ELECT_PASSWORD or --password-file.
+    #[arg(long, value_name = "USER", env = "ELECT_USER", help_heading = "etcd")]
+    pub(crate) user: Option<String>,
+    /// Read the user's password from this file.
+    #[arg(long, value_name = "FILE", env = "ELECT_PASSWORD_FILE", help_heading = "etcd")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// Trust the certificate authorities in this PEM file. Turns TLS on.
+    #[arg(long, value_name = "FILE", env = "ELECT_CACERT", help_heading = "etcd")]
+    pub(crate) cacert: Option<PathBuf>,
+    /// Show this client certificate (PEM). Needs --key.
+    #[arg(long, value_name = "FILE", env = "ELECT_CERT", help_heading = "etcd")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The client certificate's private key (PEM). Needs --cert.
+    #[arg(long, value_name = "FILE", env = "ELECT_KEY", help_heading = "etcd")]
+    pub(crate) key: Option<PathBuf>,
+    /// What is elected: all who stand under one name compete [default: leader].
+    #[arg(long, value_name = "NAME", env = "ELECT_ELECTION")]
+    pub(crate) election: Option<ElectionName>,
+    /// plain: only the lines people follow; full: with time, level and fields; json [default: full].
+    #[arg(long, value_enum, value_name = "FORMAT", env = "ELECT_LOG_FORMAT")]
+    pub(crate) log_format: Option<Format>,
+    /// A TOML file with any of the long flags as keys.
+    #[arg(long, value_name = "FILE", env = "ELECT_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Nobody leads.
+const VACANT: u8 = 3;
+/// It is not known who leads.
+const UNKNOWN: u8 = 4;
+
+/// Runs what the command line says.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("elect: {error:#}");
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("failed to start: no file descriptor is left")?;
+    match command {
+        Command::Server { name, name_flag, ttl, shared } => {
+            let config = Config::merge(shared)?;
+            let standing = config.standing(name_flag.or(name), ttl)?;
+            crate::log::start(config.log_format, std::io::stdout)?;
+            runtime.block_on(server::run(config, standing))
+        }
+        Command::Observe { json, shared } => {
+            let config = Config::merge(shared)?;
+            crate::log::start(config.log_format, std::io::stderr)?;
+            runtime.block_on(observe::run(config, json))
+        }
+        Command::Status { json, shared } => {
+            let config = Config::merge(shared)?;
+            crate::log::start(config.log_format, std::io::stderr)?;
+            runtime.block_on(status::run(config, json))
+        }
+    }
+}

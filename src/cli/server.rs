@@ -1,0 +1,192 @@
+//! `elect server NAME`: stand for election until stopped, and log what happens.
+
+use std::{future::pending, pin::pin, process::ExitCode, time::Duration};
+
+use anyhow::{Context, anyhow};
+use leader_election::{
+    CampaignError, Candidate,
+    candidate::{Event, Stopped},
+    clock::Timestamp,
+    etcd::Etcd,
+    observe::{Observation, State},
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{broadcast::error::RecvError, oneshot},
+    time::timeout,
+};
+use tracing::{info, warn};
+
+use super::transcript::{Happened, Line, Transcript};
+use crate::{
+    config::{Config, Standing, UsageError},
+    log::TRANSCRIPT,
+};
+
+/// How long a follower on its way out tries to take its key out of the queue.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<ExitCode> {
+    let Config { etcd: settings, election, .. } = config;
+    let Standing { name, ttl } = standing;
+    let mut signals = Signals::listen().context("failed to listen for signals")?;
+    let endpoints = settings.endpoints().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mut log = Log { transcript: Transcript::new(), endpoints };
+    info!(target: TRANSCRIPT, election = %election, ttl = %ttl, "{}", Line::Starting { name: name.to_string() });
+    log.connecting();
+
+    let etcd = Etcd::start(settings).context("failed to start the thread that renews")?;
+    let mut candidate = Candidate::new(etcd.clone(), election.clone(), name, ttl).announcing(true);
+    let mut events = candidate.subscribe();
+    let mut leaders = etcd.observe_changes(election);
+
+    let (stop, stopping) = oneshot::channel();
+    let mut stop = Some(stop);
+    let stopping = async {
+        // The other end lives until it is used.
+        let _ = stopping.await;
+    };
+    // There is no work but to lead.
+    let mut standing = pin!(candidate.lead_until(stopping, async |_leadership| pending().await));
+    let mut observing = true;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            () = signals.next() => match stop.take() {
+                Some(stop) => drop(stop.send(())),
+                None => return Ok(at_once()),
+            },
+            event = events.recv() => match event {
+                Ok(event) => log.event(event),
+                Err(RecvError::Lagged(missed)) => warn!(missed, "log lines were left out"),
+                Err(RecvError::Closed) => {}
+            },
+            outcome = &mut standing => break outcome,
+            seen = leaders.next(), if observing => match seen {
+                Some(observation) => log.observed(observation),
+                None => observing = false,
+            },
+        }
+    };
+    while let Ok(event) = events.try_recv() {
+        log.event(event);
+    }
+    let code = match outcome {
+        Ok(Stopped::Released) => ExitCode::SUCCESS,
+        Ok(Stopped::Unconfirmed(why)) => {
+            return Err(anyhow!(
+                "stopped, but leadership was not released: {why}; it ends by itself within {ttl}"
+            ));
+        }
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => return Err(explained(error)),
+    };
+    tokio::select! {
+        biased;
+        () = signals.next() => Ok(at_once()),
+        // What is not given back by then expires by itself.
+        _ = timeout(LEAVE_WITHIN, etcd.settled()) => Ok(code),
+    }
+}
+
+/// A second signal: no waiting for anything.
+fn at_once() -> ExitCode {
+    eprintln!("elect: stopped at once; what was held ends by itself");
+    ExitCode::FAILURE
+}
+
+fn explained(error: CampaignError) -> anyhow::Error {
+    match error {
+        CampaignError::TtlTooShort { asked, granted } => anyhow!(UsageError(format!(
+            "--ttl {asked}: etcd grants at least {granted} (1.5 times its election timeout); use --ttl {granted} or more"
+        ))),
+        CampaignError::Refused(why) => anyhow!("etcd refuses this server: {why}"),
+        other => anyhow!(other),
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Turns what happens into log lines.
+struct Log {
+    transcript: Transcript,
+    endpoints: String,
+}
+
+impl Log {
+    fn connecting(&self) {
+        info!(target: TRANSCRIPT, "{}", Line::Connecting { endpoints: self.endpoints.clone() });
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Campaigning => self.happened(Happened::Campaigning),
+            Event::Following { token } => self.happened(Happened::Queued { own: token }),
+            Event::Elected { token, until } => {
+                if Timestamp::now() < until {
+                    for line in self.transcript.lines(Happened::Elected { token }) {
+                        info!(target: TRANSCRIPT, token = token.get(), "{line}");
+                    }
+                }
+            }
+            Event::Renewed { until, latency, .. } => {
+                let lines = self.transcript.lines(Happened::Renewed);
+                // Frozen between the renewal and this line, we may have been deposed.
+                if Timestamp::now() < until {
+                    for line in lines {
+                        info!(target: TRANSCRIPT, ?latency, "{line}");
+                    }
+                }
+            }
+            Event::Lost { token, loss } => {
+                for line in self.transcript.lines(Happened::Lost) {
+                    info!(target: TRANSCRIPT, token = token.get(), reason = %loss, "{line}");
+                }
+            }
+            Event::Retrying { problem, unreachable, pause } => {
+                warn!(problem, retry_in = ?pause, "the attempt failed");
+                if unreachable {
+                    self.connecting();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn observed(&mut self, observation: Observation) {
+        match observation.state {
+            State::Leader(leader) => self.happened(Happened::SeenLeader { token: leader.token }),
+            State::Vacant { blocked_by } => {
+                if let Some(key) = blocked_by {
+                    warn!(key, "nobody can lead until this key, put by hand, is deleted");
+                }
+                self.happened(Happened::SeenVacant);
+            }
+            // No contact: our own deadline decides, not a guess.
+            _ => {}
+        }
+    }
+
+    fn happened(&mut self, happened: Happened) {
+        for line in self.transcript.lines(happened) {
+            info!(target: TRANSCRIPT, "{line}");
+        }
+    }
+}

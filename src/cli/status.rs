@@ -1,0 +1,71 @@
+//! `elect status`: one look. Exit 0 a leader, 3 nobody leads, 4 unknown.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use leader_election::{
+    ElectionName,
+    etcd::Etcd,
+    observe::{Observation, Snapshot, State},
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{
+    UNKNOWN, VACANT,
+    show::{self, Json},
+};
+use crate::config::Config;
+
+/// How long etcd may take to answer. Other endpoints are tried within it.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
+    let etcd = Etcd::start(config.etcd).context("failed to start")?;
+    let snapshot = look(&etcd, config.election).await;
+    match print(&snapshot, json) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            return Err(error).context("failed to print");
+        }
+        _ => {}
+    }
+    Ok(match snapshot.observation.state {
+        State::Leader(_) => ExitCode::SUCCESS,
+        State::Vacant { .. } => ExitCode::from(VACANT),
+        _ => ExitCode::from(UNKNOWN),
+    })
+}
+
+/// Looks until there is an answer, or the patience is over.
+async fn look(etcd: &Etcd, election: ElectionName) -> Snapshot {
+    const PAUSE: Duration = Duration::from_millis(100);
+    let deadline = Instant::now() + PATIENCE;
+    let mut problem = None;
+    while let Ok(looked) = timeout_at(deadline, etcd.snapshot(election.clone())).await {
+        match looked {
+            Ok(snapshot) => return snapshot,
+            Err(error) => problem = Some(error.to_string()),
+        }
+        sleep(PAUSE).await;
+    }
+    let problem = problem.unwrap_or_else(|| format!("no answer within {PATIENCE:?}"));
+    let state = State::Unknown { last_known: None, problem };
+    Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates: Vec::new() }
+}
+
+fn print(snapshot: &Snapshot, json: bool) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, &Json::of_snapshot(snapshot))?;
+        return writeln!(out);
+    }
+    writeln!(out, "{}", show::text(&snapshot.observation))?;
+    let leads = matches!(snapshot.observation.state, State::Leader(_));
+    for waiting in snapshot.candidates.iter().skip(usize::from(leads)) {
+        writeln!(out, "  waits: {} (token {})", waiting.name, waiting.token)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! The lines that people follow, as a function of what happened.
+//!
+//! Two sources tell of one election: the candidate of what it does itself, the observer of
+//! who leads. They are not in step. A follower may hear that it won before it hears that the
+//! old leader went. [`Transcript`] puts both into the one order that a reader expects.
+
+use std::fmt;
+
+use leader_election::FencingToken;
+
+/// One line of the log, word for word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Line {
+    Starting { name: String },
+    Connecting { endpoints: String },
+    Election,
+    Leader,
+    Follower,
+    Refreshing,
+    ChangeRequired,
+    NewElection,
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting { name } => write!(f, "Starting the server '{name}'"),
+            Self::Connecting { endpoints } => write!(f, "Connecting to etcd at '{endpoints}'"),
+            Self::Election => f.write_str("New leader election happening."),
+            Self::Leader => f.write_str("I am the leader."),
+            Self::Follower => f.write_str("I am a follower."),
+            Self::Refreshing => f.write_str("Refreshing lease; still the leader."),
+            Self::ChangeRequired => f.write_str("LEADERSHIP CHANGE REQUIRED"),
+            Self::NewElection => f.write_str("new election"),
+        }
+    }
+}
+
+/// What happened, by either source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Happened {
+    /// The candidate has a lease, and joins the queue.
+    Campaigning,
+    /// The candidate is in the queue, behind somebody; it will lead with this token.
+    Queued {
+        own: FencingToken,
+    },
+    Elected {
+        token: FencingToken,
+    },
+    Renewed,
+    Lost,
+    /// The observer sees this term lead.
+    SeenLeader {
+        token: FencingToken,
+    },
+    SeenVacant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Starting,
+    /// A leader is being found; we may be it.
+    Electing,
+    /// Somebody leads: this term, if it was seen.
+    Following(Option<FencingToken>),
+    Leading,
+    /// Led, and lost it; not contending again yet.
+    Deposed,
+}
+
+/// What has been printed so far, as far as it matters for what comes next.
+#[derive(Debug)]
+pub(super) struct Transcript {
+    role: Role,
+    /// The token that our place in the queue stands for.
+    own: Option<FencingToken>,
+    /// The term that the observer saw lead last.
+    seen: Option<FencingToken>,
+}
+
+const CHANGE: [Line; 3] = [Line::ChangeRequired, Line::NewElection, Line::Election];
+
+impl Transcript {
+    pub(super) fn new() -> Self {
+        Self { role: Role::Starting, own: None, seen: None }
+    }
+
+    /// The lines to print.
+    pub(super) fn lines(&mut self, happened: Happened) -> Vec<Line> {
+        match happened {
+            Happened::Campaigning => self.campaigning(),
+            Happened::Queued { own } => {
+                self.own = Some(own);
+                if self.role == Role::Electing { self.follow() } else { Vec::new() }
+            }
+            Happened::Elected { token } => {
+                let change = matches!(self.role, Role::Following(_));
+                (self.role, self.own, self.seen) = (Role::Leading, Some(token), Some(token));
+                let before = if change { CHANGE.to_vec() } else { Vec::new() };
+                [before, vec![Line::Leader]].concat()
+            }
+            Happened::Renewed if self.role == Role::Leading => vec![Line::Refreshing],
+            Happened::Renewed => Vec::new(),
+            Happened::Lost => {
+                (self.role, self.own, self.seen) = (Role::Deposed, None, None);
+                vec![Line::ChangeRequired]
+            }
+            Happened::SeenLeader { token } => self.seen_leader(token),
+            Happened::SeenVacant => {
+                self.seen = None;
+                self.change_if_following()
+            }
+        }
+    }
+
+    fn campaigning(&mut self) -> Vec<Line> {
+        let lines = match self.role {
+            Role::Starting => vec![Line::Election],
+            Role::Deposed => vec![Line::NewElection, Line::Election],
+            // A new place in the queue, behind the same leader: nothing to tell.
+            Role::Electing | Role::Following(_) | Role::Leading => return Vec::new(),
+        };
+        self.role = Role::Electing;
+        lines
+    }
+
+    fn seen_leader(&mut self, token: FencingToken) -> Vec<Line> {
+        self.seen = Some(token);
+        match self.role {
+            Role::Following(None) => {
+                self.role = Role::Following(Some(token));
+                Vec::new()
+            }
+            Role::Following(Some(known)) if known != token => {
+                let change = self.change_if_following();
+                [change, self.follow_unless_own()].concat()
+            }
+            // Nobody led, and now somebody else does.
+            Role::Electing if self.own.is_some() => self.follow_unless_own(),
+            Role::Starting | Role::Electing | Role::Following(_) | Role::Leading | Role::Deposed => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// If the term seen is our own, the candidate's word is still to come.
+    fn follow_unless_own(&mut self) -> Vec<Line> {
+        if self.seen == self.own { Vec::new() } else { self.follow() }
+    }
+
+    fn follow(&mut self) -> Vec<Line> {
+        let seen = self.seen.filter(|seen| Some(*seen) != self.own);
+        self.role = Role::Following(seen);
+        vec![Line::Follower]
+    }
+
+    fn change_if_following(&mut self) -> Vec<Line> {
+        if !matches!(self.role, Role::Following(_)) {
+            return Vec::new();
+        }
+        self.role = Role::Electing;
+        CHANGE.to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(number: u64) -> FencingToken {
+        FencingToken::new(number)
+    }
+
+    fn told(all: &[Happened]) -> Vec<String> {
+        let mut transcript = Transcript::new();
+        all.iter().flat_map(|happened| transcript.lines(*happened)).map(|line| line.to_string()).collect()
+    }
+
+    const CHANGE_LINES: [&str; 3] =
+        ["LEADERSHIP CHANGE REQUIRED", "new election", "New leader election happening."];
+
+    #[test]
+    fn first_server_leads_and_refreshes() {
+        let lines = told(&[Happened::Campaigning, Happened::Elected { token: token(1) }, Happened::Renewed]);
+        assert_eq!(
+            lines,
+            ["New leader election happening.", "I am the leader.", "Refreshing lease; still the leader."]
+        );
+    }
+
+    #[test]
+    fn follower_tells_of_a_change_and_wins_whichever_source_is_first() {
+        let follow = [
+            Happened::Campaigning,
+            Happened::Queued { own: token(2) },
+            Happened::SeenLeader { token: token(1) },
+        ];
+        let won = Happened::Elected { token: token(2) };
+        let seen = Happened::SeenLeader { token: token(2) };
+        for rest in [[won, seen], [seen, won]] {
+            let lines = told(&[&follow[..], &rest].concat());
+            assert_eq!(lines[..2], ["New leader election happening.", "I am a follower."]);
+            assert_eq!(lines[2..5], CHANGE_LINES);
+            assert_eq!(lines[5..], ["I am the leader."]);
+        }
+    }
+
+    #[test]
+    fn follower_tells_of_a_change_to_somebody_else() {
+        let lines = told(&[
+            Happened::Campaigning,
+            Happened::SeenLeader { token: token(1) },
+            Happened::Queued { own: token(3) },
+            Happened::SeenLeader { token: token(2) },
+        ]);
+        assert_eq!(lines[..2], ["New leader election happening.", "I am a follower."]);
+        assert_eq!(lines[2..5], CHANGE_LINES);
+        assert_eq!(lines[5..], ["I am a follower."]);
+    }
+
+    #[test]
+    fn a_vacancy_is_a_change_and_is_told_once() {
+        let lines = told(&[
+            Happened::Campaigning,
+            Happened::Queued { own: token(3) },
+            Happened::SeenLeader { token: token(1) },
+            Happened::SeenVacant,
+            Happened::SeenVacant,
+            Happened::SeenLeader { token: token(2) },
+        ]);
+        assert_eq!(lines[2..5], CHANGE_LINES);
+        assert_eq!(lines[5..], ["I am a follower."]);
+    }
+
+    #[test]
+    fn a_leader_that_loses_tells_at_once_and_contends_again() {
+        let lines = told(&[
+            Happened::Campaigning,
+            Happened::Elected { token: token(1) },
+            Happened::Lost,
+            Happened::Renewed,
+            Happened::SeenLeader { token: token(2) },
+            Happened::Campaigning,
+            Happened::Queued { own: token(3) },
+        ]);
+        assert_eq!(lines[2..5], CHANGE_LINES);
+        assert_eq!(lines[5..], ["I am a follower."]);
+    }
+
+    #[test]
+    fn a_new_place_behind_the_same_leader_is_no_news() {
+        let lines = told(&[
+            Happened::Campaigning,
+            Happened::Queued { own: token(2) },
+            Happened::SeenLeader { token: token(1) },
+            Happened::Campaigning,
+            Happened::Queued { own: token(5) },
+            Happened::SeenLeader { token: token(1) },
+        ]);
+        assert_eq!(lines.len(), 2);
+    }
+}

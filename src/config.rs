@@ -1,0 +1,213 @@
+//! Flags, environment, file and defaults, merged once into a [`Config`] that can only be valid.
+//!
+//! A flag wins over the environment (clap sees to that), the environment over the file, the
+//! file over the default. A password is never a flag: it comes from `ELECT_PASSWORD` or from
+//! a file.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use leader_election::{
+    CandidateName, ElectionName,
+    etcd::{Credentials, Endpoint, Settings, Tls},
+    timing::Ttl,
+};
+use serde::Deserialize;
+
+use crate::{cli::Shared, log::Format};
+
+/// Where etcd is unless somebody says otherwise: its own default.
+const DEFAULT_ENDPOINT: &str = "localhost:2379";
+
+/// The election's key, as etcd's own examples and the seed of this project call it.
+const DEFAULT_ELECTION: &str = "leader";
+
+/// The user asked for something that can't be; nothing was sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
+
+/// What every command needs.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) etcd: Settings,
+    pub(crate) election: ElectionName,
+    pub(crate) log_format: Format,
+    file: File,
+}
+
+/// What a candidate needs besides.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    pub(crate) name: CandidateName,
+    pub(crate) ttl: Ttl,
+}
+
+/// The keys of a configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    etcd: Option<Endpoints>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+    cacert: Option<PathBuf>,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    election: Option<String>,
+    ttl: Option<String>,
+    name: Option<String>,
+    log_format: Option<Format>,
+}
+
+/// `etcd = "a:1,b:1"` or `etcd = ["a:1", "b:1"]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Endpoints {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Config {
+    pub(crate) fn merge(flags: Shared) -> Result<Self, UsageError> {
+        let file = flags.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+
+        let endpoints = match flags.etcd {
+            Some(endpoints) => endpoints,
+            None => file.endpoints()?,
+        };
+        let mut etcd = Settings::new(endpoints).map_err(|error| UsageError(format!("--etcd: {error}")))?;
+        let tls = tls(
+            flags.cacert.as_deref().or(file.cacert.as_deref()),
+            flags.cert.as_deref().or(file.cert.as_deref()),
+            flags.key.as_deref().or(file.key.as_deref()),
+        )?;
+        if let Some(tls) = tls {
+            etcd = etcd.with_tls(tls).map_err(|error| UsageError(format!("--etcd: {error}")))?;
+        }
+        let user = flags.user.as_deref().or(file.user.as_deref());
+        let password_file = flags.password_file.as_deref().or(file.password_file.as_deref());
+        if let Some(credentials) = credentials(user, password_file)? {
+            etcd = etcd.with_credentials(credentials);
+        }
+
+        let election = match (flags.election, &file.election) {
+            (Some(election), _) => election,
+            (None, Some(election)) => in_file("election", election.parse())?,
+            (None, None) => DEFAULT_ELECTION.parse().expect("the default is a valid name"),
+        };
+        let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
+        Ok(Self { etcd, election, log_format, file })
+    }
+
+    /// What a candidate needs, from its own flags and the same file.
+    pub(crate) fn standing(
+        &self,
+        name: Option<CandidateName>,
+        ttl: Option<Ttl>,
+    ) -> Result<Standing, UsageError> {
+        let name = match (name, &self.file.name) {
+            (Some(name), _) => name,
+            (None, Some(name)) => in_file("name", name.parse())?,
+            (None, None) => {
+                return Err(UsageError(
+                    "this server has no name; give one, as in `elect server server1`, or set ELECT_NAME"
+                        .into(),
+                ));
+            }
+        };
+        let ttl = match (ttl, &self.file.ttl) {
+            (Some(ttl), _) => ttl,
+            (None, Some(ttl)) => in_file("ttl", parse_ttl(ttl))?,
+            (None, None) => Ttl::DEFAULT,
+        };
+        Ok(Standing { name, ttl })
+    }
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, UsageError> {
+        let shown = path.display();
+        let text = fs::read_to_string(path).map_err(|error| {
+            UsageError(format!("--config {shown}: {error}; name a file that can be read"))
+        })?;
+        toml::from_str(&text).map_err(|error| {
+            UsageError(format!(
+                "--config {shown}: {error}; the keys are the long flags without dashes in front"
+            ))
+        })
+    }
+
+    fn endpoints(&self) -> Result<Vec<Endpoint>, UsageError> {
+        let given: Vec<&str> = match &self.etcd {
+            None => vec![DEFAULT_ENDPOINT],
+            Some(Endpoints::One(list)) => list.split(',').collect(),
+            Some(Endpoints::Many(list)) => list.iter().map(String::as_str).collect(),
+        };
+        given.into_iter().map(|endpoint| in_file("etcd", endpoint.parse())).collect()
+    }
+}
+
+fn in_file<T, E: std::fmt::Display>(key: &str, parsed: Result<T, E>) -> Result<T, UsageError> {
+    parsed.map_err(|error| UsageError(format!("--config: {key}: {error}")))
+}
+
+/// Reads `5s`, `1m`.
+pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
+    let span =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 5s"))?;
+    Ttl::new(span).map_err(|error| error.to_string())
+}
+
+fn tls(ca: Option<&Path>, cert: Option<&Path>, key: Option<&Path>) -> Result<Option<Tls>, UsageError> {
+    let mut tls = Tls::default();
+    if let Some(ca) = ca {
+        tls = tls.trusting(ca).map_err(|error| UsageError(format!("--cacert {error}")))?;
+    }
+    match (cert, key) {
+        (Some(cert), Some(key)) => {
+            let identified = tls.identified_by(cert, key);
+            tls = identified.map_err(|error| UsageError(format!("--cert, --key: {error}")))?;
+        }
+        (None, None) if ca.is_none() => return Ok(None),
+        (None, None) => {}
+        (Some(_), None) => {
+            return Err(UsageError("--cert needs the certificate's private key: add --key".into()));
+        }
+        (None, Some(_)) => {
+            return Err(UsageError("--key needs the certificate it belongs to: add --cert".into()));
+        }
+    }
+    Ok(Some(tls))
+}
+
+fn credentials(user: Option<&str>, password_file: Option<&Path>) -> Result<Option<Credentials>, UsageError> {
+    let password = match (password_file, env::var("ELECT_PASSWORD")) {
+        (Some(path), _) => Some(password_in(path)?),
+        (None, Ok(password)) => Some(password),
+        (None, Err(env::VarError::NotPresent)) => None,
+        (None, Err(env::VarError::NotUnicode(_))) => {
+            return Err(UsageError("ELECT_PASSWORD is not UTF-8, which etcd's passwords are".into()));
+        }
+    };
+    match (user, password) {
+        (None, None) => Ok(None),
+        (Some(""), _) => Err(UsageError("--user is empty; name a user, or leave it out".into())),
+        (Some(user), Some(password)) if !password.is_empty() => Ok(Some(Credentials::new(user, password))),
+        (Some(_), _) => {
+            Err(UsageError("--user needs a password: set ELECT_PASSWORD, or give --password-file".into()))
+        }
+        (None, Some(_)) => Err(UsageError("there is a password, but no user: add --user".into())),
+    }
+}
+
+fn password_in(path: &Path) -> Result<String, UsageError> {
+    let wrong = |problem: String| UsageError(format!("--password-file {}: {problem}", path.display()));
+    let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    let password = text.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(wrong("it is empty; write the password into it".into()));
+    }
+    Ok(password.to_owned())
+}

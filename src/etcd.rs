@@ -1,0 +1,349 @@
+//! The etcd backend: candidates are keys on leases, first come, first served.
+//!
+//! [`Etcd`] owns a thread with a runtime of its own, on which everything to do with etcd
+//! runs: connections, renewals, watches. A program that blocks its own runtime holds up its
+//! own work, and not the renewal of the lease.
+//!
+//! | module | |
+//! |---|---|
+//! | [`endpoint`] | where etcd is |
+//! | [`link`] | one connection at a time, and failing over |
+//! | [`trouble`] | errors, by what to do about them |
+//! | [`progress`] | answers from the past are refused |
+//! | [`layout`] | the keys of etcd's own election |
+//! | [`lease`] | renewing, and until when a lease is certain |
+//! | [`watch`] | our own key, and the one before it |
+//! | [`campaign`] | when a win is one (pure) |
+//! | [`stand`] | the attempts, up to the win |
+//! | [`term`] | from the win to the loss |
+//! | [`fence`] | writes that only the leader can make |
+//! | [`announcement`] | who leads since when |
+//! | [`observe`] | the election as others see it |
+
+use std::{
+    fmt, io,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use etcd_client::ResponseHeader;
+use tokio::{
+    runtime,
+    sync::{oneshot, watch as watch_channel},
+    task::JoinHandle,
+};
+
+mod announcement;
+pub(crate) mod campaign;
+mod endpoint;
+mod fence;
+mod layout;
+mod lease;
+mod link;
+mod observe;
+mod progress;
+mod stand;
+mod term;
+mod tls;
+mod trouble;
+mod watch;
+
+pub(crate) use self::layout::Revision;
+pub use self::{
+    endpoint::{Endpoint, InvalidEndpoint},
+    fence::TransactionError,
+    tls::{InvalidTls, Tls},
+};
+use self::{
+    link::{Link, Links},
+    progress::{Answer, Known, Progress},
+    trouble::Trouble,
+};
+use crate::{
+    candidate::{Backend, Standing, Won, sealed},
+    names::ElectionName,
+    observe::{Observer, Snapshot},
+    timing::Ttl,
+};
+
+/// How to reach etcd, and as whom.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    endpoints: Arc<[Endpoint]>,
+    tls: Option<Tls>,
+    credentials: Option<Credentials>,
+}
+
+/// Why settings don't fit together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSettings {
+    /// There must be somewhere to connect to.
+    #[error("no endpoint is given; name at least one, as in localhost:2379")]
+    NoEndpoint,
+    /// A certificate would be ignored, and everything sent in the clear.
+    #[error("certificates are given, but '{0}' is without TLS; write https:// or leave the scheme out")]
+    TlsForbidden(Endpoint),
+}
+
+impl Settings {
+    /// Connects to these members of one cluster, as nobody in particular.
+    ///
+    /// # Errors
+    ///
+    /// Refuses an empty list.
+    pub fn new(endpoints: impl Into<Vec<Endpoint>>) -> Result<Self, InvalidSettings> {
+        let endpoints = endpoints.into();
+        if endpoints.is_empty() {
+            return Err(InvalidSettings::NoEndpoint);
+        }
+        Ok(Self { endpoints: endpoints.into(), tls: None, credentials: None })
+    }
+
+    /// Speaks TLS.
+    ///
+    /// # Errors
+    ///
+    /// Refuses endpoints that say `http://`.
+    pub fn with_tls(mut self, tls: Tls) -> Result<Self, InvalidSettings> {
+        if let Some(plain) = self.endpoints.iter().find(|endpoint| endpoint.forbids_tls()) {
+            return Err(InvalidSettings::TlsForbidden(plain.clone()));
+        }
+        self.tls = Some(tls);
+        Ok(self)
+    }
+
+    /// Logs in.
+    #[must_use = "settings are made by value"]
+    pub fn with_credentials(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(credentials);
+        self
+    }
+
+    /// The endpoints, as they were given.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+}
+
+/// A user of etcd's, and the password.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    user: String,
+    password: Password,
+}
+
+impl Credentials {
+    /// A user and a password.
+    pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { user: user.into(), password: Password(password.into()) }
+    }
+}
+
+/// Never shown.
+#[derive(Clone)]
+struct Password(String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// etcd, as candidates and observers use it. Cheap to clone.
+///
+/// The thread behind it ends when the last clone, and everything that was started through
+/// one, is gone.
+#[derive(Clone)]
+pub struct Etcd {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Etcd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Etcd").finish_non_exhaustive()
+    }
+}
+
+impl Etcd {
+    /// Starts the thread. Connects when there is something to do.
+    ///
+    /// # Errors
+    ///
+    /// Fails only where the system has no thread or no file descriptor left.
+    pub fn start(settings: Settings) -> io::Result<Self> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (alive, gone) = oneshot::channel::<()>();
+        let shared = Shared {
+            links: Links::new(settings),
+            progress: Mutex::default(),
+            runtime: runtime.handle().clone(),
+            standing: watch_channel::Sender::new(0),
+            _alive: alive,
+        };
+        thread::Builder::new().name("elect-keeper".into()).spawn(move || {
+            // Ends when `Shared`, and with it `alive`, is dropped.
+            let _ = runtime.block_on(gone);
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The states of an election, in order: see [`Observer`].
+    ///
+    /// Asks etcd every second whether what it knows still holds, and says
+    /// [`Unknown`](crate::observe::State::Unknown) two seconds after that went unanswered.
+    pub fn observe(&self, election: ElectionName) -> Observer {
+        self.observer(election, true)
+    }
+
+    /// As [`observe`](Self::observe), without asking: costs etcd nothing between changes, and
+    /// finds a broken connection later.
+    pub fn observe_changes(&self, election: ElectionName) -> Observer {
+        self.observer(election, false)
+    }
+
+    fn observer(&self, election: ElectionName, fresh: bool) -> Observer {
+        let shared = Arc::clone(&self.shared);
+        Observer::driven(
+            |task| self.shared.spawn(task),
+            |told| observe::observe(shared, election, fresh, told),
+        )
+    }
+
+    /// One look at an election: who leads, and who waits.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong, if no endpoint gave an answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    pub async fn snapshot(&self, election: ElectionName) -> Result<Snapshot, SnapshotError> {
+        let looking = observe::snapshot(Arc::clone(&self.shared), election);
+        match self.shared.spawn(looking).await {
+            Ok(Ok(snapshot)) => Ok(snapshot),
+            Ok(Err(trouble)) => Err(SnapshotError(trouble.message)),
+            Err(stopped) => Err(SnapshotError(stopped.to_string())),
+        }
+    }
+
+    /// Waits until no candidate stands through this any more: all leases that were given up
+    /// in the background are revoked, or past their time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only waits.
+    pub async fn settled(&self) {
+        let mut standing = self.shared.standing.subscribe();
+        // The sender lives as long as `self`.
+        let _ = standing.wait_for(|standing| *standing == 0).await;
+    }
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SnapshotError(String);
+
+impl Backend for Etcd {}
+
+impl sealed::Stand for Etcd {
+    fn stand(&self, standing: Standing, won: Won) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.spawn_counted(stand::stand(shared, standing, won));
+    }
+}
+
+/// What everything on the thread shares.
+pub(crate) struct Shared {
+    links: Links,
+    progress: Mutex<Progress>,
+    runtime: runtime::Handle,
+    /// How many tasks hold a lease, or are giving one back.
+    standing: watch_channel::Sender<usize>,
+    /// Dropped last, which ends the thread.
+    _alive: oneshot::Sender<()>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// A short call may take this long: as long as a renewal, or what a busy disk needs.
+    fn call_patience(&self, ttl: Ttl) -> Duration {
+        ttl.patience().max(Duration::from_secs(2))
+    }
+
+    /// Runs a task on the thread.
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        self.runtime.spawn(task)
+    }
+
+    /// Runs a task that [`Etcd::settled`] waits for.
+    fn spawn_counted(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let counted = Counted::new(&self.standing);
+        self.runtime.spawn(async move {
+            let _counted = counted;
+            task.await;
+        });
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        // Three numbers, each whole by itself.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known right before a question is sent.
+    fn known(&self) -> Known {
+        self.progress().known()
+    }
+
+    /// Takes an answer's header; an answer from the past fails the link it came by.
+    fn accept(
+        &self,
+        link: &Link,
+        header: Option<&ResponseHeader>,
+        kind: Answer,
+        known: Known,
+    ) -> Result<Revision, Trouble> {
+        self.progress().accept(header, kind, known).map_err(|past| {
+            self.links.failed(link);
+            Trouble::elsewhere(past.to_string())
+        })
+    }
+
+    fn cluster(&self) -> Option<u64> {
+        self.progress().cluster()
+    }
+}
+
+/// Counts a task for as long as it lives, also where it never gets to run.
+struct Counted(watch_channel::Sender<usize>);
+
+impl Counted {
+    fn new(count: &watch_channel::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// The leader's place in etcd.
+#[derive(Debug, Clone)]
+pub(crate) struct Seat {
+    shared: Arc<Shared>,
+    key: Vec<u8>,
+    created: Revision,
+    ttl: Ttl,
+}

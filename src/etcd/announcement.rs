@@ -1,0 +1,68 @@
+//! Who leads since when, in a key of its own: `leader` beside the queue `leader/…`.
+//!
+//! The queue's values are the candidates' names, as for etcd's own election, and have no
+//! room for a time. The announcement is written once a term, guarded by the leader's key
+//! and on its lease, so it goes when the leader goes. Nothing decides by it: it is
+//! believed only where its token is that of the key that leads.
+
+use std::time::SystemTime;
+
+use crate::leadership::FencingToken;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Announcement {
+    pub(crate) leader: String,
+    pub(crate) token: FencingToken,
+    pub(crate) since: SystemTime,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Stored {
+    leader: String,
+    token: u64,
+    since: String,
+}
+
+impl Announcement {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
+        let stored = Stored {
+            leader: self.leader.clone(),
+            token: self.token.get(),
+            since: humantime::format_rfc3339_millis(self.since).to_string(),
+        };
+        serde_json::to_vec(&stored).expect("strings and numbers always make JSON")
+    }
+
+    /// `None` for whatever some other program may have put there.
+    pub(crate) fn from_json(value: &[u8]) -> Option<Self> {
+        let stored: Stored = serde_json::from_slice(value).ok()?;
+        let since = humantime::parse_rfc3339_weak(&stored.since).ok()?;
+        Some(Self { leader: stored.leader, token: FencingToken::new(stored.token), since })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_what_it_writes() {
+        let announcement = Announcement {
+            leader: "a \"quoted\" name".into(),
+            token: FencingToken::new(42),
+            since: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+        };
+        assert_eq!(Announcement::from_json(&announcement.to_json()), Some(announcement));
+    }
+
+    proptest! {
+        #[test]
+        fn foreign_values_are_left_alone(value in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Announcement::from_json(&value);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Where etcd is: `host:port`, parsed once.
+
+use std::{fmt, str::FromStr};
+
+/// One etcd member's client address.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// As the user wrote it, for messages.
+    given: String,
+    scheme: Option<Scheme>,
+    /// `host:port`.
+    authority: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+/// Why a text is no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{given}' is not an etcd endpoint: {problem}; write HOST:PORT, as in localhost:2379")]
+pub struct InvalidEndpoint {
+    given: String,
+    problem: &'static str,
+}
+
+impl Endpoint {
+    /// The address to connect to.
+    pub(crate) fn uri(&self, tls: bool) -> String {
+        let scheme = match self.scheme {
+            Some(Scheme::Https) => "https",
+            Some(Scheme::Http) => "http",
+            None if tls => "https",
+            None => "http",
+        };
+        format!("{scheme}://{}", self.authority)
+    }
+
+    /// Whether the address itself asks for TLS.
+    pub fn wants_tls(&self) -> bool {
+        self.scheme == Some(Scheme::Https)
+    }
+
+    /// Whether the address itself rules TLS out.
+    pub fn forbids_tls(&self) -> bool {
+        self.scheme == Some(Scheme::Http)
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.given)
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = InvalidEndpoint;
+
+    fn from_str(given: &str) -> Result<Self, InvalidEndpoint> {
+        let wrong = |problem| InvalidEndpoint { given: given.escape_debug().to_string(), problem };
+        let (scheme, rest) = if let Some(rest) = given.strip_prefix("https://") {
+            (Some(Scheme::Https), rest)
+        } else if let Some(rest) = given.strip_prefix("http://") {
+            (Some(Scheme::Http), rest)
+        } else if given.contains("://") {
+            return Err(wrong("only http:// and https:// are spoken"));
+        } else {
+            (None, given)
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#', '@', ' ']) {
+            return Err(wrong("there is more than a host and a port"));
+        }
+        let (host, port) = authority.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
+        match port.parse::<u16>() {
+            Ok(0) | Err(_) => return Err(wrong("the port is not a number from 1 to 65535")),
+            Ok(_) => {}
+        }
+        let bracketed = host.starts_with('[') && host.ends_with(']');
+        if host.is_empty() {
+            return Err(wrong("the host is missing"));
+        }
+        if host.contains(':') && !bracketed {
+            return Err(wrong("an IPv6 address goes in brackets"));
+        }
+        let known = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+        if !host.chars().all(known) {
+            return Err(wrong("the host has a character that no host name has"));
+        }
+        let endpoint = Self { given: given.to_owned(), scheme, authority: authority.to_owned() };
+        match endpoint.uri(false).parse::<tonic::transport::Uri>() {
+            Ok(_) => Ok(endpoint),
+            Err(_) => Err(wrong("it does not make an address")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn reads_hosts_with_and_without_a_scheme() {
+        for (given, uri) in [
+            ("localhost:2379", "http://localhost:2379"),
+            ("etcd_server:2378", "http://etcd_server:2378"),
+            ("http://10.0.0.1:2379", "http://10.0.0.1:2379"),
+            ("https://etcd.example:2379/", "https://etcd.example:2379"),
+            ("[::1]:2379", "http://[::1]:2379"),
+        ] {
+            assert_eq!(given.parse::<Endpoint>().unwrap().uri(false), uri);
+        }
+        assert_eq!("etcd:1".parse::<Endpoint>().unwrap().uri(true), "https://etcd:1");
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        for (given, problem) in [
+            ("localhost", "port is missing"),
+            ("", "port is missing"),
+            (":2379", "host is missing"),
+            ("host:0", "not a number"),
+            ("host:99999", "not a number"),
+            ("::1:2379", "brackets"),
+            ("ftp://host:1", "only http"),
+            ("host:2379/v3", "more than a host"),
+            ("user@host:2379", "more than a host"),
+            ("ho\nst:2379", "no host name"),
+        ] {
+            let error = given.parse::<Endpoint>().unwrap_err().to_string();
+            assert!(error.contains(problem) && error.contains("localhost:2379"), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_parsed_makes_an_address(given in "\\PC{0,40}") {
+            if let Ok(endpoint) = given.parse::<Endpoint>() {
+                prop_assert!(endpoint.uri(true).parse::<tonic::transport::Uri>().is_ok());
+            }
+        }
+    }
+}

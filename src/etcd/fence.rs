@@ -1,0 +1,68 @@
+//! Writes to etcd that only the current leader can make.
+
+use std::sync::Arc;
+
+use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
+
+use super::progress::Answer;
+use crate::leadership::{Leadership, Seat};
+
+/// Why a guarded transaction did not run, or may not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TransactionError {
+    /// Not run: this process does not lead any more.
+    #[error("not run: leadership is over")]
+    NotLeading,
+    /// etcd did not confirm it: it may have run, or may run yet, but only under this term.
+    #[error("not confirmed, it may have run: {0}")]
+    Unconfirmed(String),
+}
+
+impl Leadership {
+    /// Runs a transaction in etcd if, at that moment and by etcd's own word, this term of
+    /// leadership is still the current one.
+    ///
+    /// The check and the writes are one step in etcd: however long this process was paused
+    /// on the way, a deposed leader's transaction is not run. `transaction` may have
+    /// conditions of its own; whether they held is in the answer, as ever.
+    ///
+    /// # Errors
+    ///
+    /// See [`TransactionError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the call leaves it open whether the transaction runs.
+    pub async fn transaction(&self, transaction: Txn) -> Result<TxnResponse, TransactionError> {
+        if !self.holds() {
+            return Err(TransactionError::NotLeading);
+        }
+        let Seat::Etcd(seat) = &self.seat;
+        let seat = seat.clone();
+        let shared = Arc::clone(&seat.shared);
+        let running = async move {
+            let link = seat.shared.links.link().await?;
+            let known = seat.shared.known();
+            let patience = seat.shared.call_patience(seat.ttl);
+            let guarded = seat.guarded([TxnOp::txn(transaction)]);
+            let mut client = link.client.kv_client();
+            let answer = seat.shared.links.call(&link, patience, client.txn(guarded)).await?;
+            seat.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+            Ok(answer)
+        };
+        // On the renewing thread's runtime, where the connection lives.
+        let answer: Result<TxnResponse, super::trouble::Trouble> = shared
+            .spawn(running)
+            .await
+            .map_err(|stopped| TransactionError::Unconfirmed(stopped.to_string()))?;
+        let answer = answer.map_err(|trouble| TransactionError::Unconfirmed(trouble.message))?;
+        if !answer.succeeded() {
+            return Err(TransactionError::NotLeading);
+        }
+        match answer.op_responses().into_iter().next() {
+            Some(TxnOpResponse::Txn(inner)) => Ok(inner),
+            _ => Err(TransactionError::Unconfirmed("etcd's answer has not the form of the question".into())),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Keeping a lease alive, and knowing until when it certainly is.
+//!
+//! The path of one renewal:
+//!
+//! ```text
+//! read the clock ─► send ─► etcd's leader restarts the lease's time ─► answer
+//!       │                                                                │
+//!       └── validity = this moment + TTL − margin ◄── header accepted? ◄─┘
+//! ```
+//!
+//! One renewal is in flight at a time, on one stream. A stream whose answer is late is
+//! dropped whole, so that a late answer can never be taken for that of a later send. The
+//! first answer on a new stream is not counted: etcd-client swallows its header, and with
+//! it the proof that it is not from the past.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    Shared,
+    layout::LeaseId,
+    link::Link,
+    progress::Answer,
+    trouble::{Remedy, Trouble},
+};
+use crate::{
+    clock::{self, Timestamp},
+    timing::Ttl,
+    validity::SharedValidity,
+};
+
+/// Why a lease is not renewed any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LeaseEnd {
+    /// Nothing was acknowledged in time.
+    Expired,
+    /// etcd says that there is no such lease.
+    Gone,
+}
+
+/// An acknowledged renewal.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Renewal {
+    pub(crate) until: Timestamp,
+    pub(crate) latency: Duration,
+}
+
+/// A lease that is being kept alive.
+pub(crate) struct Keeper {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) lease: LeaseId,
+    pub(crate) ttl: Ttl,
+    pub(crate) validity: Arc<SharedValidity>,
+    /// Where each renewal is told. Nobody has to listen.
+    pub(crate) renewed: mpsc::Sender<Renewal>,
+}
+
+impl Keeper {
+    /// Renews until the lease is gone, or has not been renewed in time.
+    ///
+    /// Ends at the deadline even if nobody ever answers.
+    pub(crate) async fn keep(self) -> LeaseEnd {
+        tokio::select! {
+            biased;
+            () = expiry(&self.validity) => LeaseEnd::Expired,
+            end = self.renew() => end,
+        }
+    }
+
+    async fn renew(&self) -> LeaseEnd {
+        // The grant itself was the first proof.
+        let mut due = Instant::now() + self.ttl.renewal_interval();
+        loop {
+            sleep_until(due).await;
+            let trouble = match self.renew_over_a_stream().await {
+                Err(trouble) => trouble,
+                Ok(never) => match never {},
+            };
+            if trouble.remedy == Remedy::NewLease {
+                return LeaseEnd::Gone;
+            }
+            tracing::debug!(lease = %self.lease, %trouble, "renewal failed, trying again");
+            due = Instant::now() + short_pause();
+        }
+    }
+
+    /// Renews every interval over one stream, until something is wrong with it.
+    async fn renew_over_a_stream(&self) -> Result<Infallible, Trouble> {
+        let links = &self.shared.links;
+        let link = links.link().await?;
+        let mut client = link.client.lease_client();
+        let opening = client.keep_alive(self.lease.0);
+        let (mut requests, mut answers) = links.call(&link, self.ttl.patience(), opening).await?;
+        loop {
+            let sent = Timestamp::now();
+            let known = self.shared.known();
+            let exchange = async {
+                requests.keep_alive().await?;
+                answers.message().await
+            };
+            let answer = links.call(&link, self.ttl.patience(), exchange).await?;
+            let answer = answer.ok_or_else(|| self.broken(&link, "etcd closed the renewal stream"))?;
+            if answer.id() != self.lease.0 {
+                return Err(self.broken(&link, "etcd renewed another lease than this one"));
+            }
+            if answer.ttl() <= 0 {
+                return Err(Trouble { remedy: Remedy::NewLease, message: "the lease is gone".into() });
+            }
+            self.shared.accept(&link, answer.header(), Answer::Local, known)?;
+            let now = Timestamp::now();
+            let until = self.ttl.believed_until(sent);
+            let Ok(until) = self.validity.extend(until, now) else {
+                // Too late to count: `keep` ends with the deadline, which has passed.
+                return Err(Trouble { remedy: Remedy::NewLease, message: "renewed too late".into() });
+            };
+            // A listener that lags misses a renewal; the validity has it.
+            let _ = self.renewed.try_send(Renewal { until, latency: now.since(sent) });
+
+            let pause = self.ttl.renewal_interval().saturating_sub(now.since(sent));
+            if let Ok(unasked) = timeout(pause, answers.message()).await {
+                let why = match unasked {
+                    Ok(Some(_)) => "etcd answered a renewal that was not asked for".into(),
+                    Ok(None) => "etcd closed the renewal stream".into(),
+                    Err(error) => Trouble::from(error).message,
+                };
+                return Err(self.broken(&link, why));
+            }
+        }
+    }
+
+    fn broken(&self, link: &Link, why: impl Into<String>) -> Trouble {
+        self.shared.links.failed(link);
+        Trouble::elsewhere(why)
+    }
+}
+
+/// Waits until a validity has ended. Renewals move the moment on.
+pub(crate) async fn expiry(validity: &SharedValidity) {
+    while let Some(until) = validity.until() {
+        if !validity.holds_at(Timestamp::now()) {
+            return;
+        }
+        clock::sleep_until(until).await;
+    }
+}
+
+/// A pause after trouble, short beside any TTL, and not the same for everybody.
+pub(crate) fn short_pause() -> Duration {
+    Duration::from_millis(fastrand::u64(40..=120))
+}
+
+/// A lease that was granted to us. Dropping it revokes it, in the background.
+pub(crate) struct Held {
+    shared: Arc<Shared>,
+    id: LeaseId,
+    ttl: Ttl,
+    revoked: bool,
+}
+
+impl Held {
+    pub(crate) fn new(shared: Arc<Shared>, id: LeaseId, ttl: Ttl) -> Self {
+        Self { shared, id, ttl, revoked: false }
+    }
+
+    pub(crate) fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Revokes the lease, and with it deletes its keys. Tries until `deadline`.
+    pub(crate) async fn revoke(mut self, deadline: Timestamp) -> Result<(), Trouble> {
+        self.revoked = true;
+        revoke(&self.shared, self.id, self.ttl, deadline).await
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.revoked {
+            return;
+        }
+        let (shared, id, ttl) = (Arc::clone(&self.shared), self.id, self.ttl);
+        self.shared.spawn_counted(async move {
+            let deadline = Timestamp::now() + ttl.as_duration();
+            if let Err(trouble) = revoke(&shared, id, ttl, deadline).await {
+                tracing::debug!(lease = %id, %trouble, "left to expire by itself");
+            }
+        });
+    }
+}
+
+async fn revoke(shared: &Shared, id: LeaseId, ttl: Ttl, deadline: Timestamp) -> Result<(), Trouble> {
+    loop {
+        let once = async {
+            let link = shared.links.link().await?;
+            let mut client = link.client.lease_client();
+            shared.links.call(&link, shared.call_patience(ttl), client.revoke(id.0)).await
+        };
+        let left = deadline.since(Timestamp::now());
+        let trouble = match timeout(left, once).await {
+            Ok(Ok(_revoked)) => return Ok(()),
+            Ok(Err(trouble)) if trouble.remedy == Remedy::NewLease => return Ok(()),
+            Ok(Err(trouble)) if trouble.remedy == Remedy::Human => return Err(trouble),
+            Ok(Err(trouble)) => trouble,
+            Err(_) => return Err(Trouble::unanswered(left)),
+        };
+        if Timestamp::now() >= deadline {
+            return Err(trouble);
+        }
+        sleep(short_pause()).await;
+    }
+}

@@ -1,0 +1,236 @@
+//! One connection at a time, to one member, and another one as soon as it fails.
+//!
+//! etcd-client can balance over several endpoints, but it does not eject a bad one: with
+//! one of three members frozen, a third of all calls hang. So each client here has one
+//! endpoint, and failing over is ours:
+//!
+//! * whoever has trouble with a link says so ([`Links::failed`]), and everybody moves;
+//! * the next one is raced for: an endpoint that doesn't answer within 250 ms gets
+//!   company from the one after it, and the first to answer is taken;
+//! * no channel has a timeout of its own, for it would cut off a standby's `Campaign`.
+//!   Each call that should be short is timed by its caller. Pings on the HTTP/2 level find
+//!   connections that fell silent under calls that may be long.
+
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use etcd_client::{Channel, Client, ConnectOptions};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tonic::transport;
+
+use super::{
+    Settings,
+    endpoint::Endpoint,
+    trouble::{Remedy, Trouble},
+};
+
+/// How long an endpoint is waited for before the next one joins the race.
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long connecting, and logging in, may take at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// etcd hangs up on clients that ping more often than every 5 s.
+const PING_INTERVAL: Duration = Duration::from_secs(6);
+
+/// How long a ping may stay unanswered.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A connection to one member of etcd, with a client on it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) client: Client,
+    generation: u64,
+    endpoint: usize,
+}
+
+/// All the endpoints, and the link in use.
+pub(crate) struct Links {
+    settings: Settings,
+    /// The endpoint to try first.
+    preferred: AtomicUsize,
+    connecting: tokio::sync::Mutex<()>,
+    current: Mutex<Option<Link>>,
+    /// The newest generation that has failed.
+    failed: watch::Sender<u64>,
+}
+
+impl Links {
+    /// Starts at a random endpoint, so that many candidates spread over the members.
+    pub(crate) fn new(settings: Settings) -> Self {
+        let preferred = AtomicUsize::new(fastrand::usize(..settings.endpoints.len()));
+        Self {
+            settings,
+            preferred,
+            connecting: tokio::sync::Mutex::default(),
+            current: Mutex::default(),
+            failed: watch::Sender::new(0),
+        }
+    }
+
+    /// The link in use, made if there is none.
+    pub(crate) async fn link(&self) -> Result<Link, Trouble> {
+        if let Some(link) = self.current() {
+            return Ok(link);
+        }
+        let _one_at_a_time = self.connecting.lock().await;
+        if let Some(link) = self.current() {
+            return Ok(link);
+        }
+        let generation = *self.failed.borrow() + 1;
+        let (endpoint, client) = self.race().await?;
+        let link = Link { client, generation, endpoint };
+        *self.lock() = Some(link.clone());
+        tracing::debug!(endpoint = %self.settings.endpoints[endpoint], generation, "connected to etcd");
+        Ok(link)
+    }
+
+    /// Says that a link is no good. Everybody who uses it moves on.
+    pub(crate) fn failed(&self, link: &Link) {
+        let mut current = self.lock();
+        if current.as_ref().is_some_and(|current| current.generation == link.generation) {
+            *current = None;
+            let next = (link.endpoint + 1) % self.settings.endpoints.len();
+            self.preferred.store(next, Ordering::Relaxed);
+            self.failed.send_if_modified(|failed| {
+                let newer = link.generation > *failed;
+                *failed = link.generation.max(*failed);
+                newer
+            });
+        }
+    }
+
+    /// Waits until somebody says that this link is no good.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn abandoned(&self, link: &Link) {
+        let mut failed = self.failed.subscribe();
+        // The sender lives as long as `self`.
+        let _ = failed.wait_for(|failed| *failed >= link.generation).await;
+    }
+
+    /// Runs one short call on a link. A call that fails, or is not answered in time, fails
+    /// the link, unless the failure was the caller's own.
+    pub(crate) async fn call<T>(
+        &self,
+        link: &Link,
+        patience: Duration,
+        call: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, Trouble> {
+        let answer = match timeout(patience, call).await {
+            Ok(answer) => answer.map_err(Trouble::from),
+            Err(_) => Err(Trouble::unanswered(patience)),
+        };
+        answer.inspect_err(|trouble| self.blame(link, trouble))
+    }
+
+    /// Fails the link if this trouble was the link's fault.
+    pub(crate) fn blame(&self, link: &Link, trouble: &Trouble) {
+        match trouble.remedy {
+            Remedy::Elsewhere | Remedy::Unreachable => self.failed(link),
+            Remedy::NewLease | Remedy::Human => {}
+        }
+    }
+
+    fn current(&self) -> Option<Link> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
+        // Nothing can panic while it is held, and a link is whole or not there.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects to the endpoints in turn, each with a head start, and takes the first.
+    async fn race(&self) -> Result<(usize, Client), Trouble> {
+        let count = self.settings.endpoints.len();
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut racing = JoinSet::new();
+        let mut problems = Vec::new();
+        for turn in 0..count {
+            let index = (first + turn) % count;
+            let settings = self.settings.clone();
+            racing.spawn(async move { (index, connect(&settings, index).await) });
+            let last = turn + 1 == count;
+            let head_start = if last { CONNECT_TIMEOUT } else { HEAD_START };
+            let winner = timeout(head_start, first_connected(&mut racing, &mut problems)).await;
+            if let Ok(Some(winner)) = winner {
+                return Ok(winner);
+            }
+        }
+        Err(self.unreachable(problems))
+    }
+
+    fn unreachable(&self, problems: Vec<(usize, Trouble)>) -> Trouble {
+        let human = |(_, trouble): &(usize, Trouble)| trouble.remedy == Remedy::Human;
+        let remedy = if !problems.is_empty() && problems.iter().all(human) {
+            Remedy::Human
+        } else {
+            Remedy::Unreachable
+        };
+        let endpoint = |index: usize| &self.settings.endpoints[index];
+        let message = if problems.is_empty() {
+            format!("no endpoint answered within {CONNECT_TIMEOUT:?}")
+        } else {
+            let said = problems.iter().map(|(index, trouble)| format!("'{}': {trouble}", endpoint(*index)));
+            said.collect::<Vec<_>>().join("; ")
+        };
+        Trouble { remedy, message }
+    }
+}
+
+/// The first of the racing connections to be made; `None` once all have failed.
+async fn first_connected(
+    racing: &mut JoinSet<(usize, Result<Client, Trouble>)>,
+    problems: &mut Vec<(usize, Trouble)>,
+) -> Option<(usize, Client)> {
+    while let Some(finished) = racing.join_next().await {
+        match finished {
+            Ok((index, Ok(client))) => return Some((index, client)),
+            Ok((index, Err(trouble))) => problems.push((index, trouble)),
+            Err(_panicked_or_aborted) => {}
+        }
+    }
+    None
+}
+
+/// Connects to one endpoint and, where there are credentials, logs in.
+async fn connect(settings: &Settings, index: usize) -> Result<Client, Trouble> {
+    let endpoint = &settings.endpoints[index];
+    let connecting = async {
+        let channel = transport_to(endpoint, settings)?.connect().await?;
+        let client = Client::from_channel(Channel::Tonic(channel), Some(options(settings))).await?;
+        Ok(client)
+    };
+    let connected = timeout(CONNECT_TIMEOUT, connecting).await;
+    connected.unwrap_or_else(|_| Err(Trouble::unanswered(CONNECT_TIMEOUT)))
+}
+
+fn transport_to(endpoint: &Endpoint, settings: &Settings) -> Result<transport::Endpoint, transport::Error> {
+    let tls = settings.tls.is_some() || endpoint.wants_tls();
+    let transport = transport::Endpoint::from_shared(endpoint.uri(tls))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        // Some call is always open while it matters, and etcd hangs up on idle pings.
+        .keep_alive_while_idle(false);
+    if tls {
+        transport.tls_config(settings.tls.clone().unwrap_or_default().into_client_config())
+    } else {
+        Ok(transport)
+    }
+}
+
+fn options(settings: &Settings) -> ConnectOptions {
+    let options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
+    match &settings.credentials {
+        Some(credentials) => options.with_user(&*credentials.user, &*credentials.password.0),
+        None => options,
+    }
+}

@@ -1,0 +1,396 @@
+//! A candidate on etcd: attempt after attempt until one is won, then the term itself.
+//!
+//! ```text
+//! attempt:  grant a lease ─► keep it alive ──────────────────────────────┐
+//!               ├─► watch our key, from the grant's revision on          │ until the end
+//!               └─► Campaign (blocking) ─► looks ([`campaign`]) ─► win ──┤ of the term
+//! term:     renewals, the key, the holder's orders ◄─────────────────────┘
+//! ```
+//!
+//! An attempt is bound to one connection and one lease. Whatever goes wrong with either,
+//! the attempt is abandoned, its lease revoked, and the next one starts with a new lease:
+//! a cancelled `Campaign` makes etcd resign that lease's key in the background, so a retry
+//! on the same lease could lose what it had won.
+
+use std::{sync::Arc, time::Duration};
+
+use etcd_client::{CampaignResponse, GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Seat, Shared,
+    campaign::{Campaign, Next, OwnKey, Queue, Seen},
+    layout::{self, LeaseId, Revision},
+    lease::{Held, Keeper, LeaseEnd, Renewal},
+    link::Link,
+    progress::Answer,
+    term,
+    trouble::{Remedy, Trouble},
+    watch::{KeyEvent, KeyWatch},
+};
+use crate::{
+    candidate::{CampaignError, Event, Standing, Won},
+    clock::Timestamp,
+    leadership::{ClusterId, FencingToken, Leadership, Tenure, Term},
+    timing::{Backoff, Ttl},
+    validity::SharedValidity,
+};
+
+/// Renewals that may wait to be told; more are left out.
+const RENEWALS: usize = 4;
+
+/// Stands until the campaign is won or called off, then sees the term through.
+pub(crate) async fn stand(shared: Arc<Shared>, standing: Standing, mut won: Won) {
+    let mut backoff = Backoff::new();
+    loop {
+        let attempt = tokio::select! {
+            biased;
+            () = won.closed() => return,
+            attempt = Attempt::start(&shared, &standing) => attempt,
+        };
+        let ended = match attempt {
+            Ok(attempt) => {
+                let _ = standing.events.send(Event::Campaigning);
+                tokio::select! {
+                    biased;
+                    // Dropping the attempt leaves the queue.
+                    () = won.closed() => return,
+                    ended = attempt.contend(&standing, &mut backoff) => ended,
+                }
+            }
+            Err(ended) => Err(ended),
+        };
+        match ended {
+            Ok((leadership, elected)) => return elected.lead(leadership, standing, won).await,
+            Err(AttemptError::Final(error)) => {
+                let _ = won.send(Err(error));
+                return;
+            }
+            Err(AttemptError::Again(trouble)) => {
+                let pause = backoff.pause();
+                let _ = standing.events.send(Event::Retrying {
+                    unreachable: trouble.remedy == Remedy::Unreachable,
+                    problem: trouble.message,
+                    pause,
+                });
+                tokio::select! {
+                    () = won.closed() => return,
+                    () = sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Why an attempt ended without a win.
+enum AttemptError {
+    /// Try again, with a new lease.
+    Again(Trouble),
+    /// Retrying can't fix it.
+    Final(CampaignError),
+}
+
+impl From<Trouble> for AttemptError {
+    fn from(trouble: Trouble) -> Self {
+        match trouble.remedy {
+            Remedy::Human => Self::Final(CampaignError::Refused(trouble.message)),
+            Remedy::Elsewhere | Remedy::Unreachable | Remedy::NewLease => Self::Again(trouble),
+        }
+    }
+}
+
+/// One lease, one connection, one try.
+struct Attempt {
+    shared: Arc<Shared>,
+    link: Link,
+    lease: Held,
+    ttl: Ttl,
+    key: Vec<u8>,
+    validity: Arc<SharedValidity>,
+    keeper: AbortOnDropHandle<LeaseEnd>,
+    renewals: mpsc::Receiver<Renewal>,
+    watch: KeyWatch,
+    campaign: AbortOnDropHandle<Result<CampaignResponse, etcd_client::Error>>,
+}
+
+/// What an attempt waits for, and what came of it.
+enum Happened {
+    Seen(Seen),
+    /// A queue that could not be looked at, or whatever else ends the attempt.
+    Trouble(Trouble),
+}
+
+impl Attempt {
+    /// Takes a lease, keeps it alive, watches its key, and joins the queue.
+    async fn start(shared: &Arc<Shared>, standing: &Standing) -> Result<Self, AttemptError> {
+        let link = shared.links.link().await?;
+        let ttl = standing.ttl;
+        let known = shared.known();
+        let sent = Timestamp::now();
+        let granting = link.client.lease_client();
+        let grant = grant(shared, &link, ttl, granting).await?;
+        // From here on, whatever happens, the lease is given back.
+        let lease = Held::new(Arc::clone(shared), LeaseId(grant.id()), ttl);
+        let granted_at = shared.accept(&link, grant.header(), Answer::Linearizable, known)?;
+        if grant.ttl() != i64::from(ttl.as_secs()) {
+            return Err(raised(ttl, grant.ttl()));
+        }
+
+        let key = layout::candidate_key(&standing.election, lease.id());
+        let validity = Arc::new(SharedValidity::new(ttl.believed_until(sent)));
+        let watch = KeyWatch::start(shared, key.clone(), granted_at.next());
+        let (renewed, renewals) = mpsc::channel(RENEWALS);
+        let keeper = Keeper {
+            shared: Arc::clone(shared),
+            lease: lease.id(),
+            ttl,
+            validity: Arc::clone(&validity),
+            renewed,
+        };
+        let mut client = link.client.election_client();
+        let (election, name, id) = (standing.election.as_str(), standing.name.as_str(), lease.id());
+        let (election, name) = (election.to_owned(), name.to_owned());
+        let campaign = shared.spawn(async move { client.campaign(election, name, id.0).await });
+        Ok(Self {
+            shared: Arc::clone(shared),
+            link,
+            lease,
+            ttl,
+            key,
+            validity,
+            keeper: AbortOnDropHandle::new(shared.spawn(keeper.keep())),
+            renewals,
+            watch,
+            campaign: AbortOnDropHandle::new(campaign),
+        })
+    }
+
+    /// Waits in the queue until the win is verified.
+    async fn contend(
+        mut self,
+        standing: &Standing,
+        backoff: &mut Backoff,
+    ) -> Result<(Leadership, Elected), AttemptError> {
+        let mut state = Campaign::new(self.lease.id());
+        let mut campaign_returned = false;
+        let mut look: Option<AbortOnDropHandle<Result<Queue, Trouble>>> = None;
+        let mut return_due: Option<Instant> = None;
+        loop {
+            let happened = tokio::select! {
+                biased;
+                end = &mut self.keeper => Happened::Trouble(lease_ended(end)),
+                () = self.shared.links.abandoned(&self.link) => {
+                    Happened::Trouble(Trouble::elsewhere("the connection failed while waiting in the queue"))
+                }
+                event = self.watch.event() => match self.interpret(event) {
+                    Some(seen) => Happened::Seen(seen),
+                    None => continue,
+                },
+                looked = async { look.as_mut().expect("the branch is only taken with a look").await },
+                    if look.is_some() =>
+                {
+                    look = None;
+                    match looked {
+                        Ok(Ok(queue)) => Happened::Seen(Seen::Looked(queue)),
+                        Ok(Err(trouble)) => Happened::Trouble(trouble),
+                        Err(_panicked) => Happened::Trouble(Trouble::elsewhere("the look failed")),
+                    }
+                }
+                returned = &mut self.campaign, if !campaign_returned => {
+                    campaign_returned = true;
+                    self.returned(returned)
+                }
+                () = async { sleep_until(return_due.expect("the branch is only taken with a time")).await },
+                    if return_due.is_some() =>
+                {
+                    Happened::Trouble(self.blame("etcd's Campaign did not return though nobody is before us"))
+                }
+            };
+            let seen = match happened {
+                Happened::Seen(seen) => seen,
+                Happened::Trouble(trouble) => return Err(trouble.into()),
+            };
+            match state.see(seen) {
+                Next::Wait => {}
+                Next::Look { created } => {
+                    look = Some(self.look(created));
+                }
+                Next::WatchAhead { created, key, from } => {
+                    backoff.reset();
+                    let _ = standing.events.send(Event::Following { token: token(created) });
+                    self.watch.also(key, from).await;
+                }
+                Next::ExpectReturn => {
+                    return_due = Some(Instant::now() + self.shared.call_patience(self.ttl));
+                }
+                Next::Win { created } => return self.win(created, standing),
+                Next::Abandon(why) => {
+                    return Err(AttemptError::Again(Trouble::elsewhere(why.to_string())));
+                }
+            }
+        }
+    }
+
+    fn interpret(&self, event: KeyEvent) -> Option<Seen> {
+        match event {
+            KeyEvent::Put { key, created, .. } if key == self.key => Some(Seen::Queued { created }),
+            KeyEvent::Deleted { key } if key == self.key => Some(Seen::OwnKeyGone),
+            KeyEvent::Deleted { .. } | KeyEvent::Gap => Some(Seen::AheadGone),
+            KeyEvent::Put { .. } => None,
+        }
+    }
+
+    fn returned(
+        &self,
+        returned: Result<Result<CampaignResponse, etcd_client::Error>, tokio::task::JoinError>,
+    ) -> Happened {
+        let response = match returned {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                let trouble = Trouble::from(error);
+                self.shared.links.blame(&self.link, &trouble);
+                return Happened::Trouble(trouble);
+            }
+            Err(_panicked) => return Happened::Trouble(Trouble::elsewhere("the campaign failed")),
+        };
+        match response.leader() {
+            Some(leader) if leader.key() == self.key && leader.lease() == self.lease.id().0 => {
+                Happened::Seen(Seen::Returned { created: Revision(leader.rev()) })
+            }
+            _ => Happened::Trouble(self.blame("etcd's Campaign returned another key than ours")),
+        }
+    }
+
+    fn blame(&self, why: &str) -> Trouble {
+        self.shared.links.failed(&self.link);
+        Trouble::elsewhere(why)
+    }
+
+    /// Reads our own key and the one right before it, linearizably and at one revision.
+    fn look(&self, created: Revision) -> AbortOnDropHandle<Result<Queue, Trouble>> {
+        let (shared, link, key) = (Arc::clone(&self.shared), self.link.clone(), self.key.clone());
+        let patience = shared.call_patience(self.ttl);
+        AbortOnDropHandle::new(self.shared.spawn(look(shared, link, patience, key, created)))
+    }
+
+    /// A verified win makes a leadership, if this process may still believe its lease.
+    fn win(self, created: Revision, standing: &Standing) -> Result<(Leadership, Elected), AttemptError> {
+        let expired =
+            || AttemptError::Again(Trouble::elsewhere("the lease expired before the win was verified"));
+        let cluster = self.shared.cluster().ok_or_else(expired)?;
+        let term = Term {
+            token: token(created),
+            cluster: ClusterId(cluster),
+            name: standing.name.clone(),
+            election: standing.election.clone(),
+            validity: Arc::clone(&self.validity),
+        };
+        let seat = Seat { shared: Arc::clone(&self.shared), key: self.key.clone(), created, ttl: self.ttl };
+        if !self.validity.holds_at(Timestamp::now()) {
+            return Err(expired());
+        }
+        let (leadership, tenure) = Leadership::new(term, crate::leadership::Seat::Etcd(seat));
+        let elected = Elected { attempt: self, tenure, created };
+        Ok((leadership, elected))
+    }
+}
+
+/// The token of the term that a key with this `create_revision` leads in.
+fn token(created: Revision) -> FencingToken {
+    FencingToken::new(created.0.unsigned_abs())
+}
+
+/// Asks for a lease.
+async fn grant(
+    shared: &Shared,
+    link: &Link,
+    ttl: Ttl,
+    mut client: etcd_client::LeaseClient,
+) -> Result<etcd_client::LeaseGrantResponse, Trouble> {
+    let granting = client.grant(i64::from(ttl.as_secs()), None);
+    shared.links.call(link, shared.call_patience(ttl), granting).await
+}
+
+fn raised(asked: Ttl, granted: i64) -> AttemptError {
+    let seconds = Duration::from_secs(u64::try_from(granted).unwrap_or(0));
+    match Ttl::new(seconds) {
+        Ok(granted) if granted > asked => AttemptError::Final(CampaignError::TtlTooShort { asked, granted }),
+        _ => {
+            AttemptError::Again(Trouble::elsewhere(format!("etcd granted a lease of {granted}s for {asked}")))
+        }
+    }
+}
+
+fn lease_ended(end: Result<LeaseEnd, tokio::task::JoinError>) -> Trouble {
+    Trouble::elsewhere(match end {
+        Ok(LeaseEnd::Expired) => "the lease could not be renewed in time while waiting",
+        Ok(LeaseEnd::Gone) => "the lease was revoked while waiting",
+        Err(_panicked) => "the lease is not renewed any more",
+    })
+}
+
+/// One linearizable look at the queue.
+pub(crate) async fn look(
+    shared: Arc<Shared>,
+    link: Link,
+    patience: Duration,
+    key: Vec<u8>,
+    created: Revision,
+) -> Result<Queue, Trouble> {
+    let slash = key.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
+    let prefix = key[..slash].to_vec();
+    let before_us = GetOptions::new()
+        .with_prefix()
+        .with_max_create_revision(created.0 - 1)
+        .with_sort(SortTarget::Create, SortOrder::Descend)
+        .with_keys_only()
+        .with_limit(1);
+    let both = Txn::new().and_then([
+        // With its value: from 3.7 on, etcd leaves out the lease where only keys are asked for.
+        TxnOp::get(key.clone(), None),
+        TxnOp::get(prefix, Some(before_us)),
+    ]);
+    let known = shared.known();
+    let mut client = link.client.kv_client();
+    let answer = shared.links.call(&link, patience, client.txn(both)).await?;
+    let revision = shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+    let found = answer.op_responses();
+    let [TxnOpResponse::Get(own), TxnOpResponse::Get(ahead)] = found.as_slice() else {
+        return Err(Trouble::elsewhere("etcd's answer has not the form of the question"));
+    };
+    let own = own
+        .kvs()
+        .first()
+        .filter(|kv| kv.key() == key)
+        .map(|kv| OwnKey { created: Revision(kv.create_revision()), lease: LeaseId(kv.lease()) });
+    Ok(Queue { revision, own, ahead: ahead.kvs().first().map(|kv| kv.key().to_vec()) })
+}
+
+/// A won attempt, which goes on to be a term.
+pub(crate) struct Elected {
+    attempt: Attempt,
+    tenure: Tenure,
+    created: Revision,
+}
+
+impl Elected {
+    /// Hands the leadership to whoever campaigned, and sees the term through.
+    async fn lead(self, leadership: Leadership, standing: Standing, won: Won) {
+        let Standing { events, announce, .. } = standing;
+        let token = leadership.token();
+        let Some(until) = leadership.deadline() else { return };
+        let _ = events.send(Event::Elected { token, until });
+        // Whoever campaigned may be gone: then the leadership is dropped with the answer,
+        // which orders the term to end.
+        let _ = won.send(Ok(leadership));
+        let Attempt { shared, lease, ttl, key, keeper, renewals, watch, campaign, .. } = self.attempt;
+        drop(campaign);
+        let seat = Seat { shared: Arc::clone(&shared), key, created: self.created, ttl };
+        let term = term::Running { seat, lease, keeper, renewals, watch, tenure: self.tenure, events };
+        term.run(announce).await;
+    }
+}

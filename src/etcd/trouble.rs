@@ -1,0 +1,167 @@
+//! What went wrong with a call to etcd, sorted by what to do about it.
+
+use std::{error::Error as StdError, fmt, time::Duration};
+
+use tonic::{Code, Status};
+
+/// A failed call, and its remedy.
+#[derive(Debug, Clone)]
+pub(crate) struct Trouble {
+    pub(crate) remedy: Remedy,
+    pub(crate) message: String,
+}
+
+/// What to do about a failed call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Try again, by another connection and if possible another member.
+    Elsewhere,
+    /// Try again by a new connection to anywhere: none could be made just now.
+    Unreachable,
+    /// The lease is gone: start over with a new one.
+    NewLease,
+    /// Retrying can't fix it: wrong credentials or certificate.
+    Human,
+}
+
+impl Trouble {
+    pub(crate) fn elsewhere(message: impl Into<String>) -> Self {
+        Self { remedy: Remedy::Elsewhere, message: message.into() }
+    }
+
+    pub(crate) fn unanswered(patience: Duration) -> Self {
+        Self::elsewhere(format!("no answer within {patience:?}"))
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<etcd_client::Error> for Trouble {
+    fn from(error: etcd_client::Error) -> Self {
+        let remedy = match &error {
+            etcd_client::Error::GRpcStatus(status) => remedy_for_status(status),
+            // What `LeaseClient::keep_alive` makes of an answer with no time left.
+            etcd_client::Error::LeaseKeepAliveError(why) if why == "lease not found" => Remedy::NewLease,
+            other if certificate_problem(other).is_some() => Remedy::Human,
+            _ => Remedy::Elsewhere,
+        };
+        let message = match &error {
+            etcd_client::Error::GRpcStatus(status) => describe(status),
+            other => chain(other),
+        };
+        Self { remedy, message }
+    }
+}
+
+impl From<tonic::transport::Error> for Trouble {
+    fn from(error: tonic::transport::Error) -> Self {
+        let remedy = if certificate_problem(&error).is_some() { Remedy::Human } else { Remedy::Elsewhere };
+        Self { remedy, message: chain(&error) }
+    }
+}
+
+/// etcd's answers, by code and, where services that run on etcd's in-process client
+/// lose the code (Election), by text.
+fn remedy_for_status(status: &Status) -> Remedy {
+    let says = |text| status.message().contains(text);
+    if status.code() == Code::NotFound && says("lease not found") || says("requested lease not found") {
+        Remedy::NewLease
+    } else if says("authentication failed, invalid user ID or password")
+        || says("authentication is not enabled")
+        || says("user name is empty")
+        || says("user name not found")
+        || says("permission denied")
+        || status.code() == Code::PermissionDenied
+        || certificate_problem(status).is_some()
+    {
+        Remedy::Human
+    } else {
+        // A token that ran out is `Unauthenticated`: a new connection gets a new one.
+        Remedy::Elsewhere
+    }
+}
+
+fn describe(status: &Status) -> String {
+    let text = match status.message() {
+        "" => status.code().description().to_owned(),
+        text => text.strip_prefix("etcdserver: ").unwrap_or(text).to_owned(),
+    };
+    let hint = if text.contains("user name is empty") {
+        "; authentication is on: give --user, and the password in ELECT_PASSWORD"
+    } else if text.contains("authentication is not enabled") {
+        "; leave out --user, or turn authentication on in etcd"
+    } else if text.contains("invalid user ID or password") {
+        "; check --user and ELECT_PASSWORD or --password-file"
+    } else if text.contains("permission denied") {
+        "; grant the user's role readwrite on the election's prefix"
+    } else {
+        ""
+    };
+    match status.source() {
+        Some(source) => format!("{text}{hint}: {}", chain(source)),
+        None => format!("{text}{hint}"),
+    }
+}
+
+/// The TLS library's own word for why a certificate was not accepted, by us or by etcd.
+fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<String> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let io = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
+        let tls = error
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| io.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
+        match tls {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
+                return Some(error.to_string());
+            }
+            _ => next = error.source(),
+        }
+    }
+    None
+}
+
+/// An error and what caused it, each said once.
+fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut said = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            said.push_str(": ");
+            said.push_str(&text);
+        }
+        next = cause.source();
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remedy(code: Code, message: &str) -> Remedy {
+        Trouble::from(etcd_client::Error::GRpcStatus(Status::new(code, message))).remedy
+    }
+
+    #[test]
+    fn sorts_what_etcd_answers() {
+        assert_eq!(remedy(Code::NotFound, "etcdserver: requested lease not found"), Remedy::NewLease);
+        assert_eq!(remedy(Code::Unknown, "etcdserver: requested lease not found"), Remedy::NewLease);
+        assert_eq!(
+            remedy(Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password"),
+            Remedy::Human
+        );
+        assert_eq!(remedy(Code::PermissionDenied, "etcdserver: permission denied"), Remedy::Human);
+        assert_eq!(remedy(Code::Unauthenticated, "etcdserver: invalid auth token"), Remedy::Elsewhere);
+        assert_eq!(remedy(Code::Unavailable, "etcdserver: no leader"), Remedy::Elsewhere);
+        assert_eq!(
+            remedy(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
+            Remedy::Elsewhere
+        );
+    }
+}

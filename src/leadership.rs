@@ -1,0 +1,311 @@
+//! The guard that a won campaign returns, and how it ends.
+//!
+//! [`Leadership`] is held by whoever does the leader's work. The thread that renews
+//! holds the other ends ([`Tenure`]): it extends the validity, says why leadership was
+//! lost, and carries out what the holder orders.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    clock::Timestamp,
+    names::{CandidateName, ElectionName},
+    validity::SharedValidity,
+};
+
+/// Grows with every term of leadership in one election.
+///
+/// Send it with every write, and have the receiver refuse a write whose token is
+/// smaller than the largest it has seen: this is what stops a leader that was paused
+/// between its last check and the write. On etcd it is the `create_revision` of the
+/// leader's key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FencingToken(u64);
+
+impl FencingToken {
+    /// The token with this number, as read back from where it was stored.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number, to be stored or sent.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which cluster gave out a [`FencingToken`]. Tokens of two clusters don't compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ClusterId(pub(crate) u64);
+
+impl ClusterId {
+    /// The number that the cluster calls itself by.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+/// Why a leadership ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Loss {
+    /// No renewal was acknowledged in time.
+    Expired,
+    /// The lease was found gone before its time.
+    Revoked,
+    /// The leader's key is gone: somebody deleted it, or revoked its lease.
+    KeyDeleted,
+    /// The leader's key was made anew by somebody else.
+    Superseded,
+    /// Leadership was handed to another candidate.
+    Transferred,
+    /// This process gave leadership up.
+    Resigned,
+    /// The part of this process that renews has stopped.
+    ShutDown,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "no renewal was acknowledged in time",
+            Self::Revoked => "the lease is gone",
+            Self::KeyDeleted => "the leader's key was deleted",
+            Self::Superseded => "somebody else made the leader's key anew",
+            Self::Transferred => "handed over to another candidate",
+            Self::Resigned => "resigned",
+            Self::ShutDown => "the renewing thread has stopped",
+        })
+    }
+}
+
+/// Proof that this process won an election and has not yet lost it.
+///
+/// Only a won campaign makes one, and it is not `Clone`: a function that takes
+/// `&Leadership` cannot be called by a follower. It cannot stop a process that is
+/// paused between the check and the write, so send [`token`](Self::token) with every
+/// write and have the receiver refuse a lower one.
+///
+/// Dropping it ends the belief at once and gives leadership up in the background;
+/// [`resign`](Self::resign) does the same and says whether it worked.
+#[derive(Debug)]
+#[must_use = "dropping this gives up leadership"]
+pub struct Leadership {
+    term: Arc<Term>,
+    loss: watch::Receiver<Option<Loss>>,
+    orders: mpsc::Sender<Order>,
+    pub(crate) seat: Seat,
+}
+
+impl Leadership {
+    /// A leadership for its holder, and the other ends of it for the thread that renews.
+    pub(crate) fn new(term: Term, seat: Seat) -> (Self, Tenure) {
+        let term = Arc::new(term);
+        let (lost, loss) = watch::channel(None);
+        // One holder, which waits for each answer: more orders can't be under way.
+        let (orders, received) = mpsc::channel(4);
+        let tenure = Tenure { term: Arc::clone(&term), lost, orders: received };
+        (Self { term, loss, orders, seat }, tenure)
+    }
+
+    /// This term's fencing token.
+    pub fn token(&self) -> FencingToken {
+        self.term.token
+    }
+
+    /// The cluster whose [`token`](Self::token) this is.
+    pub fn cluster(&self) -> ClusterId {
+        self.term.cluster
+    }
+
+    /// Whom this process stood as.
+    pub fn name(&self) -> &CandidateName {
+        &self.term.name
+    }
+
+    /// The election that was won.
+    pub fn election(&self) -> &ElectionName {
+        &self.term.election
+    }
+
+    /// Whether this process leads *now*, by the boot-time clock.
+    ///
+    /// Costs a clock read and an atomic load. Ask before every step that only a
+    /// leader may take: after a freeze this says no before any timer had a chance to.
+    /// Once it has said no it never says yes again.
+    pub fn holds(&self) -> bool {
+        self.term.validity.holds_at(Timestamp::now())
+    }
+
+    /// Until when leadership is proved so far (boot-time clock); `None` once lost.
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.term.validity.until()
+    }
+
+    /// How much of the proved time is left (boot-time clock); zero once lost.
+    pub fn remaining(&self) -> Duration {
+        self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
+    }
+
+    /// Waits until leadership can no longer be proved, and says why.
+    ///
+    /// Returns by the [`deadline`](Self::deadline) even if the backend never answers
+    /// again. In a `select!`, put it first and say `biased;`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a call dropped in `select!` gives nothing up, and a later call
+    /// sees everything since.
+    pub async fn lost(&self) -> Loss {
+        let mut loss = self.loss.clone();
+        let told = loss.wait_for(Option::is_some).await.map(|loss| *loss);
+        match told {
+            Ok(Some(loss)) => loss,
+            Ok(None) | Err(_) => {
+                self.term.validity.end();
+                Loss::ShutDown
+            }
+        }
+    }
+
+    /// Runs `work` for as long as this process leads.
+    ///
+    /// # Errors
+    ///
+    /// The [`Loss`], if it came before the work was done. The work is dropped then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As cancel safe as `work` is.
+    pub async fn run<T>(&self, work: impl Future<Output = T>) -> Result<T, Loss> {
+        tokio::select! {
+            biased;
+            loss = self.lost() => Err(loss),
+            done = work => Ok(done),
+        }
+    }
+
+    /// Announces a new value to observers, in place of the candidate's name.
+    ///
+    /// # Errors
+    ///
+    /// [`OrderError::NotLeading`] if leadership is over, [`OrderError::Unconfirmed`] if
+    /// the backend did not confirm it in time: it may or may not be visible.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the call leaves it open whether the value is announced.
+    pub async fn proclaim(&self, value: impl Into<Vec<u8>>) -> Result<(), OrderError> {
+        if !self.holds() {
+            return Err(OrderError::NotLeading);
+        }
+        let value = value.into();
+        self.order(|done| Order::Proclaim { value, done }).await
+    }
+
+    /// Gives leadership up, and waits until the next candidate may lead.
+    ///
+    /// Stop the work first: belief ends the moment this is called.
+    ///
+    /// # Errors
+    ///
+    /// [`OrderError::NotLeading`] if it was lost already. [`OrderError::Unconfirmed`] if
+    /// the backend could not be told before the deadline: the lease then ends by itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the call goes on resigning in the background.
+    pub async fn resign(self) -> Result<(), OrderError> {
+        let held = self.holds();
+        self.term.validity.end();
+        if !held {
+            return Err(OrderError::NotLeading);
+        }
+        self.order(|done| Order::Resign { done }).await
+    }
+
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<Answer>) -> Order) -> Answer {
+        let (done, answer) = oneshot::channel();
+        self.orders.send(order(done)).await.map_err(|_| OrderError::NotLeading)?;
+        answer.await.unwrap_or(Err(OrderError::NotLeading))
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        self.term.validity.end();
+        // The renewing thread sees the orders' channel close, and releases.
+    }
+}
+
+/// Why an order of the leader's was not carried out for certain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OrderError {
+    /// This process does not lead any more.
+    #[error("leadership is over")]
+    NotLeading,
+    /// The backend did not confirm it in time.
+    #[error("not confirmed in time: {0}")]
+    Unconfirmed(String),
+}
+
+/// What the holder and the renewing thread share about one term of leadership.
+#[derive(Debug)]
+pub(crate) struct Term {
+    pub(crate) token: FencingToken,
+    pub(crate) cluster: ClusterId,
+    pub(crate) name: CandidateName,
+    pub(crate) election: ElectionName,
+    pub(crate) validity: Arc<SharedValidity>,
+}
+
+/// Where the leader sits: what its backend needs for a guarded write.
+#[derive(Debug)]
+pub(crate) enum Seat {
+    /// The leader's key in etcd.
+    Etcd(crate::etcd::Seat),
+}
+
+/// The renewing thread's ends of a [`Leadership`].
+#[derive(Debug)]
+pub(crate) struct Tenure {
+    pub(crate) term: Arc<Term>,
+    lost: watch::Sender<Option<Loss>>,
+    orders: mpsc::Receiver<Order>,
+}
+
+impl Tenure {
+    /// The next order; a dropped [`Leadership`] orders to resign.
+    pub(crate) async fn order(&mut self) -> Order {
+        self.orders.recv().await.unwrap_or_else(|| Order::Resign { done: oneshot::channel().0 })
+    }
+
+    /// Ends the belief, then tells the holder why.
+    pub(crate) fn lose(&self, loss: Loss) {
+        self.term.validity.end();
+        self.lost.send_replace(Some(loss));
+    }
+}
+
+pub(crate) type Answer = Result<(), OrderError>;
+
+/// What the holder of a [`Leadership`] wants done.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Proclaim { value: Vec<u8>, done: oneshot::Sender<Answer> },
+    Resign { done: oneshot::Sender<Answer> },
+}

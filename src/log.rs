@@ -1,0 +1,90 @@
+//! What is logged, and in which form.
+//!
+//! `plain` prints the lines that people follow, each as its bare message, and nothing else.
+//! `full` and `json` print those with time, level and fields, and whatever else is at info
+//! or above. `RUST_LOG` widens any of them.
+
+use std::{fmt, io};
+
+use anyhow::Context;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        format::{Format as Standard, Writer},
+    },
+    registry::LookupSpan,
+};
+
+/// The target of the lines that people follow.
+pub(crate) const TRANSCRIPT: &str = "transcript";
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Format {
+    Plain,
+    #[default]
+    Full,
+    Json,
+}
+
+pub(crate) fn start<W>(format: Format, to: W) -> anyhow::Result<()>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let usual = match format {
+        Format::Plain => "transcript=info",
+        Format::Full | Format::Json => "info",
+    };
+    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
+        Ok(directives) if !directives.is_empty() => directives
+            .parse()
+            .with_context(|| format!("RUST_LOG={directives:?} is not a filter, as in RUST_LOG=debug"))?,
+        _ => EnvFilter::new(usual),
+    };
+    let colours = io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_ansi(colours);
+    match format {
+        Format::Plain => builder.event_format(Plain(Standard::default().without_time())).init(),
+        Format::Full => builder.with_target(false).init(),
+        Format::Json => builder.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+/// Bare messages for the transcript, the standard form for everything that `RUST_LOG` adds.
+struct Plain<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Plain<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        if event.metadata().target() != TRANSCRIPT {
+            return self.0.format_event(ctx, writer, event);
+        }
+        let mut message = Message(&mut writer, Ok(()));
+        event.record(&mut message);
+        message.1?;
+        writeln!(writer)
+    }
+}
+
+/// Writes an event's message, and leaves its fields out.
+struct Message<'a, 'w>(&'a mut Writer<'w>, fmt::Result);
+
+impl tracing::field::Visit for Message<'_, '_> {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.1 = write!(self.0, "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The `elect` command: parse, run, print the error, choose the exit code.
+
+use std::process::ExitCode;
+
+mod cli;
+mod config;
+mod log;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,165 @@
+//! The durations of an election, all derived from one: the lease's time to live.
+//!
+//! | span | value | why |
+//! |---|---|---|
+//! | renewal interval | TTL / 3 | etcd's own convention: two renewals may be lost |
+//! | margin | TTL / 10, at least 100 ms | what the clocks' *rates* may differ over one TTL |
+//! | patience | (TTL − margin) / 4 | an unanswered renewal leaves time to try elsewhere |
+//!
+//! Every duration is measured on the clock of [`clock`](crate::clock).
+
+use std::{fmt, time::Duration};
+
+use crate::clock::Timestamp;
+
+/// How long an etcd lease lives without a renewal: whole seconds, at least one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ttl(u32);
+
+/// Why a duration cannot be the time to live of a lease.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidTtl {
+    /// A lease that is dead on arrival.
+    #[error("a lease must live for at least 1s; 5s is a good start")]
+    Zero,
+    /// etcd counts leases in seconds.
+    #[error("etcd's leases live for whole seconds; use {below}s or {}s", below + 1)]
+    NotWholeSeconds {
+        /// The whole seconds just below what was asked for.
+        below: u64,
+    },
+    /// A crashed leader would hold its place for longer than a day.
+    #[error("a lease may live for at most {}s: a crashed leader holds its place for that long", Ttl::MAX.0)]
+    TooLong,
+}
+
+impl Ttl {
+    /// The default of the command line: 5 s.
+    pub const DEFAULT: Self = Self(5);
+
+    /// The longest accepted: one day.
+    pub const MAX: Self = Self(24 * 60 * 60);
+
+    /// The smallest margin taken off, however short the lease.
+    const LEAST_MARGIN: Duration = Duration::from_millis(100);
+
+    /// A time to live.
+    ///
+    /// # Errors
+    ///
+    /// Refuses zero, fractions of a second, and more than a [day](Self::MAX).
+    pub fn new(span: Duration) -> Result<Self, InvalidTtl> {
+        if span.is_zero() {
+            return Err(InvalidTtl::Zero);
+        }
+        if span.subsec_nanos() != 0 {
+            let below = span.as_secs();
+            return Err(if below == 0 { InvalidTtl::Zero } else { InvalidTtl::NotWholeSeconds { below } });
+        }
+        let seconds = u32::try_from(span.as_secs()).map_err(|_| InvalidTtl::TooLong)?;
+        if seconds > Self::MAX.0 { Err(InvalidTtl::TooLong) } else { Ok(Self(seconds)) }
+    }
+
+    /// Whole seconds.
+    pub const fn as_secs(self) -> u32 {
+        self.0
+    }
+
+    /// The same as a [`Duration`].
+    pub const fn as_duration(self) -> Duration {
+        Duration::from_secs(self.0 as u64)
+    }
+
+    /// What is taken off the TTL, so that our belief ends before etcd's lease does.
+    ///
+    /// Covers clocks whose rates differ by up to a tenth, which is far more than
+    /// any healthy machine's.
+    pub fn margin(self) -> Duration {
+        (self.as_duration() / 10).max(Self::LEAST_MARGIN)
+    }
+
+    /// The time between two renewals.
+    pub fn renewal_interval(self) -> Duration {
+        self.as_duration() / 3
+    }
+
+    /// How long an unanswered renewal is waited for before another endpoint is tried.
+    pub fn patience(self) -> Duration {
+        (self.as_duration() - self.margin()) / 4
+    }
+
+    /// Until when a lease may be believed that etcd acknowledged for a message sent at `sent`.
+    pub fn believed_until(self, sent: Timestamp) -> Timestamp {
+        sent + (self.as_duration() - self.margin())
+    }
+}
+
+impl fmt::Display for Ttl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0)
+    }
+}
+
+/// Growing, jittered pauses between attempts: 100 ms at first, at most 3 s.
+///
+/// Each pause is drawn evenly from the upper half of its range, so that candidates
+/// that lost etcd at one instant do not come back at one instant.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    ceiling: Duration,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const LAST: Duration = Duration::from_secs(3);
+
+    pub(crate) fn new() -> Self {
+        Self { ceiling: Self::FIRST }
+    }
+
+    pub(crate) fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    pub(crate) fn pause(&mut self) -> Duration {
+        let ceiling = self.ceiling;
+        self.ceiling = (ceiling * 2).min(Self::LAST);
+        ceiling.mul_f64(0.5 + fastrand::f64() / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_etcd_cannot_lease() {
+        assert_eq!(Ttl::new(Duration::ZERO), Err(InvalidTtl::Zero));
+        assert_eq!(Ttl::new(Duration::from_millis(300)), Err(InvalidTtl::Zero));
+        assert_eq!(Ttl::new(Duration::from_millis(2500)), Err(InvalidTtl::NotWholeSeconds { below: 2 }));
+        assert_eq!(Ttl::new(Duration::from_secs(86_401)), Err(InvalidTtl::TooLong));
+        assert_eq!(Ttl::new(Duration::from_secs(u64::MAX)), Err(InvalidTtl::TooLong));
+    }
+
+    #[test]
+    fn two_endpoints_can_be_tried_before_validity_ends() {
+        for seconds in 2..=60 {
+            let ttl = Ttl(seconds);
+            let spent = ttl.renewal_interval() + 2 * ttl.patience();
+            assert!(spent < ttl.as_duration() - ttl.margin(), "{ttl}: {spent:?}");
+        }
+    }
+
+    #[test]
+    fn backoff_grows_to_its_limit_and_never_vanishes() {
+        let mut backoff = Backoff::new();
+        for _ in 0..20 {
+            let pause = backoff.pause();
+            assert!(pause >= Backoff::FIRST / 2 && pause <= Backoff::LAST);
+        }
+        assert!(backoff.pause() >= Backoff::LAST / 2);
+        backoff.reset();
+        assert!(backoff.pause() <= Backoff::FIRST);
+    }
+}
