@@ -38,8 +38,8 @@ enum Command {
     /// Waits in the queue, leads, refreshes the lease, and campaigns again after a loss.
     /// SIGTERM or SIGINT gives leadership up and exits; a second one exits at once.
     Server {
-        /// What this server is called in the election.
-        #[arg(value_name = "NAME", env = "ELECT_NAME")]
+        /// What this server is called in the election [env: ELECT_NAME].
+        #[arg(value_name = "NAME")]
         name: Option<CandidateName>,
         /// The same, as a flag.
         #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]

@@ -107,10 +107,15 @@ impl Config {
         name: Option<CandidateName>,
         ttl: Option<Ttl>,
     ) -> Result<Standing, UsageError> {
-        let name = match (name, &self.file.name) {
-            (Some(name), _) => name,
-            (None, Some(name)) => in_file("name", name.parse())?,
-            (None, None) => {
+        // Not clap's to read: it may be given in two places, and would conflict with itself.
+        let in_environment = env::var("ELECT_NAME").ok();
+        let name = match (name, in_environment, &self.file.name) {
+            (Some(name), _, _) => name,
+            (None, Some(name), _) => {
+                name.parse().map_err(|error| UsageError(format!("ELECT_NAME: {error}")))?
+            }
+            (None, None, Some(name)) => in_file("name", name.parse())?,
+            (None, None, None) => {
                 return Err(UsageError(
                     "this server has no name; give one, as in `elect server server1`, or set ELECT_NAME"
                         .into(),

@@ -1,0 +1,69 @@
+//! A resource that refuses the writes of a leader of the past.
+//!
+//! A leader can be paused between its last check and its write: by a long collection of
+//! garbage, a suspended laptop, a slow network. No check of its own helps then. The token
+//! does: it grows with every term, goes along with every write, and the resource refuses one
+//! that is smaller than the largest it has seen. With an etcd on localhost:2379:
+//!
+//! ```text
+//! cargo run --example fenced_write
+//! ```
+
+use std::{error::Error, sync::Mutex};
+
+use etcd_client::{Txn, TxnOp};
+use leader_election::{
+    Candidate, FencingToken, Leadership,
+    etcd::{Etcd, Settings},
+    timing::Ttl,
+};
+
+/// Any store that can compare and set: a row in a database, an object with a version.
+#[derive(Default)]
+struct Store {
+    written: Mutex<Option<(FencingToken, String)>>,
+}
+
+impl Store {
+    /// Writes, unless a later term has written already. The comparison and the write are one step.
+    fn write(&self, token: FencingToken, text: &str) -> Result<(), String> {
+        let mut written = self.written.lock().map_err(|_| "the store is broken")?;
+        match &*written {
+            Some((newest, _)) if token < *newest => {
+                Err(format!("refused: token {token} is older than {newest}"))
+            }
+            _ => {
+                *written = Some((token, text.to_owned()));
+                Ok(())
+            }
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let etcd = Etcd::start(Settings::new(["localhost:2379".parse()?])?)?;
+    let store = Store::default();
+
+    let old = lead(&etcd, "alice").await?;
+    let late_write = old.token();
+    println!("alice writes with token {late_write}: {:?}", store.write(late_write, "by alice"));
+    // Alice's next write is on its way, and slow. Meanwhile she is deposed.
+    old.resign().await?;
+
+    let new = lead(&etcd, "bob").await?;
+    println!("bob writes with token {}: {:?}", new.token(), store.write(new.token(), "by bob"));
+    println!("alice's late write arrives: {:?}", store.write(late_write, "by alice, too late"));
+
+    // Where the resource is etcd itself, it does the comparing: the transaction runs only
+    // while this term is the current one.
+    let put = Txn::new().and_then([TxnOp::put("fenced", "by bob", None)]);
+    println!("bob's guarded transaction: {:?}", new.transaction(put).await.map(|answer| answer.succeeded()));
+    new.resign().await?;
+    Ok(())
+}
+
+async fn lead(etcd: &Etcd, name: &str) -> Result<Leadership, Box<dyn Error>> {
+    let mut candidate = Candidate::new(etcd.clone(), "fenced".parse()?, name.parse()?, Ttl::DEFAULT);
+    Ok(candidate.campaign().await?)
+}

@@ -1,0 +1,27 @@
+//! Follow who leads, as a stream. With an etcd on localhost:2379:
+//!
+//! ```text
+//! cargo run --example observe
+//! ```
+
+use std::error::Error;
+
+use leader_election::{
+    etcd::{Etcd, Settings},
+    observe::State,
+};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let etcd = Etcd::start(Settings::new(["localhost:2379".parse()?])?)?;
+    let mut observer = etcd.observe("worker".parse()?);
+    while let Some(observation) = observer.next().await {
+        match observation.state {
+            State::Leader(leader) => println!("{} leads, with token {}", leader.name, leader.token),
+            State::Vacant { .. } => println!("nobody leads"),
+            State::Unknown { problem, .. } => println!("it is not known who leads: {problem}"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
