@@ -4,7 +4,7 @@
 //! holds the other ends ([`Tenure`]): it extends the validity, says why leadership was
 //! lost, and carries out what the holder orders.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -183,6 +183,9 @@ impl Leadership {
 
     /// Runs `work` for as long as this process leads.
     ///
+    /// The clock is read before each poll of the work, so that after a freeze not one step
+    /// of it runs, even if it is ready before the news of the loss is.
+    ///
     /// # Errors
     ///
     /// The [`Loss`], if it came before the work was done. The work is dropped then.
@@ -191,10 +194,12 @@ impl Leadership {
     ///
     /// As cancel safe as `work` is.
     pub async fn run<T>(&self, work: impl Future<Output = T>) -> Result<T, Loss> {
+        let mut work = pin!(work);
+        let guarded = poll_fn(|cx| if self.holds() { work.as_mut().poll(cx) } else { Poll::Pending });
         tokio::select! {
             biased;
             loss = self.lost() => Err(loss),
-            done = work => Ok(done),
+            done = guarded => Ok(done),
         }
     }
 
@@ -308,4 +313,33 @@ pub(crate) type Answer = Result<(), OrderError>;
 pub(crate) enum Order {
     Proclaim { value: Vec<u8>, done: oneshot::Sender<Answer> },
     Resign { done: oneshot::Sender<Answer> },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validity::SharedValidity;
+
+    fn tenure(validity: Arc<SharedValidity>) -> Tenure {
+        let (lost, _) = watch::channel(None);
+        let (_, orders) = mpsc::channel(1);
+        let term = Arc::new(Term {
+            token: FencingToken::new(1),
+            cluster: ClusterId(1),
+            name: "a".parse().unwrap(),
+            election: "leader".parse().unwrap(),
+            validity,
+        });
+        Tenure { term, lost, orders }
+    }
+
+    #[test]
+    fn contract_4_belief_has_ended_when_the_loss_is_told() {
+        let far = Timestamp::now() + Duration::from_secs(60);
+        let tenure = tenure(Arc::new(SharedValidity::new(far)));
+        let told = tenure.lost.subscribe();
+        tenure.lose(Loss::KeyDeleted);
+        assert_eq!(*told.borrow(), Some(Loss::KeyDeleted));
+        assert!(!tenure.term.validity.holds_at(Timestamp::now()));
+    }
 }

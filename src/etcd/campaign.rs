@@ -15,7 +15,8 @@
 //!
 //! Nobody can come before us later: `create_revision` only grows. So a look that once
 //! found us first stays true for as long as our key and lease live, and those are watched
-//! from the grant on, by others ([`watch`](super::watch), [`lease`](super::lease)).
+//! from the grant on, by others ([`watch`](super::watch), [`lease`](super::lease)). Where the
+//! watch has missed events, our key may have gone unseen, and only a new look counts.
 //!
 //! The look starts with the event that the predecessor is gone, while etcd is still busy
 //! answering `Campaign`, so that verifying the win costs next to nothing.
@@ -38,9 +39,12 @@ pub(crate) struct Campaign {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Look {
     Idle,
-    /// A look is under way; `stale` if something has happened since it was sent.
+    /// A look is under way.
     UnderWay {
+        /// Somebody before us went meanwhile: if it shows somebody, that may be from before.
         stale: bool,
+        /// Events were missed meanwhile: whatever it shows may be from before.
+        void: bool,
         after_return: bool,
     },
 }
@@ -52,8 +56,10 @@ pub(crate) enum Seen {
     Queued { created: Revision },
     /// etcd's `Campaign` returned success, for a key with this `create_revision`.
     Returned { created: Revision },
-    /// The candidate right before us is gone, or may be: events were missed.
+    /// The candidate right before us is gone.
     AheadGone,
+    /// Events were missed, of our own key or of the one before it.
+    Missed,
     /// Our own key is gone.
     OwnKeyGone,
     /// The answer to a look.
@@ -99,6 +105,8 @@ pub(crate) enum Next {
 pub(crate) enum Why {
     #[error("the key is gone from the queue")]
     KeyGone,
+    #[error("events were missed before the key was seen in the queue")]
+    Missed,
     #[error("the key in the queue is not the one this attempt made")]
     NotOurs,
     #[error("etcd announced a win while somebody else was first")]
@@ -126,6 +134,7 @@ impl Campaign {
                 Some(created) if !self.first => self.look(created),
                 _ => Next::Wait,
             },
+            Seen::Missed => self.missed(),
             Seen::OwnKeyGone => Next::Abandon(Why::KeyGone),
             Seen::Looked(queue) => self.looked(queue),
         }
@@ -142,6 +151,22 @@ impl Campaign {
         }
     }
 
+    /// What was known of our own key is not known any more.
+    fn missed(&mut self) -> Next {
+        self.first = false;
+        let Some(created) = self.created else {
+            // Our key may have come and gone, and Campaign may then wait for ever.
+            return Next::Abandon(Why::Missed);
+        };
+        match &mut self.look {
+            Look::UnderWay { void, .. } => {
+                *void = true;
+                Next::Wait
+            }
+            Look::Idle => self.look(created),
+        }
+    }
+
     /// One look at a time: what happens meanwhile makes it stale, and it is repeated.
     fn look(&mut self, created: Revision) -> Next {
         match &mut self.look {
@@ -150,18 +175,21 @@ impl Campaign {
                 Next::Wait
             }
             Look::Idle => {
-                self.look = Look::UnderWay { stale: false, after_return: self.returned };
+                self.look = Look::UnderWay { stale: false, void: false, after_return: self.returned };
                 Next::Look { created }
             }
         }
     }
 
     fn looked(&mut self, queue: Queue) -> Next {
-        let (Look::UnderWay { stale, after_return }, Some(created)) = (self.look, self.created) else {
+        let (Look::UnderWay { stale, void, after_return }, Some(created)) = (self.look, self.created) else {
             // An answer that nobody asked for proves nothing.
             return Next::Wait;
         };
         self.look = Look::Idle;
+        if void {
+            return self.look(created);
+        }
         match queue.own {
             None => return Next::Abandon(Why::KeyGone),
             Some(own) if own != (OwnKey { created, lease: self.lease }) => {
@@ -255,6 +283,28 @@ mod tests {
     }
 
     #[test]
+    fn contract_1_a_gap_in_the_watch_takes_back_what_was_seen() {
+        // First in the queue; then a gap, in which our key may have been deleted.
+        let mut campaign = Campaign::new(OURS);
+        let _ = campaign.see(Seen::Queued { created: CREATED });
+        assert_eq!(campaign.see(queue(own(), None)), Next::ExpectReturn);
+        assert_eq!(campaign.see(Seen::Missed), Next::Look { created: CREATED });
+        assert_eq!(campaign.see(Seen::Returned { created: CREATED }), Next::Wait);
+        assert_eq!(campaign.see(queue(None, None)), Next::Abandon(Why::KeyGone));
+
+        // The gap comes while a look is under way: its answer may be from before the gap.
+        let mut campaign = Campaign::new(OURS);
+        let _ = campaign.see(Seen::Returned { created: CREATED });
+        assert_eq!(campaign.see(Seen::Missed), Next::Wait);
+        assert_eq!(campaign.see(queue(own(), None)), Next::Look { created: CREATED });
+        assert_eq!(campaign.see(queue(own(), None)), Next::Win { created: CREATED });
+
+        // The gap has swallowed even the news that our key was put.
+        let mut campaign = Campaign::new(OURS);
+        assert_eq!(campaign.see(Seen::Missed), Next::Abandon(Why::Missed));
+    }
+
+    #[test]
     fn an_answer_that_nobody_asked_for_proves_nothing() {
         let mut campaign = Campaign::new(OURS);
         assert_eq!(campaign.see(queue(own(), None)), Next::Wait);
@@ -271,6 +321,7 @@ mod tests {
             Just(Seen::Queued { created: CREATED }),
             Just(Seen::Returned { created: CREATED }),
             Just(Seen::AheadGone),
+            Just(Seen::Missed),
             (own_key, prop::option::of(Just("leader/1"))).prop_map(|(own, ahead)| queue(own, ahead)),
         ]
     }
@@ -281,12 +332,16 @@ mod tests {
         #[test]
         fn contract_1_no_win_without_return_and_clean_look(all in prop::collection::vec(seen(), 0..25)) {
             let mut campaign = Campaign::new(OURS);
-            let (mut asked, mut clean, mut returned) = (false, false, false);
+            let (mut asked, mut void, mut clean, mut returned) = (false, false, false, false);
             for seen in all {
                 returned |= matches!(seen, Seen::Returned { .. });
+                // What was seen before a gap counts no more; nor does a look that was under way.
+                if seen == Seen::Missed {
+                    (clean, void) = (false, asked);
+                }
                 if let Seen::Looked(queue) = &seen {
-                    clean |= asked && queue.own == own() && queue.ahead.is_none();
-                    asked = false;
+                    clean |= !void && asked && queue.own == own() && queue.ahead.is_none();
+                    (asked, void) = (false, false);
                 }
                 match campaign.see(seen) {
                     Next::Look { .. } => {

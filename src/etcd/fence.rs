@@ -46,7 +46,7 @@ impl Leadership {
             let known = seat.shared.known();
             let patience = seat.shared.call_patience(seat.ttl);
             let guarded = seat.guarded([TxnOp::txn(transaction)]);
-            let mut client = link.client.kv_client();
+            let mut client = link.kv();
             let answer = seat.shared.links.call(&link, patience, client.txn(guarded)).await?;
             seat.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
             Ok(answer)

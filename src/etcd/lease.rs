@@ -92,7 +92,7 @@ impl Keeper {
     async fn renew_over_a_stream(&self) -> Result<Infallible, Trouble> {
         let links = &self.shared.links;
         let link = links.link().await?;
-        let mut client = link.client.lease_client();
+        let mut client = link.leases();
         let opening = client.keep_alive(self.lease.0);
         let (mut requests, mut answers) = links.call(&link, self.ttl.patience(), opening).await?;
         loop {
@@ -196,7 +196,7 @@ async fn revoke(shared: &Shared, id: LeaseId, ttl: Ttl, deadline: Timestamp) -> 
     loop {
         let once = async {
             let link = shared.links.link().await?;
-            let mut client = link.client.lease_client();
+            let mut client = link.leases();
             shared.links.call(&link, shared.call_patience(ttl), client.revoke(id.0)).await
         };
         let left = deadline.since(Timestamp::now());

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Channel, Client, ConnectOptions};
+use etcd_client::{Channel, Client, ConnectOptions, ElectionClient, KvClient, LeaseClient, WatchClient};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tonic::transport;
 
@@ -41,12 +41,34 @@ const PING_INTERVAL: Duration = Duration::from_secs(6);
 /// How long a ping may stay unanswered.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// The largest answer read. A value may have 1.5 MiB by etcd's own limit, and anybody may put
+/// some of those under the election's prefix.
+const LARGEST_ANSWER: usize = 16 << 20;
+
 /// A connection to one member of etcd, with a client on it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Link {
-    pub(crate) client: Client,
+    client: Client,
     generation: u64,
     endpoint: usize,
+}
+
+impl Link {
+    pub(crate) fn kv(&self) -> KvClient {
+        self.client.kv_client().max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    pub(crate) fn watcher(&self) -> WatchClient {
+        self.client.watch_client().max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    pub(crate) fn leases(&self) -> LeaseClient {
+        self.client.lease_client()
+    }
+
+    pub(crate) fn elections(&self) -> ElectionClient {
+        self.client.election_client()
+    }
 }
 
 /// All the endpoints, and the link in use.
@@ -133,7 +155,7 @@ impl Links {
     pub(crate) fn blame(&self, link: &Link, trouble: &Trouble) {
         match trouble.remedy {
             Remedy::Elsewhere | Remedy::Unreachable => self.failed(link),
-            Remedy::NewLease | Remedy::Human => {}
+            Remedy::NewLease | Remedy::Request | Remedy::Human => {}
         }
     }
 

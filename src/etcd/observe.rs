@@ -44,9 +44,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// More candidates than anybody lists; the rest are left out of a snapshot.
 const MOST_CANDIDATES: usize = 1000;
 
-/// The largest answer read: a value may have 1.5 MiB by etcd's own limit.
-const LARGEST_ANSWER: usize = 16 << 20;
-
 /// Sends every state of the election until nobody listens, or etcd refuses us.
 pub(crate) async fn observe(
     shared: Arc<Shared>,
@@ -93,7 +90,7 @@ impl Following {
         self.in_contact();
         self.tell(&view).await;
 
-        let mut client = link.client.watch_client().max_decoding_message_size(LARGEST_ANSWER);
+        let mut client = link.watcher();
         let options =
             WatchOptions::new().with_prefix().with_fragment().with_start_revision(view.revision.next().0);
         let opening = client.watch(layout::prefix(&self.election), Some(options));
@@ -274,7 +271,7 @@ impl Entry {
 
 /// Reads the value of a key in the queue; `false` if it is gone by now.
 async fn fill(shared: &Shared, link: &Link, entry: &mut Entry) -> Result<bool, Trouble> {
-    let mut client = link.client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+    let mut client = link.kv();
     let answer = shared.links.call(link, PATIENCE, client.get(entry.key.clone(), None)).await?;
     if let Some(kv) = answer.kvs().first() {
         *entry = Entry::of(kv);
@@ -293,7 +290,7 @@ async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<V
         TxnOp::get(election.as_str(), None),
     ]);
     let known = shared.known();
-    let mut client = link.client.kv_client().max_decoding_message_size(LARGEST_ANSWER);
+    let mut client = link.kv();
     let answer = shared.links.call(link, PATIENCE, client.txn(all)).await?;
     let revision = shared.accept(link, answer.header(), Answer::Linearizable, known)?;
     let found = answer.op_responses();

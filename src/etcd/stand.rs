@@ -98,7 +98,9 @@ impl From<Trouble> for AttemptError {
     fn from(trouble: Trouble) -> Self {
         match trouble.remedy {
             Remedy::Human => Self::Final(CampaignError::Refused(trouble.message)),
-            Remedy::Elsewhere | Remedy::Unreachable | Remedy::NewLease => Self::Again(trouble),
+            Remedy::Elsewhere | Remedy::Unreachable | Remedy::NewLease | Remedy::Request => {
+                Self::Again(trouble)
+            }
         }
     }
 }
@@ -131,7 +133,7 @@ impl Attempt {
         let ttl = standing.ttl;
         let known = shared.known();
         let sent = Timestamp::now();
-        let granting = link.client.lease_client();
+        let granting = link.leases();
         let grant = grant(shared, &link, ttl, granting).await?;
         // From here on, whatever happens, the lease is given back.
         let lease = Held::new(Arc::clone(shared), LeaseId(grant.id()), ttl);
@@ -151,7 +153,7 @@ impl Attempt {
             validity: Arc::clone(&validity),
             renewed,
         };
-        let mut client = link.client.election_client();
+        let mut client = link.elections();
         let (election, name, id) = (standing.election.as_str(), standing.name.as_str(), lease.id());
         let (election, name) = (election.to_owned(), name.to_owned());
         let campaign = shared.spawn(async move { client.campaign(election, name, id.0).await });
@@ -239,7 +241,8 @@ impl Attempt {
         match event {
             KeyEvent::Put { key, created, .. } if key == self.key => Some(Seen::Queued { created }),
             KeyEvent::Deleted { key } if key == self.key => Some(Seen::OwnKeyGone),
-            KeyEvent::Deleted { .. } | KeyEvent::Gap => Some(Seen::AheadGone),
+            KeyEvent::Deleted { .. } => Some(Seen::AheadGone),
+            KeyEvent::Gap => Some(Seen::Missed),
             KeyEvent::Put { .. } => None,
         }
     }
@@ -355,7 +358,7 @@ pub(crate) async fn look(
         TxnOp::get(prefix, Some(before_us)),
     ]);
     let known = shared.known();
-    let mut client = link.client.kv_client();
+    let mut client = link.kv();
     let answer = shared.links.call(&link, patience, client.txn(both)).await?;
     let revision = shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
     let found = answer.op_responses();

@@ -170,7 +170,7 @@ impl Seat {
         let written = async {
             let link = self.shared.links.link().await?;
             let known = self.shared.known();
-            let mut client = link.client.kv_client();
+            let mut client = link.kv();
             let answer = self.shared.links.call(&link, patience, client.txn(self.guarded([put]))).await?;
             self.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
             Ok(answer.succeeded())

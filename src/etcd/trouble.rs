@@ -20,6 +20,8 @@ pub(crate) enum Remedy {
     Unreachable,
     /// The lease is gone: start over with a new one.
     NewLease,
+    /// Nothing is wrong with the connection or the member: it is this request that can't be.
+    Request,
     /// Retrying can't fix it: wrong credentials or certificate.
     Human,
 }
@@ -68,7 +70,7 @@ impl From<tonic::transport::Error> for Trouble {
 /// lose the code (Election), by text.
 fn remedy_for_status(status: &Status) -> Remedy {
     let says = |text| status.message().contains(text);
-    if status.code() == Code::NotFound && says("lease not found") || says("requested lease not found") {
+    if says("requested lease not found") {
         Remedy::NewLease
     } else if says("authentication failed, invalid user ID or password")
         || says("authentication is not enabled")
@@ -80,8 +82,18 @@ fn remedy_for_status(status: &Status) -> Remedy {
     {
         Remedy::Human
     } else {
-        // A token that ran out is `Unauthenticated`: a new connection gets a new one.
-        Remedy::Elsewhere
+        match status.code() {
+            // Logging in again, by a new connection, gets a new token.
+            Code::InvalidArgument if says("revision of auth store is old") => Remedy::Elsewhere,
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented => Remedy::Request,
+            _ => Remedy::Elsewhere,
+        }
     }
 }
 
@@ -160,8 +172,13 @@ mod tests {
         assert_eq!(remedy(Code::Unauthenticated, "etcdserver: invalid auth token"), Remedy::Elsewhere);
         assert_eq!(remedy(Code::Unavailable, "etcdserver: no leader"), Remedy::Elsewhere);
         assert_eq!(
-            remedy(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
+            remedy(Code::InvalidArgument, "etcdserver: revision of auth store is old"),
             Remedy::Elsewhere
+        );
+        // A user's transaction that can't be must not move everybody to another member.
+        assert_eq!(
+            remedy(Code::InvalidArgument, "etcdserver: duplicate key given in txn request"),
+            Remedy::Request
         );
     }
 }

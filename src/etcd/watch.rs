@@ -100,7 +100,7 @@ impl Watcher {
     async fn watch_over_a_stream(&mut self) -> Result<Infallible, Trouble> {
         let shared = Arc::clone(&self.shared);
         let link = shared.links.link().await?;
-        let mut client = link.client.watch_client();
+        let mut client = link.watcher();
         let from = self.next[&self.own];
         // A first answer may take until etcd has a leader; who moves the link interrupts us.
         let opening = client.watch(self.own.clone(), Some(start_at(from)));
@@ -186,5 +186,5 @@ impl Watcher {
 }
 
 fn start_at(revision: Revision) -> WatchOptions {
-    WatchOptions::new().with_start_revision(revision.0)
+    WatchOptions::new().with_start_revision(revision.0).with_fragment()
 }
