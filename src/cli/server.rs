@@ -13,7 +13,7 @@ use leader_election::{
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{broadcast::error::RecvError, oneshot},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tracing::{info, warn};
 
@@ -109,17 +109,36 @@ fn explained(error: CampaignError) -> anyhow::Error {
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    first: Option<Instant>,
 }
 
 impl Signals {
+    /// A wrapper that passes a signal on to a process that got it already, with the rest of its
+    /// group, does so at once. That is no second wish.
+    const ECHO: Duration = Duration::from_millis(100);
+
     fn listen() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self { terminate, interrupt, first: None })
     }
 
+    /// The next signal, other than an echo of the first.
+    ///
+    /// Cancel safe.
     async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+            match self.first {
+                None => {
+                    self.first = Some(Instant::now());
+                    return;
+                }
+                Some(first) if first.elapsed() < Self::ECHO => {}
+                Some(_) => return,
+            }
         }
     }
 }
