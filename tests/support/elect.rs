@@ -1,0 +1,61 @@
+//! The real `elect`, as built for this test run.
+
+use std::{env, ffi::OsStr, process::Command};
+
+use super::{capture::Captured, process};
+
+/// A command line of `elect`, ready to be started as often as needed.
+#[derive(Debug)]
+#[must_use = "a command line starts nothing by itself"]
+pub(crate) struct Elect {
+    name: String,
+    command: Command,
+}
+
+impl Elect {
+    /// `elect ARGS…`. The environment has nothing that would configure it; a test adds what it wants.
+    pub(crate) fn new<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
+        let mut command = process::command(env!("CARGO_BIN_EXE_elect"));
+        for (key, _) in env::vars_os() {
+            let configures =
+                key.as_encoded_bytes().starts_with(b"ELECT_") || key == "RUST_LOG" || key == "NO_COLOR";
+            if configures {
+                command.env_remove(key);
+            }
+        }
+        command.args(args);
+        Self { name: "elect".to_owned(), command }
+    }
+
+    /// `elect server NAME --etcd ENDPOINTS --log-format plain`.
+    pub(crate) fn server(name: &str, endpoints: &str) -> Self {
+        let mut elect = Self::new(["server", name, "--etcd", endpoints, "--log-format", "plain"]);
+        elect.name = format!("elect server {name}");
+        elect
+    }
+
+    pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn args<A: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    pub(crate) fn env(mut self, key: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    pub(crate) fn current_dir(mut self, dir: impl AsRef<std::path::Path>) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Starts it, with both outputs captured.
+    pub(crate) fn start(self) -> Captured {
+        Captured::start(&self.name, self.command)
+    }
+}

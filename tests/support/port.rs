@@ -1,0 +1,45 @@
+//! Ports that stay ours while nothing listens on them.
+//!
+//! A test kills a server and starts it again on the same port. Meanwhile that port is free, and a port that
+//! the kernel chose (bind to port 0) can be taken: by a parallel test, as the source port of any outgoing
+//! connection, or by a client whose connection attempts to the dead port meet themselves (a TCP
+//! self-connect). So these ports lie below the range that Linux chooses from, and each is reserved against
+//! our own tests by a UDP socket with the same number: TCP does not see it, no two processes can hold it, and
+//! the kernel frees it with its owner.
+
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+
+/// Above the usual services, below 32768, where Linux begins to choose ports by default.
+const RANGE: std::ops::Range<u16> = 15_000..32_000;
+
+/// Far more than it takes, even where hundreds of the 17,000 are in use.
+const ATTEMPTS: usize = 1_000;
+
+/// A TCP port on 127.0.0.1 that no other `ReservedPort` on this machine has.
+#[derive(Debug)]
+pub(crate) struct ReservedPort {
+    number: u16,
+    _reservation: UdpSocket,
+}
+
+impl ReservedPort {
+    pub(crate) fn new() -> Self {
+        (0..ATTEMPTS).find_map(|_| Self::reserve(fastrand::u16(RANGE))).expect("one of 17,000 ports is free")
+    }
+
+    pub(crate) fn number(&self) -> u16 {
+        self.number
+    }
+
+    /// `127.0.0.1:PORT`.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", Ipv4Addr::LOCALHOST, self.number)
+    }
+
+    fn reserve(number: u16) -> Option<Self> {
+        let reservation = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+        // Somebody outside these tests may listen there.
+        TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
+        Some(Self { number, _reservation: reservation })
+    }
+}

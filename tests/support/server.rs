@@ -1,0 +1,346 @@
+//! `elect server` processes: the lines they print, word for word, and what holds of every such transcript.
+//!
+//! Two things can be checked of them all:
+//!
+//! * when a [`Server`] is dropped, always: its lines came in an order that the design allows (no refreshing by one
+//!   that does not lead, no change that was not followed by an election);
+//! * by [`led_one_at_a_time`], where a test asks: no two led at one moment.
+
+use std::{
+    ops::{Deref, DerefMut},
+    thread,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use serde::Deserialize;
+
+use super::{
+    capture::{Captured, Line, Mark},
+    clock::BootTime,
+    elect::Elect,
+    eventually::eventually,
+};
+
+pub(crate) const ELECTION: &str = "New leader election happening.";
+pub(crate) const LEADER: &str = "I am the leader.";
+pub(crate) const FOLLOWER: &str = "I am a follower.";
+pub(crate) const REFRESHING: &str = "Refreshing lease; still the leader.";
+pub(crate) const CHANGE: &str = "LEADERSHIP CHANGE REQUIRED";
+pub(crate) const NEW_ELECTION: &str = "new election";
+
+/// What the default election is called.
+pub(crate) const ELECTION_NAME: &str = "leader";
+
+/// For what takes far less on an idle machine: a line that is due, a process that ends.
+pub(crate) const SOON: Duration = Duration::from_secs(30);
+
+/// What a leader's departure takes at most where nobody has to wait for a lease to end. The tests that use
+/// it have a TTL many times as long.
+pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
+
+pub(crate) fn starting(name: &str) -> String {
+    format!("Starting the server '{name}'")
+}
+
+pub(crate) fn connecting(endpoints: &str) -> String {
+    format!("Connecting to etcd at '{endpoints}'")
+}
+
+/// What every server prints up to its place in the queue.
+pub(crate) fn beginning(name: &str, endpoints: &str) -> Vec<String> {
+    vec![starting(name), connecting(endpoints), ELECTION.to_owned()]
+}
+
+/// A running `elect server`.
+#[derive(Debug)]
+pub(crate) struct Server {
+    captured: Captured,
+    name: String,
+    endpoints: String,
+    plain: bool,
+    /// When it was frozen.
+    freezes: Vec<BootTime>,
+    /// When it was killed, or had exited.
+    ended: Option<BootTime>,
+}
+
+impl Server {
+    /// Starts one that prints the plain lines.
+    pub(crate) fn start(name: &str, endpoints: &str, ttl: &str) -> Self {
+        let elect = Elect::server(name, endpoints).args(["--ttl", ttl]);
+        Self::of(elect.start(), name, endpoints, true)
+    }
+
+    /// Starts one that prints the full log. Its lines only end with what [`Server::start`]'s say.
+    pub(crate) fn start_with_full_log(name: &str, endpoints: &str, ttl: &str) -> Self {
+        let elect = Elect::new(["server", name, "--etcd", endpoints, "--ttl", ttl, "--log-format", "full"]);
+        Self::of(elect.start(), name, endpoints, false)
+    }
+
+    /// Starts one and waits until it leads.
+    #[track_caller]
+    pub(crate) fn start_leader(name: &str, endpoints: &str, ttl: &str) -> Self {
+        let server = Self::start(name, endpoints, ttl);
+        server.wait_for_line(LEADER, SOON);
+        server
+    }
+
+    /// Starts one and waits until it is in the queue and knows that another leads.
+    #[track_caller]
+    pub(crate) fn start_follower(name: &str, endpoints: &str, ttl: &str) -> Self {
+        let server = Self::start(name, endpoints, ttl);
+        server.wait_for_line(FOLLOWER, SOON);
+        server
+    }
+
+    fn of(captured: Captured, name: &str, endpoints: &str, plain: bool) -> Self {
+        let (name, endpoints) = (name.to_owned(), endpoints.to_owned());
+        Self { captured, name, endpoints, plain, freezes: Vec::new(), ended: None }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All it printed to standard output, but for the refreshing, of which there may be any number.
+    pub(crate) fn story(&self) -> Vec<String> {
+        self.stdout().into_iter().filter(|line| line != REFRESHING).collect()
+    }
+
+    /// As [`story`](Self::story), also without the attempts to connect after the first.
+    pub(crate) fn story_of_roles(&self) -> Vec<String> {
+        let connecting = connecting(&self.endpoints);
+        let mut connected = false;
+        let mut told = self.story();
+        told.retain(|line| *line != connecting || !std::mem::replace(&mut connected, true));
+        told
+    }
+
+    /// The texts since `mark`, without those about refreshing and connecting.
+    pub(crate) fn roles_since(&self, mark: Mark) -> Vec<String> {
+        let connecting = connecting(&self.endpoints);
+        let lines = self.lines_since(mark).into_iter().map(|line| line.text);
+        lines.filter(|line| line != REFRESHING && *line != connecting).collect()
+    }
+
+    /// Waits for each of these lines, in this order; others may lie between. Returns the last.
+    #[track_caller]
+    pub(crate) fn wait_for_lines_since(&self, mark: Mark, lines: &[&str]) -> Line {
+        let mut mark = mark;
+        let mut found = None;
+        for line in lines {
+            let line = self.wait_for_line_since(mark, *line, SOON);
+            mark = line.mark();
+            found = Some(line);
+        }
+        found.expect("a line to wait for")
+    }
+
+    /// Waits for `count` renewals from `mark` on: that many times it has proved anew that it leads.
+    #[track_caller]
+    pub(crate) fn wait_for_refreshing_since(&self, mark: Mark, count: usize) -> Line {
+        self.wait_for_lines_since(mark, &vec![REFRESHING; count])
+    }
+
+    /// When it last said that it leads.
+    #[track_caller]
+    pub(crate) fn last_claim(&self) -> BootTime {
+        let claims = self.lines().into_iter().filter(|line| line.text == LEADER || line.text == REFRESHING);
+        claims.last().expect("it has led").at
+    }
+
+    /// Tells it to stop, and returns when.
+    pub(crate) fn tell_to_stop(&self) -> BootTime {
+        let told = BootTime::now();
+        self.signal(Signal::SIGTERM);
+        told
+    }
+
+    /// Tells it to stop and waits until it has, with this exit code.
+    #[track_caller]
+    pub(crate) fn stop(&mut self, code: i32) {
+        self.tell_to_stop();
+        self.exits(code);
+    }
+
+    /// Waits until it exits, with this code.
+    #[track_caller]
+    pub(crate) fn exits(&mut self, code: i32) {
+        let status = self.captured.wait_exit(SOON);
+        self.ended = Some(BootTime::now());
+        assert_eq!(status.code(), Some(code), "exit of {}; stderr: {:?}", self.name, self.stderr());
+    }
+
+    /// Ends it by SIGKILL.
+    pub(crate) fn kill(&mut self) -> BootTime {
+        let killed = self.captured.kill();
+        self.ended = Some(killed);
+        killed
+    }
+
+    /// Stops it by SIGSTOP. Returns a moment at which it stood still.
+    pub(crate) fn freeze(&mut self) -> BootTime {
+        let frozen = self.captured.freeze();
+        self.freezes.push(frozen);
+        frozen
+    }
+
+    #[track_caller]
+    pub(crate) fn is_still_running(&mut self) {
+        assert_eq!(self.captured.status(), None, "{} has exited; stderr: {:?}", self.name, self.stderr());
+    }
+
+    /// From when to when it led, by what it said.
+    ///
+    /// One that was frozen could not say when it stopped, and led no longer than it could do anything: until
+    /// the freeze, unless it went on to claim.
+    fn terms(&self) -> Vec<(BootTime, BootTime)> {
+        let mut terms = Vec::new();
+        let mut term: Option<(BootTime, BootTime)> = None;
+        for line in self.lines() {
+            match (line.text.as_str(), &mut term) {
+                (LEADER, None) => term = Some((line.at, line.at)),
+                (REFRESHING, Some((_, last_claim))) => *last_claim = line.at,
+                (CHANGE, Some((from, last_claim))) => {
+                    let freeze = self.freezes.iter().rev().find(|at| (*from..line.at).contains(at));
+                    let until = freeze.map_or(line.at, |freeze| (*freeze).max(*last_claim));
+                    terms.push((*from, until));
+                    term = None;
+                }
+                _ => {}
+            }
+        }
+        if let Some((from, _)) = term {
+            terms.push((from, self.ended.unwrap_or_else(BootTime::now)));
+        }
+        terms
+    }
+
+    /// Panics where one of its lines may not follow the one before it.
+    fn check_order(&self) {
+        let lines = self.stdout();
+        let connecting = connecting(&self.endpoints);
+        let mut before = None;
+        for line in lines.iter().filter(|line| **line != connecting) {
+            let line = line.as_str();
+            let allowed = match before {
+                None => line == starting(&self.name),
+                Some(CHANGE) => line == NEW_ELECTION,
+                Some(NEW_ELECTION) => line == ELECTION,
+                Some(ELECTION) => line == LEADER || line == FOLLOWER,
+                Some(LEADER | REFRESHING) => line == REFRESHING || line == CHANGE,
+                Some(FOLLOWER) => line == CHANGE,
+                Some(_starting) => line == ELECTION,
+            };
+            assert!(allowed, "{}: {line:?} after {before:?}, in {lines:#?}", self.name);
+            before = Some(line);
+        }
+    }
+}
+
+impl Deref for Server {
+    type Target = Captured;
+
+    fn deref(&self) -> &Captured {
+        &self.captured
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Captured {
+        &mut self.captured
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.plain && !thread::panicking() {
+            self.check_order();
+        }
+    }
+}
+
+/// Starts servers one after the other, so that they queue in this order and the first one leads.
+#[track_caller]
+pub(crate) fn start_in_turn<const N: usize>(names: [&str; N], endpoints: &str, ttl: &str) -> [Server; N] {
+    let mut leads = true;
+    names.map(|name| match std::mem::replace(&mut leads, false) {
+        true => Server::start_leader(name, endpoints, ttl),
+        false => Server::start_follower(name, endpoints, ttl),
+    })
+}
+
+/// Asserts that no two of these led at one moment, by what they printed and when.
+#[track_caller]
+pub(crate) fn led_one_at_a_time<'a>(servers: impl IntoIterator<Item = &'a Server>) {
+    let servers = servers.into_iter();
+    let mut terms: Vec<_> =
+        servers.flat_map(|server| server.terms().into_iter().map(|term| (term, server.name()))).collect();
+    terms.sort_unstable();
+    for pair in terms.windows(2) {
+        let [((_, until), before), ((from, _), after)] = pair else { continue };
+        assert!(until <= from, "{before} led until {until}, and {after} from {from}");
+    }
+}
+
+/// What `elect status --json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) state: String,
+    pub(crate) leader: Option<String>,
+    pub(crate) token: Option<u64>,
+    pub(crate) candidates: Vec<Queued>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Queued {
+    pub(crate) name: String,
+    pub(crate) token: u64,
+}
+
+impl Status {
+    /// Asks etcd at `endpoints` by the real command.
+    #[track_caller]
+    pub(crate) fn read(endpoints: &str) -> Self {
+        let mut elect = Elect::new(["status", "--json", "--etcd", endpoints]).start();
+        elect.wait_exit(SOON);
+        let said = elect.stdout();
+        let parsed = said.first().and_then(|line| serde_json::from_str(line).ok());
+        parsed.unwrap_or_else(|| panic!("elect status said {said:?}; {:?}", elect.stderr()))
+    }
+
+    /// The names in the order of the queue.
+    pub(crate) fn queue(&self) -> Vec<&str> {
+        self.candidates.iter().map(|queued| queued.name.as_str()).collect()
+    }
+
+    /// Waits until exactly these are in the queue, in this order.
+    #[track_caller]
+    pub(crate) fn wait_for_queue(endpoints: &str, names: &[&str]) -> Self {
+        eventually(SOON, &format!("the queue {names:?}"), || {
+            Some(Self::read(endpoints)).filter(|status| status.queue() == names)
+        })
+    }
+
+    /// Waits until exactly these are in the queue, in any order, and one of them leads.
+    #[track_caller]
+    pub(crate) fn wait_for_members(endpoints: &str, names: &[&str]) -> Self {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        eventually(SOON, &format!("a queue of {names:?}"), || {
+            let status = Self::read(endpoints);
+            let mut queue = status.queue();
+            queue.sort_unstable();
+            (queue == names && status.state == "leader").then_some(status)
+        })
+    }
+}
+
+/// The token of the term that `name` leads in.
+#[track_caller]
+pub(crate) fn token_of(endpoints: &str, name: &str) -> u64 {
+    let status = Status::read(endpoints);
+    assert_eq!(status.leader.as_deref(), Some(name), "{status:?}");
+    status.token.expect("a leader has a token")
+}
