@@ -25,7 +25,7 @@ lint: build-deps
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo 'skipped: cargo-deny is not installed'; fi
 
 verify: lint test

@@ -6,19 +6,19 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`endpoint`] | where etcd is |
-//! | [`link`] | one connection at a time, and failing over |
-//! | [`trouble`] | errors, by what to do about them |
-//! | [`progress`] | answers from the past are refused |
-//! | [`layout`] | the keys of etcd's own election |
-//! | [`lease`] | renewing, and until when a lease is certain |
-//! | [`watch`] | our own key, and the one before it |
-//! | [`campaign`] | when a win is one (pure) |
-//! | [`stand`] | the attempts, up to the win |
-//! | [`term`] | from the win to the loss |
-//! | [`fence`] | writes that only the leader can make |
-//! | [`announcement`] | who leads since when |
-//! | [`observe`] | the election as others see it |
+//! | `endpoint` | where etcd is |
+//! | `link` | one connection at a time, and failing over |
+//! | `trouble` | errors, by what to do about them |
+//! | `progress` | answers from the past are refused |
+//! | `layout` | the keys of etcd's own election |
+//! | `lease` | renewing, and until when a lease is certain |
+//! | `watch` | our own key, and the one before it |
+//! | `campaign` | when a win is one (pure) |
+//! | `stand` | the attempts, up to the win |
+//! | `term` | from the win to the loss |
+//! | `fence` | writes that only the leader can make |
+//! | `announcement` | who leads since when |
+//! | `observe` | the election as others see it |
 
 use std::{
     fmt, io,

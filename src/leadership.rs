@@ -1,7 +1,7 @@
 //! The guard that a won campaign returns, and how it ends.
 //!
 //! [`Leadership`] is held by whoever does the leader's work. The thread that renews
-//! holds the other ends ([`Tenure`]): it extends the validity, says why leadership was
+//! holds the other ends (`Tenure`): it extends the validity, says why leadership was
 //! lost, and carries out what the holder orders.
 
 use std::{fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};

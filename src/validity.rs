@@ -12,7 +12,7 @@
 //! * The end is the minimum of independent bounds. etcd needs one, its lease; a
 //!   second one can [`join`](Validity::join).
 //!
-//! [`Validity`] is the pure rule. [`SharedValidity`] is the same rule in an atomic,
+//! [`Validity`] is the pure rule. `SharedValidity` is the same rule in an atomic,
 //! written by the thread that renews and asked by every thread that works. Neither
 //! reads a clock: the caller passes in `now`.
 
