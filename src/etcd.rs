@@ -41,6 +41,8 @@ mod fence;
 mod layout;
 mod lease;
 mod link;
+#[cfg(test)]
+mod model;
 mod observe;
 mod progress;
 mod stand;

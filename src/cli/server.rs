@@ -158,20 +158,15 @@ impl Log {
         match event {
             Event::Campaigning => self.happened(Happened::Campaigning),
             Event::Following { token } => self.happened(Happened::Queued { own: token }),
-            Event::Elected { token, until } => {
-                if Timestamp::now() < until {
-                    for line in self.transcript.lines(Happened::Elected { token }) {
-                        info!(target: TRANSCRIPT, token = token.get(), "{line}");
-                    }
+            // Frozen between the news and this line, we may have been deposed: then say nothing.
+            Event::Elected { token, until } if Timestamp::now() < until => {
+                for line in self.transcript.lines(Happened::Elected { token }) {
+                    info!(target: TRANSCRIPT, token = token.get(), "{line}");
                 }
             }
-            Event::Renewed { until, latency, .. } => {
-                let lines = self.transcript.lines(Happened::Renewed);
-                // Frozen between the renewal and this line, we may have been deposed.
-                if Timestamp::now() < until {
-                    for line in lines {
-                        info!(target: TRANSCRIPT, ?latency, "{line}");
-                    }
+            Event::Renewed { until, latency, .. } if Timestamp::now() < until => {
+                for line in self.transcript.lines(Happened::Renewed) {
+                    info!(target: TRANSCRIPT, ?latency, "{line}");
                 }
             }
             Event::Lost { token, loss } => {
