@@ -87,8 +87,8 @@ impl Config {
             etcd = etcd.with_tls(tls).map_err(|error| UsageError(format!("--etcd: {error}")))?;
         }
         let user = flags.user.as_deref().or(file.user.as_deref());
-        let password_file = flags.password_file.as_deref().or(file.password_file.as_deref());
-        if let Some(credentials) = credentials(user, password_file)? {
+        let password = Password::of(flags.password_file.as_deref(), file.password_file.as_deref())?;
+        if let Some(credentials) = credentials(user, password.map(|password| password.0))? {
             etcd = etcd.with_credentials(credentials);
         }
 
@@ -138,8 +138,12 @@ impl File {
             UsageError(format!("--config {shown}: {error}; name a file that can be read"))
         })?;
         toml::from_str(&text).map_err(|error| {
+            // The line's number, and not the line: it may hold what must not be printed.
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let what = error.message();
             UsageError(format!(
-                "--config {shown}: {error}; the keys are the long flags without dashes in front"
+                "--config {shown}, line {line}: {what}; the keys are the long flags without dashes in front, \
+                 and a password goes into ELECT_PASSWORD or a file of its own (password-file)"
             ))
         })
     }
@@ -187,15 +191,25 @@ fn tls(ca: Option<&Path>, cert: Option<&Path>, key: Option<&Path>) -> Result<Opt
     Ok(Some(tls))
 }
 
-fn credentials(user: Option<&str>, password_file: Option<&Path>) -> Result<Option<Credentials>, UsageError> {
-    let password = match (password_file, env::var("ELECT_PASSWORD")) {
-        (Some(path), _) => Some(password_in(path)?),
-        (None, Ok(password)) => Some(password),
-        (None, Err(env::VarError::NotPresent)) => None,
-        (None, Err(env::VarError::NotUnicode(_))) => {
-            return Err(UsageError("ELECT_PASSWORD is not UTF-8, which etcd's passwords are".into()));
-        }
-    };
+/// Never shown, in no form of the configuration.
+struct Password(String);
+
+impl Password {
+    /// From the file that a flag names, the environment, or the file that the configuration names.
+    fn of(flag: Option<&Path>, configured: Option<&Path>) -> Result<Option<Self>, UsageError> {
+        let password = match (flag, env::var("ELECT_PASSWORD"), configured) {
+            (Some(path), _, _) | (None, Err(env::VarError::NotPresent), Some(path)) => password_in(path)?,
+            (None, Ok(password), _) => password,
+            (None, Err(env::VarError::NotPresent), None) => return Ok(None),
+            (None, Err(env::VarError::NotUnicode(_)), _) => {
+                return Err(UsageError("ELECT_PASSWORD is not UTF-8, which etcd's passwords are".into()));
+            }
+        };
+        Ok(Some(Self(password)))
+    }
+}
+
+fn credentials(user: Option<&str>, password: Option<String>) -> Result<Option<Credentials>, UsageError> {
     match (user, password) {
         (None, None) => Ok(None),
         (Some(""), _) => Err(UsageError("--user is empty; name a user, or leave it out".into())),

@@ -6,7 +6,13 @@
 
 use std::{fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{
+    mpsc::{
+        self,
+        error::{TryRecvError, TrySendError},
+    },
+    oneshot, watch,
+};
 
 use crate::{
     clock::Timestamp,
@@ -70,6 +76,8 @@ pub enum Loss {
     KeyDeleted,
     /// The leader's key was made anew by somebody else.
     Superseded,
+    /// The leader's key could not be watched for a whole TTL: it may be gone.
+    Blind,
     /// Leadership was handed to another candidate.
     Transferred,
     /// This process gave leadership up.
@@ -85,6 +93,7 @@ impl fmt::Display for Loss {
             Self::Revoked => "the lease is gone",
             Self::KeyDeleted => "the leader's key was deleted",
             Self::Superseded => "somebody else made the leader's key anew",
+            Self::Blind => "the leader's key could not be watched",
             Self::Transferred => "handed over to another candidate",
             Self::Resigned => "resigned",
             Self::ShutDown => "the renewing thread has stopped",
@@ -99,7 +108,8 @@ impl fmt::Display for Loss {
 /// paused between the check and the write, so send [`token`](Self::token) with every
 /// write and have the receiver refuse a lower one.
 ///
-/// Dropping it ends the belief at once and gives leadership up in the background;
+/// Dropping it ends the belief at once and gives leadership up in the background: wait for
+/// [`Etcd::settled`](crate::etcd::Etcd::settled) before the process ends.
 /// [`resign`](Self::resign) does the same and says whether it worked.
 #[derive(Debug)]
 #[must_use = "dropping this gives up leadership"]
@@ -107,18 +117,18 @@ pub struct Leadership {
     term: Arc<Term>,
     loss: watch::Receiver<Option<Loss>>,
     orders: mpsc::Sender<Order>,
-    pub(crate) seat: Seat,
+    pub(crate) backing: Backing,
 }
 
 impl Leadership {
     /// A leadership for its holder, and the other ends of it for the thread that renews.
-    pub(crate) fn new(term: Term, seat: Seat) -> (Self, Tenure) {
+    pub(crate) fn new(term: Term, backing: Backing) -> (Self, Tenure) {
         let term = Arc::new(term);
         let (lost, loss) = watch::channel(None);
         // One holder, which waits for each answer: more orders can't be under way.
         let (orders, received) = mpsc::channel(4);
         let tenure = Tenure { term: Arc::clone(&term), lost, orders: received };
-        (Self { term, loss, orders, seat }, tenure)
+        (Self { term, loss, orders, backing }, tenure)
     }
 
     /// This term's fencing token.
@@ -150,7 +160,8 @@ impl Leadership {
         self.term.validity.holds_at(Timestamp::now())
     }
 
-    /// Until when leadership is proved so far (boot-time clock); `None` once lost.
+    /// Until when leadership is proved so far (boot-time clock); `None` once it is known to be
+    /// lost. It may lie in the past: ask [`holds`](Self::holds).
     pub fn deadline(&self) -> Option<Timestamp> {
         self.term.validity.until()
     }
@@ -162,23 +173,38 @@ impl Leadership {
 
     /// Waits until leadership can no longer be proved, and says why.
     ///
-    /// Returns by the [`deadline`](Self::deadline) even if the backend never answers
-    /// again. In a `select!`, put it first and say `biased;`.
+    /// Returns by the [`deadline`](Self::deadline) even if the backend never answers again, and
+    /// even if the thread that renews is stuck. In a `select!`, put it first and say `biased;`.
+    ///
+    /// Call it on a Tokio runtime with its timers enabled.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a call dropped in `select!` gives nothing up, and a later call
-    /// sees everything since.
+    /// Cancel safe: a call dropped in `select!` gives nothing up, and a later call sees
+    /// everything since.
     pub async fn lost(&self) -> Loss {
-        let mut loss = self.loss.clone();
-        let told = loss.wait_for(Option::is_some).await.map(|loss| *loss);
-        match told {
-            Ok(Some(loss)) => loss,
-            Ok(None) | Err(_) => {
-                self.term.validity.end();
-                Loss::ShutDown
-            }
+        let mut told = self.loss.clone();
+        tokio::select! {
+            biased;
+            told = told.wait_for(Option::is_some) => match told.map(|loss| *loss) {
+                Ok(Some(loss)) => loss,
+                Ok(None) | Err(_) => {
+                    self.term.validity.end();
+                    Loss::ShutDown
+                }
+            },
+            () = self.expired() => Loss::Expired,
         }
+    }
+
+    /// Waits until the deadline has passed, by our own look at the clock.
+    async fn expired(&self) {
+        /// Whoever ended belief before the deadline says at once why.
+        const REASON_FOLLOWS: Duration = Duration::from_millis(100);
+        while self.holds() {
+            tokio::time::sleep(self.remaining()).await;
+        }
+        tokio::time::sleep(REASON_FOLLOWS).await;
     }
 
     /// Runs `work` for as long as this process leads.
@@ -234,15 +260,20 @@ impl Leadership {
     ///
     /// Dropping the call goes on resigning in the background.
     pub async fn resign(self) -> Result<(), OrderError> {
-        let held = self.holds();
-        self.term.validity.end();
-        if !held {
+        if !self.holds() {
             return Err(OrderError::NotLeading);
         }
-        self.order(|done| Order::Resign { done }).await
+        // The order goes first: to the renewing thread, a belief that ends without one is a loss.
+        let (done, outcome) = oneshot::channel();
+        let sent = self.orders.try_send(Order::Resign { done });
+        self.term.validity.end();
+        if let Err(TrySendError::Full(order)) = sent {
+            self.orders.send(order).await.map_err(|_| OrderError::NotLeading)?;
+        }
+        outcome.await.unwrap_or(Err(OrderError::NotLeading))
     }
 
-    async fn order(&self, order: impl FnOnce(oneshot::Sender<Answer>) -> Order) -> Answer {
+    async fn order(&self, order: impl FnOnce(oneshot::Sender<Outcome>) -> Order) -> Outcome {
         let (done, answer) = oneshot::channel();
         self.orders.send(order(done)).await.map_err(|_| OrderError::NotLeading)?;
         answer.await.unwrap_or(Err(OrderError::NotLeading))
@@ -251,8 +282,10 @@ impl Leadership {
 
 impl Drop for Leadership {
     fn drop(&mut self) {
+        // The order goes first, as in `resign`. If there is no room for it, the channel's closing
+        // says the same, a moment later.
+        let _ = self.orders.try_send(Order::resign());
         self.term.validity.end();
-        // The renewing thread sees the orders' channel close, and releases.
     }
 }
 
@@ -278,9 +311,9 @@ pub(crate) struct Term {
     pub(crate) validity: Arc<SharedValidity>,
 }
 
-/// Where the leader sits: what its backend needs for a guarded write.
+/// What the backend needs for a guarded write.
 #[derive(Debug)]
-pub(crate) enum Seat {
+pub(crate) enum Backing {
     /// The leader's key in etcd.
     Etcd(crate::etcd::Seat),
 }
@@ -296,7 +329,19 @@ pub(crate) struct Tenure {
 impl Tenure {
     /// The next order; a dropped [`Leadership`] orders to resign.
     pub(crate) async fn order(&mut self) -> Order {
-        self.orders.recv().await.unwrap_or_else(|| Order::Resign { done: oneshot::channel().0 })
+        self.orders.recv().await.unwrap_or_else(Order::resign)
+    }
+
+    /// Whether the holder has given leadership up, and is only not heard yet.
+    pub(crate) fn given_up(&mut self) -> Option<Order> {
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Proclaim { done, .. }) => drop(done.send(Err(OrderError::NotLeading))),
+                Ok(resign @ Order::Resign { .. }) => return Some(resign),
+                Err(TryRecvError::Disconnected) => return Some(Order::resign()),
+                Err(TryRecvError::Empty) => return None,
+            }
+        }
     }
 
     /// Ends the belief, then tells the holder why.
@@ -306,13 +351,20 @@ impl Tenure {
     }
 }
 
-pub(crate) type Answer = Result<(), OrderError>;
+pub(crate) type Outcome = Result<(), OrderError>;
 
 /// What the holder of a [`Leadership`] wants done.
 #[derive(Debug)]
 pub(crate) enum Order {
-    Proclaim { value: Vec<u8>, done: oneshot::Sender<Answer> },
-    Resign { done: oneshot::Sender<Answer> },
+    Proclaim { value: Vec<u8>, done: oneshot::Sender<Outcome> },
+    Resign { done: oneshot::Sender<Outcome> },
+}
+
+impl Order {
+    /// To resign, with nobody waiting for it.
+    fn resign() -> Self {
+        Self::Resign { done: oneshot::channel().0 }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 
 use std::{fmt, io};
 
-use anyhow::Context;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
@@ -16,6 +15,8 @@ use tracing_subscriber::{
     },
     registry::LookupSpan,
 };
+
+use crate::config::UsageError;
 
 /// The target of the lines that people follow.
 pub(crate) const TRANSCRIPT: &str = "transcript";
@@ -29,7 +30,7 @@ pub(crate) enum Format {
     Json,
 }
 
-pub(crate) fn start<W>(format: Format, to: W) -> anyhow::Result<()>
+pub(crate) fn start<W>(format: Format, to: W) -> Result<(), UsageError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
@@ -38,9 +39,9 @@ where
         Format::Full | Format::Json => "info",
     };
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(directives) if !directives.is_empty() => directives
-            .parse()
-            .with_context(|| format!("RUST_LOG={directives:?} is not a filter, as in RUST_LOG=debug"))?,
+        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives).map_err(|error| {
+            UsageError(format!("RUST_LOG={directives:?}: {error}; write a filter, as in RUST_LOG=debug"))
+        })?,
         _ => EnvFilter::new(usual),
     };
     let colours = io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none();

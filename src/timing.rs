@@ -3,7 +3,7 @@
 //! | span | value | why |
 //! |---|---|---|
 //! | renewal interval | TTL / 3 | etcd's own convention: two renewals may be lost |
-//! | margin | TTL / 10, at least 100 ms | what the clocks' *rates* may differ over one TTL |
+//! | margin | TTL / 10, so at least 100 ms | what the clocks' *rates* may differ over one TTL |
 //! | patience | (TTL − margin) / 4 | an unanswered renewal leaves time to try elsewhere |
 //!
 //! Every duration is measured on the clock of [`clock`](crate::clock).
@@ -41,9 +41,6 @@ impl Ttl {
     /// The longest accepted: one day.
     pub const MAX: Self = Self(24 * 60 * 60);
 
-    /// The smallest margin taken off, however short the lease.
-    const LEAST_MARGIN: Duration = Duration::from_millis(100);
-
     /// A time to live.
     ///
     /// # Errors
@@ -76,7 +73,7 @@ impl Ttl {
     /// Covers clocks whose rates differ by up to a tenth, which is far more than
     /// any healthy machine's.
     pub fn margin(self) -> Duration {
-        (self.as_duration() / 10).max(Self::LEAST_MARGIN)
+        self.as_duration() / 10
     }
 
     /// The time between two renewals.

@@ -53,7 +53,12 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
         tokio::select! {
             biased;
             () = signals.next() => match stop.take() {
-                Some(stop) => drop(stop.send(())),
+                Some(stop) => {
+                    // Before the release: the next leader's first line comes after our last.
+                    log.happened(Happened::Stopping);
+                    // The other end lives as long as the campaign.
+                    let _ = stop.send(());
+                }
                 None => return Ok(at_once()),
             },
             event = events.recv() => match event {
@@ -71,21 +76,18 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     while let Ok(event) = events.try_recv() {
         log.event(event);
     }
-    let code = match outcome {
-        Ok(Stopped::Released) => ExitCode::SUCCESS,
+    let ended = match outcome {
         Ok(Stopped::Unconfirmed(why)) => {
-            return Err(anyhow!(
-                "stopped, but leadership was not released: {why}; it ends by itself within {ttl}"
-            ));
+            Err(anyhow!("stopped, but leadership was not released: {why}; it ends by itself within {ttl}"))
         }
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => return Err(explained(error)),
+        Ok(_) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(explained(error)),
     };
     tokio::select! {
         biased;
         () = signals.next() => Ok(at_once()),
         // What is not given back by then expires by itself.
-        _ = timeout(LEAVE_WITHIN, etcd.settled()) => Ok(code),
+        _ = timeout(LEAVE_WITHIN, etcd.settled()) => ended,
     }
 }
 
@@ -158,14 +160,16 @@ impl Log {
         match event {
             Event::Campaigning => self.happened(Happened::Campaigning),
             Event::Following { token } => self.happened(Happened::Queued { own: token }),
-            // Frozen between the news and this line, we may have been deposed: then say nothing.
-            Event::Elected { token, until } if Timestamp::now() < until => {
-                for line in self.transcript.lines(Happened::Elected { token }) {
+            Event::Elected { token, until } => {
+                let lines = self.transcript.lines(Happened::Elected { token });
+                // Frozen between the news and this line, we may have been deposed: then say nothing.
+                for line in lines.iter().filter(|_| Timestamp::now() < until) {
                     info!(target: TRANSCRIPT, token = token.get(), "{line}");
                 }
             }
-            Event::Renewed { until, latency, .. } if Timestamp::now() < until => {
-                for line in self.transcript.lines(Happened::Renewed) {
+            Event::Renewed { until, latency, .. } => {
+                let lines = self.transcript.lines(Happened::Renewed);
+                for line in lines.iter().filter(|_| Timestamp::now() < until) {
                     info!(target: TRANSCRIPT, ?latency, "{line}");
                 }
             }

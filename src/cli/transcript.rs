@@ -49,6 +49,8 @@ pub(super) enum Happened {
         token: FencingToken,
     },
     Renewed,
+    /// Told to stop; if it leads, it stops leading now.
+    Stopping,
     Lost,
     /// The observer sees this term lead.
     SeenLeader {
@@ -102,10 +104,11 @@ impl Transcript {
             }
             Happened::Renewed if self.role == Role::Leading => vec![Line::Refreshing],
             Happened::Renewed => Vec::new(),
-            Happened::Lost => {
+            Happened::Stopping | Happened::Lost if self.role == Role::Leading => {
                 (self.role, self.own, self.seen) = (Role::Deposed, None, None);
                 vec![Line::ChangeRequired]
             }
+            Happened::Stopping | Happened::Lost => Vec::new(),
             Happened::SeenLeader { token } => self.seen_leader(token),
             Happened::SeenVacant => {
                 self.seen = None;
@@ -246,6 +249,13 @@ mod tests {
         ]);
         assert_eq!(lines[2..5], CHANGE_LINES);
         assert_eq!(lines[5..], ["I am a follower."]);
+    }
+
+    #[test]
+    fn contract_8_a_leader_that_is_told_to_stop_says_so_once() {
+        let lead = [Happened::Campaigning, Happened::Elected { token: token(1) }];
+        let lines = told(&[&lead[..], &[Happened::Stopping, Happened::Renewed, Happened::Lost]].concat());
+        assert_eq!(lines[2..], ["LEADERSHIP CHANGE REQUIRED"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where etcd is: `host:port`, parsed once.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::Ipv6Addr, str::FromStr};
 
 /// One etcd member's client address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -78,14 +78,16 @@ impl FromStr for Endpoint {
             Ok(0) | Err(_) => return Err(wrong("the port is not a number from 1 to 65535")),
             Ok(_) => {}
         }
-        let bracketed = host.starts_with('[') && host.ends_with(']');
         if host.is_empty() {
             return Err(wrong("the host is missing"));
         }
-        if host.contains(':') && !bracketed {
-            return Err(wrong("an IPv6 address goes in brackets"));
+        match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(address) if address.parse::<Ipv6Addr>().is_ok() => {}
+            Some(_) => return Err(wrong("there is no IPv6 address in the brackets")),
+            None if host.contains([':', '[', ']']) => return Err(wrong("an IPv6 address goes in brackets")),
+            None => {}
         }
-        let known = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+        let known = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
         if !host.chars().all(known) {
             return Err(wrong("the host has a character that no host name has"));
         }
@@ -126,6 +128,8 @@ mod tests {
             ("host:0", "not a number"),
             ("host:99999", "not a number"),
             ("::1:2379", "brackets"),
+            ("[]:2379", "no IPv6 address"),
+            ("[lo]calhost:2379", "brackets"),
             ("ftp://host:1", "only http"),
             ("host:2379/v3", "more than a host"),
             ("user@host:2379", "more than a host"),

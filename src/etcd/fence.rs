@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
 
-use super::progress::Answer;
-use crate::leadership::{Leadership, Seat};
+use super::{progress::Answer, trouble::Remedy};
+use crate::leadership::{Backing, Leadership};
 
 /// Why a guarded transaction did not run, or may not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,6 +14,9 @@ pub enum TransactionError {
     /// Not run: this process does not lead any more.
     #[error("not run: leadership is over")]
     NotLeading,
+    /// Not run: etcd refuses this transaction, whoever leads.
+    #[error("not run: {0}")]
+    Refused(String),
     /// etcd did not confirm it: it may have run, or may run yet, but only under this term.
     #[error("not confirmed, it may have run: {0}")]
     Unconfirmed(String),
@@ -38,7 +41,7 @@ impl Leadership {
         if !self.holds() {
             return Err(TransactionError::NotLeading);
         }
-        let Seat::Etcd(seat) = &self.seat;
+        let Backing::Etcd(seat) = &self.backing;
         let seat = seat.clone();
         let shared = Arc::clone(&seat.shared);
         let running = async move {
@@ -56,7 +59,10 @@ impl Leadership {
             .spawn(running)
             .await
             .map_err(|stopped| TransactionError::Unconfirmed(stopped.to_string()))?;
-        let answer = answer.map_err(|trouble| TransactionError::Unconfirmed(trouble.message))?;
+        let answer = answer.map_err(|trouble| match trouble.remedy {
+            Remedy::Request | Remedy::Human => TransactionError::Refused(trouble.message),
+            _ => TransactionError::Unconfirmed(trouble.message),
+        })?;
         if !answer.succeeded() {
             return Err(TransactionError::NotLeading);
         }

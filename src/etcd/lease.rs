@@ -13,11 +13,11 @@
 //! first answer on a new stream is not counted: etcd-client swallows its header, and with
 //! it the proof that it is not from the past.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{sleep, timeout},
 };
 
 use super::{
@@ -55,6 +55,8 @@ pub(crate) struct Keeper {
     pub(crate) lease: LeaseId,
     pub(crate) ttl: Ttl,
     pub(crate) validity: Arc<SharedValidity>,
+    /// When the grant was asked for: the first proof counts from there.
+    pub(crate) granted: Timestamp,
     /// Where each renewal is told. Nobody has to listen.
     pub(crate) renewed: mpsc::Sender<Renewal>,
 }
@@ -72,24 +74,27 @@ impl Keeper {
     }
 
     async fn renew(&self) -> LeaseEnd {
-        // The grant itself was the first proof.
-        let mut due = Instant::now() + self.ttl.renewal_interval();
+        sleep(self.until_due(self.granted)).await;
         loop {
-            sleep_until(due).await;
-            let trouble = match self.renew_over_a_stream().await {
-                Err(trouble) => trouble,
-                Ok(never) => match never {},
-            };
-            if trouble.remedy == Remedy::NewLease {
-                return LeaseEnd::Gone;
+            match self.renew_over_a_stream().await {
+                Ok(end) => return end,
+                Err(trouble) if trouble.remedy == Remedy::NewLease => return LeaseEnd::Gone,
+                Err(trouble) => {
+                    tracing::debug!(lease = %self.lease, %trouble, "renewal failed, trying again");
+                }
             }
-            tracing::debug!(lease = %self.lease, %trouble, "renewal failed, trying again");
-            due = Instant::now() + short_pause();
+            sleep(short_pause()).await;
         }
     }
 
-    /// Renews every interval over one stream, until something is wrong with it.
-    async fn renew_over_a_stream(&self) -> Result<Infallible, Trouble> {
+    /// How long to wait for the next renewal, if the last was sent at `sent`.
+    fn until_due(&self, sent: Timestamp) -> Duration {
+        self.ttl.renewal_interval().saturating_sub(Timestamp::now().since(sent))
+    }
+
+    /// Renews every interval over one stream, until the lease has ended or something is wrong
+    /// with the stream.
+    async fn renew_over_a_stream(&self) -> Result<LeaseEnd, Trouble> {
         let links = &self.shared.links;
         let link = links.link().await?;
         let mut client = link.leases();
@@ -108,20 +113,19 @@ impl Keeper {
                 return Err(self.broken(&link, "etcd renewed another lease than this one"));
             }
             if answer.ttl() <= 0 {
-                return Err(Trouble { remedy: Remedy::NewLease, message: "the lease is gone".into() });
+                return Ok(LeaseEnd::Gone);
             }
             self.shared.accept(&link, answer.header(), Answer::Local, known)?;
             let now = Timestamp::now();
             let until = self.ttl.believed_until(sent);
             let Ok(until) = self.validity.extend(until, now) else {
-                // Too late to count: `keep` ends with the deadline, which has passed.
-                return Err(Trouble { remedy: Remedy::NewLease, message: "renewed too late".into() });
+                // Too late to count.
+                return Ok(LeaseEnd::Expired);
             };
             // A listener that lags misses a renewal; the validity has it.
             let _ = self.renewed.try_send(Renewal { until, latency: now.since(sent) });
 
-            let pause = self.ttl.renewal_interval().saturating_sub(now.since(sent));
-            if let Ok(unasked) = timeout(pause, answers.message()).await {
+            if let Ok(unasked) = timeout(self.until_due(sent), answers.message()).await {
                 let why = match unasked {
                     Ok(Some(_)) => "etcd answered a renewal that was not asked for".into(),
                     Ok(None) => "etcd closed the renewal stream".into(),

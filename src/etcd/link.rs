@@ -4,7 +4,8 @@
 //! one of three members frozen, a third of all calls hang. So each client here has one
 //! endpoint, and failing over is ours:
 //!
-//! * whoever has trouble with a link says so ([`Links::failed`]), and everybody moves;
+//! * whoever has trouble with a link says so ([`Links::failed`]), and everybody moves, except
+//!   renewals that are still answered on the old one;
 //! * the next one is raced for: an endpoint that doesn't answer within 250 ms gets
 //!   company from the one after it, and the first to answer is taken;
 //! * no channel has a timeout of its own, for it would cut off a standby's `Campaign`.
@@ -13,13 +14,15 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use etcd_client::{Channel, Client, ConnectOptions, ElectionClient, KvClient, LeaseClient, WatchClient};
+use etcd_client::{
+    Channel, Client, ConnectOptions, ElectionClient, GetOptions, KvClient, LeaseClient, WatchClient,
+};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tonic::transport;
 
@@ -28,6 +31,7 @@ use super::{
     endpoint::Endpoint,
     trouble::{Remedy, Trouble},
 };
+use crate::clock::Timestamp;
 
 /// How long an endpoint is waited for before the next one joins the race.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -51,6 +55,8 @@ pub(crate) struct Link {
     client: Client,
     generation: u64,
     endpoint: usize,
+    /// When a call was last answered, in nanoseconds of the boot-time clock.
+    answered: Arc<AtomicU64>,
 }
 
 impl Link {
@@ -106,7 +112,8 @@ impl Links {
         }
         let generation = *self.failed.borrow() + 1;
         let (endpoint, client) = self.race().await?;
-        let link = Link { client, generation, endpoint };
+        let answered = Arc::new(AtomicU64::new(Timestamp::now().as_nanos()));
+        let link = Link { client, generation, endpoint, answered };
         *self.lock() = Some(link.clone());
         tracing::debug!(endpoint = %self.settings.endpoints[endpoint], generation, "connected to etcd");
         Ok(link)
@@ -137,18 +144,43 @@ impl Links {
     }
 
     /// Runs one short call on a link. A call that fails, or is not answered in time, fails
-    /// the link, unless the failure was the caller's own.
+    /// the link, unless the failure was the caller's own, or others were answered meanwhile:
+    /// then this call is slow, and not the link.
     pub(crate) async fn call<T>(
         &self,
         link: &Link,
         patience: Duration,
         call: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, Trouble> {
-        let answer = match timeout(patience, call).await {
-            Ok(answer) => answer.map_err(Trouble::from),
-            Err(_) => Err(Trouble::unanswered(patience)),
-        };
-        answer.inspect_err(|trouble| self.blame(link, trouble))
+        let asked = Timestamp::now();
+        match timeout(patience, call).await {
+            Ok(Ok(answer)) => {
+                link.answered.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(Trouble::from(error)).inspect_err(|trouble| self.blame(link, trouble)),
+            Err(_) => {
+                if link.answered.load(Ordering::Relaxed) <= asked.as_nanos() {
+                    self.failed(link);
+                }
+                Err(Trouble::unanswered(patience))
+            }
+        }
+    }
+
+    /// What to do about a watch that etcd has cancelled.
+    ///
+    /// A watch is allowed by the token that its stream was opened with, and that runs out; some
+    /// versions of etcd then speak of a permission denied. So log in again. Whether it really
+    /// is denied, the next call that is not a watch says, and etcd-client renews that one's
+    /// token by itself.
+    pub(crate) async fn watch_cancelled(&self, link: &Link, trouble: Trouble) -> Trouble {
+        if trouble.remedy == Remedy::Human || trouble.message.contains("auth token") {
+            let login = self.call(link, CONNECT_TIMEOUT, link.client.refresh_token()).await;
+            return login.err().unwrap_or(Trouble::elsewhere(trouble.message));
+        }
+        self.blame(link, &trouble);
+        trouble
     }
 
     /// Fails the link if this trouble was the link's fault.
@@ -190,7 +222,8 @@ impl Links {
 
     fn unreachable(&self, problems: Vec<(usize, Trouble)>) -> Trouble {
         let human = |(_, trouble): &(usize, Trouble)| trouble.remedy == Remedy::Human;
-        let remedy = if !problems.is_empty() && problems.iter().all(human) {
+        // Those that did not answer at all may yet be the ones that let us in.
+        let remedy = if problems.len() == self.settings.endpoints.len() && problems.iter().all(human) {
             Remedy::Human
         } else {
             Remedy::Unreachable
@@ -227,10 +260,24 @@ async fn connect(settings: &Settings, index: usize) -> Result<Client, Trouble> {
     let connecting = async {
         let channel = transport_to(endpoint, settings)?.connect().await?;
         let client = Client::from_channel(Channel::Tonic(channel), Some(options(settings))).await?;
+        if settings.endpoints.len() > 1 {
+            answers(&client).await?;
+        }
         Ok(client)
     };
     let connected = timeout(CONNECT_TIMEOUT, connecting).await;
     connected.unwrap_or_else(|_| Err(Trouble::unanswered(CONNECT_TIMEOUT)))
+}
+
+/// Whether there is a living member behind a connection: the kernel of a frozen one goes on
+/// accepting them. What is asked does not matter, nor whether it is refused.
+async fn answers(client: &Client) -> Result<(), Trouble> {
+    let options = GetOptions::new().with_serializable().with_keys_only();
+    match client.kv_client().get("elect", Some(options)).await.map_err(Trouble::from) {
+        Ok(_) => Ok(()),
+        Err(Trouble { remedy: Remedy::Human | Remedy::Request, .. }) => Ok(()),
+        Err(trouble) => Err(trouble),
+    }
 }
 
 fn transport_to(endpoint: &Endpoint, settings: &Settings) -> Result<transport::Endpoint, transport::Error> {

@@ -90,9 +90,11 @@ impl Following {
         self.in_contact();
         self.tell(&view).await;
 
+        let known = shared.known();
         let mut client = link.watcher();
-        let options =
-            WatchOptions::new().with_prefix().with_fragment().with_start_revision(view.revision.next().0);
+        // From what was read, and not from the revision after it: etcd answers no request for
+        // progress while a watch is still to start. What comes twice is left out.
+        let options = WatchOptions::new().with_prefix().with_fragment().with_start_revision(view.read_at.0);
         let opening = client.watch(layout::prefix(&self.election), Some(options));
         let mut stream = shared.links.call(&link, PATIENCE, opening).await?;
         backoff.reset();
@@ -116,21 +118,21 @@ impl Following {
             let message =
                 message.ok_or_else(|| blamed(&shared, &link, Trouble::elsewhere("etcd closed the watch")))?;
             if message.canceled() {
-                let why = format!("etcd cancelled the watch: {}", message.cancel_reason());
-                let trouble = Trouble::elsewhere(why);
-                // After compaction the member is fine: it is for us to read again.
-                return Err(if message.compact_revision() > 0 {
-                    trouble
-                } else {
-                    blamed(&shared, &link, trouble)
+                let trouble = Trouble::watch_cancelled(message.cancel_reason());
+                return Err(match message.compact_revision() {
+                    0 => shared.links.watch_cancelled(&link, trouble).await,
+                    // The member is fine: it is for us to read again.
+                    _ => trouble,
                 });
             }
+            shared.accept(&link, message.header(), Answer::Local, known)?;
             self.in_contact();
             (asked, ask_at) = (false, Instant::now() + ASK_EVERY);
+            let mut news = false;
             for event in message.events() {
-                view.happened(event, &self.election);
+                news |= view.happened(event);
             }
-            if message.events().is_empty() {
+            if !news {
                 continue;
             }
             // One that waited when we came leads now. If it is gone already, an event will say so.
@@ -203,7 +205,7 @@ fn blamed(shared: &Shared, link: &Link, trouble: Trouble) -> Trouble {
 /// The queue as far as its events were seen.
 #[derive(Debug)]
 struct View {
-    revision: Revision,
+    read_at: Revision,
     /// By `create_revision`: the order of the queue.
     queue: BTreeMap<Revision, Entry>,
     announced: Option<Announcement>,
@@ -236,18 +238,18 @@ impl View {
         State::Leader(Leader { name: first.name(), token, since })
     }
 
-    fn happened(&mut self, event: &Event, election: &ElectionName) {
-        let Some(kv) = event.kv() else { return };
-        if kv.key() == election.as_str().as_bytes() {
-            return;
+    /// Takes an event in; `false` if it was known already.
+    fn happened(&mut self, event: &Event) -> bool {
+        let Some(kv) = event.kv() else { return false };
+        let revision = Revision(kv.mod_revision());
+        if revision <= self.read_at {
+            return false;
         }
-        match event.event_type() {
-            EventType::Put => {
-                self.queue.retain(|_, entry| entry.key != kv.key());
-                self.queue.insert(Revision(kv.create_revision()), Entry::of(kv));
-            }
-            EventType::Delete => self.queue.retain(|_, entry| entry.key != kv.key()),
+        self.queue.retain(|_, entry| entry.key != kv.key());
+        if event.event_type() == EventType::Put {
+            self.queue.insert(Revision(kv.create_revision()), Entry::of(kv));
         }
+        true
     }
 }
 
@@ -272,7 +274,9 @@ impl Entry {
 /// Reads the value of a key in the queue; `false` if it is gone by now.
 async fn fill(shared: &Shared, link: &Link, entry: &mut Entry) -> Result<bool, Trouble> {
     let mut client = link.kv();
+    let known = shared.known();
     let answer = shared.links.call(link, PATIENCE, client.get(entry.key.clone(), None)).await?;
+    shared.accept(link, answer.header(), Answer::Linearizable, known)?;
     if let Some(kv) = answer.kvs().first() {
         *entry = Entry::of(kv);
     }
@@ -306,7 +310,7 @@ async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<V
         queue.insert(Revision(first.create_revision()), Entry::of(first));
     }
     let announced = announced.kvs().first().and_then(|kv| Announcement::from_json(kv.value()));
-    Ok(View { revision, queue, announced })
+    Ok(View { read_at: revision, queue, announced })
 }
 
 /// One look at the election: the leader, and the queue with its names.

@@ -35,7 +35,7 @@ use super::{
 use crate::{
     candidate::{CampaignError, Event, Standing, Won},
     clock::Timestamp,
-    leadership::{ClusterId, FencingToken, Leadership, Tenure, Term},
+    leadership::{Backing, ClusterId, FencingToken, Leadership, Tenure, Term},
     timing::{Backoff, Ttl},
     validity::SharedValidity,
 };
@@ -121,6 +121,7 @@ struct Attempt {
 
 /// What an attempt waits for, and what came of it.
 enum Happened {
+    Nothing,
     Seen(Seen),
     /// A queue that could not be looked at, or whatever else ends the attempt.
     Trouble(Trouble),
@@ -144,13 +145,14 @@ impl Attempt {
 
         let key = layout::candidate_key(&standing.election, lease.id());
         let validity = Arc::new(SharedValidity::new(ttl.believed_until(sent)));
-        let watch = KeyWatch::start(shared, key.clone(), granted_at.next());
+        let watch = KeyWatch::start(shared, key.clone(), granted_at.next(), ttl);
         let (renewed, renewals) = mpsc::channel(RENEWALS);
         let keeper = Keeper {
             shared: Arc::clone(shared),
             lease: lease.id(),
             ttl,
             validity: Arc::clone(&validity),
+            granted: sent,
             renewed,
         };
         let mut client = link.elections();
@@ -188,10 +190,7 @@ impl Attempt {
                 () = self.shared.links.abandoned(&self.link) => {
                     Happened::Trouble(Trouble::elsewhere("the connection failed while waiting in the queue"))
                 }
-                event = self.watch.event() => match self.interpret(event) {
-                    Some(seen) => Happened::Seen(seen),
-                    None => continue,
-                },
+                event = self.watch.event() => self.interpret(event),
                 looked = async { look.as_mut().expect("the branch is only taken with a look").await },
                     if look.is_some() =>
                 {
@@ -213,6 +212,7 @@ impl Attempt {
                 }
             };
             let seen = match happened {
+                Happened::Nothing => continue,
                 Happened::Seen(seen) => seen,
                 Happened::Trouble(trouble) => return Err(trouble.into()),
             };
@@ -224,7 +224,7 @@ impl Attempt {
                 Next::WatchAhead { created, key, from } => {
                     backoff.reset();
                     let _ = standing.events.send(Event::Following { token: token(created) });
-                    self.watch.also(key, from).await;
+                    self.watch.also(key, from);
                 }
                 Next::ExpectReturn => {
                     return_due = Some(Instant::now() + self.shared.call_patience(self.ttl));
@@ -237,13 +237,23 @@ impl Attempt {
         }
     }
 
-    fn interpret(&self, event: KeyEvent) -> Option<Seen> {
+    fn interpret(&self, event: KeyEvent) -> Happened {
         match event {
-            KeyEvent::Put { key, created, .. } if key == self.key => Some(Seen::Queued { created }),
-            KeyEvent::Deleted { key } if key == self.key => Some(Seen::OwnKeyGone),
-            KeyEvent::Deleted { .. } => Some(Seen::AheadGone),
-            KeyEvent::Gap => Some(Seen::Missed),
-            KeyEvent::Put { .. } => None,
+            KeyEvent::Put { key, created, lease } if key == self.key => {
+                if lease == self.lease.id() {
+                    Happened::Seen(Seen::Queued { created })
+                } else {
+                    Happened::Trouble(Trouble::elsewhere("somebody put the key on another lease"))
+                }
+            }
+            KeyEvent::Deleted { key } if key == self.key => Happened::Seen(Seen::OwnKeyGone),
+            KeyEvent::Deleted { .. } => Happened::Seen(Seen::AheadGone),
+            KeyEvent::Gap => Happened::Seen(Seen::Missed),
+            // The one before us proclaimed something.
+            KeyEvent::Put { .. } => Happened::Nothing,
+            KeyEvent::Blind => {
+                Happened::Trouble(Trouble::elsewhere("the key could not be watched for a TTL"))
+            }
         }
     }
 
@@ -293,11 +303,12 @@ impl Attempt {
             validity: Arc::clone(&self.validity),
         };
         let seat = Seat { shared: Arc::clone(&self.shared), key: self.key.clone(), created, ttl: self.ttl };
+        let until = self.validity.until().ok_or_else(expired)?;
         if !self.validity.holds_at(Timestamp::now()) {
             return Err(expired());
         }
-        let (leadership, tenure) = Leadership::new(term, crate::leadership::Seat::Etcd(seat));
-        let elected = Elected { attempt: self, tenure, created };
+        let (leadership, tenure) = Leadership::new(term, Backing::Etcd(seat));
+        let elected = Elected { attempt: self, tenure, created, until };
         Ok((leadership, elected))
     }
 }
@@ -378,6 +389,7 @@ pub(crate) struct Elected {
     attempt: Attempt,
     tenure: Tenure,
     created: Revision,
+    until: Timestamp,
 }
 
 impl Elected {
@@ -385,8 +397,7 @@ impl Elected {
     async fn lead(self, leadership: Leadership, standing: Standing, won: Won) {
         let Standing { events, announce, .. } = standing;
         let token = leadership.token();
-        let Some(until) = leadership.deadline() else { return };
-        let _ = events.send(Event::Elected { token, until });
+        let _ = events.send(Event::Elected { token, until: self.until });
         // Whoever campaigned may be gone: then the leadership is dropped with the answer,
         // which orders the term to end.
         let _ = won.send(Ok(leadership));

@@ -10,7 +10,7 @@ use std::{
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{broadcast, mpsc, oneshot},
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     candidate::Event,
     clock::Timestamp,
-    leadership::{FencingToken, Loss, Order, OrderError, Tenure},
+    leadership::{FencingToken, Loss, Order, OrderError, Outcome, Tenure},
 };
 
 /// How long a release is tried, at most: who waits for it is on the way out.
@@ -54,16 +54,19 @@ impl Running {
         });
         // Starts only after a gap in the watch, and ends in a loss or not at all.
         let mut look_again: Option<AbortOnDropHandle<Loss>> = None;
-        let loss = loop {
+        let ended = loop {
             tokio::select! {
                 biased;
-                end = &mut self.keeper => break match end {
-                    Ok(LeaseEnd::Expired) => Loss::Expired,
-                    Ok(LeaseEnd::Gone) => Loss::Revoked,
-                    Err(_panicked) => Loss::ShutDown,
+                end = &mut self.keeper => break match self.tenure.given_up() {
+                    Some(Order::Resign { done }) => Ended::Resigned(done),
+                    Some(Order::Proclaim { .. }) | None => Ended::Lost(match end {
+                        Ok(LeaseEnd::Expired) => Loss::Expired,
+                        Ok(LeaseEnd::Gone) => Loss::Revoked,
+                        Err(_panicked) => Loss::ShutDown,
+                    }),
                 },
                 event = self.watch.event() => match self.happened(event) {
-                    Happened::Lost(loss) => break loss,
+                    Happened::Lost(loss) => break Ended::Lost(loss),
                     Happened::LookAgain => {
                         let looking = self.seat.clone().until_lost(self.lease.id());
                         look_again = Some(AbortOnDropHandle::new(self.seat.shared.spawn(looking)));
@@ -71,27 +74,29 @@ impl Running {
                     Happened::Nothing => {}
                 },
                 Ok(loss) = async { look_again.as_mut().expect("the branch is only taken with a look").await },
-                    if look_again.is_some() => break loss,
+                    if look_again.is_some() => break Ended::Lost(loss),
                 Some(renewal) = self.renewals.recv() => self.renewed(token, renewal),
                 order = self.tenure.order() => match order {
                     Order::Proclaim { value, done } => {
                         let proclaiming = self.seat.clone().proclaim(self.lease.id(), value);
                         self.seat.shared.spawn(async move { done.send(proclaiming.await) });
                     }
-                    Order::Resign { done } => {
-                        let deadline = Timestamp::now() + self.seat.ttl.as_duration().min(RELEASE_WITHIN);
-                        self.lose(token, Loss::Resigned);
-                        // Nothing may renew what is being given up.
-                        drop(self.keeper);
-                        let revoked = self.lease.revoke(deadline).await;
-                        let _ = done.send(revoked.map_err(|trouble| OrderError::Unconfirmed(trouble.message)));
-                        return;
-                    }
+                    Order::Resign { done } => break Ended::Resigned(done),
                 },
             }
         };
-        self.lose(token, loss);
-        // Dropping the lease revokes it: the next candidate need not wait for its end.
+        match ended {
+            // Dropping the lease revokes it: the next candidate need not wait for its end.
+            Ended::Lost(loss) => self.lose(token, loss),
+            Ended::Resigned(done) => {
+                self.lose(token, Loss::Resigned);
+                let deadline = Timestamp::now() + self.seat.ttl.as_duration().min(RELEASE_WITHIN);
+                // Nothing may renew what is being given up.
+                drop(self.keeper);
+                let revoked = self.lease.revoke(deadline).await;
+                let _ = done.send(revoked.map_err(|trouble| OrderError::Unconfirmed(trouble.message)));
+            }
+        }
     }
 
     fn lose(&self, token: FencingToken, loss: Loss) {
@@ -119,9 +124,15 @@ impl Running {
                 if ours { Happened::Nothing } else { Happened::Lost(Loss::Superseded) }
             }
             KeyEvent::Gap => Happened::LookAgain,
+            KeyEvent::Blind => Happened::Lost(Loss::Blind),
             KeyEvent::Put { .. } | KeyEvent::Deleted { .. } => Happened::Nothing,
         }
     }
+}
+
+enum Ended {
+    Lost(Loss),
+    Resigned(oneshot::Sender<Outcome>),
 }
 
 enum Happened {
@@ -131,9 +142,17 @@ enum Happened {
 }
 
 impl Seat {
-    /// Looks whether our key is still there until one look is answered; then ends only if
-    /// it is not. (The deadline ends the term if none ever is.)
+    /// Looks whether our key is still there until one look is answered; then ends only if it
+    /// is not. If none is answered for a whole TTL, the key may be gone.
     async fn until_lost(self, lease: LeaseId) -> Loss {
+        match timeout(self.ttl.as_duration(), self.looked(lease)).await {
+            Ok(Some(loss)) => loss,
+            Ok(None) => std::future::pending().await,
+            Err(_) => Loss::Blind,
+        }
+    }
+
+    async fn looked(&self, lease: LeaseId) -> Option<Loss> {
         loop {
             let patience = self.ttl.patience();
             let looked = async {
@@ -141,13 +160,13 @@ impl Seat {
                 look(Arc::clone(&self.shared), link, patience, self.key.clone(), self.created).await
             };
             match looked.await {
-                Ok(queue) => match queue.own {
-                    Some(own) if own.created == self.created && own.lease == lease => {
-                        std::future::pending::<()>().await;
-                    }
-                    Some(_) => return Loss::Superseded,
-                    None => return Loss::KeyDeleted,
-                },
+                Ok(queue) => {
+                    return match queue.own {
+                        Some(own) if own.created == self.created && own.lease == lease => None,
+                        Some(_) => Some(Loss::Superseded),
+                        None => Some(Loss::KeyDeleted),
+                    };
+                }
                 Err(trouble) => tracing::debug!(%trouble, "could not look whether the key is there"),
             }
             sleep(short_pause()).await;

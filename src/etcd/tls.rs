@@ -3,7 +3,9 @@
 use std::{fmt, path::Path};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
+use rustls::RootCertStore;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tonic::transport;
 
 /// How to speak TLS with etcd.
 /// Trusts the system's certificate authorities unless told whom to trust.
@@ -54,7 +56,12 @@ impl Tls {
         let pem = read(key)?;
         PrivateKeyDer::from_pem_slice(&pem)
             .map_err(|_| InvalidTls::new(key, "there is no private key in it, in PEM form"))?;
-        self.identity = Some(Identity::from_pem(certificate, pem));
+        let identity = Identity::from_pem(certificate, pem);
+        // Made here once, and thrown away, for the TLS library to compare the two.
+        transport::Endpoint::from_static("https://etcd")
+            .tls_config(TlsOptions::new().identity(identity.clone()))
+            .map_err(|_| InvalidTls::new(key, "it is not the private key of that certificate"))?;
+        self.identity = Some(identity);
         Ok(self)
     }
 
@@ -76,10 +83,13 @@ fn read(path: &Path) -> Result<Vec<u8>, InvalidTls> {
 
 fn certificates(path: &Path) -> Result<Vec<u8>, InvalidTls> {
     let pem = read(path)?;
-    let found = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).count();
-    if found == 0 {
-        Err(InvalidTls::new(path, "there is no certificate in it, in PEM form"))
-    } else {
-        Ok(pem)
+    let mut parsed = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let broken = |_| InvalidTls::new(path, "a certificate in it is broken");
+        parsed.add(certificate.map_err(|error| InvalidTls::new(path, error))?).map_err(broken)?;
     }
+    if parsed.is_empty() {
+        return Err(InvalidTls::new(path, "there is no certificate in it, in PEM form"));
+    }
+    Ok(pem)
 }

@@ -31,6 +31,14 @@ impl Trouble {
         Self { remedy: Remedy::Elsewhere, message: message.into() }
     }
 
+    /// A watch was cancelled; etcd gives the reason as text only.
+    pub(crate) fn watch_cancelled(reason: &str) -> Self {
+        let text = reason.split_once("desc = ").map_or(reason, |(_, text)| text);
+        let status = Status::unknown(text);
+        let message = format!("etcd cancelled the watch: {}", describe(&status));
+        Self { remedy: remedy_for_status(&status), message }
+    }
+
     pub(crate) fn unanswered(patience: Duration) -> Self {
         Self::elsewhere(format!("no answer within {patience:?}"))
     }
@@ -85,13 +93,14 @@ fn remedy_for_status(status: &Status) -> Remedy {
         match status.code() {
             // Logging in again, by a new connection, gets a new token.
             Code::InvalidArgument if says("revision of auth store is old") => Remedy::Elsewhere,
+            // This member can't, others may.
+            _ if says("too many requests") || says("learner") => Remedy::Elsewhere,
             Code::InvalidArgument
             | Code::NotFound
             | Code::AlreadyExists
             | Code::ResourceExhausted
             | Code::FailedPrecondition
-            | Code::OutOfRange
-            | Code::Unimplemented => Remedy::Request,
+            | Code::OutOfRange => Remedy::Request,
             _ => Remedy::Elsewhere,
         }
     }
