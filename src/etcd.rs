@@ -314,10 +314,13 @@ impl Shared {
         kind: Answer,
         known: Known,
     ) -> Result<Revision, Trouble> {
-        self.progress().accept(header, kind, known).map_err(|past| {
-            self.links.failed(link);
-            Trouble::elsewhere(past.to_string())
-        })
+        let accepted = self.progress().accept(header, kind, known);
+        match accepted {
+            Ok(_) if kind == Answer::Linearizable => link.answered(),
+            Ok(_) => {}
+            Err(_) => self.links.failed(link),
+        }
+        accepted.map_err(|past| Trouble::elsewhere(past.to_string()))
     }
 
     fn cluster(&self) -> Option<u64> {

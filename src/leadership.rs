@@ -201,10 +201,15 @@ impl Leadership {
     async fn expired(&self) {
         /// Whoever ended belief before the deadline says at once why.
         const REASON_FOLLOWS: Duration = Duration::from_millis(100);
-        while self.holds() {
-            tokio::time::sleep(self.remaining()).await;
+        loop {
+            let Some(until) = self.deadline() else {
+                return tokio::time::sleep(REASON_FOLLOWS).await;
+            };
+            if !self.holds() {
+                return;
+            }
+            tokio::time::sleep(until.since(Timestamp::now())).await;
         }
-        tokio::time::sleep(REASON_FOLLOWS).await;
     }
 
     /// Runs `work` for as long as this process leads.

@@ -39,9 +39,10 @@ where
         Format::Full | Format::Json => "info",
     };
     let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives).map_err(|error| {
-            UsageError(format!("RUST_LOG={directives:?}: {error}; write a filter, as in RUST_LOG=debug"))
-        })?,
+        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(format!("{usual},{directives}"))
+            .map_err(|error| {
+                UsageError(format!("RUST_LOG={directives:?}: {error}; write a filter, as in RUST_LOG=debug"))
+            })?,
         _ => EnvFilter::new(usual),
     };
     let colours = io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none();

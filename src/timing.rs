@@ -6,7 +6,9 @@
 //! | margin | TTL / 10, so at least 100 ms | what the clocks' *rates* may differ over one TTL |
 //! | patience | (TTL − margin) / 4 | an unanswered renewal leaves time to try elsewhere |
 //!
-//! Every duration is measured on the clock of [`clock`](crate::clock).
+//! Deadlines are moments of the boot-time [`clock`](crate::clock). Pauses, and how long an answer
+//! is waited for, are measured by Tokio, whose clock stands still in suspend: no safety rests
+//! on those.
 
 use std::{fmt, time::Duration};
 

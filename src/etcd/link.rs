@@ -55,7 +55,7 @@ pub(crate) struct Link {
     client: Client,
     generation: u64,
     endpoint: usize,
-    /// When a call was last answered, in nanoseconds of the boot-time clock.
+    /// When etcd's consensus was last heard through it, in nanoseconds of the boot-time clock.
     answered: Arc<AtomicU64>,
 }
 
@@ -74,6 +74,12 @@ impl Link {
 
     pub(crate) fn elections(&self) -> ElectionClient {
         self.client.election_client()
+    }
+
+    /// Notes that an answer came by it which took the whole of etcd. (A renewal's does not count:
+    /// a member whose own store hangs goes on forwarding those.)
+    pub(crate) fn answered(&self) {
+        self.answered.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
     }
 }
 
@@ -154,10 +160,7 @@ impl Links {
     ) -> Result<T, Trouble> {
         let asked = Timestamp::now();
         match timeout(patience, call).await {
-            Ok(Ok(answer)) => {
-                link.answered.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
-                Ok(answer)
-            }
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(Trouble::from(error)).inspect_err(|trouble| self.blame(link, trouble)),
             Err(_) => {
                 if link.answered.load(Ordering::Relaxed) <= asked.as_nanos() {

@@ -143,11 +143,6 @@ struct Candidate {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Stage {
     Idle(Past),
-    /// Asked for a lease `age` ticks ago.
-    Asking {
-        age: i8,
-        granted: bool,
-    },
     Standing(Attempt),
     Leading(Term),
 }
@@ -169,7 +164,11 @@ struct Hold {
     look: Option<Look>,
     /// The deletion of our own key was among events that the watch lost.
     blind: bool,
-    /// A third party deleted our key. Known to the properties only.
+    /// The lease outlived its key. It serves nobody but this candidate, which the model lets
+    /// renew it for ever, as a worst case.
+    kept: bool,
+    /// A third party took the key away from who had been found first. Known to the
+    /// properties only.
     deposed: bool,
 }
 
@@ -215,9 +214,8 @@ struct Term {
 enum Action {
     /// Time goes on.
     Tick,
-    AskForLease(usize),
-    EtcdGrants(usize),
-    HearOfGrant(usize),
+    /// Stands, with a lease that was granted at once: see [`Election::stand`].
+    Stand(usize),
     EtcdPutsKey(usize),
     SeeOwnPut(usize),
     SeeOwnKeyGone(usize),
@@ -277,18 +275,15 @@ impl Election {
         for who in 0..world.candidates.len() {
             match &mut world.candidates[who].stage {
                 Stage::Idle(_) => {}
-                Stage::Asking { age, .. } => {
-                    *age += 1;
-                    if self.outdated(*age) {
-                        self.give_up(world, who, Past::Nothing);
-                    }
-                }
                 Stage::Standing(Attempt { hold, .. }) | Stage::Leading(Term { hold, .. }) => self.age(hold),
             }
         }
     }
 
     fn age(&self, hold: &mut Hold) {
+        if hold.kept {
+            return;
+        }
         if self.mutant != Some(Mutant::NoDeadline) {
             hold.validity = one_tick_later(&hold.validity);
         }
@@ -313,12 +308,10 @@ impl Election {
                 // All are alike: call the one that asks first the first one.
                 let in_turn = who == 0 || world.candidates[who - 1].attempts > 0;
                 if in_turn && candidate.attempts < self.attempts {
-                    actions.push(Action::AskForLease(who));
+                    actions.push(Action::Stand(who));
                 }
                 return;
             }
-            Stage::Asking { granted: false, .. } => return actions.push(Action::EtcdGrants(who)),
-            Stage::Asking { granted: true, .. } => return actions.push(Action::HearOfGrant(who)),
             Stage::Standing(attempt) => self.steps_of_attempt(world, who, attempt, actions),
             Stage::Leading(term) => {
                 let gone = !world.etcd.has_key(&term.hold);
@@ -334,8 +327,8 @@ impl Election {
         let hold = candidate.hold().expect("neither idle nor asking");
         let holds = hold.validity.clone().holds_at(NOW);
         match hold.renewal {
-            // Nothing could extend it any more.
-            _ if !holds => {}
+            // Nothing could extend it any more, or need extend it.
+            _ if !holds || hold.kept => {}
             // One that is lost is as good as one that is not sent.
             None => actions.push(Action::SendRenewal(who)),
             Some(Renewal { answered: true, .. }) => {
@@ -410,23 +403,13 @@ impl Election {
             Action::EtcdEndsLease(lease) => etcd.end(lease),
             Action::OtherDeletesKey(lease) => {
                 world.depose(lease);
-                world.etcd.delete(lease);
+                world.keep_without_key(lease);
             }
             Action::OtherRevokes(lease) => {
                 world.depose(lease);
                 world.etcd.end(lease);
             }
-            Action::AskForLease(who) => {
-                candidates[who].attempts += 1;
-                candidates[who].stage = Stage::Asking { age: 0, granted: false };
-            }
-            Action::EtcdGrants(who) => {
-                let id = lease_id(who, &candidates[who]);
-                etcd.leases.push(Lease { id, age: 0, given_up: false });
-                let Stage::Asking { granted, .. } = &mut candidates[who].stage else { unreachable!() };
-                *granted = true;
-            }
-            Action::HearOfGrant(who) => self.granted(world, who),
+            Action::Stand(who) => self.stand(world, who),
             Action::SendRenewal(who) => {
                 candidates[who].holding().renewal = Some(Renewal { age: 0, answered: false });
             }
@@ -457,12 +440,18 @@ impl Election {
         }
     }
 
-    /// The attempt starts: `Attempt::start`.
-    fn granted(&self, world: &mut World, who: usize) {
-        let Stage::Asking { age, .. } = world.candidates[who].stage else { unreachable!() };
+    /// An attempt starts: `Attempt::start`.
+    ///
+    /// A grant may be late as a renewal may, and renewals are modelled. Handled late, it makes
+    /// a lease that may end later, which any lease may; heard of late, it is heard of by a
+    /// candidate that was frozen, which any candidate may be.
+    fn stand(&self, world: &mut World, who: usize) {
+        world.candidates[who].attempts += 1;
         let lease = lease_id(who, &world.candidates[who]);
-        let validity = Validity::new(self.believed_until(age));
-        let hold = Hold { lease, validity, renewal: None, look: None, blind: false, deposed: false };
+        world.etcd.leases.push(Lease { id: lease, age: 0, given_up: false });
+        let validity = Validity::new(self.believed_until(0));
+        let hold =
+            Hold { lease, validity, renewal: None, look: None, blind: false, kept: false, deposed: false };
         world.candidates[who].stage = Stage::Standing(Attempt {
             hold,
             campaign: Campaign::new(lease),
@@ -605,6 +594,16 @@ impl World {
         }
     }
 
+    /// The key is gone, and the lease goes on.
+    fn keep_without_key(&mut self, lease: LeaseId) {
+        self.etcd.end(lease);
+        let holds = self.candidates.iter_mut().filter_map(Candidate::hold_mut);
+        for hold in holds.filter(|hold| hold.lease == lease && hold.validity.holds_at(NOW)) {
+            hold.validity = Validity::new(NOW + ticks(1));
+            (hold.kept, hold.renewal) = (true, None);
+        }
+    }
+
     /// Who believes now to lead, in the order of their tokens.
     fn believers(&self) -> Vec<&Term> {
         let mut terms: Vec<_> = self.candidates.iter().filter_map(Candidate::believes).collect();
@@ -617,14 +616,14 @@ impl Candidate {
     fn hold(&self) -> Option<&Hold> {
         match &self.stage {
             Stage::Standing(Attempt { hold, .. }) | Stage::Leading(Term { hold, .. }) => Some(hold),
-            Stage::Idle(_) | Stage::Asking { .. } => None,
+            Stage::Idle(_) => None,
         }
     }
 
     fn hold_mut(&mut self) -> Option<&mut Hold> {
         match &mut self.stage {
             Stage::Standing(Attempt { hold, .. }) | Stage::Leading(Term { hold, .. }) => Some(hold),
-            Stage::Idle(_) | Stage::Asking { .. } => None,
+            Stage::Idle(_) => None,
         }
     }
 
@@ -700,7 +699,7 @@ fn answer_look(etcd: &Etcd, candidate: &mut Candidate) {
     let created = match &candidate.stage {
         Stage::Standing(attempt) => attempt.created.expect("only a key is looked for"),
         Stage::Leading(term) => term.token,
-        Stage::Idle(_) | Stage::Asking { .. } => unreachable!(),
+        Stage::Idle(_) => unreachable!(),
     };
     let (own, ahead) = (etcd.has(created), etcd.right_before(created));
     if let Stage::Standing(attempt) = &mut candidate.stage {
@@ -905,10 +904,20 @@ fn zz_explore() {
     let election = Election {
         candidates: num("C", 2),
         attempts: num("A", 1) as u8,
-        third_party: match num("T", 1) { 0 => ThirdParty::Absent, 1 => ThirdParty::Waiting, _ => ThirdParty::Anyone },
+        third_party: match num("T", 1) {
+            0 => ThirdParty::Absent,
+            1 => ThirdParty::Waiting,
+            _ => ThirdParty::Anyone,
+        },
         gaps: num("G", 0) == 1,
         margin: num("M", 1) as i8,
-        mutant: match num("X", 0) { 0 => None, 1 => Some(Mutant::NoVerifyingRead), 2 => Some(Mutant::NoDeadline), 3 => Some(Mutant::CountsFromTheAnswer), _ => Some(Mutant::NoLookAfterOneWent) },
+        mutant: match num("X", 0) {
+            0 => None,
+            1 => Some(Mutant::NoVerifyingRead),
+            2 => Some(Mutant::NoDeadline),
+            3 => Some(Mutant::CountsFromTheAnswer),
+            _ => Some(Mutant::NoLookAfterOneWent),
+        },
         remembers: num("R", 0) == 1,
     };
     prove("explore", election);
