@@ -397,11 +397,14 @@ impl Elected {
     async fn lead(self, leadership: Leadership, standing: Standing, won: Won) {
         let Standing { events, announce, .. } = standing;
         let token = leadership.token();
+        let mut attempt = self.attempt;
+        // Renewals while it waited are none of the term's.
+        while attempt.renewals.try_recv().is_ok() {}
         let _ = events.send(Event::Elected { token, until: self.until });
         // Whoever campaigned may be gone: then the leadership is dropped with the answer,
         // which orders the term to end.
         let _ = won.send(Ok(leadership));
-        let Attempt { shared, lease, ttl, key, keeper, renewals, watch, campaign, .. } = self.attempt;
+        let Attempt { shared, lease, ttl, key, keeper, renewals, watch, campaign, .. } = attempt;
         drop(campaign);
         let seat = Seat { shared: Arc::clone(&shared), key, created: self.created, ttl };
         let term = term::Running { seat, lease, keeper, renewals, watch, tenure: self.tenure, events };

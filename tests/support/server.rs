@@ -143,6 +143,11 @@ impl Server {
         self.wait_for_lines_since(mark, &vec![REFRESHING; count])
     }
 
+    /// Whether that is the last it said of its role.
+    pub(crate) fn says_that_it_leads(&self) -> bool {
+        self.roles_since(Mark::START).last().is_some_and(|role| role == LEADER)
+    }
+
     /// When it last said that it leads.
     #[track_caller]
     pub(crate) fn last_claim(&self) -> BootTime {
@@ -323,16 +328,19 @@ impl Status {
         })
     }
 
-    /// Waits until exactly these are in the queue, in any order, and one of them leads.
+    /// Waits until exactly these are in the queue, in any order, and the one that leads there says so itself.
+    ///
+    /// After an outage a queue has keys of the past for a while, which nobody stands behind any more.
     #[track_caller]
-    pub(crate) fn wait_for_members(endpoints: &str, names: &[&str]) -> Self {
-        let mut names = names.to_vec();
+    pub(crate) fn wait_for_agreement(endpoints: &str, servers: &[&Server]) -> Self {
+        let mut names: Vec<_> = servers.iter().map(|server| server.name()).collect();
         names.sort_unstable();
-        eventually(SOON, &format!("a queue of {names:?}"), || {
+        eventually(SOON, &format!("a queue of {names:?}, and a leader that knows"), || {
             let status = Self::read(endpoints);
             let mut queue = status.queue();
             queue.sort_unstable();
-            (queue == names && status.state == "leader").then_some(status)
+            let leader = servers.iter().find(|server| Some(server.name()) == status.leader.as_deref());
+            (queue == names && leader.is_some_and(|leader| leader.says_that_it_leads())).then_some(status)
         })
     }
 }
