@@ -8,12 +8,15 @@ use std::{fmt, io};
 
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
-    EnvFilter,
+    Layer,
+    filter::Targets,
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::{Format as Standard, Writer},
     },
+    layer::SubscriberExt,
     registry::LookupSpan,
+    util::SubscriberInitExt,
 };
 
 use crate::config::UsageError;
@@ -38,20 +41,23 @@ where
         Format::Plain => "transcript=info",
         Format::Full | Format::Json => "info",
     };
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(format!("{usual},{directives}"))
-            .map_err(|error| {
-                UsageError(format!("RUST_LOG={directives:?}: {error}; write a filter, as in RUST_LOG=debug"))
-            })?,
-        _ => EnvFilter::new(usual),
+    let directives = match std::env::var("RUST_LOG") {
+        Ok(more) if !more.is_empty() => format!("{usual},{more}"),
+        _ => usual.to_owned(),
     };
+    let filter: Targets = directives.parse().map_err(|error| {
+        UsageError(format!(
+            "RUST_LOG={directives:?}: {error}; write levels and targets, as in RUST_LOG=debug"
+        ))
+    })?;
     let colours = io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_ansi(colours);
-    match format {
-        Format::Plain => builder.event_format(Plain(Standard::default().without_time())).init(),
-        Format::Full => builder.with_target(false).init(),
-        Format::Json => builder.json().flatten_event(true).init(),
-    }
+    let layer = tracing_subscriber::fmt::layer().with_writer(to).with_ansi(colours);
+    let layer = match format {
+        Format::Plain => layer.event_format(Plain(Standard::default().without_time())).boxed(),
+        Format::Full => layer.with_target(false).boxed(),
+        Format::Json => layer.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use leader_election::{
     candidate::{Event, Stopped},
     clock::Timestamp,
     etcd::Etcd,
-    observe::{Observation, State},
+    observe::{Observation, Observer, State},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -38,7 +38,8 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     let etcd = Etcd::start(settings).context("failed to start the thread that renews")?;
     let mut candidate = Candidate::new(etcd.clone(), election.clone(), name, ttl).announcing(true);
     let mut events = candidate.subscribe();
-    let mut leaders = etcd.observe_changes(election);
+    // Once there is a place in the queue: until then, it would only take its turn before us.
+    let mut leaders: Option<Observer> = None;
 
     let (stop, stopping) = oneshot::channel();
     let mut stop = Some(stop);
@@ -48,7 +49,6 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     };
     // There is no work but to lead.
     let mut standing = pin!(candidate.lead_until(stopping, async |_leadership| pending().await));
-    let mut observing = true;
     let outcome = loop {
         tokio::select! {
             biased;
@@ -62,15 +62,18 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
                 None => return Ok(at_once()),
             },
             event = events.recv() => match event {
-                Ok(event) => log.event(event),
+                Ok(event) => {
+                    if matches!(event, Event::Following { .. } | Event::Elected { .. }) && leaders.is_none() {
+                        leaders = Some(etcd.observe_changes(election.clone()));
+                    }
+                    log.event(event);
+                }
                 Err(RecvError::Lagged(missed)) => warn!(missed, "log lines were left out"),
                 Err(RecvError::Closed) => {}
             },
             outcome = &mut standing => break outcome,
-            seen = leaders.next(), if observing => match seen {
-                Some(observation) => log.observed(observation),
-                None => observing = false,
-            },
+            Some(observation) = async { leaders.as_mut().expect("the branch is only taken with one").next().await },
+                if leaders.is_some() => log.observed(observation),
         }
     };
     while let Ok(event) = events.try_recv() {
@@ -197,7 +200,8 @@ impl Log {
                 }
                 self.happened(Happened::SeenVacant);
             }
-            // No contact: our own deadline decides, not a guess.
+            // Whether we lead is decided by our own deadline, and not by what others seem to do.
+            State::Unknown { problem, .. } => warn!(problem, "who leads is not known"),
             _ => {}
         }
     }

@@ -283,7 +283,7 @@ async fn fill(shared: &Shared, link: &Link, entry: &mut Entry) -> Result<bool, T
     Ok(!answer.kvs().is_empty())
 }
 
-/// Reads the queue, its first value, and the announcement, at one revision.
+/// Reads the queue and its first value at one revision, and the announcement after that.
 async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<View, Trouble> {
     let prefix = layout::prefix(election);
     let in_order = || GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
@@ -291,16 +291,13 @@ async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<V
     let all = Txn::new().and_then([
         TxnOp::get(prefix.clone(), Some(in_order().with_keys_only())),
         TxnOp::get(prefix, Some(in_order().with_limit(1))),
-        TxnOp::get(election.as_str(), None),
     ]);
     let known = shared.known();
     let mut client = link.kv();
     let answer = shared.links.call(link, PATIENCE, client.txn(all)).await?;
     let revision = shared.accept(link, answer.header(), Answer::Linearizable, known)?;
     let found = answer.op_responses();
-    let [TxnOpResponse::Get(keys), TxnOpResponse::Get(first), TxnOpResponse::Get(announced)] =
-        found.as_slice()
-    else {
+    let [TxnOpResponse::Get(keys), TxnOpResponse::Get(first)] = found.as_slice() else {
         return Err(Trouble::elsewhere("etcd's answer has not the form of the question"));
     };
     let entry =
@@ -309,7 +306,10 @@ async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<V
     if let Some(first) = first.kvs().first() {
         queue.insert(Revision(first.create_revision()), Entry::of(first));
     }
-    let announced = announced.kvs().first().and_then(|kv| Announcement::from_json(kv.value()));
+    // Nice to have, and a key that this user need not be permitted to read.
+    let announced = shared.links.call(link, PATIENCE, client.get(election.as_str(), None)).await.ok();
+    let announced = announced.as_ref().and_then(|answer| answer.kvs().first());
+    let announced = announced.and_then(|kv| Announcement::from_json(kv.value()));
     Ok(View { read_at: revision, queue, announced })
 }
 

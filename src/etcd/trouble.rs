@@ -31,6 +31,10 @@ impl Trouble {
         Self { remedy: Remedy::Elsewhere, message: message.into() }
     }
 
+    fn certificate(hint: &str, error: &(dyn StdError + 'static)) -> Self {
+        Self { remedy: Remedy::Human, message: format!("{hint} ({})", chain(error)) }
+    }
+
     /// A watch was cancelled; etcd gives the reason as text only.
     pub(crate) fn watch_cancelled(reason: &str) -> Self {
         let text = reason.split_once("desc = ").map_or(reason, |(_, text)| text);
@@ -52,25 +56,37 @@ impl fmt::Display for Trouble {
 
 impl From<etcd_client::Error> for Trouble {
     fn from(error: etcd_client::Error) -> Self {
-        let remedy = match &error {
-            etcd_client::Error::GRpcStatus(status) => remedy_for_status(status),
+        if let Some(hint) = certificate_problem(&error).or_else(|| status_certificate_problem(&error)) {
+            return Self::certificate(hint, &error);
+        }
+        match &error {
+            etcd_client::Error::GRpcStatus(status) => {
+                Self { remedy: remedy_for_status(status), message: describe(status) }
+            }
             // What `LeaseClient::keep_alive` makes of an answer with no time left.
-            etcd_client::Error::LeaseKeepAliveError(why) if why == "lease not found" => Remedy::NewLease,
-            other if certificate_problem(other).is_some() => Remedy::Human,
-            _ => Remedy::Elsewhere,
-        };
-        let message = match &error {
-            etcd_client::Error::GRpcStatus(status) => describe(status),
-            other => chain(other),
-        };
-        Self { remedy, message }
+            etcd_client::Error::LeaseKeepAliveError(why) if why == "lease not found" => {
+                Self { remedy: Remedy::NewLease, message: chain(&error) }
+            }
+            _ => Self::elsewhere(chain(&error)),
+        }
     }
 }
 
 impl From<tonic::transport::Error> for Trouble {
     fn from(error: tonic::transport::Error) -> Self {
-        let remedy = if certificate_problem(&error).is_some() { Remedy::Human } else { Remedy::Elsewhere };
-        Self { remedy, message: chain(&error) }
+        match certificate_problem(&error) {
+            Some(hint) => Self::certificate(hint, &error),
+            None => Self::elsewhere(chain(&error)),
+        }
+    }
+}
+
+/// etcd-client's error does not name the status as its source.
+fn status_certificate_problem(error: &etcd_client::Error) -> Option<&'static str> {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => certificate_problem(status),
+        etcd_client::Error::TransportError(error) => certificate_problem(error),
+        _ => None,
     }
 }
 
@@ -86,7 +102,6 @@ fn remedy_for_status(status: &Status) -> Remedy {
         || says("user name not found")
         || says("permission denied")
         || status.code() == Code::PermissionDenied
-        || certificate_problem(status).is_some()
     {
         Remedy::Human
     } else {
@@ -128,20 +143,36 @@ fn describe(status: &Status) -> String {
     }
 }
 
-/// The TLS library's own word for why a certificate was not accepted, by us or by etcd.
-fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<String> {
+/// Whether a certificate was not accepted, and what to do about it.
+fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    /// How the other side says that it does not like our certificate, or misses it. It comes
+    /// with the first answer, after the handshake, and then only as text: HTTP/2 keeps no cause.
+    const REFUSALS: [&str; 8] = [
+        "CertificateRequired",
+        "BadCertificate",
+        "UnsupportedCertificate",
+        "CertificateRevoked",
+        "CertificateExpired",
+        "CertificateUnknown",
+        "UnknownCA",
+        "AccessDenied",
+    ];
     let mut next = Some(error);
     while let Some(error) = next {
         let io = error.downcast_ref::<std::io::Error>().and_then(|io| io.get_ref());
         let tls = error
             .downcast_ref::<rustls::Error>()
             .or_else(|| io.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
-        match tls {
-            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) => {
-                return Some(error.to_string());
-            }
-            _ => next = error.source(),
+        if let Some(rustls::Error::InvalidCertificate(_)) = tls {
+            return Some("etcd's certificate is not trusted: check --cacert");
         }
+        let text = error.to_string();
+        if let Some((_, alert)) = text.split_once("received fatal alert: ")
+            && REFUSALS.iter().any(|refusal| alert.starts_with(refusal))
+        {
+            return Some("etcd does not accept the client certificate: check --cert and --key");
+        }
+        next = error.source();
     }
     None
 }
