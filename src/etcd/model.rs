@@ -342,29 +342,29 @@ impl Election {
             }
         }
         actions.push(Action::Leave(who));
-        let hold = candidate.hold().expect("neither idle nor asking");
-        let holds = hold.validity.clone().holds_at(NOW);
-        match hold.renewal {
-            // Nothing could extend it any more, or need extend it.
-            _ if !holds || hold.kept => {}
-            // One that is lost is as good as one that is not sent.
-            None => actions.push(Action::SendRenewal(who)),
-            Some(Renewal { answered: true, .. }) => {
-                actions.extend([Action::HearOfRenewal(who), Action::SendRenewal(who)]);
-            }
-            Some(Renewal { age, .. }) => {
-                if world.etcd.lease(hold.lease).is_some() {
-                    actions.push(Action::EtcdRenews(who));
-                }
-                if age > 0 {
-                    actions.push(Action::SendRenewal(who));
-                }
-            }
-        }
+        let hold = candidate.hold().expect("an attempt and a term hold a lease");
+        self.steps_of_renewal(world, who, hold, actions);
         match hold.look {
             Some(Look::Asked) => actions.push(Action::EtcdAnswersLook(who)),
             Some(Look::Answered { .. }) => actions.push(Action::HearOfLook(who)),
             None => {}
+        }
+    }
+
+    /// A renewal that is lost, or comes too late, is as good as one that is not sent.
+    fn steps_of_renewal(&self, world: &World, who: usize, hold: &Hold, actions: &mut Vec<Action>) {
+        if hold.kept || !hold.validity.clone().holds_at(NOW) {
+            return;
+        }
+        let renewable = world.etcd.lease(hold.lease).is_some();
+        let just_sent = matches!(hold.renewal, Some(Renewal { age: 0, answered: false }));
+        if renewable && !just_sent {
+            actions.push(Action::SendRenewal(who));
+        }
+        match hold.renewal {
+            Some(Renewal { answered: true, .. }) => actions.push(Action::HearOfRenewal(who)),
+            Some(_) if renewable => actions.push(Action::EtcdRenews(who)),
+            Some(_) | None => {}
         }
     }
 
@@ -430,9 +430,8 @@ impl Election {
             Action::Stand(who) => self.stand(world, who),
             Action::SendRenewal(who) => {
                 let hold = candidates[who].holding();
-                let answered = self.prompt && etcd.lease(hold.lease).is_some();
-                hold.renewal = Some(Renewal { age: 0, answered });
-                if answered {
+                hold.renewal = Some(Renewal { age: 0, answered: self.prompt });
+                if self.prompt {
                     etcd.renew(hold.lease);
                 }
             }
