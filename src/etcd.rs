@@ -12,7 +12,7 @@
 //! | `progress` | answers from the past are refused |
 //! | `layout` | the keys of etcd's own election |
 //! | `lease` | renewing, and until when a lease is certain |
-//! | `watch` | our own key, and the one before it |
+//! | `view` | the queue, known exactly as of a revision |
 //! | `campaign` | when a win is one (pure) |
 //! | `stand` | the attempts, up to the win |
 //! | `term` | from the win to the loss |
@@ -21,8 +21,9 @@
 //! | `observe` | the election as others see it |
 
 use std::{
+    collections::BTreeMap,
     fmt, io,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread,
     time::Duration,
 };
@@ -41,15 +42,13 @@ mod fence;
 mod layout;
 mod lease;
 mod link;
-#[cfg(test)]
-mod model;
 mod observe;
 mod progress;
 mod stand;
 mod term;
 mod tls;
 mod trouble;
-mod watch;
+pub(crate) mod view;
 
 pub(crate) use self::layout::Revision;
 pub use self::{
@@ -61,6 +60,7 @@ use self::{
     link::{Link, Links},
     progress::{Answer, Known, Progress},
     trouble::Trouble,
+    view::View,
 };
 use crate::{
     candidate::{Backend, Standing, Won, sealed},
@@ -180,6 +180,7 @@ impl Etcd {
         let shared = Shared {
             links: Links::new(settings),
             progress: Mutex::default(),
+            views: Mutex::default(),
             runtime: runtime.handle().clone(),
             standing: watch_channel::Sender::new(0),
             _alive: alive,
@@ -263,6 +264,8 @@ impl sealed::Stand for Etcd {
 pub(crate) struct Shared {
     links: Links,
     progress: Mutex<Progress>,
+    /// One for each election that somebody here stands in.
+    views: Mutex<BTreeMap<ElectionName, Weak<View>>>,
     runtime: runtime::Handle,
     /// How many tasks hold a lease, or are giving one back.
     standing: watch_channel::Sender<usize>,

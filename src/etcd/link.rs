@@ -47,7 +47,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The largest answer read. A value may have 1.5 MiB by etcd's own limit, and anybody may put
 /// some of those under the election's prefix.
-const LARGEST_ANSWER: usize = 16 << 20;
+const LARGEST_ANSWER: usize = 64 << 20;
 
 /// A connection to one member of etcd, with a client on it. Cheap to clone.
 #[derive(Clone)]

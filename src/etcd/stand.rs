@@ -1,10 +1,10 @@
 //! A candidate on etcd: attempt after attempt until one is won, then the term itself.
 //!
 //! ```text
-//! attempt:  grant a lease ─► keep it alive ──────────────────────────────┐
-//!               ├─► watch our key, from the grant's revision on          │ until the end
-//!               └─► Campaign (blocking) ─► looks ([`campaign`]) ─► win ──┤ of the term
-//! term:     renewals, the key, the holder's orders ◄─────────────────────┘
+//! attempt:  grant a lease ─► keep it alive ───────────────────────────────┐
+//!               ├─► look at our key in the election's view                │ until the end
+//!               └─► Campaign (blocking) ─► win, by view and return ───────┤ of the term
+//! term:     renewals, the key, the holder's orders ◄──────────────────────┘
 //! ```
 //!
 //! An attempt is bound to one connection and one lease. Whatever goes wrong with either,
@@ -14,23 +14,24 @@
 
 use std::{sync::Arc, time::Duration};
 
-use etcd_client::{CampaignResponse, GetOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse};
+use etcd_client::CampaignResponse;
 use tokio::{
     sync::mpsc,
+    task::JoinError,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Seat, Shared,
-    campaign::{Campaign, Next, OwnKey, Queue, Seen},
+    campaign::{Campaign, Next, Seen},
     layout::{self, LeaseId, Revision},
     lease::{Held, Keeper, LeaseEnd, Renewal},
     link::Link,
     progress::Answer,
     term,
     trouble::{Remedy, Trouble},
-    watch::{KeyEvent, KeyWatch},
+    view::{Look, View},
 };
 use crate::{
     candidate::{CampaignError, Event, Standing, Won},
@@ -45,12 +46,13 @@ const RENEWALS: usize = 4;
 
 /// Stands until the campaign is won or called off, then sees the term through.
 pub(crate) async fn stand(shared: Arc<Shared>, standing: Standing, mut won: Won) {
+    let view = View::of(&shared, &standing.election);
     let mut backoff = Backoff::new();
     loop {
         let attempt = tokio::select! {
             biased;
             () = won.closed() => return,
-            attempt = Attempt::start(&shared, &standing) => attempt,
+            attempt = Attempt::start(&shared, &standing, &view) => attempt,
         };
         let ended = match attempt {
             Ok(attempt) => {
@@ -115,21 +117,17 @@ struct Attempt {
     validity: Arc<SharedValidity>,
     keeper: AbortOnDropHandle<LeaseEnd>,
     renewals: mpsc::Receiver<Renewal>,
-    watch: KeyWatch,
+    look: Look,
     campaign: AbortOnDropHandle<Result<CampaignResponse, etcd_client::Error>>,
 }
 
-/// What an attempt waits for, and what came of it.
-enum Happened {
-    Nothing,
-    Seen(Seen),
-    /// A queue that could not be looked at, or whatever else ends the attempt.
-    Trouble(Trouble),
-}
-
 impl Attempt {
-    /// Takes a lease, keeps it alive, watches its key, and joins the queue.
-    async fn start(shared: &Arc<Shared>, standing: &Standing) -> Result<Self, AttemptError> {
+    /// Takes a lease, keeps it alive, looks at its key, and joins the queue.
+    async fn start(
+        shared: &Arc<Shared>,
+        standing: &Standing,
+        view: &Arc<View>,
+    ) -> Result<Self, AttemptError> {
         let link = shared.links.link().await?;
         let ttl = standing.ttl;
         let known = shared.known();
@@ -138,14 +136,14 @@ impl Attempt {
         let grant = grant(shared, &link, ttl, granting).await?;
         // From here on, whatever happens, the lease is given back.
         let lease = Held::new(Arc::clone(shared), LeaseId(grant.id()), ttl);
-        let granted_at = shared.accept(&link, grant.header(), Answer::Linearizable, known)?;
+        shared.accept(&link, grant.header(), Answer::Linearizable, known)?;
         if grant.ttl() != i64::from(ttl.as_secs()) {
             return Err(raised(ttl, grant.ttl()));
         }
 
         let key = layout::candidate_key(&standing.election, lease.id());
         let validity = Arc::new(SharedValidity::new(ttl.believed_until(sent)));
-        let watch = KeyWatch::start(shared, key.clone(), granted_at.next(), ttl);
+        let look = view.look_at(key.clone());
         let (renewed, renewals) = mpsc::channel(RENEWALS);
         let keeper = Keeper {
             shared: Arc::clone(shared),
@@ -168,7 +166,7 @@ impl Attempt {
             validity,
             keeper: AbortOnDropHandle::new(shared.spawn(keeper.keep())),
             renewals,
-            watch,
+            look,
             campaign: AbortOnDropHandle::new(campaign),
         })
     }
@@ -179,55 +177,38 @@ impl Attempt {
         standing: &Standing,
         backoff: &mut Backoff,
     ) -> Result<(Leadership, Elected), AttemptError> {
+        let patience = self.shared.call_patience(self.ttl);
         let mut state = Campaign::new(self.lease.id());
-        let mut campaign_returned = false;
-        let mut look: Option<AbortOnDropHandle<Result<Queue, Trouble>>> = None;
-        let mut return_due: Option<Instant> = None;
+        let mut returned = false;
+        // When what is missing must have come. To be seen in the queue is the first such thing.
+        let mut due = Some(Instant::now() + patience);
         loop {
-            let happened = tokio::select! {
+            let seen = tokio::select! {
                 biased;
-                end = &mut self.keeper => Happened::Trouble(lease_ended(end)),
+                end = &mut self.keeper => return Err(lease_ended(end).into()),
                 () = self.shared.links.abandoned(&self.link) => {
-                    Happened::Trouble(Trouble::elsewhere("the connection failed while waiting in the queue"))
+                    return Err(Trouble::elsewhere("the connection failed while waiting in the queue").into());
                 }
-                event = self.watch.event() => self.interpret(event),
-                looked = async { look.as_mut().expect("the branch is only taken with a look").await },
-                    if look.is_some() =>
+                sight = self.look.sight() => Seen::Sight(sight),
+                response = &mut self.campaign, if !returned => {
+                    returned = true;
+                    self.returned(response)?
+                }
+                () = async { sleep_until(due.expect("the branch is only taken with a time")).await },
+                    if due.is_some() =>
                 {
-                    look = None;
-                    match looked {
-                        Ok(Ok(queue)) => Happened::Seen(Seen::Looked(queue)),
-                        Ok(Err(trouble)) => Happened::Trouble(trouble),
-                        Err(_panicked) => Happened::Trouble(Trouble::elsewhere("the look failed")),
-                    }
+                    return Err(self.blame("etcd did not show the key in the queue, or did not answer Campaign").into());
                 }
-                returned = &mut self.campaign, if !campaign_returned => {
-                    campaign_returned = true;
-                    self.returned(returned)
-                }
-                () = async { sleep_until(return_due.expect("the branch is only taken with a time")).await },
-                    if return_due.is_some() =>
-                {
-                    Happened::Trouble(self.blame("etcd's Campaign did not return though nobody is before us"))
-                }
-            };
-            let seen = match happened {
-                Happened::Nothing => continue,
-                Happened::Seen(seen) => seen,
-                Happened::Trouble(trouble) => return Err(trouble.into()),
             };
             match state.see(seen) {
                 Next::Wait => {}
-                Next::Look { created } => {
-                    look = Some(self.look(created));
-                }
-                Next::WatchAhead { created, key, from } => {
+                Next::Follow { created } => {
+                    due = None;
                     backoff.reset();
                     let _ = standing.events.send(Event::Following { token: token(created) });
-                    self.watch.also(key, from);
                 }
-                Next::ExpectReturn => {
-                    return_due = Some(Instant::now() + self.shared.call_patience(self.ttl));
+                Next::Expect => {
+                    due.get_or_insert_with(|| Instant::now() + patience);
                 }
                 Next::Win { created } => return self.win(created, standing),
                 Next::Abandon(why) => {
@@ -237,57 +218,30 @@ impl Attempt {
         }
     }
 
-    fn interpret(&self, event: KeyEvent) -> Happened {
-        match event {
-            KeyEvent::Put { key, created, lease } if key == self.key => {
-                if lease == self.lease.id() {
-                    Happened::Seen(Seen::Queued { created })
-                } else {
-                    Happened::Trouble(Trouble::elsewhere("somebody put the key on another lease"))
-                }
-            }
-            KeyEvent::Deleted { key } if key == self.key => Happened::Seen(Seen::OwnKeyGone),
-            KeyEvent::Deleted { .. } => Happened::Seen(Seen::AheadGone),
-            KeyEvent::Gap => Happened::Seen(Seen::Missed),
-            // The one before us proclaimed something.
-            KeyEvent::Put { .. } => Happened::Nothing,
-            KeyEvent::Blind => {
-                Happened::Trouble(Trouble::elsewhere("the key could not be watched for a TTL"))
-            }
-        }
-    }
-
     fn returned(
         &self,
-        returned: Result<Result<CampaignResponse, etcd_client::Error>, tokio::task::JoinError>,
-    ) -> Happened {
-        let response = match returned {
+        response: Result<Result<CampaignResponse, etcd_client::Error>, JoinError>,
+    ) -> Result<Seen, Trouble> {
+        let response = match response {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => {
                 let trouble = Trouble::from(error);
                 self.shared.links.blame(&self.link, &trouble);
-                return Happened::Trouble(trouble);
+                return Err(trouble);
             }
-            Err(_panicked) => return Happened::Trouble(Trouble::elsewhere("the campaign failed")),
+            Err(_panicked) => return Err(Trouble::elsewhere("the campaign failed")),
         };
         match response.leader() {
             Some(leader) if leader.key() == self.key && leader.lease() == self.lease.id().0 => {
-                Happened::Seen(Seen::Returned { created: Revision(leader.rev()) })
+                Ok(Seen::Returned { created: Revision(leader.rev()) })
             }
-            _ => Happened::Trouble(self.blame("etcd's Campaign returned another key than ours")),
+            _ => Err(self.blame("etcd's Campaign returned another key than ours")),
         }
     }
 
     fn blame(&self, why: &str) -> Trouble {
         self.shared.links.failed(&self.link);
         Trouble::elsewhere(why)
-    }
-
-    /// Reads our own key and the one right before it, linearizably and at one revision.
-    fn look(&self, created: Revision) -> AbortOnDropHandle<Result<Queue, Trouble>> {
-        let (shared, link, key) = (Arc::clone(&self.shared), self.link.clone(), self.key.clone());
-        let patience = shared.call_patience(self.ttl);
-        AbortOnDropHandle::new(self.shared.spawn(look(shared, link, patience, key, created)))
     }
 
     /// A verified win makes a leadership, if this process may still believe its lease.
@@ -339,49 +293,12 @@ fn raised(asked: Ttl, granted: i64) -> AttemptError {
     }
 }
 
-fn lease_ended(end: Result<LeaseEnd, tokio::task::JoinError>) -> Trouble {
+fn lease_ended(end: Result<LeaseEnd, JoinError>) -> Trouble {
     Trouble::elsewhere(match end {
         Ok(LeaseEnd::Expired) => "the lease could not be renewed in time while waiting",
         Ok(LeaseEnd::Gone) => "the lease was revoked while waiting",
         Err(_panicked) => "the lease is not renewed any more",
     })
-}
-
-/// One linearizable look at the queue.
-pub(crate) async fn look(
-    shared: Arc<Shared>,
-    link: Link,
-    patience: Duration,
-    key: Vec<u8>,
-    created: Revision,
-) -> Result<Queue, Trouble> {
-    let slash = key.iter().rposition(|byte| *byte == b'/').map_or(0, |at| at + 1);
-    let prefix = key[..slash].to_vec();
-    let before_us = GetOptions::new()
-        .with_prefix()
-        .with_max_create_revision(created.0 - 1)
-        .with_sort(SortTarget::Create, SortOrder::Descend)
-        .with_keys_only()
-        .with_limit(1);
-    let both = Txn::new().and_then([
-        // With its value: from 3.7 on, etcd leaves out the lease where only keys are asked for.
-        TxnOp::get(key.clone(), None),
-        TxnOp::get(prefix, Some(before_us)),
-    ]);
-    let known = shared.known();
-    let mut client = link.kv();
-    let answer = shared.links.call(&link, patience, client.txn(both)).await?;
-    let revision = shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
-    let found = answer.op_responses();
-    let [TxnOpResponse::Get(own), TxnOpResponse::Get(ahead)] = found.as_slice() else {
-        return Err(Trouble::elsewhere("etcd's answer has not the form of the question"));
-    };
-    let own = own
-        .kvs()
-        .first()
-        .filter(|kv| kv.key() == key)
-        .map(|kv| OwnKey { created: Revision(kv.create_revision()), lease: LeaseId(kv.lease()) });
-    Ok(Queue { revision, own, ahead: ahead.kvs().first().map(|kv| kv.key().to_vec()) })
 }
 
 /// A won attempt, which goes on to be a term.
@@ -404,10 +321,10 @@ impl Elected {
         // Whoever campaigned may be gone: then the leadership is dropped with the answer,
         // which orders the term to end.
         let _ = won.send(Ok(leadership));
-        let Attempt { shared, lease, ttl, key, keeper, renewals, watch, campaign, .. } = attempt;
+        let Attempt { shared, lease, ttl, key, keeper, renewals, look, campaign, .. } = attempt;
         drop(campaign);
         let seat = Seat { shared: Arc::clone(&shared), key, created: self.created, ttl };
-        let term = term::Running { seat, lease, keeper, renewals, watch, tenure: self.tenure, events };
+        let term = term::Running { seat, lease, keeper, renewals, look, tenure: self.tenure, events };
         term.run(announce).await;
     }
 }

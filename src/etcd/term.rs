@@ -3,15 +3,12 @@
 //! Whatever ends the term, belief ends first, then the holder is told, and only then is
 //! anything said to etcd.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -19,15 +16,14 @@ use super::{
     Seat,
     announcement::Announcement,
     layout::LeaseId,
-    lease::{Held, LeaseEnd, Renewal, short_pause},
+    lease::{Held, LeaseEnd, Renewal},
     progress::Answer,
-    stand::look,
     trouble::Trouble,
-    watch::{KeyEvent, KeyWatch},
+    view::{Key, Look, Place, Sight},
 };
 use crate::{
     candidate::Event,
-    clock::Timestamp,
+    clock::{self, Timestamp},
     leadership::{FencingToken, Loss, Order, OrderError, Outcome, Tenure},
 };
 
@@ -40,7 +36,7 @@ pub(super) struct Running {
     pub(super) lease: Held,
     pub(super) keeper: AbortOnDropHandle<LeaseEnd>,
     pub(super) renewals: mpsc::Receiver<Renewal>,
-    pub(super) watch: KeyWatch,
+    pub(super) look: Look,
     pub(super) tenure: Tenure,
     pub(super) events: broadcast::Sender<Event>,
 }
@@ -52,8 +48,8 @@ impl Running {
             let announcing = self.seat.clone().announce(self.lease.id(), self.announcement());
             AbortOnDropHandle::new(self.seat.shared.spawn(announcing))
         });
-        // Starts only after a gap in the watch, and ends in a loss or not at all.
-        let mut look_again: Option<AbortOnDropHandle<Loss>> = None;
+        // Set while the queue can't be seen: until then it must be seen again.
+        let mut blind_at: Option<Timestamp> = None;
         let ended = loop {
             tokio::select! {
                 biased;
@@ -65,16 +61,13 @@ impl Running {
                         Err(_panicked) => Loss::ShutDown,
                     }),
                 },
-                event = self.watch.event() => match self.happened(event) {
-                    Happened::Lost(loss) => break Ended::Lost(loss),
-                    Happened::LookAgain => {
-                        let looking = self.seat.clone().until_lost(self.lease.id());
-                        look_again = Some(AbortOnDropHandle::new(self.seat.shared.spawn(looking)));
-                    }
-                    Happened::Nothing => {}
+                sight = self.look.sight() => match self.shown(sight) {
+                    Shown::Seated => blind_at = None,
+                    Shown::Lost(loss) => break Ended::Lost(loss),
+                    Shown::Nothing { since } => blind_at = Some(since + self.seat.ttl.as_duration()),
                 },
-                Ok(loss) = async { look_again.as_mut().expect("the branch is only taken with a look").await },
-                    if look_again.is_some() => break Ended::Lost(loss),
+                () = async { clock::sleep_until(blind_at.expect("the branch is only taken with a time")).await },
+                    if blind_at.is_some() => break Ended::Lost(Loss::Blind),
                 Some(renewal) = self.renewals.recv() => self.renewed(token, renewal),
                 order = self.tenure.order() => match order {
                     Order::Proclaim { value, done } => {
@@ -116,17 +109,18 @@ impl Running {
         }
     }
 
-    fn happened(&self, event: KeyEvent) -> Happened {
-        match event {
-            KeyEvent::Deleted { key } if key == self.seat.key => Happened::Lost(Loss::KeyDeleted),
-            KeyEvent::Put { key, created, lease } if key == self.seat.key => {
-                let ours = created == self.seat.created && lease == self.lease.id();
-                if ours { Happened::Nothing } else { Happened::Lost(Loss::Superseded) }
-            }
-            KeyEvent::Gap => Happened::LookAgain,
-            KeyEvent::Blind => Happened::Lost(Loss::Blind),
-            KeyEvent::Put { .. } | KeyEvent::Deleted { .. } => Happened::Nothing,
+    fn shown(&self, sight: Sight) -> Shown {
+        match sight {
+            Sight::Unsure { since } => Shown::Nothing { since },
+            Sight::At { place: Place::Absent, .. } => Shown::Lost(Loss::KeyDeleted),
+            Sight::At { place: Place::First(key), .. } if self.ours(key) => Shown::Seated,
+            // Nobody can be before us while the key is the one we won with.
+            Sight::At { place: Place::First(_) | Place::Behind(_), .. } => Shown::Lost(Loss::Superseded),
         }
+    }
+
+    fn ours(&self, key: Key) -> bool {
+        key.created == self.seat.created && key.lease.is_none_or(|lease| lease == self.lease.id())
     }
 }
 
@@ -135,44 +129,17 @@ enum Ended {
     Resigned(oneshot::Sender<Outcome>),
 }
 
-enum Happened {
-    Nothing,
+/// What the view of the queue says of the leader.
+enum Shown {
+    Seated,
     Lost(Loss),
-    LookAgain,
+    /// Nothing, since then.
+    Nothing {
+        since: Timestamp,
+    },
 }
 
 impl Seat {
-    /// Looks whether our key is still there until one look is answered; then ends only if it
-    /// is not. If none is answered for a whole TTL, the key may be gone.
-    async fn until_lost(self, lease: LeaseId) -> Loss {
-        match timeout(self.ttl.as_duration(), self.looked(lease)).await {
-            Ok(Some(loss)) => loss,
-            Ok(None) => std::future::pending().await,
-            Err(_) => Loss::Blind,
-        }
-    }
-
-    async fn looked(&self, lease: LeaseId) -> Option<Loss> {
-        loop {
-            let patience = self.ttl.patience();
-            let looked = async {
-                let link = self.shared.links.link().await?;
-                look(Arc::clone(&self.shared), link, patience, self.key.clone(), self.created).await
-            };
-            match looked.await {
-                Ok(queue) => {
-                    return match queue.own {
-                        Some(own) if own.created == self.created && own.lease == lease => None,
-                        Some(_) => Some(Loss::Superseded),
-                        None => Some(Loss::KeyDeleted),
-                    };
-                }
-                Err(trouble) => tracing::debug!(%trouble, "could not look whether the key is there"),
-            }
-            sleep(short_pause()).await;
-        }
-    }
-
     /// A transaction that does something only while our key is the one we won with.
     pub(super) fn guarded(&self, what: impl Into<Vec<TxnOp>>) -> Txn {
         let ours = Compare::create_revision(self.key.clone(), CompareOp::Equal, self.created.0);
