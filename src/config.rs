@@ -140,9 +140,11 @@ impl File {
         toml::from_str(&text).map_err(|error| {
             // The line's number, and not the line: it may hold what must not be printed.
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let key = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
+            let key = key.map(|(key, _)| format!(" {}:", key.trim())).unwrap_or_default();
             let what = error.message();
             UsageError(format!(
-                "--config {shown}, line {line}: {what}; the keys are the long flags without dashes in front, \
+                "--config {shown}, line {line}:{key} {what}; the keys are the long flags without dashes in front, \
                  and a password goes into ELECT_PASSWORD or a file of its own (password-file)"
             ))
         })

@@ -55,6 +55,7 @@ pub use self::{
     endpoint::{Endpoint, InvalidEndpoint},
     fence::TransactionError,
     tls::{InvalidTls, Tls},
+    view::{Front, Fronts},
 };
 use self::{
     link::{Link, Links},
@@ -198,21 +199,16 @@ impl Etcd {
     /// Asks etcd every second whether what it knows still holds, and says
     /// [`Unknown`](crate::observe::State::Unknown) two seconds after that went unanswered.
     pub fn observe(&self, election: ElectionName) -> Observer {
-        self.observer(election, true)
-    }
-
-    /// As [`observe`](Self::observe), without asking: costs etcd nothing between changes, and
-    /// finds a broken connection later.
-    pub fn observe_changes(&self, election: ElectionName) -> Observer {
-        self.observer(election, false)
-    }
-
-    fn observer(&self, election: ElectionName, fresh: bool) -> Observer {
         let shared = Arc::clone(&self.shared);
-        Observer::driven(
-            |task| self.shared.spawn(task),
-            |told| observe::observe(shared, election, fresh, told),
-        )
+        Observer::driven(|task| self.shared.spawn(task), |told| observe::observe(shared, election, told))
+    }
+
+    /// Who is at the front of an election's queue, as it changes. Made for a program that also
+    /// stands in it: the two share one watch, and this costs etcd nothing more.
+    ///
+    /// Short terms may be skipped, and nothing is said of a lost connection.
+    pub fn fronts(&self, election: &ElectionName) -> Fronts {
+        View::of(&self.shared, election).front()
     }
 
     /// One look at an election: who leads, and who waits.
@@ -228,8 +224,11 @@ impl Etcd {
         let looking = observe::snapshot(Arc::clone(&self.shared), election);
         match self.shared.spawn(looking).await {
             Ok(Ok(snapshot)) => Ok(snapshot),
-            Ok(Err(trouble)) => Err(SnapshotError(trouble.message)),
-            Err(stopped) => Err(SnapshotError(stopped.to_string())),
+            Ok(Err(trouble)) => Err(SnapshotError {
+                refused: trouble.remedy == trouble::Remedy::Human,
+                problem: trouble.message,
+            }),
+            Err(stopped) => Err(SnapshotError { refused: false, problem: stopped.to_string() }),
         }
     }
 
@@ -248,8 +247,18 @@ impl Etcd {
 
 /// Why there is no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SnapshotError(String);
+#[error("{problem}")]
+pub struct SnapshotError {
+    problem: String,
+    refused: bool,
+}
+
+impl SnapshotError {
+    /// Whether asking again can't help: wrong credentials or certificate.
+    pub fn is_refusal(&self) -> bool {
+        self.refused
+    }
+}
 
 impl Backend for Etcd {}
 

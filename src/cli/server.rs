@@ -7,8 +7,7 @@ use leader_election::{
     CampaignError, Candidate,
     candidate::{Event, Stopped},
     clock::Timestamp,
-    etcd::Etcd,
-    observe::{Observation, Observer, State},
+    etcd::{Etcd, Front},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -38,8 +37,7 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     let etcd = Etcd::start(settings).context("failed to start the thread that renews")?;
     let mut candidate = Candidate::new(etcd.clone(), election.clone(), name, ttl).announcing(true);
     let mut events = candidate.subscribe();
-    // Once there is a place in the queue: until then, it would only take its turn before us.
-    let mut leaders: Option<Observer> = None;
+    let mut fronts = etcd.fronts(&election);
 
     let (stop, stopping) = oneshot::channel();
     let mut stop = Some(stop);
@@ -62,18 +60,12 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
                 None => return Ok(at_once()),
             },
             event = events.recv() => match event {
-                Ok(event) => {
-                    if matches!(event, Event::Following { .. } | Event::Elected { .. }) && leaders.is_none() {
-                        leaders = Some(etcd.observe_changes(election.clone()));
-                    }
-                    log.event(event);
-                }
+                Ok(event) => log.event(event),
                 Err(RecvError::Lagged(missed)) => warn!(missed, "log lines were left out"),
                 Err(RecvError::Closed) => {}
             },
             outcome = &mut standing => break outcome,
-            Some(observation) = async { leaders.as_mut().expect("the branch is only taken with one").next().await },
-                if leaders.is_some() => log.observed(observation),
+            front = fronts.next() => log.seen(front),
         }
     };
     while let Ok(event) = events.try_recv() {
@@ -191,18 +183,14 @@ impl Log {
         }
     }
 
-    fn observed(&mut self, observation: Observation) {
-        match observation.state {
-            State::Leader(leader) => self.happened(Happened::SeenLeader { token: leader.token }),
-            State::Vacant { blocked_by } => {
-                if let Some(key) = blocked_by {
-                    warn!(key, "nobody can lead until this key, put by hand, is deleted");
-                }
+    fn seen(&mut self, front: Front) {
+        match front {
+            Front::Candidate(token) => self.happened(Happened::SeenLeader { token }),
+            Front::Foreign(key) => {
+                warn!(key, "nobody can lead until this key, put by hand, is deleted");
                 self.happened(Happened::SeenVacant);
             }
-            // Whether we lead is decided by our own deadline, and not by what others seem to do.
-            State::Unknown { problem, .. } => warn!(problem, "who leads is not known"),
-            _ => {}
+            _ => self.happened(Happened::SeenVacant),
         }
     }
 

@@ -47,7 +47,13 @@ async fn look(etcd: &Etcd, election: ElectionName) -> Snapshot {
     while let Ok(looked) = timeout_at(deadline, etcd.snapshot(election.clone())).await {
         match looked {
             Ok(snapshot) => return snapshot,
-            Err(error) => problem = Some(error.to_string()),
+            Err(error) => {
+                let refused = error.is_refusal();
+                problem = Some(error.to_string());
+                if refused {
+                    break;
+                }
+            }
         }
         sleep(PAUSE).await;
     }

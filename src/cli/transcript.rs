@@ -94,7 +94,12 @@ impl Transcript {
             Happened::Campaigning => self.campaigning(),
             Happened::Queued { own } => {
                 self.own = Some(own);
-                if self.role == Role::Electing { self.follow() } else { Vec::new() }
+                // Of whom, if that is not known yet, is about to be seen.
+                if self.role == Role::Electing && self.seen.is_some() {
+                    self.follow_unless_own()
+                } else {
+                    Vec::new()
+                }
             }
             Happened::Elected { token } => {
                 let change = matches!(self.role, Role::Following(_));
@@ -105,7 +110,9 @@ impl Transcript {
             Happened::Renewed if self.role == Role::Leading => vec![Line::Refreshing],
             Happened::Renewed => Vec::new(),
             Happened::Stopping | Happened::Lost if self.role == Role::Leading => {
-                (self.role, self.own, self.seen) = (Role::Deposed, None, None);
+                // The next one may have been seen before we heard of our own end.
+                let next = self.seen.filter(|seen| Some(*seen) != self.own);
+                (self.role, self.own, self.seen) = (Role::Deposed, None, next);
                 vec![Line::ChangeRequired]
             }
             Happened::Stopping | Happened::Lost => Vec::new(),

@@ -8,8 +8,9 @@ pub struct Endpoint {
     /// As the user wrote it, for messages.
     given: String,
     scheme: Option<Scheme>,
-    /// `host:port`.
-    authority: String,
+    /// As in an address: an IPv6 address is in brackets.
+    host: String,
+    port: u16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,7 +36,15 @@ impl Endpoint {
             None if tls => "https",
             None => "http",
         };
-        format!("{scheme}://{}", self.authority)
+        format!("{scheme}://{}:{}", self.host, self.port)
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Whether the address itself asks for TLS.
@@ -74,10 +83,10 @@ impl FromStr for Endpoint {
             return Err(wrong("there is more than a host and a port"));
         }
         let (host, port) = authority.rsplit_once(':').ok_or_else(|| wrong("the port is missing"))?;
-        match port.parse::<u16>() {
+        let port = match port.parse::<u16>() {
             Ok(0) | Err(_) => return Err(wrong("the port is not a number from 1 to 65535")),
-            Ok(_) => {}
-        }
+            Ok(port) => port,
+        };
         if host.is_empty() {
             return Err(wrong("the host is missing"));
         }
@@ -91,7 +100,7 @@ impl FromStr for Endpoint {
         if !host.chars().all(known) {
             return Err(wrong("the host has a character that no host name has"));
         }
-        let endpoint = Self { given: given.to_owned(), scheme, authority: authority.to_owned() };
+        let endpoint = Self { given: given.to_owned(), scheme, host: host.to_owned(), port };
         match endpoint.uri(false).parse::<tonic::transport::Uri>() {
             Ok(_) => Ok(endpoint),
             Err(_) => Err(wrong("it does not make an address")),

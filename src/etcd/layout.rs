@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::names::ElectionName;
+use crate::{leadership::FencingToken, names::ElectionName};
 
 /// A point in etcd's history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,6 +31,11 @@ impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.0)
     }
+}
+
+/// The token of the term that a key with this `create_revision` leads in.
+pub(crate) fn token(created: Revision) -> FencingToken {
+    FencingToken::new(created.0.unsigned_abs())
 }
 
 /// The prefix that all keys of an election share.

@@ -263,13 +263,24 @@ async fn connect(settings: &Settings, index: usize) -> Result<Client, Trouble> {
     let connecting = async {
         let channel = transport_to(endpoint, settings)?.connect().await?;
         let client = Client::from_channel(Channel::Tonic(channel), Some(options(settings))).await?;
-        if settings.endpoints.len() > 1 {
+        if settings.endpoints.len() > 1 || settings.tls.is_some() {
             answers(&client).await?;
         }
         Ok(client)
     };
-    let connected = timeout(CONNECT_TIMEOUT, connecting).await;
-    connected.unwrap_or_else(|_| Err(Trouble::unanswered(CONNECT_TIMEOUT)))
+    let connected: Result<Result<_, Trouble>, _> = timeout(CONNECT_TIMEOUT, connecting).await;
+    let trouble = match connected {
+        Ok(Ok(client)) => return Ok(client),
+        Ok(Err(trouble)) => trouble,
+        Err(_) => return Err(Trouble::unanswered(CONNECT_TIMEOUT)),
+    };
+    match &settings.tls {
+        Some(tls) if trouble.remedy == Remedy::Elsewhere => {
+            let refusal = tls.refusal(endpoint.host(), endpoint.port()).await;
+            Err(refusal.and_then(|refusal| Trouble::refused_certificate(&refusal)).unwrap_or(trouble))
+        }
+        _ => Err(trouble),
+    }
 }
 
 /// Whether there is a living member behind a connection: the kernel of a frozen one goes on
@@ -293,7 +304,7 @@ fn transport_to(endpoint: &Endpoint, settings: &Settings) -> Result<transport::E
         // Some call is always open while it matters, and etcd hangs up on idle pings.
         .keep_alive_while_idle(false);
     if tls {
-        transport.tls_config(settings.tls.clone().unwrap_or_default().into_client_config())
+        transport.tls_config(settings.tls.clone().unwrap_or_default().client_config())
     } else {
         Ok(transport)
     }

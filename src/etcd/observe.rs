@@ -3,7 +3,7 @@
 //! etcd's own `Observe` has no word for "nobody leads", skips short terms, and ends quietly
 //! on compaction. So this reads the queue linearizably and watches its prefix from the next
 //! revision on. Whatever breaks, it reads again, until it works. No event also comes when
-//! the connection is dead, so an observer that promises freshness asks for progress.
+//! the connection is dead, so an observer asks for progress.
 
 use std::{
     collections::BTreeMap,
@@ -35,23 +35,18 @@ use crate::{
     timing::Backoff,
 };
 
-/// How often a fresh observer asks whether it is still connected.
+/// How often an observer asks whether it is still connected.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a read, or a fresh observer's question, may stay unanswered.
+/// How long a read, or an observer's question, may stay unanswered.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// More candidates than anybody lists; the rest are left out of a snapshot.
 const MOST_CANDIDATES: usize = 1000;
 
 /// Sends every state of the election until nobody listens, or etcd refuses us.
-pub(crate) async fn observe(
-    shared: Arc<Shared>,
-    election: ElectionName,
-    fresh: bool,
-    told: mpsc::Sender<Observation>,
-) {
-    let mut following = Following { shared, election, fresh, told, last: None, last_contact: None };
+pub(crate) async fn observe(shared: Arc<Shared>, election: ElectionName, told: mpsc::Sender<Observation>) {
+    let mut following = Following { shared, election, told, last: None, last_contact: None };
     let mut backoff = Backoff::new();
     loop {
         let trouble = match following.follow(&mut backoff).await {
@@ -74,7 +69,6 @@ pub(crate) async fn observe(
 struct Following {
     shared: Arc<Shared>,
     election: ElectionName,
-    fresh: bool,
     told: mpsc::Sender<Observation>,
     /// What was told last.
     last: Option<State>,
@@ -106,7 +100,7 @@ impl Following {
                 () = self.told.closed() => return Err(Trouble::elsewhere("nobody listens")),
                 () = shared.links.abandoned(&link) => return Err(Trouble::elsewhere("the link was abandoned")),
                 message = stream.message() => message.map_err(|error| blamed(&shared, &link, error.into()))?,
-                () = sleep_until(ask_at), if self.fresh => {
+                () = sleep_until(ask_at) => {
                     if asked {
                         return Err(blamed(&shared, &link, Trouble::unanswered(PATIENCE)));
                     }
@@ -128,20 +122,23 @@ impl Following {
             shared.accept(&link, message.header(), Answer::Local, known)?;
             self.in_contact();
             (asked, ask_at) = (false, Instant::now() + ASK_EVERY);
-            let mut news = false;
-            for event in message.events() {
-                news |= view.happened(event);
+            // A watch that catches up gets many revisions at once: each is a state of its own.
+            for events in message.events().chunk_by(|one, next| revision(one) == revision(next)) {
+                let mut news = false;
+                for event in events {
+                    news |= view.happened(event);
+                }
+                if !news {
+                    continue;
+                }
+                // One that waited when we came leads now. If it is gone already, an event will say so.
+                if let Some(mut first) = view.queue.first_entry().filter(|first| first.get().seen.is_none())
+                    && !fill(&shared, &link, first.get_mut()).await?
+                {
+                    continue;
+                }
+                self.tell(&view).await;
             }
-            if !news {
-                continue;
-            }
-            // One that waited when we came leads now. If it is gone already, an event will say so.
-            if let Some(mut first) = view.queue.first_entry().filter(|first| first.get().seen.is_none())
-                && !fill(&shared, &link, first.get_mut()).await?
-            {
-                continue;
-            }
-            self.tell(&view).await;
         }
     }
 
@@ -174,7 +171,8 @@ impl Following {
         if self.last.is_some() && mended_soon {
             return;
         }
-        if matches!(self.last, Some(State::Unknown { .. })) {
+        // Nothing new, unless it is the reason why this ends.
+        if matches!(self.last, Some(State::Unknown { .. })) && trouble.remedy != Remedy::Human {
             return;
         }
         let last_known = self.last_contact.map(|(_, at)| at);
@@ -195,6 +193,11 @@ impl Following {
             let _ = self.told.send(observation).await;
         }
     }
+}
+
+/// The revision that an event is from.
+fn revision(event: &Event) -> Option<i64> {
+    event.kv().map(KeyValue::mod_revision)
 }
 
 fn blamed(shared: &Shared, link: &Link, trouble: Trouble) -> Trouble {
@@ -233,7 +236,7 @@ impl View {
         if !first.is_candidate(election) {
             return State::Vacant { blocked_by: Some(displayed(&first.key)) };
         }
-        let token = FencingToken::new(created.0.unsigned_abs());
+        let token = layout::token(*created);
         let since = self.announced.as_ref().filter(|said| said.token == token).map(|said| said.since);
         State::Leader(Leader { name: first.name(), token, since })
     }
@@ -326,10 +329,7 @@ pub(crate) async fn snapshot(shared: Arc<Shared>, election: ElectionName) -> Res
     Ok(Snapshot {
         observation: Observation { at: SystemTime::now(), state: view.state(&election) },
         candidates: candidates
-            .map(|(created, entry)| Queued {
-                name: entry.name(),
-                token: FencingToken::new(created.0.unsigned_abs()),
-            })
+            .map(|(created, entry)| Queued { name: entry.name(), token: layout::token(*created) })
             .collect(),
     })
 }

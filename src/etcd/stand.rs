@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use etcd_client::CampaignResponse;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::JoinError,
     time::{Instant, sleep, sleep_until},
 };
@@ -36,7 +36,7 @@ use super::{
 use crate::{
     candidate::{CampaignError, Event, Standing, Won},
     clock::Timestamp,
-    leadership::{Backing, ClusterId, FencingToken, Leadership, Tenure, Term},
+    leadership::{Backing, ClusterId, Leadership, Tenure, Term},
     timing::{Backoff, Ttl},
     validity::SharedValidity,
 };
@@ -132,10 +132,7 @@ impl Attempt {
         let ttl = standing.ttl;
         let known = shared.known();
         let sent = Timestamp::now();
-        let granting = link.leases();
-        let grant = grant(shared, &link, ttl, granting).await?;
-        // From here on, whatever happens, the lease is given back.
-        let lease = Held::new(Arc::clone(shared), LeaseId(grant.id()), ttl);
+        let (lease, grant) = grant(shared, &link, ttl).await?;
         shared.accept(&link, grant.header(), Answer::Linearizable, known)?;
         if grant.ttl() != i64::from(ttl.as_secs()) {
             return Err(raised(ttl, grant.ttl()));
@@ -205,7 +202,7 @@ impl Attempt {
                 Next::Follow { created } => {
                     due = None;
                     backoff.reset();
-                    let _ = standing.events.send(Event::Following { token: token(created) });
+                    let _ = standing.events.send(Event::Following { token: layout::token(created) });
                 }
                 Next::Expect => {
                     due.get_or_insert_with(|| Instant::now() + patience);
@@ -250,7 +247,7 @@ impl Attempt {
             || AttemptError::Again(Trouble::elsewhere("the lease expired before the win was verified"));
         let cluster = self.shared.cluster().ok_or_else(expired)?;
         let term = Term {
-            token: token(created),
+            token: layout::token(created),
             cluster: ClusterId(cluster),
             name: standing.name.clone(),
             election: standing.election.clone(),
@@ -267,20 +264,28 @@ impl Attempt {
     }
 }
 
-/// The token of the term that a key with this `create_revision` leads in.
-fn token(created: Revision) -> FencingToken {
-    FencingToken::new(created.0.unsigned_abs())
-}
-
 /// Asks for a lease.
+///
+/// Goes on in a task of its own where the caller is dropped, so that a lease which etcd grants
+/// to nobody is known, and given back.
 async fn grant(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     link: &Link,
     ttl: Ttl,
-    mut client: etcd_client::LeaseClient,
-) -> Result<etcd_client::LeaseGrantResponse, Trouble> {
-    let granting = client.grant(i64::from(ttl.as_secs()), None);
-    shared.links.call(link, shared.call_patience(ttl), granting).await
+) -> Result<(Held, etcd_client::LeaseGrantResponse), Trouble> {
+    let (asking, link) = (Arc::clone(shared), link.clone());
+    let (granted, grant) = oneshot::channel();
+    shared.spawn_counted(async move {
+        let mut client = link.leases();
+        let granting = client.grant(i64::from(ttl.as_secs()), None);
+        let answer = asking.links.call(&link, asking.call_patience(ttl), granting).await;
+        // From here on, whatever happens, the lease is given back.
+        let _ = granted.send(answer.map(|grant| {
+            let lease = Held::new(Arc::clone(&asking), LeaseId(grant.id()), ttl);
+            (lease, grant)
+        }));
+    });
+    grant.await.unwrap_or_else(|_| Err(Trouble::elsewhere("the backend has stopped")))
 }
 
 fn raised(asked: Ttl, granted: i64) -> AttemptError {

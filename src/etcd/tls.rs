@@ -1,18 +1,28 @@
 //! Certificates, read and looked at before anything is sent.
 
-use std::{fmt, path::Path};
+use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
-use rustls::RootCertStore;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
 use tonic::transport;
 
-/// How to speak TLS with etcd.
-/// Trusts the system's certificate authorities unless told whom to trust.
+/// How to speak TLS with etcd. Trusts the system's certificate authorities unless told whom
+/// to trust.
 #[derive(Clone, Default)]
 pub struct Tls {
-    ca: Option<Certificate>,
-    identity: Option<Identity>,
+    /// Certificates in PEM form.
+    ca: Option<Vec<u8>>,
+    identity: Option<Pem>,
+}
+
+/// A certificate and its key.
+#[derive(Clone)]
+struct Pem {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
 }
 
 impl fmt::Debug for Tls {
@@ -42,7 +52,7 @@ impl Tls {
     ///
     /// A file that can't be read, or has no certificate in it.
     pub fn trusting(mut self, ca: &Path) -> Result<Self, InvalidTls> {
-        self.ca = Some(Certificate::from_pem(certificates(ca)?));
+        self.ca = Some(certificates(ca)?);
         Ok(self)
     }
 
@@ -53,29 +63,70 @@ impl Tls {
     /// Files that can't be read, or have no certificate and no private key in them.
     pub fn identified_by(mut self, certificate: &Path, key: &Path) -> Result<Self, InvalidTls> {
         let certificate = certificates(certificate)?;
-        let pem = read(key)?;
-        PrivateKeyDer::from_pem_slice(&pem)
+        let pem = Pem { certificate, key: read(key)? };
+        PrivateKeyDer::from_pem_slice(&pem.key)
             .map_err(|_| InvalidTls::new(key, "there is no private key in it, in PEM form"))?;
-        let identity = Identity::from_pem(certificate, pem);
         // Made here once, and thrown away, for the TLS library to compare the two.
         transport::Endpoint::from_static("https://etcd")
-            .tls_config(TlsOptions::new().identity(identity.clone()))
+            .tls_config(TlsOptions::new().identity(Identity::from_pem(&pem.certificate, &pem.key)))
             .map_err(|_| InvalidTls::new(key, "it is not the private key of that certificate"))?;
-        self.identity = Some(identity);
+        self.identity = Some(pem);
         Ok(self)
     }
 
-    pub(crate) fn into_client_config(self) -> TlsOptions {
-        let mut options = match self.ca {
-            Some(ca) => TlsOptions::new().ca_certificate(ca),
+    pub(crate) fn client_config(&self) -> TlsOptions {
+        let options = match &self.ca {
+            Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
             None => TlsOptions::new().with_native_roots(),
         };
-        if let Some(identity) = self.identity {
-            options = options.identity(identity);
+        match &self.identity {
+            Some(pem) => options.identity(Identity::from_pem(&pem.certificate, &pem.key)),
+            None => options,
         }
-        options
+    }
+
+    /// What etcd has against our certificate, or against our having none.
+    ///
+    /// With TLS 1.3 the handshake is over for us before etcd has looked at our certificate. If
+    /// a request is under way by then, its alert is lost in the closing of the connection as
+    /// often as not. So connect, send nothing, and listen: etcd refuses us with an alert, or
+    /// begins to speak HTTP/2.
+    pub(crate) async fn refusal(&self, host: &str, port: u16) -> Option<io::Error> {
+        let config = self.listening()?;
+        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()?;
+        let listening = async {
+            let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+            let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+            stream.read(&mut [0; 1]).await
+        };
+        timeout(LISTEN, listening).await.ok()?.err()
+    }
+
+    /// The same trust and identity, for a connection of our own.
+    fn listening(&self) -> Option<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(
+            CertificateDer::pem_slice_iter(self.ca.as_ref()?).filter_map(Result::ok),
+        );
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .ok()?
+            .with_root_certificates(roots);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let chain = CertificateDer::pem_slice_iter(&pem.certificate).filter_map(Result::ok).collect();
+                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&pem.key).ok()?).ok()?
+            }
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Some(config)
     }
 }
+
+/// How long etcd may take to refuse us.
+const LISTEN: Duration = Duration::from_secs(1);
 
 fn read(path: &Path) -> Result<Vec<u8>, InvalidTls> {
     std::fs::read(path).map_err(|error| InvalidTls::new(path, error))
@@ -86,7 +137,9 @@ fn certificates(path: &Path) -> Result<Vec<u8>, InvalidTls> {
     let mut parsed = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         let broken = |_| InvalidTls::new(path, "a certificate in it is broken");
-        parsed.add(certificate.map_err(|error| InvalidTls::new(path, error))?).map_err(broken)?;
+        parsed
+            .add(certificate.map_err(|_| InvalidTls::new(path, "a certificate in it is cut off or broken"))?)
+            .map_err(broken)?;
     }
     if parsed.is_empty() {
         return Err(InvalidTls::new(path, "there is no certificate in it, in PEM form"));

@@ -31,6 +31,11 @@ impl Trouble {
         Self { remedy: Remedy::Elsewhere, message: message.into() }
     }
 
+    /// If a connection failed for a certificate that one side does not accept.
+    pub(crate) fn refused_certificate(error: &std::io::Error) -> Option<Self> {
+        certificate_problem(error).map(|hint| Self::certificate(hint, error))
+    }
+
     fn certificate(hint: &str, error: &(dyn StdError + 'static)) -> Self {
         Self { remedy: Remedy::Human, message: format!("{hint} ({})", chain(error)) }
     }

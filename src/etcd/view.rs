@@ -32,7 +32,12 @@ use super::{
     progress::Answer,
     trouble::Trouble,
 };
-use crate::{clock::Timestamp, names::ElectionName, timing::Backoff};
+use crate::{
+    clock::Timestamp,
+    leadership::FencingToken,
+    names::{ElectionName, displayed},
+    timing::Backoff,
+};
 
 /// How long a read, or the opening of a watch, may stay unanswered.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -125,6 +130,7 @@ impl Queue {
 
 /// A view, and those who look at it. Kept up for as long as anybody holds it.
 pub(crate) struct View {
+    election: ElectionName,
     known: Mutex<Known>,
     task: OnceLock<AbortOnDropHandle<()>>,
 }
@@ -133,6 +139,7 @@ struct Known {
     /// Known as of its revision, or not since a moment.
     queue: Result<Queue, Timestamp>,
     lookers: BTreeMap<Vec<u8>, watch::Sender<Sight>>,
+    front: watch::Sender<Option<Front>>,
 }
 
 impl View {
@@ -155,10 +162,12 @@ impl View {
     }
 
     fn start(shared: &Arc<Shared>, election: &ElectionName) -> Arc<Self> {
-        let known = Known { queue: Err(Timestamp::now()), lookers: BTreeMap::new() };
-        let view = Arc::new(Self { known: Mutex::new(known), task: OnceLock::new() });
-        let follower =
-            Follower { shared: Arc::clone(shared), election: election.clone(), view: Arc::downgrade(&view) };
+        let queue = Err(Timestamp::now());
+        let known = Known { queue, lookers: BTreeMap::new(), front: watch::Sender::new(None) };
+        let election = election.clone();
+        let view = Arc::new(Self { election, known: Mutex::new(known), task: OnceLock::new() });
+        let (shared_too, election) = (Arc::clone(shared), view.election.clone());
+        let follower = Follower { shared: shared_too, election, view: Arc::downgrade(&view) };
         let task = AbortOnDropHandle::new(shared.spawn(follower.follow()));
         // Set once, right here.
         let _ = view.task.set(task);
@@ -180,6 +189,13 @@ impl View {
         look
     }
 
+    /// Follows who is at the front of the queue.
+    pub(crate) fn front(self: &Arc<Self>) -> Fronts {
+        let mut front = self.known().front.subscribe();
+        front.mark_changed();
+        Fronts { _view: Arc::clone(self), front }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         // Nothing in here panics half way through a change.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -188,6 +204,7 @@ impl View {
     /// The queue was read anew.
     fn read(&self, queue: Queue) {
         let mut known = self.known();
+        known.front.send_if_modified(|front| show(&queue, &self.election, front));
         for (key, looker) in &known.lookers {
             looker.send_replace(queue.sight(key));
         }
@@ -197,7 +214,7 @@ impl View {
     /// A message of the watch, whole.
     fn happened(&self, events: &[Event]) {
         let mut known = self.known();
-        let Known { queue: Ok(queue), lookers } = &mut *known else { return };
+        let Known { queue: Ok(queue), lookers, front } = &mut *known else { return };
         let first_before = queue.first().map(<[u8]>::to_vec);
         let mut changed = Vec::new();
         for kv in events.iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
@@ -211,6 +228,7 @@ impl View {
         if queue.first() != first_before.as_deref() {
             changed.extend(queue.first().map(<[u8]>::to_vec));
         }
+        front.send_if_modified(|front| show(queue, &self.election, front));
         for key in changed {
             if let Some(looker) = lookers.get(&key) {
                 looker.send_replace(queue.sight(&key));
@@ -226,6 +244,64 @@ impl View {
             known.queue = Err(since);
             for looker in known.lookers.values() {
                 looker.send_replace(Sight::Unsure { since });
+            }
+        }
+    }
+}
+
+/// Who is at the front of an election's queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Front {
+    /// A candidate: it leads, or is about to. This is its token.
+    Candidate(FencingToken),
+    /// A key that somebody put by hand: nobody can lead until it is deleted.
+    Foreign(String),
+    /// The queue is empty.
+    Nobody,
+}
+
+/// Writes down who is at the front; `true` if that is news.
+fn show(queue: &Queue, election: &ElectionName, known: &mut Option<Front>) -> bool {
+    let front = match queue.order.first_key_value() {
+        None => Front::Nobody,
+        Some((created, key)) if layout::named_as_candidate(election, key).is_some() => {
+            Front::Candidate(layout::token(*created))
+        }
+        Some((_, key)) => Front::Foreign(displayed(key)),
+    };
+    let news = known.as_ref() != Some(&front);
+    *known = Some(front);
+    news
+}
+
+/// Who is at the front of the queue, newest first: see [`Etcd::fronts`](super::Etcd::fronts).
+#[must_use = "dropping this stops following"]
+pub struct Fronts {
+    _view: Arc<View>,
+    front: watch::Receiver<Option<Front>>,
+}
+
+impl std::fmt::Debug for Fronts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fronts").field("front", &*self.front.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Fronts {
+    /// Who is at the front now; waits until that is known, or has changed since the last call.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a later call sees the newest.
+    pub async fn next(&mut self) -> Front {
+        loop {
+            if self.front.changed().await.is_err() {
+                // The view, and with it the other end, lives as long as `self`.
+                std::future::pending::<()>().await;
+            }
+            if let Some(front) = &*self.front.borrow_and_update() {
+                return front.clone();
             }
         }
     }

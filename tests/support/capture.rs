@@ -1,26 +1,32 @@
 //! What a process prints, line by line, each with the time at which it arrived.
 //!
-//! A reader thread for each stream stamps a line as soon as it is complete, so a stamp is never earlier than
-//! the printing. Searches start at a [`Mark`], since a log repeats itself: `I am the leader.` *after* the
-//! change.
+//! One thread reads for all of them, and stamps a line as soon as it is complete, so a stamp is never earlier
+//! than the printing. Of two lines, by whichever processes, the one that was printed first never has the later
+//! stamp. Searches start at a [`Mark`], since a log repeats itself: `I am the leader.` *after* the change.
+//!
+//! That thread also notes when it got no time to run; see [`longest_stall`].
 //!
 //! When a wait fails, or the test panics for another reason, the full transcript goes to stderr.
 
 use std::{
     fmt,
-    io::{BufRead, BufReader, Read},
+    fs::File,
+    io::{ErrorKind, Read},
+    os::fd::OwnedFd,
     process::{Command, ExitStatus, Stdio},
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::SeqCst},
+        mpsc,
     },
     thread,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
+use tokio::net::unix::pipe;
 
-use super::{clock::BootTime, process::Process};
+use super::{clock::BootTime, process::Process, runtime};
 
 /// How long the output of an ended process may still be on its way through the pipe.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
@@ -248,19 +254,21 @@ impl Transcript {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn follow(self: Arc<Self>, stream: Stream, source: impl Read + Send + 'static) {
-        thread::spawn(move || {
-            for text in BufReader::new(source).split(b'\n').map_while(Result::ok) {
-                let at = BootTime::now();
-                let text = String::from_utf8_lossy(&text).into_owned();
-                let mut progress = self.lock();
-                let index = progress.lines.len();
-                progress.lines.push(Line { at, stream, text, index });
-                self.changed.notify_all();
-            }
-            self.lock().open_streams -= 1;
-            self.changed.notify_all();
-        });
+    fn follow(self: Arc<Self>, stream: Stream, source: impl Into<OwnedFd>) {
+        // Tokio knows how to make reading from a pipe non-blocking. The writer's end is not concerned.
+        let _context = runtime::handle().enter();
+        let pipe = pipe::Receiver::from_owned_fd(source.into()).and_then(pipe::Receiver::into_nonblocking_fd);
+        let pipe = File::from(pipe.expect("a child's output is a pipe"));
+        let source = Source { pipe, stream, transcript: self, unread: Vec::new(), ended: false };
+        READER.send(source).expect("the reader serves as long as this process runs");
+    }
+
+    fn add(&self, stream: Stream, at: BootTime, text: &[u8]) {
+        let text = String::from_utf8_lossy(text).into_owned();
+        let mut progress = self.lock();
+        let index = progress.lines.len();
+        progress.lines.push(Line { at, stream, text, index });
+        self.changed.notify_all();
     }
 
     fn wait(&self, mark: Mark, pattern: &impl LinePattern, within: Duration) -> Result<Line, String> {
@@ -303,4 +311,107 @@ impl fmt::Display for Transcript {
         }
         write!(f, "--- {} s later", self.started.elapsed().as_secs_f32())
     }
+}
+
+/// How long the reader sleeps when there is nothing to read.
+const READ_EVERY: Duration = Duration::from_millis(1);
+
+/// How often all pipes are read before anything is stamped, should one of them never be empty.
+const MOST_PASSES: usize = 50;
+
+/// One pipe.
+#[derive(Debug)]
+struct Source {
+    pipe: File,
+    stream: Stream,
+    transcript: Arc<Transcript>,
+    /// What has been read and not been stamped.
+    unread: Vec<u8>,
+    ended: bool,
+}
+
+static READER: LazyLock<mpsc::Sender<Source>> = LazyLock::new(|| {
+    let (sources, inbox) = mpsc::channel();
+    thread::Builder::new()
+        .name("reader".to_owned())
+        .spawn(move || read_all(&inbox))
+        .expect("a test can start a thread");
+    sources
+});
+
+/// Reads all pipes until one whole pass has found nothing, and then gives all that was found one stamp.
+///
+/// So when a line is stamped, everything that was printed before it has been read, too.
+fn read_all(inbox: &mpsc::Receiver<Source>) {
+    let mut sources: Vec<Source> = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    let mut last_run = BootTime::now();
+    loop {
+        sources.extend(inbox.try_iter());
+        for _ in 0..MOST_PASSES {
+            let found = sources.iter_mut().filter_map(|source| source.read(&mut buffer)).count();
+            if found == 0 {
+                break;
+            }
+        }
+        let at = BootTime::now();
+        for source in &mut sources {
+            source.stamp(at);
+        }
+        sources.retain(|source| !source.ended);
+        if at - last_run > 2 * READ_EVERY {
+            STALLS.lock().unwrap_or_else(PoisonError::into_inner).push((last_run, at));
+        }
+        last_run = at;
+        thread::sleep(READ_EVERY);
+    }
+}
+
+impl Source {
+    /// Reads what is there; `None` if there is nothing.
+    fn read(&mut self, buffer: &mut [u8]) -> Option<()> {
+        if self.ended {
+            return None;
+        }
+        match self.pipe.read(buffer) {
+            Err(error) if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind()) => None,
+            Ok(0) | Err(_) => {
+                self.ended = true;
+                Some(())
+            }
+            Ok(length) => {
+                self.unread.extend_from_slice(&buffer[..length]);
+                Some(())
+            }
+        }
+    }
+
+    /// Makes lines of what is complete.
+    fn stamp(&mut self, at: BootTime) {
+        let complete = self.unread.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let rest = self.unread.split_off(complete);
+        for line in std::mem::replace(&mut self.unread, rest).split_inclusive(|byte| *byte == b'\n') {
+            self.transcript.add(self.stream, at, &line[..line.len() - 1]);
+        }
+        if self.ended {
+            if !self.unread.is_empty() {
+                self.transcript.add(self.stream, at, &std::mem::take(&mut self.unread));
+            }
+            self.transcript.lock().open_streams -= 1;
+            self.transcript.changed.notify_all();
+        }
+    }
+}
+
+/// From when to when the reader had wanted to run, and did not.
+static STALLS: Mutex<Vec<(BootTime, BootTime)>> = Mutex::new(Vec::new());
+
+/// The longest time between `from` and `to` for which this machine let the reader wait.
+///
+/// The processes under test will have had to wait as long, and one that cannot run cannot print either. A
+/// test that is about a moment, and not about an order of events, allows for that much, and no more.
+pub(crate) fn longest_stall(from: BootTime, to: BootTime) -> Duration {
+    let stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let within = stalls.iter().filter(|(began, ended)| *began < to && from < *ended);
+    within.map(|(began, ended)| *ended - *began).max().unwrap_or_default()
 }

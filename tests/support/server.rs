@@ -2,8 +2,8 @@
 //!
 //! Two things can be checked of them all:
 //!
-//! * when a [`Server`] is dropped, always: its lines came in an order that the design allows (no refreshing by one
-//!   that does not lead, no change that was not followed by an election);
+//! * when a [`Server`] is dropped, always: its lines came in an order that the design allows (no refreshing
+//!   by one that does not lead, no change that was not followed by an election);
 //! * by [`led_one_at_a_time`], where a test asks: no two led at one moment.
 
 use std::{
@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use super::{
-    capture::{Captured, Line, Mark},
+    capture::{Captured, Line, Mark, longest_stall},
     clock::BootTime,
     elect::Elect,
     eventually::eventually,
@@ -59,8 +59,8 @@ pub(crate) struct Server {
     name: String,
     endpoints: String,
     plain: bool,
-    /// When it was frozen.
-    freezes: Vec<BootTime>,
+    /// When it was frozen, or deposed by a third party.
+    cut_short: Vec<BootTime>,
     /// When it was killed, or had exited.
     ended: Option<BootTime>,
 }
@@ -96,7 +96,7 @@ impl Server {
 
     fn of(captured: Captured, name: &str, endpoints: &str, plain: bool) -> Self {
         let (name, endpoints) = (name.to_owned(), endpoints.to_owned());
-        Self { captured, name, endpoints, plain, freezes: Vec::new(), ended: None }
+        Self { captured, name, endpoints, plain, cut_short: Vec::new(), ended: None }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -151,8 +151,9 @@ impl Server {
     /// When it last said that it leads.
     #[track_caller]
     pub(crate) fn last_claim(&self) -> BootTime {
-        let claims = self.lines().into_iter().filter(|line| line.text == LEADER || line.text == REFRESHING);
-        claims.last().expect("it has led").at
+        let lines = self.lines();
+        let claim = lines.iter().rfind(|line| line.text == LEADER || line.text == REFRESHING);
+        claim.expect("it has led").at
     }
 
     /// Tells it to stop, and returns when.
@@ -187,8 +188,14 @@ impl Server {
     /// Stops it by SIGSTOP. Returns a moment at which it stood still.
     pub(crate) fn freeze(&mut self) -> BootTime {
         let frozen = self.captured.freeze();
-        self.freezes.push(frozen);
+        self.cut_short.push(frozen);
         frozen
+    }
+
+    /// Says that somebody is about to take its key or its lease away. It hears of that no sooner than the
+    /// next one does, so no order holds between the two.
+    pub(crate) fn will_be_deposed(&mut self) {
+        self.cut_short.push(BootTime::now());
     }
 
     #[track_caller]
@@ -198,8 +205,8 @@ impl Server {
 
     /// From when to when it led, by what it said.
     ///
-    /// One that was frozen could not say when it stopped, and led no longer than it could do anything: until
-    /// the freeze, unless it went on to claim.
+    /// One that was frozen could not say when it stopped, and one that was deposed by a third party was told
+    /// of it late. Either led until then, unless it went on to claim.
     fn terms(&self) -> Vec<(BootTime, BootTime)> {
         let mut terms = Vec::new();
         let mut term: Option<(BootTime, BootTime)> = None;
@@ -208,8 +215,8 @@ impl Server {
                 (LEADER, None) => term = Some((line.at, line.at)),
                 (REFRESHING, Some((_, last_claim))) => *last_claim = line.at,
                 (CHANGE, Some((from, last_claim))) => {
-                    let freeze = self.freezes.iter().rev().find(|at| (*from..line.at).contains(at));
-                    let until = freeze.map_or(line.at, |freeze| (*freeze).max(*last_claim));
+                    let cut = self.cut_short.iter().rev().find(|at| (*from..line.at).contains(at));
+                    let until = cut.map_or(line.at, |cut| (*cut).max(*last_claim));
                     terms.push((*from, until));
                     term = None;
                 }
@@ -285,7 +292,9 @@ pub(crate) fn led_one_at_a_time<'a>(servers: impl IntoIterator<Item = &'a Server
     terms.sort_unstable();
     for pair in terms.windows(2) {
         let [((_, until), before), ((from, _), after)] = pair else { continue };
-        assert!(until <= from, "{before} led until {until}, and {after} from {from}");
+        // One that got no time to run was as good as frozen.
+        let stall = longest_stall(*from, *until);
+        assert!(*until <= *from + stall, "{before} led until {until}, and {after} from {from}; {stall:?}");
     }
 }
 

@@ -1,0 +1,110 @@
+//! What `elect` is measured against: the least that a program on etcd-client can do and still be elected.
+//!
+//! Connects, takes a lease, renews it every third of its time, calls `Campaign`, and calls `Resign` at the
+//! end. It verifies no win, watches nothing, retries nothing, and believes that it leads until it is told to
+//! stop. Nobody should copy it.
+//!
+//! ```text
+//! bench-twin one   ENDPOINT ELECTION NAME TTL     one candidate, until SIGTERM
+//! bench-twin crowd ENDPOINT ELECTION COUNT TTL    many on one connection; on SIGUSR1 each gives way in turn
+//! ```
+
+use std::{env, time::Duration};
+
+use etcd_client::{Client, Error, LeaderKey, ResignOptions};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+// One thread: the fastest choice for so little work, so the hardest to compare with.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let args: Vec<_> = env::args().skip(1).collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["one", endpoint, election, name, ttl] => one(endpoint, election, name, ttl.parse()?).await,
+        ["crowd", endpoint, election, count, ttl] => {
+            crowd(endpoint, election, count.parse()?, ttl.parse()?).await
+        }
+        _ => Err("this belongs to `make bench`; its arguments are in benches/twin/main.rs".into()),
+    }
+}
+
+async fn one(endpoint: &str, election: &str, name: &str, ttl: u64) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let client = Client::connect([endpoint], None).await?;
+    let lease = client.lease_client().grant(ttl.cast_signed(), None).await?.id();
+    tokio::spawn(renew(client.clone(), lease, ttl, || println!("renewed")));
+
+    let mut candidate = client.election_client();
+    let leader = tokio::select! {
+        won = candidate.campaign(election, name, lease) => won?.take_leader(),
+        _ = terminate.recv() => return Ok(()),
+    };
+    println!("I am the leader.");
+
+    terminate.recv().await;
+    resign(&client, leader).await?;
+    Ok(())
+}
+
+async fn crowd(endpoint: &str, election: &str, count: usize, ttl: u64) -> Result<(), Failure> {
+    let mut go = signal(SignalKind::user_defined1())?;
+    let client = Client::connect([endpoint], None).await?;
+    let started = watch::Sender::new(None);
+    let mut candidates = JoinSet::new();
+    for number in 0..count {
+        let (client, election, started) = (client.clone(), election.to_owned(), started.subscribe());
+        candidates.spawn(one_of_many(client, election, number, ttl, started));
+    }
+    go.recv().await;
+    let start = Instant::now();
+    started.send_replace(Some(start));
+    let mut last = Duration::ZERO;
+    while let Some(won) = candidates.join_next().await {
+        last = last.max(won??);
+    }
+    println!("handoffs {} {}", count - 1, last.as_nanos());
+    Ok(())
+}
+
+/// Queues, wins, and gives way at once, but not before the start. Returns how long after it that it won.
+async fn one_of_many(
+    client: Client,
+    election: String,
+    number: usize,
+    ttl: u64,
+    mut started: watch::Receiver<Option<Instant>>,
+) -> Result<Duration, Failure> {
+    let lease = client.lease_client().grant(ttl.cast_signed(), None).await?.id();
+    let renewing = tokio::spawn(renew(client.clone(), lease, ttl, || ()));
+    let leader = client.election_client().campaign(election, number.to_string(), lease).await?.take_leader();
+    let won = Instant::now();
+    let start = started.wait_for(Option::is_some).await?.ok_or("there is no start")?;
+    resign(&client, leader).await?;
+    renewing.abort();
+    Ok(won.saturating_duration_since(start))
+}
+
+async fn renew(client: Client, lease: i64, ttl: u64, renewed: impl Fn()) -> Result<(), Error> {
+    let (mut requests, mut answers) = client.lease_client().keep_alive(lease).await?;
+    loop {
+        sleep(Duration::from_secs(ttl) / 3).await;
+        requests.keep_alive().await?;
+        if answers.message().await?.is_none() {
+            return Ok(());
+        }
+        renewed();
+    }
+}
+
+async fn resign(client: &Client, leader: Option<LeaderKey>) -> Result<(), Error> {
+    let leader = leader.ok_or_else(|| Error::InvalidArgs("etcd named no leader's key".into()))?;
+    client.election_client().resign(Some(ResignOptions::new().with_leader(leader))).await?;
+    Ok(())
+}

@@ -1,0 +1,694 @@
+//! What the `leader_election` crate promises a Tokio program, on real etcd: the guard and how it ends, the
+//! loop around it, guarded writes, observers.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod support;
+
+use std::{cell::Cell, future::pending, ops::ControlFlow, pin::pin, thread, time::Duration};
+
+use etcd_client::{Compare, CompareOp, Txn, TxnOp};
+use leader_election::{
+    CampaignError, Candidate, FencingToken, Leadership, Loss,
+    candidate::{Event, Stopped},
+    clock::Timestamp,
+    etcd::{Endpoint, Etcd, Settings, TransactionError},
+    leadership::OrderError,
+    observe::{Observer, State},
+    timing::Ttl,
+};
+use support::{
+    client::Admin,
+    etcd::{Etcd as Server, EtcdVersion},
+    eventually::eventually,
+    on_each_etcd,
+    proxy::{Mode, Proxy},
+};
+use tokio::{
+    join, select,
+    sync::{mpsc, oneshot},
+    time::{sleep, timeout},
+};
+
+/// For what should take far less than a second. Long, for machines under load.
+const SOON: Duration = Duration::from_secs(20);
+
+/// Long beside any wait in these tests: what happens within it did not wait for a lease to expire.
+const LONG: u64 = 60;
+
+const MEBIBYTE: usize = 1 << 20;
+
+fn connected(endpoint: &str) -> Etcd {
+    let endpoint: Endpoint = endpoint.parse().unwrap();
+    Etcd::start(Settings::new([endpoint]).unwrap()).unwrap()
+}
+
+fn ttl(seconds: u64) -> Ttl {
+    Ttl::new(Duration::from_secs(seconds)).unwrap()
+}
+
+fn candidate(etcd: &Etcd, name: &str, ttl_seconds: u64) -> Candidate<Etcd> {
+    Candidate::new(etcd.clone(), "leader".parse().unwrap(), name.parse().unwrap(), ttl(ttl_seconds))
+}
+
+fn observer(etcd: &Etcd) -> Observer {
+    etcd.observe("leader".parse().unwrap())
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.unwrap_or_else(|_| panic!("waited {SOON:?} for {what}"))
+}
+
+async fn won(candidate: &mut Candidate<Etcd>) -> Leadership {
+    soon("a win", candidate.campaign()).await.unwrap()
+}
+
+/// Waits until this many candidates are in the queue, without holding up what else the test waits for.
+async fn queued(admin: &Admin, count: usize) {
+    soon("the queue to fill", async {
+        while admin.candidates("leader").len() < count {
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// Campaigns until the queue is this long, then does `meanwhile`, then waits for the win.
+async fn wins_after<T>(
+    candidate: &mut Candidate<Etcd>,
+    admin: &Admin,
+    place: usize,
+    meanwhile: impl Future<Output = T>,
+) -> (Leadership, T) {
+    let mut campaign = pin!(candidate.campaign());
+    select! {
+        won = &mut campaign => panic!("won out of turn: {won:?}"),
+        () = queued(admin, place) => {}
+    }
+    let (won, done) = soon("a win", async { join!(campaign, meanwhile) }).await;
+    (won.unwrap(), done)
+}
+
+fn leaders_key(admin: &Admin) -> String {
+    admin.leader("leader").unwrap().key
+}
+
+/// How many transactions this server has been sent.
+fn transactions(server: &Server) -> u64 {
+    server.messages_received().get("Txn").copied().unwrap_or_default()
+}
+
+/// Somebody else deletes the key of the leader, and the next one leads; the old one is not told.
+///
+/// Its connection is silent towards it. What it sends still arrives.
+async fn depose_in_silence(proxy: &Proxy, admin: &Admin, next: &mut Candidate<Etcd>) -> Leadership {
+    proxy.set(Mode::SilenceReplies);
+    assert!(admin.delete(leaders_key(admin)));
+    won(next).await
+}
+
+/// What a worked example of a resource looks like: it refuses a token below the highest it has seen.
+#[derive(Default)]
+struct Resource {
+    highest: Option<FencingToken>,
+    written: Vec<&'static str>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Stale;
+
+impl Resource {
+    fn write(&mut self, token: FencingToken, value: &'static str) -> Result<(), Stale> {
+        if self.highest.is_some_and(|highest| token < highest) {
+            return Err(Stale);
+        }
+        self.highest = Some(token);
+        self.written.push(value);
+        Ok(())
+    }
+}
+
+/// Work under way; says when it is dropped.
+struct Work<F: Fn()>(F);
+
+impl<F: Fn()> Drop for Work<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+on_each_etcd! {
+    async fn contract_5_each_term_has_a_larger_token_which_is_its_keys_create_revision(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let mut candidate = candidate(&etcd, "server1", LONG);
+        let mut last = FencingToken::new(0);
+        for _ in 0..3 {
+            let leadership = won(&mut candidate).await;
+            let leader = admin.leader("leader").unwrap();
+            assert_eq!(leadership.token().get(), leader.create_revision.unsigned_abs());
+            assert_eq!((&*leader.value, leader.key), ("server1", format!("leader/{:x}", leader.lease)));
+            assert!(leadership.token() > last);
+            assert_eq!(leadership.cluster().get(), admin.status().cluster_id);
+            assert_eq!((leadership.name().as_str(), leadership.election().as_str()), ("server1", "leader"));
+            last = leadership.token();
+            leadership.resign().await.unwrap();
+            // Confirmed means: gone.
+            assert_eq!((admin.candidates("leader"), admin.leases()), (vec![], vec![]));
+        }
+    }
+
+    async fn contract_2_a_leadership_holds_and_its_deadline_moves_on(version: EtcdVersion) {
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let asked = Timestamp::now();
+        let leadership = won(&mut candidate(&etcd, "server1", 2)).await;
+        let believed = ttl(2).as_duration() - ttl(2).margin();
+        let first = leadership.deadline().unwrap();
+        assert!(first >= asked + believed && first <= Timestamp::now() + believed);
+        // Long after the first deadline it still leads, by renewals.
+        let later = first + ttl(2).as_duration();
+        eventually(SOON, "renewals", || {
+            assert!(leadership.holds() && leadership.remaining() <= believed);
+            leadership.deadline().filter(|deadline| *deadline >= later)
+        });
+        assert_eq!(leadership.token().get(), server.admin().leader("leader").unwrap().create_revision as u64);
+    }
+
+    async fn contract_4_a_deleted_key_is_a_loss_at_once_and_lost_is_cancel_safe(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        for _ in 0..50 {
+            assert!(timeout(Duration::from_millis(1), leadership.lost()).await.is_err());
+        }
+        admin.delete(leaders_key(&admin));
+        assert_eq!(soon("the loss", leadership.lost()).await, Loss::KeyDeleted);
+        assert!(!leadership.holds());
+        assert_eq!((leadership.deadline(), leadership.remaining()), (None, Duration::ZERO));
+        // It stays so, for whoever asks, and asks again.
+        for _ in 0..3 {
+            let again = timeout(Duration::ZERO, leadership.lost()).await;
+            assert_eq!(again, Ok(Loss::KeyDeleted));
+        }
+        assert_eq!(leadership.run(pending::<()>()).await, Err(Loss::KeyDeleted));
+        assert_eq!(leadership.proclaim("still here").await, Err(OrderError::NotLeading));
+        assert_eq!(leadership.transaction(Txn::new()).await.unwrap_err(), TransactionError::NotLeading);
+        assert_eq!(leadership.resign().await, Err(OrderError::NotLeading));
+    }
+
+    async fn contract_4_a_revoked_lease_is_a_loss_at_once(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        admin.revoke(admin.leader("leader").unwrap().lease);
+        let loss = soon("the loss", leadership.lost()).await;
+        assert!(matches!(loss, Loss::KeyDeleted | Loss::Revoked), "{loss}");
+        assert!(!leadership.holds());
+    }
+
+    async fn contract_4_in_silence_it_ends_by_its_deadline_before_the_next_leads(version: EtcdVersion) {
+        let server = Server::start(version);
+        let proxy = Proxy::start(&server.endpoint());
+        let (behind, direct) = (connected(&proxy.endpoint()), connected(&server.endpoint()));
+        let leadership = won(&mut candidate(&behind, "old", 3)).await;
+        let mut next = candidate(&direct, "new", 3);
+        let winning = tokio::spawn(async move {
+            let leadership = next.campaign().await.unwrap();
+            (leadership, Timestamp::now())
+        });
+        queued(&server.admin(), 2).await;
+        proxy.set(Mode::Silence);
+        let mut deadline = leadership.deadline();
+        let loss = loop {
+            select! {
+                biased;
+                loss = leadership.lost() => break loss,
+                () = sleep(Duration::from_millis(10)) => deadline = leadership.deadline().or(deadline),
+            }
+        };
+        let late = Timestamp::now().since(deadline.unwrap());
+        assert_eq!(loss, Loss::Expired);
+        assert!(late < Duration::from_secs(1), "late by {late:?}");
+        let (next, won_at) = soon("the next to win", winning).await.unwrap();
+        assert!(won_at > deadline.unwrap(), "both led");
+        assert!(next.token() > leadership.token());
+        assert!(!leadership.holds());
+    }
+
+    async fn dropping_campaign_leaves_the_queue(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let (first, second) = (connected(&server.endpoint()), connected(&server.endpoint()));
+        let leader = won(&mut candidate(&first, "first", LONG)).await;
+        let mut waiting = candidate(&second, "second", LONG);
+        for _ in 0..3 {
+            select! {
+                won = waiting.campaign() => panic!("won beside the leader: {won:?}"),
+                () = queued(&admin, 2) => {}
+            }
+            soon("the lease to be given back", second.settled()).await;
+            assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
+        }
+        // Dropped before it has been polled even once, and very soon after.
+        drop(waiting.campaign());
+        let _ = timeout(Duration::ZERO, waiting.campaign()).await;
+        let _ = timeout(Duration::from_millis(2), waiting.campaign()).await;
+        soon("the lease to be given back", second.settled()).await;
+        assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
+
+        // A later call queues anew.
+        let (leadership, _) = wins_after(&mut waiting, &admin, 2, leader.resign()).await;
+        assert_eq!(admin.leader("leader").unwrap().create_revision.unsigned_abs(), leadership.token().get());
+    }
+
+    async fn dropping_a_leadership_releases_it_long_before_its_lease_ends(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let first = won(&mut candidate(&etcd, "first", LONG)).await;
+        let first_token = first.token();
+        let mut second = candidate(&etcd, "second", LONG);
+        let (second, ()) = wins_after(&mut second, &admin, 2, async { drop(first) }).await;
+        assert!(second.token() > first_token);
+        drop(second);
+        soon("all to be given back", etcd.settled()).await;
+        assert_eq!((admin.candidates("leader"), admin.leases()), (vec![], vec![]));
+        // With nothing to wait for it returns at once.
+        timeout(Duration::from_millis(1), etcd.settled()).await.unwrap();
+    }
+
+    async fn contract_8_resign_is_confirmed_when_the_next_one_may_lead(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let first = won(&mut candidate(&etcd, "first", LONG)).await;
+        let mut second = candidate(&etcd, "second", LONG);
+        let resigned = async {
+            first.resign().await.unwrap();
+            admin.leader("leader").unwrap().value
+        };
+        let (_second, leader) = wins_after(&mut second, &admin, 2, resigned).await;
+        assert_eq!(leader, "second");
+    }
+
+    async fn contract_8_resign_says_when_it_could_not_be_confirmed(version: EtcdVersion) {
+        let server = Server::start(version);
+        let proxy = Proxy::start(&server.endpoint());
+        let etcd = connected(&proxy.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", 3)).await;
+        proxy.set(Mode::Silence);
+        let asked = Timestamp::now();
+        let resigned = soon("an answer", leadership.resign()).await;
+        assert!(matches!(resigned, Err(OrderError::Unconfirmed(_))), "{resigned:?}");
+        let took = Timestamp::now().since(asked);
+        assert!(took < Duration::from_secs(6), "who resigns is on the way out: {took:?}");
+    }
+
+    async fn what_a_leader_proclaims_is_seen_by_observers(version: EtcdVersion) {
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let mut observer = observer(&etcd);
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        let mut seen = async |wanted: &str| {
+            soon("the leader to be seen", async {
+                loop {
+                    match observer.next().await.unwrap().state {
+                        State::Leader(leader) if leader.name == wanted => return leader,
+                        _ => {}
+                    }
+                }
+            })
+            .await
+        };
+        let first = seen("server1").await;
+        assert_eq!(first.token, leadership.token());
+        leadership.proclaim("10.0.0.1:8080").await.unwrap();
+        let proclaimed = seen("10.0.0.1:8080").await;
+        // Another value, the same term.
+        assert_eq!((proclaimed.token, proclaimed.since), (first.token, first.since));
+        leadership.proclaim(*b"\xff\x00").await.unwrap();
+        seen("\u{fffd}\u{fffd}").await;
+        assert_eq!(server.admin().get(leaders_key(&server.admin())).unwrap().value(), b"\xff\x00");
+        assert!(leadership.holds());
+        assert!(timeout(Duration::from_millis(1), leadership.lost()).await.is_err());
+    }
+
+    async fn contract_5_a_transaction_runs_while_leading_with_conditions_of_its_own(version: EtcdVersion) {
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        let put = |value: &str| TxnOp::put("resource", value, None);
+        let answer = leadership.transaction(Txn::new().and_then([put("1")])).await.unwrap();
+        assert!(answer.succeeded());
+        let is = |value: &str| Compare::value("resource", CompareOp::Equal, value);
+        let answer = leadership.transaction(Txn::new().when([is("1")]).and_then([put("2")])).await.unwrap();
+        assert!(answer.succeeded());
+        let otherwise =
+            Txn::new().when([is("1")]).and_then([put("3")]).or_else([TxnOp::get("resource", None)]);
+        let answer = leadership.transaction(otherwise).await.unwrap();
+        assert!(!answer.succeeded(), "its own condition does not hold, which is no loss");
+        assert_eq!(answer.op_responses().len(), 1);
+        assert_eq!(server.admin().get("resource").unwrap().value(), b"2");
+        assert!(leadership.holds());
+    }
+
+    async fn contract_5_etcd_itself_refuses_the_transaction_of_a_deposed_leader(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let proxy = Proxy::start(&server.endpoint());
+        let (behind, direct) = (connected(&proxy.endpoint()), connected(&server.endpoint()));
+        let deposed = won(&mut candidate(&behind, "deposed", LONG)).await;
+        let next = depose_in_silence(&proxy, &admin, &mut candidate(&direct, "next", LONG)).await;
+
+        assert!(deposed.holds(), "it can't know yet: this is what fencing is for");
+        let before = transactions(&server);
+        let writing = deposed.transaction(Txn::new().and_then([TxnOp::put("resource", "stale", None)]));
+        let answering = async {
+            // Only once etcd has it may anything reach the deposed leader, be it the answer or the news.
+            soon("the transaction to arrive", async {
+                while transactions(&server) == before {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+            proxy.set(Mode::Pass);
+        };
+        let (written, ()) = join!(writing, answering);
+        assert_eq!(written.unwrap_err(), TransactionError::NotLeading);
+        assert!(admin.get("resource").is_none());
+        assert_eq!(soon("the loss", deposed.lost()).await, Loss::KeyDeleted);
+
+        next.transaction(Txn::new().and_then([TxnOp::put("resource", "current", None)])).await.unwrap();
+        assert_eq!(admin.get("resource").unwrap().value(), b"current");
+    }
+
+    async fn contract_5_a_resource_refuses_the_older_token_of_one_that_still_believes(version: EtcdVersion) {
+        let server = Server::start(version);
+        let proxy = Proxy::start(&server.endpoint());
+        let (behind, direct) = (connected(&proxy.endpoint()), connected(&server.endpoint()));
+        let mut resource = Resource::default();
+        let old = won(&mut candidate(&behind, "old", LONG)).await;
+        assert_eq!(resource.write(old.token(), "by the old leader"), Ok(()));
+
+        let new = depose_in_silence(&proxy, &server.admin(), &mut candidate(&direct, "new", LONG)).await;
+        assert_eq!(resource.write(new.token(), "by the new leader"), Ok(()));
+        assert!(old.holds() && new.holds(), "two believe; the resource knows better");
+        assert_eq!(resource.write(old.token(), "too late"), Err(Stale));
+        assert_eq!(resource.write(new.token(), "by the new leader again"), Ok(()));
+        assert_eq!(resource.written, ["by the old leader", "by the new leader", "by the new leader again"]);
+
+        proxy.set(Mode::Pass);
+        assert_eq!(soon("the loss", old.lost()).await, Loss::KeyDeleted);
+    }
+
+    async fn a_transaction_whose_answer_is_lost_is_unconfirmed_not_refused(version: EtcdVersion) {
+        let server = Server::start(version);
+        let proxy = Proxy::start(&server.endpoint());
+        let etcd = connected(&proxy.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", 8)).await;
+        proxy.set(Mode::SilenceReplies);
+        let write = leadership.transaction(Txn::new().and_then([TxnOp::put("resource", "1", None)]));
+        let written = soon("an answer", write).await;
+        assert!(matches!(written, Err(TransactionError::Unconfirmed(_))), "{written:?}");
+        assert_eq!(server.admin().get("resource").unwrap().value(), b"1");
+    }
+
+    async fn what_etcd_refuses_to_write_costs_neither_leadership_nor_the_connection(version: EtcdVersion) {
+        let server = Server::start(version);
+        let proxy = Proxy::start(&server.endpoint());
+        let etcd = connected(&proxy.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        let admin = server.admin();
+        // Also one that waits on the same connection.
+        let mut waiting = candidate(&etcd, "server2", LONG);
+        let mut waiting_events = waiting.subscribe();
+        let mut campaign = pin!(waiting.campaign());
+        select! {
+            won = &mut campaign => panic!("won beside the leader: {won:?}"),
+            () = queued(&admin, 2) => {}
+        }
+        let before = admin.candidates("leader");
+
+        let put = |value: Vec<u8>| TxnOp::put("resource", value, None);
+        let twice = Txn::new().and_then([put(b"1".to_vec()), put(b"2".to_vec())]);
+        let too_large = Txn::new().and_then([put(vec![b'x'; 2 * MEBIBYTE])]);
+        let too_many = Txn::new()
+            .and_then((0..200).map(|i| TxnOp::put(format!("key{i}"), "", None)).collect::<Vec<_>>());
+        for transaction in [twice, too_large, too_many] {
+            let refused = leadership.transaction(transaction).await;
+            assert!(matches!(refused, Err(TransactionError::Refused(_))), "{refused:?}");
+        }
+        assert!(leadership.proclaim(vec![b'x'; 2 * MEBIBYTE]).await.is_err());
+
+        let fine = Txn::new().and_then([put(b"3".to_vec())]);
+        select! {
+            won = &mut campaign => panic!("won beside the leader: {won:?}"),
+            written = leadership.transaction(fine) => drop(written.unwrap()),
+        }
+        assert!(leadership.holds());
+        assert_eq!(proxy.connections(), 1);
+        assert_eq!(admin.candidates("leader"), before);
+        while let Ok(event) = waiting_events.try_recv() {
+            assert!(!matches!(event, Event::Retrying { .. }), "{event:?}");
+        }
+    }
+
+    fn a_blocking_task_in_the_users_runtime_does_not_starve_the_renewal(version: EtcdVersion) {
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let leadership = won(&mut candidate(&etcd, "server1", 2)).await;
+            // The mistake under test. Nothing else runs on this runtime meanwhile.
+            tokio::spawn(async { thread::sleep(3 * ttl(2).as_duration()) }).await.unwrap();
+            assert!(leadership.holds());
+            assert!(timeout(Duration::from_millis(1), leadership.lost()).await.is_err());
+            let leader = server.admin().leader("leader").unwrap();
+            assert_eq!(leader.create_revision.unsigned_abs(), leadership.token().get());
+        });
+    }
+
+    async fn lead_drops_the_work_on_each_loss_and_calls_it_again_with_a_larger_token(version: EtcdVersion) {
+        #[derive(Debug, PartialEq)]
+        enum Told {
+            Began(FencingToken),
+            Dropped,
+        }
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let mut candidate = candidate(&etcd, "server1", LONG);
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut terms = 0;
+        let working = candidate.lead(async |leadership: &Leadership| {
+            let _work = Work(|| tell.send(Told::Dropped).unwrap());
+            tell.send(Told::Began(leadership.token())).unwrap();
+            terms += 1;
+            match terms {
+                // Given up by itself, and contended for again.
+                3 => ControlFlow::Continue(()),
+                4 => ControlFlow::Break("done"),
+                _ => pending().await,
+            }
+        });
+        let disturbing = async {
+            let mut tokens = Vec::new();
+            for term in 1..=4 {
+                match told.recv().await.unwrap() {
+                    Told::Began(token) => tokens.push(token),
+                    Told::Dropped => panic!("dropped before it began"),
+                }
+                if term <= 2 {
+                    assert!(told.try_recv().is_err(), "dropped while it leads");
+                    admin.delete(leaders_key(&admin));
+                }
+                assert_eq!(told.recv().await, Some(Told::Dropped), "never two at once");
+            }
+            tokens
+        };
+        let (result, tokens) = soon("four terms", async { join!(working, disturbing) }).await;
+        assert_eq!(result, Ok("done"));
+        assert!(tokens.is_sorted_by(|earlier, later| earlier < later), "{tokens:?}");
+        soon("the last to be given back", etcd.settled()).await;
+        assert_eq!(admin.leases(), [0; 0]);
+    }
+
+    async fn contract_8_lead_until_stops_the_work_before_it_releases(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let in_queue_at_drop = Cell::new(None);
+        let (began, beginning) = oneshot::channel();
+        let began = Cell::new(Some(began));
+        let mut candidate = candidate(&etcd, "server1", LONG);
+        let shutdown = async { beginning.await.unwrap() };
+        let stopped = candidate.lead_until(shutdown, async |_: &Leadership| {
+            let _work = Work(|| in_queue_at_drop.set(Some(admin.candidates("leader").len())));
+            if let Some(began) = began.take() {
+                began.send(()).unwrap();
+            }
+            pending().await
+        });
+        assert_eq!(soon("the end", stopped).await, Ok(Stopped::Released));
+        assert_eq!(in_queue_at_drop.get(), Some(1));
+        assert_eq!((admin.candidates("leader"), admin.leases()), (vec![], vec![]));
+    }
+
+    async fn lead_until_says_when_there_was_nothing_to_release(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let (first, second) = (connected(&server.endpoint()), connected(&server.endpoint()));
+        let _leader = won(&mut candidate(&first, "first", LONG)).await;
+        let mut waiting = candidate(&second, "second", LONG);
+        let stopped = waiting.lead_until(queued(&admin, 2), async |_: &Leadership| panic!("it never leads"));
+        assert_eq!(soon("the end", stopped).await, Ok(Stopped::Waiting));
+        soon("the place in the queue to be given back", second.settled()).await;
+        assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
+    }
+
+    async fn elections_in_one_process_are_independent(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let one = won(&mut candidate(&etcd, "server1", LONG)).await;
+        let mut elsewhere =
+            Candidate::new(etcd.clone(), "elsewhere".parse().unwrap(), "server1".parse().unwrap(), ttl(2));
+        let other = won(&mut elsewhere).await;
+        assert!(other.token() > one.token());
+
+        admin.delete(leaders_key(&admin));
+        assert_eq!(soon("the loss", one.lost()).await, Loss::KeyDeleted);
+        let deadline = other.deadline().unwrap();
+        eventually(SOON, "the other to renew", || other.deadline().filter(|now| *now > deadline));
+        assert!(other.holds());
+        assert_eq!(admin.leader("elsewhere").unwrap().create_revision.unsigned_abs(), other.token().get());
+        // And the first one can be contended for again beside it.
+        let again = won(&mut candidate(&etcd, "server1", LONG)).await;
+        assert!(again.token() > other.token() && other.holds());
+    }
+
+    async fn contract_10_candidates_are_served_in_order_and_one_wakes_at_a_time(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let mut leadership = won(&mut candidate(&etcd, "leader", LONG)).await;
+        let (tell, mut winners) = mpsc::unbounded_channel();
+        for place in 0..5 {
+            let mut candidate = candidate(&etcd, &format!("waiting{place}"), LONG);
+            let mut events = candidate.subscribe();
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let won = candidate.campaign().await.unwrap();
+                tell.send((place, won)).unwrap();
+            });
+            // Each has looked at whom it waits for before the next one comes.
+            soon("it to follow", async {
+                while !matches!(events.recv().await.unwrap(), Event::Following { .. }) {}
+            })
+            .await;
+        }
+        assert_eq!(admin.candidates("leader").len(), 6);
+        for expected in 0..5 {
+            let before = transactions(&server);
+            leadership.resign().await.unwrap();
+            let (place, next) = soon("the next", winners.recv()).await.unwrap();
+            assert_eq!(place, expected);
+            // A win is verified by one read, or two where the news came in pieces. The others read nothing.
+            assert!(transactions(&server) - before <= 2);
+            leadership = next;
+        }
+    }
+
+    async fn what_happens_to_a_candidate_is_told_in_order(version: EtcdVersion) {
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let first = won(&mut candidate(&etcd, "first", LONG)).await;
+        let mut second = candidate(&etcd, "second", 2);
+        let mut events = second.subscribe();
+        let (leadership, _) = wins_after(&mut second, &server.admin(), 2, first.resign()).await;
+        let own = leadership.token();
+        let mut next = async || soon("an event", events.recv()).await.unwrap();
+        assert!(matches!(next().await, Event::Campaigning));
+        // Renewals while it waits are its own business.
+        assert!(matches!(next().await, Event::Following { token } if token == own));
+        assert!(matches!(next().await, Event::Elected { token, .. } if token == own));
+        let Event::Renewed { token, until, .. } = next().await else { panic!("not renewed") };
+        assert!(token == own && leadership.deadline().unwrap() >= until);
+        leadership.resign().await.unwrap();
+        let lost = loop {
+            match next().await {
+                Event::Renewed { token, .. } => assert_eq!(token, own),
+                other => break other,
+            }
+        };
+        assert!(matches!(lost, Event::Lost { token, loss: Loss::Resigned } if token == own), "{lost:?}");
+    }
+
+    async fn contract_9_an_observer_sees_every_term_in_order_however_slowly_it_reads(version: EtcdVersion) {
+        // Twice as many observations as wait for a reader, and then some.
+        const TERMS: usize = 100;
+        let server = Server::start(version);
+        let (leading, observing) = (connected(&server.endpoint()), connected(&server.endpoint()));
+        let mut observer = observer(&observing);
+        let vacant = State::Vacant { blocked_by: None };
+        assert_eq!(soon("an observation", observer.next()).await.unwrap().state, vacant);
+        let mut candidate = candidate(&leading, "server1", LONG);
+        let mut tokens = Vec::new();
+        for _ in 0..TERMS {
+            let leadership = won(&mut candidate).await;
+            tokens.push(leadership.token());
+            leadership.resign().await.unwrap();
+        }
+
+        let mut seen = Vec::new();
+        let mut last_at = None;
+        while seen.len() < TERMS {
+            let observation = soon("an observation", observer.next()).await.unwrap();
+            assert!(last_at.is_none_or(|last_at| observation.at >= last_at));
+            last_at = Some(observation.at);
+            match observation.state {
+                State::Leader(leader) => seen.push(leader.token),
+                state => assert_eq!(state, vacant),
+            }
+        }
+        assert_eq!(seen, tokens);
+    }
+
+    async fn a_ttl_below_etcds_minimum_is_an_error_that_says_what_is_granted(version: EtcdVersion) {
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let refused = soon("an answer", candidate(&etcd, "server1", 1).campaign()).await.unwrap_err();
+        assert_eq!(refused, CampaignError::TtlTooShort { asked: ttl(1), granted: ttl(2) });
+        soon("the lease to be given back", etcd.settled()).await;
+        assert_eq!(server.admin().leases(), [0; 0]);
+    }
+
+    async fn a_campaign_begun_before_etcd_is_there_is_won_when_it_comes(version: EtcdVersion) {
+        let mut server = Server::start(version);
+        server.kill();
+        let etcd = connected(&server.endpoint());
+        let mut candidate = candidate(&etcd, "server1", LONG);
+        let mut events = candidate.subscribe();
+        let campaign = candidate.campaign();
+        let starting = async {
+            while !matches!(events.recv().await.unwrap(), Event::Retrying { unreachable: true, .. }) {}
+            server.restart();
+        };
+        let (won, ()) = soon("a win", async { join!(campaign, starting) }).await;
+        assert!(won.unwrap().holds());
+    }
+}
+
+/// A function that takes `&Leadership` cannot be called without one: the guard can cross threads.
+#[test]
+fn a_leadership_can_be_shared_between_threads() {
+    fn shareable<T: Send + Sync>() {}
+    shareable::<Leadership>();
+    shareable::<Etcd>();
+    shareable::<Candidate<Etcd>>();
+    shareable::<Observer>();
+}

@@ -1,0 +1,298 @@
+//! One of three etcd members fails: leadership stays where it is, and candidates find another member.
+//!
+//! Every server reaches each member by a proxy of its own, so that a test can choose which member it is
+//! connected to, and can cut it off from one.
+//!
+//! Where etcd's own leader fails, its members need a second or two, or after a split vote more, to elect
+//! another. Until then nothing is renewed. So the TTL here is one that outlives such an election.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod support;
+
+use std::time::Duration;
+
+use support::{
+    capture::{Mark, longest_stall},
+    cluster::Cluster,
+    etcd::EtcdVersion,
+    eventually::eventually,
+    on_each_etcd,
+    proxy::{Mode, Proxy},
+    server::{
+        AT_ONCE, CHANGE, FOLLOWER, LEADER, SOON, Server, Status, beginning, led_one_at_a_time, start_in_turn,
+        token_of,
+    },
+};
+
+const MEMBERS: usize = 3;
+
+/// Outlives etcd's own election; and a standby that had to wait for it to end would be noticed.
+const TTL: &str = "10s";
+
+/// For tests in which a lease has to end.
+const SHORT: Duration = Duration::from_secs(3);
+const SHORT_TTL: &str = "3s";
+
+on_each_etcd! {
+    fn contract_6_leader_stays_and_standby_moves_with_their_member_killed(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Killed, Victim::Theirs);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_their_member_frozen(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Frozen, Victim::Theirs);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_their_member_isolated_from_its_peers(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Isolated, Victim::Theirs);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_their_member_cut_off_from_its_clients(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Silenced, Victim::Theirs);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_their_member_which_is_etcds_leader_killed(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Killed, Victim::TheirsAndEtcdsLeader);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_their_member_which_is_etcds_leader_frozen(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Frozen, Victim::TheirsAndEtcdsLeader);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_their_member_which_is_etcds_leader_isolated_from_its_peers(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Isolated, Victim::TheirsAndEtcdsLeader);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_their_member_which_is_etcds_leader_cut_off_from_its_clients(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Silenced, Victim::TheirsAndEtcdsLeader);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_etcds_leader_elsewhere_killed(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Killed, Victim::EtcdsLeaderElsewhere);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_etcds_leader_elsewhere_frozen(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Frozen, Victim::EtcdsLeaderElsewhere);
+    }
+
+    fn contract_6_leader_stays_and_standby_moves_with_etcds_leader_elsewhere_isolated_from_its_peers(version: EtcdVersion) {
+        leader_stays_and_standby_moves(version, Fault::Isolated, Victim::EtcdsLeaderElsewhere);
+    }
+
+    fn contract_2_leader_at_a_member_without_quorum_stops_before_the_next_one_leads(version: EtcdVersion) {
+        let mut cluster = Cluster::start_partitionable(version, MEMBERS);
+        let lonely = cluster.leader_index();
+        let other = cluster.follower_index();
+        // It sees one member only, as if it were on that member's side of the partition.
+        let old_doors = Doors::to(&cluster);
+        old_doors.open_only(lonely);
+        let old = Server::start_leader("old", &old_doors.endpoints(), SHORT_TTL);
+        let next_doors = Doors::to(&cluster);
+        next_doors.open_only(other);
+        let next = Server::start_follower("next", &next_doors.endpoints(), SHORT_TTL);
+        next_doors.open_all();
+        old.wait_for_refreshing_since(Mark::START, 1);
+
+        // Before it finds out that it leads nobody, etcd's old leader goes on to acknowledge renewals.
+        cluster.isolate(lonely);
+        let stopped = old.wait_for_line(CHANGE, SOON);
+        let leads = next.wait_for_line(LEADER, SOON);
+        let (stops, next_leads) = (stopped.at, leads.at);
+        let stall = longest_stall(old.last_claim(), stops);
+        assert!(stops <= next_leads + stall, "stopped at {stops}, the next one led at {next_leads}");
+        assert!(stops < old.last_claim() + SHORT + stall);
+
+        cluster.heal();
+        old_doors.open_all();
+        Status::wait_for_queue(&cluster[other].endpoint(), &["next", "old"]);
+        led_one_at_a_time([&old, &next]);
+    }
+
+    fn contract_6_leader_stays_while_all_members_are_restarted_in_turn(version: EtcdVersion) {
+        let mut cluster = Cluster::start(version, MEMBERS);
+        let endpoints = cluster.endpoint_list();
+        let [mut leader, standby] = start_in_turn(["leader", "standby"], &endpoints, TTL);
+        let token = token_of(&endpoints, "leader");
+        let start = leader.mark();
+        for member in 0..MEMBERS {
+            let before = leader.mark();
+            cluster[member].kill();
+            // The first may have been on its way.
+            leader.wait_for_refreshing_since(before, 2);
+            cluster[member].restart();
+        }
+        Status::wait_for_queue(&endpoints, &["leader", "standby"]);
+        assert_eq!(token_of(&endpoints, "leader"), token);
+        assert_eq!(leader.roles_since(start), [""; 0]);
+        leader.stop(0);
+        standby.wait_for_line(LEADER, AT_ONCE);
+        led_one_at_a_time([&leader, &standby]);
+    }
+
+    fn contract_6_leader_and_standby_stay_when_etcds_leader_moves(version: EtcdVersion) {
+        let cluster = Cluster::start(version, MEMBERS);
+        let endpoints = cluster.endpoint_list();
+        let [leader, _standby] = start_in_turn(["leader", "standby"], &endpoints, SHORT_TTL);
+        let before = Status::read(&endpoints);
+        let start = leader.mark();
+        for _ in 0..2 {
+            let mark = leader.mark();
+            let next = cluster.follower_index();
+            cluster.move_leader(next);
+            leader.wait_for_refreshing_since(mark, 2);
+        }
+        assert_eq!(token_of(&endpoints, "leader"), before.token.unwrap());
+        assert_eq!(leader.roles_since(start), [""; 0]);
+    }
+
+    fn contract_8_leader_whose_member_is_frozen_releases_through_another(version: EtcdVersion) {
+        let mut cluster = Cluster::start(version, MEMBERS);
+        let home = cluster.follower_index();
+        let doors = Doors::to(&cluster);
+        doors.open_only(home);
+        let mut leader = Server::start_leader("leader", &doors.endpoints(), TTL);
+        doors.open_all();
+        let others: Vec<_> =
+            (0..MEMBERS).filter(|&index| index != home).map(|index| cluster[index].endpoint()).collect();
+        let standby = Server::start_follower("standby", &others.join(","), TTL);
+
+        cluster[home].freeze();
+        leader.tell_to_stop();
+        leader.exits(0);
+        standby.wait_for_line(LEADER, AT_ONCE);
+        led_one_at_a_time([&leader, &standby]);
+    }
+
+    fn contract_6_majority_lost_and_back_leaves_all_running_and_one_leading(version: EtcdVersion) {
+        let mut cluster = Cluster::start(version, MEMBERS);
+        let endpoints = cluster.endpoint_list();
+        let names = ["server1", "server2"];
+        let mut servers = start_in_turn(names, &endpoints, SHORT_TTL);
+
+        let survivor = cluster.leader_index();
+        for index in (0..MEMBERS).filter(|&index| index != survivor) {
+            cluster[index].freeze();
+        }
+        let stopped = servers[0].wait_for_line(CHANGE, SOON);
+        let renewed = servers[0].last_claim();
+        assert!(stopped.at < renewed + SHORT + longest_stall(renewed, stopped.at));
+        for index in (0..MEMBERS).filter(|&index| index != survivor) {
+            cluster[index].thaw();
+        }
+        let status = Status::wait_for_agreement(&endpoints, &[&servers[0], &servers[1]]);
+        let leader = names.iter().position(|name| *name == status.queue()[0]).unwrap();
+        let before = servers[1 - leader].mark();
+        servers[leader].stop(0);
+        servers[1 - leader].wait_for_line_since(before, LEADER, SOON);
+        led_one_at_a_time(&servers);
+    }
+}
+
+/// What happens to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Killed,
+    /// Its connections stay open, and it says nothing.
+    Frozen,
+    /// Its clients reach it, its peers do not.
+    Isolated,
+    /// Its peers reach it, our servers do not: their connections stay open, and nothing comes by them.
+    Silenced,
+}
+
+/// To which member it happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    /// That which leader and standby are connected to, one of etcd's followers.
+    Theirs,
+    TheirsAndEtcdsLeader,
+    /// Not that which they are connected to.
+    EtcdsLeaderElsewhere,
+}
+
+#[track_caller]
+fn leader_stays_and_standby_moves(version: EtcdVersion, fault: Fault, victim: Victim) {
+    let mut cluster = match fault {
+        Fault::Isolated => Cluster::start_partitionable(version, MEMBERS),
+        Fault::Killed | Fault::Frozen | Fault::Silenced => Cluster::start(version, MEMBERS),
+    };
+    let (etcds_leader, follower) = (cluster.leader_index(), cluster.follower_index());
+    let (home, struck) = match victim {
+        Victim::Theirs => (follower, follower),
+        Victim::TheirsAndEtcdsLeader => (etcds_leader, etcds_leader),
+        Victim::EtcdsLeaderElsewhere => (follower, etcds_leader),
+    };
+    let doors = [Doors::to(&cluster), Doors::to(&cluster)];
+    let [leader_doors, standby_doors] = &doors;
+    leader_doors.open_only(home);
+    let mut leader = Server::start_leader("leader", &leader_doors.endpoints(), TTL);
+    leader_doors.open_all();
+    standby_doors.open_only(home);
+    let standby = Server::start_follower("standby", &standby_doors.endpoints(), TTL);
+    standby_doors.open_all();
+    let healthy: Vec<_> = (0..MEMBERS).filter(|&index| index != struck).collect();
+    let endpoints = healthy.iter().map(|&index| cluster[index].endpoint()).collect::<Vec<_>>().join(",");
+    let before = Status::read(&endpoints);
+    assert_eq!(before.queue(), ["leader", "standby"]);
+
+    let mark = leader.mark();
+    match fault {
+        Fault::Killed => drop(cluster[struck].kill()),
+        Fault::Frozen => drop(cluster[struck].freeze()),
+        Fault::Isolated => cluster.isolate(struck),
+        Fault::Silenced => doors.iter().for_each(|doors| doors.proxies[struck].set(Mode::Silence)),
+    }
+    // The first may have been on its way when the member failed.
+    leader.wait_for_refreshing_since(mark, 2);
+    assert_eq!(token_of(&endpoints, "leader"), before.token.unwrap());
+    let moved = home == struck;
+    eventually(SOON, "the standby to have a place in the queue that is kept up", || {
+        let status = Status::read(&endpoints);
+        let waits = status.queue() == ["leader", "standby"];
+        let anew = waits && status.candidates[1].token != before.candidates[1].token;
+        (waits && anew == moved).then_some(())
+    });
+    if moved {
+        for doors in &doors {
+            assert!(healthy.iter().any(|&index| doors.proxies[index].open_connections() > 0));
+        }
+    }
+    assert_eq!(leader.roles_since(mark), [""; 0]);
+    let expected = [beginning("standby", &standby_doors.endpoints()), vec![FOLLOWER.into()]].concat();
+    assert_eq!(standby.story_of_roles(), expected);
+
+    let told = leader.tell_to_stop();
+    leader.exits(0);
+    let leads = standby.wait_for_line(LEADER, SOON);
+    assert!(leads.at - told < AT_ONCE);
+    led_one_at_a_time([&leader, &standby]);
+}
+
+/// One server's ways to the members.
+struct Doors {
+    proxies: Vec<Proxy>,
+}
+
+impl Doors {
+    fn to(cluster: &Cluster) -> Self {
+        Self { proxies: cluster.endpoints().iter().map(|endpoint| Proxy::start(endpoint)).collect() }
+    }
+
+    /// All of them, as `elect --etcd` takes them.
+    fn endpoints(&self) -> String {
+        self.proxies.iter().map(Proxy::endpoint).collect::<Vec<_>>().join(",")
+    }
+
+    /// Leaves only one member to connect to.
+    fn open_only(&self, member: usize) {
+        for (index, proxy) in self.proxies.iter().enumerate() {
+            proxy.set(if index == member { Mode::Pass } else { Mode::Refuse });
+        }
+    }
+
+    fn open_all(&self) {
+        for proxy in &self.proxies {
+            proxy.set(Mode::Pass);
+        }
+    }
+}
