@@ -42,6 +42,8 @@ mod fence;
 mod layout;
 mod lease;
 mod link;
+#[cfg(test)]
+mod model;
 mod observe;
 mod progress;
 mod stand;

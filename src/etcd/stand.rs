@@ -31,7 +31,7 @@ use super::{
     progress::Answer,
     term,
     trouble::{Remedy, Trouble},
-    view::{Look, View},
+    view::{Look, Sight, View},
 };
 use crate::{
     candidate::{CampaignError, Event, Standing, Won},
@@ -177,8 +177,7 @@ impl Attempt {
         let patience = self.shared.call_patience(self.ttl);
         let mut state = Campaign::new(self.lease.id());
         let mut returned = false;
-        // When what is missing must have come. To be seen in the queue is the first such thing.
-        let mut due = Some(Instant::now() + patience);
+        let mut due = Due::now(patience);
         loop {
             let seen = tokio::select! {
                 biased;
@@ -191,21 +190,17 @@ impl Attempt {
                     returned = true;
                     self.returned(response)?
                 }
-                () = async { sleep_until(due.expect("the branch is only taken with a time")).await },
-                    if due.is_some() =>
-                {
+                () = due.passed() => {
                     return Err(self.blame("etcd did not show the key in the queue, or did not answer Campaign").into());
                 }
             };
-            match state.see(seen) {
-                Next::Wait => {}
+            let next = state.see(seen);
+            due.follow(seen, next);
+            match next {
+                Next::Wait | Next::Expect => {}
                 Next::Follow { created } => {
-                    due = None;
                     backoff.reset();
                     let _ = standing.events.send(Event::Following { token: layout::token(created) });
-                }
-                Next::Expect => {
-                    due.get_or_insert_with(|| Instant::now() + patience);
                 }
                 Next::Win { created } => return self.win(created, standing),
                 Next::Abandon(why) => {
@@ -261,6 +256,46 @@ impl Attempt {
         let (leadership, tenure) = Leadership::new(term, Backing::Etcd(seat));
         let elected = Elected { attempt: self, tenure, created, until };
         Ok((leadership, elected))
+    }
+}
+
+/// When something that etcd owes us must have come: our key in the queue at first, then whichever
+/// is missing of the two that make a win.
+struct Due {
+    patience: Duration,
+    /// Nothing is owed to one who waits behind somebody, or who can't see.
+    at: Option<Instant>,
+    expecting: bool,
+}
+
+impl Due {
+    fn now(patience: Duration) -> Self {
+        Self { patience, at: Some(Instant::now() + patience), expecting: false }
+    }
+
+    fn follow(&mut self, seen: Seen, next: Next) {
+        let unsure = matches!(seen, Seen::Sight(Sight::Unsure { .. }));
+        match next {
+            // The view blames its own link for that.
+            _ if unsure => (self.at, self.expecting) = (None, false),
+            Next::Expect if !self.expecting => {
+                (self.at, self.expecting) = (Some(Instant::now() + self.patience), true);
+            }
+            Next::Expect => {}
+            Next::Wait => {
+                self.at.get_or_insert_with(|| Instant::now() + self.patience);
+            }
+            Next::Follow { .. } | Next::Win { .. } | Next::Abandon(_) => {
+                (self.at, self.expecting) = (None, false);
+            }
+        }
+    }
+
+    async fn passed(&self) {
+        match self.at {
+            Some(at) => sleep_until(at).await,
+            None => std::future::pending().await,
+        }
     }
 }
 

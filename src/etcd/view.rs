@@ -357,35 +357,40 @@ impl Follower {
     }
 
     async fn follow_over_a_stream(&self, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
-        let links = &self.shared.links;
-        let link = links.link().await?;
+        let link = self.shared.links.link().await?;
+        tokio::select! {
+            biased;
+            () = self.shared.links.abandoned(&link) => Err(Trouble::elsewhere("the link was abandoned")),
+            broken = self.follow_over_link(&link, backoff) => broken,
+        }
+    }
+
+    async fn follow_over_link(&self, link: &Link, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
         let known = self.shared.known();
-        let queue = self.read(&link).await?;
-        let mut stream = self.open(&link, queue.at).await?;
+        let queue = self.read(link).await?;
+        let mut stream = self.open(link, queue.at).await?;
         let mut queue = Some(queue);
         let seen_by = Instant::now() + PATIENCE;
         loop {
             let message = tokio::select! {
-                biased;
-                () = links.abandoned(&link) => return Err(Trouble::elsewhere("the link was abandoned")),
                 message = stream.message() => message,
                 () = sleep_until(seen_by), if queue.is_some() => {
-                    return Err(self.broken(&link, Trouble::unanswered(PATIENCE)));
+                    return Err(self.broken(link, Trouble::unanswered(PATIENCE)));
                 }
             };
             let message = message
                 .map_err(Trouble::from)
                 .and_then(|message| message.ok_or_else(|| Trouble::elsewhere("etcd closed the watch")))
-                .map_err(|trouble| self.broken(&link, trouble))?;
+                .map_err(|trouble| self.broken(link, trouble))?;
             if message.canceled() {
                 let trouble = Trouble::watch_cancelled(message.cancel_reason());
                 return Err(match message.compact_revision() {
-                    0 => links.watch_cancelled(&link, trouble).await,
+                    0 => self.shared.links.watch_cancelled(link, trouble).await,
                     // The member is fine: it is for us to read again.
                     _ => trouble,
                 });
             }
-            self.shared.accept(&link, message.header(), Answer::Local, known)?;
+            self.shared.accept(link, message.header(), Answer::Local, known)?;
             let Some(view) = self.view.upgrade() else {
                 return Err(Trouble::elsewhere("nobody looks any more"));
             };
