@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
 
-use super::{progress::Answer, trouble::Remedy};
+use super::trouble::Remedy;
 use crate::leadership::{Backing, Leadership};
 
 /// Why a guarded transaction did not run, or may not have.
@@ -44,21 +44,9 @@ impl Leadership {
         let Backing::Etcd(seat) = &self.backing;
         let seat = seat.clone();
         let shared = Arc::clone(&seat.shared);
-        let running = async move {
-            let link = seat.shared.links.link().await?;
-            let known = seat.shared.known();
-            let patience = seat.shared.call_patience(seat.ttl);
-            let guarded = seat.guarded([TxnOp::txn(transaction)]);
-            let mut client = link.kv();
-            let answer = seat.shared.links.call(&link, patience, client.txn(guarded)).await?;
-            seat.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
-            Ok(answer)
-        };
         // On the renewing thread's runtime, where the connection lives.
-        let answer: Result<TxnResponse, super::trouble::Trouble> = shared
-            .spawn(running)
-            .await
-            .map_err(|stopped| TransactionError::Unconfirmed(stopped.to_string()))?;
+        let running = shared.spawn(async move { seat.guarded(TxnOp::txn(transaction)).await });
+        let answer = running.await.map_err(|stopped| TransactionError::Unconfirmed(stopped.to_string()))?;
         let answer = answer.map_err(|trouble| match trouble.remedy {
             Remedy::Request | Remedy::Human => TransactionError::Refused(trouble.message),
             _ => TransactionError::Unconfirmed(trouble.message),

@@ -153,7 +153,7 @@ pub(crate) async fn expiry(validity: &SharedValidity) {
 }
 
 /// A pause after trouble, short beside any TTL, and not the same for everybody.
-pub(crate) fn short_pause() -> Duration {
+fn short_pause() -> Duration {
     Duration::from_millis(fastrand::u64(40..=120))
 }
 

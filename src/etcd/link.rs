@@ -22,6 +22,7 @@ use std::{
 
 use etcd_client::{
     Channel, Client, ConnectOptions, ElectionClient, GetOptions, KvClient, LeaseClient, WatchClient,
+    WatchResponse,
 };
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tonic::transport;
@@ -177,7 +178,12 @@ impl Links {
     /// versions of etcd then speak of a permission denied. So log in again. Whether it really
     /// is denied, the next call that is not a watch says, and etcd-client renews that one's
     /// token by itself.
-    pub(crate) async fn watch_cancelled(&self, link: &Link, trouble: Trouble) -> Trouble {
+    pub(crate) async fn watch_cancelled(&self, link: &Link, message: &WatchResponse) -> Trouble {
+        let trouble = Trouble::watch_cancelled(message.cancel_reason());
+        if message.compact_revision() > 0 {
+            // The member is fine: it is for the watcher to read again.
+            return trouble;
+        }
         if trouble.remedy == Remedy::Human || trouble.message.contains("auth token") {
             let login = self.call(link, CONNECT_TIMEOUT, link.client.refresh_token()).await;
             return login.err().unwrap_or(Trouble::elsewhere(trouble.message));

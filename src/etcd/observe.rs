@@ -112,12 +112,7 @@ impl Following {
             let message =
                 message.ok_or_else(|| blamed(&shared, &link, Trouble::elsewhere("etcd closed the watch")))?;
             if message.canceled() {
-                let trouble = Trouble::watch_cancelled(message.cancel_reason());
-                return Err(match message.compact_revision() {
-                    0 => shared.links.watch_cancelled(&link, trouble).await,
-                    // The member is fine: it is for us to read again.
-                    _ => trouble,
-                });
+                return Err(shared.links.watch_cancelled(&link, &message).await);
             }
             shared.accept(&link, message.header(), Answer::Local, known)?;
             self.in_contact();

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp};
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     time::timeout,
@@ -140,10 +140,18 @@ enum Shown {
 }
 
 impl Seat {
-    /// A transaction that does something only while our key is the one we won with.
-    pub(super) fn guarded(&self, what: impl Into<Vec<TxnOp>>) -> Txn {
+    /// Runs a transaction that does something only while our key is the one we won with; whether
+    /// it was is in the answer.
+    pub(super) async fn guarded(&self, what: TxnOp) -> Result<TxnResponse, Trouble> {
         let ours = Compare::create_revision(self.key.clone(), CompareOp::Equal, self.created.0);
-        Txn::new().when([ours]).and_then(what)
+        let guarded = Txn::new().when([ours]).and_then([what]);
+        let link = self.shared.links.link().await?;
+        let known = self.shared.known();
+        let patience = self.shared.call_patience(self.ttl);
+        let mut client = link.kv();
+        let answer = self.shared.links.call(&link, patience, client.txn(guarded)).await?;
+        self.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+        Ok(answer)
     }
 
     async fn proclaim(self, lease: LeaseId, value: Vec<u8>) -> Result<(), OrderError> {
@@ -152,18 +160,9 @@ impl Seat {
     }
 
     async fn put_guarded(&self, put: TxnOp) -> Result<(), OrderError> {
-        let patience = self.shared.call_patience(self.ttl);
-        let written = async {
-            let link = self.shared.links.link().await?;
-            let known = self.shared.known();
-            let mut client = link.kv();
-            let answer = self.shared.links.call(&link, patience, client.txn(self.guarded([put]))).await?;
-            self.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
-            Ok(answer.succeeded())
-        };
-        match written.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(OrderError::NotLeading),
+        match self.guarded(put).await {
+            Ok(answer) if answer.succeeded() => Ok(()),
+            Ok(_) => Err(OrderError::NotLeading),
             Err(Trouble { message, .. }) => Err(OrderError::Unconfirmed(message)),
         }
     }

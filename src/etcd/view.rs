@@ -12,7 +12,7 @@
 //! compacted away, in between.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
@@ -147,18 +147,12 @@ impl View {
     pub(crate) fn of(shared: &Arc<Shared>, election: &ElectionName) -> Arc<Self> {
         let mut views = shared.views.lock().unwrap_or_else(PoisonError::into_inner);
         views.retain(|_, view| view.strong_count() > 0);
-        match views.entry(election.clone()) {
-            Entry::Occupied(mut known) => known.get().upgrade().unwrap_or_else(|| {
-                let view = Self::start(shared, election);
-                known.insert(Arc::downgrade(&view));
-                view
-            }),
-            Entry::Vacant(vacant) => {
-                let view = Self::start(shared, election);
-                vacant.insert(Arc::downgrade(&view));
-                view
-            }
+        if let Some(view) = views.get(election).and_then(Weak::upgrade) {
+            return view;
         }
+        let view = Self::start(shared, election);
+        views.insert(election.clone(), Arc::downgrade(&view));
+        view
     }
 
     fn start(shared: &Arc<Shared>, election: &ElectionName) -> Arc<Self> {
@@ -217,8 +211,7 @@ impl View {
         let Known { queue: Ok(queue), lookers, front } = &mut *known else { return };
         let first_before = queue.first().map(<[u8]>::to_vec);
         let mut changed = Vec::new();
-        for kv in events.iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
-            let (kind, kv) = kv;
+        for (kind, kv) in events.iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
             let now = (kind == EventType::Put)
                 .then(|| Key { created: Revision(kv.create_revision()), lease: Some(LeaseId(kv.lease())) });
             if queue.happened(Revision(kv.mod_revision()), kv.key(), now) {
@@ -383,12 +376,7 @@ impl Follower {
                 .and_then(|message| message.ok_or_else(|| Trouble::elsewhere("etcd closed the watch")))
                 .map_err(|trouble| self.broken(link, trouble))?;
             if message.canceled() {
-                let trouble = Trouble::watch_cancelled(message.cancel_reason());
-                return Err(match message.compact_revision() {
-                    0 => self.shared.links.watch_cancelled(link, trouble).await,
-                    // The member is fine: it is for us to read again.
-                    _ => trouble,
-                });
+                return Err(self.shared.links.watch_cancelled(link, &message).await);
             }
             self.shared.accept(link, message.header(), Answer::Local, known)?;
             let Some(view) = self.view.upgrade() else {
