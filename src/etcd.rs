@@ -186,6 +186,7 @@ impl Etcd {
             views: Mutex::default(),
             runtime: runtime.handle().clone(),
             standing: watch_channel::Sender::new(0),
+            settling: watch_channel::Sender::new(false),
             _alive: alive,
         };
         thread::Builder::new().name("elect-keeper".into()).spawn(move || {
@@ -241,6 +242,7 @@ impl Etcd {
     ///
     /// Cancel safe: it only waits.
     pub async fn settled(&self) {
+        self.shared.settling.send_replace(true);
         let mut standing = self.shared.standing.subscribe();
         // The sender lives as long as `self`.
         let _ = standing.wait_for(|standing| *standing == 0).await;
@@ -280,6 +282,8 @@ pub(crate) struct Shared {
     runtime: runtime::Handle,
     /// How many tasks hold a lease, or are giving one back.
     standing: watch_channel::Sender<usize>,
+    /// Whether somebody waits for that to be none: then nothing is put off.
+    settling: watch_channel::Sender<bool>,
     /// Dropped last, which ends the thread.
     _alive: oneshot::Sender<()>,
 }

@@ -1,6 +1,6 @@
 //! `elect server NAME`: stand for election until stopped, and log what happens.
 
-use std::{future::pending, pin::pin, process::ExitCode, time::Duration};
+use std::{future::pending, io, pin::pin, process::ExitCode, time::Duration};
 
 use anyhow::{Context, anyhow};
 use leader_election::{
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::transcript::{Happened, Line, Transcript};
 use crate::{
     config::{Config, Standing, UsageError},
-    log::TRANSCRIPT,
+    log::{TRANSCRIPT, together},
 };
 
 /// How long a follower on its way out tries to take its key out of the queue.
@@ -157,10 +157,12 @@ impl Log {
             Event::Following { token } => self.happened(Happened::Queued { own: token }),
             Event::Elected { token, until } => {
                 let lines = self.transcript.lines(Happened::Elected { token });
-                // Frozen between the news and this line, we may have been deposed: then say nothing.
-                for line in lines.iter().filter(|_| Timestamp::now() < until) {
-                    info!(target: TRANSCRIPT, token = token.get(), "{line}");
-                }
+                together(io::stdout(), || {
+                    // Frozen between the news and this line, we may have been deposed: then say nothing.
+                    for line in lines.iter().filter(|_| Timestamp::now() < until) {
+                        info!(target: TRANSCRIPT, token = token.get(), "{line}");
+                    }
+                });
             }
             Event::Renewed { until, latency, .. } => {
                 let lines = self.transcript.lines(Happened::Renewed);

@@ -95,11 +95,8 @@ impl Transcript {
             Happened::Queued { own } => {
                 self.own = Some(own);
                 // Of whom, if that is not known yet, is about to be seen.
-                if self.role == Role::Electing && self.seen.is_some() {
-                    self.follow_unless_own()
-                } else {
-                    Vec::new()
-                }
+                let somebody_else = self.seen.is_some_and(|seen| seen != own);
+                if self.role == Role::Electing && somebody_else { self.follow() } else { Vec::new() }
             }
             Happened::Elected { token } => {
                 let change = matches!(self.role, Role::Following(_));
@@ -138,25 +135,22 @@ impl Transcript {
     fn seen_leader(&mut self, token: FencingToken) -> Vec<Line> {
         self.seen = Some(token);
         match self.role {
+            // The candidate's word is still to come, and tells of the change too.
+            _ if self.seen == self.own => Vec::new(),
             Role::Following(None) => {
                 self.role = Role::Following(Some(token));
                 Vec::new()
             }
             Role::Following(Some(known)) if known != token => {
                 let change = self.change_if_following();
-                [change, self.follow_unless_own()].concat()
+                [change, self.follow()].concat()
             }
             // Nobody led, and now somebody else does.
-            Role::Electing if self.own.is_some() => self.follow_unless_own(),
+            Role::Electing if self.own.is_some() => self.follow(),
             Role::Starting | Role::Electing | Role::Following(_) | Role::Leading | Role::Deposed => {
                 Vec::new()
             }
         }
-    }
-
-    /// If the term seen is our own, the candidate's word is still to come.
-    fn follow_unless_own(&mut self) -> Vec<Line> {
-        if self.seen == self.own { Vec::new() } else { self.follow() }
     }
 
     fn follow(&mut self) -> Vec<Line> {
@@ -214,6 +208,22 @@ mod tests {
             assert_eq!(lines[2..5], CHANGE_LINES);
             assert_eq!(lines[5..], ["I am the leader."]);
         }
+    }
+
+    #[test]
+    fn a_place_at_the_front_that_comes_to_nothing_is_no_leadership() {
+        let lines = told(&[
+            Happened::Campaigning,
+            Happened::Queued { own: token(2) },
+            Happened::SeenLeader { token: token(1) },
+            Happened::SeenLeader { token: token(2) },
+            Happened::Campaigning,
+            Happened::Queued { own: token(5) },
+            Happened::SeenLeader { token: token(3) },
+        ]);
+        assert_eq!(lines[..2], ["New leader election happening.", "I am a follower."]);
+        assert_eq!(lines[2..5], CHANGE_LINES);
+        assert_eq!(lines[5..], ["I am a follower."]);
     }
 
     #[test]

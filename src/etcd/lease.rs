@@ -174,6 +174,19 @@ impl Held {
         self.id
     }
 
+    /// Revokes a lease that has no place in the queue any more: in the background, and not while
+    /// whoever leads next has better things to ask of etcd.
+    pub(crate) fn revoke_at_leisure(mut self) {
+        const LEISURE: Duration = Duration::from_millis(250);
+        self.revoked = true;
+        let (shared, id, ttl) = (Arc::clone(&self.shared), self.id, self.ttl);
+        let mut settling = self.shared.settling.subscribe();
+        self.shared.spawn_counted(async move {
+            let _ = timeout(LEISURE, settling.wait_for(|settling| *settling)).await;
+            revoke_or_leave(&shared, id, ttl).await;
+        });
+    }
+
     /// Revokes the lease, and with it deletes its keys. Tries until `deadline`.
     pub(crate) async fn revoke(mut self, deadline: Timestamp) -> Result<(), Trouble> {
         self.revoked = true;
@@ -187,12 +200,15 @@ impl Drop for Held {
             return;
         }
         let (shared, id, ttl) = (Arc::clone(&self.shared), self.id, self.ttl);
-        self.shared.spawn_counted(async move {
-            let deadline = Timestamp::now() + ttl.as_duration();
-            if let Err(trouble) = revoke(&shared, id, ttl, deadline).await {
-                tracing::debug!(lease = %id, %trouble, "left to expire by itself");
-            }
-        });
+        self.shared.spawn_counted(async move { revoke_or_leave(&shared, id, ttl).await });
+    }
+}
+
+/// Revokes a lease, unless that takes so long that it expires before.
+async fn revoke_or_leave(shared: &Shared, id: LeaseId, ttl: Ttl) {
+    let deadline = Timestamp::now() + ttl.as_duration();
+    if let Err(trouble) = revoke(shared, id, ttl, deadline).await {
+        tracing::debug!(lease = %id, %trouble, "left to expire by itself");
     }
 }
 

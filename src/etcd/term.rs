@@ -86,8 +86,8 @@ impl Running {
                 let deadline = Timestamp::now() + self.seat.ttl.as_duration().min(RELEASE_WITHIN);
                 // Nothing may renew what is being given up.
                 drop(self.keeper);
-                let revoked = self.lease.revoke(deadline).await;
-                let _ = done.send(revoked.map_err(|trouble| OrderError::Unconfirmed(trouble.message)));
+                let released = self.seat.release(self.lease, deadline).await;
+                let _ = done.send(released.map_err(|trouble| OrderError::Unconfirmed(trouble.message)));
             }
         }
     }
@@ -152,6 +152,22 @@ impl Seat {
         let answer = self.shared.links.call(&link, patience, client.txn(guarded)).await?;
         self.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
         Ok(answer)
+    }
+
+    /// Gives our place in the queue up, and has the lease revoked after that.
+    ///
+    /// The next candidate waits for our key to go, and not for our lease: deleting one key is the
+    /// least that etcd can do for it.
+    async fn release(&self, lease: Held, deadline: Timestamp) -> Result<(), Trouble> {
+        let delete = TxnOp::delete(self.key.clone(), None);
+        match timeout(deadline.since(Timestamp::now()), self.guarded(delete)).await {
+            // If it was not ours any more, there is nothing to delete.
+            Ok(Ok(_deleted)) => {
+                lease.revoke_at_leisure();
+                Ok(())
+            }
+            Ok(Err(_)) | Err(_) => lease.revoke(deadline).await,
+        }
     }
 
     async fn proclaim(self, lease: LeaseId, value: Vec<u8>) -> Result<(), OrderError> {

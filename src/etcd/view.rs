@@ -18,10 +18,10 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Event, EventType, GetOptions, KeyValue, WatchOptions, WatchStream};
+use etcd_client::{Event, EventType, GetOptions, KeyValue, WatchOptions, WatchResponse, WatchStream};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep, sleep_until},
+    time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,7 +29,7 @@ use super::{
     Shared,
     layout::{self, LeaseId, Revision},
     link::Link,
-    progress::Answer,
+    progress::{self, Answer},
     trouble::Trouble,
 };
 use crate::{
@@ -360,35 +360,45 @@ impl Follower {
 
     async fn follow_over_link(&self, link: &Link, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
         let known = self.shared.known();
-        let queue = self.read(link).await?;
-        let mut stream = self.open(link, queue.at).await?;
-        let mut queue = Some(queue);
-        let seen_by = Instant::now() + PATIENCE;
-        loop {
-            let message = tokio::select! {
-                message = stream.message() => message,
-                () = sleep_until(seen_by), if queue.is_some() => {
-                    return Err(self.broken(link, Trouble::unanswered(PATIENCE)));
-                }
-            };
-            let message = message
-                .map_err(Trouble::from)
-                .and_then(|message| message.ok_or_else(|| Trouble::elsewhere("etcd closed the watch")))
-                .map_err(|trouble| self.broken(link, trouble))?;
-            if message.canceled() {
-                return Err(self.shared.links.watch_cancelled(link, &message).await);
-            }
-            self.shared.accept(link, message.header(), Answer::Local, known)?;
-            let Some(view) = self.view.upgrade() else {
-                return Err(Trouble::elsewhere("nobody looks any more"));
-            };
-            // Shown only now, for there is a watch on it now.
-            if let Some(queue) = queue.take() {
-                view.read(queue);
-                backoff.reset();
-            }
-            view.happened(message.events());
+        // Both at once: the watch shows what comes after the moment that it was made, so all that is
+        // asked of the read is not to be older than that.
+        let (mut queue, mut stream) = tokio::try_join!(self.read(link), self.open(link))?;
+        let made = timeout(PATIENCE, self.message(link, &mut stream, known)).await;
+        let (made, at) = made.map_err(|_| self.broken(link, Trouble::unanswered(PATIENCE)))??;
+        while queue.at < at {
+            queue = self.read(link).await?;
         }
+        self.looked_at()?.read(queue);
+        backoff.reset();
+        let mut message = made;
+        loop {
+            self.looked_at()?.happened(message.events());
+            (message, _) = self.message(link, &mut stream, known).await?;
+        }
+    }
+
+    /// The next message of the watch, and the revision that it was sent at.
+    async fn message(
+        &self,
+        link: &Link,
+        stream: &mut WatchStream,
+        known: progress::Known,
+    ) -> Result<(WatchResponse, Revision), Trouble> {
+        let message = stream
+            .message()
+            .await
+            .map_err(Trouble::from)
+            .and_then(|message| message.ok_or_else(|| Trouble::elsewhere("etcd closed the watch")))
+            .map_err(|trouble| self.broken(link, trouble))?;
+        if message.canceled() {
+            return Err(self.shared.links.watch_cancelled(link, &message).await);
+        }
+        let at = self.shared.accept(link, message.header(), Answer::Local, known)?;
+        Ok((message, at))
+    }
+
+    fn looked_at(&self) -> Result<Arc<View>, Trouble> {
+        self.view.upgrade().ok_or_else(|| Trouble::elsewhere("nobody looks any more"))
     }
 
     /// Reads all keys, linearizably and at one revision. Values may be large, and are left out.
@@ -403,13 +413,14 @@ impl Follower {
         Ok(Queue::read(at, answer.kvs().iter().map(created)))
     }
 
-    /// Watches from the revision of the read on.
+    /// Watches from now on. Not from a revision: the moment there is a newer one, etcd puts a watch
+    /// among those that have to catch up, which it looks after every 100 ms only.
     ///
     /// Not in fragments: a message must hold whole revisions. One that is too large breaks the
     /// watch, and the queue is read again, without values.
-    async fn open(&self, link: &Link, at: Revision) -> Result<WatchStream, Trouble> {
+    async fn open(&self, link: &Link) -> Result<WatchStream, Trouble> {
         let mut client = link.watcher();
-        let options = WatchOptions::new().with_prefix().with_start_revision(at.next().0);
+        let options = WatchOptions::new().with_prefix();
         let opening = client.watch(layout::prefix(&self.election), Some(options));
         self.shared.links.call(link, PATIENCE, opening).await
     }
