@@ -93,6 +93,8 @@ pub enum Event {
         until: Timestamp,
         /// From the send to the answer.
         latency: Duration,
+        /// What was left, by then, of the time that had been proved before.
+        left: Duration,
     },
     /// Leadership ended.
     Lost {

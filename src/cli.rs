@@ -8,7 +8,7 @@ use leader_election::{CandidateName, ElectionName, etcd::Endpoint, timing::Ttl};
 
 use crate::{
     config::{self, Config, UsageError},
-    log::Format,
+    log::{self, Format, Stream},
 };
 
 mod observe;
@@ -132,17 +132,17 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Server { name, name_flag, ttl, shared } => {
             let config = Config::merge(shared)?;
             let standing = config.standing(name_flag.or(name), ttl)?;
-            crate::log::start(config.log_format, std::io::stdout)?;
+            log::start(config.log_format, Stream::Stdout)?;
             runtime.block_on(server::run(config, standing))
         }
         Command::Observe { json, shared } => {
             let config = Config::merge(shared)?;
-            crate::log::start(config.log_format, std::io::stderr)?;
+            log::start(config.log_format, Stream::Stderr)?;
             runtime.block_on(observe::run(config, json))
         }
         Command::Status { json, shared } => {
             let config = Config::merge(shared)?;
-            crate::log::start(config.log_format, std::io::stderr)?;
+            log::start(config.log_format, Stream::Stderr)?;
             runtime.block_on(status::run(config, json))
         }
     }

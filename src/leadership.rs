@@ -17,6 +17,7 @@ use tokio::sync::{
 use crate::{
     clock::Timestamp,
     names::{CandidateName, ElectionName},
+    timing::Ttl,
     validity::SharedValidity,
 };
 
@@ -171,6 +172,17 @@ impl Leadership {
         self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
     }
 
+    /// The same term, for others to ask about.
+    pub fn claim(&self) -> Claim {
+        Claim { term: Arc::clone(&self.term) }
+    }
+
+    /// What it takes to give this term up after this process is gone.
+    pub fn ticket(&self) -> Ticket {
+        let Backing::Etcd(seat) = &self.backing;
+        seat.ticket()
+    }
+
     /// Waits until leadership can no longer be proved, and says why.
     ///
     /// Returns by the [`deadline`](Self::deadline) even if the backend never answers again, and
@@ -292,6 +304,53 @@ impl Drop for Leadership {
         let _ = self.orders.try_send(Order::resign());
         self.term.validity.end();
     }
+}
+
+/// A term of leadership as others may ask about it: an HTTP handler, a metric, a status line.
+///
+/// It can be cloned, so it is no licence to work: only [`Leadership`] is.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    term: Arc<Term>,
+}
+
+impl Claim {
+    /// The term's fencing token.
+    pub fn token(&self) -> FencingToken {
+        self.term.token
+    }
+
+    /// The cluster whose [`token`](Self::token) this is.
+    pub fn cluster(&self) -> ClusterId {
+        self.term.cluster
+    }
+
+    /// Whether this process leads *now*: see [`Leadership::holds`].
+    pub fn holds(&self) -> bool {
+        self.term.validity.holds_at(Timestamp::now())
+    }
+
+    /// Until when leadership is proved so far: see [`Leadership::deadline`].
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.term.validity.until()
+    }
+
+    /// How much of the proved time is left (boot-time clock); zero once lost.
+    pub fn remaining(&self) -> Duration {
+        self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
+    }
+}
+
+/// Names a term of leadership, so that another process can give it up once this one is gone:
+/// see [`Etcd::release`](crate::etcd::Etcd::release).
+///
+/// It has nothing secret, and is of no use to anybody who may not write to the election.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Ticket {
+    pub(crate) key: Vec<u8>,
+    pub(crate) created: i64,
+    pub(crate) lease: i64,
+    pub(crate) ttl: Ttl,
 }
 
 /// Why an order of the leader's was not carried out for certain.

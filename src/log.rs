@@ -4,11 +4,7 @@
 //! `full` and `json` print those with time, level and fields, and whatever else is at info
 //! or above. `RUST_LOG` widens any of them.
 
-use std::{
-    cell::RefCell,
-    fmt,
-    io::{self, Write},
-};
+use std::{fmt, io};
 
 use tracing::{Event, Subscriber};
 use tracing_subscriber::{
@@ -25,6 +21,10 @@ use tracing_subscriber::{
 
 use crate::config::UsageError;
 
+mod lines;
+
+pub(crate) use self::lines::{Stream, drain, together};
+
 /// The target of the lines that people follow.
 pub(crate) const TRANSCRIPT: &str = "transcript";
 
@@ -37,7 +37,7 @@ pub(crate) enum Format {
     Json,
 }
 
-pub(crate) fn start<W: Write + 'static>(format: Format, to: fn() -> W) -> Result<(), UsageError> {
+pub(crate) fn start(format: Format, to: Stream) -> Result<(), UsageError> {
     let usual = match format {
         Format::Plain => "transcript=info",
         Format::Full | Format::Json => "info",
@@ -52,7 +52,7 @@ pub(crate) fn start<W: Write + 'static>(format: Format, to: fn() -> W) -> Result
         ))
     })?;
     let colours = io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none();
-    let layer = tracing_subscriber::fmt::layer().with_writer(move || Line(to())).with_ansi(colours);
+    let layer = tracing_subscriber::fmt::layer().with_writer(move || to).with_ansi(colours);
     let layer = match format {
         Format::Plain => layer.event_format(Plain(Standard::default().without_time())).boxed(),
         Format::Full => layer.with_target(false).boxed(),
@@ -60,36 +60,6 @@ pub(crate) fn start<W: Write + 'static>(format: Format, to: fn() -> W) -> Result
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
     Ok(())
-}
-
-thread_local! {
-    /// What this thread has logged in one go so far.
-    static TOGETHER: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
-}
-
-/// Logs some lines in one write, so that who reads them has all of them at once.
-pub(crate) fn together(mut to: impl Write, log: impl FnOnce()) {
-    TOGETHER.set(Some(Vec::new()));
-    log();
-    let lines = TOGETHER.take().unwrap_or_default();
-    // As with any other line, there is nobody to tell that the log can't be written.
-    let _ = to.write_all(&lines);
-}
-
-/// Writes a line, or puts it to those that are written together.
-struct Line<W>(W);
-
-impl<W: Write> Write for Line<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        TOGETHER.with_borrow_mut(|together| match together {
-            Some(lines) => lines.write(bytes),
-            None => self.0.write(bytes),
-        })
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
 }
 
 /// Bare messages for the transcript, the standard form for everything that `RUST_LOG` adds.

@@ -15,7 +15,8 @@ use std::{fmt, time::Duration};
 use crate::clock::Timestamp;
 
 /// How long an etcd lease lives without a renewal: whole seconds, at least one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
 pub struct Ttl(u32);
 
 /// Why a duration cannot be the time to live of a lease.
@@ -91,6 +92,21 @@ impl Ttl {
     /// Until when a lease may be believed that etcd acknowledged for a message sent at `sent`.
     pub fn believed_until(self, sent: Timestamp) -> Timestamp {
         sent + (self.as_duration() - self.margin())
+    }
+}
+
+impl TryFrom<u32> for Ttl {
+    type Error = InvalidTtl;
+
+    /// From whole seconds.
+    fn try_from(seconds: u32) -> Result<Self, InvalidTtl> {
+        Self::new(Duration::from_secs(u64::from(seconds)))
+    }
+}
+
+impl From<Ttl> for u32 {
+    fn from(ttl: Ttl) -> Self {
+        ttl.0
     }
 }
 

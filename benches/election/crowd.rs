@@ -22,6 +22,9 @@ const SETTLE: Duration = Duration::from_secs(1);
 
 const TTL: u64 = 60;
 
+/// The twin has one thread. Ours can share the program's too, or have its own as it usually does.
+const CROWDS: [(Side, &str); 3] = [(Side::Ours, "crowd"), (Side::Twin, "crowd"), (Side::Ours, "apart")];
+
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     let (trials, candidates) = (bench.scale.of(20, 2), bench.scale.of(500, 50));
     let how = format!(
@@ -29,28 +32,29 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
         candidates - 1
     );
     report.section("crowd", &how);
-    let mut rates = [Sample::default(), Sample::default()];
-    let mut queueing = [Sample::default(), Sample::default()];
+    let mut rates = CROWDS.map(|_| Sample::default());
+    let mut queueing = CROWDS.map(|_| Sample::default());
     for trial in 0..trials {
-        for turn in 0..Side::BOTH.len() {
-            let side = (trial + turn) % Side::BOTH.len();
-            let (queued, rate) = run(bench, Side::BOTH[side], candidates);
-            queueing[side].add(queued.as_secs_f64() * 1e3);
-            rates[side].add(rate);
+        for turn in 0..CROWDS.len() {
+            let index = (trial + turn) % CROWDS.len();
+            let (queued, rate) = run(bench, CROWDS[index], candidates);
+            queueing[index].add(queued.as_secs_f64() * 1e3);
+            rates[index].add(rate);
         }
     }
-    let [ours, twin] = &rates;
+    let [ours, twin, apart] = &rates;
     report.ratio("handoffs in a row", "1/s", ours, twin, "twin", Target::AtLeast(1.0));
-    let [ours, twin] = &queueing;
+    report.ratio("the same, renewed by another thread", "1/s", apart, twin, "twin", Target::None);
+    let [ours, twin, _] = &queueing;
     report.ratio("start until all are queued", "ms", ours, twin, "twin", Target::None);
 }
 
 /// How long it took until all were queued, and how many handoffs there were in a second.
-fn run(bench: &Bench, side: Side, candidates: usize) -> (Duration, f64) {
+fn run(bench: &Bench, (side, how): (Side, &str), candidates: usize) -> (Duration, f64) {
     let election = election(&format!("crowd-{}", side.name()));
     let stand = Stand { endpoint: bench.etcd.endpoint(), election, ttl: TTL };
     let started = BootTime::now();
-    let mut process = crowd(side, &stand, candidates);
+    let mut process = crowd(side, how, &stand, candidates);
     eventually(DEADLINE, "all candidates to be queued", || {
         (queued(&bench.etcd, &stand.election) >= candidates).then_some(())
     });

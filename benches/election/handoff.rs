@@ -23,7 +23,7 @@ const PAIRS: [(Side, Side); 4] =
     [(Side::Ours, Side::Ours), (Side::Twin, Side::Twin), (Side::Ours, Side::Twin), (Side::Twin, Side::Ours)];
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
-    let trials = bench.scale.of(60, 3);
+    let trials = bench.scale.of(200, 3);
     report.section("handoff", "from SIGTERM to the leader's process to the next one's `I am the leader.`");
     let admin = bench.etcd.admin();
     let mut samples = PAIRS.map(|_| Sample::default());

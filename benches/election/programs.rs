@@ -92,13 +92,18 @@ pub(crate) fn claimant(Stand { endpoint, election, ttl }: &Stand, name: &str) ->
 }
 
 /// One process with many candidates on one connection.
-pub(crate) fn crowd(side: Side, Stand { endpoint, election, ttl }: &Stand, count: usize) -> Captured {
+pub(crate) fn crowd(
+    side: Side,
+    how: &str,
+    Stand { endpoint, election, ttl }: &Stand,
+    count: usize,
+) -> Captured {
     let program = match side {
         Side::Ours => &LIBRARY,
         Side::Twin => &TWIN,
     };
     let (count, ttl) = (count.to_string(), ttl.to_string());
-    let args = ["crowd", endpoint, election, &count, &ttl];
+    let args = [how, endpoint, election, &count, &ttl];
     start(&format!("{} crowd", side.name()), process::command(&**program), args.map(Into::into).into())
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //! bench-library claimant ENDPOINT ELECTION NAME TTL   prints `claims NANOS TOKEN` every ms while it leads
 //! bench-library crowd ENDPOINT ELECTION COUNT TTL     many on one `Etcd`; on SIGUSR1 each gives way in turn
+//! bench-library apart ENDPOINT ELECTION COUNT TTL     the same, with the renewals on a thread of their own
 //! ```
 
 use std::{env, pin::pin, time::Duration};
@@ -14,6 +15,7 @@ use leader_election::{
     timing::Ttl,
 };
 use tokio::{
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
@@ -29,18 +31,23 @@ async fn main() -> Result<(), Failure> {
     match args[..] {
         ["claimant", endpoint, election, name, ttl] => {
             let ttl = Ttl::new(Duration::from_secs(ttl.parse()?))?;
-            claimant(Candidate::new(etcd(endpoint)?, election.parse()?, name.parse()?, ttl)).await
+            let etcd = Etcd::start(settings(endpoint)?)?;
+            claimant(Candidate::new(etcd, election.parse()?, name.parse()?, ttl)).await
         }
-        ["crowd", endpoint, election, count, ttl] => {
+        [how @ ("crowd" | "apart"), endpoint, election, count, ttl] => {
             let ttl = Ttl::new(Duration::from_secs(ttl.parse()?))?;
-            crowd(etcd(endpoint)?, election, count.parse()?, ttl).await
+            let etcd = match how {
+                "crowd" => Etcd::start_on(Handle::current(), settings(endpoint)?),
+                _ => Etcd::start(settings(endpoint)?)?,
+            };
+            crowd(etcd, election, count.parse()?, ttl).await
         }
         _ => Err("this belongs to `make bench`; its arguments are in benches/library/main.rs".into()),
     }
 }
 
-fn etcd(endpoint: &str) -> Result<Etcd, Failure> {
-    Ok(Etcd::start(Settings::new([endpoint.parse()?])?)?)
+fn settings(endpoint: &str) -> Result<Settings, Failure> {
+    Ok(Settings::new([endpoint.parse()?])?)
 }
 
 /// Claims to lead for as long as the guard says so, and asks nothing but the guard.

@@ -1,6 +1,6 @@
 //! `elect server NAME`: stand for election until stopped, and log what happens.
 
-use std::{future::pending, io, pin::pin, process::ExitCode, time::Duration};
+use std::{future::pending, pin::pin, process::ExitCode, time::Duration};
 
 use anyhow::{Context, anyhow};
 use leader_election::{
@@ -10,6 +10,7 @@ use leader_election::{
     etcd::{Etcd, Front},
 };
 use tokio::{
+    runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::{broadcast::error::RecvError, oneshot},
     time::{Instant, timeout},
@@ -19,11 +20,14 @@ use tracing::{info, warn};
 use super::transcript::{Happened, Line, Transcript};
 use crate::{
     config::{Config, Standing, UsageError},
-    log::{TRANSCRIPT, together},
+    log::{self, TRANSCRIPT, together},
 };
 
 /// How long a follower on its way out tries to take its key out of the queue.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a slow reader of the log is waited for on the way out.
+const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<ExitCode> {
     let Config { etcd: settings, election, .. } = config;
@@ -34,7 +38,8 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     info!(target: TRANSCRIPT, election = %election, ttl = %ttl, "{}", Line::Starting { name: name.to_string() });
     log.connecting();
 
-    let etcd = Etcd::start(settings).context("failed to start the thread that renews")?;
+    // Nothing here blocks: not even a log that nobody reads.
+    let etcd = Etcd::start_on(Handle::current(), settings);
     let mut candidate = Candidate::new(etcd.clone(), election.clone(), name, ttl).announcing(true);
     let mut events = candidate.subscribe();
     let mut fronts = etcd.fronts(&election);
@@ -52,7 +57,7 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
             biased;
             () = signals.next() => match stop.take() {
                 Some(stop) => {
-                    // Before the release: the next leader's first line comes after our last.
+                    // The end itself is told once belief has ended, which is before the release.
                     log.happened(Happened::Stopping);
                     // The other end lives as long as the campaign.
                     let _ = stop.send(());
@@ -78,12 +83,14 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
         Ok(_) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(explained(error)),
     };
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
         () = signals.next() => Ok(at_once()),
         // What is not given back by then expires by itself.
         _ = timeout(LEAVE_WITHIN, etcd.settled()) => ended,
-    }
+    };
+    log::drain(DRAIN_WITHIN);
+    ended
 }
 
 /// A second signal: no waiting for anything.
@@ -157,7 +164,7 @@ impl Log {
             Event::Following { token } => self.happened(Happened::Queued { own: token }),
             Event::Elected { token, until } => {
                 let lines = self.transcript.lines(Happened::Elected { token });
-                together(io::stdout(), || {
+                together(|| {
                     // Frozen between the news and this line, we may have been deposed: then say nothing.
                     for line in lines.iter().filter(|_| Timestamp::now() < until) {
                         info!(target: TRANSCRIPT, token = token.get(), "{line}");

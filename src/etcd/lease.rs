@@ -47,6 +47,8 @@ pub(crate) enum LeaseEnd {
 pub(crate) struct Renewal {
     pub(crate) until: Timestamp,
     pub(crate) latency: Duration,
+    /// What was left of the time proved before.
+    pub(crate) left: Duration,
 }
 
 /// A lease that is being kept alive.
@@ -117,13 +119,14 @@ impl Keeper {
             }
             self.shared.accept(&link, answer.header(), Answer::Local, known)?;
             let now = Timestamp::now();
+            let left = self.validity.until().map_or(Duration::ZERO, |until| until.since(now));
             let until = self.ttl.believed_until(sent);
             let Ok(until) = self.validity.extend(until, now) else {
                 // Too late to count.
                 return Ok(LeaseEnd::Expired);
             };
             // A listener that lags misses a renewal; the validity has it.
-            let _ = self.renewed.try_send(Renewal { until, latency: now.since(sent) });
+            let _ = self.renewed.try_send(Renewal { until, latency: now.since(sent), left });
 
             if let Ok(unasked) = timeout(self.until_due(sent), answers.message()).await {
                 let why = match unasked {
@@ -177,11 +180,14 @@ impl Held {
     /// Revokes a lease that has no place in the queue any more: in the background, and not while
     /// whoever leads next has better things to ask of etcd.
     pub(crate) fn revoke_at_leisure(mut self) {
-        const LEISURE: Duration = Duration::from_millis(250);
+        const LEISURE: Duration = Duration::from_secs(1);
+        /// Enough for the next candidate to win, even if this process only waits for us to end.
+        const AT_LEAST: Duration = Duration::from_millis(5);
         self.revoked = true;
         let (shared, id, ttl) = (Arc::clone(&self.shared), self.id, self.ttl);
         let mut settling = self.shared.settling.subscribe();
         self.shared.spawn_counted(async move {
+            sleep(AT_LEAST).await;
             let _ = timeout(LEISURE, settling.wait_for(|settling| *settling)).await;
             revoke_or_leave(&shared, id, ttl).await;
         });

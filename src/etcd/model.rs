@@ -740,11 +740,11 @@ impl Etcd {
     /// The event after a revision.
     fn after(&self, at: Revision) -> (Revision, Event) {
         let behind = usize::try_from(self.revision.0 - at.0).expect("no view is ahead of etcd");
-        (at.next(), self.history[self.history.len() - behind])
+        (Revision(at.0 + 1), self.history[self.history.len() - behind])
     }
 
     fn happened(&mut self, lease: LeaseId, put: bool) {
-        self.revision = self.revision.next();
+        self.revision = Revision(self.revision.0 + 1);
         self.history.push_back(Event { lease, put });
     }
 

@@ -248,7 +248,8 @@ impl Attempt {
             election: standing.election.clone(),
             validity: Arc::clone(&self.validity),
         };
-        let seat = Seat { shared: Arc::clone(&self.shared), key: self.key.clone(), created, ttl: self.ttl };
+        let (shared, key) = (Arc::clone(&self.shared), self.key.clone());
+        let seat = Seat { shared, key, created, lease: self.lease.id(), ttl: self.ttl };
         let until = self.validity.until().ok_or_else(expired)?;
         if !self.validity.holds_at(Timestamp::now()) {
             return Err(expired());
@@ -363,7 +364,7 @@ impl Elected {
         let _ = won.send(Ok(leadership));
         let Attempt { shared, lease, ttl, key, keeper, renewals, look, campaign, .. } = attempt;
         drop(campaign);
-        let seat = Seat { shared: Arc::clone(&shared), key, created: self.created, ttl };
+        let seat = Seat { shared, key, created: self.created, lease: lease.id(), ttl };
         let term = term::Running { seat, lease, keeper, renewals, look, tenure: self.tenure, events };
         term.run(announce).await;
     }

@@ -3,7 +3,10 @@
 //! Whatever ends the term, belief ends first, then the holder is told, and only then is
 //! anything said to etcd.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
 use tokio::{
@@ -13,9 +16,9 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Seat,
+    Seat, Shared,
     announcement::Announcement,
-    layout::LeaseId,
+    layout::{LeaseId, Revision},
     lease::{Held, LeaseEnd, Renewal},
     progress::Answer,
     trouble::Trouble,
@@ -24,7 +27,7 @@ use super::{
 use crate::{
     candidate::Event,
     clock::{self, Timestamp},
-    leadership::{FencingToken, Loss, Order, OrderError, Outcome, Tenure},
+    leadership::{FencingToken, Loss, Order, OrderError, Outcome, Tenure, Ticket},
 };
 
 /// How long a release is tried, at most: who waits for it is on the way out.
@@ -45,7 +48,7 @@ impl Running {
     pub(super) async fn run(mut self, announce: bool) {
         let token = self.tenure.term.token;
         let _announcing = announce.then(|| {
-            let announcing = self.seat.clone().announce(self.lease.id(), self.announcement());
+            let announcing = self.seat.clone().announce(self.announcement());
             AbortOnDropHandle::new(self.seat.shared.spawn(announcing))
         });
         // Set while the queue can't be seen: until then it must be seen again.
@@ -71,7 +74,7 @@ impl Running {
                 Some(renewal) = self.renewals.recv() => self.renewed(token, renewal),
                 order = self.tenure.order() => match order {
                     Order::Proclaim { value, done } => {
-                        let proclaiming = self.seat.clone().proclaim(self.lease.id(), value);
+                        let proclaiming = self.seat.clone().proclaim(value);
                         self.seat.shared.spawn(async move { done.send(proclaiming.await) });
                     }
                     Order::Resign { done } => break Ended::Resigned(done),
@@ -84,9 +87,14 @@ impl Running {
             Ended::Resigned(done) => {
                 self.lose(token, Loss::Resigned);
                 let deadline = Timestamp::now() + self.seat.ttl.as_duration().min(RELEASE_WITHIN);
-                // Nothing may renew what is being given up.
-                drop(self.keeper);
-                let released = self.seat.release(self.lease, deadline).await;
+                let keeper = self.keeper;
+                let (released, ()) = tokio::join! {
+                    biased;
+                    // Sent first, so that the next candidate need not wait for our tidying up.
+                    self.seat.release(self.lease, deadline),
+                    // Nothing may renew what is being given up.
+                    async { drop(keeper) },
+                };
                 let _ = done.send(released.map_err(|trouble| OrderError::Unconfirmed(trouble.message)));
             }
         }
@@ -97,8 +105,8 @@ impl Running {
         let _ = self.events.send(Event::Lost { token, loss });
     }
 
-    fn renewed(&self, token: FencingToken, Renewal { until, latency }: Renewal) {
-        let _ = self.events.send(Event::Renewed { token, until, latency });
+    fn renewed(&self, token: FencingToken, Renewal { until, latency, left }: Renewal) {
+        let _ = self.events.send(Event::Renewed { token, until, latency, left });
     }
 
     fn announcement(&self) -> Announcement {
@@ -139,7 +147,19 @@ enum Shown {
     },
 }
 
+/// Gives up the term of a process that is gone.
+pub(super) async fn release(shared: Arc<Shared>, ticket: Ticket, deadline: Timestamp) -> Result<(), Trouble> {
+    let Ticket { key, created, lease, ttl } = ticket;
+    let held = Held::new(Arc::clone(&shared), LeaseId(lease), ttl);
+    let seat = Seat { shared, key, created: Revision(created), lease: LeaseId(lease), ttl };
+    seat.release(held, deadline).await
+}
+
 impl Seat {
+    pub(crate) fn ticket(&self) -> Ticket {
+        Ticket { key: self.key.clone(), created: self.created.0, lease: self.lease.0, ttl: self.ttl }
+    }
+
     /// Runs a transaction that does something only while our key is the one we won with; whether
     /// it was is in the answer.
     pub(super) async fn guarded(&self, what: TxnOp) -> Result<TxnResponse, Trouble> {
@@ -170,8 +190,8 @@ impl Seat {
         }
     }
 
-    async fn proclaim(self, lease: LeaseId, value: Vec<u8>) -> Result<(), OrderError> {
-        let put = TxnOp::put(self.key.clone(), value, Some(PutOptions::new().with_lease(lease.0)));
+    async fn proclaim(self, value: Vec<u8>) -> Result<(), OrderError> {
+        let put = TxnOp::put(self.key.clone(), value, Some(PutOptions::new().with_lease(self.lease.0)));
         self.put_guarded(put).await
     }
 
@@ -184,11 +204,13 @@ impl Seat {
     }
 
     /// Writes who leads since when beside the queue. Best effort, once.
-    async fn announce(self, lease: LeaseId, announcement: Announcement) {
+    async fn announce(self, announcement: Announcement) {
         /// Far more than it takes. The term does not depend on it.
         const PATIENCE: Duration = Duration::from_secs(5);
+        // Whoever waits for the win goes first.
+        tokio::task::yield_now().await;
         let key = self.election_key();
-        let put = TxnOp::put(key, announcement.to_json(), Some(PutOptions::new().with_lease(lease.0)));
+        let put = TxnOp::put(key, announcement.to_json(), Some(PutOptions::new().with_lease(self.lease.0)));
         match timeout(PATIENCE, self.put_guarded(put)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "could not announce the leader"),

@@ -187,7 +187,7 @@ impl View {
     pub(crate) fn front(self: &Arc<Self>) -> Fronts {
         let mut front = self.known().front.subscribe();
         front.mark_changed();
-        Fronts { _view: Arc::clone(self), front }
+        Fronts { view: Arc::clone(self), front }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -271,7 +271,7 @@ fn show(queue: &Queue, election: &ElectionName, known: &mut Option<Front>) -> bo
 /// Who is at the front of the queue, newest first: see [`Etcd::fronts`](super::Etcd::fronts).
 #[must_use = "dropping this stops following"]
 pub struct Fronts {
-    _view: Arc<View>,
+    view: Arc<View>,
     front: watch::Receiver<Option<Front>>,
 }
 
@@ -282,6 +282,17 @@ impl std::fmt::Debug for Fronts {
 }
 
 impl Fronts {
+    /// The tokens of all who are in the queue, first come first.
+    ///
+    /// # Errors
+    ///
+    /// Since when that is not known (boot-time clock).
+    pub fn queue(&self) -> Result<Vec<FencingToken>, Timestamp> {
+        let known = self.view.known();
+        let queue = known.queue.as_ref().map_err(|since| *since)?;
+        Ok(queue.order.keys().copied().map(layout::token).collect())
+    }
+
     /// Who is at the front now; waits until that is known, or has changed since the last call.
     ///
     /// # Cancel safety

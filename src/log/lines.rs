@@ -1,0 +1,161 @@
+//! Writing lines without ever waiting for whoever reads them.
+//!
+//! The thread that logs may be the one that renews. A pipe that nobody empties, or a terminal that
+//! was stopped with ^S, must not cost it its lease. So a line is written on the spot only where the
+//! kernel says that there is room for it. Otherwise a thread is started that waits in our place, and
+//! writes what came meanwhile in its order.
+
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    os::fd::{AsFd, BorrowedFd},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// What the kernel takes whole wherever it says that there is room: POSIX's `PIPE_BUF` on Linux.
+const SURELY_FITS: usize = 4096;
+
+/// Bytes that may wait for a reader. What comes after them is left out, and counted.
+const WAITING: usize = 1 << 20;
+
+/// Where lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+impl Stream {
+    fn write(self, lines: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Stdout => io::stdout().write_all(lines),
+            Self::Stderr => io::stderr().write_all(lines),
+        }
+    }
+
+    fn has_room(self) -> bool {
+        fn asked(fd: BorrowedFd<'_>) -> bool {
+            let mut asked = [PollFd::new(fd, PollFlags::POLLOUT)];
+            // Errors too are for the write to find.
+            !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(0))
+        }
+        match self {
+            Self::Stdout => asked(io::stdout().as_fd()),
+            Self::Stderr => asked(io::stderr().as_fd()),
+        }
+    }
+}
+
+static BACKLOG: Backlog = Backlog { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
+
+/// What could not be written on the spot.
+struct Backlog {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+struct Waiting {
+    lines: Vec<u8>,
+    left_out: usize,
+    /// Whether a thread writes, or waits to write. Until it is done, all goes through it.
+    writing: bool,
+}
+
+impl Waiting {
+    const NONE: Self = Self { lines: Vec::new(), left_out: 0, writing: false };
+}
+
+impl Backlog {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing in here panics half way through a change.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes lines, or puts them after those that wait.
+    fn write(&'static self, stream: Stream, lines: &[u8]) {
+        let mut waiting = self.waiting();
+        if !waiting.writing && waiting.lines.is_empty() && lines.len() <= SURELY_FITS && stream.has_room() {
+            // There is nobody to tell that a log can't be written.
+            let _ = stream.write(lines);
+            return;
+        }
+        if waiting.lines.len() + lines.len() > WAITING {
+            waiting.left_out += 1;
+            return;
+        }
+        waiting.lines.extend_from_slice(lines);
+        if !waiting.writing {
+            let writer = thread::Builder::new().name("elect-log".into());
+            waiting.writing = writer.spawn(move || self.write_all(stream)).is_ok();
+        }
+    }
+
+    /// Writes what waits, until nothing does.
+    fn write_all(&self, stream: Stream) {
+        loop {
+            let mut waiting = self.waiting();
+            let mut lines = std::mem::take(&mut waiting.lines);
+            match std::mem::take(&mut waiting.left_out) {
+                0 => {}
+                left_out => lines.extend(format!("({left_out} lines left out: nobody read)\n").bytes()),
+            }
+            if lines.is_empty() {
+                waiting.writing = false;
+                self.changed.notify_all();
+                return;
+            }
+            drop(waiting);
+            let _ = stream.write(&lines);
+        }
+    }
+
+    fn drain(&self, within: Duration) {
+        let waiting = self.waiting();
+        let _ = self.changed.wait_timeout_while(waiting, within, |waiting| waiting.writing);
+    }
+}
+
+/// Waits for lines that could not be written at once, but not for longer than this.
+pub(crate) fn drain(within: Duration) {
+    BACKLOG.drain(within);
+}
+
+thread_local! {
+    /// What this thread logs in one go, so far.
+    static TOGETHER: RefCell<Option<(Stream, Vec<u8>)>> = const { RefCell::new(None) };
+}
+
+/// Writes what is logged meanwhile at once, so that who reads it has all of it at once.
+pub(crate) fn together(log: impl FnOnce()) {
+    TOGETHER.set(Some((Stream::Stdout, Vec::new())));
+    log();
+    if let Some((stream, lines)) = TOGETHER.take() {
+        BACKLOG.write(stream, &lines);
+    }
+}
+
+/// Writes one event's line.
+impl Write for Stream {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let alone = TOGETHER.with_borrow_mut(|together| match together {
+            Some((stream, lines)) => {
+                *stream = *self;
+                lines.extend_from_slice(line);
+                false
+            }
+            None => true,
+        });
+        if alone {
+            BACKLOG.write(*self, line);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
