@@ -16,11 +16,13 @@ mod crowd;
 mod failover;
 mod frozen;
 mod handoff;
+mod http;
 mod idle;
 mod machine;
 mod outage;
 mod programs;
 mod report;
+mod run;
 mod sample;
 mod size;
 mod start;
@@ -46,7 +48,7 @@ pub(crate) struct Bench {
 
 type Measurement = (&'static str, fn(&Bench, &mut Report));
 
-const MEASUREMENTS: [Measurement; 8] = [
+const MEASUREMENTS: [Measurement; 10] = [
     ("size", size::measure),
     ("start", start::measure),
     ("handoff", handoff::measure),
@@ -55,9 +57,13 @@ const MEASUREMENTS: [Measurement; 8] = [
     ("failover", failover::measure),
     ("frozen", frozen::measure),
     ("outage", outage::measure),
+    ("run", run::measure),
+    ("http", http::measure),
 ];
 
 fn main() -> ExitCode {
+    // This program is also the command that `elect run` runs in its measurements.
+    support::worker::main();
     // Cargo adds `--bench`.
     let wanted: Vec<_> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let known = |name: &String| MEASUREMENTS.iter().any(|(known, _)| name == known);
