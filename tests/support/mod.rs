@@ -18,6 +18,7 @@ pub(crate) mod elect;
 pub(crate) mod etcd;
 pub(crate) mod etcdctl;
 pub(crate) mod eventually;
+pub(crate) mod http;
 pub(crate) mod metrics;
 pub(crate) mod network;
 pub(crate) mod pki;
