@@ -172,9 +172,8 @@ impl Events {
 
     pub(crate) fn try_open(address: &str, path: &str) -> io::Result<Self> {
         let mut connection = Connection::open(address)?;
-        connection.send(format!(
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n"
-        ))?;
+        connection
+            .send(format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: text/event-stream\r\n\r\n"))?;
         let (status, headers) = connection.head()?;
         let response = Response { status, headers, body: Vec::new() };
         Ok(Self { connection, response, received: Vec::new() })
