@@ -10,6 +10,7 @@ use self::completions::Shell;
 use crate::{
     config::{self, Config, UsageError},
     log::{self, Format, Stream},
+    status::Address,
 };
 
 mod completions;
@@ -50,6 +51,9 @@ enum Command {
         /// How long a crashed leader holds its place: whole seconds, at least etcd's minimum of 2s [default: 5s].
         #[arg(long, value_name = "DURATION", env = "ELECT_TTL", value_parser = config::parse_ttl)]
         ttl: Option<Ttl>,
+        /// Serve /leader, /metrics, a page and more there: 8080 is for this machine only, 0.0.0.0:8080 for all.
+        #[arg(long, value_name = "ADDR", env = "ELECT_HTTP")]
+        http: Option<Address>,
         #[command(flatten)]
         shared: Shared,
     },
@@ -144,9 +148,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         .build()
         .context("failed to start: no file descriptor is left")?;
     match command {
-        Command::Server { name, name_flag, ttl, shared } => {
+        Command::Server { name, name_flag, ttl, http, shared } => {
             let config = Config::merge(shared)?;
-            let standing = config.standing(name_flag.or(name), ttl)?;
+            let standing = config.standing(name_flag.or(name), ttl, http)?;
             log::start(config.log_format, Stream::Stdout)?;
             runtime.block_on(server::run(config, standing))
         }
