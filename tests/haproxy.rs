@@ -169,9 +169,9 @@ fn a_request_under_way_at_a_deposed_leader_is_cut_off() {
     deposed.down();
     // The service is stuck until `stuck` is dropped, so what the client gets is not its answer.
     eventually(SOON, "the client to be told", || client.is_finished().then_some(()));
-    if let Ok(told) = client.join().unwrap() {
-        assert!(told.status >= 500, "{told:?}");
-    }
+    let told = client.join().unwrap().expect("HAProxy answers in its place");
+    // 504 would be HAProxy's own patience with the service, half a minute later.
+    assert!(matches!(told.status, 502 | 503), "{told:?}");
     drop(stuck);
 }
 
