@@ -215,12 +215,12 @@ impl Board {
         let blocked_by = state.blocked_by.as_deref();
         let first_is_own = queue.as_ref().ok().and_then(|queue| queue.first()).copied().is_some_and(is_own);
         let leads = who_leads(&Evidence { role, queue: &queue, blocked_by, unheard, patience, first_is_own });
-        let leads_since = match leads {
-            Leads::Term(token) => state.timeline.term(token).and_then(|term| term.began),
-            Leads::Nobody { .. } | Leads::Unknown { .. } => None,
-        };
         let name =
             |token| if is_own(token) { Some(self.0.identity.name.to_string()) } else { state.name(token) };
+        let (leader, leads_since) = match leads {
+            Leads::Term(token) => (name(token), state.timeline.term(token).and_then(|term| term.began)),
+            Leads::Nobody { .. } | Leads::Unknown { .. } => (None, None),
+        };
         let named = |token| Candidate { token, name: name(token) };
         let terms = state.timeline.terms();
         let terms = terms.map(|(token, term)| PastTerm { token, name: name(token), term: term.clone() });
@@ -229,7 +229,8 @@ impl Board {
             role,
             leads,
             leads_since,
-            queue: queue.unwrap_or_default().into_iter().map(named).collect(),
+            leader,
+            queue: queue.ok().map(|queue| queue.into_iter().map(named).collect()),
             unheard,
             fresh: unheard <= patience,
             healthy: state.healthy,

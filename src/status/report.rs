@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{
     board::Identity,
     metrics::slug,
-    situation::{Leads, Role, Situation},
+    situation::{Candidate, Leads, Role, Situation},
 };
 
 /// Candidates that are listed; how many there are is said beside them.
@@ -27,9 +27,9 @@ pub(crate) struct Report<'a> {
     blocked_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'a str>,
-    candidates: Vec<Queued<'a>>,
+    candidates: Option<Vec<Queued<'a>>>,
     /// How many candidates there are.
-    queue_length: usize,
+    queue_length: Option<usize>,
     election: &'a str,
     server: Server<'a>,
     terms: Vec<Term<'a>>,
@@ -84,19 +84,18 @@ impl<'a> Report<'a> {
             Leads::Unknown { since, .. } => situation.at.checked_sub(since),
             Leads::Term(_) | Leads::Nobody { .. } => situation.leads_since,
         };
-        let candidates = situation.queue.iter().take(LISTED);
+        let queue = situation.queue.as_deref();
+        let listed = |queue: &'a [Candidate]| queue.iter().take(LISTED).map(Queued::of).collect();
         Self {
             at: time(situation.at),
             state,
-            leader: situation.leader(),
+            leader: situation.leader.as_deref(),
             token,
             since: since.map(time),
             blocked_by,
             problem,
-            candidates: candidates
-                .map(|queued| Queued { name: queued.name.as_deref(), token: queued.token.get() })
-                .collect(),
-            queue_length: situation.queue.len(),
+            candidates: queue.map(listed),
+            queue_length: queue.map(<[_]>::len),
             election: identity.election.as_str(),
             server: Server::of(identity, situation),
             terms: situation.terms.iter().map(Term::of).collect(),
@@ -105,6 +104,12 @@ impl<'a> Report<'a> {
 
     pub(crate) fn json(&self) -> String {
         serde_json::to_string(self).expect("strings and numbers always make JSON")
+    }
+}
+
+impl<'a> Queued<'a> {
+    fn of(candidate: &'a Candidate) -> Self {
+        Self { name: candidate.name.as_deref(), token: candidate.token.get() }
     }
 }
 

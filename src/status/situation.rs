@@ -145,7 +145,10 @@ pub(crate) struct Situation {
     pub(crate) leads: Leads,
     /// Since when the leader leads, by its own word or as seen here.
     pub(crate) leads_since: Option<SystemTime>,
-    pub(crate) queue: Vec<Candidate>,
+    /// The leader's name, where it is known.
+    pub(crate) leader: Option<String>,
+    /// First come first; `None` while it is not known.
+    pub(crate) queue: Option<Vec<Candidate>>,
     /// For how long etcd has not been heard.
     pub(crate) unheard: Duration,
     /// Whether etcd was heard within the TTL.
@@ -175,13 +178,6 @@ impl Situation {
     /// In the queue or leading, and in contact.
     pub(crate) fn is_ready(&self) -> bool {
         self.role != Role::Outside && self.fresh && self.healthy
-    }
-
-    /// The leader's name, where it is known.
-    pub(crate) fn leader(&self) -> Option<&str> {
-        let Leads::Term(token) = self.leads else { return None };
-        let queued = self.queue.iter().find(|candidate| candidate.token == token);
-        queued.and_then(|candidate| candidate.name.as_deref())
     }
 }
 
