@@ -16,6 +16,7 @@ demo: build-deps
 	cargo run --quiet --example demo
 
 # cargo-nextest where it is installed: it bounds each test's time and runs them side by side.
+test: export ELECT_TEST_TOOLS = required
 test: test-deps
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run; else cargo test --all-targets; fi
 	cargo test --doc
@@ -81,6 +82,8 @@ uninstall:
 build-deps:
 	@sh scripts/install.sh protoc:protobuf-compiler /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev
 
+# Beyond etcd: what people run beside it, each in the tests of its file in deploy/. All of it is 170 MB to load and 800 MB
+# on disk, most of that Chromium, which shows that the page works.
 test-deps: build-deps
 	@sh scripts/install.sh etcd:etcd-server etcdctl:etcd-client python3:python3 \
 		haproxy:haproxy promtool:prometheus zsh:zsh fish:fish man:man-db \

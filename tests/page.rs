@@ -198,7 +198,7 @@ fn a_screen_reader_finds_its_way() {
         assert!(!names.is_empty(), "no {role}: {tree:?}");
         assert!(names.iter().all(|name| !name.trim().is_empty()), "a {role} without a name: {names:?}");
     }
-    assert!(tree.names("region").iter().any(|name| *name == "Leader"), "{tree:?}");
+    assert!(tree.names("region").contains(&"Leader"), "{tree:?}");
     assert_eq!(tree.names("columnheader").len(), 3);
     assert_eq!(tree.names("image"), [""; 0], "a picture would need words");
     // The change of leader is read out, and the seconds that run are not.
