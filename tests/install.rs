@@ -11,7 +11,12 @@ use std::{
     process::Command,
 };
 
-use support::tool;
+use support::{
+    elect::Elect,
+    etcd::{Etcd, EtcdVersion},
+    server::{LEADER, SOON, token_of},
+    tool,
+};
 use tempfile::TempDir;
 
 /// Each file under PREFIX, as Debian's policy has it, and its mode.
@@ -221,4 +226,32 @@ fn systemd_takes_the_units_and_finds_the_server_well_sealed() {
     let (_, level) = judged.split_once("Overall exposure level for").expect("a verdict");
     let level: f32 = level.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(level <= EXPOSURE_AT_MOST, "{judged}");
+}
+
+#[test]
+fn the_servers_unit_starts_a_server_that_is_called_as_its_instance() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let installed = Installed::for_a_package();
+    let unit = fs::read_to_string(installed.file("lib/systemd/system/elect@.service")).unwrap();
+    let start =
+        unit.lines().find_map(|line| line.strip_prefix("ExecStart=/usr/bin/elect ")).expect("a command");
+    let args: Vec<_> = start.split(' ').map(|arg| arg.replace("%i", "server1")).collect();
+    let server =
+        Elect::new(&args).env("ELECT_ETCD", etcd.endpoint()).env("ELECT_LOG_FORMAT", "plain").start();
+    server.wait_for_line(LEADER, SOON);
+    // By that name.
+    token_of(&etcd.endpoint(), "server1");
+}
+
+#[test]
+fn each_setting_that_the_sample_offers_is_one() {
+    let installed = Installed::for_a_package();
+    let settings = fs::read_to_string(installed.settings()).unwrap();
+    let offered = settings.lines().filter_map(|line| line.trim_start_matches('#').split_once('='));
+    let offered: Vec<_> = offered.map(|(name, _)| name).filter(|name| name.starts_with("ELECT_")).collect();
+    assert!(offered.len() >= 4, "{offered:?}");
+    let help = tool::succeeds(Command::new(installed.file("bin/elect")).args(["server", "--help"]));
+    for name in offered {
+        assert!(help.contains(&format!("[env: {name}=")), "{name} is read by no flag of {help}");
+    }
 }
