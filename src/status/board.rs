@@ -187,10 +187,10 @@ impl Board {
         &self.0.metrics
     }
 
-    /// Whether the loop has ticked lately.
-    pub(super) fn is_alive(&self) -> bool {
+    /// Whether the loop has ticked lately, by `now`.
+    pub(super) fn is_alive_at(&self, now: Timestamp) -> bool {
         let ticked = Timestamp::from_nanos(self.0.ticked.load(Ordering::Relaxed));
-        Timestamp::now().since(ticked) < STUCK_AFTER
+        now.since(ticked) < STUCK_AFTER
     }
 
     /// What this process is in the election, at this moment.
@@ -341,5 +341,104 @@ impl State {
         let wanted: BTreeSet<_> =
             queue.iter().copied().chain(self.timeline.terms().map(|(token, _)| token)).collect();
         self.names.retain(|token, _| wanted.contains(token));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leader_election::{Loss, etcd::Settings};
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    /// A board of a process that has never heard etcd.
+    fn board() -> Board {
+        let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
+        let etcd = Etcd::start_on(Handle::current(), nowhere);
+        Board::new("server1".parse().unwrap(), "leader".parse().unwrap(), Ttl::DEFAULT, etcd)
+    }
+
+    fn token(number: u64) -> FencingToken {
+        FencingToken::new(number)
+    }
+
+    fn retrying() -> Event {
+        Event::Retrying { problem: "no".into(), unreachable: true, pause: Duration::ZERO }
+    }
+
+    fn elected(number: u64) -> Event {
+        Event::Elected { token: token(number), until: Timestamp::now() + Duration::from_secs(60) }
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_does_not_tick_is_not_alive_and_one_that_ticks_again_is() {
+        let board = board();
+        let later = Timestamp::now() + STUCK_AFTER;
+        assert!(board.is_alive_at(Timestamp::now()));
+        assert!(!board.is_alive_at(later + STUCK_AFTER));
+        board.tick();
+        assert!(board.is_alive_at(later - Duration::from_secs(1)));
+    }
+
+    #[tokio::test]
+    async fn a_failed_attempt_is_no_place_in_the_queue() {
+        let board = board();
+        assert_eq!(board.role(), Role::Outside);
+        board.event(&Event::Following { token: token(5) });
+        assert_eq!(board.role(), Role::Follower { token: token(5), place: None });
+        board.event(&retrying());
+        assert_eq!(board.role(), Role::Outside);
+        board.event(&Event::Following { token: token(9) });
+        board.event(&Event::Campaigning);
+        assert_eq!(board.role(), Role::Outside);
+    }
+
+    #[tokio::test]
+    async fn an_event_alone_makes_no_leader() {
+        let board = board();
+        board.event(&elected(5));
+        assert!(!matches!(board.role(), Role::Leader { .. }), "only a claim can be asked");
+        assert_eq!(board.situation().terms[0].name.as_deref(), Some("server1"));
+    }
+
+    #[tokio::test]
+    async fn a_sick_server_is_not_ready() {
+        let board = board();
+        board.event(&Event::Following { token: token(5) });
+        assert!(board.situation().is_ready());
+        board.healthy(false);
+        assert!(!board.situation().is_ready());
+    }
+
+    #[tokio::test]
+    async fn each_change_is_told_and_counted() {
+        let board = board();
+        let mut changes = board.changes();
+        for event in [elected(5), Event::Lost { token: token(5), loss: Loss::Revoked }, retrying()] {
+            board.event(&event);
+            assert!(changes.has_changed().unwrap(), "{event:?}");
+            changes.mark_unchanged();
+        }
+        board.restarted();
+        let text = board.metrics().text(&board.situation());
+        assert!(text.contains("elect_terms_lost_total{reason=\"revoked\"} 1\n"), "{text}");
+        assert!(text.contains("elect_command_restarts_total 1\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn names_are_kept_only_of_those_in_the_queue_and_of_past_terms() {
+        let board = board();
+        for number in 0..500 {
+            let queue = [token(number), token(number + 1000)];
+            let leader = format!("server{number}");
+            let candidates = vec![leader_election::observe::Queued { name: leader, token: token(number) }];
+            let state = Observed::Vacant { blocked_by: None };
+            let observation = leader_election::observe::Observation { at: SystemTime::now(), state };
+            board.front(&Front::Candidate(token(number)));
+            board.named(&queue, &Snapshot { observation, candidates });
+        }
+        assert!(board.state().names.len() < 60, "{}", board.state().names.len());
+        assert_eq!(board.situation().terms[0].name.as_deref(), Some("server499"));
+        assert!(board.state().names.contains_key(&token(1499)), "asked for, and not to be had");
     }
 }

@@ -15,7 +15,10 @@ use std::{convert::Infallible, io, net::SocketAddr, thread, time::Duration};
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use leader_election::etcd::{Etcd, Settings};
+use leader_election::{
+    etcd::{Etcd, Settings},
+    observe::Snapshot,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::{self, Handle},
@@ -25,7 +28,7 @@ use tokio::{
 
 use super::{
     address::Bound,
-    board::Board,
+    board::{Board, Identity},
     patient::Patient,
     routes::Routes,
     seats::{Seat, Seats},
@@ -50,6 +53,9 @@ const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 
 /// Between two looks at the names in the queue, however many clients ask.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// … after one that failed. A login costs etcd a tenth of a second of computing.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 /// For one look at the names.
 const LOOK_WITHIN: Duration = Duration::from_secs(3);
@@ -90,14 +96,25 @@ async fn follow(board: Board) {
 async fn name(board: Board, settings: Settings) {
     loop {
         let queue = board.names_to_ask().await;
-        let etcd = Etcd::start_on(Handle::current(), settings.clone());
-        let election = board.identity().election.clone();
-        match timeout(LOOK_WITHIN, etcd.snapshot(election)).await {
-            Ok(Ok(snapshot)) => board.named(&queue, &snapshot),
-            Ok(Err(problem)) => tracing::debug!(%problem, "names could not be read"),
-            Err(_) => tracing::debug!("etcd did not tell the names in time"),
+        match look(board.identity(), settings.clone()).await {
+            Ok(snapshot) => {
+                board.named(&queue, &snapshot);
+                sleep(LOOK_EVERY).await;
+            }
+            Err(problem) => {
+                tracing::debug!(problem, "the names in the queue could not be read");
+                sleep(LOOK_AGAIN_AFTER).await;
+            }
         }
-        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// One look at the names, through a connection that ends with it.
+async fn look(identity: &Identity, settings: Settings) -> Result<Snapshot, String> {
+    let etcd = Etcd::start_on(Handle::current(), settings);
+    match timeout(LOOK_WITHIN, etcd.snapshot(identity.election.clone())).await {
+        Ok(looked) => looked.map_err(|problem| problem.to_string()),
+        Err(_) => Err(format!("no answer within {LOOK_WITHIN:?}")),
     }
 }
 

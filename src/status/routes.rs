@@ -9,6 +9,7 @@ use hyper::{
         ALLOW, CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
     },
 };
+use leader_election::clock::Timestamp;
 use tokio::time::timeout;
 
 use super::{
@@ -78,7 +79,11 @@ impl Routes {
         match path {
             "/leader" => yes_or_no(matches!(role, Role::Leader { .. }), "leader\n", "not the leader\n"),
             "/follower" => yes_or_no(matches!(role, Role::Follower { .. }), "follower\n", "not a follower\n"),
-            "/livez" => yes_or_no(self.board.is_alive(), "alive\n", "the election's loop is stuck\n"),
+            "/livez" => yes_or_no(
+                self.board.is_alive_at(Timestamp::now()),
+                "alive\n",
+                "the election's loop is stuck\n",
+            ),
             "/readyz" => self.ready(),
             "/status" => self.status(),
             "/metrics" => self.metrics(),
