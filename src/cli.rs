@@ -3,14 +3,18 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use leader_election::{CandidateName, ElectionName, etcd::Endpoint, timing::Ttl};
 
+use self::completions::Shell;
 use crate::{
     config::{self, Config, UsageError},
     log::{self, Format, Stream},
+    status::Address,
 };
 
+mod completions;
+mod man;
 mod observe;
 mod server;
 mod show;
@@ -47,6 +51,9 @@ enum Command {
         /// How long a crashed leader holds its place: whole seconds, at least etcd's minimum of 2s [default: 5s].
         #[arg(long, value_name = "DURATION", env = "ELECT_TTL", value_parser = config::parse_ttl)]
         ttl: Option<Ttl>,
+        /// Serve /leader, /metrics, a page and more there: 8080 is for this machine only, 0.0.0.0:8080 for all.
+        #[arg(long, value_name = "ADDR", env = "ELECT_HTTP")]
+        http: Option<Address>,
         #[command(flatten)]
         shared: Shared,
     },
@@ -65,6 +72,18 @@ enum Command {
         json: bool,
         #[command(flatten)]
         shared: Shared,
+    },
+    /// Print a script that makes a shell complete this command line.
+    Completions {
+        /// Which shell's.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, or write a page for each command.
+    Man {
+        /// Write elect.1, elect-server.1 and so on into this directory.
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
 
@@ -129,9 +148,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         .build()
         .context("failed to start: no file descriptor is left")?;
     match command {
-        Command::Server { name, name_flag, ttl, shared } => {
+        Command::Server { name, name_flag, ttl, http, shared } => {
             let config = Config::merge(shared)?;
-            let standing = config.standing(name_flag.or(name), ttl)?;
+            let standing = config.standing(name_flag.or(name), ttl, http)?;
             log::start(config.log_format, Stream::Stdout)?;
             runtime.block_on(server::run(config, standing))
         }
@@ -145,5 +164,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             log::start(config.log_format, Stream::Stderr)?;
             runtime.block_on(status::run(config, json))
         }
+        Command::Completions { shell } => completions::run(Cli::command(), shell),
+        Command::Man { dir } => man::run(Cli::command(), dir),
     }
 }

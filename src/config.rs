@@ -16,7 +16,7 @@ use leader_election::{
 };
 use serde::Deserialize;
 
-use crate::{cli::Shared, log::Format};
+use crate::{cli::Shared, log::Format, status::Address};
 
 /// Where etcd is unless somebody says otherwise: its own default.
 const DEFAULT_ENDPOINT: &str = "localhost:2379";
@@ -43,6 +43,8 @@ pub(crate) struct Config {
 pub(crate) struct Standing {
     pub(crate) name: CandidateName,
     pub(crate) ttl: Ttl,
+    /// Where to serve HTTP, if anywhere.
+    pub(crate) http: Option<Address>,
 }
 
 /// The keys of a configuration file.
@@ -58,6 +60,7 @@ struct File {
     election: Option<String>,
     ttl: Option<String>,
     name: Option<String>,
+    http: Option<PortOrAddress>,
     log_format: Option<Format>,
 }
 
@@ -67,6 +70,14 @@ struct File {
 enum Endpoints {
     One(String),
     Many(Vec<String>),
+}
+
+/// `http = 8080` or `http = "0.0.0.0:8080"`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum PortOrAddress {
+    Port(u16),
+    Address(String),
 }
 
 impl Config {
@@ -106,6 +117,7 @@ impl Config {
         &self,
         name: Option<CandidateName>,
         ttl: Option<Ttl>,
+        http: Option<Address>,
     ) -> Result<Standing, UsageError> {
         // Not clap's to read: it may be given in two places, and would conflict with itself.
         let in_environment = env::var("ELECT_NAME").ok();
@@ -127,7 +139,13 @@ impl Config {
             (None, Some(ttl)) => in_file("ttl", parse_ttl(ttl))?,
             (None, None) => Ttl::DEFAULT,
         };
-        Ok(Standing { name, ttl })
+        let http = match (http, &self.file.http) {
+            (Some(http), _) => Some(http),
+            (None, Some(PortOrAddress::Port(port))) => Some(in_file("http", port.to_string().parse())?),
+            (None, Some(PortOrAddress::Address(address))) => Some(in_file("http", address.parse())?),
+            (None, None) => None,
+        };
+        Ok(Standing { name, ttl, http })
     }
 }
 

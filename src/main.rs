@@ -5,6 +5,7 @@ use std::process::ExitCode;
 mod cli;
 mod config;
 mod log;
+mod status;
 
 fn main() -> ExitCode {
     cli::main()

@@ -13,7 +13,7 @@ use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
     sync::{broadcast::error::RecvError, oneshot},
-    time::{Instant, timeout},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use tracing::{info, warn};
 
@@ -21,6 +21,7 @@ use super::transcript::{Happened, Line, Transcript};
 use crate::{
     config::{Config, Standing, UsageError},
     log::{self, TRANSCRIPT, together},
+    status::{self, Board},
 };
 
 /// How long a follower on its way out tries to take its key out of the queue.
@@ -29,17 +30,27 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 /// How long a slow reader of the log is waited for on the way out.
 const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 
+/// How often the loop shows that it is alive.
+const TICK: Duration = Duration::from_secs(1);
+
 pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<ExitCode> {
     let Config { etcd: settings, election, .. } = config;
-    let Standing { name, ttl } = standing;
+    let Standing { name, ttl, http } = standing;
     let mut signals = Signals::listen().context("failed to listen for signals")?;
     let endpoints = settings.endpoints().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    // Before it stands: a server that can't be asked is not what was ordered.
+    let bound = http.map(|address| address.bind()).transpose()?;
     let mut log = Log { transcript: Transcript::new(), endpoints };
     info!(target: TRANSCRIPT, election = %election, ttl = %ttl, "{}", Line::Starting { name: name.to_string() });
     log.connecting();
 
     // Nothing here blocks: not even a log that nobody reads.
-    let etcd = Etcd::start_on(Handle::current(), settings);
+    let etcd = Etcd::start_on(Handle::current(), settings.clone());
+    let board = Board::new(name.clone(), election.clone(), ttl, etcd.clone());
+    if let Some(bound) = bound {
+        let address = status::serve(bound, board.clone(), settings).context("failed to serve HTTP")?;
+        info!("serving http://{address}/");
+    }
     let mut candidate = Candidate::new(etcd.clone(), election.clone(), name, ttl).announcing(true);
     let mut events = candidate.subscribe();
     let mut fronts = etcd.fronts(&election);
@@ -50,8 +61,13 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
         // The other end lives until it is used.
         let _ = stopping.await;
     };
-    // There is no work but to lead.
-    let mut standing = pin!(candidate.lead_until(stopping, async |_leadership| pending().await));
+    // There is no work but to lead, and to say so.
+    let mut standing = pin!(candidate.lead_until(stopping, async |leadership| {
+        board.leading(leadership.claim());
+        pending().await
+    }));
+    let mut alive = interval(TICK);
+    alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let outcome = loop {
         tokio::select! {
             biased;
@@ -65,15 +81,20 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
                 None => return Ok(at_once()),
             },
             event = events.recv() => match event {
-                Ok(event) => log.event(event),
+                Ok(event) => {
+                    board.event(&event);
+                    log.event(event);
+                }
                 Err(RecvError::Lagged(missed)) => warn!(missed, "log lines were left out"),
                 Err(RecvError::Closed) => {}
             },
             outcome = &mut standing => break outcome,
             front = fronts.next() => log.seen(front),
+            _ = alive.tick() => board.tick(),
         }
     };
     while let Ok(event) = events.try_recv() {
+        board.event(&event);
         log.event(event);
     }
     let ended = match outcome {

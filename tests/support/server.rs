@@ -68,7 +68,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one that prints the plain lines.
     pub(crate) fn start(name: &str, endpoints: &str, ttl: &str) -> Self {
-        let elect = Elect::server(name, endpoints).args(["--ttl", ttl]);
+        Self::start_with(name, endpoints, ttl, &[])
+    }
+
+    /// Starts one that prints the plain lines, with more flags.
+    pub(crate) fn start_with(name: &str, endpoints: &str, ttl: &str, flags: &[&str]) -> Self {
+        let elect = Elect::server(name, endpoints).args(["--ttl", ttl]).args(flags);
         Self::of(elect.start(), name, endpoints, true)
     }
 

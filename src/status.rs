@@ -1,0 +1,43 @@
+//! Others see who leads: what is going on in this process, and the HTTP routes that show it.
+//!
+//! ```text
+//!  the election's loop                        the thread "elect-http"
+//!  event, leading, tick ──► Board ──► situation() ──► routes: /leader … /metrics
+//!                             │                          │
+//!     Claim: asked at each request                    /events, /
+//! ```
+//!
+//! The loop writes and never waits; the thread serves, and whatever its clients do, the loop goes on. etcd is asked for
+//! something only while somebody looks, and only for names that are not known yet.
+//!
+//! | module | |
+//! |---|---|
+//! | `address` | `--http ADDR`: parsed, and bound before anything else |
+//! | `board` | what is known, shared by both threads |
+//! | `situation` | what it means, at one moment (pure) |
+//! | `timeline` | terms that began and ended (pure) |
+//! | `http` | connections, and their limits |
+//! | `seats` | which connection makes room for the next |
+//! | `patient` | a client that does not read |
+//! | `routes` | what is answered on which path |
+//! | `answer` | whole, or event by event |
+//! | `events` | `/events` |
+//! | `metrics` | `/metrics` |
+//! | `report` | the JSON of `/status` and `/events` |
+//! | `page` | `/`, for people |
+
+mod address;
+mod answer;
+mod board;
+mod events;
+mod http;
+mod metrics;
+mod page;
+mod patient;
+mod report;
+mod routes;
+mod seats;
+mod situation;
+mod timeline;
+
+pub(crate) use self::{address::Address, board::Board, http::serve};

@@ -1,0 +1,74 @@
+//! What is sent back: a whole text, or events for as long as the client reads them.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper::{
+    Response, StatusCode,
+    body::{Body, Bytes, Frame, SizeHint},
+    header::{CONTENT_TYPE, HeaderValue},
+};
+use tokio::sync::mpsc;
+
+pub(crate) type Answer = Response<Content>;
+
+/// An answer's body.
+#[derive(Debug)]
+pub(crate) enum Content {
+    Whole(Bytes),
+    Events(mpsc::Receiver<Bytes>),
+}
+
+/// An answer that is whole.
+pub(crate) fn whole(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Answer {
+    with_type(status, content_type, Content::Whole(content.into()))
+}
+
+/// A line of text.
+pub(crate) fn line(status: StatusCode, text: &'static str) -> Answer {
+    whole(status, "text/plain; charset=utf-8", text)
+}
+
+/// Events, as they come.
+pub(crate) fn events(events: mpsc::Receiver<Bytes>) -> Answer {
+    with_type(StatusCode::OK, "text/event-stream", Content::Events(events))
+}
+
+fn with_type(status: StatusCode, content_type: &'static str, content: Content) -> Answer {
+    let mut answer = Response::new(content);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+impl Body for Content {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut *self {
+            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Self::Events(events) => {
+                events.poll_recv(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Events(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! The one place that knows what is going on in this process.
+//!
+//! The election's loop writes to it, the HTTP thread reads. Each holds the lock for as long as it takes to
+//! copy a few words, and nothing is rendered, sent or awaited under it: no client can hold up the loop.
+//!
+//! A [`Claim`] says whether this process leads, at the moment when it is asked. Nothing here keeps that as a
+//! flag.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use leader_election::{
+    CandidateName, ElectionName, FencingToken,
+    candidate::Event,
+    clock::Timestamp,
+    etcd::{Etcd, Front, Fronts},
+    leadership::Claim,
+    observe::{Snapshot, State as Observed},
+    timing::Ttl,
+};
+use tokio::sync::{Notify, watch};
+
+use super::{
+    metrics::Metrics,
+    situation::{Candidate, Evidence, Leads, PastTerm, Place, Queue, Role, Situation, role, who_leads},
+    timeline::Timeline,
+};
+
+/// A loop that has not ticked for this long is stuck. It ticks once a second.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+
+/// Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Board(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    identity: Identity,
+    etcd: Etcd,
+    /// The queue, as the candidate sees it; asking it costs etcd nothing.
+    fronts: Fronts,
+    started: Timestamp,
+    /// When the loop last ticked, in nanoseconds of the boot-time clock.
+    ticked: AtomicU64,
+    state: Mutex<State>,
+    changed: watch::Sender<()>,
+    /// Somebody looks, and a name is missing.
+    asked: Notify,
+    metrics: Metrics,
+}
+
+/// Who this process is in which election.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) name: CandidateName,
+    pub(crate) election: ElectionName,
+    pub(crate) ttl: Ttl,
+}
+
+#[derive(Debug)]
+struct State {
+    stands: Stands,
+    healthy: bool,
+    /// A key put by hand, at the front of the queue.
+    blocked_by: Option<String>,
+    timeline: Timeline,
+    names: Names,
+}
+
+/// The last that the candidate told.
+#[derive(Debug)]
+enum Stands {
+    Outside,
+    Behind(FencingToken),
+    Leads(Claim),
+}
+
+/// Names of tokens. `None`: asked for, and it has none that can be had.
+type Names = BTreeMap<FencingToken, Option<String>>;
+
+impl Board {
+    pub(crate) fn new(name: CandidateName, election: ElectionName, ttl: Ttl, etcd: Etcd) -> Self {
+        let now = Timestamp::now();
+        let state = State {
+            stands: Stands::Outside,
+            healthy: true,
+            blocked_by: None,
+            timeline: Timeline::default(),
+            names: Names::new(),
+        };
+        Self(Arc::new(Inner {
+            fronts: etcd.fronts(&election),
+            metrics: Metrics::new(&name, &election),
+            identity: Identity { name, election, ttl },
+            etcd,
+            started: now,
+            ticked: AtomicU64::new(now.as_nanos()),
+            state: Mutex::new(state),
+            changed: watch::Sender::new(()),
+            asked: Notify::new(),
+        }))
+    }
+
+    /// The candidate told of something.
+    pub(crate) fn event(&self, event: &Event) {
+        let at = SystemTime::now();
+        let mut state = self.state();
+        match event {
+            Event::Campaigning | Event::Retrying { .. } => state.left_the_queue(),
+            Event::Following { token } => state.stands = Stands::Behind(*token),
+            Event::Elected { token, .. } => state.timeline.elected(*token, at),
+            Event::Renewed { latency, left, .. } => self.0.metrics.renewed(*latency, *left),
+            Event::Lost { token, loss } => {
+                self.0.metrics.lost(*loss);
+                state.timeline.lost(*token, *loss, at);
+                state.lost(*token);
+            }
+            _ => {}
+        }
+        drop(state);
+        self.changed();
+    }
+
+    /// This process leads, as long as the claim holds.
+    pub(crate) fn leading(&self, claim: Claim) {
+        let mut state = self.state();
+        state.timeline.elected(claim.token(), SystemTime::now());
+        state.stands = Stands::Leads(claim);
+        drop(state);
+        self.changed();
+    }
+
+    /// The election's loop is alive. To be called about once a second.
+    pub(crate) fn tick(&self) {
+        self.0.ticked.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
+    }
+
+    /// The command was restarted.
+    #[allow(dead_code, reason = "only `elect run` has a command")]
+    pub(crate) fn restarted(&self) {
+        self.0.metrics.restarted();
+    }
+
+    /// Whether the health probe lets this process stand.
+    #[allow(dead_code, reason = "only `elect run` has a health probe")]
+    pub(crate) fn healthy(&self, healthy: bool) {
+        self.state().healthy = healthy;
+        self.changed();
+    }
+
+    /// Who, or nobody, is at the front of the queue.
+    pub(super) fn front(&self, front: &Front) {
+        let at = SystemTime::now();
+        let mut state = self.state();
+        let (token, blocked_by) = match front {
+            Front::Candidate(token) => (Some(*token), None),
+            Front::Foreign(key) => (None, Some(key.clone())),
+            _ => (None, None),
+        };
+        state.timeline.front(token, at);
+        state.blocked_by = blocked_by;
+        drop(state);
+        self.changed();
+    }
+
+    /// The front of the queue, to be followed.
+    pub(super) fn fronts(&self) -> Fronts {
+        self.0.etcd.fronts(&self.0.identity.election)
+    }
+
+    /// Resolves at each change from now on, several at once where they are quick.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
+    }
+
+    pub(super) fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Whether the loop has ticked lately, by `now`.
+    pub(super) fn is_alive_at(&self, now: Timestamp) -> bool {
+        let ticked = Timestamp::from_nanos(self.0.ticked.load(Ordering::Relaxed));
+        now.since(ticked) < STUCK_AFTER
+    }
+
+    /// What this process is in the election, at this moment.
+    pub(super) fn role(&self) -> Role {
+        // A leader's answer is for its clock alone.
+        match self.state().place() {
+            place @ Place::Leading { .. } => role(place, &Ok(Vec::new())),
+            Place::Outside => Role::Outside,
+            place @ Place::Behind { .. } => role(place, &self.queue()),
+        }
+    }
+
+    /// All there is to show, at this moment.
+    pub(super) fn situation(&self) -> Situation {
+        let queue = self.queue();
+        let unheard = self.unheard();
+        let patience = self.0.identity.ttl.as_duration();
+        let state = self.state();
+        let place = state.place();
+        let role = role(place, &queue);
+        let is_own = |token| state.timeline.is_own(token) || role.token() == Some(token);
+        let blocked_by = state.blocked_by.as_deref();
+        let first_is_own = queue.as_ref().ok().and_then(|queue| queue.first()).copied().is_some_and(is_own);
+        let leads = who_leads(&Evidence { role, queue: &queue, blocked_by, unheard, patience, first_is_own });
+        let name =
+            |token| if is_own(token) { Some(self.0.identity.name.to_string()) } else { state.name(token) };
+        let (leader, leads_since) = match leads {
+            Leads::Term(token) => (name(token), state.timeline.term(token).and_then(|term| term.began)),
+            Leads::Nobody { .. } | Leads::Unknown { .. } => (None, None),
+        };
+        let named = |token| Candidate { token, name: name(token) };
+        let terms = state.timeline.terms();
+        let terms = terms.map(|(token, term)| PastTerm { token, name: name(token), term: term.clone() });
+        Situation {
+            at: SystemTime::now(),
+            role,
+            leads,
+            leads_since,
+            leader,
+            queue: queue.ok().map(|queue| queue.into_iter().map(named).collect()),
+            unheard,
+            fresh: unheard <= patience,
+            healthy: state.healthy,
+            terms: terms.collect(),
+        }
+    }
+
+    /// Says that somebody looks. Returns whether a name is missing, which is asked for then.
+    pub(super) fn look(&self) -> bool {
+        let missing = self.missing_names().is_some();
+        if missing {
+            self.0.asked.notify_one();
+        }
+        missing
+    }
+
+    /// Waits until somebody looks, and a name is missing; returns the queue that has it.
+    pub(super) async fn names_to_ask(&self) -> Vec<FencingToken> {
+        loop {
+            self.0.asked.notified().await;
+            if let Some(queue) = self.missing_names() {
+                return queue;
+            }
+        }
+    }
+
+    /// What etcd said when it was asked for the names in this queue, which was seen before that.
+    pub(super) fn named(&self, queue: &[FencingToken], snapshot: &Snapshot) {
+        let mut state = self.state();
+        for queued in &snapshot.candidates {
+            state.names.insert(queued.token, Some(queued.name.clone()));
+        }
+        // A key that is no candidate's, or has gone by now, or is too far behind: it is not asked for again.
+        for token in queue {
+            state.names.entry(*token).or_default();
+        }
+        if let Observed::Leader(leader) = &snapshot.observation.state
+            && let Some(since) = leader.since
+        {
+            state.timeline.announced(leader.token, since);
+        }
+        state.forget_names(queue);
+        drop(state);
+        self.changed();
+    }
+
+    /// The queue, if it is known, and somebody in it has no name.
+    fn missing_names(&self) -> Option<Vec<FencingToken>> {
+        let queue = self.queue().ok()?;
+        let state = self.state();
+        let is_own = |token| state.timeline.is_own(token) || state.place().token() == Some(token);
+        let missing = queue.iter().any(|token| !is_own(*token) && !state.names.contains_key(token));
+        missing.then_some(queue)
+    }
+
+    fn queue(&self) -> Queue {
+        self.0.fronts.queue().map_err(|since| Timestamp::now().since(since))
+    }
+
+    fn unheard(&self) -> Duration {
+        let heard = self.0.etcd.last_contact().unwrap_or(self.0.started);
+        Timestamp::now().since(heard)
+    }
+
+    fn changed(&self) {
+        self.0.changed.send_replace(());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics half way through a change.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn place(&self) -> Place {
+        match &self.stands {
+            Stands::Outside => Place::Outside,
+            Stands::Behind(token) => Place::Behind { token: *token },
+            Stands::Leads(claim) => {
+                // What is left first: if the claim still holds after that, it was more than nothing.
+                let remaining = claim.remaining();
+                Place::Leading { token: claim.token(), remaining: claim.holds().then_some(remaining) }
+            }
+        }
+    }
+
+    /// An attempt began or failed. A term that lasts is told of by its claim.
+    fn left_the_queue(&mut self) {
+        if !matches!(&self.stands, Stands::Leads(claim) if claim.holds()) {
+            self.stands = Stands::Outside;
+        }
+    }
+
+    /// This term ended; a later one may have begun.
+    fn lost(&mut self, token: FencingToken) {
+        if matches!(&self.stands, Stands::Leads(claim) if claim.token() <= token) {
+            self.stands = Stands::Outside;
+        }
+    }
+
+    fn name(&self, token: FencingToken) -> Option<String> {
+        self.names.get(&token).cloned().flatten()
+    }
+
+    /// Keeps the names of those in the queue and of past terms.
+    fn forget_names(&mut self, queue: &[FencingToken]) {
+        let wanted: BTreeSet<_> =
+            queue.iter().copied().chain(self.timeline.terms().map(|(token, _)| token)).collect();
+        self.names.retain(|token, _| wanted.contains(token));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leader_election::{Loss, etcd::Settings};
+    use tokio::runtime::Handle;
+
+    use super::*;
+
+    /// A board of a process that has never heard etcd.
+    fn board() -> Board {
+        let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
+        let etcd = Etcd::start_on(Handle::current(), nowhere);
+        Board::new("server1".parse().unwrap(), "leader".parse().unwrap(), Ttl::DEFAULT, etcd)
+    }
+
+    fn token(number: u64) -> FencingToken {
+        FencingToken::new(number)
+    }
+
+    fn retrying() -> Event {
+        Event::Retrying { problem: "no".into(), unreachable: true, pause: Duration::ZERO }
+    }
+
+    fn elected(number: u64) -> Event {
+        Event::Elected { token: token(number), until: Timestamp::now() + Duration::from_secs(60) }
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_does_not_tick_is_not_alive_and_one_that_ticks_again_is() {
+        let board = board();
+        let later = Timestamp::now() + STUCK_AFTER;
+        assert!(board.is_alive_at(Timestamp::now()));
+        assert!(!board.is_alive_at(later + STUCK_AFTER));
+        board.tick();
+        assert!(board.is_alive_at(later - Duration::from_secs(1)));
+    }
+
+    #[tokio::test]
+    async fn a_failed_attempt_is_no_place_in_the_queue() {
+        let board = board();
+        assert_eq!(board.role(), Role::Outside);
+        board.event(&Event::Following { token: token(5) });
+        assert_eq!(board.role(), Role::Follower { token: token(5), place: None });
+        board.event(&retrying());
+        assert_eq!(board.role(), Role::Outside);
+        board.event(&Event::Following { token: token(9) });
+        board.event(&Event::Campaigning);
+        assert_eq!(board.role(), Role::Outside);
+    }
+
+    #[tokio::test]
+    async fn an_event_alone_makes_no_leader() {
+        let board = board();
+        board.event(&elected(5));
+        assert!(!matches!(board.role(), Role::Leader { .. }), "only a claim can be asked");
+        assert_eq!(board.situation().terms[0].name.as_deref(), Some("server1"));
+    }
+
+    #[tokio::test]
+    async fn a_sick_server_is_not_ready() {
+        let board = board();
+        board.event(&Event::Following { token: token(5) });
+        assert!(board.situation().is_ready());
+        board.healthy(false);
+        assert!(!board.situation().is_ready());
+    }
+
+    #[tokio::test]
+    async fn each_change_is_told_and_counted() {
+        let board = board();
+        let mut changes = board.changes();
+        for event in [elected(5), Event::Lost { token: token(5), loss: Loss::Revoked }, retrying()] {
+            board.event(&event);
+            assert!(changes.has_changed().unwrap(), "{event:?}");
+            changes.mark_unchanged();
+        }
+        board.restarted();
+        let text = board.metrics().text(&board.situation());
+        assert!(text.contains("elect_terms_lost_total{reason=\"revoked\"} 1\n"), "{text}");
+        assert!(text.contains("elect_command_restarts_total 1\n"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn names_are_kept_only_of_those_in_the_queue_and_of_past_terms() {
+        let board = board();
+        for number in 0..500 {
+            let queue = [token(number), token(number + 1000)];
+            let leader = format!("server{number}");
+            let candidates = vec![leader_election::observe::Queued { name: leader, token: token(number) }];
+            let state = Observed::Vacant { blocked_by: None };
+            let observation = leader_election::observe::Observation { at: SystemTime::now(), state };
+            board.front(&Front::Candidate(token(number)));
+            board.named(&queue, &Snapshot { observation, candidates });
+        }
+        assert!(board.state().names.len() < 60, "{}", board.state().names.len());
+        assert_eq!(board.situation().terms[0].name.as_deref(), Some("server499"));
+        assert!(board.state().names.contains_key(&token(1499)), "asked for, and not to be had");
+    }
+}

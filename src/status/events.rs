@@ -1,0 +1,86 @@
+//! `/events`: the whole status at every change, and once a second as a sign of life.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use hyper::body::Bytes;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+use super::{board::Board, report::Report};
+
+/// Clients that listen at one time. Each costs a connection and a rendering a second.
+const LISTENERS: usize = 64;
+
+/// Without a change, this often. A page takes silence of three times this for a lost server.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Changes that come quicker are told together.
+const CALM: Duration = Duration::from_millis(20);
+
+/// How long a browser waits before it comes back.
+const RETRY: &str = "retry: 1000\n\n";
+
+/// Places for clients that listen.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Listeners(Arc<AtomicUsize>);
+
+/// One of those places, until it is dropped.
+#[derive(Debug)]
+struct Listening(Listeners);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Listeners {
+    /// Starts to tell one more client of everything; `None` if there are enough of them.
+    pub(crate) fn listen(&self, board: &Board) -> Option<mpsc::Receiver<Bytes>> {
+        let taken = |count: usize| (count < LISTENERS).then_some(count + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
+        let listening = Listening(self.clone());
+        // One event at a time: what waits for a slow client would be old by then.
+        let (told, events) = mpsc::channel(1);
+        tokio::spawn(tell(board.clone(), told, listening));
+        Some(events)
+    }
+}
+
+/// Ends when the client is gone, or was cut off.
+async fn tell(board: Board, told: mpsc::Sender<Bytes>, _listening: Listening) {
+    let mut changes = board.changes();
+    if told.send(Bytes::from_static(RETRY.as_bytes())).await.is_err() {
+        return;
+    }
+    loop {
+        // What changes from here on is told in the next event.
+        changes.mark_unchanged();
+        board.look();
+        // Room first: the event is of the moment at which it can be sent.
+        let Ok(room) = told.reserve().await else { return };
+        room.send(event(&board));
+        tokio::select! {
+            () = told.closed() => return,
+            () = sleep(CALM) => {}
+        }
+        tokio::select! {
+            () = told.closed() => return,
+            _ = timeout(HEARTBEAT - CALM, changes.changed()) => {}
+        }
+    }
+}
+
+fn event(board: &Board) -> Bytes {
+    let situation = board.situation();
+    let json = Report::of(board.identity(), &situation).json();
+    Bytes::from(format!("event: status\ndata: {json}\n\n"))
+}

@@ -1,0 +1,177 @@
+//! The HTTP server, on a thread and a runtime of its own, so that no client can hold up a renewal.
+//!
+//! What a client can make it do is bounded:
+//!
+//! | what | bound | beyond it |
+//! |---|---|---|
+//! | connections | `CONNECTIONS` | the one that has kept us waiting longest is closed: see `seats` |
+//! | a request's head | `HEAD_BYTES`, `HEADERS` | 431 |
+//! | … or the pause before it | `HEAD_WITHIN` | closed |
+//! | a request's body | none is taken | 413 |
+//! | an answer that is not read | `patient::STALLED` | closed |
+//! | clients of `/events` | `events::LISTENERS` | 503 |
+
+use std::{convert::Infallible, io, net::SocketAddr, thread, time::Duration};
+
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use leader_election::{
+    etcd::{Etcd, Settings},
+    observe::Snapshot,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::{self, Handle},
+    task::yield_now,
+    time::{sleep, timeout},
+};
+
+use super::{
+    address::Bound,
+    board::{Board, Identity},
+    patient::Patient,
+    routes::Routes,
+    seats::{Seat, Seats},
+};
+
+/// Connections at one time: far more than load balancers and people need, and a quarter of the file
+/// descriptors that a process usually has, so that some are always left for etcd.
+const CONNECTIONS: usize = 256;
+
+/// For a request's first line and headers together. What a browser sends is a tenth of it.
+const HEAD_BYTES: usize = 8 * 1024;
+
+/// Headers of a request. A browser sends about 20.
+const HEADERS: usize = 64;
+
+/// From the moment at which a request may come to the end of its head. Also how long an idle connection is
+/// kept.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Before the next attempt, where the system has no file descriptor left.
+const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two looks at the names in the queue, however many clients ask.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// … after one that failed. A login costs etcd a tenth of a second of computing.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(3);
+
+/// For one look at the names.
+const LOOK_WITHIN: Duration = Duration::from_secs(3);
+
+/// Starts the thread. It ends with the process.
+///
+/// Names of others are asked for through a connection of their own, which is there only while they are asked for:
+/// a slow answer to that must not move the candidate to another endpoint.
+///
+/// # Errors
+///
+/// Fails only where the system has no thread or no file descriptor left.
+pub(crate) fn serve(bound: Bound, board: Board, settings: Settings) -> io::Result<SocketAddr> {
+    let Bound { listener, address } = bound;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _within = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
+    thread::Builder::new().name("elect-http".into()).spawn(move || {
+        runtime.spawn(follow(board.clone()));
+        runtime.spawn(name(board.clone(), settings));
+        runtime.block_on(accept(&listener, &Routes::new(board)))
+    })?;
+    Ok(address)
+}
+
+/// Notes who is at the front of the queue.
+async fn follow(board: Board) {
+    let mut fronts = board.fronts();
+    loop {
+        let front = fronts.next().await;
+        board.front(&front);
+    }
+}
+
+/// Asks for names while somebody looks and one is missing.
+async fn name(board: Board, settings: Settings) {
+    loop {
+        let queue = board.names_to_ask().await;
+        match look(board.identity(), settings.clone()).await {
+            Ok(snapshot) => {
+                board.named(&queue, &snapshot);
+                sleep(LOOK_EVERY).await;
+            }
+            Err(problem) => {
+                tracing::debug!(problem, "the names in the queue could not be read");
+                sleep(LOOK_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// One look at the names, through a connection that ends with it.
+async fn look(identity: &Identity, settings: Settings) -> Result<Snapshot, String> {
+    let etcd = Etcd::start_on(Handle::current(), settings);
+    match timeout(LOOK_WITHIN, etcd.snapshot(identity.election.clone())).await {
+        Ok(looked) => looked.map_err(|problem| problem.to_string()),
+        Err(_) => Err(format!("no answer within {LOOK_WITHIN:?}")),
+    }
+}
+
+async fn accept(listener: &TcpListener, routes: &Routes) -> Infallible {
+    let seats = Seats::new(CONNECTIONS);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                if let Some(seat) = seats.take() {
+                    tokio::spawn(converse(stream, seat, routes.clone()));
+                    // Whose seat was needed leaves before the next is given away.
+                    yield_now().await;
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "an HTTP connection could not be accepted");
+                sleep(NO_DESCRIPTOR_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The client went before it was accepted.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Serves one connection until it ends, or its seat is needed.
+async fn converse(stream: TcpStream, seat: Seat, routes: Routes) {
+    // Answers are written whole.
+    let _ = stream.set_nodelay(true);
+    let answer = service_fn(|request: Request<Incoming>| {
+        let listens = request.uri().path() == "/events";
+        let (seat, routes) = (&seat, &routes);
+        async move {
+            let answer = routes.answer(request).await;
+            if listens && answer.status().is_success() {
+                seat.keep()
+            } else {
+                seat.renew()
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .serve_connection(TokioIo::new(Patient::new(stream)), answer);
+    tokio::select! {
+        () = seat.needed() => {}
+        // Whatever a client did wrong is its own affair.
+        ended = connection => if let Err(error) = ended {
+            tracing::debug!(%error, "an HTTP connection ended");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Numbers for Prometheus, in the OpenMetrics text format.
+//!
+//! What happens is counted when it happens; what is, is asked at the scrape, so that no gauge is older than
+//! the scrape that reads it.
+
+use std::{fmt, time::Duration};
+
+use leader_election::{CandidateName, ElectionName, Loss};
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    registry::{Registry, Unit},
+};
+
+use super::situation::{Role, Situation};
+
+/// What [`Metrics::text`] is written in.
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// From a healthy etcd's fractions of a millisecond to the patience of a long TTL.
+const LATENCY: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Of a TTL of 5 s, 2.83 s are left at a renewal in time. The low end is where it gets dangerous.
+const MARGIN: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0, 30.0, 60.0];
+
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    leader: Gauge,
+    token: Gauge,
+    queue_position: Gauge,
+    last_contact: Gauge<f64, std::sync::atomic::AtomicU64>,
+    terms_lost: Family<Lost, Counter>,
+    renewals: Counter,
+    renewal_latency: Histogram,
+    renewal_margin: Histogram,
+    command_restarts: Counter,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Lost {
+    reason: Reason,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Reason(Option<Loss>);
+
+/// Every reason, so that each series is there, at 0, before it first happens.
+const REASONS: [Loss; 8] = [
+    Loss::Expired,
+    Loss::Revoked,
+    Loss::KeyDeleted,
+    Loss::Superseded,
+    Loss::Blind,
+    Loss::Transferred,
+    Loss::Resigned,
+    Loss::ShutDown,
+];
+
+/// What a loss is called in a label, and in JSON.
+pub(crate) const fn slug(loss: Loss) -> &'static str {
+    match loss {
+        Loss::Expired => "expired",
+        Loss::Revoked => "revoked",
+        Loss::KeyDeleted => "key_deleted",
+        Loss::Superseded => "superseded",
+        Loss::Blind => "blind",
+        Loss::Transferred => "transferred",
+        Loss::Resigned => "resigned",
+        Loss::ShutDown => "shut_down",
+        _ => "other",
+    }
+}
+
+impl EncodeLabelValue for Reason {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        EncodeLabelValue::encode(&self.0.map_or("other", slug), encoder)
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(name: &CandidateName, election: &ElectionName) -> Self {
+        let metrics = Self {
+            registry: Registry::default(),
+            leader: Gauge::default(),
+            token: Gauge::default(),
+            queue_position: Gauge::default(),
+            last_contact: Gauge::default(),
+            terms_lost: Family::default(),
+            renewals: Counter::default(),
+            renewal_latency: Histogram::new(LATENCY),
+            renewal_margin: Histogram::new(MARGIN),
+            command_restarts: Counter::default(),
+        };
+        for loss in REASONS {
+            // Getting it makes it.
+            let _ = metrics.terms_lost.get_or_create(&Lost { reason: Reason(Some(loss)) });
+        }
+        metrics.registered(name, election)
+    }
+
+    fn registered(mut self, name: &CandidateName, election: &ElectionName) -> Self {
+        let registry = &mut self.registry;
+        let identity = vec![
+            ("name", name.to_string()),
+            ("election", election.to_string()),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ];
+        // The format adds `_info`.
+        registry.register("elect", "Which server this is", Info::new(identity));
+        registry.register(
+            "elect_leader",
+            "1 while this process leads, checked at the scrape",
+            self.leader.clone(),
+        );
+        registry.register(
+            "elect_token",
+            "Fencing token of the term that this process leads in, 0 while it does not",
+            self.token.clone(),
+        );
+        registry.register(
+            "elect_queue_position",
+            "Place in the queue: 1 leads, 2 is next; 0 is not in the queue or not known",
+            self.queue_position.clone(),
+        );
+        registry.register_with_unit(
+            "elect_last_contact",
+            "Time since etcd was last heard, or since the start if it never was",
+            Unit::Seconds,
+            self.last_contact.clone(),
+        );
+        registry.register(
+            "elect_terms_lost",
+            "Terms of leadership that ended, by reason",
+            self.terms_lost.clone(),
+        );
+        registry.register(
+            "elect_renewals",
+            "Renewals of the lease that were acknowledged while leading",
+            self.renewals.clone(),
+        );
+        registry.register_with_unit(
+            "elect_renewal_latency",
+            "From the send of a renewal to its answer",
+            Unit::Seconds,
+            self.renewal_latency.clone(),
+        );
+        registry.register_with_unit(
+            "elect_renewal_margin",
+            "What was left of the proved time when a renewal was answered",
+            Unit::Seconds,
+            self.renewal_margin.clone(),
+        );
+        registry.register(
+            "elect_command_restarts",
+            "Restarts of the command within a term",
+            self.command_restarts.clone(),
+        );
+        self
+    }
+
+    pub(crate) fn renewed(&self, latency: Duration, left: Duration) {
+        self.renewals.inc();
+        self.renewal_latency.observe(latency.as_secs_f64());
+        self.renewal_margin.observe(left.as_secs_f64());
+    }
+
+    pub(crate) fn lost(&self, loss: Loss) {
+        let known = REASONS.contains(&loss).then_some(loss);
+        self.terms_lost.get_or_create(&Lost { reason: Reason(known) }).inc();
+    }
+
+    pub(crate) fn restarted(&self) {
+        self.command_restarts.inc();
+    }
+
+    /// All of it, as of this situation.
+    pub(crate) fn text(&self, situation: &Situation) -> String {
+        let term = match situation.role {
+            Role::Leader { token, .. } => Some(token),
+            Role::Follower { .. } | Role::Outside => None,
+        };
+        self.leader.set(i64::from(term.is_some()));
+        // etcd's revisions are signed.
+        self.token.set(term.map_or(0, |token| token.get() as i64));
+        self.queue_position.set(situation.role.place().unwrap_or(0) as i64);
+        self.last_contact.set(situation.unheard.as_secs_f64());
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry).expect("writing to a string can't fail");
+        text
+    }
+}

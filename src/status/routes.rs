@@ -1,0 +1,175 @@
+//! What is answered on which path. All of it says how things are at the moment of the request.
+
+use std::time::Duration;
+
+use hyper::{
+    Method, Request, StatusCode,
+    body::Body,
+    header::{
+        ALLOW, CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+    },
+};
+use leader_election::clock::Timestamp;
+use tokio::time::timeout;
+
+use super::{
+    answer::{self, Answer},
+    board::Board,
+    events::Listeners,
+    metrics, page,
+    report::Report,
+    situation::Role,
+};
+
+const ELECTION: HeaderName = HeaderName::from_static("elect-election");
+const NAME: HeaderName = HeaderName::from_static("elect-name");
+const ROLE: HeaderName = HeaderName::from_static("elect-role");
+const TOKEN: HeaderName = HeaderName::from_static("elect-token");
+
+/// How long `/status` waits for names that nobody had asked for yet.
+const NAMES_WITHIN: Duration = Duration::from_secs(1);
+
+/// Answers requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Routes {
+    board: Board,
+    listeners: Listeners,
+    election: HeaderValue,
+    name: HeaderValue,
+}
+
+impl Routes {
+    pub(crate) fn new(board: Board) -> Self {
+        let identity = board.identity();
+        let (election, name) = (header(identity.election.as_str()), header(identity.name.as_str()));
+        Self { board, listeners: Listeners::default(), election, name }
+    }
+
+    pub(crate) async fn answer<B: Body>(&self, request: Request<B>) -> Answer {
+        if request.uri().path() == "/status" {
+            self.names().await;
+        }
+        // Nothing is awaited from here on, and the role is asked once: an answer is of one moment, and does
+        // not contradict itself.
+        let role = self.board.role();
+        let mut answer = if !request.body().is_end_stream() {
+            let mut refused = answer::line(StatusCode::PAYLOAD_TOO_LARGE, "no body is wanted\n");
+            refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            refused
+        } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refused = answer::line(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            refused
+        } else {
+            self.route(request.uri().path(), request.method(), role)
+        };
+        let headers = answer.headers_mut();
+        headers.insert(ELECTION, self.election.clone());
+        headers.insert(NAME, self.name.clone());
+        headers.insert(ROLE, HeaderValue::from_static(role.as_str()));
+        if let Role::Leader { token, .. } = role {
+            headers.insert(TOKEN, HeaderValue::from(token.get()));
+        }
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        answer
+    }
+
+    fn route(&self, path: &str, method: &Method, role: Role) -> Answer {
+        match path {
+            "/leader" => yes_or_no(matches!(role, Role::Leader { .. }), "leader\n", "not the leader\n"),
+            "/follower" => yes_or_no(matches!(role, Role::Follower { .. }), "follower\n", "not a follower\n"),
+            "/livez" => yes_or_no(
+                self.board.is_alive_at(Timestamp::now()),
+                "alive\n",
+                "the election's loop is stuck\n",
+            ),
+            "/readyz" => self.ready(),
+            "/status" => self.status(),
+            "/metrics" => self.metrics(),
+            "/events" => self.events(method),
+            "/" => page::answer(),
+            _ => answer::line(StatusCode::NOT_FOUND, "no such path\n"),
+        }
+    }
+
+    fn ready(&self) -> Answer {
+        let situation = self.board.situation();
+        let why_not = match situation.role {
+            _ if situation.is_ready() => "",
+            _ if !situation.healthy => "the health probe fails\n",
+            Role::Outside => "not in the queue\n",
+            Role::Leader { .. } | Role::Follower { .. } => "etcd does not answer\n",
+        };
+        yes_or_no(why_not.is_empty(), "ready\n", why_not)
+    }
+
+    /// Waits for names that nobody had asked for yet, but not for long.
+    async fn names(&self) {
+        let mut changes = self.board.changes();
+        let named = async { while self.board.look() && changes.changed().await.is_ok() {} };
+        // Without them, then.
+        let _ = timeout(NAMES_WITHIN, named).await;
+    }
+
+    fn status(&self) -> Answer {
+        let situation = self.board.situation();
+        let json = Report::of(self.board.identity(), &situation).json();
+        answer::whole(StatusCode::OK, "application/json", json + "\n")
+    }
+
+    fn metrics(&self) -> Answer {
+        let text = self.board.metrics().text(&self.board.situation());
+        answer::whole(StatusCode::OK, metrics::CONTENT_TYPE, text)
+    }
+
+    fn events(&self, method: &Method) -> Answer {
+        if method == Method::HEAD {
+            return answer::whole(StatusCode::OK, "text/event-stream", "");
+        }
+        match self.listeners.listen(&self.board) {
+            Some(events) => answer::events(events),
+            None => {
+                let mut refused = answer::line(StatusCode::SERVICE_UNAVAILABLE, "too many listen already\n");
+                refused.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
+                refused
+            }
+        }
+    }
+}
+
+fn yes_or_no(is: bool, yes: &'static str, no: &'static str) -> Answer {
+    if is { answer::line(StatusCode::OK, yes) } else { answer::line(StatusCode::SERVICE_UNAVAILABLE, no) }
+}
+
+/// A name as a header's value: visible ASCII as it is, everything else percent-encoded.
+fn header(name: &str) -> HeaderValue {
+    let mut value = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'%' | 0..=b' ' | 0x7f.. => value.push_str(&format!("%{byte:02X}")),
+            visible => value.push(char::from(visible)),
+        }
+    }
+    HeaderValue::try_from(value).expect("it is visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_usual_name_is_its_own_header() {
+        assert_eq!(header("/service/leader-1.example.com:80"), "/service/leader-1.example.com:80");
+        assert_eq!(header("Zürich 100%"), "Z%C3%BCrich%20100%25");
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_makes_a_header(name in "\\PC{0,64}") {
+            prop_assert!(header(&name).to_str().is_ok());
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! A bounded number of connections, of which nobody can take all for long.
+//!
+//! When all seats are taken, the next client gets the seat of the one that has kept us waiting longest for a
+//! request. So a thousand clients that connect and say nothing close each other's connections, and a load
+//! balancer's check, which sends its request at once, is answered among them. Refusing the newest instead
+//! would keep it out until the head's time limit.
+//!
+//! A client of `/events` keeps its seat: it is not us who wait. There are always fewer of those than seats.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+/// The seats of one server.
+#[derive(Debug, Clone)]
+pub(crate) struct Seats(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    limit: usize,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// All of them, and those that were asked back and are about to be left.
+    count: usize,
+    /// Numbers in the order in which the waiting began.
+    last: u64,
+    /// Those from which a request is awaited, the longest wait first.
+    waiting: BTreeMap<u64, Arc<Notify>>,
+}
+
+/// A client's seat, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    seats: Seats,
+    /// Its place among those that are waited for.
+    number: Mutex<u64>,
+    needed: Arc<Notify>,
+}
+
+impl Seats {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self(Arc::new(Shared { limit, taken: Mutex::default() }))
+    }
+
+    /// A seat, if need be in the place of the one that was waited for longest; `None` if all are kept.
+    pub(crate) fn take(&self) -> Option<Seat> {
+        let mut taken = self.taken();
+        if taken.count >= self.0.limit {
+            let (_, longest) = taken.waiting.pop_first()?;
+            longest.notify_one();
+        }
+        let needed = Arc::new(Notify::new());
+        taken.count += 1;
+        let number = Mutex::new(taken.wait_for(Arc::clone(&needed)));
+        drop(taken);
+        Some(Seat { seats: self.clone(), number, needed })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        locked(&self.0.taken)
+    }
+}
+
+impl Taken {
+    /// Puts a seat at the end of those that are waited for.
+    fn wait_for(&mut self, needed: Arc<Notify>) -> u64 {
+        self.last += 1;
+        self.waiting.insert(self.last, needed);
+        self.last
+    }
+}
+
+impl Seat {
+    /// Waits until somebody else needs it.
+    ///
+    /// Cancel safe.
+    pub(crate) async fn needed(&self) {
+        self.needed.notified().await;
+    }
+
+    /// The client has its answer: the wait for its next request begins now.
+    pub(crate) fn renew(&self) {
+        let mut number = locked(&self.number);
+        let mut taken = self.seats.taken();
+        if let Some(needed) = taken.waiting.remove(&number) {
+            *number = taken.wait_for(needed);
+        }
+    }
+
+    /// The client waits for us from now on.
+    pub(crate) fn keep(&self) {
+        self.seats.taken().waiting.remove(&locked(&self.number));
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.keep();
+        self.seats.taken().count -= 1;
+    }
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here panics half way through a change.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn is_needed(seat: &Seat) -> bool {
+        timeout(Duration::ZERO, seat.needed()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn the_longest_awaited_makes_room_for_the_newest() {
+        let seats = Seats::new(2);
+        let (first, second) = (seats.take().unwrap(), seats.take().unwrap());
+        first.renew();
+        let _third = seats.take().unwrap();
+        assert!(is_needed(&second).await);
+        assert!(!is_needed(&first).await, "it had asked for something since");
+    }
+
+    #[tokio::test]
+    async fn a_kept_seat_is_never_needed() {
+        let seats = Seats::new(2);
+        let (kept, other) = (seats.take().unwrap(), seats.take().unwrap());
+        kept.keep();
+        let _third = seats.take().unwrap();
+        assert!(is_needed(&other).await);
+        assert!(!is_needed(&kept).await);
+    }
+
+    #[test]
+    fn where_all_are_kept_there_is_none() {
+        let seats = Seats::new(1);
+        let kept = seats.take().unwrap();
+        kept.keep();
+        assert!(seats.take().is_none());
+        drop(kept);
+        assert!(seats.take().is_some());
+    }
+
+    #[test]
+    fn however_many_come_no_more_are_waited_for_than_there_are_seats() {
+        let seats = Seats::new(8);
+        let all: Vec<_> = (0..100).map(|_| seats.take().unwrap()).collect();
+        assert_eq!(seats.taken().waiting.len(), 8);
+        drop(all);
+        assert_eq!(seats.taken().count, 0);
+    }
+}

@@ -1,0 +1,236 @@
+//! What this process knows of its election at one moment. Pure: the board gathers it, the routes show it.
+
+use std::time::{Duration, SystemTime};
+
+use leader_election::FencingToken;
+
+/// What this process is in the election, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It leads: asked of the clock, not of a flag.
+    Leader { token: FencingToken, remaining: Duration },
+    /// In the queue, and not leading. The place counts from 1; unknown while the queue is.
+    Follower { token: FencingToken, place: Option<usize> },
+    /// Not in the queue: on its way there, or held back.
+    Outside,
+}
+
+impl Role {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Leader { .. } => "leader",
+            Self::Follower { .. } => "follower",
+            Self::Outside => "outside",
+        }
+    }
+
+    pub(crate) const fn token(self) -> Option<FencingToken> {
+        match self {
+            Self::Leader { token, .. } | Self::Follower { token, .. } => Some(token),
+            Self::Outside => None,
+        }
+    }
+
+    /// The place in the queue, from 1 for whoever leads.
+    pub(crate) const fn place(self) -> Option<usize> {
+        match self {
+            Self::Leader { .. } => Some(1),
+            Self::Follower { place, .. } => place,
+            Self::Outside => None,
+        }
+    }
+}
+
+/// The last that the candidate told of its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It leads, if its term still holds: then this much is left.
+    Leading {
+        token: FencingToken,
+        remaining: Option<Duration>,
+    },
+    /// In the queue, behind somebody.
+    Behind {
+        token: FencingToken,
+    },
+    Outside,
+}
+
+impl Place {
+    /// The token of the key in the queue.
+    pub(crate) const fn token(self) -> Option<FencingToken> {
+        match self {
+            Self::Leading { token, .. } | Self::Behind { token } => Some(token),
+            Self::Outside => None,
+        }
+    }
+}
+
+/// The tokens in the queue, or for how long it has not been known.
+pub(crate) type Queue = Result<Vec<FencingToken>, Duration>;
+
+/// What somebody who was told this, and sees this queue, is.
+///
+/// A leader whose term holds no more has not heard of its end yet, or not of its new place: it is neither.
+pub(crate) fn role(place: Place, queue: &Queue) -> Role {
+    match (place, queue) {
+        (Place::Leading { token, remaining: Some(remaining) }, _) => Role::Leader { token, remaining },
+        (Place::Behind { token }, Err(_)) => Role::Follower { token, place: None },
+        (Place::Behind { token }, Ok(queue)) => match queue.iter().position(|queued| *queued == token) {
+            Some(before) => Role::Follower { token, place: Some(before + 1) },
+            // Its key is gone, which it has not heard yet.
+            None => Role::Outside,
+        },
+        (Place::Leading { remaining: None, .. } | Place::Outside, _) => Role::Outside,
+    }
+}
+
+/// Who leads, as far as it is known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Leads {
+    /// This term, of whoever's.
+    Term(FencingToken),
+    Nobody {
+        blocked_by: Option<String>,
+    },
+    /// For how long not, and why.
+    Unknown {
+        since: Duration,
+        problem: &'static str,
+    },
+}
+
+/// What it takes to say who leads.
+#[derive(Debug)]
+pub(crate) struct Evidence<'a> {
+    pub(crate) role: Role,
+    pub(crate) queue: &'a Queue,
+    /// A key, put by hand, at the front of the queue.
+    pub(crate) blocked_by: Option<&'a str>,
+    /// For how long etcd has not been heard.
+    pub(crate) unheard: Duration,
+    /// For how long that may be without a doubt: the TTL.
+    pub(crate) patience: Duration,
+    /// Whether the first in the queue is this process.
+    pub(crate) first_is_own: bool,
+}
+
+/// Says who leads; what is older than a TTL is not repeated.
+pub(crate) fn who_leads(evidence: &Evidence<'_>) -> Leads {
+    if let Role::Leader { token, .. } = evidence.role {
+        return Leads::Term(token);
+    }
+    if evidence.unheard > evidence.patience {
+        return Leads::Unknown { since: evidence.unheard, problem: "etcd does not answer" };
+    }
+    let blocked_by = evidence.blocked_by.map(str::to_owned);
+    match (evidence.queue, blocked_by) {
+        (Err(since), _) => Leads::Unknown { since: *since, problem: "the queue is being read" },
+        (Ok(_), Some(key)) => Leads::Nobody { blocked_by: Some(key) },
+        (Ok(queue), None) => match queue.first() {
+            // First in the queue, and yet we don't lead: not yet, or not any more.
+            Some(_) if evidence.first_is_own => Leads::Nobody { blocked_by: None },
+            Some(first) => Leads::Term(*first),
+            None => Leads::Nobody { blocked_by: None },
+        },
+    }
+}
+
+/// All that the routes show, as of one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Situation {
+    /// Time of day, of this machine.
+    pub(crate) at: SystemTime,
+    pub(crate) role: Role,
+    pub(crate) leads: Leads,
+    /// Since when the leader leads, by its own word or as seen here.
+    pub(crate) leads_since: Option<SystemTime>,
+    /// The leader's name, where it is known.
+    pub(crate) leader: Option<String>,
+    /// First come first; `None` while it is not known.
+    pub(crate) queue: Option<Vec<Candidate>>,
+    /// For how long etcd has not been heard.
+    pub(crate) unheard: Duration,
+    /// Whether etcd was heard within the TTL.
+    pub(crate) fresh: bool,
+    /// Whether the health probe, if there is one, lets it stand.
+    pub(crate) healthy: bool,
+    /// The newest first.
+    pub(crate) terms: Vec<PastTerm>,
+}
+
+/// One candidate in the queue; its name is `None` as long as nobody had asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Candidate {
+    pub(crate) token: FencingToken,
+    pub(crate) name: Option<String>,
+}
+
+/// A term of the timeline, with the name of whose it was, where that is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PastTerm {
+    pub(crate) token: FencingToken,
+    pub(crate) name: Option<String>,
+    pub(crate) term: super::timeline::Term,
+}
+
+impl Situation {
+    /// In the queue or leading, and in contact.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.role != Role::Outside && self.fresh && self.healthy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(5);
+    const MOMENT: Duration = Duration::from_millis(100);
+
+    fn token(number: u64) -> FencingToken {
+        FencingToken::new(number)
+    }
+
+    fn queue(tokens: &[u64]) -> Queue {
+        Ok(tokens.iter().copied().map(token).collect())
+    }
+
+    fn seen(role: Role, queue: &Queue, unheard: Duration) -> Leads {
+        let first_is_own = queue.as_ref().is_ok_and(|queue| queue.first() == Some(&token(7)));
+        who_leads(&Evidence { role, queue, blocked_by: None, unheard, patience: TTL, first_is_own })
+    }
+
+    #[test]
+    fn a_leader_whose_term_holds_no_more_is_neither_leader_nor_follower() {
+        let over = Place::Leading { token: token(3), remaining: None };
+        assert_eq!(role(over, &queue(&[3, 5])), Role::Outside);
+        let holds = Place::Leading { token: token(3), remaining: Some(MOMENT) };
+        assert_eq!(role(holds, &Err(TTL)), Role::Leader { token: token(3), remaining: MOMENT });
+    }
+
+    #[test]
+    fn a_follower_is_one_whose_key_is_in_the_queue() {
+        let behind = Place::Behind { token: token(5) };
+        assert_eq!(role(behind, &queue(&[3, 5])), Role::Follower { token: token(5), place: Some(2) });
+        assert_eq!(role(behind, &queue(&[3, 9])), Role::Outside);
+        assert_eq!(role(behind, &Err(MOMENT)), Role::Follower { token: token(5), place: None });
+    }
+
+    #[test]
+    fn the_first_in_the_queue_leads_but_for_oneself() {
+        assert_eq!(seen(Role::Outside, &queue(&[3, 5]), MOMENT), Leads::Term(token(3)));
+        assert_eq!(seen(Role::Outside, &queue(&[7, 9]), MOMENT), Leads::Nobody { blocked_by: None });
+        assert_eq!(seen(Role::Outside, &queue(&[]), MOMENT), Leads::Nobody { blocked_by: None });
+    }
+
+    #[test]
+    fn what_is_older_than_the_ttl_is_not_repeated() {
+        let said = seen(Role::Outside, &queue(&[3]), TTL + MOMENT);
+        assert!(matches!(said, Leads::Unknown { since, .. } if since == TTL + MOMENT), "{said:?}");
+        assert!(matches!(seen(Role::Outside, &Err(MOMENT), MOMENT), Leads::Unknown { .. }));
+        // Of oneself, the deadline decides.
+        let leads = Role::Leader { token: token(7), remaining: MOMENT };
+        assert_eq!(seen(leads, &Err(TTL), 2 * TTL), Leads::Term(token(7)));
+    }
+}
