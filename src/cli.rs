@@ -11,9 +11,11 @@ use crate::{
     log::{self, Format, Stream},
 };
 
+mod journal;
 mod observe;
 mod server;
 mod show;
+mod signals;
 mod status;
 mod transcript;
 

@@ -3,24 +3,18 @@
 use std::{future::pending, pin::pin, process::ExitCode, time::Duration};
 
 use anyhow::{Context, anyhow};
-use leader_election::{
-    CampaignError, Candidate,
-    candidate::{Event, Stopped},
-    clock::Timestamp,
-    etcd::{Etcd, Front},
-};
+use leader_election::{CampaignError, Candidate, candidate::Stopped, etcd::Etcd};
 use tokio::{
     runtime::Handle,
-    signal::unix::{Signal, SignalKind, signal},
     sync::{broadcast::error::RecvError, oneshot},
-    time::{Instant, timeout},
+    time::timeout,
 };
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::transcript::{Happened, Line, Transcript};
+use super::{journal::Journal, signals::Signals, transcript::Happened};
 use crate::{
     config::{Config, Standing, UsageError},
-    log::{self, TRANSCRIPT, together},
+    log,
 };
 
 /// How long a follower on its way out tries to take its key out of the queue.
@@ -33,10 +27,7 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     let Config { etcd: settings, election, .. } = config;
     let Standing { name, ttl } = standing;
     let mut signals = Signals::listen().context("failed to listen for signals")?;
-    let endpoints = settings.endpoints().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-    let mut log = Log { transcript: Transcript::new(), endpoints };
-    info!(target: TRANSCRIPT, election = %election, ttl = %ttl, "{}", Line::Starting { name: name.to_string() });
-    log.connecting();
+    let mut log = Journal::starting(&settings, &election, &name, ttl);
 
     // Nothing here blocks: not even a log that nobody reads.
     let etcd = Etcd::start_on(Handle::current(), settings);
@@ -106,106 +97,5 @@ fn explained(error: CampaignError) -> anyhow::Error {
         ))),
         CampaignError::Refused(why) => anyhow!("etcd refuses this server: {why}"),
         other => anyhow!(other),
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    first: Option<Instant>,
-}
-
-impl Signals {
-    /// A wrapper that passes a signal on to a process that got it already, with the rest of its
-    /// group, does so at once. That is no second wish.
-    const ECHO: Duration = Duration::from_millis(100);
-
-    fn listen() -> std::io::Result<Self> {
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self { terminate, interrupt, first: None })
-    }
-
-    /// The next signal, other than an echo of the first.
-    ///
-    /// Cancel safe.
-    async fn next(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => {}
-                _ = self.interrupt.recv() => {}
-            }
-            match self.first {
-                None => {
-                    self.first = Some(Instant::now());
-                    return;
-                }
-                Some(first) if first.elapsed() < Self::ECHO => {}
-                Some(_) => return,
-            }
-        }
-    }
-}
-
-/// Turns what happens into log lines.
-struct Log {
-    transcript: Transcript,
-    endpoints: String,
-}
-
-impl Log {
-    fn connecting(&self) {
-        info!(target: TRANSCRIPT, "{}", Line::Connecting { endpoints: self.endpoints.clone() });
-    }
-
-    fn event(&mut self, event: Event) {
-        match event {
-            Event::Campaigning => self.happened(Happened::Campaigning),
-            Event::Following { token } => self.happened(Happened::Queued { own: token }),
-            Event::Elected { token, until } => {
-                let lines = self.transcript.lines(Happened::Elected { token });
-                together(|| {
-                    // Frozen between the news and this line, we may have been deposed: then say nothing.
-                    for line in lines.iter().filter(|_| Timestamp::now() < until) {
-                        info!(target: TRANSCRIPT, token = token.get(), "{line}");
-                    }
-                });
-            }
-            Event::Renewed { until, latency, .. } => {
-                let lines = self.transcript.lines(Happened::Renewed);
-                for line in lines.iter().filter(|_| Timestamp::now() < until) {
-                    info!(target: TRANSCRIPT, ?latency, "{line}");
-                }
-            }
-            Event::Lost { token, loss } => {
-                for line in self.transcript.lines(Happened::Lost) {
-                    info!(target: TRANSCRIPT, token = token.get(), reason = %loss, "{line}");
-                }
-            }
-            Event::Retrying { problem, unreachable, pause } => {
-                warn!(problem, retry_in = ?pause, "the attempt failed");
-                if unreachable {
-                    self.connecting();
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn seen(&mut self, front: Front) {
-        match front {
-            Front::Candidate(token) => self.happened(Happened::SeenLeader { token }),
-            Front::Foreign(key) => {
-                warn!(key, "nobody can lead until this key, put by hand, is deleted");
-                self.happened(Happened::SeenVacant);
-            }
-            _ => self.happened(Happened::SeenVacant),
-        }
-    }
-
-    fn happened(&mut self, happened: Happened) {
-        for line in self.transcript.lines(happened) {
-            info!(target: TRANSCRIPT, "{line}");
-        }
     }
 }
