@@ -3,7 +3,7 @@
 use std::{future::pending, pin::pin, process::ExitCode, time::Duration};
 
 use anyhow::{Context, anyhow};
-use leader_election::{CampaignError, Candidate, candidate::Stopped, etcd::Etcd};
+use leader_election::{CampaignError, Candidate, CandidateName, candidate::Stopped, etcd::Etcd};
 use tokio::{
     runtime::Handle,
     sync::{broadcast::error::RecvError, oneshot},
@@ -14,6 +14,7 @@ use tracing::warn;
 use super::{journal::Journal, signals::Signals, transcript::Happened};
 use crate::{
     config::{Config, Standing, UsageError},
+    effects::systemd::Systemd,
     log,
 };
 
@@ -34,6 +35,7 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     let mut candidate = Candidate::new(etcd.clone(), election.clone(), name, ttl).announcing(true);
     let mut events = candidate.subscribe();
     let mut fronts = etcd.fronts(&election);
+    let mut systemd = Systemd::from_environment();
 
     let (stop, stopping) = oneshot::channel();
     let mut stop = Some(stop);
@@ -46,22 +48,27 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     let outcome = loop {
         tokio::select! {
             biased;
-            () = signals.next() => match stop.take() {
+            _ = signals.next() => match stop.take() {
                 Some(stop) => {
                     // The end itself is told once belief has ended, which is before the release.
                     log.happened(Happened::Stopping);
+                    systemd.stopping();
                     // The other end lives as long as the campaign.
                     let _ = stop.send(());
                 }
                 None => return Ok(at_once()),
             },
             event = events.recv() => match event {
-                Ok(event) => log.event(event),
+                Ok(event) => {
+                    systemd.event(&event);
+                    log.event(event);
+                }
                 Err(RecvError::Lagged(missed)) => warn!(missed, "log lines were left out"),
                 Err(RecvError::Closed) => {}
             },
             outcome = &mut standing => break outcome,
             front = fronts.next() => log.seen(front),
+            () = systemd.feed() => {}
         }
     };
     while let Ok(event) = events.try_recv() {
@@ -76,12 +83,18 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     };
     let ended = tokio::select! {
         biased;
-        () = signals.next() => Ok(at_once()),
+        _ = signals.next() => Ok(at_once()),
         // What is not given back by then expires by itself.
         _ = timeout(LEAVE_WITHIN, etcd.settled()) => ended,
     };
     log::drain(DRAIN_WITHIN);
     ended
+}
+
+/// Only `run` has a name to fall back on.
+pub(super) fn nameless() -> Result<CandidateName, UsageError> {
+    let problem = "this server has no name; give one, as in `elect server server1`, or set ELECT_NAME";
+    Err(UsageError(problem.into()))
 }
 
 /// A second signal: no waiting for anything.
@@ -90,7 +103,7 @@ fn at_once() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn explained(error: CampaignError) -> anyhow::Error {
+pub(super) fn explained(error: CampaignError) -> anyhow::Error {
     match error {
         CampaignError::TtlTooShort { asked, granted } => anyhow!(UsageError(format!(
             "--ttl {asked}: etcd grants at least {granted} (1.5 times its election timeout); use --ttl {granted} or more"
