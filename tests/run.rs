@@ -279,6 +279,21 @@ fn a_killed_guard_takes_the_command_along_and_leadership_passes_on() {
 }
 
 #[test]
+fn a_guard_that_dies_while_the_supervisor_is_frozen_takes_the_command_along() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let diary = Diary::new();
+    let mut leader = start_worker("a", &etcd, LONG, &diary, WORKER);
+    let token = diary.wait_for_term_after(0).token;
+    leader.freeze();
+    let killed = leader.guard().kill();
+    let last = diary.wait_for_end_of(token);
+    assert!(last - killed < AT_ONCE, "alive for {:?}", last - killed);
+    leader.thaw();
+    diary.wait_for_term_after(token);
+    diary.one_at_a_time();
+}
+
+#[test]
 fn one_that_waits_gets_a_new_guard_before_it_leads() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let diary = Diary::new();
@@ -343,7 +358,7 @@ fn a_stuck_guard_does_not_hold_up_a_stop_for_ever() {
 fn without_etcd_the_command_is_told_to_stop_and_is_dead_before_validity_ends() {
     let mut etcd = Etcd::start(EtcdVersion::V3_7);
     let diary = Diary::new();
-    let polite = "sh -c 'X; while :; do sleep 0.02; done' & trap '' TERM; exec $WORKER";
+    let polite = "sh -c 'trap \"echo told >&2; exit\" TERM; while :; do sleep 0.02; done' & trap '' TERM; exec $WORKER";
     let leader = start_worker("a", &etcd, SHORT, &diary, polite);
     let token = diary.wait_for_term_after(0).token;
     let killed = BootTime::now();
