@@ -26,8 +26,8 @@ use tempfile::TempDir;
 /// A worker, nothing else.
 const WORKER: &str = "exec $WORKER";
 
-/// One that does not hear TERM, and a helper that left the group and the session.
-const DEAF_WITH_A_STRAY: &str = "trap '' TERM; WORKER_LOCK= setsid -f $WORKER; exec $WORKER";
+/// One that does not hear TERM, and a helper that left the group and the session, as the child of a shell that did.
+const DEAF_WITH_A_STRAY: &str = "trap '' TERM; WORKER_LOCK= setsid -f sh -c '$WORKER; exit'; exec $WORKER";
 
 /// Longer than any test takes: whoever had to wait for a lease to end would be noticed.
 const LONG: &str = "60s";
@@ -227,8 +227,7 @@ fn what_the_command_leaves_behind_dies_with_it() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let diary = Diary::new();
     // The command ends as soon as its helper works, which has left the group.
-    let script =
-        "WORKER_LOCK= setsid -f $WORKER; until grep -qs alive $WORKER_DIARY; do sleep 0.01; done; exit 4";
+    let script = "WORKER_LOCK= setsid -f sh -c \"$WORKER; exit\"; until grep -qs alive $WORKER_DIARY; do sleep 0.01; done; exit 4";
     let mut first = start_worker("a", &etcd, LONG, &diary, script);
     first.exits(4);
     let ended = BootTime::now();
@@ -471,7 +470,7 @@ fn a_server_whose_check_fails_does_not_stand_and_a_leader_hands_over() {
 fn a_check_that_hangs_is_killed_and_has_failed() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let flags =
-        ["--check", "echo pid $$ >&2; sleep 1000", "--check-timeout", "100ms", "--check-interval", "50ms"];
+        ["--check", "echo pid $$ >&2; sleep 30", "--check-timeout", "100ms", "--check-interval", "50ms"];
     let run = run("a", &etcd, LONG, &flags, "exit 0");
     let mut pids = Vec::new();
     let mut mark = Mark::START;

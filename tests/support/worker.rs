@@ -16,7 +16,7 @@ use std::{
     env,
     fs::{self, File},
     io::Write,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::Duration,
 };
@@ -37,8 +37,8 @@ const EVERY: Duration = Duration::from_millis(2);
 /// One with a lock writes OVERLAP if somebody else holds it, so if two run at once. One without is a helper of
 /// the first.
 pub(crate) fn main() {
-    let Ok(diary) = env::var(DIARY) else { return };
-    let mut diary = File::options().append(true).create(true).open(diary).expect("a diary can be opened");
+    let Ok(path) = env::var(DIARY) else { return };
+    let mut diary = File::options().append(true).create(true).open(&path).expect("a diary can be opened");
     let token = env::var("ELECT_TOKEN").expect("elect run sets ELECT_TOKEN");
     let mut write = |what: &str| {
         let now = BootTime::now().as_nanos();
@@ -54,7 +54,8 @@ pub(crate) fn main() {
         Some(Err(_)) => write("OVERLAP"),
         None => write("help"),
     }
-    loop {
+    // Its test is over when the diary is gone: then nothing may be left, whatever is broken.
+    while Path::new(&path).exists() {
         write("alive");
         thread::sleep(EVERY);
     }
