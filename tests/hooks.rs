@@ -77,7 +77,7 @@ fn hooks_are_told_who_leads_in_the_order_in_which_it_happens() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let (book, diary) = (Book::new(), Diary::new());
     let entry = book.entry();
-    let mut first = Run::start(elect_run("a", &etcd.endpoint(), LONG).args(["--", "sleep", "30"]));
+    let mut first = Run::start(elect_run("a", &etcd.endpoint(), LONG).args(["--", "sleep", "600"]));
     let elect =
         hooked("b", &etcd, &[("--on-leading", &entry), ("--on-following", &entry), ("--on-change", &entry)]);
     first.wait_for_log(Mark::START, "the command runs");
@@ -164,7 +164,7 @@ fn a_hook_that_takes_too_long_is_killed_and_the_next_one_runs() {
     let entry = book.entry();
     let hooks =
         [("--on-leading", "sleep 30"), ("--on-following", entry.as_str()), ("--hook-timeout", "300ms")];
-    let mut run = Run::start(hooked("a", &etcd, &hooks).args(["--", "sleep", "30"]));
+    let mut run = Run::start(hooked("a", &etcd, &hooks).args(["--", "sleep", "600"]));
     run.wait_for_log(Mark::START, "a hook took too long and was killed");
     run.signal(Signal::SIGTERM);
     run.exits(143);
@@ -175,8 +175,8 @@ fn a_hook_that_takes_too_long_is_killed_and_the_next_one_runs() {
 fn hooks_do_not_outlive_a_killed_supervisor() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let book = Book::new();
-    let hook = format!("echo $$ >> {}; exec sleep 30", book.path().display());
-    let mut run = Run::start(hooked("a", &etcd, &[("--on-leading", &hook)]).args(["--", "sleep", "30"]));
+    let hook = format!("echo $$ >> {}; exec sleep 600", book.path().display());
+    let mut run = Run::start(hooked("a", &etcd, &[("--on-leading", &hook)]).args(["--", "sleep", "600"]));
     let pid = eventually(SOON, "the hook to begin", || book.lines().first()?.parse().ok());
     run.kill();
     let pid = nix::unistd::Pid::from_raw(pid);
@@ -254,7 +254,7 @@ fn tells_systemd(elect: impl Fn(&Manager) -> Elect) {
 #[test]
 fn systemd_hears_of_a_run() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
-    tells_systemd(|_| elect_run("a", &etcd.endpoint(), LONG).args(["--", "sleep", "30"]));
+    tells_systemd(|_| elect_run("a", &etcd.endpoint(), LONG).args(["--", "sleep", "600"]));
 }
 
 #[test]
@@ -268,7 +268,7 @@ fn it_is_not_ready_before_it_has_had_a_lease() {
     let mut etcd = Etcd::start(EtcdVersion::V3_7);
     etcd.kill();
     let manager = Manager::new();
-    let elect = elect_run("a", &etcd.endpoint(), LONG).args(["--", "sleep", "30"]);
+    let elect = elect_run("a", &etcd.endpoint(), LONG).args(["--", "sleep", "600"]);
     let run = Run::start(elect.env("NOTIFY_SOCKET", manager.path()));
     let tries = manager.wait_for("STATUS=tries again: ");
     etcd.restart();
@@ -280,7 +280,7 @@ fn it_is_not_ready_before_it_has_had_a_lease() {
 fn a_service_manager_that_reads_nothing_costs_no_renewal() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let manager = Manager::new();
-    let elect = elect_run("a", &etcd.endpoint(), "2s").args(["--", "sleep", "30"]);
+    let elect = elect_run("a", &etcd.endpoint(), "2s").args(["--", "sleep", "600"]);
     // Full within a second: the kernel keeps some hundred datagrams at most.
     let elect = elect.env("NOTIFY_SOCKET", manager.path()).env("WATCHDOG_USEC", "2000");
     let run = Run::start(elect);
