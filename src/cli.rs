@@ -1,12 +1,15 @@
 //! The command line: what may be written, and which command runs.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use leader_election::{CandidateName, ElectionName, etcd::Endpoint, timing::Ttl};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use self::completions::Shell;
+#[cfg(target_os = "linux")]
+use crate::effects::{guard::Inherited, shim};
 use crate::{
     config::{self, Config, UsageError},
     log::{self, Format, Stream},
@@ -14,10 +17,14 @@ use crate::{
 };
 
 mod completions;
+mod journal;
 mod man;
 mod observe;
+#[cfg(target_os = "linux")]
+mod run;
 mod server;
 mod show;
+mod signals;
 mod status;
 mod transcript;
 
@@ -33,7 +40,8 @@ const EXIT_CODES: &str = "\
 Every flag can also be given as ELECT_… in the environment, or in a file (--config).
 A flag wins over the environment, the environment over the file.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage; status: 3 nobody leads, 4 unknown.";
+Exit codes: 0 done, 1 failed, 2 wrong usage; status: 3 nobody leads, 4 unknown;
+run: the command's, 128 + N if signal N ended it, 126 or 127 if it can't be started, 75 leadership lost (--once).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -56,6 +64,30 @@ enum Command {
         http: Option<Address>,
         #[command(flatten)]
         shared: Shared,
+    },
+    /// Run a command exactly while this server leads.
+    ///
+    /// Starts COMMAND after a verified win, with ELECT_TOKEN, ELECT_CLUSTER, ELECT_ELECTION and ELECT_NAME in its
+    /// environment. When leadership ends, COMMAND and all that it started are gone before it does. Signals are
+    /// passed on, and so is COMMAND's exit code. See docs/run.md.
+    #[cfg(target_os = "linux")]
+    Run(Box<run::Flags>),
+    /// Ends the command of `run`, should `run` not be able to.
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Guard {
+        #[command(flatten)]
+        inherited: Inherited,
+        #[command(flatten)]
+        flags: Box<run::Flags>,
+    },
+    /// Becomes a command that dies with its parent.
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    Shim {
+        parent: i32,
+        #[arg(last = true)]
+        command: Vec<OsString>,
     },
     /// Print each change of leadership.
     Observe {
@@ -125,6 +157,14 @@ pub(crate) struct Shared {
     pub(crate) config: Option<PathBuf>,
 }
 
+/// When a loop shows that it is alive.
+fn heartbeat() -> Interval {
+    const EVERY: Duration = Duration::from_secs(1);
+    let mut heartbeat = interval(EVERY);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    heartbeat
+}
+
 /// Nobody leads.
 const VACANT: u8 = 3;
 /// It is not known who leads.
@@ -143,14 +183,25 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    // It must stay small: it has no use for a runtime.
+    #[cfg(target_os = "linux")]
+    if let Command::Shim { parent, command } = &command {
+        return Ok(shim::become_command(*parent, command));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("failed to start: no file descriptor is left")?;
     match command {
+        #[cfg(target_os = "linux")]
+        Command::Run(flags) => runtime.block_on(run::run(*flags)),
+        #[cfg(target_os = "linux")]
+        Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
+        #[cfg(target_os = "linux")]
+        Command::Shim { .. } => unreachable!("it has become another program"),
         Command::Server { name, name_flag, ttl, http, shared } => {
             let config = Config::merge(shared)?;
-            let standing = config.standing(name_flag.or(name), ttl, http)?;
+            let standing = config.standing(name_flag.or(name), ttl, http, server::nameless)?;
             log::start(config.log_format, Stream::Stdout)?;
             runtime.block_on(server::run(config, standing))
         }

@@ -75,13 +75,16 @@ impl fmt::Display for Timestamp {
 
 /// Waits until the clock reads `deadline` or later.
 ///
-/// Tokio's timers stand still in suspend. This waits on a kernel timer of our own
-/// clock, which fires as soon as the machine is awake again.
+/// Tokio's timers stand still in suspend. This waits on a kernel timer (`timerfd`) of our own
+/// clock, which fires as soon as the machine is awake again. Where there is none it looks every
+/// 20 ms.
+///
+/// Call it on a Tokio runtime with its timers and I/O enabled.
 ///
 /// # Cancel safety
 ///
 /// Cancel safe: dropping it forgets the wait.
-pub(crate) async fn sleep_until(deadline: Timestamp) {
+pub async fn sleep_until(deadline: Timestamp) {
     while Timestamp::now() < deadline {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if timer::fired(deadline).await.is_ok() {

@@ -6,6 +6,7 @@
 
 use std::{
     env, fs,
+    num::NonZeroU32,
     path::{Path, PathBuf},
 };
 
@@ -16,7 +17,7 @@ use leader_election::{
 };
 use serde::Deserialize;
 
-use crate::{cli::Shared, log::Format, status::Address};
+use crate::{cli::Shared, effects::restart::Restart, log::Format, status::Address};
 
 /// Where etcd is unless somebody says otherwise: its own default.
 const DEFAULT_ENDPOINT: &str = "localhost:2379";
@@ -39,7 +40,7 @@ pub(crate) struct Config {
 }
 
 /// What a candidate needs besides.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Standing {
     pub(crate) name: CandidateName,
     pub(crate) ttl: Ttl,
@@ -50,7 +51,7 @@ pub(crate) struct Standing {
 /// The keys of a configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
+pub(crate) struct File {
     etcd: Option<Endpoints>,
     user: Option<String>,
     password_file: Option<PathBuf>,
@@ -62,6 +63,18 @@ struct File {
     name: Option<String>,
     http: Option<PortOrAddress>,
     log_format: Option<Format>,
+    // Those of `run`.
+    pub(crate) kill_after: Option<String>,
+    pub(crate) restart: Option<Restart>,
+    pub(crate) once: Option<bool>,
+    pub(crate) check: Option<String>,
+    pub(crate) check_interval: Option<String>,
+    pub(crate) check_timeout: Option<String>,
+    pub(crate) check_failures: Option<NonZeroU32>,
+    pub(crate) on_leading: Option<String>,
+    pub(crate) on_following: Option<String>,
+    pub(crate) on_change: Option<String>,
+    pub(crate) hook_timeout: Option<String>,
 }
 
 /// `etcd = "a:1,b:1"` or `etcd = ["a:1", "b:1"]`.
@@ -112,12 +125,18 @@ impl Config {
         Ok(Self { etcd, election, log_format, file })
     }
 
-    /// What a candidate needs, from its own flags and the same file.
+    /// The keys of the configuration file, if there is one.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// What a candidate needs, from its own flags and the same file, and its name where nobody gives one.
     pub(crate) fn standing(
         &self,
         name: Option<CandidateName>,
         ttl: Option<Ttl>,
         http: Option<Address>,
+        nameless: impl FnOnce() -> Result<CandidateName, UsageError>,
     ) -> Result<Standing, UsageError> {
         // Not clap's to read: it may be given in two places, and would conflict with itself.
         let in_environment = env::var("ELECT_NAME").ok();
@@ -127,12 +146,7 @@ impl Config {
                 name.parse().map_err(|error| UsageError(format!("ELECT_NAME: {error}")))?
             }
             (None, None, Some(name)) => in_file("name", name.parse())?,
-            (None, None, None) => {
-                return Err(UsageError(
-                    "this server has no name; give one, as in `elect server server1`, or set ELECT_NAME"
-                        .into(),
-                ));
-            }
+            (None, None, None) => nameless()?,
         };
         let ttl = match (ttl, &self.file.ttl) {
             (Some(ttl), _) => ttl,
@@ -178,7 +192,7 @@ impl File {
     }
 }
 
-fn in_file<T, E: std::fmt::Display>(key: &str, parsed: Result<T, E>) -> Result<T, UsageError> {
+pub(crate) fn in_file<T, E: std::fmt::Display>(key: &str, parsed: Result<T, E>) -> Result<T, UsageError> {
     parsed.map_err(|error| UsageError(format!("--config: {key}: {error}")))
 }
 

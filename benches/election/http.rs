@@ -36,7 +36,8 @@ const TTL: u64 = 3;
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     let seconds = Duration::from_secs(bench.scale.of(15, 4) as u64);
-    report.section("http", "one leader, TTL 3 s: asked for /leader, and stared at by clients that do nothing");
+    report
+        .section("http", "one leader, TTL 3 s: asked for /leader, and stared at by clients that do nothing");
     let stand = Stand { endpoint: bench.etcd.endpoint(), election: election("http"), ttl: TTL };
     let (server, address) = http_server(&stand, "asked");
     server.wait_for_line(|line: &str| line.ends_with(LEADER), SOON);

@@ -89,7 +89,8 @@ pub(crate) fn http_server(Stand { endpoint, election, ttl }: &Stand, name: &str)
     let ttl = format!("{ttl}s");
     let args = ["server", name, "--etcd", endpoint, "--election", election, "--ttl", &ttl];
     let args = [&args[..], &["--http", "127.0.0.1:0", "--log-format", "full"]].concat();
-    let server = start(&format!("ours {name}"), process::command(elect()), args.into_iter().map(Into::into).collect());
+    let server =
+        start(&format!("ours {name}"), process::command(elect()), args.into_iter().map(Into::into).collect());
     let serving = server.wait_for_line(|line: &str| line.contains("serving http://"), SOON).text;
     let (_, address) = serving.split_once("http://").expect("it was waited for");
     let address = address.split('/').next().expect("split gives at least one part").to_owned();

@@ -61,7 +61,10 @@ struct Seen {
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
     let trials = bench.scale.of(50, 2);
-    report.section("run", "two `elect run`, TTL 3 s, commands deaf to TERM; at most one alive, none past validity");
+    report.section(
+        "run",
+        "two `elect run`, TTL 3 s, commands deaf to TERM; at most one alive, none past validity",
+    );
     for (fault, name) in FAULTS {
         let at_a_time = match fault {
             // It is timed.

@@ -142,13 +142,11 @@ impl Board {
     }
 
     /// The command was restarted.
-    #[allow(dead_code, reason = "only `elect run` has a command")]
     pub(crate) fn restarted(&self) {
         self.0.metrics.restarted();
     }
 
     /// Whether the health probe lets this process stand.
-    #[allow(dead_code, reason = "only `elect run` has a health probe")]
     pub(crate) fn healthy(&self, healthy: bool) {
         self.state().healthy = healthy;
         self.changed();

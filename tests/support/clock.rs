@@ -16,6 +16,15 @@ impl BootTime {
         Self(now.into())
     }
 
+    /// A moment that another process has written down.
+    pub(crate) fn from_nanos(nanos: u64) -> Self {
+        Self(Duration::from_nanos(nanos))
+    }
+
+    pub(crate) fn as_nanos(self) -> u64 {
+        self.0.as_nanos().try_into().expect("no machine is up for 584 years")
+    }
+
     /// How long ago this was.
     pub(crate) fn elapsed(self) -> Duration {
         Self::now() - self

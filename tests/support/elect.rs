@@ -15,7 +15,12 @@ pub(crate) struct Elect {
 impl Elect {
     /// `elect ARGS…`. The environment has nothing that would configure it; a test adds what it wants.
     pub(crate) fn new<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
-        let mut command = process::command(env!("CARGO_BIN_EXE_elect"));
+        Self::of(env!("CARGO_BIN_EXE_elect"), args)
+    }
+
+    /// The same, with a binary that was built otherwise.
+    pub(crate) fn of<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Self {
+        let mut command = process::command(program);
         for (key, _) in env::vars_os() {
             let configures =
                 key.as_encoded_bytes().starts_with(b"ELECT_") || key == "RUST_LOG" || key == "NO_COLOR";

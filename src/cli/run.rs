@@ -1,0 +1,457 @@
+//! `elect run -- COMMAND`: a command that runs exactly while this process leads.
+//!
+//! ```text
+//!        ┌────────────────────── lost, or handed over ──────────────────────┐
+//!        ▼                                                                  │
+//!      wait ──── won ────► lead: COMMAND runs, is restarted, is ended ──► release
+//!   (a guard is ready,                                                      │
+//!    the check passes)                                      COMMAND ended, or was told to
+//!        │                                                                  ▼
+//!   told to stop ──► leave the queue, exit 0                       exit with its code
+//! ```
+//!
+//! Leadership is released on one path only, after nothing of the command is left. What ends the command where
+//! this process can't is told in `effects.rs`.
+
+use std::{ffi::OsString, process::ExitCode, time::Duration};
+
+use anyhow::{Context, bail};
+use leader_election::{
+    CampaignError, Candidate, Leadership, Loss,
+    clock::{Timestamp, sleep_until},
+    etcd::Etcd,
+    leadership::OrderError,
+};
+use nix::sys::signal::Signal;
+use tokio::{
+    runtime::Handle,
+    time::{sleep, timeout},
+};
+use tracing::{error, info, warn};
+
+use self::{
+    attendant::{Attendant, Notice},
+    options::Options,
+    post::Post,
+};
+use super::{journal::Journal, server::explained, signals::Wish};
+use crate::{
+    config::Standing,
+    effects::{
+        budget::{ALLOWANCE, GRACE},
+        children::{self, Kin},
+        control::{End, Order, Report, Start},
+        environment,
+        guard::{self, Charge, Inherited},
+        health::Health,
+        hooks::Hooks,
+        program,
+        restart::Pace,
+        supervision::{News, Supervision},
+    },
+    log,
+    status::{self, Board},
+};
+
+mod attendant;
+mod options;
+mod post;
+
+pub(super) use self::options::Flags;
+
+/// Leadership was lost, and `--once` was given: `EX_TEMPFAIL` of sysexits.h.
+const LOST: u8 = 75;
+
+/// What shells add to the number of the signal that ended a command.
+const BY_SIGNAL: i32 = 128;
+
+/// How long a follower on its way out tries to take its key out of the queue.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// How long a slow reader of the log is waited for on the way out.
+const DRAIN_WITHIN: Duration = Duration::from_millis(500);
+
+/// A guard that has nothing to guard ends at once. It is not worth more than that.
+const DISMISS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How soon orphans that were killed are looked for again.
+const SWEEP_AGAIN: Duration = Duration::from_millis(2);
+
+/// Runs the command while leading, for as long as it takes.
+pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
+    let explain = flags.explain;
+    let (config, options) = flags.merge()?;
+    if explain {
+        print!("{}", options.budget);
+        return Ok(ExitCode::SUCCESS);
+    }
+    // The standard output is the command's.
+    log::start(config.log_format, log::Stream::Stderr)?;
+    if let Some(Err(unusable)) = options.command.first().map(|command| program::look_for(command)) {
+        eprintln!("elect: {unusable}");
+        return Ok(ExitCode::from(unusable.exit_code()));
+    }
+    children::adopt_orphans().context("failed to become the parent of orphans")?;
+
+    let Standing { name, ttl, http } = options.standing.clone();
+    // Before it stands: a server that can't be asked is not what was ordered.
+    let bound = http.map(|address| address.bind()).transpose()?;
+    let journal = Journal::starting(&config.etcd, &config.election, &name, ttl);
+    let kin = Kin::default();
+    let variables = environment::of_candidate(&name, &config.election);
+    let hooks = Hooks::start(options.hooks.clone(), variables.clone(), kin.clone());
+    let health = Health::start(options.check.clone(), variables, kin.clone());
+    // Nothing here blocks for long: the longest is a look through /proc.
+    let etcd = Etcd::start_on(Handle::current(), config.etcd.clone());
+    let fronts = etcd.fronts(&config.election);
+    let board = Board::new(name.clone(), config.election.clone(), ttl, etcd.clone());
+    if let Some(bound) = bound {
+        let address = status::serve(bound, board.clone(), config.etcd).context("failed to serve HTTP")?;
+        info!("serving http://{address}/");
+    }
+    let candidate = Candidate::new(etcd.clone(), config.election, name, ttl).announcing(true);
+    let listening = "failed to listen for signals";
+    let post = Post::new(journal, candidate.subscribe(), fronts, board, hooks, kin.clone());
+    let post = post.context(listening)?;
+    let attendant = Attendant::new(post).context(listening)?;
+    let guard = start_guard(&kin)?;
+    let supervisor = Supervisor { options, candidate, guard, guarded: false, health, attendant, kin };
+    let ended = supervisor.stand(&etcd).await;
+    log::drain(DRAIN_WITHIN);
+    ended
+}
+
+/// Guards what [`run`] runs. It is given the same flags.
+pub(super) async fn guard(flags: Flags, inherited: Inherited) -> anyhow::Result<ExitCode> {
+    let (config, options) = flags.merge()?;
+    log::start(config.log_format, log::Stream::Stderr)?;
+    let variables = environment::of_candidate(&options.standing.name, &config.election);
+    let charge = Charge { etcd: config.etcd, budget: options.budget, command: options.command, variables };
+    let ended = guard::run(charge, inherited).await;
+    log::drain(DRAIN_WITHIN);
+    ended
+}
+
+fn start_guard(kin: &Kin) -> anyhow::Result<Supervision> {
+    // All that follows `elect run`.
+    let arguments: Vec<OsString> = std::env::args_os().skip(2).collect();
+    Supervision::start(&arguments, kin).context("failed to start the guard")
+}
+
+/// What stands, leads, and sees to the command.
+struct Supervisor {
+    options: Options,
+    candidate: Candidate<Etcd>,
+    guard: Supervision,
+    /// Whether a guard was ever ready.
+    guarded: bool,
+    health: Health,
+    attendant: Attendant,
+    kin: Kin,
+}
+
+/// How waiting ended.
+enum Waited {
+    Won(Leadership),
+    Unfit,
+    GuardDied,
+    Told,
+}
+
+/// Why the command does not run any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// It ended by itself.
+    Itself,
+    Told,
+    Unfit,
+    /// The guard ended it, for want of a renewal.
+    RanOut,
+    Lost(Loss),
+    GuardDied,
+}
+
+impl Why {
+    fn text(self) -> String {
+        match self {
+            Self::Itself => "by itself".into(),
+            Self::Told => "told to stop".into(),
+            Self::Unfit => "the check fails".into(),
+            Self::RanOut => Loss::Expired.to_string(),
+            Self::Lost(loss) => loss.to_string(),
+            Self::GuardDied => "the guard died, or was stuck".into(),
+        }
+    }
+}
+
+/// One run of the command.
+struct Ran {
+    how: End,
+    why: Why,
+}
+
+/// What comes after a term.
+enum After {
+    Exit(u8),
+    Again,
+}
+
+impl Supervisor {
+    async fn stand(mut self, etcd: &Etcd) -> anyhow::Result<ExitCode> {
+        let code = loop {
+            self.make_ready().await?;
+            if self.attendant.is_told() {
+                break 0;
+            }
+            match self.wait().await.map_err(explained)? {
+                Waited::Won(leadership) => match self.lead(leadership).await {
+                    After::Exit(code) => break code,
+                    After::Again => {}
+                },
+                Waited::Told => break 0,
+                Waited::Unfit | Waited::GuardDied => {}
+            }
+        };
+        self.finish(etcd).await;
+        Ok(ExitCode::from(code))
+    }
+
+    /// Waits until there is a guard that takes orders, and the check passes, or until told to stop.
+    async fn make_ready(&mut self) -> anyhow::Result<()> {
+        let mut pace = Pace::new();
+        while !self.guard.is_ready() {
+            match self.attendant.meanwhile(self.guard.news()).await {
+                None => return Ok(()),
+                Some(News::Said(_)) => {}
+                Some(News::Died(status)) if !self.guarded => bail!(
+                    "the guard can't start ({status}); it is given the same flags, so --config and \
+                     --password-file must name files that can be read twice"
+                ),
+                Some(News::Died(status)) => {
+                    error!(%status, "the guard is dead; a new one is started");
+                    self.sweep().await;
+                    if self.attendant.meanwhile(sleep(pace.pause(Duration::ZERO))).await.is_none() {
+                        return Ok(());
+                    }
+                    self.guard = start_guard(&self.kin)?;
+                }
+            }
+        }
+        self.guarded = true;
+        if !self.health.is_healthy() {
+            self.attendant.post.healthy(false);
+            let _ = self.attendant.meanwhile(self.health.becomes(true)).await;
+            self.attendant.post.healthy(true);
+        }
+        Ok(())
+    }
+
+    /// Stands until this process leads. Whatever ends it otherwise leaves the queue.
+    async fn wait(&mut self) -> Result<Waited, CampaignError> {
+        let waiting = async {
+            tokio::select! {
+                biased;
+                () = self.guard.died() => Ok(Waited::GuardDied),
+                () = self.health.becomes(false) => Ok(Waited::Unfit),
+                won = self.candidate.campaign() => won.map(Waited::Won),
+            }
+        };
+        self.attendant.meanwhile(waiting).await.unwrap_or(Ok(Waited::Told))
+    }
+
+    /// One term, from the win to its release.
+    async fn lead(&mut self, leadership: Leadership) -> After {
+        self.attendant.post.leading(leadership.claim());
+        let mut pace = Pace::new();
+        let Ran { how, why } = loop {
+            let began = Timestamp::now();
+            let ran = self.run_command(&leadership).await;
+            self.attendant.post.command_ended(&told(&ran.how), &ran.why.text());
+            if ran.why != Why::Itself || !self.options.restart.wants(exit_code(&ran.how)) {
+                break ran;
+            }
+            let pause = pace.pause(Timestamp::now().since(began));
+            self.attendant.post.restarting(pause);
+            if let Some(why) = self.pause(&leadership, pause).await {
+                break Ran { why, ..ran };
+            }
+        };
+        // Nothing of the command is left. Only now may another one begin.
+        self.attendant.post.stepped_down();
+        self.release(leadership).await;
+        match why {
+            Why::Itself | Why::Told => After::Exit(shell_code(&how)),
+            _ if self.options.once => After::Exit(LOST),
+            Why::Unfit | Why::RanOut | Why::Lost(_) | Why::GuardDied => After::Again,
+        }
+    }
+
+    /// Runs the command once, and returns when nothing of it is left.
+    async fn run_command(&mut self, leadership: &Leadership) -> Ran {
+        let Some(mut known) = leadership.deadline() else {
+            let why = Why::Lost(leadership.lost().await);
+            return Ran { how: End::NotStarted("leadership was lost before".into()), why };
+        };
+        self.guard.order(&Order::Start(Box::new(Start {
+            token: leadership.token().to_string(),
+            cluster: leadership.cluster().to_string(),
+            until: known.into(),
+            ticket: leadership.ticket(),
+        })));
+        let budget = self.options.budget;
+        // Until when the guard acts as if leadership were proved: no longer than it was told.
+        let mut heard = known;
+        // By when all must be over, for another reason than the end of validity.
+        let mut over_by = Timestamp::from_nanos(u64::MAX);
+        let (mut why, mut lost, mut destroyed) = (None, false, false);
+        loop {
+            if let Some(until) = leadership.deadline().filter(|until| *until > known) {
+                known = until;
+                self.guard.order(&Order::Until(until.into()));
+            }
+            tokio::select! {
+                biased;
+                news = self.guard.news() => match news {
+                    News::Said(Report::Heard(until)) => heard = heard.max(until.into()),
+                    News::Said(Report::Started { pid }) => self.attendant.post.command_started(pid),
+                    News::Said(Report::Ended { how, ran_out }) => {
+                        let why = why.unwrap_or(if ran_out { Why::RanOut } else { Why::Itself });
+                        return Ran { how, why };
+                    }
+                    News::Said(Report::Ready) => {}
+                    News::Died(status) => {
+                        error!(%status, "the guard is dead: what it guarded is killed");
+                        self.sweep().await;
+                        let how = End::Signalled(Signal::SIGKILL as i32);
+                        return Ran { how, why: why.unwrap_or(Why::GuardDied) };
+                    }
+                },
+                () = sleep_until(budget.backstop(heard).min(over_by)), if !destroyed => {
+                    error!("the guard has not ended the command in time: both are killed");
+                    destroyed = true;
+                    self.guard.destroy();
+                }
+                // The next leader may work already: no time for TERM.
+                loss = leadership.lost(), if !lost => {
+                    lost = true;
+                    why = why.or(Some(Why::Lost(loss)));
+                    over_by = over_by.min(Timestamp::now() + ALLOWANCE);
+                    self.guard.order(&Order::Kill);
+                }
+                notice = self.attendant.next() => match notice {
+                    Notice::Asked(Wish::Stop(number)) => {
+                        why = why.or(Some(Why::Told));
+                        over_by = over_by.min(Timestamp::now() + budget.kill_after() + GRACE);
+                        self.guard.order(&Order::Stop(number));
+                    }
+                    Notice::Asked(Wish::StopAtOnce) => {
+                        over_by = over_by.min(Timestamp::now() + GRACE);
+                        self.guard.order(&Order::Kill);
+                    }
+                    Notice::PassOn(number) => self.guard.order(&Order::Signal(number)),
+                    Notice::Passed => {}
+                },
+                () = self.health.becomes(false), if why.is_none() => {
+                    why = Some(Why::Unfit);
+                    over_by = over_by.min(Timestamp::now() + budget.kill_after() + GRACE);
+                    self.guard.order(&Order::Stop(Signal::SIGTERM as i32));
+                }
+            }
+        }
+    }
+
+    /// The time before a restart. Returns why there is none.
+    async fn pause(&mut self, leadership: &Leadership, pause: Duration) -> Option<Why> {
+        let pausing = async {
+            tokio::select! {
+                biased;
+                loss = leadership.lost() => Some(Why::Lost(loss)),
+                () = self.guard.died() => Some(Why::GuardDied),
+                () = self.health.becomes(false) => Some(Why::Unfit),
+                () = sleep(pause) => None,
+            }
+        };
+        self.attendant.meanwhile(pausing).await.unwrap_or(Some(Why::Told))
+    }
+
+    /// Kills and reaps what the guard left us, until there is nothing.
+    async fn sweep(&mut self) {
+        loop {
+            match self.kin.kill_strays() {
+                Ok(false) => return,
+                Ok(true) => {}
+                Err(error) => warn!(%error, "/proc can't be read"),
+            }
+            // Whatever is asked for, this comes first.
+            let _ = self.attendant.meanwhile(sleep(SWEEP_AGAIN)).await;
+        }
+    }
+
+    /// Gives leadership up, unless it is lost already or nobody wants to wait.
+    async fn release(&mut self, leadership: Leadership) {
+        let mut resigning = std::pin::pin!(leadership.resign());
+        let released = loop {
+            match self.attendant.meanwhile(&mut resigning).await {
+                Some(released) => break released,
+                // The guard has the ticket, and gives it up once we are gone.
+                None if self.attendant.is_told_at_once() => return,
+                None => {}
+            }
+        };
+        if let Err(OrderError::Unconfirmed(why)) = released {
+            let ttl = self.options.standing.ttl;
+            warn!("leadership was not released: {why}; it ends by itself within {ttl}");
+        }
+        self.guard.order(&Order::Over);
+    }
+
+    /// Leaves the queue, lets the guard go, and waits for the hooks that are due.
+    async fn finish(self, etcd: &Etcd) {
+        let Self { candidate, guard, health, mut attendant, .. } = self;
+        attendant.post.stopping();
+        drop((candidate, health));
+        if attendant.is_told_at_once() {
+            return;
+        }
+        let leaving = async {
+            let _ = timeout(DISMISS_WITHIN, guard.dismiss()).await;
+            // What is not given back by then expires by itself.
+            let _ = timeout(LEAVE_WITHIN, etcd.settled()).await;
+        };
+        let mut leaving = std::pin::pin!(leaving);
+        while attendant.meanwhile(&mut leaving).await.is_none() {
+            if attendant.is_told_at_once() {
+                return;
+            }
+        }
+        attendant.finish().await;
+    }
+}
+
+fn exit_code(how: &End) -> Option<i32> {
+    match how {
+        End::Exited(code) => Some(*code),
+        End::Signalled(_) | End::NotStarted(_) => None,
+    }
+}
+
+/// The exit code that a shell would give it.
+fn shell_code(how: &End) -> u8 {
+    match how {
+        // What the kernel passes on of an exit code is one byte.
+        End::Exited(code) => *code as u8,
+        End::Signalled(number) => (BY_SIGNAL + number) as u8,
+        End::NotStarted(_) => program::CANNOT_RUN,
+    }
+}
+
+fn told(how: &End) -> String {
+    match how {
+        End::Exited(code) => format!("exit code {code}"),
+        End::Signalled(number) => match Signal::try_from(*number) {
+            Ok(signal) => format!("killed by {signal}"),
+            Err(_) => format!("killed by signal {number}"),
+        },
+        End::NotStarted(why) => format!("not started: {why}"),
+    }
+}

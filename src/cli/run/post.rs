@@ -1,0 +1,180 @@
+//! The one place through which all passes that others want to know: the log, HTTP, hooks, systemd.
+//!
+//! The supervisor polls [`Post::next`] wherever it waits, and calls the other functions for what it does itself.
+
+use std::{io, time::Duration};
+
+use leader_election::{
+    FencingToken,
+    candidate::Event,
+    etcd::{Front, Fronts},
+    leadership::Claim,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::broadcast::{self, error::RecvError},
+    time::Interval,
+};
+use tracing::{info, warn};
+
+use super::super::{heartbeat, journal::Journal, transcript::Happened};
+use crate::{
+    effects::{
+        children::Kin,
+        environment,
+        hooks::{Hooks, Occasion},
+        systemd::Systemd,
+    },
+    status::Board,
+};
+
+pub(super) struct Post {
+    journal: Journal,
+    events: broadcast::Receiver<Event>,
+    fronts: Fronts,
+    board: Board,
+    /// When the board is told that the loop is alive.
+    alive: Interval,
+    hooks: Hooks,
+    systemd: Systemd,
+    /// Hooks leave orphans behind, which are ours.
+    child_ended: Signal,
+    kin: Kin,
+    /// What `on-following` was last told, if anything: it is told of changes.
+    following: bool,
+    claim: Option<Claim>,
+    last_front: Option<Option<FencingToken>>,
+}
+
+impl Post {
+    pub(super) fn new(
+        journal: Journal,
+        events: broadcast::Receiver<Event>,
+        fronts: Fronts,
+        board: Board,
+        hooks: Hooks,
+        kin: Kin,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            journal,
+            events,
+            fronts,
+            board,
+            alive: heartbeat(),
+            hooks,
+            systemd: Systemd::from_environment(),
+            child_ended: signal(SignalKind::child())?,
+            kin,
+            following: false,
+            claim: None,
+            last_front: None,
+        })
+    }
+
+    /// Waits for the next thing that happens, and passes it on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what has not been passed on yet is by a later call.
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            biased;
+            event = self.events.recv() => match event {
+                Ok(event) => self.event(event),
+                Err(RecvError::Lagged(missed)) => warn!(missed, "log lines were left out"),
+                Err(RecvError::Closed) => std::future::pending().await,
+            },
+            front = self.fronts.next() => self.front(front),
+            _ = self.child_ended.recv() => drop(self.kin.reap_strays()),
+            _ = self.alive.tick() => self.board.tick(),
+            () = self.systemd.feed() => {}
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        self.board.event(&event);
+        self.systemd.event(&event);
+        if matches!(event, Event::Following { .. }) && self.claim.is_none() {
+            self.follow();
+        }
+        self.journal.event(event);
+    }
+
+    fn front(&mut self, front: Front) {
+        let leader = match &front {
+            Front::Candidate(token) => Some(*token),
+            _ => None,
+        };
+        if self.last_front.replace(leader) != Some(leader) {
+            let of_ours = self.claim.as_ref().map(term).unwrap_or_default();
+            self.hooks.call(Occasion::Change(leader), of_ours);
+        }
+        self.journal.seen(front);
+    }
+
+    /// This process leads from now on.
+    pub(super) fn leading(&mut self, claim: Claim) {
+        self.following = false;
+        self.board.leading(claim.clone());
+        self.hooks.call(Occasion::Leading(claim.token()), term(&claim));
+        self.claim = Some(claim);
+    }
+
+    /// The command is gone, and the term is over, or about to be given up.
+    pub(super) fn stepped_down(&mut self) {
+        let Some(claim) = self.claim.take() else { return };
+        self.hooks.over(claim.token());
+        self.following = true;
+        self.hooks.call(Occasion::Following, term(&claim));
+    }
+
+    /// The command of this term runs.
+    pub(super) fn command_started(&self, pid: i32) {
+        info!(pid, token = self.token(), "the command runs");
+    }
+
+    /// Nothing is left of it.
+    pub(super) fn command_ended(&self, how: &str, why: &str) {
+        info!(token = self.token(), how, why, "the command has ended");
+    }
+
+    /// It is about to be started again.
+    pub(super) fn restarting(&self, pause: Duration) {
+        self.board.restarted();
+        info!(token = self.token(), ?pause, "the command is started again");
+    }
+
+    /// Whether the check passes.
+    pub(super) fn healthy(&self, healthy: bool) {
+        self.board.healthy(healthy);
+        self.systemd.status(if healthy { "fit to lead" } else { "not fit to lead: the check fails" });
+    }
+
+    /// Told to stop.
+    pub(super) fn stopping(&mut self) {
+        self.systemd.stopping();
+        self.journal.happened(Happened::Stopping);
+    }
+
+    /// Passes on what is left, and waits for the hooks that are due.
+    pub(super) async fn finish(mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            self.event(event);
+        }
+        self.hooks.finish().await;
+    }
+
+    fn follow(&mut self) {
+        if !std::mem::replace(&mut self.following, true) {
+            self.hooks.call(Occasion::Following, Vec::new());
+        }
+    }
+
+    fn token(&self) -> Option<u64> {
+        self.claim.as_ref().map(|claim| claim.token().get())
+    }
+}
+
+fn term(claim: &Claim) -> environment::Variables {
+    environment::of_term(claim.token(), claim.cluster())
+}

@@ -1,0 +1,46 @@
+//! What gaining and losing leadership does: runs a command, calls hooks, tells systemd.
+//!
+//! ```text
+//!  supervisor ──────────── orders, by a pipe ───────────► guard ── starts, by a shim ──► COMMAND
+//!  (`elect run`: stands,                                  (starts before any win;        (its group, and
+//!   renews, leads)  ◄────── reports, by a pipe ──────────  does nothing but this)         all they start)
+//! ```
+//!
+//! Either of the two on the left ends COMMAND by itself, in time, when the other can't:
+//!
+//! * The guard knows until when leadership is proved. Without word of a renewal it sends TERM, then KILL, and
+//!   has all dead before that moment. If the pipe ends, the supervisor is dead: it kills at once, and gives the
+//!   leadership up in the supervisor's place.
+//! * The supervisor knows up to which moment the guard has heard. Without the guard's report it kills the
+//!   guard shortly before that; COMMAND dies with the guard by the kernel's hand (`PR_SET_PDEATHSIG`), and
+//!   what is left becomes the supervisor's child, which kills that too.
+//!
+//! [`budget`] and [`countdown`] are the rules, and pure. [`guard`] and [`supervision`] are the two ends of
+//! [`control`]. [`children`] ends and reaps processes. All but [`systemd`] needs Linux.
+
+#[cfg(target_os = "linux")]
+pub(crate) mod budget;
+#[cfg(target_os = "linux")]
+pub(crate) mod children;
+#[cfg(target_os = "linux")]
+pub(crate) mod control;
+#[cfg(target_os = "linux")]
+pub(crate) mod countdown;
+#[cfg(target_os = "linux")]
+pub(crate) mod environment;
+#[cfg(target_os = "linux")]
+pub(crate) mod guard;
+#[cfg(target_os = "linux")]
+pub(crate) mod health;
+#[cfg(target_os = "linux")]
+pub(crate) mod hooks;
+#[cfg(target_os = "linux")]
+pub(crate) mod program;
+pub(crate) mod restart;
+#[cfg(target_os = "linux")]
+pub(crate) mod shell;
+#[cfg(target_os = "linux")]
+pub(crate) mod shim;
+#[cfg(target_os = "linux")]
+pub(crate) mod supervision;
+pub(crate) mod systemd;

@@ -1,0 +1,200 @@
+//! The children of this process: found, killed, reaped, until there is none.
+//!
+//! Whoever calls [`adopt_orphans`] becomes the parent of every descendant whose own parent dies, also of one
+//! that left its group or session. Two things follow, and all of the killing rests on them:
+//!
+//! * As long as one descendant is alive, there is a direct child, alive or a zombie. So "no direct child is
+//!   left" means that all are gone. Nothing that forks in the meantime escapes: its parent is killed, and it
+//!   becomes a direct child in its turn.
+//! * A direct child keeps its process id until *we* reap it. So a signal never reaches a stranger, and a
+//!   child that was there throughout a look at `/proc` is found by it.
+//!
+//! No cgroup is used. What these means can't reach: a process in uninterruptible sleep, and one that runs as
+//! a user whom we may not signal. They are waited for.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        signal::{Signal, kill, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
+    },
+    unistd::Pid,
+};
+
+/// A process as `/proc` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    pid: Pid,
+    parent: Pid,
+    group: Pid,
+    zombie: bool,
+}
+
+/// Makes this process the parent of all of its descendants that lose theirs.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    prctl::set_child_subreaper(true)?;
+    // All of the killing depends on it, so it is better missed now.
+    processes()
+        .map(drop)
+        .map_err(|error| io::Error::new(error.kind(), format!("/proc can't be read: {error}")))
+}
+
+/// Kills all children but `except`, and reaps those that are dead. Says whether there were any.
+///
+/// Repeat it until there were none.
+pub(crate) fn kill_all_but(except: impl Fn(Pid) -> bool) -> io::Result<bool> {
+    let mut any = false;
+    for child in children()?.into_iter().filter(|child| !except(child.pid)) {
+        any = true;
+        if !child.zombie {
+            let _ = kill(child.pid, Signal::SIGKILL);
+        }
+        reap(child.pid);
+    }
+    Ok(any)
+}
+
+/// Reaps the dead children, but for `except`.
+pub(crate) fn reap_all_but(except: impl Fn(Pid) -> bool) -> io::Result<()> {
+    for child in children()?.into_iter().filter(|child| child.zombie && !except(child.pid)) {
+        reap(child.pid);
+    }
+    Ok(())
+}
+
+/// Whether the kernel knows of no child of ours. Reaps one that is dead.
+pub(crate) fn none_is_left() -> bool {
+    let any = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
+    waitpid(Pid::from_raw(-1), Some(any)) == Err(Errno::ECHILD)
+}
+
+/// Whether this child has ended. It is not reaped, so it keeps its id and its group.
+pub(crate) fn has_ended(child: Pid) -> bool {
+    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
+    // An error: a signal that nix has no name for has ended it.
+    !matches!(waitid(Id::Pid(child), peek), Ok(WaitStatus::StillAlive))
+}
+
+/// Whether somebody in this group, other than its leader, is alive.
+pub(crate) fn group_outlives_its_leader(leader: Pid) -> io::Result<bool> {
+    let alive = |seen: Seen| seen.group == leader && seen.pid != leader && !seen.zombie;
+    Ok(processes()?.into_iter().any(alive))
+}
+
+/// Signals a group whose leader is a child of ours that was not reaped yet.
+pub(crate) fn signal_group(leader: Pid, signal: Signal) {
+    // Nobody is left in it: nothing to do.
+    let _ = killpg(leader, signal);
+}
+
+fn reap(child: Pid) {
+    let _ = waitpid(child, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
+}
+
+fn children() -> io::Result<Vec<Seen>> {
+    let me = Pid::this();
+    let mut seen = processes()?;
+    seen.retain(|seen| seen.parent == me);
+    Ok(seen)
+}
+
+fn processes() -> io::Result<Vec<Seen>> {
+    let mut seen = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        match fs::read_to_string(entry.path().join("stat")) {
+            Ok(stat) => seen.extend(parse(Pid::from_raw(pid), &stat)),
+            // Gone since, or not for us to see: then not a child of ours.
+            Err(error) if is_gone(&error) => {}
+            // No file descriptor left, say. Not to be taken for "nobody".
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(seen)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [Errno::ENOENT, Errno::ESRCH, Errno::EACCES, Errno::EPERM];
+    error.raw_os_error().is_some_and(|error| gone.contains(&Errno::from_raw(error)))
+}
+
+/// `PID (NAME) STATE PARENT GROUP …`, where NAME may have anything in it.
+fn parse(pid: Pid, stat: &str) -> Option<Seen> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let zombie = matches!(fields.next()?, "Z" | "X");
+    let parent = Pid::from_raw(fields.next()?.parse().ok()?);
+    let group = Pid::from_raw(fields.next()?.parse().ok()?);
+    Some(Seen { pid, parent, group, zombie })
+}
+
+/// The children that this process started for purposes of its own. Others are strays.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Kin(Arc<Mutex<BTreeSet<i32>>>);
+
+/// Keeps a child among the [`Kin`] for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Known {
+    kin: Kin,
+    pid: i32,
+}
+
+impl Kin {
+    /// Enters a child. Do it right after starting it, before anything is awaited.
+    #[must_use = "dropping it makes the child a stray"]
+    pub(crate) fn enter(&self, pid: Pid) -> Known {
+        self.known().insert(pid.as_raw());
+        Known { kin: self.clone(), pid: pid.as_raw() }
+    }
+
+    /// Kills and reaps the strays. Says whether there were any.
+    pub(crate) fn kill_strays(&self) -> io::Result<bool> {
+        let known = self.known().clone();
+        kill_all_but(|pid| known.contains(&pid.as_raw()))
+    }
+
+    /// Reaps the strays that are dead.
+    pub(crate) fn reap_strays(&self) -> io::Result<()> {
+        let known = self.known().clone();
+        reap_all_but(|pid| known.contains(&pid.as_raw()))
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeSet<i32>> {
+        // Each change is whole by itself.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Known {
+    fn drop(&mut self) {
+        self.kin.known().remove(&self.pid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_and_spaces_confuses_nobody() {
+        let seen = parse(Pid::from_raw(7), "7 (a) Z (9 9) b) S 3 5 5 0 -1").unwrap();
+        let expected =
+            Seen { pid: Pid::from_raw(7), parent: Pid::from_raw(3), group: Pid::from_raw(5), zombie: false };
+        assert_eq!(seen, expected);
+        assert!(parse(Pid::from_raw(7), "7 (a) Z 3 5 5").unwrap().zombie);
+    }
+
+    #[test]
+    fn this_process_is_seen() {
+        assert!(processes().unwrap().iter().any(|seen| seen.pid == Pid::this() && !seen.zombie));
+    }
+}

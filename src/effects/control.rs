@@ -1,0 +1,259 @@
+//! What supervisor and guard say to each other: lines of JSON, by one pipe in each direction.
+//!
+//! The pipes have no names, so nobody else can speak. The guard takes over its two ends by opening
+//! `/proc/self/fd/N` and closes what it inherited; no third process ever holds the supervisor's end. So when
+//! the orders end, the supervisor is dead.
+//!
+//! Nobody ever waits to write. Each side sends a few dozen bytes for one message of the other's, and the
+//! kernel keeps 64 KiB for it: if there is no room, then the other side has not read for minutes, and counts
+//! as stuck.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    marker::PhantomData,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use leader_election::{clock::Timestamp, leadership::Ticket};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::net::unix::pipe;
+
+/// The longest line: an order to start, whose ticket has the key of an election with a long name in it.
+const LONGEST_LINE: usize = 16 * 1024;
+
+/// From the supervisor to the guard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Order {
+    /// Start the command. Only after the end of the one before was reported.
+    Start(Box<Start>),
+    /// Leadership is proved until then.
+    Until(Moment),
+    /// Pass this signal on to the command's group.
+    Signal(i32),
+    /// The same, and kill what is left of it when its time is over.
+    Stop(i32),
+    /// Kill it now.
+    Kill,
+    /// The term is over, and etcd knows: there is nothing to give up any more.
+    Over,
+}
+
+/// What it takes to start the command, and to give leadership up after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Start {
+    pub(crate) token: String,
+    pub(crate) cluster: String,
+    pub(crate) until: Moment,
+    pub(crate) ticket: Ticket,
+}
+
+/// From the guard to the supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Report {
+    /// Can take orders.
+    Ready,
+    Started {
+        pid: i32,
+    },
+    /// Heard that leadership is proved until then, and will act on it.
+    Heard(Moment),
+    /// The command and all that it started are gone.
+    Ended {
+        how: End,
+        /// The guard ended it because time ran out, and not because it was told to.
+        ran_out: bool,
+    },
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum End {
+    Exited(i32),
+    Signalled(i32),
+    NotStarted(String),
+}
+
+/// A moment of the boot-time clock, in nanoseconds: the two processes share that clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moment(u64);
+
+impl From<Timestamp> for Moment {
+    fn from(at: Timestamp) -> Self {
+        Self(at.as_nanos())
+    }
+}
+
+impl From<Moment> for Timestamp {
+    fn from(Moment(nanos): Moment) -> Self {
+        Self::from_nanos(nanos)
+    }
+}
+
+/// The writing end.
+#[derive(Debug)]
+pub(crate) struct Sender<T> {
+    pipe: File,
+    says: PhantomData<fn(T)>,
+}
+
+impl<T: Serialize> Sender<T> {
+    pub(crate) fn new(end: impl Into<OwnedFd>) -> io::Result<Self> {
+        let end = end.into();
+        fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self { pipe: File::from(end), says: PhantomData })
+    }
+
+    /// Sends a message, at once.
+    ///
+    /// # Errors
+    ///
+    /// If the other side is gone, or has not read for long.
+    pub(crate) fn send(&mut self, message: &T) -> io::Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        self.pipe.write_all(&line)
+    }
+}
+
+/// The reading end.
+#[derive(Debug)]
+pub(crate) struct Receiver<T> {
+    pipe: pipe::Receiver,
+    unread: Vec<u8>,
+    hears: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Receiver<T> {
+    pub(crate) fn new(end: impl Into<OwnedFd>) -> io::Result<Self> {
+        let pipe = pipe::Receiver::from_owned_fd(end.into())?;
+        Ok(Self { pipe, unread: Vec::new(), hears: PhantomData })
+    }
+
+    /// The next message, or `None` at the end.
+    ///
+    /// # Errors
+    ///
+    /// If what was read is not a message.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was read is kept for a later call.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<T>> {
+        loop {
+            if let Some(message) = self.already_here()? {
+                return Ok(Some(message));
+            }
+            if self.unread.len() > LONGEST_LINE {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a message without an end"));
+            }
+            self.pipe.readable().await?;
+            let mut buffer = [0; 4096];
+            match self.pipe.try_read(&mut buffer) {
+                Ok(0) => return Ok(None),
+                Ok(length) => self.unread.extend_from_slice(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Receiver<T> {
+    /// The next of the messages that were read together with the last.
+    ///
+    /// # Errors
+    ///
+    /// As for [`next`](Self::next).
+    pub(crate) fn already_here(&mut self) -> io::Result<Option<T>> {
+        let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+        let line: Vec<u8> = self.unread.drain(..=end).collect();
+        Ok(Some(serde_json::from_slice(&line)?))
+    }
+}
+
+/// Lets a descriptor pass to the next process that is started.
+pub(crate) fn bequeath(end: impl AsFd) -> io::Result<()> {
+    fcntl(end, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(())
+}
+
+/// Takes over an inherited end for reading: opened anew, and closed as it was inherited.
+pub(crate) fn inherited_source(number: i32) -> io::Result<OwnedFd> {
+    inherited(number, File::options().read(true))
+}
+
+/// The same for writing.
+pub(crate) fn inherited_sink(number: i32) -> io::Result<OwnedFd> {
+    inherited(number, File::options().write(true))
+}
+
+fn inherited(number: i32, how: &std::fs::OpenOptions) -> io::Result<OwnedFd> {
+    // Opened by std, so it is not passed on any further.
+    let end = how.open(format!("/proc/self/fd/{number}"))?;
+    nix::unistd::close(number)?;
+    Ok(end.into())
+}
+
+/// A pipe of which no end is passed on, unless it is [bequeathed](bequeath).
+pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((reader.into(), writer.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn both() -> (Sender<Order>, Receiver<Order>) {
+        let (reader, writer) = pipe().unwrap();
+        (Sender::new(writer).unwrap(), Receiver::new(reader).unwrap())
+    }
+
+    #[tokio::test]
+    async fn messages_arrive_in_order_and_then_the_end() {
+        let (mut sender, mut receiver) = both();
+        let orders =
+            [Order::Until(Moment(u64::MAX)), Order::Signal(10), Order::Stop(15), Order::Kill, Order::Over];
+        for order in &orders {
+            sender.send(order).unwrap();
+        }
+        drop(sender);
+        for order in orders {
+            assert_eq!(receiver.next().await.unwrap(), Some(order));
+        }
+        assert_eq!(receiver.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_reader_that_does_not_read() {
+        let (mut sender, _receiver) = both();
+        let full = (0..100_000).find_map(|_| sender.send(&Order::Over).err()).unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_refused() {
+        let (reader, writer) = pipe().unwrap();
+        let mut receiver = Receiver::<Order>::new(reader).unwrap();
+        File::from(writer).write_all(&[b'x'; 2 * LONGEST_LINE]).unwrap();
+        assert!(receiver.next().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_inherited_end_is_taken_over_whole() {
+        use std::os::fd::IntoRawFd;
+        let (reader, writer) = pipe().unwrap();
+        let number = writer.into_raw_fd();
+        let mut sender = Sender::<Order>::new(inherited_sink(number).unwrap()).unwrap();
+        let mut receiver = Receiver::<Order>::new(reader).unwrap();
+        sender.send(&Order::Kill).unwrap();
+        drop(sender);
+        assert_eq!(receiver.next().await.unwrap(), Some(Order::Kill));
+        assert_eq!(receiver.next().await.unwrap(), None, "no other writing end is open");
+    }
+}

@@ -1,0 +1,113 @@
+//! `--check`: whether this server is fit to lead, by the word of a command.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use super::{
+    children::Kin,
+    environment::Variables,
+    shell::{self, Outcome},
+};
+
+/// What is asked, and how often.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Check {
+    pub(crate) command: String,
+    pub(crate) interval: Duration,
+    pub(crate) timeout: Duration,
+    /// So many failures in a row make it unhealthy.
+    pub(crate) failures: u32,
+}
+
+/// What the last checks say. Unhealthy until the first success; always healthy without a check.
+#[derive(Debug)]
+pub(crate) struct Health {
+    healthy: watch::Receiver<bool>,
+    /// Without a check, the other end.
+    _always: Option<watch::Sender<bool>>,
+    _checking: Option<AbortOnDropHandle<()>>,
+}
+
+impl Health {
+    /// Starts checking, if there is something to check.
+    pub(crate) fn start(check: Option<Check>, variables: Variables, kin: Kin) -> Self {
+        let Some(check) = check else {
+            let (always, healthy) = watch::channel(true);
+            return Self { healthy, _always: Some(always), _checking: None };
+        };
+        let (told, healthy) = watch::channel(false);
+        let checking = tokio::spawn(check.go_on(told, variables, kin));
+        Self { healthy, _always: None, _checking: Some(AbortOnDropHandle::new(checking)) }
+    }
+
+    pub(crate) fn is_healthy(&self) -> bool {
+        *self.healthy.borrow()
+    }
+
+    /// Waits until it is, or is not, healthy.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only waits.
+    pub(crate) async fn becomes(&mut self, wanted: bool) {
+        // The other end lives as long as `self`.
+        let _ = self.healthy.wait_for(|healthy| *healthy == wanted).await;
+    }
+}
+
+impl Check {
+    async fn go_on(self, told: watch::Sender<bool>, variables: Variables, kin: Kin) {
+        let mut due = interval(self.interval);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut streak = Streak { failures: 0, healthy: false };
+        loop {
+            due.tick().await;
+            let outcome = shell::run(&self.command, &variables, self.timeout, &kin).await;
+            let passed = matches!(&outcome, Outcome::Ended(status) if status.success());
+            let before = streak.healthy;
+            let now = streak.after(passed, self.failures);
+            if now != before {
+                match now {
+                    true => info!("the check passes: fit to lead"),
+                    false => warn!(?outcome, failures = streak.failures, "the check fails: not fit to lead"),
+                }
+                told.send_replace(now);
+            }
+        }
+    }
+}
+
+/// One success makes healthy, so many failures in a row make unhealthy.
+#[derive(Debug)]
+struct Streak {
+    failures: u32,
+    healthy: bool,
+}
+
+impl Streak {
+    fn after(&mut self, passed: bool, most_failures: u32) -> bool {
+        self.failures = if passed { 0 } else { self.failures.saturating_add(1) };
+        self.healthy = passed || (self.healthy && self.failures < most_failures);
+        self.healthy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn healthy_from_the_first_success_until_so_many_failures_in_a_row() {
+        let mut streak = Streak { failures: 0, healthy: false };
+        let told: Vec<_> = [false, true, false, false, true, false, false, false, false, true]
+            .map(|passed| streak.after(passed, 3))
+            .into();
+        assert_eq!(told, [false, true, true, true, true, true, true, false, false, true]);
+    }
+}

@@ -1,0 +1,86 @@
+//! A short command of the shell's, with a time limit: what hooks and checks are.
+//!
+//! It runs in a process group of its own, which is killed when the time is over or nobody waits any more. It
+//! has no input, and both its outputs go to `elect`'s standard error: the standard output is the command's.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{process::Child, time::timeout};
+
+use super::{
+    children::{Kin, Known},
+    environment::{Variables, WITHHELD},
+    shim,
+};
+
+/// How a shell command ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Ended(ExitStatus),
+    TimedOut,
+    NotStarted(io::Error),
+}
+
+/// Runs `sh -c COMMAND` to its end, within this time (Tokio's clock).
+///
+/// # Cancel safety
+///
+/// Dropping the call kills the command's group.
+pub(crate) async fn run(command: &str, variables: &Variables, within: Duration, kin: &Kin) -> Outcome {
+    let mut running = match Running::start(command, variables, kin) {
+        Ok(running) => running,
+        Err(error) => return Outcome::NotStarted(error),
+    };
+    match timeout(within, running.child.wait()).await {
+        Ok(Ok(status)) => Outcome::Ended(status),
+        Ok(Err(error)) => Outcome::NotStarted(error),
+        Err(_) => {
+            running.kill();
+            // Nothing can hold up a KILL for long, but for the kernel.
+            let _ = timeout(within, running.child.wait()).await;
+            Outcome::TimedOut
+        }
+    }
+}
+
+struct Running {
+    child: Child,
+    _known: Known,
+}
+
+impl Running {
+    fn start(command: &str, variables: &Variables, kin: &Kin) -> io::Result<Self> {
+        let mut shell = shim::command(["sh".into(), "-c".into(), command.into()]);
+        shell.envs(variables.iter().map(|(key, value)| (key, value)));
+        for withheld in WITHHELD {
+            shell.env_remove(withheld);
+        }
+        let errors = || Ok::<_, io::Error>(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
+        shell.stdin(Stdio::null()).stdout(errors()?).stderr(errors()?);
+        let child = tokio::process::Command::from(shell).process_group(0).spawn()?;
+        let pid = child.id().map_or(0, u32::cast_signed);
+        Ok(Self { child, _known: kin.enter(Pid::from_raw(pid)) })
+    }
+
+    fn kill(&self) {
+        // No id: it has ended and is reaped, and what it left behind is not ours to end.
+        if let Some(group) = self.child.id() {
+            let _ = killpg(Pid::from_raw(group.cast_signed()), Signal::SIGKILL);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

@@ -1,0 +1,145 @@
+//! `elect run` processes, and the guards that belong to them.
+
+use std::{
+    fs,
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    capture::{Captured, Mark},
+    clock::BootTime,
+    elect::Elect,
+    eventually::eventually,
+    server::SOON,
+};
+
+/// A running `elect run`, with the full log on its standard error.
+#[derive(Debug)]
+pub(crate) struct Run {
+    captured: Captured,
+}
+
+/// `elect run --name NAME --etcd ENDPOINTS --ttl TTL`, to be given a command.
+pub(crate) fn elect_run(name: &str, endpoints: &str, ttl: &str) -> Elect {
+    Elect::new(["run", "--name", name, "--etcd", endpoints, "--ttl", ttl])
+}
+
+impl Run {
+    pub(crate) fn start(elect: Elect) -> Self {
+        Self { captured: elect.start() }
+    }
+
+    /// Waits until it is in the queue, behind another.
+    #[track_caller]
+    pub(crate) fn wait_until_follower(&self) {
+        self.wait_for_log(Mark::START, "I am a follower.");
+    }
+
+    /// Waits for a line of the log since `mark`, by a part of it.
+    #[track_caller]
+    pub(crate) fn wait_for_log(&self, mark: Mark, part: &str) -> Mark {
+        self.wait_for_line_since(mark, |line: &str| line.contains(part), SOON).mark()
+    }
+
+    /// Waits until it exits, with this code.
+    #[track_caller]
+    pub(crate) fn exits(&mut self, code: i32) {
+        let status = self.captured.wait_exit(SOON);
+        assert_eq!(status.code(), Some(code), "stderr: {:#?}", self.stderr());
+    }
+
+    /// Its guard.
+    #[track_caller]
+    pub(crate) fn guard(&self) -> Guard {
+        let parent = self.id();
+        let pid = eventually(SOON, "a guard", || {
+            let pids = fs::read_dir("/proc")
+                .ok()?
+                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            pids.into_iter().find(|pid: &i32| parent_of(*pid) == Some(parent) && is_guard(*pid))
+        });
+        Guard { pid: Pid::from_raw(pid), frozen: false }
+    }
+}
+
+impl Deref for Run {
+    type Target = Captured;
+
+    fn deref(&self) -> &Captured {
+        &self.captured
+    }
+}
+
+impl DerefMut for Run {
+    fn deref_mut(&mut self) -> &mut Captured {
+        &mut self.captured
+    }
+}
+
+/// A guard. One that was frozen is killed when this is dropped: it could not end by itself.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    pid: Pid,
+    frozen: bool,
+}
+
+impl Guard {
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid, signal).expect("the guard is there");
+    }
+
+    /// Ends it by SIGKILL. Returns a moment before that.
+    pub(crate) fn kill(&self) -> BootTime {
+        let before = BootTime::now();
+        self.signal(Signal::SIGKILL);
+        before
+    }
+
+    /// Stops it by SIGSTOP. Returns a moment by which it stood still.
+    #[track_caller]
+    pub(crate) fn freeze(&mut self) -> BootTime {
+        self.frozen = true;
+        self.signal(Signal::SIGSTOP);
+        eventually(Duration::from_secs(10), "the guard to freeze", || {
+            (state_of(self.pid.as_raw())? == "T").then(BootTime::now)
+        })
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_gone(&self) -> bool {
+        kill(self.pid, None).is_err()
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.frozen && is_guard(self.pid.as_raw()) {
+            let _ = kill(self.pid, Signal::SIGKILL);
+        }
+    }
+}
+
+fn is_guard(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with("elect\0guard\0"))
+}
+
+fn parent_of(pid: i32) -> Option<u32> {
+    field(pid, 1)?.parse().ok()
+}
+
+fn state_of(pid: i32) -> Option<String> {
+    field(pid, 0)
+}
+
+/// A field of `/proc/PID/stat`, counted from the state.
+fn field(pid: i32, index: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(index).map(str::to_owned)
+}

@@ -1,0 +1,167 @@
+//! A command for `elect run` that keeps a diary, so that what is claimed of it can be checked by what it wrote
+//! itself: when it was alive, in which term, and whether another one was alive too.
+//!
+//! It is the test's own program, started anew: a test file that uses it has
+//!
+//! ```ignore
+//! #[test]
+//! #[ignore = "what the other tests run; not a test"]
+//! fn worker() {
+//!     support::worker::main();
+//! }
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    env,
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+use tempfile::TempDir;
+
+use super::{clock::BootTime, elect::Elect, eventually::eventually, server::SOON};
+
+const DIARY: &str = "WORKER_DIARY";
+const LOCK: &str = "WORKER_LOCK";
+
+/// How often it writes that it is alive.
+const EVERY: Duration = Duration::from_millis(2);
+
+/// Works until it is killed, where the environment asks for it.
+///
+/// One with a lock writes OVERLAP if somebody else holds it, so if two run at once. One without is a helper of
+/// the first.
+pub(crate) fn main() {
+    let Ok(path) = env::var(DIARY) else { return };
+    let mut diary = File::options().append(true).create(true).open(&path).expect("a diary can be opened");
+    let token = env::var("ELECT_TOKEN").expect("elect run sets ELECT_TOKEN");
+    let mut write = |what: &str| {
+        let now = BootTime::now().as_nanos();
+        // One write a line, so that lines of two workers don't mix.
+        diary.write_all(format!("{what} {token} {now}\n").as_bytes()).expect("a diary can be written to");
+    };
+    let lock = env::var(LOCK).ok().filter(|path| !path.is_empty()).map(|path| {
+        let file = File::options().append(true).create(true).open(path).expect("a lock file can be opened");
+        Flock::lock(file, FlockArg::LockExclusiveNonblock)
+    });
+    match &lock {
+        Some(Ok(_)) => write("start"),
+        Some(Err(_)) => write("OVERLAP"),
+        None => write("help"),
+    }
+    // Its test is over when the diary is gone: then nothing may be left, whatever is broken.
+    while Path::new(&path).exists() {
+        write("alive");
+        thread::sleep(EVERY);
+    }
+}
+
+/// One line of a diary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) what: String,
+    pub(crate) token: u64,
+    pub(crate) at: BootTime,
+}
+
+/// Where all workers of a test write.
+#[derive(Debug)]
+pub(crate) struct Diary {
+    dir: TempDir,
+}
+
+impl Diary {
+    pub(crate) fn new() -> Self {
+        Self { dir: TempDir::new().expect("a temporary directory can be made") }
+    }
+
+    /// Has `elect run` run this script, in which `$WORKER` starts a worker.
+    pub(crate) fn script(&self, elect: Elect, script: &str) -> Elect {
+        let program = env::current_exe().expect("a test has a program");
+        let worker = format!("{} --exact worker --ignored --nocapture --test-threads=1", program.display());
+        elect
+            .env(DIARY, self.path())
+            .env(LOCK, self.dir.path().join("lock"))
+            .env("WORKER", worker)
+            .args(["--", "sh", "-c", script])
+    }
+
+    pub(crate) fn entries(&self) -> Vec<Entry> {
+        let text = fs::read_to_string(self.path()).unwrap_or_default();
+        // The last line may be half written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(parse).collect()
+    }
+
+    /// Waits until a worker of a term after this one has written, and returns that entry.
+    #[track_caller]
+    pub(crate) fn wait_for_term_after(&self, token: u64) -> Entry {
+        eventually(SOON, &format!("a command with a token after {token}"), || {
+            self.entries().into_iter().find(|entry| entry.token > token)
+        })
+    }
+
+    /// Waits until so many workers of one term have begun.
+    #[track_caller]
+    pub(crate) fn wait_for_workers(&self, token: u64, count: usize) {
+        eventually(SOON, &format!("{count} workers of term {token}"), || {
+            let entries = self.entries();
+            let begun = entries.iter().filter(|entry| entry.token == token && entry.what != "alive").count();
+            (begun >= count).then_some(())
+        });
+    }
+
+    /// When somebody of this term was last alive.
+    #[track_caller]
+    pub(crate) fn last_of(&self, token: u64) -> BootTime {
+        let entries = self.entries().into_iter().filter(|entry| entry.token == token);
+        entries.map(|entry| entry.at).max().expect("somebody worked in that term")
+    }
+
+    /// Waits until nobody of this term writes any more, and returns when somebody last did.
+    ///
+    /// The condition is not monotone; what follows from a worker that pauses for so long is a failure, though,
+    /// and not a success.
+    #[track_caller]
+    pub(crate) fn wait_for_end_of(&self, token: u64) -> BootTime {
+        const SILENCE: Duration = Duration::from_millis(300);
+        eventually(SOON, &format!("the end of term {token}"), || {
+            let last = self.last_of(token);
+            (last.elapsed() > SILENCE).then_some(last)
+        })
+    }
+
+    /// Panics if two terms overlap, by the lock or by the clock.
+    #[track_caller]
+    pub(crate) fn one_at_a_time(&self) {
+        let mut terms: BTreeMap<u64, (BootTime, BootTime)> = BTreeMap::new();
+        for entry in self.entries() {
+            assert_ne!(entry.what, "OVERLAP", "term {} began while the lock was held", entry.token);
+            let (from, until) = terms.entry(entry.token).or_insert((entry.at, entry.at));
+            (*from, *until) = ((*from).min(entry.at), (*until).max(entry.at));
+        }
+        let terms: Vec<_> = terms.into_iter().collect();
+        for pair in terms.windows(2) {
+            let [(before, (_, until)), (after, (from, _))] = pair else { continue };
+            assert!(until < from, "term {before} was alive at {until}, and {after} at {from}");
+        }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("diary")
+    }
+}
+
+fn parse(line: &str) -> Entry {
+    let mut words = line.split(' ');
+    let mut word = || words.next().unwrap_or_else(|| panic!("a line of a diary: {line:?}"));
+    let what = word().to_owned();
+    let mut number = || word().parse().unwrap_or_else(|_| panic!("a line of a diary: {line:?}"));
+    let token = number();
+    Entry { what, token, at: BootTime::from_nanos(number()) }
+}
