@@ -1,7 +1,7 @@
 # `make demo` and `make test` need nothing but Rust: what else they use is installed from
 # Debian's packages where it lacks, or named where that can't be done.
 
-.PHONY: help demo test lint verify fix bench build-deps test-deps
+.PHONY: help demo test lint verify fix bench release install uninstall build-deps test-deps
 
 help:
 	@echo 'make demo    three servers, one leader: kill it and watch another take over (20 s)'
@@ -9,12 +9,14 @@ help:
 	@echo 'make verify  format, lints, documentation and tests, changing nothing: what CI runs'
 	@echo 'make fix     format, and apply what the lints suggest'
 	@echo 'make bench   measure against a bare etcd-client program (about half an hour)'
+	@echo 'make install the binary, its manual, completions and systemd units, into PREFIX (/usr/local)'
 
 demo: build-deps
 	cargo build --quiet --bin elect
 	cargo run --quiet --example demo
 
 # cargo-nextest where it is installed: it bounds each test's time and runs them side by side.
+test: export ELECT_TEST_TOOLS = required
 test: test-deps
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run; else cargo test --all-targets; fi
 	cargo test --doc
@@ -37,8 +39,53 @@ fix: build-deps
 bench: build-deps
 	cargo bench --bench election
 
+release: build-deps
+	cargo build --release --locked --bin elect
+
+# Where Debian looks. PREFIX=/usr is for packages; DESTDIR goes in front of everything, for the same.
+# ELECT_BINARY=FILE installs that one and compiles nothing, as under sudo, where there is no cargo:
+#
+#   make release && sudo make install ELECT_BINARY=target/release/elect
+PREFIX = /usr/local
+DESTDIR =
+ELECT_BINARY =
+BINARY = $(or $(ELECT_BINARY),$(or $(CARGO_TARGET_DIR),target)/release/elect)
+INTO = $(DESTDIR)$(PREFIX)
+MAN = $(INTO)/share/man/man1
+BASH_COMPLETIONS = $(INTO)/share/bash-completion/completions
+# Debian's zsh reads vendor-completions under /usr only.
+ZSH_COMPLETIONS = $(INTO)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+FISH_COMPLETIONS = $(INTO)/share/fish/vendor_completions.d
+UNITS = $(INTO)/lib/systemd/system
+SETTINGS = $(DESTDIR)/etc/default
+
+install: $(if $(ELECT_BINARY),,release)
+	install -D -m 755 '$(BINARY)' '$(INTO)/bin/elect'
+	install -d '$(MAN)' '$(BASH_COMPLETIONS)' '$(ZSH_COMPLETIONS)' '$(FISH_COMPLETIONS)' '$(UNITS)' '$(SETTINGS)'
+	'$(BINARY)' man '$(MAN)'
+	'$(BINARY)' completions bash >'$(BASH_COMPLETIONS)/elect'
+	'$(BINARY)' completions zsh >'$(ZSH_COMPLETIONS)/_elect'
+	'$(BINARY)' completions fish >'$(FISH_COMPLETIONS)/elect.fish'
+	for unit in elect@.service elect-run@.service; do \
+		sed 's|/usr/bin/elect|$(PREFIX)/bin/elect|' "deploy/systemd/$$unit" >"$(UNITS)/$$unit" || exit 1; \
+	done
+	chmod 644 '$(MAN)'/elect*.1 '$(BASH_COMPLETIONS)/elect' '$(ZSH_COMPLETIONS)/_elect' \
+		'$(FISH_COMPLETIONS)/elect.fish' '$(UNITS)'/elect@.service '$(UNITS)'/elect-run@.service
+	@# Somebody's settings are never written over, nor removed.
+	[ -e '$(SETTINGS)/elect' ] || install -m 644 deploy/systemd/default.elect '$(SETTINGS)/elect'
+
+uninstall:
+	rm -f '$(INTO)/bin/elect' '$(MAN)/elect.1' '$(MAN)'/elect-*.1 '$(BASH_COMPLETIONS)/elect' \
+		'$(ZSH_COMPLETIONS)/_elect' '$(FISH_COMPLETIONS)/elect.fish' \
+		'$(UNITS)/elect@.service' '$(UNITS)/elect-run@.service'
+
 build-deps:
 	@sh scripts/install.sh protoc:protobuf-compiler /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev
 
+# Beyond etcd: what people run beside it, each in the tests of its file in deploy/. All of it is 170 MB to load and 800 MB
+# on disk, most of that Chromium, which shows that the page works.
 test-deps: build-deps
-	@sh scripts/install.sh etcd:etcd-server etcdctl:etcd-client python3:python3
+	@sh scripts/install.sh etcd:etcd-server etcdctl:etcd-client python3:python3 \
+		haproxy:haproxy promtool:prometheus zsh:zsh fish:fish man:man-db \
+		/usr/lib/python3/dist-packages/yaml/__init__.py:python3-yaml \
+		chromium:chromium chromedriver:chromium-driver

@@ -5,6 +5,8 @@
 #
 # as root or by sudo. Where there is no apt it says what to install instead.
 set -eu
+# Where Debian keeps daemons; not everybody's PATH has it.
+PATH=$PATH:/usr/sbin
 
 wanted=
 for pair in "$@"; do

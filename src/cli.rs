@@ -3,15 +3,18 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use leader_election::{CandidateName, ElectionName, etcd::Endpoint, timing::Ttl};
 
+use self::completions::Shell;
 use crate::{
     config::{self, Config, UsageError},
     log::{self, Format, Stream},
     status::Address,
 };
 
+mod completions;
+mod man;
 mod observe;
 mod server;
 mod show;
@@ -69,6 +72,18 @@ enum Command {
         json: bool,
         #[command(flatten)]
         shared: Shared,
+    },
+    /// Print a script that makes a shell complete this command line.
+    Completions {
+        /// Which shell's.
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+    /// Print the manual page, or write a page for each command.
+    Man {
+        /// Write elect.1, elect-server.1 and so on into this directory.
+        #[arg(value_name = "DIR")]
+        dir: Option<PathBuf>,
     },
 }
 
@@ -149,5 +164,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             log::start(config.log_format, Stream::Stderr)?;
             runtime.block_on(status::run(config, json))
         }
+        Command::Completions { shell } => completions::run(Cli::command(), shell),
+        Command::Man { dir } => man::run(Cli::command(), dir),
     }
 }

@@ -266,7 +266,9 @@ impl Leadership {
 
     /// Gives leadership up, and waits until the next candidate may lead.
     ///
-    /// Stop the work first: belief ends the moment this is called.
+    /// Stop the work first: belief ends the moment this is called. The lease, which holds no place
+    /// any more, is given back in the background: see
+    /// [`Etcd::settled`](crate::etcd::Etcd::settled).
     ///
     /// # Errors
     ///

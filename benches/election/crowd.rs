@@ -26,7 +26,7 @@ const TTL: u64 = 60;
 const CROWDS: [(Side, &str); 3] = [(Side::Ours, "crowd"), (Side::Twin, "crowd"), (Side::Ours, "apart")];
 
 pub(crate) fn measure(bench: &Bench, report: &mut Report) {
-    let (trials, candidates) = (bench.scale.of(20, 2), bench.scale.of(500, 50));
+    let (trials, candidates) = (bench.scale.of(30, 2), bench.scale.of(500, 50));
     let how = format!(
         "{candidates} candidates in one process, one connection, TTL {TTL} s: queue, then {} handoffs",
         candidates - 1

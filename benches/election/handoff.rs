@@ -44,7 +44,7 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
 }
 
 /// A leader, a follower, and no one else.
-fn hand_over(bench: &Bench, admin: &Admin, (from, to): (Side, Side)) -> Duration {
+pub(crate) fn hand_over(bench: &Bench, admin: &Admin, (from, to): (Side, Side)) -> Duration {
     let stand = Stand { endpoint: bench.etcd.endpoint(), election: election("handoff"), ttl: 5 };
     let mut leader = from.start(&stand, "first");
     leader.wait_for_line(LEADER, SOON);

@@ -2,11 +2,11 @@
 
 use std::{env, fs, process::Command};
 
-use crate::{Bench, programs};
+use crate::{Bench, NO_FSYNC, programs};
 
 pub(crate) fn description(bench: &Bench) -> String {
     let etcd = bench.etcd.admin().status().version;
-    let disk = if env::var_os("BENCH_FSYNC").is_some() { "waits for its disk" } else { "without fsync" };
+    let disk = if env::var_os(NO_FSYNC).is_some() { "without fsync" } else { "waits for its disk" };
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
         "machine   {cpus} x {cpu}, {memory}, Linux {kernel}, load {load}\n\

@@ -1,8 +1,8 @@
 //! The numbers that this project promises, measured on one real etcd in one run.
 //!
 //! `make bench`, or `cargo bench --bench election -- handoff idle` for some of them. `BENCH_QUICK=1` does
-//! few trials, to see that everything runs; its numbers mean little. `BENCH_FSYNC=1` lets etcd wait for its
-//! disk. `BENCH_PROGRAMS=DIR` measures the `elect`, `bench-twin` and `bench-library` in that directory.
+//! few trials, to see that everything runs; its numbers mean little. `BENCH_NO_FSYNC=1` keeps etcd from waiting
+//! for its disk, as in production it does. `BENCH_PROGRAMS=DIR` measures the `elect`, `bench-twin` and `bench-library` in that directory.
 //!
 //! What is compared is compared within the run: a trial of ours, then one of the *twin* (`benches/twin`, a
 //! bare program on etcd-client), and so on, so that whatever else the machine does falls on both alike.
@@ -16,11 +16,13 @@ mod crowd;
 mod failover;
 mod frozen;
 mod handoff;
+mod http;
 mod idle;
 mod machine;
 mod outage;
 mod programs;
 mod report;
+mod run;
 mod sample;
 mod size;
 mod start;
@@ -46,7 +48,7 @@ pub(crate) struct Bench {
 
 type Measurement = (&'static str, fn(&Bench, &mut Report));
 
-const MEASUREMENTS: [Measurement; 8] = [
+const MEASUREMENTS: [Measurement; 10] = [
     ("size", size::measure),
     ("start", start::measure),
     ("handoff", handoff::measure),
@@ -55,9 +57,13 @@ const MEASUREMENTS: [Measurement; 8] = [
     ("failover", failover::measure),
     ("frozen", frozen::measure),
     ("outage", outage::measure),
+    ("run", run::measure),
+    ("http", http::measure),
 ];
 
 fn main() -> ExitCode {
+    // This program is also the command that `elect run` runs in its measurements.
+    support::worker::main();
     // Cargo adds `--bench`.
     let wanted: Vec<_> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let known = |name: &String| MEASUREMENTS.iter().any(|(known, _)| name == known);
@@ -82,8 +88,11 @@ fn main() -> ExitCode {
     report.summary()
 }
 
+/// Set for an etcd that does not wait for its disk.
+pub(crate) const NO_FSYNC: &str = "BENCH_NO_FSYNC";
+
 /// The etcd that all is measured on.
 pub(crate) fn etcd() -> support::etcd::EtcdBuilder {
     let etcd = Etcd::builder(EtcdVersion::V3_7);
-    if env::var_os("BENCH_FSYNC").is_some() { etcd.fsync() } else { etcd }
+    if env::var_os(NO_FSYNC).is_some() { etcd } else { etcd.fsync() }
 }

@@ -84,6 +84,18 @@ impl Side {
     }
 }
 
+/// `elect server --http`, and where it listens.
+pub(crate) fn http_server(Stand { endpoint, election, ttl }: &Stand, name: &str) -> (Captured, String) {
+    let ttl = format!("{ttl}s");
+    let args = ["server", name, "--etcd", endpoint, "--election", election, "--ttl", &ttl];
+    let args = [&args[..], &["--http", "127.0.0.1:0", "--log-format", "full"]].concat();
+    let server = start(&format!("ours {name}"), process::command(elect()), args.into_iter().map(Into::into).collect());
+    let serving = server.wait_for_line(|line: &str| line.contains("serving http://"), SOON).text;
+    let (_, address) = serving.split_once("http://").expect("it was waited for");
+    let address = address.split('/').next().expect("split gives at least one part").to_owned();
+    (server, address)
+}
+
 /// A library program that prints each claim to lead.
 pub(crate) fn claimant(Stand { endpoint, election, ttl }: &Stand, name: &str) -> Captured {
     let ttl = ttl.to_string();

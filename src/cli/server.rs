@@ -73,7 +73,7 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
             biased;
             () = signals.next() => match stop.take() {
                 Some(stop) => {
-                    // The end itself is told once belief has ended, which is before the release.
+                    // Before the release: the next leader's first line comes after our last.
                     log.happened(Happened::Stopping);
                     // The other end lives as long as the campaign.
                     let _ = stop.send(());

@@ -49,7 +49,7 @@ pub(super) enum Happened {
         token: FencingToken,
     },
     Renewed,
-    /// Told to stop: if it leads, it is about to stop leading.
+    /// Told to stop; if it leads, it stops leading now.
     Stopping,
     Lost,
     /// The observer sees this term lead.
@@ -67,8 +67,6 @@ enum Role {
     /// Somebody leads: this term, if it was seen.
     Following(Option<FencingToken>),
     Leading,
-    /// Leads, and claims it no more.
-    Stopping,
     /// Led, and lost it; not contending again yet.
     Deposed,
 }
@@ -108,19 +106,13 @@ impl Transcript {
             }
             Happened::Renewed if self.role == Role::Leading => vec![Line::Refreshing],
             Happened::Renewed => Vec::new(),
-            Happened::Stopping => {
-                if self.role == Role::Leading {
-                    self.role = Role::Stopping;
-                }
-                Vec::new()
-            }
-            Happened::Lost if matches!(self.role, Role::Leading | Role::Stopping) => {
+            Happened::Stopping | Happened::Lost if self.role == Role::Leading => {
                 // The next one may have been seen before we heard of our own end.
                 let next = self.seen.filter(|seen| Some(*seen) != self.own);
                 (self.role, self.own, self.seen) = (Role::Deposed, None, next);
                 vec![Line::ChangeRequired]
             }
-            Happened::Lost => Vec::new(),
+            Happened::Stopping | Happened::Lost => Vec::new(),
             Happened::SeenLeader { token } => self.seen_leader(token),
             Happened::SeenVacant => {
                 self.seen = None;
@@ -134,7 +126,7 @@ impl Transcript {
             Role::Starting => vec![Line::Election],
             Role::Deposed => vec![Line::NewElection, Line::Election],
             // A new place in the queue, behind the same leader: nothing to tell.
-            Role::Electing | Role::Following(_) | Role::Leading | Role::Stopping => return Vec::new(),
+            Role::Electing | Role::Following(_) | Role::Leading => return Vec::new(),
         };
         self.role = Role::Electing;
         lines
@@ -155,12 +147,9 @@ impl Transcript {
             }
             // Nobody led, and now somebody else does.
             Role::Electing if self.own.is_some() => self.follow(),
-            Role::Starting
-            | Role::Electing
-            | Role::Following(_)
-            | Role::Leading
-            | Role::Stopping
-            | Role::Deposed => Vec::new(),
+            Role::Starting | Role::Electing | Role::Following(_) | Role::Leading | Role::Deposed => {
+                Vec::new()
+            }
         }
     }
 

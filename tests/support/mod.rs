@@ -27,6 +27,8 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod runtime;
 pub(crate) mod server;
+pub(crate) mod service;
+pub(crate) mod tool;
 
 /// Runs each test body against both versions of etcd, as `name::etcd_3_7` and `name::etcd_3_4`. A body may be
 /// async; then it has a multi-threaded runtime of its own. Attributes such as `#[ignore]` go to both tests.

@@ -1,0 +1,107 @@
+//! What it costs to ask, and that asking costs no renewal: `/leader` at 10,000 requests a second, and a
+//! thousand clients that connect and say nothing.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    thread,
+    time::Duration,
+};
+
+use crate::{
+    Bench,
+    programs::{LEADER, REFRESHING, SOON, Stand, http_server},
+    report::{Report, Target},
+    sample::Sample,
+    support::{
+        capture::{Captured, Mark},
+        clock::BootTime,
+        http,
+    },
+    trials::election,
+};
+
+const RATE: u64 = 10_000;
+
+/// Connections that share the rate: as many as a busy load balancer keeps open.
+const CONNECTIONS: u64 = 50;
+
+/// Clients that send nothing, or read nothing.
+const STUCK: usize = 1000;
+
+/// A median under a millisecond.
+const TARGET_MS: f64 = 1.0;
+
+const TTL: u64 = 3;
+
+pub(crate) fn measure(bench: &Bench, report: &mut Report) {
+    let seconds = Duration::from_secs(bench.scale.of(15, 4) as u64);
+    report.section("http", "one leader, TTL 3 s: asked for /leader, and stared at by clients that do nothing");
+    let stand = Stand { endpoint: bench.etcd.endpoint(), election: election("http"), ttl: TTL };
+    let (server, address) = http_server(&stand, "asked");
+    server.wait_for_line(|line: &str| line.ends_with(LEADER), SOON);
+
+    let idle = renewals_during(&server, || thread::sleep(seconds));
+    let mut latencies = Sample::default();
+    let asked = renewals_during(&server, || latencies = ask(&address, seconds));
+    let stuck = renewals_during(&server, || stare(&address, seconds));
+
+    let rate = latencies.len() as f64 / seconds.as_secs_f64();
+    let how = format!("{rate:.0} requests/s, p95 {:.2}, max {:.1}", latencies.p95(), latencies.max());
+    report.at_most("/leader, median", "ms", latencies.median(), TARGET_MS, &how);
+    report.ratio("time between renewals, when asked", "ms", &asked, &idle, "idle", Target::AtMost(1.1));
+    report.ratio("the same, 1,000 clients stuck", "ms", &stuck, &idle, "idle", Target::AtMost(1.1));
+}
+
+/// The times between the renewals that are logged meanwhile.
+fn renewals_during(server: &Captured, work: impl FnOnce()) -> Sample {
+    let started = BootTime::now();
+    work();
+    let lines = server.lines_since(Mark::START);
+    let renewals = lines.iter().filter(|line| line.at > started && line.text.contains(REFRESHING));
+    let at: Vec<_> = renewals.map(|line| line.at).collect();
+    at.windows(2).map(|pair| pair[1] - pair[0]).collect()
+}
+
+/// Asks at the rate. What an answer took counts from the moment when the request was sent.
+fn ask(address: &str, time: Duration) -> Sample {
+    let every = Duration::from_nanos(1_000_000_000 * CONNECTIONS / RATE);
+    let started = BootTime::now();
+    let asking = (0..CONNECTIONS).map(|number| {
+        let address = address.to_owned();
+        let first = started + every.mul_f64(number as f64 / CONNECTIONS as f64);
+        thread::spawn(move || ask_every(&address, every, first, started + time))
+    });
+    let asking: Vec<_> = asking.collect();
+    asking.into_iter().flat_map(|asker| asker.join().expect("a server that is asked answers")).collect()
+}
+
+fn ask_every(address: &str, every: Duration, first: BootTime, end: BootTime) -> Vec<Duration> {
+    let mut stream = TcpStream::connect(address).expect("the server listens");
+    stream.set_nodelay(true).expect("TCP has it");
+    let request = format!("GET /leader HTTP/1.1\r\nHost: {address}\r\n\r\n");
+    let mut answer = [0; 2048];
+    let (mut due, mut took) = (first, Vec::new());
+    while due < end {
+        thread::sleep(due - BootTime::now());
+        let sent = BootTime::now();
+        stream.write_all(request.as_bytes()).expect("the server reads");
+        let length = stream.read(&mut answer).expect("the server answers");
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "it leads, and says so");
+        took.push(sent.elapsed());
+        due = due + every;
+    }
+    took
+}
+
+/// Connects a thousand times and says nothing; one more asks for events and reads none.
+fn stare(address: &str, time: Duration) {
+    let deaf = TcpStream::connect(address).and_then(|mut stream| {
+        stream.write_all(format!("GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())?;
+        Ok(stream)
+    });
+    let silent: Vec<_> = (0..STUCK).filter_map(|_| TcpStream::connect(address).ok()).collect();
+    thread::sleep(time);
+    assert_eq!(http::get(address, "/leader").status, 200, "it still answers");
+    drop((deaf, silent));
+}

@@ -1,0 +1,61 @@
+//! Programs that people run beside `elect`, as Debian has them.
+//!
+//! `make test` installs them and then asks for them all (`ELECT_TEST_TOOLS=required`), so there nothing is
+//! skipped unseen. Under a bare `cargo test` a test whose program is missing says so and passes.
+
+use std::{
+    env,
+    path::PathBuf,
+    process::{Command, Output},
+};
+
+/// Whether a missing program is an error.
+const REQUIRED: &str = "ELECT_TEST_TOOLS";
+
+/// The program, or `None` and a line that says that the test is skipped.
+#[track_caller]
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let found = look_up(program);
+    if found.is_none() {
+        let required = env::var_os(REQUIRED).is_some_and(|value| value == "required");
+        assert!(!required, "{program} is not installed; `make test-deps` does that");
+        skipped(program);
+    }
+    found
+}
+
+/// As [`find`], for a program that `make test-deps` does not install.
+pub(crate) fn find_where_present(program: &str) -> Option<PathBuf> {
+    let found = look_up(program);
+    if found.is_none() {
+        skipped(program);
+    }
+    found
+}
+
+fn skipped(program: &str) {
+    eprintln!("skipped: {program} is not installed");
+}
+
+fn look_up(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    // Where Debian keeps haproxy; not everybody's PATH has it.
+    let dirs = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    dirs.map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+/// Runs it to its end, which must be a success, and returns what it printed to standard output.
+#[track_caller]
+pub(crate) fn succeeds(command: &mut Command) -> String {
+    let output = run(command);
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
+    out
+}
+
+/// Runs it to its end.
+#[track_caller]
+pub(crate) fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| panic!("failed to start {command:?}: {error}"))
+}
