@@ -301,9 +301,11 @@ impl Leadership {
 
 impl Drop for Leadership {
     fn drop(&mut self) {
+        // Whoever finds the deadline behind it, and goes, has not resigned.
+        let order = if self.holds() { Order::resign() } else { Order::Lapsed };
         // The order goes first, as in `resign`. If there is no room for it, the channel's closing
-        // says the same, a moment later.
-        let _ = self.orders.try_send(Order::resign());
+        // orders to resign, a moment later.
+        let _ = self.orders.try_send(order);
         self.term.validity.end();
     }
 }
@@ -404,6 +406,7 @@ impl Tenure {
             match self.orders.try_recv() {
                 Ok(Order::Proclaim { done, .. }) => drop(done.send(Err(OrderError::NotLeading))),
                 Ok(resign @ Order::Resign { .. }) => return Some(resign),
+                Ok(Order::Lapsed) => return None,
                 Err(TryRecvError::Disconnected) => return Some(Order::resign()),
                 Err(TryRecvError::Empty) => return None,
             }
@@ -422,8 +425,15 @@ pub(crate) type Outcome = Result<(), OrderError>;
 /// What the holder of a [`Leadership`] wants done.
 #[derive(Debug)]
 pub(crate) enum Order {
-    Proclaim { value: Vec<u8>, done: oneshot::Sender<Outcome> },
-    Resign { done: oneshot::Sender<Outcome> },
+    Proclaim {
+        value: Vec<u8>,
+        done: oneshot::Sender<Outcome>,
+    },
+    Resign {
+        done: oneshot::Sender<Outcome>,
+    },
+    /// To end what the holder found to have ended at its deadline.
+    Lapsed,
 }
 
 impl Order {

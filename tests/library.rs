@@ -241,6 +241,27 @@ on_each_etcd! {
         assert!(!leadership.holds());
     }
 
+    async fn contract_4_whoever_finds_the_deadline_first_has_not_resigned(version: EtcdVersion) {
+        let server = Server::start(version);
+        let proxy = Proxy::start(&server.endpoint());
+        let mut candidate = candidate(&connected(&proxy.endpoint()), "server1", 2);
+        let mut events = candidate.subscribe();
+        let leadership = won(&mut candidate).await;
+        proxy.set(Mode::Silence);
+        // Nobody can be quicker than one who asks all the time.
+        tokio::task::block_in_place(|| while leadership.holds() {});
+        drop(leadership);
+        let told = soon("the loss to be told", async {
+            loop {
+                if let Event::Lost { loss, .. } = events.recv().await.unwrap() {
+                    break loss;
+                }
+            }
+        })
+        .await;
+        assert_eq!(told, Loss::Expired);
+    }
+
     async fn dropping_campaign_leaves_the_queue(version: EtcdVersion) {
         let server = Server::start(version);
         let admin = server.admin();

@@ -58,7 +58,7 @@ impl Running {
                 biased;
                 end = &mut self.keeper => break match self.tenure.given_up() {
                     Some(Order::Resign { done }) => Ended::Resigned(done),
-                    Some(Order::Proclaim { .. }) | None => Ended::Lost(match end {
+                    Some(Order::Proclaim { .. } | Order::Lapsed) | None => Ended::Lost(match end {
                         Ok(LeaseEnd::Expired) => Loss::Expired,
                         Ok(LeaseEnd::Gone) => Loss::Revoked,
                         Err(_panicked) => Loss::ShutDown,
@@ -78,6 +78,7 @@ impl Running {
                         self.seat.shared.spawn(async move { done.send(proclaiming.await) });
                     }
                     Order::Resign { done } => break Ended::Resigned(done),
+                    Order::Lapsed => break Ended::Lost(Loss::Expired),
                 },
             }
         };
