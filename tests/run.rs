@@ -122,7 +122,7 @@ on_each_etcd! {
 }
 
 #[test]
-fn the_command_starts_with_default_signal_handling_and_in_a_group_of_its_own() {
+fn the_command_starts_with_default_signals_and_in_a_group_of_its_own() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o pgid= -p $$ | tr -d ' '; echo $$";
     let mut run = run("a", &etcd, "5s", &[], script);
@@ -133,6 +133,20 @@ fn the_command_starts_with_default_signal_handling_and_in_a_group_of_its_own() {
     let known = |line: &str| u64::from_str_radix(line.split_once('\t').unwrap().1, 16).unwrap() & 0x7fff_ffff;
     assert_eq!((known(blocked), known(ignored)), (0, 0), "{said:?}");
     assert_eq!(group, pid);
+}
+
+/// Above all not the pipes: an end of the orders that lived on in a command would hide the supervisor's death.
+#[test]
+fn the_command_inherits_no_descriptor_of_elects() {
+    const OPEN: [&str; 2] = ["ls", "/proc/self/fd"];
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let mut without = support::process::command(OPEN[0]);
+    without.arg(OPEN[1]);
+    let mut without = support::capture::Captured::start("ls", without);
+    without.wait_exit(SOON);
+    let mut run = Run::start(elect_run("a", &etcd.endpoint(), "5s").arg("--").args(OPEN));
+    run.exits(0);
+    assert_eq!(run.stdout(), without.stdout());
 }
 
 #[test]
