@@ -413,6 +413,13 @@ impl Tenure {
         }
     }
 
+    /// Waits until the holder of a lost leadership has dropped it.
+    pub(crate) async fn let_go(&mut self) {
+        while let Some(Order::Proclaim { done, .. }) = self.orders.recv().await {
+            let _ = done.send(Err(OrderError::NotLeading));
+        }
+    }
+
     /// Ends the belief, then tells the holder why.
     pub(crate) fn lose(&self, loss: Loss) {
         self.term.validity.end();

@@ -201,6 +201,22 @@ on_each_etcd! {
         assert_eq!(leadership.resign().await, Err(OrderError::NotLeading));
     }
 
+    async fn contract_8_a_lost_leadership_keeps_its_lease_until_the_holder_has_let_go(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        let leader = admin.leader("leader").unwrap();
+        admin.delete(leader.key);
+        assert_eq!(soon("the loss", leadership.lost()).await, Loss::KeyDeleted);
+        // The work is being stopped meanwhile. To give the lease back took a few milliseconds once.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(admin.leases(), [leader.lease]);
+        drop(leadership);
+        soon("the lease to be given back", etcd.settled()).await;
+        assert_eq!(admin.leases(), [0; 0]);
+    }
+
     async fn contract_4_a_revoked_lease_is_a_loss_at_once(version: EtcdVersion) {
         let server = Server::start(version);
         let admin = server.admin();

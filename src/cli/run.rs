@@ -353,6 +353,7 @@ impl Supervisor {
                 },
                 () = self.health.becomes(false), if why.is_none() => {
                     why = Some(Why::Unfit);
+                    self.attendant.post.healthy(false);
                     over_by = over_by.min(Timestamp::now() + budget.kill_after() + GRACE);
                     self.guard.order(&Order::Stop(Signal::SIGTERM as i32));
                 }

@@ -83,8 +83,14 @@ impl Running {
             }
         };
         match ended {
-            // Dropping the lease revokes it: the next candidate need not wait for its end.
-            Ended::Lost(loss) => self.lose(token, loss),
+            Ended::Lost(loss) => {
+                self.lose(token, loss);
+                drop(self.keeper);
+                // The work may be stopping yet: nobody should lead because of us before it has, or the
+                // lease has ended by itself.
+                let _ = timeout(self.seat.ttl.as_duration(), self.tenure.let_go()).await;
+                // Dropping the lease revokes it: the next candidate need not wait for its end.
+            }
             Ended::Resigned(done) => {
                 self.lose(token, Loss::Resigned);
                 let deadline = Timestamp::now() + self.seat.ttl.as_duration().min(RELEASE_WITHIN);
