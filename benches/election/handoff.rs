@@ -15,8 +15,9 @@ use crate::{
     trials::election,
 };
 
-/// After which a candidate that has just queued waits for nothing but its turn.
-const SETTLE: Duration = Duration::from_millis(150);
+/// After which a candidate that has just queued waits for nothing but its turn: etcd looks after a new watch,
+/// its own Campaign's too, every 100 ms at first.
+pub(crate) const SETTLE: Duration = Duration::from_millis(150);
 
 /// Who gives way to whom. The mixed ones show on which side of a handoff the time goes.
 const PAIRS: [(Side, Side); 4] =

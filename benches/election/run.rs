@@ -3,10 +3,11 @@
 //!
 //! What is claimed of a command is what it wrote itself: see `tests/support/worker.rs`.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use crate::{
-    Bench, handoff,
+    Bench,
+    handoff::{self, SETTLE},
     programs::{self, Side},
     report::Report,
     sample::Sample,
@@ -144,5 +145,6 @@ fn leader_and_follower(etcd: &Etcd, diary: &Diary) -> (Run, Entry, Run) {
     diary.wait_for_workers(first.token, 2);
     let follower = start("b");
     follower.wait_until_follower();
+    thread::sleep(SETTLE);
     (leader, first, follower)
 }
