@@ -112,6 +112,8 @@ mod leader;
 pub(crate) mod log;
 pub(crate) mod message;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod mutant;
 pub(crate) mod node;
 mod progress;
