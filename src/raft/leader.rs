@@ -61,7 +61,8 @@ impl Leader {
         let value = core.standing.clone().unwrap_or_default();
         let announcement = Announcement { who: me, value, since };
         let first = core.log.append(core.term(), Payload::Leadership(announcement)).index;
-        let peers = core.members().others(me).map(|peer| Progress::unknown(peer, first)).collect();
+        let unknown = |peer| Progress::unknown(peer, first, core.config.limits.in_flight);
+        let peers = core.members().others(me).map(unknown).collect();
         let (elected, sent) = (turn.now(), turn.now());
         let role = Leader { elected, since, sent, first, peers, claim: Claim::Unproved };
         let mut leader = candidate.in_role(role);
@@ -175,10 +176,6 @@ impl Server<Leader> {
         Ok(self.core.log.append(self.core.term(), payload))
     }
 
-    fn peer(&mut self, peer: NodeId) -> Option<&mut Progress> {
-        self.role.peers.iter_mut().find(|progress| progress.peer == peer)
-    }
-
     /// Whether an answer is one to something that this leader sent.
     fn sent_at(&self, turn: &Turn, echo: Timestamp) -> bool {
         (self.role.elected..=turn.now()).contains(&echo)
@@ -189,10 +186,9 @@ impl Server<Leader> {
             return self.refuse();
         }
         let echo = self.credited(turn, echo);
-        let Some(progress) = self.peer(from) else { return self.refuse() };
-        progress.appended(matched, echo);
-        if let Some(place) = self.role.peers.iter().position(|peer| peer.peer == from) {
-            self.role.peers[place].stream(&self.core, turn);
+        for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
+            progress.appended(&self.core, matched, echo);
+            progress.stream(&self.core, turn);
         }
         self.count(turn)
     }
@@ -210,7 +206,7 @@ impl Server<Leader> {
         }
         let echo = self.credited(turn, echo);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
-            if progress.rejected(&self.core, previous, conflict, echo) {
+            if progress.rejected(&self.core, turn, previous, conflict, echo) {
                 progress.probe(&self.core, turn);
             }
         }

@@ -26,6 +26,11 @@ pub(super) struct Progress {
     next: Index,
     /// When we sent the newest message that it has answered, by our clock.
     pub(super) answered: Option<Timestamp>,
+    /// How many entries may be sent and not answered: all that the limits allow, or after a rejection
+    /// what one message holds, and then twice as many with each answer.
+    window: usize,
+    /// When we last went back. What is rejected of the messages before is no news.
+    went_back: Option<Timestamp>,
     mode: Mode,
 }
 
@@ -38,14 +43,15 @@ enum Mode {
 
 impl Progress {
     /// Of a follower that a new leader knows nothing of; `next` is the leader's first own entry.
-    pub(super) fn unknown(peer: NodeId, next: Index) -> Self {
-        Self { peer, matched: Index::ZERO, next, answered: None, mode: Mode::Probe }
+    pub(super) fn unknown(peer: NodeId, next: Index, window: usize) -> Self {
+        let (matched, answered, went_back) = (Index::ZERO, None, None);
+        Self { peer, matched, next, answered, window, went_back, mode: Mode::Probe }
     }
 
     /// Sends a heartbeat, and with it what is due again.
     pub(super) fn heartbeat(&mut self, core: &Core, turn: &mut Turn) {
         match self.mode {
-            Mode::Stream if self.room(core) == 0 || self.next > core.log.last().index => {
+            Mode::Stream if self.room() == 0 || self.next > core.log.last().index => {
                 self.append(core, turn, 0);
             }
             Mode::Stream => self.stream(core, turn),
@@ -59,15 +65,15 @@ impl Progress {
 
     /// Sends all that is new and has room.
     pub(super) fn stream(&mut self, core: &Core, turn: &mut Turn) {
-        while self.mode == Mode::Stream && self.next <= core.log.last().index && self.room(core) > 0 {
-            self.append(core, turn, self.room(core));
+        while self.mode == Mode::Stream && self.next <= core.log.last().index && self.room() > 0 {
+            self.append(core, turn, self.room());
         }
     }
 
     /// How many more entries may be under way.
-    fn room(&self, core: &Core) -> usize {
+    fn room(&self) -> usize {
         let under_way = self.next.after(self.matched.next());
-        core.config.limits.in_flight.saturating_sub(under_way)
+        self.window.saturating_sub(under_way)
     }
 
     fn append(&mut self, core: &Core, turn: &mut Turn, most: usize) {
@@ -102,8 +108,11 @@ impl Progress {
     }
 
     /// The follower's log is ours up to `matched`.
-    pub(super) fn appended(&mut self, matched: Index, echo: Timestamp) {
+    pub(super) fn appended(&mut self, core: &Core, matched: Index, echo: Timestamp) {
         self.answer(echo);
+        if matched > self.matched {
+            self.window = (2 * self.window).min(core.config.limits.in_flight);
+        }
         self.matched = self.matched.max(matched);
         self.next = self.next.max(self.matched.next());
         self.mode = match self.mode {
@@ -117,21 +126,28 @@ impl Progress {
     pub(super) fn rejected(
         &mut self,
         core: &Core,
+        turn: &Turn,
         previous: Index,
         conflict: Conflict,
         echo: Timestamp,
     ) -> bool {
         self.answer(echo);
-        let news = match self.mode {
-            Mode::Probe => previous == self.next.previous(),
-            Mode::Stream => previous > self.matched && previous < self.next,
-            Mode::Install { .. } => false,
-        };
+        // Where messages overtake each other, one gap is rejected many times. Going back for each, and
+        // sending everything anew, would make more rejections than it answers.
+        let recent = self.went_back <= Some(echo);
+        let news = recent
+            && match self.mode {
+                Mode::Probe => previous == self.next.previous(),
+                Mode::Stream => previous > self.matched && previous < self.next,
+                Mode::Install { .. } => false,
+            };
         if !news {
             return false;
         }
         let resume = core.log.resume_after(conflict).min(previous).max(self.matched.next());
         self.mode = Mode::Probe;
+        self.window = core.config.limits.entries.min(core.config.limits.in_flight);
+        self.went_back = Some(turn.now());
         resume < std::mem::replace(&mut self.next, resume)
     }
 

@@ -12,7 +12,7 @@ use super::{
     },
     core::Config,
     identity::{Index, Members, NodeId, Position, Term},
-    log::{Entry, Payload, Snapshot, TimeOfDay},
+    log::{Conflict, Entry, Payload, Snapshot, TimeOfDay},
     message::{Envelope, Limits, Message, Refusal},
     node::Node,
     timing::{Draw, Timing},
@@ -599,6 +599,27 @@ fn a_leader_without_commits_takes_only_so_many() {
     };
     let under_way: usize = effects.iter().map(entries).sum();
     assert!((1..=Limits::DEFAULT.in_flight).contains(&under_way), "{under_way} entries");
+}
+
+/// The simulation found this, as a run without an end: each of a thousand rejections of one gap had
+/// the leader send a thousand entries anew.
+#[test]
+fn one_gap_that_is_rejected_many_times_is_filled_once() {
+    let mut bench = Bench::leader();
+    let echo = bench.now;
+    for id in 0..100 {
+        bench.step(Input::Propose(vec![proposal(id, b"x")]));
+    }
+    bench.sync();
+    bench.pass(Duration::from_millis(1));
+    let conflict = Conflict { term: None, first: Index::new(5) };
+    let rejected = |previous| Message::Rejected { previous: Index::new(previous), conflict, echo };
+    assert_eq!(sent(&bench.hear(B, 1, rejected(10))).len(), 1, "it goes back");
+    let filled = Message::Appended { matched: Index::new(60), echo: bench.now };
+    assert_eq!(sent(&bench.hear(B, 1, filled)).len(), 1, "and the rest follows");
+    for previous in 61..100 {
+        assert_eq!(bench.hear(B, 1, rejected(previous)), vec![], "it knows of that gap");
+    }
 }
 
 #[test]

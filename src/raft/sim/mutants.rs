@@ -8,8 +8,12 @@ const SEEDS: u64 = 40_000;
 
 /// Runs seeds until one breaks one of these invariants.
 fn caught(mutant: Mutant, invariants: &[&str]) {
+    caught_in(Plan::of, mutant, invariants);
+}
+
+fn caught_in(plan_of: fn(u64) -> Plan, mutant: Mutant, invariants: &[&str]) {
     let found = (0..SEEDS).find_map(|seed| {
-        let plan = Plan { mutant: Some(mutant), ..Plan::of(seed) };
+        let plan = Plan { mutant: Some(mutant), ..plan_of(seed) };
         let violation = run(plan).violation().cloned()?;
         invariants.contains(&violation.invariant).then_some((seed, violation))
     });
@@ -37,7 +41,11 @@ fn votes_for_shorter_logs_are_noticed() {
 
 #[test]
 fn figure_8_counting_entries_of_old_terms_is_noticed() {
-    caught(Mutant::CountsOldTerms, &["leader completeness", "state machine safety"]);
+    caught_in(
+        Plan::of_short_reigns,
+        Mutant::CountsOldTerms,
+        &["leader completeness", "state machine safety"],
+    );
 }
 
 #[test]

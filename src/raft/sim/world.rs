@@ -50,6 +50,7 @@ enum Event {
     Fault(usize),
     Thaw { node: NodeId, run: u32 },
     Start(NodeId),
+    Silence { node: NodeId, run: u32 },
     Kill { node: NodeId, run: u32 },
     Propose,
     Heal,
@@ -94,7 +95,7 @@ pub(crate) struct World {
     cuts: Cuts,
     healed: bool,
     /// How long the next leader has to live.
-    doom: Option<(Duration, bool)>,
+    doom: Option<(Duration, Duration)>,
     invariants: Invariants,
     violation: Option<Violation>,
     proposals: u64,
@@ -304,11 +305,9 @@ impl World {
             Event::Fault(place) => self.fault(self.plan.faults[place].1),
             Event::Thaw { node, run } => self.thaw(node, run),
             Event::Start(node) => self.start(node),
-            Event::Kill { node, run } => {
-                if self.machines[node.place()].run == run && !self.healed {
-                    self.crash(node);
-                }
-            }
+            Event::Silence { node, run } if self.is_doomed(node, run) => self.cut(|from, _| from == node),
+            Event::Kill { node, run } if self.is_doomed(node, run) => self.crash(node),
+            Event::Silence { .. } | Event::Kill { .. } => {}
             Event::Propose => self.propose_somewhere(),
             Event::Heal => self.heal(),
         }
@@ -392,13 +391,15 @@ impl World {
     }
 
     fn strike(&mut self, node: NodeId, step: &Step, after: &Node) {
-        if let Some((span, mute)) = self.doom.take_if(|_| step.elects(after)) {
+        if let Some((mute, killed)) = self.doom.take_if(|_| step.elects(after)) {
             let run = self.machines[node.place()].run;
-            if mute {
-                self.cut(|from, _| from == node);
-            }
-            self.schedule(self.now.plus(span), Event::Kill { node, run });
+            self.schedule(self.now.plus(mute), Event::Silence { node, run });
+            self.schedule(self.now.plus(killed), Event::Kill { node, run });
         }
+    }
+
+    fn is_doomed(&self, node: NodeId, run: u32) -> bool {
+        self.machines[node.place()].run == run && !self.healed
     }
 
     fn look(&mut self, seen: &Seen<'_>) {

@@ -86,7 +86,7 @@ impl World {
             Fault::SlowDisk(node, times) => self.machines[node.place()].slow = times,
             Fault::Lag(whom, by) => self.each(whom, |world, node| world.machines[node.place()].lag = by),
             Fault::Resign(whom) => self.each(whom, |world, node| world.resign(node)),
-            Fault::Doom { after, mute } => self.doom = Some((after, mute)),
+            Fault::Doom { mute, killed } => self.doom = Some((mute, killed)),
             Fault::PowerCut => self.members().for_each(|node| self.crash(node)),
             Fault::StartAll => self.members().for_each(|node| self.start(node)),
         }
