@@ -1,13 +1,17 @@
 # `make demo` and `make test` need nothing but Rust: what else they use is installed from
 # Debian's packages where it lacks, or named where that can't be done.
 
-.PHONY: help demo test lint verify fix bench release install uninstall build-deps test-deps
+.PHONY: help demo test lint verify fix bench simulate replay many model release install uninstall build-deps test-deps
 
 help:
 	@echo 'make demo    three servers, one leader: kill it and watch another take over (20 s)'
 	@echo 'make test    all tests, on real etcd servers'
 	@echo 'make verify  format, lints, documentation and tests, changing nothing: what CI runs'
 	@echo 'make fix     format, and apply what the lints suggest'
+	@echo 'make simulate SEEDS=1000000   that many runs of the Raft simulation; FIRST=n: from that seed on'
+	@echo 'make replay SEED=42           one of them, with every message'
+	@echo 'make many N=50                the Raft scenarios, each with so many fresh seeds'
+	@echo 'make model   the Raft core under a model checker, further than the tests go (minutes)'
 	@echo 'make bench   measure against a bare etcd-client program (about half an hour)'
 	@echo 'make install the binary, its manual, completions and systemd units, into PREFIX (/usr/local)'
 
@@ -38,6 +42,24 @@ fix: build-deps
 
 bench: build-deps
 	cargo bench --bench election
+
+# The simulator is a test that has no end of its own. It is worth optimizing; linking it for size is not.
+RAFT = CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
+	cargo test --release --lib --no-default-features
+SEEDS ?= 100000
+N ?= 50
+
+simulate: build-deps
+	SEEDS=$(SEEDS) FIRST=$(FIRST) $(RAFT) raft::sim::simulate -- --ignored --exact --nocapture
+
+replay: build-deps
+	SEED=$(SEED) KEEP=$(KEEP) WITHOUT=$(WITHOUT) $(RAFT) raft::sim::replay -- --ignored --exact --nocapture
+
+many: build-deps
+	N=$(N) FIRST=$(FIRST) $(RAFT) raft::sim::scenario::many -- --ignored --exact --nocapture
+
+model: build-deps
+	$(RAFT) raft::model:: -- --ignored --nocapture
 
 release: build-deps
 	cargo build --release --locked --bin elect

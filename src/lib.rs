@@ -39,6 +39,8 @@ pub mod etcd;
 pub mod leadership;
 pub mod names;
 pub mod observe;
+#[cfg_attr(not(test), expect(dead_code, reason = "the driver that uses it comes next"))]
+mod raft;
 pub mod timing;
 pub mod validity;
 

@@ -1,0 +1,356 @@
+//! What a server keeps whatever its role: term, vote, log, what is committed, whom it heard.
+//!
+//! And the one place where a step's changes become a write, and where the messages that rest on it
+//! wait ([`Core::finish`]).
+
+use std::collections::VecDeque;
+
+#[cfg(test)]
+use super::mutant::Mutant;
+use super::{
+    action::{Actions, Ballot, Effect, Moment, Persisted, Stored, Tidings, Write, WriteNumber},
+    identity::{Index, Members, NodeId, Position, Term},
+    log::{Accepted, Log, Snapshot, Unfit},
+    message::{Envelope, Limits, Listener, Message, Refusal, Refusals},
+    timing::Timing,
+};
+use crate::{clock::Timestamp, leadership::ClusterId};
+
+/// What is the same for a server's whole life.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Config {
+    pub(crate) me: NodeId,
+    pub(crate) members: Members,
+    pub(crate) cluster: ClusterId,
+    pub(crate) timing: Timing,
+    pub(crate) limits: Limits,
+    #[cfg(test)]
+    pub(crate) mutant: Option<Mutant>,
+}
+
+impl Config {
+    /// Whether a safeguard is taken out, to show that its absence is noticed.
+    #[cfg(test)]
+    pub(super) fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
+    }
+}
+
+/// One step's doings so far.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) moment: Moment,
+    effects: Vec<Effect>,
+    /// Messages that rest on what this step changes.
+    resting: Vec<Envelope>,
+}
+
+impl Turn {
+    pub(super) fn new(moment: Moment) -> Self {
+        Self { moment, effects: Vec::new(), resting: Vec::new() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.moment.now
+    }
+
+    pub(super) fn tell(&mut self, tidings: Tidings) {
+        self.effects.push(Effect::Leadership(tidings));
+    }
+
+    pub(super) fn push(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+}
+
+/// The state that all roles share.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Core {
+    pub(super) config: Config,
+    ballot: Ballot,
+    pub(super) log: Log,
+    pub(super) commit: Index,
+    applied: Index,
+    /// When a leader was last heard; or when this server started, which has forgotten whom it heard.
+    heard: Timestamp,
+    /// Whether to stand for election, and what to announce then.
+    pub(super) standing: Option<std::sync::Arc<[u8]>>,
+    writes: Writes,
+    pub(super) refusals: Refusals,
+}
+
+impl Core {
+    /// The state of a server that starts, `None` if no server wrote what is stored.
+    pub(super) fn restored(config: Config, stored: Stored, now: Timestamp) -> Option<Self> {
+        let log = Log::restored(stored.snapshot, stored.entries)?;
+        let known_voter = stored.ballot.vote.is_none_or(|vote| config.members.contains(vote));
+        let in_range = stored.ballot.term.get() < u64::MAX / 2;
+        if log.last().term > stored.ballot.term || !known_voter || !in_range {
+            return None;
+        }
+        let heard = now;
+        #[cfg(test)]
+        let heard = if config.is(Mutant::ForgetsStickiness) { Timestamp::from_nanos(0) } else { heard };
+        let committed = log.snapshot().at.index;
+        let writes = Writes::all_done(stored.ballot, log.last().index);
+        Some(Self {
+            config,
+            ballot: stored.ballot,
+            log,
+            commit: committed,
+            applied: committed,
+            heard,
+            standing: None,
+            writes,
+            refusals: Refusals::default(),
+        })
+    }
+
+    pub(super) fn me(&self) -> NodeId {
+        self.config.me
+    }
+
+    pub(super) fn timing(&self) -> &Timing {
+        &self.config.timing
+    }
+
+    pub(super) fn members(&self) -> Members {
+        self.config.members
+    }
+
+    pub(super) fn term(&self) -> Term {
+        self.ballot.term
+    }
+
+    pub(super) fn ballot(&self) -> Ballot {
+        self.ballot
+    }
+
+    pub(super) fn admit(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        let Config { me, members, cluster, limits, .. } = self.config;
+        Listener { me, members, cluster, limits, term: self.term() }.admit(envelope)
+    }
+
+    /// Moves on to a later term, in which nobody has this server's vote yet (§5.1).
+    ///
+    /// Whom it heard stays: a later term is no reason to forget a leader that may still be valid.
+    pub(super) fn enter(&mut self, term: Term) {
+        assert!(term > self.term(), "terms only grow");
+        self.ballot = Ballot { term, vote: None };
+    }
+
+    pub(super) fn vote_for(&mut self, node: NodeId) {
+        #[cfg(test)]
+        if self.config.is(Mutant::VotesTwice) {
+            self.ballot.vote = None;
+        }
+        assert!(self.ballot.vote.is_none_or(|vote| vote == node), "one vote a term");
+        self.ballot.vote = Some(node);
+    }
+
+    /// Whether this server may vote for that one in the current term (RequestVote of Figure 2).
+    pub(super) fn can_vote_for(&self, node: NodeId, last: Position) -> bool {
+        #[cfg(test)]
+        if self.config.is(Mutant::VotesTwice) {
+            return self.up_to_date(last);
+        }
+        self.ballot.vote.is_none_or(|vote| vote == node) && self.up_to_date(last)
+    }
+
+    /// Whether a log that ends there has all that this one may have to keep (§5.4.1).
+    pub(super) fn up_to_date(&self, last: Position) -> bool {
+        #[cfg(test)]
+        if self.config.is(Mutant::IgnoresLogs) {
+            return true;
+        }
+        last >= self.log.last()
+    }
+
+    /// Whether a leader may still be valid that counts on this server: then it votes for nobody.
+    pub(super) fn clings(&self, now: Timestamp) -> bool {
+        now < self.heard + self.timing().shortest()
+    }
+
+    pub(super) fn hear(&mut self, now: Timestamp) {
+        self.heard = now;
+    }
+
+    /// How long to wait for a leader from now on.
+    pub(super) fn election_deadline(&self, moment: &Moment) -> Timestamp {
+        moment.now + self.timing().election_timeout(moment.draw)
+    }
+
+    fn envelope(&self, to: NodeId, message: Message) -> Envelope {
+        Envelope { cluster: self.config.cluster, from: self.me(), to, term: self.term(), message }
+    }
+
+    /// Sends what rests on nothing that is not durable.
+    pub(super) fn send(&self, turn: &mut Turn, to: NodeId, message: Message) {
+        turn.effects.push(Effect::Send(self.envelope(to, message)));
+    }
+
+    /// Sends once everything that is asked to be written up to now is durable.
+    pub(super) fn send_when_durable(&self, turn: &mut Turn, to: NodeId, message: Message) {
+        turn.resting.push(self.envelope(to, message));
+    }
+
+    /// Takes a leader's entries; what is in doubt about them is for the caller to answer.
+    pub(super) fn accept(
+        &mut self,
+        previous: Position,
+        entries: &[super::log::Entry],
+    ) -> Result<Accepted, Unfit> {
+        let accepted = self.log.accept(previous, entries, self.commit)?;
+        if let Some(kept) = accepted.cut {
+            self.writes.forget_after(kept);
+        }
+        Ok(accepted)
+    }
+
+    /// Begins anew from a leader's snapshot, if it reaches further than what is committed here.
+    pub(super) fn install(&mut self, turn: &mut Turn, snapshot: Snapshot) {
+        if snapshot.at.index <= self.commit {
+            return;
+        }
+        if let Some(kept) = self.log.install(snapshot.clone()) {
+            self.writes.forget_after(kept);
+        }
+        self.commit = snapshot.at.index;
+        self.applied = snapshot.at.index;
+        turn.push(Effect::Restore(snapshot));
+    }
+
+    /// Lets a snapshot of what was applied stand for the entries.
+    pub(super) fn compact(&mut self, snapshot: Snapshot) {
+        let known = self.log.term_at(snapshot.at.index) == Some(snapshot.at.term);
+        let fits = snapshot.data.len() <= self.config.limits.snapshot;
+        if known && fits && snapshot.at.index <= self.applied {
+            let _ = self.log.compact(snapshot.at.index, snapshot.data);
+        }
+    }
+
+    /// Learns that all up to `index` is committed, as far as it is here, and applies it (§5.3).
+    pub(super) fn commit_to(&mut self, turn: &mut Turn, index: Index) {
+        self.commit = self.commit.max(index.min(self.log.last().index));
+        if self.commit > self.applied {
+            let new = self.log.slice(self.applied.next(), self.commit, usize::MAX, usize::MAX);
+            turn.push(Effect::Apply(new.to_vec()));
+            self.applied = self.commit;
+        }
+    }
+
+    /// Up to where the log is durable.
+    pub(super) fn durable(&self) -> Index {
+        self.writes.durable
+    }
+
+    /// The write that this step, or the last one that changed anything, asks for.
+    pub(super) fn coming_write(&self) -> WriteNumber {
+        self.writes.asked.next()
+    }
+
+    pub(super) fn is_durable(&self, write: WriteNumber) -> bool {
+        self.writes.done >= write
+    }
+
+    pub(super) fn persisted(&mut self, turn: &mut Turn, Persisted(number): Persisted) {
+        self.writes.done(number);
+        let released = self.writes.held.partition_point(|(rests_on, _)| *rests_on <= number);
+        turn.effects.extend(self.writes.held.drain(..released).map(|(_, envelope)| Effect::Send(envelope)));
+    }
+
+    /// Ends a step: what it changed becomes a write, and what rests on it waits.
+    pub(super) fn finish(&mut self, turn: Turn) -> Actions {
+        let Turn { mut effects, resting, .. } = turn;
+        let change = self.log.take_change();
+        let write = (change.is_some() || self.ballot != self.writes.ballot).then(|| {
+            let number = self.writes.ask(self.ballot, self.log.last().index);
+            Write::new(self.ballot, change, number)
+        });
+        let resting = resting.into_iter();
+        if self.writes.all_durable() || self.talks_early() {
+            effects.extend(resting.map(Effect::Send));
+        } else {
+            resting.for_each(|envelope| self.writes.hold(envelope, self.config.limits.held));
+        }
+        Actions { effects, write }
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_writes(&mut self) {
+        assert!(self.writes.all_durable(), "all that was written is durable");
+        self.writes.asked = WriteNumber::default();
+        self.writes.done = WriteNumber::default();
+    }
+
+    #[cfg(test)]
+    fn talks_early(&self) -> bool {
+        self.config.is(Mutant::SkipsFsync)
+    }
+
+    #[cfg(not(test))]
+    fn talks_early(&self) -> bool {
+        false
+    }
+}
+
+/// Writes that were asked for, and what waits for them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Writes {
+    asked: WriteNumber,
+    done: WriteNumber,
+    /// Term and vote as of the last write that was asked for.
+    ballot: Ballot,
+    /// Up to here the log in memory is on the disk.
+    durable: Index,
+    /// The end of the log in each write that is not durable yet, as far as it is the log still.
+    under_way: VecDeque<(WriteNumber, Index)>,
+    held: VecDeque<(WriteNumber, Envelope)>,
+}
+
+impl Writes {
+    fn all_done(ballot: Ballot, durable: Index) -> Self {
+        let (asked, done) = (WriteNumber::default(), WriteNumber::default());
+        Self { asked, done, ballot, durable, under_way: VecDeque::new(), held: VecDeque::new() }
+    }
+
+    fn ask(&mut self, ballot: Ballot, end: Index) -> WriteNumber {
+        self.asked = self.asked.next();
+        self.ballot = ballot;
+        self.under_way.push_back((self.asked, end));
+        self.asked
+    }
+
+    fn done(&mut self, number: WriteNumber) {
+        assert!(self.done < number && number <= self.asked, "writes become durable once, in order");
+        self.done = number;
+        let finished = self.under_way.partition_point(|(write, _)| *write <= number);
+        for (_, end) in self.under_way.drain(..finished) {
+            self.durable = self.durable.max(end);
+        }
+    }
+
+    fn all_durable(&self) -> bool {
+        self.done == self.asked
+    }
+
+    /// The log was cut: what is written, or being written, behind that is not the log any more.
+    fn forget_after(&mut self, kept: Index) {
+        self.durable = self.durable.min(kept);
+        self.under_way.iter_mut().for_each(|(_, end)| *end = kept.min(*end));
+    }
+
+    /// The oldest gives way: a lost message is something that everybody can live with.
+    fn hold(&mut self, envelope: Envelope, limit: usize) {
+        if self.held.len() >= limit {
+            self.held.pop_front();
+        }
+        self.held.push_back((self.asked, envelope));
+    }
+}
+
+impl WriteNumber {
+    fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}

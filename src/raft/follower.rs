@@ -1,0 +1,124 @@
+//! Follows a leader, or waits for one (§5.2).
+
+use super::{
+    core::Turn,
+    identity::{Index, NodeId, Position},
+    log::{Entry, Snapshot, Unfit},
+    message::{Message, Refusal},
+    node::{Node, Server},
+};
+use crate::clock::Timestamp;
+
+/// For how many heartbeats a server that would vote for another holds its own candidacy back.
+const HEARTBEATS_OF_GRACE: u32 = 2;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Follower {
+    leader: Option<NodeId>,
+    /// When to stand, unless a leader is heard before.
+    deadline: Timestamp,
+    /// Whether it held back already. Once is courtesy; each time would let a server that can't win,
+    /// because it hears no answer, keep all others from trying.
+    gave_way: bool,
+}
+
+impl Follower {
+    pub(super) fn waiting(leader: Option<NodeId>, deadline: Timestamp) -> Self {
+        Self { leader, deadline, gave_way: false }
+    }
+
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        self.leader
+    }
+
+    pub(super) fn deadline(&self) -> Timestamp {
+        self.deadline
+    }
+}
+
+impl Server<Follower> {
+    /// No leader was heard for the whole election timeout.
+    pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
+        if self.core.standing.is_some() {
+            return self.ask_around(turn);
+        }
+        self.role.deadline = self.core.election_deadline(&turn.moment);
+        self.into()
+    }
+
+    /// The leader of the term has given up, for this server (thesis §3.10).
+    pub(super) fn take_over(self, turn: &mut Turn) -> Node {
+        if self.core.standing.is_some() { self.campaign(turn, true) } else { self.into() }
+    }
+
+    /// A later term began; its leader is not known yet. How long to wait stays.
+    pub(super) fn forget_leader(mut self) -> Self {
+        self.role.leader = None;
+        self
+    }
+
+    /// Leaves the other server, for which this one would vote, some time to win.
+    pub(super) fn give_way(&mut self, now: Timestamp) {
+        if !std::mem::replace(&mut self.role.gave_way, true) {
+            let grace = self.core.timing().heartbeat() * HEARTBEATS_OF_GRACE;
+            self.role.deadline = self.role.deadline.max(now + grace);
+        }
+    }
+
+    /// The leader of the term is heard: AppendEntries of Figure 2, InstallSnapshot of Figure 13.
+    pub(super) fn hear(mut self, turn: &mut Turn, leader: NodeId, message: Message) -> Node {
+        // Counted from here, which is after the leader sent it: so this server keeps to the leader for
+        // longer than the leader counts on it.
+        self.core.hear(turn.now());
+        self.role = Follower::waiting(Some(leader), self.core.election_deadline(&turn.moment));
+        match message {
+            Message::Append { previous, entries, commit, sent } => {
+                self.append(turn, leader, Entries { previous, entries, commit, sent });
+            }
+            Message::Install { snapshot, sent } => self.install(turn, leader, snapshot, sent),
+            _ => {}
+        }
+        self.into()
+    }
+
+    fn append(&mut self, turn: &mut Turn, leader: NodeId, sent: Entries) {
+        let Entries { previous, entries, commit, sent: echo } = sent;
+        match self.core.accept(previous, &entries) {
+            Ok(accepted) => {
+                self.core.commit_to(turn, commit.min(accepted.matched));
+                let (matched, heartbeat) = (accepted.matched, entries.is_empty());
+                self.acknowledge(turn, leader, matched, heartbeat, echo);
+            }
+            Err(Unfit::Conflict(conflict)) => {
+                let rejected = Message::Rejected { previous: previous.index, conflict, echo };
+                self.core.send(turn, leader, rejected);
+            }
+            Err(Unfit::Committed) => self.core.refusals.count(Refusal::Impossible),
+        }
+    }
+
+    fn install(&mut self, turn: &mut Turn, leader: NodeId, snapshot: Snapshot, echo: Timestamp) {
+        let end = snapshot.at.index;
+        self.core.install(turn, snapshot);
+        self.acknowledge(turn, leader, end, false, echo);
+    }
+
+    /// Entries are acknowledged once they are durable. A heartbeat is answered at once, for as much
+    /// as is durable: a slow disk shall not depose a leader that is heard.
+    fn acknowledge(&self, turn: &mut Turn, leader: NodeId, matched: Index, heartbeat: bool, echo: Timestamp) {
+        if heartbeat || matched <= self.core.durable() {
+            let matched = matched.min(self.core.durable());
+            self.core.send(turn, leader, Message::Appended { matched, echo });
+        } else {
+            self.core.send_when_durable(turn, leader, Message::Appended { matched, echo });
+        }
+    }
+}
+
+/// What an AppendEntries carries.
+struct Entries {
+    previous: Position,
+    entries: Vec<Entry>,
+    commit: Index,
+    sent: Timestamp,
+}

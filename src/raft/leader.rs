@@ -1,0 +1,304 @@
+//! Leads a term: replicates, counts, commits, and knows until when it may believe itself.
+//!
+//! Being the term's leader is not yet leadership. A [`Claim`] begins once the term's first entry is
+//! committed and ends, for good, with the term's validity: when no majority answers in time,
+//! when a later term is seen, or when leadership is given up. A leader whose claim has ended never
+//! claims again in its term; without a majority it stops being the leader too (thesis §6.2).
+
+#[cfg(test)]
+use super::mutant::Mutant;
+use super::{
+    action::{Content, Declined, Effect, Proposal, Tidings},
+    candidacy::Candidate,
+    core::Turn,
+    follower::Follower,
+    identity::{Index, NodeId},
+    log::{Announcement, Conflict, Payload, TimeOfDay},
+    message::{Message, Refusal},
+    node::{Node, Server},
+    progress::Progress,
+};
+use crate::{
+    clock::Timestamp,
+    leadership::{FencingToken, Loss},
+    validity::{Bound, Validity},
+};
+
+/// For how many of the longest election timeouts a server that gave leadership up does not stand:
+/// so that the others go first, even if the one that it chose did not hear of it.
+const TIMEOUTS_OF_REST: u32 = 2;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Leader {
+    elected: Timestamp,
+    since: TimeOfDay,
+    /// When the last round of heartbeats was sent.
+    sent: Timestamp,
+    /// The first entry of this term: its commit is the proof of the win.
+    first: Index,
+    /// All others, in their order.
+    peers: Vec<Progress>,
+    claim: Claim,
+}
+
+/// What this server says of its leadership.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Claim {
+    /// Nothing yet: the term's first entry is not committed.
+    Unproved,
+    Held(Validity),
+    /// It has said, or will never say, that it leads. It only looks for a successor, until then.
+    GivenUp {
+        by: Timestamp,
+    },
+}
+
+impl Leader {
+    /// Takes the office that the votes gave, and announces it.
+    pub(super) fn elected(mut candidate: Server<Candidate>, turn: &mut Turn) -> Node {
+        let core = &mut candidate.core;
+        let (me, since) = (core.me(), turn.moment.today);
+        let value = core.standing.clone().unwrap_or_default();
+        let announcement = Announcement { who: me, value, since };
+        let first = core.log.append(core.term(), Payload::Leadership(announcement)).index;
+        let unknown = |peer| Progress::unknown(peer, first, core.config.limits.in_flight);
+        let peers = core.members().others(me).map(unknown).collect();
+        let (elected, sent) = (turn.now(), turn.now());
+        let role = Leader { elected, since, sent, first, peers, claim: Claim::Unproved };
+        let mut leader = candidate.in_role(role);
+        leader.let_itself_be_heard(turn);
+        leader.into()
+    }
+
+    pub(super) fn has_given_up(&self) -> bool {
+        matches!(self.claim, Claim::GivenUp { .. })
+    }
+}
+
+impl Server<Leader> {
+    pub(super) fn deadline(&self) -> Timestamp {
+        let heartbeat = self.role.sent + self.core.timing().heartbeat();
+        let deadline = heartbeat.min(self.over_at());
+        match self.role.claim {
+            Claim::GivenUp { by } => deadline.min(by),
+            _ => deadline,
+        }
+    }
+
+    /// When the newest messages that a majority answered were sent; itself, it always hears.
+    fn proved_at(&self) -> Option<Timestamp> {
+        let answered = self.role.peers.iter().map(|peer| peer.answered);
+        let own = answered.clone().max().flatten().max(Some(self.role.sent));
+        self.core.members().reached_by_majority(answered.chain([own]))
+    }
+
+    /// When this server stops being the leader, unless a majority answers.
+    fn over_at(&self) -> Timestamp {
+        let heard = self.proved_at().map_or(self.role.elected, |proved| proved.max(self.role.elected));
+        self.core.timing().believed_until(heard)
+    }
+
+    /// Check-quorum, by the clock and before anything else in a step (thesis §6.2).
+    pub(super) fn end_if_over(mut self, turn: &mut Turn) -> Node {
+        let by = match self.role.claim {
+            Claim::GivenUp { by } => by,
+            _ => self.over_at(),
+        };
+        #[cfg(test)]
+        if self.core.config.is(Mutant::IgnoresQuorum) {
+            return self.into();
+        }
+        if turn.now() < by.min(self.over_at()) {
+            return self.into();
+        }
+        self.lose(turn, Loss::Expired);
+        // The vote stays: it was given in this term, and this term is not over.
+        self.follow(turn, None)
+    }
+
+    /// Ends the claim, if there is one.
+    pub(super) fn lose(&mut self, turn: &mut Turn, loss: Loss) {
+        if let Claim::Held(_) = self.role.claim {
+            let token = self.token();
+            turn.tell(Tidings::Lost { token, loss });
+        }
+        self.role.claim = Claim::GivenUp { by: turn.now() + self.core.timing().shortest() };
+    }
+
+    fn token(&self) -> FencingToken {
+        FencingToken::new(self.core.term().get())
+    }
+
+    pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
+        if turn.now() >= self.role.sent + self.core.timing().heartbeat() {
+            self.let_itself_be_heard(turn);
+            self.believe(turn); // A group of one is its own majority.
+        }
+        self.into()
+    }
+
+    fn let_itself_be_heard(&mut self, turn: &mut Turn) {
+        self.role.sent = turn.now();
+        self.role.peers.iter_mut().for_each(|peer| peer.heartbeat(&self.core, turn));
+    }
+
+    fn replicate(&mut self, turn: &mut Turn) {
+        self.role.peers.iter_mut().for_each(|peer| peer.stream(&self.core, turn));
+    }
+
+    pub(super) fn propose(mut self, turn: &mut Turn, proposals: Vec<Proposal>) -> Node {
+        for Proposal { id, content } in proposals {
+            turn.push(match self.take(content) {
+                Ok(at) => Effect::Accepted { proposal: id, at },
+                Err(why) => Effect::Declined { proposal: id, why },
+            });
+        }
+        self.replicate(turn);
+        self.into()
+    }
+
+    fn take(&mut self, content: Content) -> Result<super::identity::Position, Declined> {
+        let waiting = self.core.log.last().index.after(self.core.commit);
+        if self.role.has_given_up() {
+            return Err(Declined::NotLeading { leader: None });
+        }
+        if content.bytes() > self.core.config.limits.record {
+            return Err(Declined::TooLarge);
+        }
+        if waiting >= self.core.config.limits.uncommitted {
+            return Err(Declined::Busy);
+        }
+        let (who, since) = (self.core.me(), self.role.since);
+        let payload = match content {
+            Content::Record(record) => Payload::Record(record),
+            Content::Value(value) => Payload::Leadership(Announcement { who, value, since }),
+        };
+        Ok(self.core.log.append(self.core.term(), payload))
+    }
+
+    /// Whether an answer is one to something that this leader sent.
+    fn sent_at(&self, turn: &Turn, echo: Timestamp) -> bool {
+        (self.role.elected..=turn.now()).contains(&echo)
+    }
+
+    pub(super) fn appended(mut self, turn: &mut Turn, from: NodeId, matched: Index, echo: Timestamp) -> Node {
+        if !self.sent_at(turn, echo) || matched > self.core.log.last().index {
+            return self.refuse();
+        }
+        let echo = self.credited(turn, echo);
+        for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
+            progress.appended(&self.core, matched, echo);
+            progress.stream(&self.core, turn);
+        }
+        self.count(turn)
+    }
+
+    pub(super) fn rejected(
+        mut self,
+        turn: &mut Turn,
+        from: NodeId,
+        previous: Index,
+        conflict: Conflict,
+        echo: Timestamp,
+    ) -> Node {
+        if !self.sent_at(turn, echo) {
+            return self.refuse();
+        }
+        let echo = self.credited(turn, echo);
+        for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
+            if progress.rejected(&self.core, turn, previous, conflict, echo) {
+                progress.probe(&self.core, turn);
+            }
+        }
+        self.count(turn)
+    }
+
+    fn refuse(mut self) -> Node {
+        self.core.refusals.count(Refusal::Impossible);
+        self.into()
+    }
+
+    #[cfg(test)]
+    fn credited(&self, turn: &Turn, echo: Timestamp) -> Timestamp {
+        if self.core.config.is(Mutant::CountsFromTheAnswer) { turn.now() } else { echo }
+    }
+
+    #[cfg(not(test))]
+    fn credited(&self, _: &Turn, echo: Timestamp) -> Timestamp {
+        echo
+    }
+
+    /// Counts what is durable where, and all that follows from it.
+    pub(super) fn count(mut self, turn: &mut Turn) -> Node {
+        self.commit(turn);
+        self.believe(turn);
+        if self.role.has_given_up() { self.hand_over(turn) } else { self.into() }
+    }
+
+    /// The last rule for leaders of Figure 2: only an entry of the own term is committed by counting.
+    /// Those before it are committed with it (§5.4.2, Figure 8).
+    fn commit(&mut self, turn: &mut Turn) {
+        let matched = self.role.peers.iter().map(|peer| peer.matched);
+        let reached = self.core.members().reached_by_majority(matched.chain([self.core.durable()]));
+        if reached > self.core.commit && self.may_commit(reached) {
+            self.core.commit_to(turn, reached);
+        }
+    }
+
+    fn may_commit(&self, index: Index) -> bool {
+        #[cfg(test)]
+        if self.core.config.is(Mutant::CountsOldTerms) {
+            return true;
+        }
+        self.core.log.term_at(index) == Some(self.core.term())
+    }
+
+    /// Claims leadership, or extends the claim, by what a majority has answered.
+    fn believe(&mut self, turn: &mut Turn) {
+        let Some(proved) = self.proved_at() else { return };
+        let (until, token, now) = (self.core.timing().believed_until(proved), self.token(), turn.now());
+        match &mut self.role.claim {
+            Claim::Unproved if self.core.commit >= self.role.first && now < until => {
+                self.role.claim = Claim::Held(Validity::new(until));
+                turn.tell(Tidings::Gained { token, until });
+            }
+            Claim::Held(validity) if until > validity.until() => {
+                if let Ok(until) = validity.extend(Bound::FIRST, until, now) {
+                    turn.tell(Tidings::Extended { token, until });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives leadership up. Belief ends here; then a successor is brought up to date (thesis §3.10).
+    pub(super) fn give_up(mut self, turn: &mut Turn) -> Node {
+        if !self.role.has_given_up() {
+            self.lose(turn, Loss::Resigned);
+        }
+        self.hand_over(turn)
+    }
+
+    /// Tells the follower that has most to stand, once it has all.
+    ///
+    /// Only a claim that was given up gets here, and it is never taken back: the word may arrive
+    /// late, or twice, and voters will not wait for anybody's validity then.
+    fn hand_over(self, turn: &mut Turn) -> Node {
+        let lately = Some(turn.now() - self.core.timing().shortest());
+        let alive = self.role.peers.iter().filter(|peer| peer.answered >= lately);
+        match alive.max_by_key(|peer| peer.matched).map(|peer| (peer.peer, peer.matched)) {
+            Some((_, matched)) if matched < self.core.log.last().index => return self.into(),
+            Some((peer, _)) => self.core.send(turn, peer, Message::TimeoutNow),
+            None => {}
+        }
+        #[cfg(test)]
+        if self.core.config.is(Mutant::TakesLeadershipBack) {
+            let mut kept = self;
+            kept.role.claim = Claim::Unproved;
+            return kept.into();
+        }
+        let rest = self.core.timing().longest() * TIMEOUTS_OF_REST;
+        let deadline = self.core.election_deadline(&turn.moment) + rest;
+        self.in_role(Follower::waiting(None, deadline)).into()
+    }
+}

@@ -1,0 +1,25 @@
+//! Safeguards that tests take out, each to show that its absence is noticed.
+
+/// A way to break the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Mutant {
+    /// What rests on a write is said before the write is durable (Figure 2, "updated on stable
+    /// storage before responding").
+    SkipsFsync,
+    /// A voter gives a second vote in one term (Figure 2, RequestVote, rule 2).
+    VotesTwice,
+    /// A voter does not compare logs (§5.4.1).
+    IgnoresLogs,
+    /// A leader commits an entry of an older term by counting (Figure 8).
+    CountsOldTerms,
+    /// A server stands without asking first (thesis §9.6).
+    IgnoresPreVote,
+    /// Validity counts from the answer, not from the send.
+    CountsFromTheAnswer,
+    /// A restarted voter votes at once, though it may have heard a leader just before.
+    ForgetsStickiness,
+    /// A leader that gave up comes back in the same term if the transfer did not work.
+    TakesLeadershipBack,
+    /// A leader without a majority's answers goes on (thesis §6.2).
+    IgnoresQuorum,
+}

@@ -1,0 +1,386 @@
+//! A server in one of its four roles, and one step of it.
+//!
+//! ```text
+//!              deadline                majority would            majority did
+//!   Follower ───────────► PreCandidate ───────────► Candidate ───────────────► Leader
+//!      ▲  ▲                   │    ▲                 │  │ deadline               │
+//!      │  └── a leader heard ─┘    └─────────────────┼──┘                        │
+//!      └─────────────── a leader or a later term ────┴── no majority, gave up ───┘
+//! ```
+//!
+//! [`Node::step`] takes the node and gives it back: a role can only be left by consuming it, so what
+//! belonged to it (votes, followers' progress, a claim) cannot outlive it.
+
+use super::{
+    action::{Actions, Ballot, Content, Declined, Effect, Input, Moment, Stored},
+    candidacy::{Candidate, PreCandidate},
+    core::{Config, Core, Turn},
+    follower::Follower,
+    identity::{Index, NodeId, Position, Term},
+    leader::Leader,
+    log::Log,
+    message::{Envelope, Message, Refusal, Refusals},
+};
+use crate::clock::Timestamp;
+
+/// A server, whatever its role.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[must_use = "a step returns the node as it is afterwards"]
+pub(crate) enum Node {
+    Follower(Server<Follower>),
+    PreCandidate(Server<PreCandidate>),
+    Candidate(Server<Candidate>),
+    Leader(Server<Leader>),
+}
+
+/// A server in the role `R`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Server<R> {
+    pub(super) core: Core,
+    pub(super) role: R,
+}
+
+/// What is stored is not what any server of this group has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the stored term, vote and log are not of one server of this group")]
+pub(crate) struct Inconsistent;
+
+impl Node {
+    /// A server that starts with what its disk holds. It stands once it is told to.
+    pub(crate) fn start(config: Config, stored: Stored, moment: &Moment) -> Result<Self, Inconsistent> {
+        let core = Core::restored(config, stored, moment.now).ok_or(Inconsistent)?;
+        let deadline = core.election_deadline(moment);
+        Ok(Self::Follower(Server { core, role: Follower::waiting(None, deadline) }))
+    }
+
+    /// Takes one input. The actions are to be carried out before the next step.
+    pub(crate) fn step(self, moment: Moment, input: Input) -> (Self, Actions) {
+        let mut turn = Turn::new(moment);
+        // A belief that is over by the clock ends before anything else is looked at: no answer that
+        // comes later can bring it back.
+        let mut node = self.end_if_over(&mut turn).take(&mut turn, input);
+        let actions = node.core_mut().finish(turn);
+        (node, actions)
+    }
+
+    /// When this server wants a [`Tick`](Input::Tick), at the latest.
+    pub(crate) fn deadline(&self) -> Timestamp {
+        match self {
+            Self::Follower(server) => server.role.deadline(),
+            Self::PreCandidate(server) => server.role.deadline(),
+            Self::Candidate(server) => server.role.deadline(),
+            Self::Leader(server) => server.deadline(),
+        }
+    }
+
+    /// Whom this server takes for the leader; itself included, whether or not it may say so yet.
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        match self {
+            Self::Follower(server) => server.role.leader(),
+            Self::PreCandidate(_) | Self::Candidate(_) => None,
+            Self::Leader(server) => Some(server.core.me()),
+        }
+    }
+
+    /// The role, as a word.
+    pub(crate) fn role(&self) -> &'static str {
+        match self {
+            Self::Follower(_) => "follower",
+            Self::PreCandidate(_) => "pre-candidate",
+            Self::Candidate(_) => "candidate",
+            Self::Leader(_) => "leader",
+        }
+    }
+
+    pub(crate) fn term(&self) -> Term {
+        self.core().term()
+    }
+
+    /// Up to where the log is committed, as far as this server knows.
+    pub(crate) fn committed(&self) -> Index {
+        self.core().commit
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.core().log
+    }
+
+    /// What was not listened to.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.core().refusals
+    }
+
+    pub(crate) fn ballot(&self) -> Ballot {
+        self.core().ballot()
+    }
+
+    fn core(&self) -> &Core {
+        match self {
+            Self::Follower(server) => &server.core,
+            Self::PreCandidate(server) => &server.core,
+            Self::Candidate(server) => &server.core,
+            Self::Leader(server) => &server.core,
+        }
+    }
+
+    pub(super) fn core_mut(&mut self) -> &mut Core {
+        match self {
+            Self::Follower(server) => &mut server.core,
+            Self::PreCandidate(server) => &mut server.core,
+            Self::Candidate(server) => &mut server.core,
+            Self::Leader(server) => &mut server.core,
+        }
+    }
+
+    /// Counts its writes from the start again, for a model in which all are durable: states that
+    /// differ in nothing else are one.
+    #[cfg(test)]
+    pub(super) fn forget_writes(&mut self) {
+        self.core_mut().forget_writes();
+        if let Self::Candidate(server) = self {
+            server.forget_writes();
+        }
+    }
+
+    fn end_if_over(self, turn: &mut Turn) -> Self {
+        match self {
+            Self::Leader(server) => server.end_if_over(turn),
+            other => other,
+        }
+    }
+
+    fn take(mut self, turn: &mut Turn, input: Input) -> Self {
+        match input {
+            Input::Tick => self.tick(turn),
+            Input::Receive(envelope) => self.receive(turn, envelope),
+            Input::Persisted(write) => {
+                self.core_mut().persisted(turn, write);
+                self.after_write(turn)
+            }
+            Input::Propose(proposals) => match self {
+                Self::Leader(server) => server.propose(turn, proposals),
+                other => {
+                    let why = Declined::NotLeading { leader: other.leader() };
+                    for proposal in proposals {
+                        turn.push(Effect::Declined { proposal: proposal.id, why });
+                    }
+                    other
+                }
+            },
+            Input::Stand(value) => {
+                if Content::Value(value.clone()).bytes() <= self.core().config.limits.record {
+                    self.core_mut().standing = Some(value);
+                }
+                self
+            }
+            Input::Resign => self.resign(turn),
+            Input::Withdraw => {
+                self.core_mut().standing = None;
+                self.resign(turn)
+            }
+            Input::Compact(snapshot) => {
+                self.core_mut().compact(snapshot);
+                self
+            }
+        }
+    }
+
+    fn tick(self, turn: &mut Turn) -> Self {
+        if turn.now() < self.deadline() {
+            return self;
+        }
+        match self {
+            Self::Follower(server) => server.tick(turn),
+            Self::PreCandidate(server) => server.ask_around(turn),
+            Self::Candidate(server) => server.ask_around(turn),
+            Self::Leader(server) => server.tick(turn),
+        }
+    }
+
+    fn after_write(self, turn: &mut Turn) -> Self {
+        match self {
+            Self::Candidate(server) => server.count(turn),
+            Self::Leader(server) => server.count(turn),
+            other => other,
+        }
+    }
+
+    fn resign(self, turn: &mut Turn) -> Self {
+        match self {
+            Self::Leader(server) => server.give_up(turn),
+            Self::PreCandidate(server) => server.follow(turn, None),
+            Self::Candidate(server) => server.follow(turn, None),
+            Self::Follower(server) => Self::Follower(server),
+        }
+    }
+
+    /// Whether this server leads, or counts on a leader that may still be valid (thesis §4.2.3).
+    fn clings(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Leader(server) => !server.role.has_given_up(),
+            other => other.core().clings(now),
+        }
+    }
+
+    /// The rules for all servers of Figure 2, then those for each message.
+    fn receive(mut self, turn: &mut Turn, envelope: Envelope) -> Self {
+        if let Err(refusal) = self.core().admit(&envelope) {
+            self.core_mut().refusals.count(refusal);
+            return self;
+        }
+        let Envelope { from, term, message, .. } = envelope;
+        if term < self.term() {
+            return match message {
+                // Whoever would vote for us may still be in an older term.
+                Message::PreVoteGranted { .. } => self.listen(turn, from, message),
+                request if request.is_request() => {
+                    self.core().send(turn, from, Message::Outdated);
+                    self
+                }
+                _ => self,
+            };
+        }
+        if term == self.term() || matches!(message, Message::PreVote { .. }) {
+            return self.listen(turn, from, message);
+        }
+        let unsolicited = matches!(message, Message::RequestVote { transfer: false, .. });
+        if unsolicited && self.clings(turn.now()) {
+            return self; // Not even its term is taken over, or it could depose a healthy leader.
+        }
+        self.concede(turn, term).listen(turn, from, message)
+    }
+
+    /// Steps down for a later term (§5.1).
+    fn concede(mut self, turn: &mut Turn, term: Term) -> Self {
+        if let Self::Leader(server) = &mut self {
+            server.lose(turn, crate::Loss::Superseded);
+        }
+        self.core_mut().enter(term);
+        match self {
+            Self::Follower(server) => server.forget_leader().into(),
+            Self::PreCandidate(server) => server.wait(),
+            Self::Candidate(server) => server.wait(),
+            Self::Leader(server) => server.follow(turn, None),
+        }
+    }
+
+    /// A message of the own term; or about a vote that is not cast yet, of any.
+    fn listen(self, turn: &mut Turn, from: NodeId, message: Message) -> Self {
+        match message {
+            Message::PreVote { last, sent } => self.consider(turn, from, last, sent),
+            Message::RequestVote { last, transfer } => self.vote(turn, from, last, transfer),
+            Message::PreVoteGranted { echo } => match self {
+                Self::PreCandidate(server) => server.would_vote(turn, from, echo),
+                other => other,
+            },
+            Message::VoteGranted => match self {
+                Self::Candidate(server) => server.voted(turn, from),
+                other => other,
+            },
+            Message::Append { .. } | Message::Install { .. } if !self.disputes(from) => {
+                self.follow(turn, from).hear(turn, from, message)
+            }
+            Message::TimeoutNow if !self.disputes(from) => self.follow(turn, from).take_over(turn),
+            Message::Append { .. } | Message::Install { .. } | Message::TimeoutNow => self.impossible(),
+            Message::Appended { matched, echo } => match self {
+                Self::Leader(server) => server.appended(turn, from, matched, echo),
+                other => other,
+            },
+            Message::Rejected { previous, conflict, echo } => match self {
+                Self::Leader(server) => server.rejected(turn, from, previous, conflict, echo),
+                other => other,
+            },
+            Message::Outdated => self,
+        }
+    }
+
+    /// Whether somebody else is known to lead this term, itself included.
+    fn disputes(&self, leader: NodeId) -> bool {
+        self.leader().is_some_and(|known| known != leader)
+    }
+
+    /// As a follower of the term's leader, which it does not dispute.
+    fn follow(self, turn: &mut Turn, leader: NodeId) -> Server<Follower> {
+        match self {
+            Self::Follower(server) => server,
+            Self::PreCandidate(server) => server.into_follower(turn, Some(leader)),
+            Self::Candidate(server) => server.into_follower(turn, Some(leader)),
+            Self::Leader(server) => server.into_follower(turn, Some(leader)),
+        }
+    }
+
+    fn impossible(mut self) -> Self {
+        self.core_mut().refusals.count(Refusal::Impossible);
+        self
+    }
+
+    /// Says whether it would vote for that server, and changes nothing (thesis §9.6).
+    fn consider(mut self, turn: &mut Turn, from: NodeId, last: Position, sent: Timestamp) -> Self {
+        if self.clings(turn.now()) || !self.core().up_to_date(last) {
+            return self;
+        }
+        self.core().send(turn, from, Message::PreVoteGranted { echo: sent });
+        if let Self::Follower(server) = &mut self {
+            server.give_way(turn.now());
+        }
+        self
+    }
+
+    /// RequestVote of Figure 2, and of thesis §4.2.3.
+    fn vote(mut self, turn: &mut Turn, from: NodeId, last: Position, transfer: bool) -> Self {
+        let bound = !transfer && self.clings(turn.now());
+        // Where the term's leader is known, the vote can't be of use to anybody.
+        if bound || self.leader().is_some() || !self.core().can_vote_for(from, last) {
+            return self;
+        }
+        self.core_mut().vote_for(from);
+        self.core().send_when_durable(turn, from, Message::VoteGranted);
+        match self {
+            Self::Follower(server) => server.follow(turn, None),
+            Self::PreCandidate(server) => server.follow(turn, None),
+            // It voted for itself, so this can be nobody else's request.
+            other => other,
+        }
+    }
+}
+
+impl<R> Server<R> {
+    /// The same server in another role.
+    pub(super) fn in_role<S>(self, role: S) -> Server<S> {
+        Server { core: self.core, role }
+    }
+
+    pub(super) fn into_follower(self, turn: &Turn, leader: Option<NodeId>) -> Server<Follower> {
+        let deadline = self.core.election_deadline(&turn.moment);
+        self.in_role(Follower::waiting(leader, deadline))
+    }
+
+    /// Waits for a leader, for a freshly drawn time.
+    pub(super) fn follow(self, turn: &Turn, leader: Option<NodeId>) -> Node {
+        self.into_follower(turn, leader).into()
+    }
+}
+
+impl From<Server<Follower>> for Node {
+    fn from(server: Server<Follower>) -> Self {
+        Self::Follower(server)
+    }
+}
+
+impl From<Server<PreCandidate>> for Node {
+    fn from(server: Server<PreCandidate>) -> Self {
+        Self::PreCandidate(server)
+    }
+}
+
+impl From<Server<Candidate>> for Node {
+    fn from(server: Server<Candidate>) -> Self {
+        Self::Candidate(server)
+    }
+}
+
+impl From<Server<Leader>> for Node {
+    fn from(server: Server<Leader>) -> Self {
+        Self::Leader(server)
+    }
+}

@@ -1,0 +1,162 @@
+//! What a leader knows of one follower, and what to send it next.
+//!
+//! | mode | what is known | what is sent |
+//! |---|---|---|
+//! | [`Probe`](Mode::Probe) | not where the logs part | one message, and again with each heartbeat |
+//! | [`Stream`](Mode::Stream) | they agree up to `matched` | entries as they come, unanswered ones up to a bound |
+//! | [`Install`](Mode::Install) | the follower needs what is compacted away | a snapshot, and heartbeats without a log |
+//!
+//! Lost messages are noticed by the heartbeat: it stands behind everything that was sent, and a
+//! follower that lacks some of it rejects it.
+
+use super::{
+    core::{Core, Turn},
+    identity::{Index, NodeId, Position},
+    log::Conflict,
+    message::Message,
+};
+use crate::clock::Timestamp;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Progress {
+    pub(super) peer: NodeId,
+    /// Up to here the follower's log is ours, durably (`matchIndex` of Figure 2).
+    pub(super) matched: Index,
+    /// What to send next (`nextIndex` of Figure 2).
+    next: Index,
+    /// When we sent the newest message that it has answered, by our clock.
+    pub(super) answered: Option<Timestamp>,
+    /// How many entries may be sent and not answered: all that the limits allow, or after a rejection
+    /// what one message holds, and then twice as many with each answer.
+    window: usize,
+    /// When we last went back. What is rejected of the messages before is no news.
+    went_back: Option<Timestamp>,
+    mode: Mode,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Mode {
+    Probe,
+    Stream,
+    Install { sent: Timestamp, end: Index },
+}
+
+impl Progress {
+    /// Of a follower that a new leader knows nothing of; `next` is the leader's first own entry.
+    pub(super) fn unknown(peer: NodeId, next: Index, window: usize) -> Self {
+        let (matched, answered, went_back) = (Index::ZERO, None, None);
+        Self { peer, matched, next, answered, window, went_back, mode: Mode::Probe }
+    }
+
+    /// Sends a heartbeat, and with it what is due again.
+    pub(super) fn heartbeat(&mut self, core: &Core, turn: &mut Turn) {
+        match self.mode {
+            Mode::Stream if self.room() == 0 || self.next > core.log.last().index => {
+                self.append(core, turn, 0);
+            }
+            Mode::Stream => self.stream(core, turn),
+            Mode::Probe => self.append(core, turn, core.config.limits.entries),
+            Mode::Install { sent, .. } if turn.now() >= sent + core.timing().longest() => {
+                self.snapshot(core, turn)
+            }
+            Mode::Install { .. } => self.bare(core, turn),
+        }
+    }
+
+    /// Sends all that is new and has room.
+    pub(super) fn stream(&mut self, core: &Core, turn: &mut Turn) {
+        while self.mode == Mode::Stream && self.next <= core.log.last().index && self.room() > 0 {
+            self.append(core, turn, self.room());
+        }
+    }
+
+    /// How many more entries may be under way.
+    fn room(&self) -> usize {
+        let under_way = self.next.after(self.matched.next());
+        self.window.saturating_sub(under_way)
+    }
+
+    fn append(&mut self, core: &Core, turn: &mut Turn, most: usize) {
+        let index = self.next.previous();
+        let Some(term) = core.log.term_at(index) else {
+            return self.snapshot(core, turn);
+        };
+        let limits = &core.config.limits;
+        let last = core.log.last().index;
+        let entries = core.log.slice(self.next, last, most.min(limits.entries), limits.bytes).to_vec();
+        if self.mode == Mode::Stream {
+            self.next = self.next.plus(entries.len());
+        }
+        let previous = Position { term, index };
+        self.say(core, turn, previous, entries);
+    }
+
+    /// A heartbeat that says nothing of the log, so that there is nothing to reject.
+    fn bare(&self, core: &Core, turn: &mut Turn) {
+        self.say(core, turn, Position::START, Vec::new());
+    }
+
+    fn say(&self, core: &Core, turn: &mut Turn, previous: Position, entries: Vec<super::log::Entry>) {
+        let (commit, sent) = (core.commit, turn.now());
+        core.send(turn, self.peer, Message::Append { previous, entries, commit, sent });
+    }
+
+    fn snapshot(&mut self, core: &Core, turn: &mut Turn) {
+        let (snapshot, sent) = (core.log.snapshot().clone(), turn.now());
+        self.mode = Mode::Install { sent, end: snapshot.at.index };
+        core.send(turn, self.peer, Message::Install { snapshot, sent });
+    }
+
+    /// The follower's log is ours up to `matched`.
+    pub(super) fn appended(&mut self, core: &Core, matched: Index, echo: Timestamp) {
+        self.answer(echo);
+        if matched > self.matched {
+            self.window = (2 * self.window).min(core.config.limits.in_flight);
+        }
+        self.matched = self.matched.max(matched);
+        self.next = self.next.max(self.matched.next());
+        self.mode = match self.mode {
+            Mode::Install { end, .. } if self.matched >= end => Mode::Stream,
+            Mode::Probe if self.matched.next() == self.next => Mode::Stream,
+            same => same,
+        };
+    }
+
+    /// The follower's log is not ours at `previous`; whether there is an earlier place to try.
+    pub(super) fn rejected(
+        &mut self,
+        core: &Core,
+        turn: &Turn,
+        previous: Index,
+        conflict: Conflict,
+        echo: Timestamp,
+    ) -> bool {
+        self.answer(echo);
+        // Where messages overtake each other, one gap is rejected many times. Going back for each, and
+        // sending everything anew, would make more rejections than it answers.
+        let recent = self.went_back <= Some(echo);
+        let news = recent
+            && match self.mode {
+                Mode::Probe => previous == self.next.previous(),
+                Mode::Stream => previous > self.matched && previous < self.next,
+                Mode::Install { .. } => false,
+            };
+        if !news {
+            return false;
+        }
+        let resume = core.log.resume_after(conflict).min(previous).max(self.matched.next());
+        self.mode = Mode::Probe;
+        self.window = core.config.limits.entries.min(core.config.limits.in_flight);
+        self.went_back = Some(turn.now());
+        resume < std::mem::replace(&mut self.next, resume)
+    }
+
+    fn answer(&mut self, echo: Timestamp) {
+        self.answered = self.answered.max(Some(echo));
+    }
+
+    /// Probes at once where the last rejection pointed.
+    pub(super) fn probe(&mut self, core: &Core, turn: &mut Turn) {
+        self.append(core, turn, core.config.limits.entries);
+    }
+}

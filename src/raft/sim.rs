@@ -1,0 +1,206 @@
+//! The whole group, simulated: one seed, one thread, one order of events.
+//!
+//! ```text
+//!  seed ─► Plan ─► World ─────────────────────────────► Outcome
+//!          clocks   servers (the production code)         no violation
+//!          network  disks, clocks, links, timers          or one, with its seed, the command that
+//!          faults   └─ each step ─► Invariants             replays it, and a shorter plan
+//! ```
+//!
+//! What a seed stands for is decided before the run ([`plan`]); what must hold is looked at after each
+//! step ([`invariant`]). Time is the simulation's own, so a run of seconds takes
+//! milliseconds. Nothing here waits for anything, and nothing depends on how fast the machine is.
+//!
+//! | to | say |
+//! |---|---|
+//! | run many more seeds | `make simulate SEEDS=1000000` |
+//! | see one run | `make replay SEED=42` |
+//! | repeat the scenarios with fresh seeds | `make many N=50` |
+
+pub(crate) mod clock;
+mod invariant;
+mod mutants;
+mod network;
+mod plan;
+mod scenario;
+mod shorten;
+pub(crate) mod world;
+
+use std::time::{Duration, Instant};
+
+use self::{
+    invariant::Violation,
+    plan::Plan,
+    shorten::{Kept, shortened},
+    world::World,
+};
+
+/// How long after all trouble there must be a leader, at the latest.
+///
+/// An election takes one timeout, 0.5 s at most, and about one in ten is split and takes another.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
+
+/// How many lines of a failed run are shown.
+const LINES_SHOWN: usize = 80;
+
+/// Runs a plan to its end, or to the first violation.
+fn run(plan: Plan) -> World {
+    finish(World::new(plan))
+}
+
+/// The same, with each message in the transcript.
+fn run_recorded(plan: Plan) -> World {
+    finish(World::new(plan).record(true))
+}
+
+fn finish(mut world: World) -> World {
+    world.run_for(Duration::from_nanos(world.heals_at().0));
+    world.heal();
+    world.settle(SETTLES_WITHIN);
+    world
+}
+
+/// Runs what a seed stands for; a violation panics with all that is needed to look into it.
+fn check(seed: u64) -> World {
+    let world = run(Plan::of(seed));
+    match world.violation() {
+        None => world,
+        Some(violation) => panic!("{}", report(&Plan::of(seed), violation)),
+    }
+}
+
+/// What a person needs to know of a failure.
+fn report(plan: &Plan, violation: &Violation) -> String {
+    let (kept, shorter) = shortened(plan, violation);
+    let world = run_recorded(shorter.clone());
+    let lines = world.transcript();
+    let faults: Vec<String> =
+        shorter.faults.iter().map(|(at, fault)| format!("{:8.1} ms  {fault}", at.millis())).collect();
+    format!(
+        "seed {} breaks {violation}\n\nreplay it:\n  make replay SEED={} {kept}\n\n{} of {} faults are enough:\n{}\n\n\
+         the end of the shorter run:\n{}",
+        plan.seed,
+        plan.seed,
+        shorter.faults.len(),
+        plan.faults.len(),
+        faults.join("\n"),
+        lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n"),
+    )
+}
+
+/// Seeds that each of the tests below takes: 12,000 in all.
+const SEEDS_A_TEST: u64 = 1_500;
+
+fn check_block(block: u64) {
+    (block * SEEDS_A_TEST..(block + 1) * SEEDS_A_TEST).for_each(|seed| drop(check(seed)));
+}
+
+/// Eight tests instead of one, so that they can run side by side.
+macro_rules! blocks {
+    ($($name:ident $block:literal)*) => {$(
+        #[test]
+        fn $name() {
+            check_block($block);
+        }
+    )*};
+}
+
+blocks! {
+    every_invariant_holds_in_every_run_1 0
+    every_invariant_holds_in_every_run_2 1
+    every_invariant_holds_in_every_run_3 2
+    every_invariant_holds_in_every_run_4 3
+    every_invariant_holds_in_every_run_5 4
+    every_invariant_holds_in_every_run_6 5
+    every_invariant_holds_in_every_run_7 6
+    every_invariant_holds_in_every_run_8 7
+}
+
+/// A number from the environment, for the `make` targets.
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+#[ignore = "make simulate SEEDS=n"]
+fn simulate() {
+    let (seeds, first) = (number("SEEDS", 100_000), number("FIRST", 1_000_000));
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let started = Instant::now();
+    let steps: u64 = std::thread::scope(|scope| {
+        let part = |thread| (first + thread..first + seeds).step_by(threads as usize);
+        let run = |thread| scope.spawn(move || part(thread).map(|seed| check(seed).steps()).sum::<u64>());
+        let running: Vec<_> = (0..threads).map(run).collect();
+        running.into_iter().map(|thread| thread.join().expect("no violation")).sum()
+    });
+    let took = started.elapsed();
+    let rate = steps as f64 / took.as_secs_f64() / threads as f64;
+    println!(
+        "{seeds} seeds from {first}: {steps} steps in {took:.1?}, {rate:.0} a second and thread, no violation"
+    );
+}
+
+#[test]
+#[ignore = "make replay SEED=n"]
+fn replay() {
+    let plan = Kept::from_environment().of(Plan::of(number("SEED", 0)));
+    let world = run_recorded(plan.clone());
+    println!("{plan:#?}");
+    world.transcript().iter().for_each(|line| println!("{line}"));
+    if let Some(violation) = world.violation() {
+        panic!("seed {} breaks {violation}", plan.seed);
+    }
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    for seed in 0..20 {
+        let (one, other) = (run_recorded(Plan::of(seed)), run_recorded(Plan::of(seed)));
+        assert_eq!(one.transcript(), other.transcript());
+    }
+}
+
+/// A simulation in which nothing happens finds nothing.
+#[test]
+fn what_can_go_wrong_does_go_wrong() {
+    let mut missing: Vec<&str> = vec![
+        "LEADS with token",
+        "begins anew from a snapshot",
+        "compacts its log",
+        "is a pre-candidate",
+        "I gave up, stand at once",
+        "the leader asked me to",
+        "your term is over",
+        "nothing at",
+        "not what I have at",
+        "is killed",
+        "is started",
+        "is frozen",
+        "goes on",
+        "nothing gets from",
+        "takes 50 times as long",
+        "is told to resign",
+    ];
+    for seed in 0..200 {
+        let world = run_recorded(Plan::of(seed));
+        missing.retain(|what| !world.transcript().iter().any(|line| line.contains(what)));
+        if missing.is_empty() {
+            return;
+        }
+    }
+    panic!("never happened: {missing:?}");
+}
+
+/// The margin is what the clocks are allowed to differ by. Beyond it the invariant must break, or it
+/// would be the invariant that is too weak.
+#[test]
+fn clocks_further_apart_than_the_margin_make_two_leaders() {
+    let found = (0..20_000).find(|seed| {
+        let mut plan = Plan::of(*seed);
+        for (place, clock) in plan.clocks.iter_mut().enumerate() {
+            clock.per_mille = if place % 2 == 0 { 700 } else { 1300 };
+        }
+        run(plan).violation().is_some_and(|violation| violation.invariant == "one valid leader")
+    });
+    assert!(found.is_some());
+}

@@ -1,0 +1,127 @@
+//! What must hold at every moment of every run, one a file, and what they look at.
+
+mod a_leader_again;
+mod election_safety;
+mod leader_append_only;
+mod leader_completeness;
+mod log_matching;
+mod nothing_refused;
+mod one_valid_leader;
+mod state_machine_safety;
+mod terms_stay;
+mod tokens_grow;
+
+use std::{fmt, time::Duration};
+
+use super::{
+    clock::{Clock, TrueTime},
+    world::StateMachine,
+};
+use crate::raft::{
+    action::{Actions, Tidings},
+    identity::{Index, Members, NodeId, Position, Term},
+    node::Node,
+};
+
+/// A thing that must hold.
+trait Invariant {
+    /// Its name, and where it is from.
+    fn name(&self) -> &'static str;
+
+    /// Looks at what happened.
+    fn look(&mut self, seen: &Seen<'_>) -> Result<(), String>;
+}
+
+/// What happened.
+pub(crate) enum Seen<'a> {
+    /// A server took a step.
+    Stepped(&'a Step, &'a Node, &'a Actions),
+    /// A state machine moved on by one entry.
+    Applied { node: NodeId, before: Position, state: StateMachine },
+    /// A state machine began from a snapshot, or from nothing.
+    Restored { node: NodeId, state: StateMachine },
+    /// A server said something of its leadership.
+    Tidings { node: NodeId, tidings: Tidings, at: TrueTime, clock: Clock },
+    /// A process is gone.
+    Died { node: NodeId },
+    /// Whether anybody's messages get to a server.
+    Hearing { node: NodeId, anybody: bool },
+    /// The trouble was over for that long, and is or is not forgotten.
+    Settled { settled: bool, within: Duration },
+    /// The run ends.
+    Ended { node: NodeId, server: &'a Node },
+}
+
+/// A server as it was before a step.
+#[derive(Debug)]
+pub(crate) struct Step {
+    pub(crate) node: NodeId,
+    pub(crate) role: &'static str,
+    pub(crate) term: Term,
+    pub(crate) last: Position,
+    pub(crate) commit: Index,
+}
+
+impl Step {
+    pub(crate) fn before(node: NodeId, server: &Node) -> Self {
+        let (role, term, last) = (server.role(), server.term(), server.log().last());
+        Self { node, role, term, last, commit: server.committed() }
+    }
+
+    /// Whether the server leads now what it did not lead before.
+    pub(crate) fn elects(&self, after: &Node) -> bool {
+        leads(after) && (self.role != "leader" || self.term != after.term())
+    }
+}
+
+fn leads(server: &Node) -> bool {
+    matches!(server, Node::Leader(_))
+}
+
+/// An invariant that did not hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) invariant: &'static str,
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.what)
+    }
+}
+
+/// All of them.
+pub(crate) struct Invariants {
+    valid: one_valid_leader::OneValidLeader,
+    others: Vec<Box<dyn Invariant>>,
+}
+
+impl Invariants {
+    pub(crate) fn all(members: Members) -> Self {
+        let others: Vec<Box<dyn Invariant>> = vec![
+            Box::<election_safety::ElectionSafety>::default(),
+            Box::new(leader_append_only::LeaderAppendOnly),
+            Box::<log_matching::LogMatching>::default(),
+            Box::<leader_completeness::LeaderCompleteness>::default(),
+            Box::<state_machine_safety::StateMachineSafety>::default(),
+            Box::<tokens_grow::TokensGrow>::default(),
+            Box::new(a_leader_again::ALeaderAgain),
+            Box::new(terms_stay::TermsStay::of(members)),
+            Box::new(nothing_refused::NothingRefused),
+        ];
+        Self { valid: one_valid_leader::OneValidLeader::of(members), others }
+    }
+
+    pub(crate) fn look(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {
+        let all = self.others.iter_mut().map(|it| &mut **it).chain([&mut self.valid as &mut dyn Invariant]);
+        for invariant in all {
+            invariant.look(seen).map_err(|what| Violation { invariant: invariant.name(), what })?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn valid_leader(&self, at: TrueTime) -> Option<NodeId> {
+        self.valid.leader(at)
+    }
+}

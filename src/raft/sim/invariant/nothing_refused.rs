@@ -1,0 +1,22 @@
+//! Servers that follow the protocol say nothing that is refused: each refusal is a sign that the rule
+//! or the server is wrong.
+
+use super::{Invariant, Seen};
+use crate::raft::message::{Refusal, Refusals};
+
+pub(super) struct NothingRefused;
+
+impl Invariant for NothingRefused {
+    fn name(&self) -> &'static str {
+        "nothing refused"
+    }
+
+    fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        let Seen::Ended { node, server } = seen else { return Ok(()) };
+        if *server.refusals() == Refusals::default() {
+            return Ok(());
+        }
+        let impossible = server.refusals().of(Refusal::Impossible);
+        Err(format!("{node} refused messages, {impossible} of them as impossible"))
+    }
+}

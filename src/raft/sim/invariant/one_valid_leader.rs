@@ -1,0 +1,85 @@
+//! At no true instant do two servers validly lead (the contract's claim; safety.md).
+//!
+//! Nobody is asked what it thinks. A claim is valid until the server's own clock shows the end
+//! that it was told, frozen or not, unless the server said before that it lost it, or its process is
+//! gone. True time, which no server knows, decides whether two claims overlap.
+
+use super::{Invariant, Seen};
+use crate::{
+    leadership::FencingToken,
+    raft::{
+        action::Tidings,
+        identity::{Members, NodeId},
+        sim::clock::{Clock, TrueTime},
+    },
+};
+
+pub(super) struct OneValidLeader {
+    claims: Vec<Option<Claim>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Claim {
+    token: FencingToken,
+    /// The first moment at which it is not valid any more.
+    end: TrueTime,
+}
+
+impl OneValidLeader {
+    pub(super) fn of(members: Members) -> Self {
+        Self { claims: vec![None; members.count()] }
+    }
+
+    fn valid(&self, at: TrueTime) -> impl Iterator<Item = NodeId> {
+        let claims = self.claims.iter().enumerate();
+        claims
+            .filter(move |(_, claim)| claim.is_some_and(|claim| at < claim.end))
+            .map(|(place, _)| NodeId::new(place as u8))
+    }
+
+    pub(super) fn leader(&self, at: TrueTime) -> Option<NodeId> {
+        self.valid(at).next()
+    }
+
+    fn hear(&mut self, node: NodeId, tidings: Tidings, at: TrueTime, clock: Clock) -> Result<(), String> {
+        let before = self.claims[node.place()];
+        match tidings {
+            Tidings::Gained { token, until } => {
+                if let Some(other) = self.valid(at).next() {
+                    return Err(format!("{node} leads with token {token} while {other} does"));
+                }
+                self.claims[node.place()] = Some(Claim { token, end: clock.when(until) });
+            }
+            Tidings::Extended { token, until } => {
+                let end = clock.when(until);
+                match before {
+                    Some(claim) if claim.token == token && at < claim.end && claim.end <= end => {}
+                    _ => return Err(format!("{node} extends with token {token} what is over: {before:?}")),
+                }
+                if let Some(other) = self.valid(at).find(|other| *other != node) {
+                    return Err(format!("{node} goes on leading while {other} leads"));
+                }
+                self.claims[node.place()] = Some(Claim { token, end });
+            }
+            Tidings::Lost { .. } => self.claims[node.place()] = None,
+        }
+        Ok(())
+    }
+}
+
+impl Invariant for OneValidLeader {
+    fn name(&self) -> &'static str {
+        "one valid leader"
+    }
+
+    fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match *seen {
+            Seen::Tidings { node, tidings, at, clock } => self.hear(node, tidings, at, clock),
+            Seen::Died { node } => {
+                self.claims[node.place()] = None;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The term of a server that hears nobody does not run away (thesis §9.6).
+//!
+//! It may rise by one: by a candidacy that a majority had agreed to just before. A second one would
+//! need another majority's word.
+
+use super::{Invariant, Seen};
+use crate::raft::identity::{Members, NodeId, Term};
+
+pub(super) struct TermsStay {
+    /// For each that hears nobody: its term when that began, once it is known.
+    deaf: Vec<Option<Option<Term>>>,
+}
+
+impl TermsStay {
+    pub(super) fn of(members: Members) -> Self {
+        Self { deaf: vec![None; members.count()] }
+    }
+
+    fn stepped(&mut self, node: NodeId, before: Term, after: Term) -> Result<(), String> {
+        let Some(began) = &mut self.deaf[node.place()] else { return Ok(()) };
+        let began = *began.get_or_insert(before);
+        if after <= began.next() {
+            return Ok(());
+        }
+        Err(format!("{node} went from term {began} to {after} and heard nobody"))
+    }
+}
+
+impl Invariant for TermsStay {
+    fn name(&self) -> &'static str {
+        "terms stay"
+    }
+
+    fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        match *seen {
+            Seen::Hearing { node, anybody: true } => self.deaf[node.place()] = None,
+            Seen::Hearing { node, anybody: false } => {
+                self.deaf[node.place()].get_or_insert(None);
+            }
+            Seen::Stepped(step, after, _) => return self.stepped(step.node, step.term, after.term()),
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,26 @@
+//! Each term of leadership has a token larger than all before it (contract, point 5).
+
+use super::{Invariant, Seen};
+use crate::{leadership::FencingToken, raft::action::Tidings};
+
+#[derive(Default)]
+pub(super) struct TokensGrow {
+    largest: Option<FencingToken>,
+}
+
+impl Invariant for TokensGrow {
+    fn name(&self) -> &'static str {
+        "tokens grow"
+    }
+
+    fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
+        let Seen::Tidings { node, tidings: Tidings::Gained { token, .. }, .. } = *seen else {
+            return Ok(());
+        };
+        if self.largest.is_some_and(|largest| token <= largest) {
+            return Err(format!("{node} leads with token {token}, which is not larger than all before"));
+        }
+        self.largest = Some(token);
+        Ok(())
+    }
+}

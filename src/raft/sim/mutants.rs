@@ -1,0 +1,74 @@
+//! Each safeguard, taken out: the simulation must notice, by the invariant that it protects.
+
+use super::{plan::Plan, run};
+use crate::raft::mutant::Mutant;
+
+/// More than ten times what the rarest takes.
+const SEEDS: u64 = 40_000;
+
+/// Runs seeds until one breaks one of these invariants.
+fn caught(mutant: Mutant, invariants: &[&str]) {
+    caught_in(Plan::of, mutant, invariants);
+}
+
+fn caught_in(plan_of: fn(u64) -> Plan, mutant: Mutant, invariants: &[&str]) {
+    let found = (0..SEEDS).find_map(|seed| {
+        let plan = Plan { mutant: Some(mutant), ..plan_of(seed) };
+        let violation = run(plan).violation().cloned()?;
+        invariants.contains(&violation.invariant).then_some((seed, violation))
+    });
+    let (seed, violation) = found.unwrap_or_else(|| panic!("{mutant:?} was not noticed in {SEEDS} runs"));
+    println!("{mutant:?}: seed {seed} breaks {violation}");
+}
+
+#[test]
+fn what_is_said_before_it_is_durable_is_noticed() {
+    caught(
+        Mutant::SkipsFsync,
+        &["election safety", "leader completeness", "state machine safety", "log matching"],
+    );
+}
+
+#[test]
+fn a_second_vote_in_a_term_is_noticed() {
+    caught(Mutant::VotesTwice, &["election safety"]);
+}
+
+#[test]
+fn votes_for_shorter_logs_are_noticed() {
+    caught(Mutant::IgnoresLogs, &["leader completeness"]);
+}
+
+#[test]
+fn figure_8_counting_entries_of_old_terms_is_noticed() {
+    caught_in(
+        Plan::of_short_reigns,
+        Mutant::CountsOldTerms,
+        &["leader completeness", "state machine safety"],
+    );
+}
+
+#[test]
+fn elections_without_a_pre_vote_are_noticed() {
+    caught(Mutant::IgnoresPreVote, &["terms stay"]);
+}
+
+#[test]
+fn validity_that_counts_from_the_answer_is_noticed() {
+    caught(Mutant::CountsFromTheAnswer, &["one valid leader"]);
+}
+
+#[test]
+fn a_restarted_voter_that_votes_at_once_is_noticed() {
+    caught(Mutant::ForgetsStickiness, &["one valid leader"]);
+}
+
+#[test]
+fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
+    caught(Mutant::TakesLeadershipBack, &["one valid leader", "tokens grow"]);
+}
+
+#[test]
+fn a_leader_that_goes_on_without_a_majority_is_noticed() {
+    caught(Mutant::IgnoresQuorum, &["a leader again"]);
+}

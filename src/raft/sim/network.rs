@@ -1,0 +1,70 @@
+//! Links that delay, lose, double and reorder, or are cut, each way by itself.
+
+use std::time::Duration;
+
+use crate::raft::identity::NodeId;
+
+/// How messages fare.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Weather {
+    /// Least and most time on the way.
+    pub(crate) delay: (Duration, Duration),
+    /// Of a thousand messages, how many are lost, doubled, or held up for much longer.
+    pub(crate) lost: u32,
+    pub(crate) doubled: u32,
+    pub(crate) held_up: u32,
+}
+
+/// How much longer a message takes that is held up.
+const HELD_UP: u32 = 10;
+
+impl Weather {
+    /// Half a millisecond, and nothing lost.
+    pub(crate) const FAIR: Self = Self {
+        delay: (Duration::from_micros(300), Duration::from_micros(700)),
+        lost: 0,
+        doubled: 0,
+        held_up: 0,
+    };
+
+    /// After how long the copies of a message arrive: none, one or two.
+    pub(crate) fn deliveries(&self, rng: &mut fastrand::Rng) -> impl Iterator<Item = Duration> + use<> {
+        let copies = match rng.u32(0..1000) {
+            dice if dice < self.lost => 0,
+            dice if dice < self.lost + self.doubled => 2,
+            _ => 1,
+        };
+        let delays: [Duration; 2] = std::array::from_fn(|_| self.one_delay(rng));
+        delays.into_iter().take(copies)
+    }
+
+    fn one_delay(&self, rng: &mut fastrand::Rng) -> Duration {
+        let (least, most) = self.delay;
+        let delay = Duration::from_nanos(rng.u64(least.as_nanos() as u64..=most.as_nanos() as u64));
+        if rng.u32(0..1000) < self.held_up { delay * HELD_UP } else { delay }
+    }
+}
+
+/// Which way nothing gets through.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cuts(Vec<(NodeId, NodeId)>);
+
+impl Cuts {
+    pub(crate) fn passes(&self, from: NodeId, to: NodeId) -> bool {
+        !self.0.contains(&(from, to))
+    }
+
+    pub(crate) fn cut(&mut self, from: NodeId, to: NodeId) {
+        if self.passes(from, to) {
+            self.0.push((from, to));
+        }
+    }
+
+    pub(crate) fn mend(&mut self) {
+        self.0.clear();
+    }
+
+    pub(crate) fn mend_all_of(&mut self, node: NodeId) {
+        self.0.retain(|(from, to)| *from != node && *to != node);
+    }
+}

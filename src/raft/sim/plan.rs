@@ -1,0 +1,298 @@
+//! What a seed stands for: a group, its clocks and network, and what goes wrong when.
+//!
+//! All is decided before the run, so that a failing run can be shortened by leaving things out.
+
+use std::{fmt, time::Duration};
+
+use super::{
+    clock::{Clock, TrueTime},
+    network::Weather,
+};
+use crate::raft::{identity::NodeId, message::Limits, mutant::Mutant, timing::Timing};
+
+/// For how long things go wrong, at most.
+const TROUBLE: Duration = Duration::from_secs(8);
+
+/// What a seed stands for.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) timing: Timing,
+    pub(crate) limits: Limits,
+    pub(crate) clocks: Vec<Clock>,
+    pub(crate) weather: Weather,
+    /// How long a disk takes for an fsync.
+    pub(crate) fsync: (Duration, Duration),
+    /// How late a timer may fire: a loaded machine.
+    pub(crate) late: Duration,
+    /// After how many applied entries a server compacts its log.
+    pub(crate) compact_after: usize,
+    /// How often something is proposed to somebody.
+    pub(crate) propose_every: Duration,
+    pub(crate) faults: Vec<(TrueTime, Fault)>,
+    /// When all faults end.
+    pub(crate) heal_at: TrueTime,
+    pub(crate) mutant: Option<Mutant>,
+}
+
+/// Whom a fault hits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whom {
+    Server(NodeId),
+    /// Whoever leads the highest term at that moment; nobody if nobody does.
+    Leader,
+    /// Of those that don't, this one in their order.
+    Other(u8),
+}
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fault {
+    /// The process is killed; what was not durable is lost, or some of it.
+    Crash(Whom),
+    Start(NodeId),
+    /// Killed, and started again after that long.
+    Bounce(Whom, Duration),
+    /// Stands still for that long (SIGSTOP, suspend, a hypervisor).
+    Freeze(Whom, Duration),
+    /// Nothing to it or from it.
+    CutOff(Whom),
+    /// Nothing from the first to the second.
+    OneWay(Whom, Whom),
+    /// Nothing from it, everything to it; or the other way round.
+    Deaf(Whom),
+    Mute(Whom),
+    /// Only these hear each other, and only the others.
+    Split(u8),
+    Mend,
+    Weather(Weather),
+    /// An fsync takes this many times as long.
+    SlowDisk(NodeId, u32),
+    /// All that is sent to it takes that much longer.
+    Lag(Whom, Duration),
+    /// An orderly end of leadership.
+    Resign(Whom),
+    /// The next to be elected is not heard any more after a while, and killed after another.
+    Doom {
+        mute: Duration,
+        killed: Duration,
+    },
+    /// All are killed at once.
+    PowerCut,
+    StartAll,
+}
+
+impl Plan {
+    /// What `seed` stands for.
+    pub(crate) fn of(seed: u64) -> Self {
+        Self::drawn(seed, false)
+    }
+
+    /// What `seed` stands for, as a run in which leaders come and go; one in sixteen is one anyway.
+    pub(crate) fn of_short_reigns(seed: u64) -> Self {
+        Self::drawn(seed, true)
+    }
+
+    fn drawn(seed: u64, short_reigns: bool) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let servers = [3, 3, 3, 3, 5, 5, 5, 2, 4, 7, 1][rng.usize(0..11)];
+        let clock = |rng: &mut fastrand::Rng| Clock {
+            start: rng.u64(5_000_000_000..500_000_000_000),
+            per_mille: rng.u64(950..=1050),
+        };
+        let clocks: Vec<Clock> = (0..servers).map(|_| clock(&mut rng)).collect();
+        let short_reigns = rng.u8(0..16) == 0 || short_reigns;
+        let trouble = TROUBLE.as_nanos() as u64 / if short_reigns { 1 } else { rng.u64(1..5) };
+        let heal_at = TrueTime(rng.u64(trouble / 2..trouble));
+        let faults =
+            if short_reigns { figure_8(&mut rng, heal_at) } else { faults(&mut rng, servers as u8, heal_at) };
+        let limits = limits(&mut rng);
+        Self {
+            seed,
+            timing: Timing::DEFAULT,
+            limits: if short_reigns { Limits { entries: 1, ..limits } } else { limits },
+            clocks,
+            weather: weather(&mut rng),
+            fsync: [(100, 400), (1_000, 8_000), (2_000, 40_000)].map(range)[rng.usize(0..3)],
+            late: Duration::from_millis([0, 2, 15][rng.usize(0..3)]),
+            compact_after: [5, 20, 1000][rng.usize(0..3)],
+            propose_every: Duration::from_millis([10, 40, 200][rng.usize(0..3)]),
+            faults,
+            heal_at,
+            mutant: None,
+        }
+    }
+
+    /// A group in which nothing goes wrong by itself.
+    pub(crate) fn fair(servers: usize, seed: u64) -> Self {
+        Self {
+            seed,
+            timing: Timing::DEFAULT,
+            limits: Limits::DEFAULT,
+            clocks: vec![Clock::RIGHT; servers],
+            weather: Weather::FAIR,
+            fsync: range((500, 1_500)),
+            late: Duration::ZERO,
+            compact_after: 1000,
+            propose_every: Duration::MAX,
+            faults: Vec::new(),
+            heal_at: TrueTime(0),
+            mutant: None,
+        }
+    }
+}
+
+fn range((least, most): (u64, u64)) -> (Duration, Duration) {
+    (Duration::from_micros(least), Duration::from_micros(most))
+}
+
+/// Small ones more often than not, so that bounds are met within seconds.
+fn limits(rng: &mut fastrand::Rng) -> Limits {
+    let entries = [1, 2, 256][rng.usize(0..3)];
+    let in_flight = [2, 8, 2048][rng.usize(0..3)];
+    let held = [4, 256][rng.usize(0..2)];
+    Limits { entries, in_flight, held, uncommitted: 64, ..Limits::DEFAULT }
+}
+
+fn weather(rng: &mut fastrand::Rng) -> Weather {
+    let delay = [(200, 900), (1_000, 10_000), (1_000, 60_000)].map(range)[rng.usize(0..3)];
+    let lost = [0, 10, 150][rng.usize(0..3)];
+    let doubled = [0, 50][rng.usize(0..2)];
+    let held_up = [0, 20][rng.usize(0..2)];
+    Weather { delay, lost, doubled, held_up }
+}
+
+fn faults(rng: &mut fastrand::Rng, servers: u8, until: TrueTime) -> Vec<(TrueTime, Fault)> {
+    let pace = [60, 250, 800][rng.usize(0..3)];
+    let mut faults = Vec::new();
+    let mut at = TrueTime(0).plus(Duration::from_millis(400));
+    while at < until {
+        if rng.u8(0..6) == 0 {
+            at = scheme(rng, at, &mut faults);
+        } else {
+            faults.push((at, fault(rng, servers)));
+        }
+        at = at.plus(Duration::from_micros(rng.u64(1..2 * pace * 1000)));
+    }
+    faults.retain(|(at, _)| *at < until);
+    faults
+}
+
+fn fault(rng: &mut fastrand::Rng, servers: u8) -> Fault {
+    let server = |rng: &mut fastrand::Rng| NodeId::new(rng.u8(0..servers));
+    let whom = |rng: &mut fastrand::Rng| match rng.bool() {
+        true => Whom::Leader,
+        false => Whom::Server(NodeId::new(rng.u8(0..servers))),
+    };
+    let a_while = |rng: &mut fastrand::Rng| Duration::from_millis(rng.u64(1..600));
+    match rng.u8(0..24) {
+        0 => Fault::Crash(whom(rng)),
+        1..=3 => Fault::Start(server(rng)),
+        4..=6 => Fault::Bounce(whom(rng), Duration::from_millis(rng.u64(0..100))),
+        7..=8 => Fault::Freeze(whom(rng), a_while(rng)),
+        9..=10 => Fault::CutOff(whom(rng)),
+        11..=12 => Fault::OneWay(whom(rng), Whom::Server(server(rng))),
+        13 => Fault::Deaf(whom(rng)),
+        14 => Fault::Mute(whom(rng)),
+        15 => Fault::Split(rng.u8(..)),
+        16..=19 => Fault::Mend,
+        20 => Fault::Weather(weather(rng)),
+        21 => Fault::SlowDisk(server(rng), [1, 10, 50][rng.usize(0..3)]),
+        22 => Fault::Lag(whom(rng), a_while(rng) / 3),
+        _ => Fault::Resign(whom(rng)),
+    }
+}
+
+/// Leaders come and go before anything of theirs is committed, as in Figure 8.
+fn figure_8(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
+    let mut faults = Vec::new();
+    let mut at = TrueTime(0);
+    while at < until {
+        // At once, so that its first entry is its own alone; or after a message or two.
+        let mute = Duration::from_micros(if rng.bool() { 0 } else { rng.u64(0..30_000) });
+        let killed = mute + Duration::from_millis(rng.u64(5..50));
+        faults.push((at, Fault::Doom { mute, killed }));
+        at = at.plus(Duration::from_millis(rng.u64(400..700)));
+        faults.push((at, Fault::Mend));
+        at = at.plus(Duration::from_millis(rng.u64(0..400)));
+        faults.push((at, Fault::StartAll));
+    }
+    faults.retain(|(at, _)| *at < until);
+    faults
+}
+
+/// Some faults that are harmless alone, one after the other; when the last of them has come.
+fn scheme(rng: &mut fastrand::Rng, start: TrueTime, faults: &mut Vec<(TrueTime, Fault)>) -> TrueTime {
+    let mut at = start;
+    let mut then = |after: Duration, fault| {
+        at = at.plus(after);
+        faults.push((at, fault));
+    };
+    let up_to = |rng: &mut fastrand::Rng, millis: u64| Duration::from_micros(rng.u64(0..millis * 1000));
+    let none = Duration::ZERO;
+    match rng.u8(0..5) {
+        // One follower waits for a vote; the other, on which the leader counts, forgets that it did.
+        0 => {
+            then(none, Fault::OneWay(Whom::Leader, Whom::Other(0)));
+            then(Duration::from_millis(250) + up_to(rng, 250), Fault::CutOff(Whom::Leader));
+            then(none, Fault::Bounce(Whom::Other(1), up_to(rng, 20)));
+        }
+        // What the leader is answered is old when it comes.
+        1 => {
+            let lag = Duration::from_millis(80) + up_to(rng, 140);
+            then(none, Fault::Lag(Whom::Leader, lag));
+            then(Duration::from_millis(200) + up_to(rng, 200), Fault::Mute(Whom::Leader));
+        }
+        // The same, for a leader that stands still.
+        2 => {
+            then(none, Fault::Freeze(Whom::Leader, Duration::from_millis(120) + up_to(rng, 120)));
+            then(none, Fault::Mute(Whom::Leader));
+        }
+        3 => {
+            then(none, Fault::PowerCut);
+            then(up_to(rng, 50), Fault::StartAll);
+        }
+        // The word to take over is late, and the one that gave it is back.
+        _ => {
+            then(none, Fault::Lag(Whom::Other(0), up_to(rng, 300)));
+            then(up_to(rng, 100), Fault::Resign(Whom::Leader));
+        }
+    }
+    at
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(node) => node.fmt(f),
+            Self::Leader => f.write_str("the leader"),
+            Self::Other(place) => write!(f, "follower {}", place + 1),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Crash(whom) => write!(f, "{whom} is killed"),
+            Self::Start(node) => write!(f, "{node} is started"),
+            Self::Bounce(whom, down) => write!(f, "{whom} is killed, and started after {down:?}"),
+            Self::Freeze(whom, span) => write!(f, "{whom} is frozen for {span:?}"),
+            Self::CutOff(whom) => write!(f, "{whom} is cut off"),
+            Self::OneWay(from, to) => write!(f, "nothing gets from {from} to {to}"),
+            Self::Deaf(whom) => write!(f, "nothing gets to {whom}"),
+            Self::Mute(whom) => write!(f, "nothing gets out of {whom}"),
+            Self::Split(side) => write!(f, "the network is split, {side:08b}"),
+            Self::Mend => f.write_str("the network is mended"),
+            Self::Weather(weather) => write!(f, "the network changes: {weather:?}"),
+            Self::SlowDisk(node, times) => write!(f, "the disk of {node} takes {times} times as long"),
+            Self::Lag(whom, by) => write!(f, "all that is sent to {whom} takes {by:?} longer"),
+            Self::Resign(whom) => write!(f, "{whom} is told to resign"),
+            Self::Doom { mute, killed } => {
+                write!(f, "the next to be elected is mute after {mute:?}, and killed after {killed:?}")
+            }
+            Self::PowerCut => f.write_str("all are killed"),
+            Self::StartAll => f.write_str("all that are down are started"),
+        }
+    }
+}

@@ -1,0 +1,568 @@
+//! The whole group, its disks, clocks and network, in one thread and one order of events.
+//!
+//! The servers are the production code. Around each is what its driver will be: a clock that it
+//! reads, a disk that takes its time and forgets what it was not given time for, a timer, a state
+//! machine.
+
+mod machine;
+mod trouble;
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    clock::{Clock, TrueTime},
+    invariant::{Invariants, Seen, Step, Violation},
+    network::{Cuts, Weather},
+    plan::Plan,
+};
+use crate::{
+    leadership::ClusterId,
+    raft::{
+        action::{Actions, Content, Effect, Input, Moment, Proposal, ProposalId, Stored, Tidings, Write},
+        core::Config,
+        identity::{Index, Members, NodeId, Position},
+        log::{Entry, Snapshot, TimeOfDay},
+        message::{Envelope, Message},
+        node::Node,
+        timing::Draw,
+    },
+};
+
+use self::machine::{Machine, Process};
+pub(crate) use self::machine::{StateMachine, fingerprint};
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(0xE1EC7);
+
+/// A run has some thousand events. One with so many is going round in circles.
+const MOST_EVENTS: u64 = 200_000;
+
+/// What is going to happen.
+#[derive(Debug)]
+enum Event {
+    Deliver(Envelope),
+    Timer { node: NodeId, run: u32 },
+    Synced { node: NodeId, run: u32 },
+    Fault(usize),
+    Thaw { node: NodeId, run: u32 },
+    Start(NodeId),
+    Silence { node: NodeId, run: u32 },
+    Kill { node: NodeId, run: u32 },
+    Propose,
+    Heal,
+}
+
+#[derive(Debug)]
+struct Scheduled {
+    at: TrueTime,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Scheduled {}
+
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// The simulation.
+pub(crate) struct World {
+    plan: Plan,
+    now: TrueTime,
+    rng: fastrand::Rng,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    scheduled: u64,
+    machines: Vec<Machine>,
+    weather: Weather,
+    cuts: Cuts,
+    healed: bool,
+    /// How long the next leader has to live.
+    doom: Option<(Duration, Duration)>,
+    invariants: Invariants,
+    violation: Option<Violation>,
+    proposals: u64,
+    steps: u64,
+    sent: u64,
+    rejections: u64,
+    /// Where proposals went that a leader took.
+    accepted: Vec<(ProposalId, Position)>,
+    transcript: Option<Vec<String>>,
+    /// Whether each message is a line of the transcript.
+    verbose: bool,
+}
+
+impl World {
+    /// All servers start at about the same time, with empty disks.
+    pub(crate) fn new(plan: Plan) -> Self {
+        let machine = |clock: &Clock| Machine {
+            clock: *clock,
+            stored: Stored::nothing(),
+            process: None,
+            run: 0,
+            slow: 1,
+            lag: Duration::ZERO,
+        };
+        let members = Members::of(plan.clocks.len()).unwrap();
+        let mut world = Self {
+            now: TrueTime(0),
+            rng: fastrand::Rng::with_seed(plan.seed ^ 0x5EED),
+            queue: BinaryHeap::new(),
+            scheduled: 0,
+            machines: plan.clocks.iter().map(machine).collect(),
+            weather: plan.weather,
+            cuts: Cuts::default(),
+            healed: false,
+            doom: None,
+            invariants: Invariants::all(members),
+            violation: None,
+            proposals: 0,
+            steps: 0,
+            sent: 0,
+            rejections: 0,
+            accepted: Vec::new(),
+            transcript: None,
+            verbose: false,
+            plan,
+        };
+        for place in 0..world.plan.faults.len() {
+            world.schedule(world.plan.faults[place].0, Event::Fault(place));
+        }
+        if world.plan.propose_every < Duration::MAX {
+            world.schedule(TrueTime(0).plus(world.plan.propose_every), Event::Propose);
+        }
+        if world.plan.heal_at > TrueTime(0) {
+            world.schedule(world.plan.heal_at, Event::Heal);
+        }
+        for node in members.all() {
+            world.start(node);
+        }
+        world
+    }
+
+    /// Keeps a transcript; with each message, if `verbose`.
+    pub(crate) fn record(mut self, verbose: bool) -> Self {
+        self.transcript = Some(Vec::new());
+        self.verbose = verbose;
+        self
+    }
+
+    pub(crate) fn transcript(&self) -> &[String] {
+        self.transcript.as_deref().unwrap_or_default()
+    }
+
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(transcript) = &mut self.transcript {
+            transcript.push(format!("{:8.1} ms  {}", self.now.millis(), line()));
+        }
+    }
+
+    /// Steps that all servers took.
+    pub(crate) fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// Where proposals went that a leader took.
+    pub(crate) fn accepted(&self) -> &[(ProposalId, Position)] {
+        &self.accepted
+    }
+
+    pub(crate) fn change_weather(&mut self, weather: Weather) {
+        self.weather = weather;
+    }
+
+    /// Messages that were sent, lost ones too.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// How many of them said that logs differ.
+    pub(crate) fn rejections(&self) -> u64 {
+        self.rejections
+    }
+
+    pub(crate) fn heals_at(&self) -> TrueTime {
+        self.plan.heal_at
+    }
+
+    pub(crate) fn now(&self) -> TrueTime {
+        self.now
+    }
+
+    pub(crate) fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.machines.len() as u8).map(NodeId::new)
+    }
+
+    /// The server there, if its process lives.
+    pub(crate) fn server(&self, node: NodeId) -> Option<&Node> {
+        self.machines[node.place()].process.as_ref()?.node.as_ref()
+    }
+
+    /// What the disk there holds.
+    pub(crate) fn stored(&self, node: NodeId) -> &Stored {
+        &self.machines[node.place()].stored
+    }
+
+    pub(crate) fn applied(&self, node: NodeId) -> Option<StateMachine> {
+        self.machines[node.place()].process.as_ref().map(|process| process.state)
+    }
+
+    /// Who validly leads at this true instant.
+    pub(crate) fn valid_leader(&self) -> Option<NodeId> {
+        self.invariants.valid_leader(self.now)
+    }
+
+    /// Who leads the highest term, whether or not it may say so.
+    pub(crate) fn raft_leader(&self) -> Option<NodeId> {
+        let leads = |node: &NodeId| self.server(*node).is_some_and(|it| matches!(it, Node::Leader(_)));
+        self.members().filter(leads).max_by_key(|node| self.server(*node).map(Node::term))
+    }
+
+    fn schedule(&mut self, at: TrueTime, event: Event) {
+        self.scheduled += 1;
+        self.queue.push(Reverse(Scheduled { at, number: self.scheduled, event }));
+    }
+
+    /// Lets the next thing happen, unless that is after `until`. Whether something did.
+    pub(crate) fn advance(&mut self, until: TrueTime) -> bool {
+        if self.violation.is_some() {
+            return false;
+        }
+        match self.queue.peek() {
+            Some(Reverse(next)) if next.at <= until => {}
+            _ => {
+                self.now = self.now.max(until);
+                return false;
+            }
+        }
+        if self.scheduled > MOST_EVENTS {
+            let what = format!("{MOST_EVENTS} events, and still more to come");
+            self.violation = Some(Violation { invariant: "an end", what });
+            return false;
+        }
+        if let Some(Reverse(Scheduled { at, event, .. })) = self.queue.pop() {
+            self.now = self.now.max(at);
+            self.happen(event);
+        }
+        true
+    }
+
+    /// Lets things happen for that long.
+    pub(crate) fn run_for(&mut self, span: Duration) {
+        let until = self.now.plus(span);
+        while self.advance(until) {}
+    }
+
+    /// Lets things happen until `done`, for at most that long. Whether it came to be.
+    pub(crate) fn run_until(&mut self, span: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
+        let until = self.now.plus(span);
+        loop {
+            if done(self) {
+                return true;
+            }
+            if !self.advance(until) {
+                return done(self);
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        let whose = match &event {
+            Event::Deliver(envelope) => Some(envelope.to),
+            Event::Timer { node, .. } | Event::Synced { node, .. } => Some(*node),
+            _ => None,
+        };
+        let frozen = whose.and_then(|node| self.machines[node.place()].process.as_mut()?.frozen.as_mut());
+        if let Some(postponed) = frozen {
+            postponed.push(event);
+            return;
+        }
+        match event {
+            Event::Deliver(envelope) => self.deliver(envelope),
+            Event::Timer { node, run } => self.timer(node, run),
+            Event::Synced { node, run } => self.synced(node, run),
+            Event::Fault(place) => self.fault(self.plan.faults[place].1),
+            Event::Thaw { node, run } => self.thaw(node, run),
+            Event::Start(node) => self.start(node),
+            Event::Silence { node, run } if self.is_doomed(node, run) => self.cut(|from, _| from == node),
+            Event::Kill { node, run } if self.is_doomed(node, run) => self.crash(node),
+            Event::Silence { .. } | Event::Kill { .. } => {}
+            Event::Propose => self.propose_somewhere(),
+            Event::Heal => self.heal(),
+        }
+    }
+
+    fn deliver(&mut self, envelope: Envelope) {
+        let Envelope { from, to, .. } = envelope;
+        if self.cuts.passes(from, to) && self.machines[to.place()].process.is_some() {
+            if self.verbose {
+                self.note(|| envelope.to_string());
+            }
+            self.step(to, Input::Receive(envelope));
+        }
+    }
+
+    fn timer(&mut self, node: NodeId, run: u32) {
+        if self.machines[node.place()].run != run {
+            return;
+        }
+        let Some(process) = &mut self.machines[node.place()].process else { return };
+        if process.timer > self.now {
+            return; // It was set anew.
+        }
+        process.timer = TrueTime(u64::MAX);
+        self.step(node, Input::Tick);
+    }
+
+    fn synced(&mut self, node: NodeId, run: u32) {
+        let machine = &mut self.machines[node.place()];
+        let (Some(process), true) = (&mut machine.process, machine.run == run) else { return };
+        let done: Vec<Write> = process.writes.drain(..process.syncing).collect();
+        process.syncing = 0;
+        done.iter().for_each(|write| machine.stored.apply(write));
+        let last = done.into_iter().next_back().expect("an fsync is of something");
+        self.sync(node);
+        self.step(node, Input::Persisted(last.persisted()));
+    }
+
+    /// Begins an fsync of all that waits for one.
+    fn sync(&mut self, node: NodeId) {
+        let (least, most) = self.plan.fsync;
+        let machine = &mut self.machines[node.place()];
+        let Some(process) = &mut machine.process else { return };
+        if process.syncing > 0 || process.writes.is_empty() {
+            return;
+        }
+        process.syncing = process.writes.len();
+        let takes = Duration::from_nanos(self.rng.u64(least.as_nanos() as u64..=most.as_nanos() as u64));
+        let (done, run) = (self.now.plus(takes * machine.slow), machine.run);
+        self.schedule(done, Event::Synced { node, run });
+    }
+
+    fn moment(&mut self, node: NodeId) -> Moment {
+        let now = self.machines[node.place()].clock.shows(self.now);
+        let today = TimeOfDay(1_700_000_000_000 + self.now.0 / 1_000_000);
+        Moment { now, today, draw: Draw(self.rng.u64(..)) }
+    }
+
+    /// One step of one server, and all that its driver does about it.
+    pub(crate) fn step(&mut self, node: NodeId, input: Input) {
+        let moment = self.moment(node);
+        let Some(process) = &mut self.machines[node.place()].process else { return };
+        let before = process.node.take().expect("a node between steps");
+        let step = Step::before(node, &before);
+        let (after, actions) = before.step(moment, input);
+        self.steps += 1;
+        self.look(&Seen::Stepped(&step, &after, &actions));
+        self.tell(node, &step, &after);
+        self.strike(node, &step, &after);
+        if let Some(process) = &mut self.machines[node.place()].process {
+            process.node = Some(after);
+        }
+        self.carry_out(node, actions);
+        self.set_timer(node);
+    }
+
+    fn tell(&mut self, node: NodeId, step: &Step, after: &Node) {
+        if self.transcript.is_some() && (step.role != after.role() || step.term != after.term()) {
+            self.note(|| format!("{node} is a {} in term {}", after.role(), after.term()));
+        }
+    }
+
+    fn strike(&mut self, node: NodeId, step: &Step, after: &Node) {
+        if let Some((mute, killed)) = self.doom.take_if(|_| step.elects(after)) {
+            let run = self.machines[node.place()].run;
+            self.schedule(self.now.plus(mute), Event::Silence { node, run });
+            self.schedule(self.now.plus(killed), Event::Kill { node, run });
+        }
+    }
+
+    fn is_doomed(&self, node: NodeId, run: u32) -> bool {
+        self.machines[node.place()].run == run && !self.healed
+    }
+
+    fn look(&mut self, seen: &Seen<'_>) {
+        if self.violation.is_none() {
+            self.violation = self.invariants.look(seen).err();
+            if let Some(violation) = self.violation.clone() {
+                self.note(|| format!("VIOLATION of {violation}"));
+            }
+        }
+    }
+
+    fn carry_out(&mut self, node: NodeId, actions: Actions) {
+        for effect in actions.effects {
+            match effect {
+                Effect::Send(envelope) => self.send(envelope),
+                Effect::Apply(entries) => self.apply(node, &entries),
+                Effect::Restore(snapshot) => self.restore(node, &snapshot),
+                Effect::Leadership(tidings) => self.hear(node, tidings),
+                Effect::Accepted { proposal, at } => self.accepted.push((proposal, at)),
+                Effect::Declined { .. } => {}
+            }
+        }
+        if let Some(write) = actions.write {
+            if let Some(process) = &mut self.machines[node.place()].process {
+                process.writes.push_back(write);
+            }
+            self.sync(node);
+        }
+        self.compact(node);
+    }
+
+    fn send(&mut self, envelope: Envelope) {
+        self.sent += 1;
+        self.rejections += u64::from(matches!(envelope.message, Message::Rejected { .. }));
+        let lag = self.machines[envelope.to.place()].lag;
+        for delay in self.weather.deliveries(&mut self.rng) {
+            self.schedule(self.now.plus(delay + lag), Event::Deliver(envelope.clone()));
+        }
+    }
+
+    fn apply(&mut self, node: NodeId, entries: &[Entry]) {
+        for entry in entries {
+            let Some(process) = &mut self.machines[node.place()].process else { return };
+            let before = process.state.at;
+            process.state.apply(entry);
+            let state = process.state;
+            self.look(&Seen::Applied { node, before, state });
+        }
+    }
+
+    fn restore(&mut self, node: NodeId, snapshot: &Snapshot) {
+        let Some(process) = &mut self.machines[node.place()].process else { return };
+        process.state = StateMachine::restored(snapshot);
+        let state = process.state;
+        self.note(|| format!("{node} begins anew from a snapshot up to {}", snapshot.at));
+        self.look(&Seen::Restored { node, state });
+    }
+
+    fn hear(&mut self, node: NodeId, tidings: Tidings) {
+        let clock = self.machines[node.place()].clock;
+        self.note(|| match tidings {
+            Tidings::Gained { token, until } => {
+                format!("{node} LEADS with token {token}, until {:.1} ms", clock.when(until).millis())
+            }
+            Tidings::Extended { .. } => String::new(),
+            Tidings::Lost { token, loss } => format!("{node} lost token {token}: {loss}"),
+        });
+        if let Some(transcript) = &mut self.transcript {
+            transcript.retain(|line| !line.ends_with("ms  "));
+        }
+        self.look(&Seen::Tidings { node, tidings, at: self.now, clock });
+    }
+
+    fn compact(&mut self, node: NodeId) {
+        let Some(process) = &self.machines[node.place()].process else { return };
+        let (Some(server), state) = (&process.node, process.state) else { return };
+        if state.at.index.after(server.log().snapshot().at.index) >= self.plan.compact_after {
+            self.note(|| format!("{node} compacts its log up to {}", state.at));
+            self.step(node, Input::Compact(state.snapshot()));
+        }
+    }
+
+    fn set_timer(&mut self, node: NodeId) {
+        let late = self.rng.u64(0..=self.plan.late.as_nanos() as u64);
+        let machine = &mut self.machines[node.place()];
+        let (Some(process), run) = (&mut machine.process, machine.run) else { return };
+        let Some(server) = &process.node else { return };
+        let wanted = machine.clock.when(server.deadline());
+        if wanted < process.timer {
+            let at = wanted.max(self.now).plus(Duration::from_nanos(late));
+            process.timer = at;
+            self.schedule(at, Event::Timer { node, run });
+        }
+    }
+
+    pub(crate) fn start(&mut self, node: NodeId) {
+        let moment = self.moment(node);
+        let members = Members::of(self.machines.len()).unwrap();
+        let Plan { timing, limits, mutant, .. } = self.plan;
+        let config = Config { me: node, members, cluster: CLUSTER, timing, limits, mutant };
+        let machine = &mut self.machines[node.place()];
+        if machine.process.is_some() {
+            return;
+        }
+        let stored = machine.stored.clone();
+        let state = StateMachine::restored(&stored.snapshot);
+        let server = Node::start(config, stored, &moment).expect("a disk that servers of this group wrote");
+        machine.run += 1;
+        machine.process = Some(Process {
+            node: Some(server),
+            timer: TrueTime(u64::MAX),
+            writes: VecDeque::new(),
+            syncing: 0,
+            frozen: None,
+            state,
+        });
+        if self.now > TrueTime(0) {
+            self.note(|| format!("{node} is started"));
+        }
+        self.look(&Seen::Restored { node, state });
+        self.step(node, Input::Stand(Arc::from(node.to_string().into_bytes())));
+    }
+
+    /// Proposes records to that server, in one step; where a leader put them is in `accepted`.
+    pub(crate) fn propose(&mut self, node: NodeId, count: usize) -> Vec<ProposalId> {
+        let numbers = self.proposals + 1..=self.proposals + count as u64;
+        self.proposals = *numbers.end();
+        let alive = self.machines[node.place()].process.as_ref().is_some_and(|it| it.frozen.is_none());
+        if alive {
+            let record = |number: u64| Content::Record(Arc::from(number.to_be_bytes()));
+            let proposal = |number| Proposal { id: ProposalId(number), content: record(number) };
+            self.step(node, Input::Propose(numbers.clone().map(proposal).collect()));
+        }
+        numbers.map(ProposalId).collect()
+    }
+
+    fn propose_somewhere(&mut self) {
+        if self.healed {
+            return; // Or nobody would ever have caught up.
+        }
+        let anybody = NodeId::new(self.rng.u8(0..self.machines.len() as u8));
+        let node = if self.rng.u8(0..4) == 0 { anybody } else { self.raft_leader().unwrap_or(anybody) };
+        self.propose(node, 1);
+        self.schedule(self.now.plus(self.plan.propose_every), Event::Propose);
+    }
+
+    /// After the trouble: a leader again within the bound, and everybody caught up with it.
+    pub(crate) fn settle(&mut self, within: Duration) {
+        let settled = self.run_until(within, |world| world.valid_leader().is_some() && world.caught_up());
+        self.look(&Seen::Settled { settled, within });
+        for node in self.members() {
+            if let Some(server) = self.server(node).cloned() {
+                self.look(&Seen::Ended { node, server: &server });
+            }
+        }
+    }
+
+    /// Whether all have applied the same, and have nothing that is not committed.
+    pub(crate) fn caught_up(&self) -> bool {
+        let leader =
+            self.raft_leader().and_then(|leader| self.server(leader)).map(|it| it.log().last().index);
+        self.members().all(|node| {
+            self.applied(node).map(|state| state.at.index) == leader && leader > Some(Index::ZERO)
+        })
+    }
+}

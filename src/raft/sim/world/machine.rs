@@ -1,0 +1,78 @@
+//! One machine: disk, clock, and the process on it, with what a driver keeps beside its node.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use super::{
+    super::clock::{Clock, TrueTime},
+    Event,
+};
+use crate::raft::{
+    action::{Stored, Write},
+    identity::Position,
+    log::{Entry, Payload, Snapshot},
+    node::Node,
+};
+
+/// One machine: it has a disk and a clock, and most of the time a server runs on it.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) clock: Clock,
+    pub(super) stored: Stored,
+    pub(super) process: Option<Process>,
+    /// Processes started so far: what was meant for an older one is lost.
+    pub(super) run: u32,
+    pub(super) slow: u32,
+    /// How much longer a message to it takes.
+    pub(super) lag: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Process {
+    /// Always there between steps.
+    pub(super) node: Option<Node>,
+    /// When its timer is set to.
+    pub(super) timer: TrueTime,
+    /// Asked for, and not durable.
+    pub(super) writes: VecDeque<Write>,
+    /// How many of them the fsync under way covers.
+    pub(super) syncing: usize,
+    /// What happened to it while it was frozen.
+    pub(super) frozen: Option<Vec<Event>>,
+    pub(super) state: StateMachine,
+}
+
+/// What is applied: the hash of all that was applied before, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StateMachine {
+    pub(crate) at: Position,
+    pub(crate) hash: u64,
+}
+
+impl StateMachine {
+    pub(super) fn restored(snapshot: &Snapshot) -> Self {
+        let hash = snapshot.data.as_ref().try_into().map_or(0, u64::from_be_bytes);
+        Self { at: snapshot.at, hash }
+    }
+
+    pub(super) fn apply(&mut self, entry: &Entry) {
+        self.at = entry.at;
+        self.hash = mix(mix(self.hash, entry.at.term.get()), fingerprint(&entry.payload));
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot { at: self.at, data: Arc::from(self.hash.to_be_bytes()) }
+    }
+}
+
+/// One step of FNV-1a, on words.
+pub(crate) fn mix(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
+}
+
+/// What tells payloads apart.
+pub(crate) fn fingerprint(payload: &Payload) -> u64 {
+    match payload {
+        Payload::Leadership(word) => mix(word.since.0, word.who.place() as u64 + 1),
+        Payload::Record(bytes) => bytes.iter().fold(7, |hash, byte| mix(hash, u64::from(*byte))),
+    }
+}

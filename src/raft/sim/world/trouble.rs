@@ -1,0 +1,159 @@
+//! What goes wrong in a world, and how it ends.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        invariant::Seen,
+        network::Weather,
+        plan::{Fault, Whom},
+    },
+    Event, World,
+};
+use crate::raft::{action::Input, identity::NodeId};
+
+impl World {
+    /// Kills the process. Of what was not durable, any part may have reached the disk, in order.
+    pub(crate) fn crash(&mut self, node: NodeId) {
+        let machine = &mut self.machines[node.place()];
+        let Some(process) = machine.process.take() else { return };
+        let survive = self.rng.usize(0..=process.writes.len());
+        process.writes.iter().take(survive).for_each(|write| machine.stored.apply(write));
+        machine.run += 1;
+        self.note(|| format!("{node} is killed"));
+        self.look(&Seen::Died { node });
+    }
+
+    pub(crate) fn freeze(&mut self, node: NodeId, span: Duration) {
+        let machine = &mut self.machines[node.place()];
+        let (Some(process), run) = (&mut machine.process, machine.run) else { return };
+        if process.frozen.is_none() {
+            process.frozen = Some(Vec::new());
+            self.note(|| format!("{node} is frozen"));
+            self.schedule(self.now.plus(span), Event::Thaw { node, run });
+        }
+    }
+
+    pub(super) fn thaw(&mut self, node: NodeId, run: u32) {
+        let machine = &mut self.machines[node.place()];
+        if machine.run != run {
+            return;
+        }
+        let postponed = machine.process.as_mut().and_then(|process| process.frozen.take());
+        let Some(postponed) = postponed else { return };
+        self.note(|| format!("{node} goes on"));
+        for event in postponed {
+            self.schedule(self.now, event);
+        }
+    }
+
+    fn whom(&self, whom: Whom) -> Option<NodeId> {
+        match whom {
+            Whom::Server(node) => Some(node),
+            Whom::Leader => self.raft_leader(),
+            Whom::Other(place) => {
+                let leader = self.raft_leader();
+                self.members().filter(|node| Some(*node) != leader).nth(usize::from(place))
+            }
+        }
+    }
+
+    /// Lets something go wrong.
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        self.note(|| format!("-- {fault}"));
+        match fault {
+            Fault::Crash(whom) => self.each(whom, Self::crash),
+            Fault::Start(node) => self.start(node),
+            Fault::Bounce(whom, down) => self.each(whom, |world, node| {
+                world.crash(node);
+                world.schedule(world.now.plus(down), Event::Start(node));
+            }),
+            Fault::Freeze(whom, span) => self.each(whom, |world, node| world.freeze(node, span)),
+            Fault::CutOff(whom) => self.each(whom, Self::cut_off),
+            Fault::Deaf(whom) => self.each(whom, |world, node| world.cut(|_, to| to == node)),
+            Fault::Mute(whom) => self.each(whom, |world, node| world.cut(|from, _| from == node)),
+            Fault::OneWay(one, other) => {
+                if let (Some(one), Some(other)) = (self.whom(one), self.whom(other)) {
+                    self.cut(|from, to| (from, to) == (one, other));
+                }
+            }
+            Fault::Split(side) => {
+                let left = |node: NodeId| side >> node.place() & 1 == 0;
+                self.cut(|from, to| left(from) != left(to));
+            }
+            Fault::Mend => self.mend(),
+            Fault::Weather(weather) => self.weather = weather,
+            Fault::SlowDisk(node, times) => self.machines[node.place()].slow = times,
+            Fault::Lag(whom, by) => self.each(whom, |world, node| world.machines[node.place()].lag = by),
+            Fault::Resign(whom) => self.each(whom, |world, node| world.resign(node)),
+            Fault::Doom { mute, killed } => self.doom = Some((mute, killed)),
+            Fault::PowerCut => self.members().for_each(|node| self.crash(node)),
+            Fault::StartAll => self.members().for_each(|node| self.start(node)),
+        }
+    }
+
+    fn each(&mut self, whom: Whom, hit: impl FnOnce(&mut Self, NodeId)) {
+        if let Some(node) = self.whom(whom) {
+            hit(self, node);
+        }
+    }
+
+    /// Cuts each way for which `this` holds.
+    pub(crate) fn cut(&mut self, this: impl Fn(NodeId, NodeId) -> bool) {
+        for from in self.members() {
+            for to in self.members().filter(|to| *to != from && this(from, *to)) {
+                self.cuts.cut(from, to);
+            }
+        }
+        self.look_for_isolation();
+    }
+
+    pub(crate) fn cut_off(&mut self, node: NodeId) {
+        self.note(|| format!("{node} is cut off"));
+        self.cut(|from, to| from == node || to == node);
+    }
+
+    /// Nothing is cut any more.
+    pub(crate) fn mend(&mut self) {
+        self.cuts.mend();
+        self.machines.iter_mut().for_each(|machine| machine.lag = Duration::ZERO);
+        self.note(|| "the network is whole".to_owned());
+        self.look_for_isolation();
+    }
+
+    pub(crate) fn mend_all_of(&mut self, node: NodeId) {
+        self.cuts.mend_all_of(node);
+        self.note(|| format!("{node} is connected again"));
+        self.look_for_isolation();
+    }
+
+    fn look_for_isolation(&mut self) {
+        for node in self.members() {
+            let deaf = self.members().all(|other| other == node || !self.cuts.passes(other, node));
+            self.look(&Seen::Hearing { node, anybody: !deaf || self.machines.len() == 1 });
+        }
+    }
+
+    /// Tells the server to give leadership up; a frozen one can't hear it.
+    pub(crate) fn resign(&mut self, node: NodeId) {
+        let Some(process) = &self.machines[node.place()].process else { return };
+        if process.frozen.is_none() {
+            self.note(|| format!("{node} is told to resign"));
+            self.step(node, Input::Resign);
+        }
+    }
+
+    /// Ends all trouble: what is down is started, what is cut is mended.
+    pub(crate) fn heal(&mut self) {
+        self.healed = true;
+        self.doom = None;
+        self.mend();
+        self.weather = Weather::FAIR;
+        for node in self.members() {
+            self.machines[node.place()].slow = 1;
+            self.start(node);
+            let run = self.machines[node.place()].run;
+            self.thaw(node, run);
+        }
+    }
+}

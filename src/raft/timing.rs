@@ -1,0 +1,170 @@
+//! The three durations of an election, and what follows from them.
+//!
+//! ```text
+//!  sent                                        until           E min               E max
+//!   ├──────────┬──────────┬──────────┬───────────┼───────────────┼───────────────────┤
+//!   heartbeat  heartbeat  heartbeat  heartbeat   │◄─── margin ──►│◄─ a follower's timeout is drawn here
+//!                                  a leader stops here           no voter votes before here
+//! ```
+//!
+//! All are of the boot-time clock of the server that measures them.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+
+/// What share of the minimum election timeout a leader gives away for clocks of different rate.
+const MARGIN_SHARE: u32 = 10;
+
+/// A leader must be able to miss one heartbeat and still be proved by the next: two of them, and
+/// the way of the answer, have to fit in before the margin.
+const HEARTBEATS_IN_MINIMUM: u32 = 3;
+
+/// Timeouts are drawn from at least this share of the minimum, or two servers draw the same one
+/// again and again.
+const SPREAD_SHARE: u32 = 5;
+
+/// Longer than anybody would wait, and short enough for all sums below.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// Heartbeat and election timeouts that can work together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Timing {
+    heartbeat: Duration,
+    shortest: Duration,
+    longest: Duration,
+}
+
+/// Why a heartbeat and a range of election timeouts can't work together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum InvalidTiming {
+    #[error("the heartbeat must be at least 1 ms")]
+    HeartbeatTooShort,
+    #[error("the shortest election timeout must be at least {HEARTBEATS_IN_MINIMUM} heartbeats")]
+    HeartbeatTooLong,
+    #[error("the longest election timeout must exceed the shortest by at least a fifth of it")]
+    NoSpread,
+    #[error("an election timeout of more than an hour")]
+    TooLong,
+}
+
+/// A fresh random number, which comes in with each step. Timeouts are drawn from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Draw(pub(crate) u64);
+
+impl Timing {
+    /// Heartbeats of 50 ms, elections after 250 to 500 ms without one.
+    pub(crate) const DEFAULT: Self = Self {
+        heartbeat: Duration::from_millis(50),
+        shortest: Duration::from_millis(250),
+        longest: Duration::from_millis(500),
+    };
+
+    pub(crate) fn new(
+        heartbeat: Duration,
+        shortest: Duration,
+        longest: Duration,
+    ) -> Result<Self, InvalidTiming> {
+        if heartbeat < Duration::from_millis(1) {
+            return Err(InvalidTiming::HeartbeatTooShort);
+        }
+        if longest > LONGEST {
+            return Err(InvalidTiming::TooLong);
+        }
+        if longest < shortest + shortest / SPREAD_SHARE {
+            return Err(InvalidTiming::NoSpread);
+        }
+        if heartbeat.saturating_mul(HEARTBEATS_IN_MINIMUM) > shortest {
+            return Err(InvalidTiming::HeartbeatTooLong);
+        }
+        Ok(Self { heartbeat, shortest, longest })
+    }
+
+    /// How often a leader lets itself be heard.
+    pub(crate) const fn heartbeat(&self) -> Duration {
+        self.heartbeat
+    }
+
+    /// For how long a voter that heard a leader votes for nobody else.
+    pub(crate) const fn shortest(&self) -> Duration {
+        self.shortest
+    }
+
+    /// The longest that anybody waits for a leader before standing.
+    pub(crate) const fn longest(&self) -> Duration {
+        self.longest
+    }
+
+    /// What a leader gives away of [`shortest`](Self::shortest).
+    pub(crate) fn margin(&self) -> Duration {
+        self.shortest / MARGIN_SHARE
+    }
+
+    /// Until when a leader may believe itself that sent at `sent` what a majority answered.
+    pub(crate) fn believed_until(&self, sent: Timestamp) -> Timestamp {
+        sent + (self.shortest - self.margin())
+    }
+
+    /// How long to wait for a leader before standing (§5.2: drawn anew each time).
+    pub(crate) fn election_timeout(&self, draw: Draw) -> Duration {
+        self.shortest + share(self.longest - self.shortest, draw)
+    }
+
+    /// How long to wait before asking again who would vote for us.
+    ///
+    /// Asking changes nobody's term, so it may be done often: the first to ask is often refused
+    /// only because a voter heard the leader a moment later than itself.
+    pub(crate) fn asking_interval(&self, draw: Draw) -> Duration {
+        self.heartbeat + share(self.heartbeat, draw)
+    }
+}
+
+fn share(of: Duration, draw: Draw) -> Duration {
+    let nanos = of.as_nanos() as u64;
+    Duration::from_nanos(draw.0.checked_rem(nanos).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Timing::new(ms(50), ms(250), ms(500)), Ok(Timing::DEFAULT));
+    }
+
+    #[test]
+    fn pairs_that_cannot_work_are_refused() {
+        use InvalidTiming::*;
+        for (heartbeat, shortest, longest, why) in [
+            (0, 250, 500, HeartbeatTooShort),
+            (100, 250, 500, HeartbeatTooLong),
+            (50, 250, 250, NoSpread),
+            (50, 500, 250, NoSpread),
+            (50, 250, 4_000_000, TooLong),
+        ] {
+            assert_eq!(Timing::new(ms(heartbeat), ms(shortest), ms(longest)), Err(why));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_timeout_is_shorter_than_what_a_voter_keeps_to(draw: u64) {
+            let timeout = Timing::DEFAULT.election_timeout(Draw(draw));
+            prop_assert!((ms(250)..ms(500)).contains(&timeout));
+        }
+    }
+
+    #[test]
+    fn belief_ends_a_margin_before_anybody_votes() {
+        let sent = Timestamp::from_nanos(7);
+        let until = Timing::DEFAULT.believed_until(sent);
+        assert_eq!(until + Timing::DEFAULT.margin(), sent + Timing::DEFAULT.shortest());
+    }
+}
