@@ -4,8 +4,13 @@ use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use leader_election::{CandidateName, ElectionName, etcd::Endpoint, timing::Ttl};
+use leader_election::{
+    CandidateName, ElectionName,
+    etcd::{Endpoint, Settings},
+    timing::Ttl,
+};
 use tokio::time::{Interval, MissedTickBehavior, interval};
+use tracing::info;
 
 use self::completions::Shell;
 #[cfg(target_os = "linux")]
@@ -13,7 +18,7 @@ use crate::effects::{guard::Inherited, shim};
 use crate::{
     config::{self, Config, UsageError},
     log::{self, Format, Stream},
-    status::Address,
+    status::{Address, Board, Bound},
 };
 
 mod completions;
@@ -155,6 +160,18 @@ pub(crate) struct Shared {
     /// A TOML file with any of the long flags as keys.
     #[arg(long, value_name = "FILE", env = "ELECT_CONFIG")]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// How long a follower on its way out tries to take its key out of the queue.
+const LEAVE_WITHIN: Duration = Duration::from_secs(3);
+
+/// Serves HTTP, if that was asked for, and says where.
+fn serve(bound: Option<Bound>, board: &Board, etcd: Settings) -> anyhow::Result<()> {
+    if let Some(bound) = bound {
+        let address = crate::status::serve(bound, board.clone(), etcd).context("failed to serve HTTP")?;
+        info!("serving http://{address}/");
+    }
+    Ok(())
 }
 
 /// When a loop shows that it is alive.

@@ -158,18 +158,18 @@ impl Leadership {
     /// leader may take: after a freeze this says no before any timer had a chance to.
     /// Once it has said no it never says yes again.
     pub fn holds(&self) -> bool {
-        self.term.validity.holds_at(Timestamp::now())
+        self.term.holds()
     }
 
     /// Until when leadership is proved so far (boot-time clock); `None` once it is known to be
     /// lost. It may lie in the past: ask [`holds`](Self::holds).
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.term.validity.until()
+        self.term.deadline()
     }
 
     /// How much of the proved time is left (boot-time clock); zero once lost.
     pub fn remaining(&self) -> Duration {
-        self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
+        self.term.remaining()
     }
 
     /// The same term, for others to ask about.
@@ -331,17 +331,17 @@ impl Claim {
 
     /// Whether this process leads *now*: see [`Leadership::holds`].
     pub fn holds(&self) -> bool {
-        self.term.validity.holds_at(Timestamp::now())
+        self.term.holds()
     }
 
     /// Until when leadership is proved so far: see [`Leadership::deadline`].
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.term.validity.until()
+        self.term.deadline()
     }
 
     /// How much of the proved time is left (boot-time clock); zero once lost.
     pub fn remaining(&self) -> Duration {
-        self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
+        self.term.remaining()
     }
 }
 
@@ -377,6 +377,20 @@ pub(crate) struct Term {
     pub(crate) name: CandidateName,
     pub(crate) election: ElectionName,
     pub(crate) validity: Arc<SharedValidity>,
+}
+
+impl Term {
+    fn holds(&self) -> bool {
+        self.validity.holds_at(Timestamp::now())
+    }
+
+    fn deadline(&self) -> Option<Timestamp> {
+        self.validity.until()
+    }
+
+    fn remaining(&self) -> Duration {
+        self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
+    }
 }
 
 /// What the backend needs for a guarded write.

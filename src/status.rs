@@ -40,4 +40,8 @@ mod seats;
 mod situation;
 mod timeline;
 
-pub(crate) use self::{address::Address, board::Board, http::serve};
+pub(crate) use self::{
+    address::{Address, Bound},
+    board::Board,
+    http::serve,
+};

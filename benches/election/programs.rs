@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{capture::Captured, process};
+use crate::support::{capture::Captured, elect::unconfigured, process};
 
 /// For what takes milliseconds on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
@@ -141,14 +141,7 @@ pub(crate) fn elect() -> PathBuf {
 }
 
 fn start(name: &str, mut command: Command, args: Vec<String>) -> Captured {
-    for (key, _) in env::vars_os() {
-        let configures =
-            key.as_encoded_bytes().starts_with(b"ELECT_") || key == "RUST_LOG" || key == "NO_COLOR";
-        if configures {
-            command.env_remove(key);
-        }
-    }
-    command.args(args);
+    unconfigured(&mut command).args(args);
     Captured::start(name, command)
 }
 

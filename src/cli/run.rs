@@ -27,14 +27,14 @@ use tokio::{
     runtime::Handle,
     time::{sleep, timeout},
 };
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use self::{
     attendant::{Attendant, Notice},
     options::Options,
     post::Post,
 };
-use super::{journal::Journal, server::explained, signals::Wish};
+use super::{LEAVE_WITHIN, journal::Journal, serve, server::explained, signals::Wish};
 use crate::{
     config::Standing,
     effects::{
@@ -50,7 +50,7 @@ use crate::{
         supervision::{News, Supervision},
     },
     log,
-    status::{self, Board},
+    status::Board,
 };
 
 mod attendant;
@@ -64,12 +64,6 @@ const LOST: u8 = 75;
 
 /// What shells add to the number of the signal that ended a command.
 const BY_SIGNAL: i32 = 128;
-
-/// How long a follower on its way out tries to take its key out of the queue.
-const LEAVE_WITHIN: Duration = Duration::from_secs(3);
-
-/// How long a slow reader of the log is waited for on the way out.
-const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 
 /// A guard that has nothing to guard ends at once. It is not worth more than that.
 const DISMISS_WITHIN: Duration = Duration::from_secs(1);
@@ -105,10 +99,7 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let etcd = Etcd::start_on(Handle::current(), config.etcd.clone());
     let fronts = etcd.fronts(&config.election);
     let board = Board::new(name.clone(), config.election.clone(), ttl, etcd.clone());
-    if let Some(bound) = bound {
-        let address = status::serve(bound, board.clone(), config.etcd).context("failed to serve HTTP")?;
-        info!("serving http://{address}/");
-    }
+    serve(bound, &board, config.etcd)?;
     let candidate = Candidate::new(etcd.clone(), config.election, name, ttl).announcing(true);
     let listening = "failed to listen for signals";
     let post = Post::new(journal, candidate.subscribe(), fronts, board, hooks, kin.clone());
@@ -117,7 +108,7 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let guard = start_guard(&kin)?;
     let supervisor = Supervisor { options, candidate, guard, guarded: false, health, attendant, kin };
     let ended = supervisor.stand(&etcd).await;
-    log::drain(DRAIN_WITHIN);
+    log::drain();
     ended
 }
 
@@ -128,7 +119,7 @@ pub(super) async fn guard(flags: Flags, inherited: Inherited) -> anyhow::Result<
     let variables = environment::of_candidate(&options.standing.name, &config.election);
     let charge = Charge { etcd: config.etcd, budget: options.budget, command: options.command, variables };
     let ended = guard::run(charge, inherited).await;
-    log::drain(DRAIN_WITHIN);
+    log::drain();
     ended
 }
 

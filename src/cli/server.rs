@@ -1,6 +1,6 @@
 //! `elect server NAME`: stand for election until stopped, and log what happens.
 
-use std::{future::pending, pin::pin, process::ExitCode, time::Duration};
+use std::{future::pending, pin::pin, process::ExitCode};
 
 use anyhow::{Context, anyhow};
 use leader_election::{CampaignError, Candidate, CandidateName, candidate::Stopped, etcd::Etcd};
@@ -9,21 +9,15 @@ use tokio::{
     sync::{broadcast::error::RecvError, oneshot},
     time::timeout,
 };
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::{heartbeat, journal::Journal, signals::Signals, transcript::Happened};
+use super::{LEAVE_WITHIN, heartbeat, journal::Journal, serve, signals::Signals, transcript::Happened};
 use crate::{
     config::{Config, Standing, UsageError},
     effects::systemd::Systemd,
     log,
-    status::{self, Board},
+    status::Board,
 };
-
-/// How long a follower on its way out tries to take its key out of the queue.
-const LEAVE_WITHIN: Duration = Duration::from_secs(3);
-
-/// How long a slow reader of the log is waited for on the way out.
-const DRAIN_WITHIN: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<ExitCode> {
     let Config { etcd: settings, election, .. } = config;
@@ -36,10 +30,7 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     // Nothing here blocks: not even a log that nobody reads.
     let etcd = Etcd::start_on(Handle::current(), settings.clone());
     let board = Board::new(name.clone(), election.clone(), ttl, etcd.clone());
-    if let Some(bound) = bound {
-        let address = status::serve(bound, board.clone(), settings).context("failed to serve HTTP")?;
-        info!("serving http://{address}/");
-    }
+    serve(bound, &board, settings)?;
     let mut candidate = Candidate::new(etcd.clone(), election.clone(), name, ttl).announcing(true);
     let mut events = candidate.subscribe();
     let mut fronts = etcd.fronts(&election);
@@ -102,7 +93,7 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
         // What is not given back by then expires by itself.
         _ = timeout(LEAVE_WITHIN, etcd.settled()) => ended,
     };
-    log::drain(DRAIN_WITHIN);
+    log::drain();
     ended
 }
 

@@ -119,9 +119,10 @@ impl Backlog {
     }
 }
 
-/// Waits for lines that could not be written at once, but not for longer than this.
-pub(crate) fn drain(within: Duration) {
-    BACKLOG.drain(within);
+/// On the way out: waits for lines that could not be written at once, but not for long.
+pub(crate) fn drain() {
+    const WITHIN: Duration = Duration::from_millis(500);
+    BACKLOG.drain(WITHIN);
 }
 
 thread_local! {

@@ -21,14 +21,7 @@ impl Elect {
     /// The same, with a binary that was built otherwise.
     pub(crate) fn of<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Self {
         let mut command = process::command(program);
-        for (key, _) in env::vars_os() {
-            let configures =
-                key.as_encoded_bytes().starts_with(b"ELECT_") || key == "RUST_LOG" || key == "NO_COLOR";
-            if configures {
-                command.env_remove(key);
-            }
-        }
-        command.args(args);
+        unconfigured(&mut command).args(args);
         Self { name: "elect".to_owned(), command }
     }
 
@@ -63,4 +56,16 @@ impl Elect {
     pub(crate) fn start(self) -> Captured {
         Captured::start(&self.name, self.command)
     }
+}
+
+/// Takes out of its environment what would configure it.
+pub(crate) fn unconfigured(command: &mut Command) -> &mut Command {
+    for (key, _) in env::vars_os() {
+        let configures =
+            key.as_encoded_bytes().starts_with(b"ELECT_") || key == "RUST_LOG" || key == "NO_COLOR";
+        if configures {
+            command.env_remove(key);
+        }
+    }
+    command
 }
