@@ -1,10 +1,10 @@
 # `make demo` and `make test` need nothing but Rust: what else they use is installed from
 # Debian's packages where it lacks, or named where that can't be done.
 
-.PHONY: help demo test lint verify fix bench simulate replay many model release install uninstall build-deps test-deps
+.PHONY: help demo test lint verify fix bench torture simulate replay many model fuzz soak release install uninstall build-deps test-deps
 
 help:
-	@echo 'make demo    three servers, one leader: kill it and watch another take over (20 s)'
+	@echo 'make demo    three servers, one leader: kill it by a key, and watch another take over'
 	@echo 'make test    all tests, on real etcd servers'
 	@echo 'make verify  format, lints, documentation and tests, changing nothing: what CI runs'
 	@echo 'make fix     format, and apply what the lints suggest'
@@ -12,12 +12,15 @@ help:
 	@echo 'make replay SEED=42           one of them, with every message'
 	@echo 'make many N=50                the Raft scenarios, each with so many fresh seeds'
 	@echo 'make model   the Raft core under a model checker, further than the tests go (minutes)'
-	@echo 'make bench   measure against a bare etcd-client program (about half an hour)'
+	@echo 'make torture MINUTES=30 SEED=7  seven candidates, etcd, and all that can go wrong at once (1 minute)'
+	@echo 'make fuzz MINUTES=3 TARGET=http   a fuzzer on one parser, or on each in turn'
+	@echo 'make soak MINUTES=10          200 elections in one process: nothing it takes may grow'
+	@echo 'make bench   measure beside etcdctl, Go and a bare program; writes docs/benchmarks.md (40 minutes)'
+	@echo 'make bench WHAT="handoff idle"  some of it, written beside what was built; BENCH_QUICK=1: few trials'
 	@echo 'make install the binary, its manual, completions and systemd units, into PREFIX (/usr/local)'
 
 demo: build-deps
-	cargo build --quiet --bin elect
-	cargo run --quiet --example demo
+	cargo run --quiet --bin elect -- demo
 
 # cargo-nextest where it is installed: it bounds each test's time and runs them side by side.
 test: export ELECT_TEST_TOOLS = required
@@ -40,8 +43,21 @@ fix: build-deps
 	cargo fmt
 	cargo clippy --all-targets --fix --allow-dirty --allow-staged
 
+# Go is not installed: benches/go/build.sh unpacks what it needs beside what is built here.
+WHAT ?=
+
 bench: build-deps
-	cargo bench --bench election
+	@sh scripts/install.sh etcdctl:etcd-client
+	cargo bench --bench election -- $(WHAT)
+
+# MINUTES=1 by default; SEED=n repeats a schedule, else one is drawn and printed; TIMELINE=1 leaves the picture of good runs
+# too; LOOPBACK=1 takes proxies on loopback where there would be network namespaces, which need root.
+torture: build-deps
+	@sh scripts/install.sh ip:iproute2 iptables:iptables \
+		'/usr/lib/$(shell uname -m)-linux-gnu/faketime/libfaketimeMT.so.1:libfaketime' \
+		|| echo 'without them: loopback, and no clocks of other rates'
+	MINUTES=$(MINUTES) SEED=$(SEED) TIMELINE=$(TIMELINE) LOOPBACK=$(LOOPBACK) \
+		cargo test --quiet --test torture torture -- --ignored --exact --nocapture
 
 # The simulator is a test that has no end of its own. It is worth optimizing; linking it for size is not.
 RAFT = CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
@@ -60,6 +76,13 @@ many: build-deps
 
 model: build-deps
 	$(RAFT) raft::model:: -- --ignored --nocapture
+
+# MINUTES has another default for each, and may be a fraction for `soak`.
+fuzz: build-deps
+	sh scripts/fuzz.sh $(or $(MINUTES),3) $(TARGET)
+
+soak: build-deps
+	MINUTES=$(or $(MINUTES),10) cargo test --test soak minutes -- --ignored --exact --nocapture
 
 release: build-deps
 	cargo build --release --locked --bin elect

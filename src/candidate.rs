@@ -18,11 +18,53 @@ use crate::{
     clock::Timestamp,
     leadership::{FencingToken, Leadership, Loss, OrderError},
     names::{CandidateName, ElectionName},
+    observe::{Fronts, Observer, Snapshot, SnapshotError},
+    peers::Peers,
     timing::Ttl,
 };
 
-/// Something that candidates can stand on. Sealed: etcd today, the peers to come.
-pub trait Backend: sealed::Stand + Send + Sync {}
+/// Something that candidates can stand on, and that others can ask who leads. Cheap to clone.
+///
+/// Sealed: [`Etcd`](crate::etcd::Etcd) and [`Peers`]. What is said here holds for each of them; what one of them
+/// adds is said at its own methods.
+pub trait Backend: sealed::Stand + Clone + Send + Sync + 'static {
+    /// The states of an election, in order: see [`Observer`].
+    fn observe(&self, election: ElectionName) -> Observer;
+
+    /// Who is at the front of an election, as it changes. Made for a program that also stands in it: it
+    /// costs nobody a question.
+    ///
+    /// Short terms may be skipped, and nothing is said of a lost connection. A win of this process is
+    /// told to its candidate's subscribers ([`Event::Elected`]) before it is shown here.
+    fn fronts(&self, election: &ElectionName) -> Fronts;
+
+    /// One look at an election: who leads, and who waits.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong, if there was no answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    fn snapshot(
+        &self,
+        election: ElectionName,
+    ) -> impl Future<Output = Result<Snapshot, SnapshotError>> + Send;
+
+    /// When that was last heard without which nobody here can lead or follow: an answer of etcd's that was
+    /// not refused; of the peers a leader's heartbeat or, while this process leads, a majority's
+    /// answers (boot-time clock). `None` if never.
+    fn last_contact(&self) -> Option<Timestamp>;
+
+    /// Waits until no candidate stands through this any more: all that was given up in the background
+    /// is given back, or past its time.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only waits.
+    fn settled(&self) -> impl Future<Output = ()> + Send;
+}
 
 pub(crate) mod sealed {
     pub trait Stand {
@@ -60,6 +102,9 @@ pub enum CampaignError {
         /// What etcd granted in its place.
         granted: Ttl,
     },
+    /// The backend had to stop, and says why: its disk is full, for example.
+    #[error("the backend had to stop: {0}")]
+    Failed(String),
     /// The backend's thread has ended.
     #[error("the backend has stopped")]
     Stopped,
@@ -75,8 +120,9 @@ pub enum Event {
     Campaigning,
     /// In the queue, behind somebody.
     Following {
-        /// The token that this candidate will have once it leads.
-        token: FencingToken,
+        /// The token that this candidate will have once it leads. Among peers there is no queue, and
+        /// nobody who waits has one.
+        token: Option<FencingToken>,
     },
     /// Verified as the leader.
     Elected {
@@ -141,15 +187,28 @@ pub enum Stopped {
     Unconfirmed(String),
 }
 
+impl Candidate<Peers> {
+    /// This member of a group as a candidate in its election, by its own name. Stands only once it is told
+    /// to.
+    pub fn member(peers: Peers) -> Self {
+        let (election, name) = (peers.settings().election().clone(), peers.settings().name().clone());
+        // Peers have no lease.
+        Self::new(peers, election, name, Ttl::DEFAULT)
+    }
+}
+
 impl<B: Backend> Candidate<B> {
     /// A candidate called `name` in `election`. Stands only once it is told to.
+    ///
+    /// `ttl` is how long etcd keeps its lease. Among peers it means nothing: see
+    /// [`member`](Candidate::member).
     pub fn new(backend: B, election: ElectionName, name: CandidateName, ttl: Ttl) -> Self {
         let (events, _) = broadcast::channel(EVENTS);
         Self { backend, election, name, ttl, announce: false, events }
     }
 
-    /// Whether a leader also writes who leads, and since when, to the key that is
-    /// called as the election itself (`leader`). Off unless turned on.
+    /// Whether a leader on etcd also writes who leads, and since when, to the key that is
+    /// called as the election itself (`leader`). Off unless turned on. Among peers all know it anyway.
     #[must_use = "a candidate that is dropped never stands"]
     pub fn announcing(mut self, announce: bool) -> Self {
         self.announce = announce;

@@ -6,22 +6,26 @@ use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use leader_election::{
     CandidateName, ElectionName,
-    etcd::{Endpoint, Settings},
+    etcd::Endpoint,
+    peers::{Group, PeerAddress, Timing},
     timing::Ttl,
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use tracing::info;
 
 use self::completions::Shell;
 #[cfg(target_os = "linux")]
 use crate::effects::{guard::Inherited, shim};
 use crate::{
-    config::{self, Config, UsageError},
+    config::{self, Config, Range, UsageError, Usual},
+    descriptors,
     log::{self, Format, Stream},
-    status::{Address, Board, Bound},
+    status::Address,
 };
 
 mod completions;
+#[cfg(target_os = "linux")]
+mod demo;
+mod ground;
 mod journal;
 mod man;
 mod observe;
@@ -61,12 +65,8 @@ enum Command {
         /// The same, as a flag.
         #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
         name_flag: Option<CandidateName>,
-        /// How long a crashed leader holds its place: whole seconds, at least etcd's minimum of 2s [default: 5s].
-        #[arg(long, value_name = "DURATION", env = "ELECT_TTL", value_parser = config::parse_ttl)]
-        ttl: Option<Ttl>,
-        /// Serve /leader, /metrics, a page and more there: 8080 is for this machine only, 0.0.0.0:8080 for all.
-        #[arg(long, value_name = "ADDR", env = "ELECT_HTTP")]
-        http: Option<Address>,
+        #[command(flatten)]
+        stands: Stands,
         #[command(flatten)]
         shared: Shared,
     },
@@ -110,6 +110,13 @@ enum Command {
         #[command(flatten)]
         shared: Shared,
     },
+    /// Three servers on this machine, in one terminal: kill the leader, and watch another take over.
+    ///
+    /// By Raft, so nothing else is needed; --etcd shows the same on an etcd. Reads no configuration, neither ELECT_…
+    /// nor a file. With a terminal there are keys; without one, it plays rounds by itself and exits with 0, or with 1
+    /// if a round had no next leader within 10 s.
+    #[cfg(target_os = "linux")]
+    Demo(demo::Flags),
     /// Print a script that makes a shell complete this command line.
     Completions {
         /// Which shell's.
@@ -124,8 +131,25 @@ enum Command {
     },
 }
 
+/// What those who stand take, beside their name.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Stands {
+    /// How long a crashed leader holds its place: whole seconds, at least etcd's minimum of 2s [default: 5s].
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "ELECT_TTL",
+        value_parser = config::parse_ttl,
+        help_heading = "etcd"
+    )]
+    pub(crate) ttl: Option<Ttl>,
+    /// Serve /leader, /metrics, a page and more there: 8080 is for this machine only, 0.0.0.0:8080 for all.
+    #[arg(long, value_name = "ADDR", env = "ELECT_HTTP")]
+    pub(crate) http: Option<Address>,
+}
+
 /// What every command takes. Absent is not the default: a file may say it.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Shared {
     /// Members of one etcd cluster [default: localhost:2379].
     #[arg(
@@ -142,14 +166,37 @@ pub(crate) struct Shared {
     /// Read the user's password from this file.
     #[arg(long, value_name = "FILE", env = "ELECT_PASSWORD_FILE", help_heading = "etcd")]
     pub(crate) password_file: Option<PathBuf>,
+    /// Elect without etcd: these servers do, by Raft. 1 to 7, the same list on each.
+    #[arg(long, value_name = "NAME=HOST:PORT,…", env = "ELECT_PEERS", help_heading = "peers")]
+    pub(crate) peers: Option<Group>,
+    /// Listen there instead of at this server's address among the peers.
+    #[arg(long, value_name = "HOST:PORT", env = "ELECT_LISTEN", help_heading = "peers")]
+    pub(crate) listen: Option<PeerAddress>,
+    /// Keep term, vote and log in this directory, which must outlive a restart
+    /// [default: ELECTION/NAME in $STATE_DIRECTORY, $XDG_STATE_HOME/elect or ~/.local/state/elect].
+    #[arg(long, value_name = "DIR", env = "ELECT_DATA", help_heading = "peers")]
+    pub(crate) data: Option<PathBuf>,
+    /// How often a leader lets itself be heard [default: 50ms].
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "ELECT_HEARTBEAT",
+        value_parser = config::parse_heartbeat,
+        help_heading = "peers"
+    )]
+    pub(crate) heartbeat: Option<Duration>,
+    /// How long to hear no leader before electing one: drawn from this range each time, the same on each
+    /// server [default: 250ms-500ms; run: 1s-2s].
+    #[arg(long, value_name = "SHORTEST-LONGEST", env = "ELECT_ELECTION_TIMEOUT", help_heading = "peers")]
+    pub(crate) election_timeout: Option<Range>,
     /// Trust the certificate authorities in this PEM file. Turns TLS on.
-    #[arg(long, value_name = "FILE", env = "ELECT_CACERT", help_heading = "etcd")]
+    #[arg(long, value_name = "FILE", env = "ELECT_CACERT", help_heading = "TLS")]
     pub(crate) cacert: Option<PathBuf>,
-    /// Show this client certificate (PEM). Needs --key.
-    #[arg(long, value_name = "FILE", env = "ELECT_CERT", help_heading = "etcd")]
+    /// Show this certificate (PEM). Needs --key. Peers need all three.
+    #[arg(long, value_name = "FILE", env = "ELECT_CERT", help_heading = "TLS")]
     pub(crate) cert: Option<PathBuf>,
-    /// The client certificate's private key (PEM). Needs --cert.
-    #[arg(long, value_name = "FILE", env = "ELECT_KEY", help_heading = "etcd")]
+    /// The certificate's private key (PEM). Needs --cert.
+    #[arg(long, value_name = "FILE", env = "ELECT_KEY", help_heading = "TLS")]
     pub(crate) key: Option<PathBuf>,
     /// What is elected: all who stand under one name compete [default: leader].
     #[arg(long, value_name = "NAME", env = "ELECT_ELECTION")]
@@ -164,15 +211,6 @@ pub(crate) struct Shared {
 
 /// How long a follower on its way out tries to take its key out of the queue.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
-
-/// Serves HTTP, if that was asked for, and says where.
-fn serve(bound: Option<Bound>, board: &Board, etcd: Settings) -> anyhow::Result<()> {
-    if let Some(bound) = bound {
-        let address = crate::status::serve(bound, board.clone(), etcd).context("failed to serve HTTP")?;
-        info!("serving http://{address}/");
-    }
-    Ok(())
-}
 
 /// When a loop shows that it is alive.
 fn heartbeat() -> Interval {
@@ -205,6 +243,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     if let Command::Shim { parent, command } = &command {
         return Ok(shim::become_command(*parent, command));
     }
+    match &command {
+        #[cfg(target_os = "linux")]
+        Command::Run(_) => descriptors::ensure(descriptors::TO_RUN)?,
+        _ => descriptors::ensure(descriptors::TO_BEGIN)?,
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -216,9 +259,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
         #[cfg(target_os = "linux")]
         Command::Shim { .. } => unreachable!("it has become another program"),
-        Command::Server { name, name_flag, ttl, http, shared } => {
+        Command::Server { name, name_flag, stands, shared } => {
             let config = Config::merge(shared)?;
-            let standing = config.standing(name_flag.or(name), ttl, http, server::nameless)?;
+            let usual = Usual { name: server::nameless, timing: Timing::DEFAULT };
+            let standing = config.standing(name_flag.or(name), stands, usual)?;
             log::start(config.log_format, Stream::Stdout)?;
             runtime.block_on(server::run(config, standing))
         }
@@ -232,6 +276,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             log::start(config.log_format, Stream::Stderr)?;
             runtime.block_on(status::run(config, json))
         }
+        #[cfg(target_os = "linux")]
+        Command::Demo(flags) => runtime.block_on(demo::run(flags)),
         Command::Completions { shell } => completions::run(Cli::command(), shell),
         Command::Man { dir } => man::run(Cli::command(), dir),
     }

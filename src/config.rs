@@ -3,21 +3,36 @@
 //! A flag wins over the environment (clap sees to that), the environment over the file, the
 //! file over the default. A password is never a flag: it comes from `ELECT_PASSWORD` or from
 //! a file.
+//!
+//! Which backend it is, nothing wins over: `--peers` anywhere and something of etcd's anywhere is an
+//! error. A server that took one for the other would lead beside the leader whom everybody else knows.
 
 use std::{
     env, fs,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use leader_election::{
     CandidateName, ElectionName,
-    etcd::{Credentials, Endpoint, Settings, Tls},
+    etcd::{self, Credentials, Endpoint},
+    peers::{self, Group, Timing, Tls},
     timing::Ttl,
 };
 use serde::Deserialize;
 
-use crate::{cli::Shared, effects::restart::Restart, log::Format, status::Address};
+use self::group::Member;
+pub(crate) use self::group::{Peers, Range};
+use crate::{
+    cli::{Shared, Stands},
+    effects::restart::Restart,
+    log::Format,
+    proof::Proof,
+    status::Address,
+};
+
+mod group;
 
 /// Where etcd is unless somebody says otherwise: its own default.
 const DEFAULT_ENDPOINT: &str = "localhost:2379";
@@ -33,26 +48,64 @@ pub(crate) struct UsageError(pub(crate) String);
 /// What every command needs.
 #[derive(Debug)]
 pub(crate) struct Config {
-    pub(crate) etcd: Settings,
+    pub(crate) backend: Backend,
     pub(crate) election: ElectionName,
     pub(crate) log_format: Format,
     file: File,
+}
+
+/// Where elections are decided.
+#[derive(Debug, Clone)]
+pub(crate) enum Backend {
+    Etcd(etcd::Settings),
+    Peers(Peers),
 }
 
 /// What a candidate needs besides.
 #[derive(Debug, Clone)]
 pub(crate) struct Standing {
     pub(crate) name: CandidateName,
-    pub(crate) ttl: Ttl,
+    pub(crate) place: Place,
     /// Where to serve HTTP, if anywhere.
     pub(crate) http: Option<Address>,
+}
+
+/// Where a candidate stands.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// On etcd, with a lease of this time to live.
+    Etcd(etcd::Settings, Ttl),
+    /// Among peers, as one of them.
+    Peers(Box<peers::Settings>),
+}
+
+impl Place {
+    /// What proves that it leads, once it does.
+    pub(crate) fn proof(&self) -> Proof {
+        match self {
+            Self::Etcd(_, ttl) => Proof::Lease(*ttl),
+            Self::Peers(settings) => Proof::Heartbeats(*settings.timing()),
+        }
+    }
+}
+
+/// What a command that stands takes for granted where nobody says otherwise.
+pub(crate) struct Usual {
+    pub(crate) name: fn() -> Result<CandidateName, UsageError>,
+    /// Among peers.
+    pub(crate) timing: Timing,
 }
 
 /// The keys of a configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct File {
-    etcd: Option<Endpoints>,
+    etcd: Option<List>,
+    peers: Option<List>,
+    listen: Option<String>,
+    data: Option<PathBuf>,
+    heartbeat: Option<String>,
+    election_timeout: Option<String>,
     user: Option<String>,
     password_file: Option<PathBuf>,
     cacert: Option<PathBuf>,
@@ -80,7 +133,7 @@ pub(crate) struct File {
 /// `etcd = "a:1,b:1"` or `etcd = ["a:1", "b:1"]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-enum Endpoints {
+enum List {
     One(String),
     Many(Vec<String>),
 }
@@ -96,25 +149,41 @@ enum PortOrAddress {
 impl Config {
     pub(crate) fn merge(flags: Shared) -> Result<Self, UsageError> {
         let file = flags.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        Self::of(flags, file)
+    }
 
-        let endpoints = match flags.etcd {
-            Some(endpoints) => endpoints,
-            None => file.endpoints()?,
+    fn of(flags: Shared, file: File) -> Result<Self, UsageError> {
+        let group = match (flags.peers, &file.peers) {
+            (Some(group), _) => Some(group),
+            (None, Some(List::One(list))) => Some(in_file("peers", list.parse())?),
+            (None, Some(List::Many(list))) => Some(in_file("peers", list.join(",").parse())?),
+            (None, None) => None,
         };
-        let mut etcd = Settings::new(endpoints).map_err(|error| UsageError(format!("--etcd: {error}")))?;
-        let tls = tls(
-            flags.cacert.as_deref().or(file.cacert.as_deref()),
-            flags.cert.as_deref().or(file.cert.as_deref()),
-            flags.key.as_deref().or(file.key.as_deref()),
-        )?;
-        if let Some(tls) = tls {
-            etcd = etcd.with_tls(tls).map_err(|error| UsageError(format!("--etcd: {error}")))?;
-        }
-        let user = flags.user.as_deref().or(file.user.as_deref());
-        let password = Password::of(flags.password_file.as_deref(), file.password_file.as_deref())?;
-        if let Some(credentials) = credentials(user, password.map(|password| password.0))? {
-            etcd = etcd.with_credentials(credentials);
-        }
+        let member = Member {
+            listen: flags.listen,
+            data: flags.data,
+            heartbeat: flags.heartbeat,
+            election_timeout: flags.election_timeout,
+        };
+        let member = member.or(file.member()?);
+        let endpoints = match (flags.etcd, &file.etcd) {
+            (Some(endpoints), _) => Some(endpoints),
+            (None, Some(list)) => Some(endpoints_in(list)?),
+            (None, None) => None,
+        };
+        let login = Login {
+            user: flags.user.or_else(|| file.user.clone()),
+            password: Password::of(flags.password_file.as_deref(), file.password_file.as_deref())?,
+        };
+        let certificates = Certificates {
+            ca: flags.cacert.as_deref().or(file.cacert.as_deref()),
+            cert: flags.cert.as_deref().or(file.cert.as_deref()),
+            key: flags.key.as_deref().or(file.key.as_deref()),
+        };
+        let backend = match group {
+            None => Backend::Etcd(on_etcd(endpoints, login, certificates, &member)?),
+            Some(group) => Backend::Peers(among_peers(group, endpoints, &login, certificates, member)?),
+        };
 
         let election = match (flags.election, &file.election) {
             (Some(election), _) => election,
@@ -122,7 +191,7 @@ impl Config {
             (None, None) => DEFAULT_ELECTION.parse().expect("the default is a valid name"),
         };
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
-        Ok(Self { etcd, election, log_format, file })
+        Ok(Self { backend, election, log_format, file })
     }
 
     /// The keys of the configuration file, if there is one.
@@ -130,13 +199,13 @@ impl Config {
         &self.file
     }
 
-    /// What a candidate needs, from its own flags and the same file, and its name where nobody gives one.
+    /// What a candidate needs, from its own flags and the same file, and what is usual where nobody says
+    /// anything.
     pub(crate) fn standing(
         &self,
         name: Option<CandidateName>,
-        ttl: Option<Ttl>,
-        http: Option<Address>,
-        nameless: impl FnOnce() -> Result<CandidateName, UsageError>,
+        Stands { ttl, http }: Stands,
+        usual: Usual,
     ) -> Result<Standing, UsageError> {
         // Not clap's to read: it may be given in two places, and would conflict with itself.
         let in_environment = env::var("ELECT_NAME").ok();
@@ -146,12 +215,25 @@ impl Config {
                 name.parse().map_err(|error| UsageError(format!("ELECT_NAME: {error}")))?
             }
             (None, None, Some(name)) => in_file("name", name.parse())?,
-            (None, None, None) => nameless()?,
+            (None, None, None) => (usual.name)()?,
         };
         let ttl = match (ttl, &self.file.ttl) {
-            (Some(ttl), _) => ttl,
-            (None, Some(ttl)) => in_file("ttl", parse_ttl(ttl))?,
-            (None, None) => Ttl::DEFAULT,
+            (Some(ttl), _) => Some(ttl),
+            (None, Some(ttl)) => Some(in_file("ttl", parse_ttl(ttl))?),
+            (None, None) => None,
+        };
+        let place = match (&self.backend, ttl) {
+            (Backend::Etcd(settings), ttl) => Place::Etcd(settings.clone(), ttl.unwrap_or(Ttl::DEFAULT)),
+            (Backend::Peers(_), Some(_)) => {
+                return Err(UsageError(
+                    "--ttl is for etcd's lease, and --peers have none; leave it out (ELECT_TTL and the file's ttl \
+                     too), and use --election-timeout"
+                        .into(),
+                ));
+            }
+            (Backend::Peers(peers), None) => {
+                Place::Peers(Box::new(peers.settings(&name, &self.election, usual.timing)?))
+            }
         };
         let http = match (http, &self.file.http) {
             (Some(http), _) => Some(http),
@@ -159,7 +241,7 @@ impl Config {
             (None, Some(PortOrAddress::Address(address))) => Some(in_file("http", address.parse())?),
             (None, None) => None,
         };
-        Ok(Standing { name, ttl, http })
+        Ok(Standing { name, place, http })
     }
 }
 
@@ -169,27 +251,49 @@ impl File {
         let text = fs::read_to_string(path).map_err(|error| {
             UsageError(format!("--config {shown}: {error}; name a file that can be read"))
         })?;
-        toml::from_str(&text).map_err(|error| {
-            // The line's number, and not the line: it may hold what must not be printed.
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let key = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
-            let key = key.map(|(key, _)| format!(" {}:", key.trim())).unwrap_or_default();
-            let what = error.message();
+        Self::parse(&text).map_err(|(line, problem)| {
             UsageError(format!(
-                "--config {shown}, line {line}:{key} {what}; the keys are the long flags without dashes in front, \
+                "--config {shown}, line {line}{problem}; the keys are the long flags without dashes in front, \
                  and a password goes into ELECT_PASSWORD or a file of its own (password-file)"
             ))
         })
     }
 
-    fn endpoints(&self) -> Result<Vec<Endpoint>, UsageError> {
-        let given: Vec<&str> = match &self.etcd {
-            None => vec![DEFAULT_ENDPOINT],
-            Some(Endpoints::One(list)) => list.split(',').collect(),
-            Some(Endpoints::Many(list)) => list.iter().map(String::as_str).collect(),
-        };
-        given.into_iter().map(|endpoint| in_file("etcd", endpoint.parse())).collect()
+    /// What is wrong, and in which line.
+    fn parse(text: &str) -> Result<Self, (usize, String)> {
+        toml::from_str(text).map_err(|error| {
+            // The line's number, and not the line: it may hold what must not be printed.
+            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+            let key = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
+            let key = key.map(|(key, _)| format!(" {}:", key.trim())).unwrap_or_default();
+            (line, format!(":{key} {}", error.message()))
+        })
     }
+
+    fn member(&self) -> Result<Member, UsageError> {
+        Ok(Member {
+            listen: parsed("listen", &self.listen, str::parse)?,
+            data: self.data.clone(),
+            heartbeat: parsed("heartbeat", &self.heartbeat, parse_heartbeat)?,
+            election_timeout: parsed("election-timeout", &self.election_timeout, str::parse)?,
+        })
+    }
+}
+
+fn endpoints_in(list: &List) -> Result<Vec<Endpoint>, UsageError> {
+    let given: Vec<&str> = match list {
+        List::One(list) => list.split(',').collect(),
+        List::Many(list) => list.iter().map(String::as_str).collect(),
+    };
+    given.into_iter().map(|endpoint| in_file("etcd", endpoint.parse())).collect()
+}
+
+fn parsed<T, E: std::fmt::Display>(
+    key: &str,
+    text: &Option<String>,
+    parse: fn(&str) -> Result<T, E>,
+) -> Result<Option<T>, UsageError> {
+    text.as_deref().map(|text| in_file(key, parse(text))).transpose()
 }
 
 pub(crate) fn in_file<T, E: std::fmt::Display>(key: &str, parsed: Result<T, E>) -> Result<T, UsageError> {
@@ -203,26 +307,104 @@ pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
     Ttl::new(span).map_err(|error| error.to_string())
 }
 
-fn tls(ca: Option<&Path>, cert: Option<&Path>, key: Option<&Path>) -> Result<Option<Tls>, UsageError> {
-    let mut tls = Tls::default();
-    if let Some(ca) = ca {
-        tls = tls.trusting(ca).map_err(|error| UsageError(format!("--cacert {error}")))?;
+/// Reads `50ms`.
+pub(crate) fn parse_heartbeat(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 50ms"))
+}
+
+fn on_etcd(
+    endpoints: Option<Vec<Endpoint>>,
+    login: Login,
+    certificates: Certificates<'_>,
+    member: &Member,
+) -> Result<etcd::Settings, UsageError> {
+    if let Some(flag) = member.flag() {
+        return Err(UsageError(format!(
+            "{flag} is for servers that elect one of themselves: add --peers NAME=HOST:PORT,…, or leave it out"
+        )));
     }
-    match (cert, key) {
-        (Some(cert), Some(key)) => {
-            let identified = tls.identified_by(cert, key);
-            tls = identified.map_err(|error| UsageError(format!("--cert, --key: {error}")))?;
-        }
-        (None, None) if ca.is_none() => return Ok(None),
-        (None, None) => {}
-        (Some(_), None) => {
-            return Err(UsageError("--cert needs the certificate's private key: add --key".into()));
-        }
-        (None, Some(_)) => {
-            return Err(UsageError("--key needs the certificate it belongs to: add --cert".into()));
-        }
+    let wrong = |error: etcd::InvalidSettings| UsageError(format!("--etcd: {error}"));
+    let endpoints = match endpoints {
+        Some(endpoints) => endpoints,
+        None => vec![DEFAULT_ENDPOINT.parse().expect("the default is a valid endpoint")],
+    };
+    let mut settings = etcd::Settings::new(endpoints).map_err(wrong)?;
+    if let Some(tls) = certificates.read()? {
+        settings = settings.with_tls(tls).map_err(wrong)?;
     }
-    Ok(Some(tls))
+    if let Some(credentials) = login.credentials()? {
+        settings = settings.with_credentials(credentials);
+    }
+    Ok(settings)
+}
+
+fn among_peers(
+    group: Group,
+    endpoints: Option<Vec<Endpoint>>,
+    login: &Login,
+    certificates: Certificates<'_>,
+    member: Member,
+) -> Result<Peers, UsageError> {
+    let of_etcd = [
+        ("--etcd", endpoints.is_some()),
+        ("--user", login.user.is_some()),
+        ("a password (--password-file, ELECT_PASSWORD)", login.password.is_some()),
+    ];
+    if let Some((what, _)) = of_etcd.into_iter().find(|(_, given)| *given) {
+        return Err(UsageError(format!(
+            "--peers elect without etcd, and {what} is for etcd; leave out one of the two, wherever it is said: \
+             as a flag, as ELECT_…, or in the file"
+        )));
+    }
+    let Certificates { ca, cert, key } = certificates;
+    let given = [ca, cert, key].into_iter().flatten().count();
+    if given != 0 && given != 3 {
+        return Err(UsageError(
+            "--peers need --cacert, --cert and --key together: each shows its certificate to the others, and checks \
+             theirs; give all three, or none"
+                .into(),
+        ));
+    }
+    Ok(Peers { group, tls: certificates.read()?, member })
+}
+
+/// The files of TLS, by whichever backend they are for.
+#[derive(Clone, Copy)]
+struct Certificates<'a> {
+    ca: Option<&'a Path>,
+    cert: Option<&'a Path>,
+    key: Option<&'a Path>,
+}
+
+impl Certificates<'_> {
+    fn read(self) -> Result<Option<Tls>, UsageError> {
+        let Self { ca, cert, key } = self;
+        let mut tls = Tls::default();
+        if let Some(ca) = ca {
+            tls = tls.trusting(ca).map_err(|error| UsageError(format!("--cacert {error}")))?;
+        }
+        match (cert, key) {
+            (Some(cert), Some(key)) => {
+                let identified = tls.identified_by(cert, key);
+                tls = identified.map_err(|error| UsageError(format!("--cert, --key: {error}")))?;
+            }
+            (None, None) if ca.is_none() => return Ok(None),
+            (None, None) => {}
+            (Some(_), None) => {
+                return Err(UsageError("--cert needs the certificate's private key: add --key".into()));
+            }
+            (None, Some(_)) => {
+                return Err(UsageError("--key needs the certificate it belongs to: add --cert".into()));
+            }
+        }
+        Ok(Some(tls))
+    }
+}
+
+/// Who logs in to etcd.
+struct Login {
+    user: Option<String>,
+    password: Option<Password>,
 }
 
 /// Never shown, in no form of the configuration.
@@ -243,15 +425,21 @@ impl Password {
     }
 }
 
-fn credentials(user: Option<&str>, password: Option<String>) -> Result<Option<Credentials>, UsageError> {
-    match (user, password) {
-        (None, None) => Ok(None),
-        (Some(""), _) => Err(UsageError("--user is empty; name a user, or leave it out".into())),
-        (Some(user), Some(password)) if !password.is_empty() => Ok(Some(Credentials::new(user, password))),
-        (Some(_), _) => {
-            Err(UsageError("--user needs a password: set ELECT_PASSWORD, or give --password-file".into()))
+impl Login {
+    fn credentials(self) -> Result<Option<Credentials>, UsageError> {
+        match (self.user, self.password.map(|password| password.0)) {
+            (None, None) => Ok(None),
+            (Some(user), _) if user.is_empty() => {
+                Err(UsageError("--user is empty; name a user, or leave it out".into()))
+            }
+            (Some(user), Some(password)) if !password.is_empty() => {
+                Ok(Some(Credentials::new(user, password)))
+            }
+            (Some(_), _) => {
+                Err(UsageError("--user needs a password: set ELECT_PASSWORD, or give --password-file".into()))
+            }
+            (None, Some(_)) => Err(UsageError("there is a password, but no user: add --user".into())),
         }
-        (None, Some(_)) => Err(UsageError("there is a password, but no user: add --user".into())),
     }
 }
 
@@ -263,4 +451,29 @@ fn password_in(path: &Path) -> Result<String, UsageError> {
         return Err(wrong("it is empty; write the password into it".into()));
     }
     Ok(password.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file is a configuration, or an error on one bounded line that repeats no value.
+    #[test]
+    fn fuzz_config() {
+        bolero::check!().for_each(|text: &[u8]| {
+            let Ok(text) = std::str::from_utf8(text) else { return };
+            let mut file = match File::parse(text) {
+                Ok(file) => file,
+                Err((line, problem)) => {
+                    assert!((1..=text.lines().count() + 1).contains(&line), "line {line}: {problem}");
+                    return;
+                }
+            };
+            // Whose files those would be is not for a fuzzer to find out.
+            (file.cacert, file.cert, file.key, file.password_file) = (None, None, None, None);
+            let Ok(config) = Config::of(Shared::default(), file) else { return };
+            let name = || Ok("server1".parse().expect("it is a name"));
+            let _ = config.standing(None, Stands::default(), Usual { name, timing: Timing::DEFAULT });
+        });
+    }
 }

@@ -51,7 +51,6 @@ mod observe;
 mod progress;
 mod stand;
 mod term;
-mod tls;
 mod trouble;
 pub(crate) mod view;
 
@@ -59,8 +58,6 @@ pub(crate) use self::layout::Revision;
 pub use self::{
     endpoint::{Endpoint, InvalidEndpoint},
     fence::TransactionError,
-    tls::{InvalidTls, Tls},
-    view::{Front, Fronts},
 };
 use self::{
     layout::LeaseId,
@@ -69,12 +66,13 @@ use self::{
     trouble::Trouble,
     view::View,
 };
+pub use crate::tls::{InvalidTls, Tls};
 use crate::{
     candidate::{Backend, Standing, Won, sealed},
     clock::Timestamp,
     leadership::{OrderError, Ticket},
     names::ElectionName,
-    observe::{Observer, Snapshot},
+    observe::{Fronts, Observer, Snapshot, SnapshotError},
     timing::Ttl,
 };
 
@@ -213,10 +211,8 @@ impl Etcd {
         Observer::driven(|task| self.shared.spawn(task), |told| observe::observe(shared, election, told))
     }
 
-    /// Who is at the front of an election's queue, as it changes. Made for a program that also
-    /// stands in it: the two share one watch, and this costs etcd nothing more.
-    ///
-    /// Short terms may be skipped, and nothing is said of a lost connection.
+    /// Who is at the front of an election's queue, as it changes: see [`Backend::fronts`]. It shares one
+    /// watch with the candidates of that election.
     pub fn fronts(&self, election: &ElectionName) -> Fronts {
         View::of(&self.shared, election).front()
     }
@@ -262,7 +258,7 @@ impl Etcd {
         released.map_err(|stopped| unconfirmed(&stopped))?.map_err(|trouble| unconfirmed(&trouble))
     }
 
-    /// When etcd was last heard, by an answer that was not refused (boot-time clock).
+    /// When etcd was last heard, by an answer that was not refused (boot-time clock); `None` if never.
     pub fn last_contact(&self) -> Option<Timestamp> {
         match self.shared.heard.load(Ordering::Relaxed) {
             NEVER => None,
@@ -284,22 +280,27 @@ impl Etcd {
     }
 }
 
-/// Why there is no snapshot.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}")]
-pub struct SnapshotError {
-    problem: String,
-    refused: bool,
-}
+impl Backend for Etcd {
+    fn observe(&self, election: ElectionName) -> Observer {
+        self.observe(election)
+    }
 
-impl SnapshotError {
-    /// Whether asking again can't help: wrong credentials or certificate.
-    pub fn is_refusal(&self) -> bool {
-        self.refused
+    fn fronts(&self, election: &ElectionName) -> Fronts {
+        self.fronts(election)
+    }
+
+    async fn snapshot(&self, election: ElectionName) -> Result<Snapshot, SnapshotError> {
+        self.snapshot(election).await
+    }
+
+    fn last_contact(&self) -> Option<Timestamp> {
+        self.last_contact()
+    }
+
+    async fn settled(&self) {
+        self.settled().await;
     }
 }
-
-impl Backend for Etcd {}
 
 impl sealed::Stand for Etcd {
     fn stand(&self, standing: Standing, won: Won) {

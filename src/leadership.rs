@@ -26,7 +26,7 @@ use crate::{
 /// Send it with every write, and have the receiver refuse a write whose token is
 /// smaller than the largest it has seen: this is what stops a leader that was paused
 /// between its last check and the write. On etcd it is the `create_revision` of the
-/// leader's key.
+/// leader's key, among peers Raft's term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
@@ -75,7 +75,7 @@ pub enum Loss {
     Revoked,
     /// The leader's key is gone: somebody deleted it, or revoked its lease.
     KeyDeleted,
-    /// The leader's key was made anew by somebody else.
+    /// Somebody else took the leader's place: on etcd by making its key anew, among peers in a later term.
     Superseded,
     /// The leader's key could not be watched for a whole TTL: it may be gone.
     Blind,
@@ -93,7 +93,7 @@ impl fmt::Display for Loss {
             Self::Expired => "no renewal was acknowledged in time",
             Self::Revoked => "the lease is gone",
             Self::KeyDeleted => "the leader's key was deleted",
-            Self::Superseded => "somebody else made the leader's key anew",
+            Self::Superseded => "somebody else took the leader's place",
             Self::Blind => "the leader's key could not be watched",
             Self::Transferred => "handed over to another candidate",
             Self::Resigned => "resigned",
@@ -110,7 +110,7 @@ impl fmt::Display for Loss {
 /// write and have the receiver refuse a lower one.
 ///
 /// Dropping it ends the belief at once and gives leadership up in the background: wait for
-/// [`Etcd::settled`](crate::etcd::Etcd::settled) before the process ends.
+/// [`Backend::settled`](crate::candidate::Backend::settled) before the process ends.
 /// [`resign`](Self::resign) does the same and says whether it worked.
 #[derive(Debug)]
 #[must_use = "dropping this gives up leadership"]
@@ -178,9 +178,14 @@ impl Leadership {
     }
 
     /// What it takes to give this term up after this process is gone.
-    pub fn ticket(&self) -> Ticket {
-        let Backing::Etcd(seat) = &self.backing;
-        seat.ticket()
+    ///
+    /// `None` where there is nothing to give up: a term among peers is over as soon as its leader is not
+    /// heard any more.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match &self.backing {
+            Backing::Etcd(seat) => Some(seat.ticket()),
+            Backing::Peers => None,
+        }
     }
 
     /// Waits until leadership can no longer be proved, and says why.
@@ -268,7 +273,7 @@ impl Leadership {
     ///
     /// Stop the work first: belief ends the moment this is called. The lease, which holds no place
     /// any more, is given back in the background: see
-    /// [`Etcd::settled`](crate::etcd::Etcd::settled).
+    /// [`Backend::settled`](crate::candidate::Backend::settled).
     ///
     /// # Errors
     ///
@@ -398,6 +403,8 @@ impl Term {
 pub(crate) enum Backing {
     /// The leader's key in etcd.
     Etcd(crate::etcd::Seat),
+    /// None: the term itself is in everything that peers say to each other.
+    Peers,
 }
 
 /// The renewing thread's ends of a [`Leadership`].

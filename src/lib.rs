@@ -39,9 +39,10 @@ pub mod etcd;
 pub mod leadership;
 pub mod names;
 pub mod observe;
-#[cfg_attr(not(test), expect(dead_code, reason = "the driver that uses it comes next"))]
+pub mod peers;
 mod raft;
 pub mod timing;
+mod tls;
 pub mod validity;
 
 pub use self::{

@@ -22,8 +22,12 @@ use tracing_subscriber::{
 use crate::config::UsageError;
 
 mod lines;
+mod seldom;
 
-pub(crate) use self::lines::{Stream, drain, together};
+pub(crate) use self::{
+    lines::{Stream, drain, together},
+    seldom::Seldom,
+};
 
 /// The target of the lines that people follow.
 pub(crate) const TRANSCRIPT: &str = "transcript";

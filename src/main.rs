@@ -4,8 +4,10 @@ use std::process::ExitCode;
 
 mod cli;
 mod config;
+mod descriptors;
 mod effects;
 mod log;
+mod proof;
 mod status;
 
 fn main() -> ExitCode {

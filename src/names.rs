@@ -93,7 +93,12 @@ impl fmt::Display for ElectionName {
 /// Makes what some other program stored fit to be shown: valid text, no control
 /// characters, bounded.
 pub(crate) fn displayed(value: &[u8]) -> String {
-    let cut = &value[..value.len().min(MAX_BYTES)];
+    displayed_within(value, MAX_BYTES)
+}
+
+/// The same for what may be longer than a name: `most` bytes of it.
+pub(crate) fn displayed_within(value: &[u8], most: usize) -> String {
+    let cut = &value[..value.len().min(most)];
     let mut shown: String = String::from_utf8_lossy(cut)
         .chars()
         .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })

@@ -5,15 +5,17 @@
 //! ([`State::Unknown`]) instead of repeating what was true once.
 
 use std::{
+    fmt,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::SystemTime,
 };
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 
-use crate::leadership::FencingToken;
+use crate::{clock::Timestamp, leadership::FencingToken};
 
 /// What was seen of an election, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub struct Snapshot {
     /// Who leads.
     pub observation: Observation,
     /// All candidates in the order of the queue. The first is the leader, if there is one.
+    ///
+    /// Peers wait in no order; they are sorted by name.
     pub candidates: Vec<Queued>,
 }
 
@@ -71,8 +75,88 @@ pub struct Snapshot {
 pub struct Queued {
     /// Its name, made fit to be shown.
     pub name: String,
-    /// The token it has, or will have once it leads.
-    pub token: FencingToken,
+    /// The token it has, or will have once it leads. Of peers only the leader has one.
+    pub token: Option<FencingToken>,
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
+pub struct SnapshotError {
+    pub(crate) problem: String,
+    pub(crate) refused: bool,
+}
+
+impl SnapshotError {
+    /// Whether asking again can't help: wrong credentials or certificate.
+    pub fn is_refusal(&self) -> bool {
+        self.refused
+    }
+}
+
+/// Who is at the front of an election.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Front {
+    /// A candidate: it leads, or is about to. This is its token.
+    Candidate(FencingToken),
+    /// A key that somebody put by hand: nobody can lead until it is deleted.
+    Foreign(String),
+    /// The queue is empty; among peers: no leader is known.
+    Nobody,
+}
+
+/// Who is at the front of an election, newest first: see
+/// [`Backend::fronts`](crate::candidate::Backend::fronts).
+#[derive(Clone)]
+#[must_use = "dropping this stops following"]
+pub struct Fronts {
+    front: watch::Receiver<Option<Front>>,
+    queue: Arc<dyn Fn() -> Result<Vec<FencingToken>, Timestamp> + Send + Sync>,
+}
+
+impl fmt::Debug for Fronts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fronts").field("front", &*self.front.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Fronts {
+    /// Follows `front`, which is `None` until it is first known, and asks `queue` for the tokens.
+    pub(crate) fn new(
+        mut front: watch::Receiver<Option<Front>>,
+        queue: impl Fn() -> Result<Vec<FencingToken>, Timestamp> + Send + Sync + 'static,
+    ) -> Self {
+        front.mark_changed();
+        Self { front, queue: Arc::new(queue) }
+    }
+
+    /// The tokens of all who are in the queue, first come first. Among peers: the leader's, if there is
+    /// one.
+    ///
+    /// # Errors
+    ///
+    /// Since when that is not known (boot-time clock).
+    pub fn queue(&self) -> Result<Vec<FencingToken>, Timestamp> {
+        (self.queue)()
+    }
+
+    /// Who is at the front now; waits until that is known, or has changed since the last call.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a later call sees the newest.
+    pub async fn next(&mut self) -> Front {
+        loop {
+            if self.front.changed().await.is_err() {
+                // The backend has stopped, which its candidates are told: here there is no news any more.
+                std::future::pending::<()>().await;
+            }
+            if let Some(front) = &*self.front.borrow_and_update() {
+                return front.clone();
+            }
+        }
+    }
 }
 
 /// The states of an election, in order: the present one at first, then every change.

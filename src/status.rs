@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The loop writes and never waits; the thread serves, and whatever its clients do, the loop goes on. etcd is asked for
-//! something only while somebody looks, and only for names that are not known yet.
+//! something only while somebody looks, and only for names that are not known yet; peers are not asked.
 //!
 //! | module | |
 //! |---|---|
@@ -42,6 +42,6 @@ mod timeline;
 
 pub(crate) use self::{
     address::{Address, Bound},
-    board::Board,
+    board::{Board, Identity, Sources},
     http::serve,
 };

@@ -116,12 +116,14 @@ impl fmt::Display for Ttl {
     }
 }
 
-/// Growing, jittered pauses between attempts: 100 ms at first, at most 3 s.
+/// Growing, jittered pauses between attempts: 100 ms at first, at most 3 s, unless told otherwise.
 ///
 /// Each pause is drawn evenly from the upper half of its range, so that candidates
 /// that lost etcd at one instant do not come back at one instant.
 #[derive(Debug)]
 pub(crate) struct Backoff {
+    first: Duration,
+    last: Duration,
     ceiling: Duration,
 }
 
@@ -130,16 +132,20 @@ impl Backoff {
     const LAST: Duration = Duration::from_secs(3);
 
     pub(crate) fn new() -> Self {
-        Self { ceiling: Self::FIRST }
+        Self::between(Self::FIRST, Self::LAST)
+    }
+
+    pub(crate) fn between(first: Duration, last: Duration) -> Self {
+        Self { first, last, ceiling: first }
     }
 
     pub(crate) fn reset(&mut self) {
-        *self = Self::new();
+        self.ceiling = self.first;
     }
 
     pub(crate) fn pause(&mut self) -> Duration {
         let ceiling = self.ceiling;
-        self.ceiling = (ceiling * 2).min(Self::LAST);
+        self.ceiling = (ceiling * 2).min(self.last);
         ceiling.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }

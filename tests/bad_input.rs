@@ -5,6 +5,9 @@
 
 mod support;
 
+#[path = "bad_input/peers.rs"]
+mod peers;
+
 use std::{
     ffi::OsStr,
     fs,

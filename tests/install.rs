@@ -20,7 +20,7 @@ use support::{
 use tempfile::TempDir;
 
 /// Each file under PREFIX, as Debian's policy has it, and its mode.
-const FILES: [(&str, u32); 13] = [
+const FILES: [(&str, u32); 14] = [
     ("bin/elect", 0o755),
     ("share/man/man1/elect.1", 0o644),
     ("share/man/man1/elect-server.1", 0o644),
@@ -28,6 +28,7 @@ const FILES: [(&str, u32); 13] = [
     ("share/man/man1/elect-observe.1", 0o644),
     ("share/man/man1/elect-status.1", 0o644),
     ("share/man/man1/elect-completions.1", 0o644),
+    ("share/man/man1/elect-demo.1", 0o644),
     ("share/man/man1/elect-man.1", 0o644),
     ("share/bash-completion/completions/elect", 0o644),
     ("share/zsh/vendor-completions/_elect", 0o644),

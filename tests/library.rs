@@ -655,7 +655,7 @@ on_each_etcd! {
         let mut next = async || soon("an event", events.recv()).await.unwrap();
         assert!(matches!(next().await, Event::Campaigning));
         // Renewals while it waits are its own business.
-        assert!(matches!(next().await, Event::Following { token } if token == own));
+        assert!(matches!(next().await, Event::Following { token } if token == Some(own)));
         assert!(matches!(next().await, Event::Elected { token, .. } if token == own));
         let Event::Renewed { token, until, .. } = next().await else { panic!("not renewed") };
         assert!(token == own && leadership.deadline().unwrap() >= until);

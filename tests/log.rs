@@ -13,6 +13,7 @@ use nix::{
 };
 use support::{
     clock::BootTime,
+    elect::Elect,
     etcd::{Etcd, EtcdVersion},
     eventually::eventually,
     process::{self, Process},
@@ -45,6 +46,31 @@ fn a_log_that_nobody_reads_costs_no_leadership_and_no_line() {
     let lines = ["I am the leader.", "still the leader.", "LEADERSHIP CHANGE REQUIRED"];
     let at = lines.map(|line| log.find(line).unwrap_or_else(|| panic!("'{line}' is missing")));
     assert!(at.is_sorted(), "{lines:?} at {at:?}");
+}
+
+/// What checkers of other processes' beliefs read: on the clock that all of them share.
+#[test]
+fn a_server_writes_down_for_machines_until_when_it_believes_that_it_leads() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let endpoint = etcd.endpoint();
+    let args = ["server", "a", "--etcd", &endpoint, "--ttl", "2s", "--log-format", "json"];
+    let mut server = Elect::new(args).env("RUST_LOG", "belief=debug").start();
+    let proved = |line: &str| line.contains("\"proved\"");
+    let first = server.wait_for_line(proved, SOON);
+    let later = server.wait_for_line_since(first.mark(), proved, SOON);
+    server.signal(Signal::SIGTERM);
+    let ended = server.wait_for_line(|line: &str| line.contains("\"ended\""), SOON);
+    assert!(server.wait_exit(SOON).success());
+
+    let [first, later, ended] =
+        [first, later, ended].map(|line| serde_json::from_str::<serde_json::Value>(&line.text).unwrap());
+    let number = |line: &serde_json::Value, field: &str| line[field].as_u64().unwrap();
+    assert_eq!(number(&first, "token"), number(&later, "token"));
+    assert!(number(&first, "until") < number(&later, "until"));
+    let believed = Duration::from_nanos(number(&first, "until") - number(&first, "at"));
+    assert!(believed < TTL, "{believed:?}");
+    assert_eq!((&later["target"], &ended["how"]), (&"belief".into(), &"Stopping".into()));
+    assert!(number(&ended, "at") <= BootTime::now().as_nanos());
 }
 
 #[test]

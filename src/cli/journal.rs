@@ -1,48 +1,105 @@
 //! What happens in an election, as log lines: what `server` and `run` tell people.
 
+use std::time::Duration;
+
 use leader_election::{
-    CandidateName, ElectionName,
+    ElectionName, FencingToken,
     candidate::Event,
     clock::Timestamp,
-    etcd::{Front, Settings},
+    observe::Front,
+    peers::{Group, Settings},
     timing::Ttl,
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::transcript::{Happened, Line, Transcript};
-use crate::log::{TRANSCRIPT, together};
+use crate::{
+    config::{Place, Standing},
+    log::{Seldom, TRANSCRIPT, together},
+};
+
+/// The target of what machines follow, at debug: from when until when this process takes itself for the leader. Moments
+/// are nanoseconds of the boot-time clock, which all processes of a machine share.
+const BELIEF: &str = "belief";
 
 /// Turns what happens into log lines.
 pub(super) struct Journal {
+    /// The term that this process leads, as far as it has heard.
+    leading: Option<FencingToken>,
     transcript: Transcript,
-    endpoints: String,
+    /// How this server is in touch with the others.
+    reaching: Line,
+    refreshing: Pace,
+    failures: Seldom,
+}
+
+/// How often it is told, at most, that this server still leads. Whatever proves it may come more often.
+struct Pace {
+    every: Duration,
+    /// Whether it has to have led for as long before it is told the first time.
+    waits: bool,
+    last: Option<Timestamp>,
+}
+
+impl Pace {
+    /// At each renewal; but connections that break make more of them than there should be.
+    fn of_renewals(ttl: Ttl) -> Self {
+        Self { every: ttl.renewal_interval() / 2, waits: false, last: None }
+    }
+
+    /// Heartbeats come many times a second: once a second.
+    fn of_heartbeats() -> Self {
+        Self { every: Duration::from_secs(1), waits: true, last: None }
+    }
+
+    fn begin(&mut self) {
+        self.last = self.waits.then(Timestamp::now);
+    }
+
+    fn is_due(&mut self) -> bool {
+        let now = Timestamp::now();
+        let due = self.last.is_none_or(|last| now.since(last) >= self.every);
+        if due {
+            self.last = Some(now);
+        }
+        due
+    }
 }
 
 impl Journal {
-    /// Tells that this server, called `name`, starts and connects.
-    pub(super) fn starting(
-        settings: &Settings,
-        election: &ElectionName,
-        name: &CandidateName,
-        ttl: Ttl,
-    ) -> Self {
-        let endpoints = settings.endpoints().iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
-        let journal = Self { transcript: Transcript::new(), endpoints };
-        let starting = Line::Starting { name: name.to_string() };
-        info!(target: TRANSCRIPT, election = %election, ttl = %ttl, "{starting}");
-        journal.connecting();
-        journal
+    /// Tells that this server starts.
+    pub(super) fn starting(standing: &Standing, election: &ElectionName) -> Self {
+        let starting = Line::Starting { name: standing.name.to_string() };
+        let (reaching, refreshing) = match &standing.place {
+            Place::Etcd(settings, ttl) => {
+                info!(target: TRANSCRIPT, election = %election, ttl = %ttl, "{starting}");
+                let endpoints: Vec<_> = settings.endpoints().iter().map(ToString::to_string).collect();
+                (Line::Connecting { endpoints: endpoints.join(",") }, Pace::of_renewals(*ttl))
+            }
+            Place::Peers(settings) => {
+                let (data, timing) = (settings.data().display(), standing.place.proof());
+                info!(target: TRANSCRIPT, election = %election, election_timeout = %timing, data = %data, "{starting}");
+                if let Some(note) = evenness(settings.group()) {
+                    info!("{note}");
+                }
+                (listening(settings), Pace::of_heartbeats())
+            }
+        };
+        Self { leading: None, transcript: Transcript::new(), reaching, refreshing, failures: Seldom::new() }
     }
 
-    fn connecting(&self) {
-        info!(target: TRANSCRIPT, "{}", Line::Connecting { endpoints: self.endpoints.clone() });
+    /// Tells how it reaches the others.
+    pub(super) fn reaching(&self) {
+        info!(target: TRANSCRIPT, "{}", self.reaching);
     }
 
     pub(super) fn event(&mut self, event: Event) {
+        self.believe(&event);
         match event {
             Event::Campaigning => self.happened(Happened::Campaigning),
             Event::Following { token } => self.happened(Happened::Queued { own: token }),
             Event::Elected { token, until } => {
+                self.refreshing.begin();
                 let lines = self.transcript.lines(Happened::Elected { token });
                 together(|| {
                     // Frozen between the news and this line, we may have been deposed: then say nothing.
@@ -51,7 +108,7 @@ impl Journal {
                     }
                 });
             }
-            Event::Renewed { until, latency, .. } => {
+            Event::Renewed { until, latency, .. } if self.refreshing.is_due() => {
                 let lines = self.transcript.lines(Happened::Renewed);
                 for line in lines.iter().filter(|_| Timestamp::now() < until) {
                     info!(target: TRANSCRIPT, ?latency, "{line}");
@@ -63,9 +120,12 @@ impl Journal {
                 }
             }
             Event::Retrying { problem, unreachable, pause } => {
-                warn!(problem, retry_in = ?pause, "the attempt failed");
-                if unreachable {
-                    self.connecting();
+                let Some(left_out) = self.failures.pass(Timestamp::now()) else { return };
+                let left_out = (left_out > 0).then_some(left_out);
+                warn!(problem, retry_in = ?pause, left_out, "the attempt failed");
+                // Peers dial each other all the time.
+                if unreachable && matches!(self.reaching, Line::Connecting { .. }) {
+                    self.reaching();
                 }
             }
             _ => {}
@@ -83,9 +143,102 @@ impl Journal {
         }
     }
 
+    /// Tells machines.
+    fn believe(&mut self, event: &Event) {
+        let at = Timestamp::now().as_nanos();
+        match event {
+            Event::Elected { token, until } | Event::Renewed { token, until, .. } => {
+                self.leading = Some(*token);
+                debug!(target: BELIEF, token = token.get(), at, until = until.as_nanos(), "proved");
+            }
+            Event::Lost { token, loss } => {
+                self.leading = None;
+                debug!(target: BELIEF, token = token.get(), at, how = ?loss, "ended");
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn happened(&mut self, happened: Happened) {
+        if happened == Happened::Stopping
+            && let Some(token) = self.leading.take()
+        {
+            let at = Timestamp::now().as_nanos();
+            debug!(target: BELIEF, token = token.get(), at, how = "Stopping", "ended");
+        }
         for line in self.transcript.lines(happened) {
             info!(target: TRANSCRIPT, "{line}");
         }
+    }
+}
+
+fn listening(settings: &Settings) -> Line {
+    let others = settings.group().members().iter().filter(|member| member.name != *settings.name());
+    let peers = others.map(|member| member.name.to_string()).collect();
+    Line::Listening { at: settings.listen().to_string(), peers }
+}
+
+/// What is to be said of a group that is no better than a smaller one.
+fn evenness(group: &Group) -> Option<String> {
+    let count = group.members().len();
+    let failures = match group.tolerates() {
+        0 => "no failure".to_owned(),
+        1 => "1 failure".to_owned(),
+        more => format!("{more} failures"),
+    };
+    let fewer = match count - 1 {
+        1 => "1 does".to_owned(),
+        fewer => format!("{fewer} do"),
+    };
+    count.is_multiple_of(2).then(|| format!("{count} servers tolerate {failures}, as {fewer}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_even_group_is_told_that_it_could_be_smaller() {
+        let note = |count: usize| {
+            let members: Vec<_> = (1..=count).map(|i| format!("s{i}=h:{i}")).collect();
+            evenness(&members.join(",").parse().unwrap())
+        };
+        assert_eq!(note(2).unwrap(), "2 servers tolerate no failure, as 1 does");
+        assert_eq!(note(4).unwrap(), "4 servers tolerate 1 failure, as 3 do");
+        assert_eq!(note(6).unwrap(), "6 servers tolerate 2 failures, as 5 do");
+        assert_eq!([1, 3, 5, 7].map(note), [const { None }; 4]);
+    }
+
+    #[test]
+    fn a_server_says_where_it_listens_and_who_else_does() {
+        let line = |group: &str| {
+            let settings =
+                Settings::new(&"server1".parse().unwrap(), group.parse().unwrap(), "data").unwrap();
+            listening(&settings).to_string()
+        };
+        assert_eq!(
+            line("server3=h:3,server1=localhost:10000,server2=h:2"),
+            "Listening on 'localhost:10000', peers: server2, server3"
+        );
+        assert_eq!(line("server1=localhost:10000"), "Listening on 'localhost:10000', no peers");
+    }
+
+    #[test]
+    fn heartbeats_are_told_of_once_a_second_at_most() {
+        let mut pace = Pace::of_heartbeats();
+        assert!(pace.is_due() && !pace.is_due());
+        let mut elected = Pace::of_heartbeats();
+        elected.begin();
+        assert!(!elected.is_due());
+    }
+
+    #[test]
+    fn renewals_that_come_in_a_rush_are_told_of_once() {
+        let mut pace = Pace::of_renewals(Ttl::DEFAULT);
+        pace.begin();
+        assert!(pace.is_due(), "the first of a term is told");
+        assert!((0..1000).all(|_| !pace.is_due()));
+        pace.last = pace.last.map(|last| last - Ttl::DEFAULT.renewal_interval());
+        assert!(pace.is_due(), "each that comes in its time is told");
     }
 }

@@ -12,11 +12,17 @@ use leader_election::{
 };
 
 use super::show::{self, Json};
-use crate::config::Config;
+use crate::config::{Backend, Config};
 
 pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
-    let etcd = Etcd::start(config.etcd).context("failed to start")?;
-    let mut observer = etcd.observe(config.election);
+    let Config { backend, election, .. } = config;
+    let (mut observer, refuses) = match backend {
+        Backend::Etcd(settings) => {
+            let etcd = Etcd::start(settings).context("failed to start")?;
+            (etcd.observe(election), "etcd refuses")
+        }
+        Backend::Peers(peers) => (peers.client(election)?.observe(), "the peers refuse"),
+    };
     let mut problem = None;
     while let Some(observation) = observer.next().await {
         match print(&observation, json) {
@@ -27,7 +33,7 @@ pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> 
             problem = Some(said);
         }
     }
-    bail!("etcd refuses to be observed: {}", problem.unwrap_or_default())
+    bail!("{refuses} to be observed: {}", problem.unwrap_or_default())
 }
 
 fn print(observation: &Observation, json: bool) -> io::Result<()> {

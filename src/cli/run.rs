@@ -13,20 +13,22 @@
 //! Leadership is released on one path only, after nothing of the command is left. What ends the command where
 //! this process can't is told in `effects.rs`.
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use leader_election::{
     CampaignError, Candidate, Leadership, Loss,
+    candidate::Backend,
     clock::{Timestamp, sleep_until},
-    etcd::Etcd,
     leadership::OrderError,
 };
 use nix::sys::signal::Signal;
-use tokio::{
-    runtime::Handle,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use self::{
@@ -34,14 +36,19 @@ use self::{
     options::Options,
     post::Post,
 };
-use super::{LEAVE_WITHIN, journal::Journal, serve, server::explained, signals::Wish};
+use super::{
+    LEAVE_WITHIN,
+    ground::{Ground, Stage},
+    server::explained,
+    signals::Wish,
+};
 use crate::{
-    config::Standing,
+    config::Place,
     effects::{
         budget::{ALLOWANCE, GRACE},
         children::{self, Kin},
         control::{End, Order, Report, Start},
-        environment,
+        environment::{self, Variables},
         guard::{self, Charge, Inherited},
         health::Health,
         hooks::Hooks,
@@ -50,7 +57,7 @@ use crate::{
         supervision::{News, Supervision},
     },
     log,
-    status::Board,
+    proof::written,
 };
 
 mod attendant;
@@ -76,7 +83,7 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let explain = flags.explain;
     let (config, options) = flags.merge()?;
     if explain {
-        print!("{}", options.budget);
+        write!(io::stdout(), "{}", options.budget).context("failed to print")?;
         return Ok(ExitCode::SUCCESS);
     }
     // The standard output is the command's.
@@ -87,27 +94,31 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     }
     children::adopt_orphans().context("failed to become the parent of orphans")?;
 
-    let Standing { name, ttl, http } = options.standing.clone();
-    // Before it stands: a server that can't be asked is not what was ordered.
-    let bound = http.map(|address| address.bind()).transpose()?;
-    let journal = Journal::starting(&config.etcd, &config.election, &name, ttl);
+    let stage = Stage::set(&options.standing, &config.election)?;
+    let variables = environment::of_candidate(&options.standing.name, &config.election);
+    // Nothing here blocks for long: the longest is a look through /proc.
+    match options.standing.place.clone() {
+        Place::Etcd(settings, ttl) => stand(stage.on_etcd(settings, ttl)?, options, variables).await,
+        Place::Peers(settings) => stand(stage.among_peers(*settings)?, options, variables).await,
+    }
+}
+
+async fn stand<B: Backend>(
+    ground: Ground<B>,
+    options: Options,
+    variables: Variables,
+) -> anyhow::Result<ExitCode> {
+    let Ground { backend, candidate, board, journal, .. } = ground;
     let kin = Kin::default();
-    let variables = environment::of_candidate(&name, &config.election);
     let hooks = Hooks::start(options.hooks.clone(), variables.clone(), kin.clone());
     let health = Health::start(options.check.clone(), variables, kin.clone());
-    // Nothing here blocks for long: the longest is a look through /proc.
-    let etcd = Etcd::start_on(Handle::current(), config.etcd.clone());
-    let fronts = etcd.fronts(&config.election);
-    let board = Board::new(name.clone(), config.election.clone(), ttl, etcd.clone());
-    serve(bound, &board, config.etcd)?;
-    let candidate = Candidate::new(etcd.clone(), config.election, name, ttl).announcing(true);
     let listening = "failed to listen for signals";
-    let post = Post::new(journal, candidate.subscribe(), fronts, board, hooks, kin.clone());
+    let post = Post::new(journal, candidate.subscribe(), board, hooks, kin.clone());
     let post = post.context(listening)?;
     let attendant = Attendant::new(post).context(listening)?;
     let guard = start_guard(&kin)?;
     let supervisor = Supervisor { options, candidate, guard, guarded: false, health, attendant, kin };
-    let ended = supervisor.stand(&etcd).await;
+    let ended = supervisor.stand(&backend).await;
     log::drain();
     ended
 }
@@ -117,7 +128,11 @@ pub(super) async fn guard(flags: Flags, inherited: Inherited) -> anyhow::Result<
     let (config, options) = flags.merge()?;
     log::start(config.log_format, log::Stream::Stderr)?;
     let variables = environment::of_candidate(&options.standing.name, &config.election);
-    let charge = Charge { etcd: config.etcd, budget: options.budget, command: options.command, variables };
+    let etcd = match options.standing.place {
+        Place::Etcd(settings, _) => Some(settings),
+        Place::Peers(_) => None,
+    };
+    let charge = Charge { etcd, budget: options.budget, command: options.command, variables };
     let ended = guard::run(charge, inherited).await;
     log::drain();
     ended
@@ -130,9 +145,9 @@ fn start_guard(kin: &Kin) -> anyhow::Result<Supervision> {
 }
 
 /// What stands, leads, and sees to the command.
-struct Supervisor {
+struct Supervisor<B> {
     options: Options,
-    candidate: Candidate<Etcd>,
+    candidate: Candidate<B>,
     guard: Supervision,
     /// Whether a guard was ever ready.
     guarded: bool,
@@ -187,14 +202,15 @@ enum After {
     Again,
 }
 
-impl Supervisor {
-    async fn stand(mut self, etcd: &Etcd) -> anyhow::Result<ExitCode> {
+impl<B: Backend> Supervisor<B> {
+    async fn stand(mut self, backend: &B) -> anyhow::Result<ExitCode> {
+        let proof = self.options.standing.place.proof();
         let code = loop {
             self.make_ready().await?;
             if self.attendant.is_told() {
                 break 0;
             }
-            match self.wait().await.map_err(explained)? {
+            match self.wait().await.map_err(|error| explained(error, proof))? {
                 Waited::Won(leadership) => match self.lead(leadership).await {
                     After::Exit(code) => break code,
                     After::Again => {}
@@ -203,7 +219,7 @@ impl Supervisor {
                 Waited::Unfit | Waited::GuardDied => {}
             }
         };
-        self.finish(etcd).await;
+        self.finish(backend).await;
         Ok(ExitCode::from(code))
     }
 
@@ -368,11 +384,16 @@ impl Supervisor {
 
     /// Kills and reaps what the guard left us, until there is nothing.
     async fn sweep(&mut self) {
+        let mut complaints = log::Seldom::new();
         loop {
             match self.kin.kill_strays() {
                 Ok(false) => return,
                 Ok(true) => {}
-                Err(error) => warn!(%error, "/proc can't be read"),
+                Err(error) => {
+                    if let Some(left_out) = complaints.pass(Timestamp::now()) {
+                        warn!(%error, left_out, "/proc can't be read");
+                    }
+                }
             }
             // Whatever is asked for, this comes first.
             let _ = self.attendant.meanwhile(sleep(SWEEP_AGAIN)).await;
@@ -391,14 +412,14 @@ impl Supervisor {
             }
         };
         if let Err(OrderError::Unconfirmed(why)) = released {
-            let ttl = self.options.standing.ttl;
-            warn!("leadership was not released: {why}; it ends by itself within {ttl}");
+            let span = written(self.options.standing.place.proof().span());
+            warn!("leadership was not released: {why}; it ends by itself within {span}");
         }
         self.guard.order(&Order::Over);
     }
 
     /// Leaves the queue, lets the guard go, and waits for the hooks that are due.
-    async fn finish(self, etcd: &Etcd) {
+    async fn finish(self, backend: &B) {
         let Self { candidate, guard, health, mut attendant, .. } = self;
         attendant.post.stopping();
         drop((candidate, health));
@@ -408,7 +429,7 @@ impl Supervisor {
         let leaving = async {
             let _ = timeout(DISMISS_WITHIN, guard.dismiss()).await;
             // What is not given back by then expires by itself.
-            let _ = timeout(LEAVE_WITHIN, etcd.settled()).await;
+            let _ = timeout(LEAVE_WITHIN, backend.settled()).await;
         };
         let mut leaving = std::pin::pin!(leaving);
         while attendant.meanwhile(&mut leaving).await.is_none() {

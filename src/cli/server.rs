@@ -3,37 +3,44 @@
 use std::{future::pending, pin::pin, process::ExitCode};
 
 use anyhow::{Context, anyhow};
-use leader_election::{CampaignError, Candidate, CandidateName, candidate::Stopped, etcd::Etcd};
+use leader_election::{
+    CampaignError, CandidateName,
+    candidate::{Backend, Stopped},
+};
 use tokio::{
-    runtime::Handle,
     sync::{broadcast::error::RecvError, oneshot},
     time::timeout,
 };
 use tracing::warn;
 
-use super::{LEAVE_WITHIN, heartbeat, journal::Journal, serve, signals::Signals, transcript::Happened};
+use super::{
+    LEAVE_WITHIN,
+    ground::{Ground, Stage},
+    heartbeat,
+    signals::Signals,
+    transcript::Happened,
+};
 use crate::{
-    config::{Config, Standing, UsageError},
+    config::{Config, Place, Standing, UsageError},
     effects::systemd::Systemd,
     log,
-    status::Board,
+    proof::{Proof, written},
 };
 
 pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<ExitCode> {
-    let Config { etcd: settings, election, .. } = config;
-    let Standing { name, ttl, http } = standing;
-    let mut signals = Signals::listen().context("failed to listen for signals")?;
-    // Before it stands: a server that can't be asked is not what was ordered.
-    let bound = http.map(|address| address.bind()).transpose()?;
-    let mut log = Journal::starting(&settings, &election, &name, ttl);
-
+    let signals = Signals::listen().context("failed to listen for signals")?;
+    let stage = Stage::set(&standing, &config.election)?;
     // Nothing here blocks: not even a log that nobody reads.
-    let etcd = Etcd::start_on(Handle::current(), settings.clone());
-    let board = Board::new(name.clone(), election.clone(), ttl, etcd.clone());
-    serve(bound, &board, settings)?;
-    let mut candidate = Candidate::new(etcd.clone(), election.clone(), name, ttl).announcing(true);
+    match standing.place {
+        Place::Etcd(settings, ttl) => stand(stage.on_etcd(settings, ttl)?, signals).await,
+        Place::Peers(settings) => stand(stage.among_peers(*settings)?, signals).await,
+    }
+}
+
+async fn stand<B: Backend>(ground: Ground<B>, mut signals: Signals) -> anyhow::Result<ExitCode> {
+    let Ground { backend, mut candidate, board, journal: mut log, proof } = ground;
     let mut events = candidate.subscribe();
-    let mut fronts = etcd.fronts(&election);
+    let mut fronts = board.fronts();
     let mut systemd = Systemd::from_environment();
 
     let (stop, stopping) = oneshot::channel();
@@ -82,16 +89,17 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     }
     let ended = match outcome {
         Ok(Stopped::Unconfirmed(why)) => {
-            Err(anyhow!("stopped, but leadership was not released: {why}; it ends by itself within {ttl}"))
+            let span = written(proof.span());
+            Err(anyhow!("stopped, but leadership was not released: {why}; it ends by itself within {span}"))
         }
         Ok(_) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(explained(error)),
+        Err(error) => Err(explained(error, proof)),
     };
     let ended = tokio::select! {
         biased;
         _ = signals.next() => Ok(at_once()),
         // What is not given back by then expires by itself.
-        _ = timeout(LEAVE_WITHIN, etcd.settled()) => ended,
+        _ = timeout(LEAVE_WITHIN, backend.settled()) => ended,
     };
     log::drain();
     ended
@@ -109,12 +117,17 @@ fn at_once() -> ExitCode {
     ExitCode::FAILURE
 }
 
-pub(super) fn explained(error: CampaignError) -> anyhow::Error {
+pub(super) fn explained(error: CampaignError, proof: Proof) -> anyhow::Error {
+    let refuses = match proof {
+        Proof::Lease(_) => "etcd refuses",
+        Proof::Heartbeats(_) => "the group refuses",
+    };
     match error {
         CampaignError::TtlTooShort { asked, granted } => anyhow!(UsageError(format!(
             "--ttl {asked}: etcd grants at least {granted} (1.5 times its election timeout); use --ttl {granted} or more"
         ))),
-        CampaignError::Refused(why) => anyhow!("etcd refuses this server: {why}"),
+        CampaignError::Refused(why) => anyhow!("{refuses} this server: {why}"),
+        CampaignError::Failed(why) => anyhow!("this server had to stop: {why}"),
         other => anyhow!(other),
     }
 }

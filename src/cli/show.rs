@@ -2,7 +2,10 @@
 
 use std::time::SystemTime;
 
-use leader_election::observe::{Observation, Snapshot, State};
+use leader_election::{
+    FencingToken,
+    observe::{Observation, Snapshot, State},
+};
 use serde::Serialize;
 
 /// One JSON object. A field that is not known is `null`.
@@ -25,7 +28,7 @@ pub(super) struct Json<'a> {
 #[derive(Debug, Serialize)]
 struct JsonCandidate<'a> {
     name: &'a str,
-    token: u64,
+    token: Option<u64>,
 }
 
 impl<'a> Json<'a> {
@@ -61,9 +64,9 @@ impl<'a> Json<'a> {
 
     pub(super) fn of_snapshot(snapshot: &'a Snapshot) -> Self {
         let queued = snapshot.candidates.iter();
-        let candidates =
-            queued.map(|queued| JsonCandidate { name: &queued.name, token: queued.token.get() }).collect();
-        Self { candidates: Some(candidates), ..Self::of(&snapshot.observation) }
+        let candidates = queued
+            .map(|queued| JsonCandidate { name: &queued.name, token: queued.token.map(FencingToken::get) });
+        Self { candidates: Some(candidates.collect()), ..Self::of(&snapshot.observation) }
     }
 }
 

@@ -18,14 +18,17 @@ use super::{
     UNKNOWN, VACANT,
     show::{self, Json},
 };
-use crate::config::Config;
+use crate::config::{Backend, Config};
 
-/// How long etcd may take to answer. Other endpoints are tried within it.
+/// How long an answer may take. Other endpoints of etcd's are tried within it, and all peers.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
-    let etcd = Etcd::start(config.etcd).context("failed to start")?;
-    let snapshot = look(&etcd, config.election).await;
+    let Config { backend, election, .. } = config;
+    let snapshot = match backend {
+        Backend::Etcd(settings) => look(&Etcd::start(settings).context("failed to start")?, election).await,
+        Backend::Peers(peers) => peers.client(election)?.snapshot(PATIENCE).await,
+    };
     match print(&snapshot, json) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(error).context("failed to print");
@@ -71,7 +74,10 @@ fn print(snapshot: &Snapshot, json: bool) -> io::Result<()> {
     writeln!(out, "{}", show::text(&snapshot.observation))?;
     let leads = matches!(snapshot.observation.state, State::Leader(_));
     for waiting in snapshot.candidates.iter().skip(usize::from(leads)) {
-        writeln!(out, "  waits: {} (token {})", waiting.name, waiting.token)?;
+        match waiting.token {
+            Some(token) => writeln!(out, "  waits: {} (token {token})", waiting.name)?,
+            None => writeln!(out, "  waits: {}", waiting.name)?,
+        }
     }
     Ok(())
 }

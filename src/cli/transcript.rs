@@ -13,6 +13,7 @@ use leader_election::FencingToken;
 pub(super) enum Line {
     Starting { name: String },
     Connecting { endpoints: String },
+    Listening { at: String, peers: Vec<String> },
     Election,
     Leader,
     Follower,
@@ -26,6 +27,8 @@ impl fmt::Display for Line {
         match self {
             Self::Starting { name } => write!(f, "Starting the server '{name}'"),
             Self::Connecting { endpoints } => write!(f, "Connecting to etcd at '{endpoints}'"),
+            Self::Listening { at, peers } if peers.is_empty() => write!(f, "Listening on '{at}', no peers"),
+            Self::Listening { at, peers } => write!(f, "Listening on '{at}', peers: {}", peers.join(", ")),
             Self::Election => f.write_str("New leader election happening."),
             Self::Leader => f.write_str("I am the leader."),
             Self::Follower => f.write_str("I am a follower."),
@@ -41,9 +44,9 @@ impl fmt::Display for Line {
 pub(super) enum Happened {
     /// The candidate has a lease, and joins the queue.
     Campaigning,
-    /// The candidate is in the queue, behind somebody; it will lead with this token.
+    /// The candidate is in the queue, behind somebody; it will lead with this token, if it has one yet.
     Queued {
-        own: FencingToken,
+        own: Option<FencingToken>,
     },
     Elected {
         token: FencingToken,
@@ -75,7 +78,9 @@ enum Role {
 #[derive(Debug)]
 pub(super) struct Transcript {
     role: Role,
-    /// The token that our place in the queue stands for.
+    /// Whether we have been told that we are behind somebody, or lead.
+    placed: bool,
+    /// The token that our place stands for, where it has one.
     own: Option<FencingToken>,
     /// The term that the observer saw lead last.
     seen: Option<FencingToken>,
@@ -85,7 +90,7 @@ const CHANGE: [Line; 3] = [Line::ChangeRequired, Line::NewElection, Line::Electi
 
 impl Transcript {
     pub(super) fn new() -> Self {
-        Self { role: Role::Starting, own: None, seen: None }
+        Self { role: Role::Starting, placed: false, own: None, seen: None }
     }
 
     /// The lines to print.
@@ -93,9 +98,9 @@ impl Transcript {
         match happened {
             Happened::Campaigning => self.campaigning(),
             Happened::Queued { own } => {
-                self.own = Some(own);
+                (self.placed, self.own) = (true, own);
                 // Of whom, if that is not known yet, is about to be seen.
-                let somebody_else = self.seen.is_some_and(|seen| seen != own);
+                let somebody_else = self.seen.is_some() && self.seen != own;
                 if self.role == Role::Electing && somebody_else { self.follow() } else { Vec::new() }
             }
             Happened::Elected { token } => {
@@ -109,7 +114,7 @@ impl Transcript {
             Happened::Stopping | Happened::Lost if self.role == Role::Leading => {
                 // The next one may have been seen before we heard of our own end.
                 let next = self.seen.filter(|seen| Some(*seen) != self.own);
-                (self.role, self.own, self.seen) = (Role::Deposed, None, next);
+                (self.role, self.placed, self.own, self.seen) = (Role::Deposed, false, None, next);
                 vec![Line::ChangeRequired]
             }
             Happened::Stopping | Happened::Lost => Vec::new(),
@@ -146,7 +151,7 @@ impl Transcript {
                 [change, self.follow()].concat()
             }
             // Nobody led, and now somebody else does.
-            Role::Electing if self.own.is_some() => self.follow(),
+            Role::Electing if self.placed => self.follow(),
             Role::Starting | Role::Electing | Role::Following(_) | Role::Leading | Role::Deposed => {
                 Vec::new()
             }
@@ -197,7 +202,7 @@ mod tests {
     fn follower_tells_of_a_change_and_wins_whichever_source_is_first() {
         let follow = [
             Happened::Campaigning,
-            Happened::Queued { own: token(2) },
+            Happened::Queued { own: Some(token(2)) },
             Happened::SeenLeader { token: token(1) },
         ];
         let won = Happened::Elected { token: token(2) };
@@ -214,11 +219,11 @@ mod tests {
     fn a_place_at_the_front_that_comes_to_nothing_is_no_leadership() {
         let lines = told(&[
             Happened::Campaigning,
-            Happened::Queued { own: token(2) },
+            Happened::Queued { own: Some(token(2)) },
             Happened::SeenLeader { token: token(1) },
             Happened::SeenLeader { token: token(2) },
             Happened::Campaigning,
-            Happened::Queued { own: token(5) },
+            Happened::Queued { own: Some(token(5)) },
             Happened::SeenLeader { token: token(3) },
         ]);
         assert_eq!(lines[..2], ["New leader election happening.", "I am a follower."]);
@@ -231,7 +236,7 @@ mod tests {
         let lines = told(&[
             Happened::Campaigning,
             Happened::SeenLeader { token: token(1) },
-            Happened::Queued { own: token(3) },
+            Happened::Queued { own: Some(token(3)) },
             Happened::SeenLeader { token: token(2) },
         ]);
         assert_eq!(lines[..2], ["New leader election happening.", "I am a follower."]);
@@ -240,10 +245,25 @@ mod tests {
     }
 
     #[test]
+    fn a_follower_without_a_token_of_its_own_says_the_same() {
+        let behind = Happened::Queued { own: None };
+        let seen = |number| Happened::SeenLeader { token: token(number) };
+        for follow in [[behind, seen(1)], [seen(1), behind]] {
+            let lines = told(&[&[Happened::Campaigning], &follow[..], &[Happened::SeenVacant]].concat());
+            assert_eq!(lines[..2], ["New leader election happening.", "I am a follower."]);
+            assert_eq!(lines[2..], CHANGE_LINES);
+        }
+        let wins = [Happened::Elected { token: token(2) }, seen(2)];
+        let lines =
+            told(&[&[Happened::Campaigning, behind, seen(1), Happened::SeenVacant], &wins[..]].concat());
+        assert_eq!(lines[5..], ["I am the leader."]);
+    }
+
+    #[test]
     fn a_vacancy_is_a_change_and_is_told_once() {
         let lines = told(&[
             Happened::Campaigning,
-            Happened::Queued { own: token(3) },
+            Happened::Queued { own: Some(token(3)) },
             Happened::SeenLeader { token: token(1) },
             Happened::SeenVacant,
             Happened::SeenVacant,
@@ -262,7 +282,7 @@ mod tests {
             Happened::Renewed,
             Happened::SeenLeader { token: token(2) },
             Happened::Campaigning,
-            Happened::Queued { own: token(3) },
+            Happened::Queued { own: Some(token(3)) },
         ]);
         assert_eq!(lines[2..5], CHANGE_LINES);
         assert_eq!(lines[5..], ["I am a follower."]);
@@ -279,10 +299,10 @@ mod tests {
     fn a_new_place_behind_the_same_leader_is_no_news() {
         let lines = told(&[
             Happened::Campaigning,
-            Happened::Queued { own: token(2) },
+            Happened::Queued { own: Some(token(2)) },
             Happened::SeenLeader { token: token(1) },
             Happened::Campaigning,
-            Happened::Queued { own: token(5) },
+            Happened::Queued { own: Some(token(5)) },
             Happened::SeenLeader { token: token(1) },
         ]);
         assert_eq!(lines.len(), 2);

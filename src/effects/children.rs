@@ -41,9 +41,13 @@ struct Seen {
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
     // All of the killing depends on it, so it is better missed now.
-    processes()
-        .map(drop)
-        .map_err(|error| io::Error::new(error.kind(), format!("/proc can't be read: {error}")))
+    let seen =
+        processes().map_err(|error| io::Error::new(error.kind(), format!("/proc can't be read: {error}")))?;
+    if seen.iter().any(|seen| seen.pid == Pid::this()) {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::NotFound, "/proc does not show this process; is it mounted?"))
+    }
 }
 
 /// Kills all children but `except`, and reaps those that are dead. Says whether there were any.

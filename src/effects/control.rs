@@ -47,7 +47,8 @@ pub(crate) struct Start {
     pub(crate) token: String,
     pub(crate) cluster: String,
     pub(crate) until: Moment,
-    pub(crate) ticket: Ticket,
+    /// `None`: nothing need be given up.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// From the guard to the supervisor.

@@ -111,7 +111,8 @@ mod tests {
     use leader_election::timing::Ttl;
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{super::budget::KillAfter, *};
+    use crate::proof::Proof;
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_nanos(millis * 1_000_000)
@@ -119,7 +120,7 @@ mod tests {
 
     /// TTL 5 s, 1 s from TERM to KILL: TERM 1250 ms and KILL 250 ms before the end.
     fn budget() -> Budget {
-        Budget::new(Ttl::DEFAULT, Duration::from_secs(1)).unwrap()
+        Budget::new(Proof::Lease(Ttl::DEFAULT), KillAfter::Given(Duration::from_secs(1))).unwrap()
     }
 
     fn begun(until: Timestamp) -> Countdown {

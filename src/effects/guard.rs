@@ -2,7 +2,8 @@
 //!
 //! It knows until when leadership is proved, as the supervisor last said, and has a clock of its own. It does
 //! not talk to etcd, but for one thing: when the supervisor is dead and all of the command is gone, it gives
-//! the leadership up, so that the next candidate need not wait for the lease to end.
+//! the leadership up, so that the next candidate need not wait for the lease to end. Among peers there is
+//! nothing to give up: the supervisor's term ends with it.
 //!
 //! It ignores TERM, INT and HUP, which come to it where somebody signals every process of a service. They are
 //! caught, not ignored by disposition: the command would inherit that.
@@ -54,7 +55,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// What a guard is for.
 #[derive(Debug)]
 pub(crate) struct Charge {
-    pub(crate) etcd: Settings,
+    /// Where there is something to give up.
+    pub(crate) etcd: Option<Settings>,
     pub(crate) budget: Budget,
     pub(crate) command: Vec<OsString>,
     /// What is true of all terms.
@@ -134,7 +136,7 @@ impl Guard {
 
     fn start(&mut self, start: Start) {
         let Start { token, cluster, until, ticket } = start;
-        self.ticket = Some(ticket);
+        self.ticket = ticket;
         let Some(countdown) = Countdown::begin(self.charge.budget, until.into(), Timestamp::now()) else {
             let how = End::NotStarted("no time was left to stop it in".into());
             return self.report(&Report::Ended { how, ran_out: true });
@@ -197,8 +199,8 @@ impl Guard {
                 }
             }
         }
-        if let Some(ticket) = self.ticket {
-            let etcd = Etcd::start_on(Handle::current(), self.charge.etcd);
+        if let (Some(ticket), Some(etcd)) = (self.ticket, self.charge.etcd) {
+            let etcd = Etcd::start_on(Handle::current(), etcd);
             match etcd.release(ticket, RELEASE_WITHIN).await {
                 Ok(()) => info!("gave up leadership in the place of the supervisor"),
                 Err(error) => warn!(%error, "could not give up leadership in the place of the supervisor"),

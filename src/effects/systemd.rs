@@ -49,7 +49,10 @@ impl Systemd {
                 }
                 self.status("in the queue");
             }
-            Event::Following { token } => self.status(&format!("follows; will lead with token {token}")),
+            Event::Following { token: Some(token) } => {
+                self.status(&format!("follows; will lead with token {token}"));
+            }
+            Event::Following { token: None } => self.status("follows"),
             Event::Elected { token, .. } => self.status(&format!("leads with token {token}")),
             Event::Lost { token, loss } => self.status(&format!("led with token {token} until: {loss}")),
             Event::Retrying { problem, .. } => self.status(&format!("tries again: {problem}")),

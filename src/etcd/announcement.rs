@@ -48,6 +48,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::etcd::layout;
 
     #[test]
     fn reads_what_it_writes() {
@@ -64,5 +65,21 @@ mod tests {
         fn foreign_values_are_left_alone(value in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Announcement::from_json(&value);
         }
+    }
+
+    /// All that others can put into an election: the announcement, the queue's keys and values.
+    #[test]
+    fn fuzz_values() {
+        let election = "leader".parse().unwrap();
+        bolero::check!().for_each(|value: &[u8]| {
+            if let Some(announced) = Announcement::from_json(value) {
+                assert_eq!(Announcement::from_json(&announced.to_json()).unwrap().token, announced.token);
+            }
+            let shown = crate::names::displayed(value);
+            assert!(!shown.contains(char::is_control) && shown.len() < 1024, "{shown:?}");
+            if let Some(lease) = layout::named_as_candidate(&election, value) {
+                assert_eq!(layout::candidate_key(&election, lease), value);
+            }
+        });
     }
 }

@@ -157,4 +157,22 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn fuzz_endpoints() {
+        bolero::check!().for_each(|text: &[u8]| {
+            let Ok(text) = std::str::from_utf8(text) else { return };
+            for given in text.split(',') {
+                match given.parse::<Endpoint>() {
+                    Ok(endpoint) => {
+                        let uri = endpoint.uri(true).parse::<tonic::transport::Uri>().unwrap();
+                        assert_eq!(uri.host(), Some(endpoint.host()));
+                        assert_eq!(uri.port_u16(), Some(endpoint.port()));
+                        assert!(!endpoint.to_string().contains(char::is_control));
+                    }
+                    Err(refused) => assert!(!refused.to_string().contains(char::is_control), "{refused}"),
+                }
+            }
+        });
+    }
 }

@@ -41,7 +41,9 @@ impl Leadership {
         if !self.holds() {
             return Err(TransactionError::NotLeading);
         }
-        let Backing::Etcd(seat) = &self.backing;
+        let Backing::Etcd(seat) = &self.backing else {
+            return Err(TransactionError::Refused("this leadership was not won on etcd".into()));
+        };
         let seat = seat.clone();
         let shared = Arc::clone(&seat.shared);
         // On the renewing thread's runtime, where the connection lives.

@@ -324,7 +324,7 @@ pub(crate) async fn snapshot(shared: Arc<Shared>, election: ElectionName) -> Res
     Ok(Snapshot {
         observation: Observation { at: SystemTime::now(), state: view.state(&election) },
         candidates: candidates
-            .map(|(created, entry)| Queued { name: entry.name(), token: layout::token(*created) })
+            .map(|(created, entry)| Queued { name: entry.name(), token: Some(layout::token(*created)) })
             .collect(),
     })
 }

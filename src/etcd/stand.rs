@@ -200,7 +200,7 @@ impl Attempt {
                 Next::Wait | Next::Expect => {}
                 Next::Follow { created } => {
                     backoff.reset();
-                    let _ = standing.events.send(Event::Following { token: layout::token(created) });
+                    let _ = standing.events.send(Event::Following { token: Some(layout::token(created)) });
                 }
                 Next::Win { created } => return self.win(created, standing),
                 Next::Abandon(why) => {

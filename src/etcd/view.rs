@@ -36,6 +36,7 @@ use crate::{
     clock::Timestamp,
     leadership::FencingToken,
     names::{ElectionName, displayed},
+    observe::{Front, Fronts},
     timing::Backoff,
 };
 
@@ -185,9 +186,17 @@ impl View {
 
     /// Follows who is at the front of the queue.
     pub(crate) fn front(self: &Arc<Self>) -> Fronts {
-        let mut front = self.known().front.subscribe();
-        front.mark_changed();
-        Fronts { view: Arc::clone(self), front }
+        let front = self.known().front.subscribe();
+        // Whoever follows holds the view, and the view the other end.
+        let view = Arc::clone(self);
+        Fronts::new(front, move || view.tokens())
+    }
+
+    /// The tokens of all who are in the queue, or since when that is not known.
+    fn tokens(&self) -> Result<Vec<FencingToken>, Timestamp> {
+        let known = self.known();
+        let queue = known.queue.as_ref().map_err(|since| *since)?;
+        Ok(queue.order.keys().copied().map(layout::token).collect())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -242,18 +251,6 @@ impl View {
     }
 }
 
-/// Who is at the front of an election's queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Front {
-    /// A candidate: it leads, or is about to. This is its token.
-    Candidate(FencingToken),
-    /// A key that somebody put by hand: nobody can lead until it is deleted.
-    Foreign(String),
-    /// The queue is empty.
-    Nobody,
-}
-
 /// Writes down who is at the front; `true` if that is news.
 fn show(queue: &Queue, election: &ElectionName, known: &mut Option<Front>) -> bool {
     let front = match queue.order.first_key_value() {
@@ -266,49 +263,6 @@ fn show(queue: &Queue, election: &ElectionName, known: &mut Option<Front>) -> bo
     let news = known.as_ref() != Some(&front);
     *known = Some(front);
     news
-}
-
-/// Who is at the front of the queue, newest first: see [`Etcd::fronts`](super::Etcd::fronts).
-#[must_use = "dropping this stops following"]
-pub struct Fronts {
-    view: Arc<View>,
-    front: watch::Receiver<Option<Front>>,
-}
-
-impl std::fmt::Debug for Fronts {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fronts").field("front", &*self.front.borrow()).finish_non_exhaustive()
-    }
-}
-
-impl Fronts {
-    /// The tokens of all who are in the queue, first come first.
-    ///
-    /// # Errors
-    ///
-    /// Since when that is not known (boot-time clock).
-    pub fn queue(&self) -> Result<Vec<FencingToken>, Timestamp> {
-        let known = self.view.known();
-        let queue = known.queue.as_ref().map_err(|since| *since)?;
-        Ok(queue.order.keys().copied().map(layout::token).collect())
-    }
-
-    /// Who is at the front now; waits until that is known, or has changed since the last call.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: a later call sees the newest.
-    pub async fn next(&mut self) -> Front {
-        loop {
-            if self.front.changed().await.is_err() {
-                // The view, and with it the other end, lives as long as `self`.
-                std::future::pending::<()>().await;
-            }
-            if let Some(front) = &*self.front.borrow_and_update() {
-                return front.clone();
-            }
-        }
-    }
 }
 
 /// One key, as a view shows it. The newest sight counts; older ones may be skipped.

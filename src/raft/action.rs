@@ -158,6 +158,12 @@ impl Write {
         Self { term: ballot.term, vote: ballot.vote, log, number }
     }
 
+    /// A write of no node's, for tests of what carries writes out.
+    #[cfg(test)]
+    pub(crate) fn numbered(number: u64, ballot: Ballot, log: Option<Change>) -> Self {
+        Self::new(ballot, log, WriteNumber(number))
+    }
+
     /// The writer's word that this write, and all before it, are durable.
     pub(crate) fn persisted(self) -> Persisted {
         Persisted(self.number)
@@ -194,6 +200,7 @@ impl Stored {
     }
 
     /// Carries out a write. What a storage does, for those that keep it all in memory.
+    #[cfg(test)]
     pub(crate) fn apply(&mut self, write: &Write) {
         self.ballot = Ballot { term: write.term, vote: write.vote };
         let Some(change) = &write.log else { return };

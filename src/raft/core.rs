@@ -122,6 +122,7 @@ impl Core {
         self.ballot.term
     }
 
+    #[cfg(test)]
     pub(super) fn ballot(&self) -> Ballot {
         self.ballot
     }
@@ -173,6 +174,10 @@ impl Core {
 
     pub(super) fn hear(&mut self, now: Timestamp) {
         self.heard = now;
+    }
+
+    pub(super) fn heard(&self) -> Timestamp {
+        self.heard
     }
 
     /// How long to wait for a leader from now on.

@@ -135,6 +135,7 @@ impl Log {
     }
 
     /// Entries after the snapshot.
+    #[cfg(test)]
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }

@@ -25,7 +25,7 @@ use crate::{clock::Timestamp, leadership::ClusterId};
 /// By how much a message's term may lead ours. A server that was down for a century of one
 /// election a second still catches up; a corrupted number is unlikely to pass, and can't bring
 /// terms near the end of their range.
-const LONGEST_LEAP: u64 = 1 << 32;
+pub(crate) const LONGEST_LEAP: u64 = 1 << 32;
 
 /// A message on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -141,8 +141,19 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 5] =
+    pub(crate) const ALL: [Self; 5] =
         [Self::OtherCluster, Self::UnknownPeer, Self::NotForUs, Self::Impossible, Self::TooLarge];
+
+    /// For labels.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::OtherCluster => "other_cluster",
+            Self::UnknownPeer => "unknown_peer",
+            Self::NotForUs => "not_for_us",
+            Self::Impossible => "impossible",
+            Self::TooLarge => "too_large",
+        }
+    }
 }
 
 /// How many messages were refused, by reason.

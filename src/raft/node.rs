@@ -12,7 +12,7 @@
 //! belonged to it (votes, followers' progress, a claim) cannot outlive it.
 
 use super::{
-    action::{Actions, Ballot, Content, Declined, Effect, Input, Moment, Stored},
+    action::{Actions, Content, Declined, Effect, Input, Moment, Stored},
     candidacy::{Candidate, PreCandidate},
     core::{Config, Core, Turn},
     follower::Follower,
@@ -96,6 +96,11 @@ impl Node {
         self.core().term()
     }
 
+    /// When a leader was last heard, or this server started.
+    pub(crate) fn heard(&self) -> Timestamp {
+        self.core().heard()
+    }
+
     /// Up to where the log is committed, as far as this server knows.
     pub(crate) fn committed(&self) -> Index {
         self.core().commit
@@ -110,7 +115,8 @@ impl Node {
         &self.core().refusals
     }
 
-    pub(crate) fn ballot(&self) -> Ballot {
+    #[cfg(test)]
+    pub(crate) fn ballot(&self) -> super::action::Ballot {
         self.core().ballot()
     }
 

@@ -29,7 +29,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Heartbeat and election timeouts that can work together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Timing {
+pub struct Timing {
     heartbeat: Duration,
     shortest: Duration,
     longest: Duration,
@@ -37,13 +37,18 @@ pub(crate) struct Timing {
 
 /// Why a heartbeat and a range of election timeouts can't work together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum InvalidTiming {
+#[non_exhaustive]
+pub enum InvalidTiming {
+    /// A heartbeat of less than a millisecond.
     #[error("the heartbeat must be at least 1 ms")]
     HeartbeatTooShort,
+    /// A leader could not miss a single heartbeat.
     #[error("the shortest election timeout must be at least {HEARTBEATS_IN_MINIMUM} heartbeats")]
     HeartbeatTooLong,
+    /// Servers would stand at the same moment, again and again.
     #[error("the longest election timeout must exceed the shortest by at least a fifth of it")]
     NoSpread,
+    /// Longer than anybody would wait.
     #[error("an election timeout of more than an hour")]
     TooLong,
 }
@@ -54,17 +59,18 @@ pub(crate) struct Draw(pub(crate) u64);
 
 impl Timing {
     /// Heartbeats of 50 ms, elections after 250 to 500 ms without one.
-    pub(crate) const DEFAULT: Self = Self {
+    pub const DEFAULT: Self = Self {
         heartbeat: Duration::from_millis(50),
         shortest: Duration::from_millis(250),
         longest: Duration::from_millis(500),
     };
 
-    pub(crate) fn new(
-        heartbeat: Duration,
-        shortest: Duration,
-        longest: Duration,
-    ) -> Result<Self, InvalidTiming> {
+    /// A heartbeat, and the range from which election timeouts are drawn.
+    ///
+    /// # Errors
+    ///
+    /// Refuses durations that can't work together: see [`InvalidTiming`].
+    pub fn new(heartbeat: Duration, shortest: Duration, longest: Duration) -> Result<Self, InvalidTiming> {
         if heartbeat < Duration::from_millis(1) {
             return Err(InvalidTiming::HeartbeatTooShort);
         }
@@ -81,22 +87,22 @@ impl Timing {
     }
 
     /// How often a leader lets itself be heard.
-    pub(crate) const fn heartbeat(&self) -> Duration {
+    pub const fn heartbeat(&self) -> Duration {
         self.heartbeat
     }
 
     /// For how long a voter that heard a leader votes for nobody else.
-    pub(crate) const fn shortest(&self) -> Duration {
+    pub const fn shortest(&self) -> Duration {
         self.shortest
     }
 
     /// The longest that anybody waits for a leader before standing.
-    pub(crate) const fn longest(&self) -> Duration {
+    pub const fn longest(&self) -> Duration {
         self.longest
     }
 
     /// What a leader gives away of [`shortest`](Self::shortest).
-    pub(crate) fn margin(&self) -> Duration {
+    pub fn margin(&self) -> Duration {
         self.shortest / MARGIN_SHARE
     }
 

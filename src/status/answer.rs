@@ -28,7 +28,7 @@ pub(crate) fn whole(status: StatusCode, content_type: &'static str, content: imp
 }
 
 /// A line of text.
-pub(crate) fn line(status: StatusCode, text: &'static str) -> Answer {
+pub(crate) fn line(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     whole(status, "text/plain; charset=utf-8", text)
 }
 

@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -17,20 +18,20 @@ use std::{
 
 use leader_election::{
     CandidateName, ElectionName, FencingToken,
-    candidate::Event,
+    candidate::{Backend, Event},
     clock::Timestamp,
-    etcd::{Etcd, Front, Fronts},
     leadership::Claim,
-    observe::{Snapshot, State as Observed},
-    timing::Ttl,
+    observe::{Front, Fronts, Snapshot, State as Observed},
+    peers::{Look, Peers},
 };
 use tokio::sync::{Notify, watch};
 
 use super::{
     metrics::Metrics,
-    situation::{Candidate, Evidence, Leads, PastTerm, Place, Queue, Role, Situation, role, who_leads},
+    situation::{Candidate, Evidence, Leads, PastTerm, Peer, Place, Queue, Role, Situation, role, who_leads},
     timeline::Timeline,
 };
+use crate::proof::Proof;
 
 /// A loop that has not ticked for this long is stuck. It ticks once a second.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -42,9 +43,7 @@ pub(crate) struct Board(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     identity: Identity,
-    etcd: Etcd,
-    /// The queue, as the candidate sees it; asking it costs etcd nothing.
-    fronts: Fronts,
+    sources: Sources,
     started: Timestamp,
     /// When the loop last ticked, in nanoseconds of the boot-time clock.
     ticked: AtomicU64,
@@ -60,7 +59,42 @@ struct Inner {
 pub(crate) struct Identity {
     pub(crate) name: CandidateName,
     pub(crate) election: ElectionName,
-    pub(crate) ttl: Ttl,
+    /// What its leadership rests on.
+    pub(crate) proof: Proof,
+}
+
+/// What the backend is asked at each look. Nothing of it waits, or costs anybody a question.
+pub(crate) struct Sources {
+    /// The queue, as the candidate sees it.
+    fronts: Fronts,
+    last_contact: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
+    /// Among peers: what this one knows of the others.
+    look: Option<Box<dyn Fn() -> Look + Send + Sync>>,
+    refused: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+}
+
+impl Sources {
+    pub(crate) fn of(backend: &impl Backend, election: &ElectionName) -> Self {
+        let fronts = backend.fronts(election);
+        let backend = backend.clone();
+        let last_contact = Box::new(move || backend.last_contact());
+        Self { fronts, last_contact, look: None, refused: Box::new(Vec::new) }
+    }
+
+    pub(crate) fn among_peers(peers: &Peers, election: &ElectionName) -> Self {
+        let (looked, refused) = (peers.clone(), peers.clone());
+        Self {
+            look: Some(Box::new(move || looked.look())),
+            refused: Box::new(move || refused.refusals()),
+            ..Self::of(peers, election)
+        }
+    }
+}
+
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sources").field("fronts", &self.fronts).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -77,7 +111,7 @@ struct State {
 #[derive(Debug)]
 enum Stands {
     Outside,
-    Behind(FencingToken),
+    Behind(Option<FencingToken>),
     Leads(Claim),
 }
 
@@ -85,7 +119,7 @@ enum Stands {
 type Names = BTreeMap<FencingToken, Option<String>>;
 
 impl Board {
-    pub(crate) fn new(name: CandidateName, election: ElectionName, ttl: Ttl, etcd: Etcd) -> Self {
+    pub(crate) fn new(identity: Identity, sources: Sources) -> Self {
         let now = Timestamp::now();
         let state = State {
             stands: Stands::Outside,
@@ -95,10 +129,9 @@ impl Board {
             names: Names::new(),
         };
         Self(Arc::new(Inner {
-            fronts: etcd.fronts(&election),
-            metrics: Metrics::new(&name, &election),
-            identity: Identity { name, election, ttl },
-            etcd,
+            metrics: Metrics::new(&identity),
+            identity,
+            sources,
             started: now,
             ticked: AtomicU64::new(now.as_nanos()),
             state: Mutex::new(state),
@@ -115,7 +148,13 @@ impl Board {
             Event::Campaigning | Event::Retrying { .. } => state.left_the_queue(),
             Event::Following { token } => state.stands = Stands::Behind(*token),
             Event::Elected { token, .. } => state.timeline.elected(*token, at),
-            Event::Renewed { latency, left, .. } => self.0.metrics.renewed(*latency, *left),
+            Event::Renewed { latency, left, .. } => {
+                self.0.metrics.renewed(*latency, *left);
+                // Heartbeats come many times a second: nobody wants to hear of each.
+                if matches!(self.0.identity.proof, Proof::Heartbeats(_)) {
+                    return;
+                }
+            }
             Event::Lost { token, loss } => {
                 self.0.metrics.lost(*loss);
                 state.timeline.lost(*token, *loss, at);
@@ -164,12 +203,19 @@ impl Board {
         state.timeline.front(token, at);
         state.blocked_by = blocked_by;
         drop(state);
+        if let Some(look) = self.look_around() {
+            self.state().learn(&look);
+        }
         self.changed();
     }
 
     /// The front of the queue, to be followed.
-    pub(super) fn fronts(&self) -> Fronts {
-        self.0.etcd.fronts(&self.0.identity.election)
+    pub(crate) fn fronts(&self) -> Fronts {
+        self.0.sources.fronts.clone()
+    }
+
+    fn look_around(&self) -> Option<Look> {
+        self.0.sources.look.as_ref().map(|look| look())
     }
 
     /// Resolves at each change from now on, several at once where they are quick.
@@ -205,21 +251,30 @@ impl Board {
     pub(super) fn situation(&self) -> Situation {
         let queue = self.queue();
         let unheard = self.unheard();
-        let patience = self.0.identity.ttl.as_duration();
-        let state = self.state();
+        let look = self.look_around();
+        let proof = self.0.identity.proof;
+        let mut state = self.state();
+        if let Some(look) = &look {
+            state.learn(look);
+        }
+        let state = state;
         let place = state.place();
         let role = role(place, &queue);
         let is_own = |token| state.timeline.is_own(token) || role.token() == Some(token);
         let blocked_by = state.blocked_by.as_deref();
         let first_is_own = queue.as_ref().ok().and_then(|queue| queue.first()).copied().is_some_and(is_own);
-        let leads = who_leads(&Evidence { role, queue: &queue, blocked_by, unheard, patience, first_is_own });
+        let leads = who_leads(&Evidence { role, queue: &queue, blocked_by, unheard, proof, first_is_own });
         let name =
             |token| if is_own(token) { Some(self.0.identity.name.to_string()) } else { state.name(token) };
         let (leader, leads_since) = match leads {
             Leads::Term(token) => (name(token), state.timeline.term(token).and_then(|term| term.began)),
             Leads::Nobody { .. } | Leads::Unknown { .. } => (None, None),
         };
-        let named = |token| Candidate { token, name: name(token) };
+        let named = |token| Candidate { token: Some(token), name: name(token) };
+        let waits = matches!(role, Role::Follower { token: None, .. });
+        let own_name = || self.0.identity.name.to_string();
+        let own = waits.then(|| Candidate { token: None, name: Some(own_name()) });
+        let servers = look.map(|look| servers(look, own_name(), role, &leads));
         let terms = state.timeline.terms();
         let terms = terms.map(|(token, term)| PastTerm { token, name: name(token), term: term.clone() });
         Situation {
@@ -228,9 +283,11 @@ impl Board {
             leads,
             leads_since,
             leader,
-            queue: queue.ok().map(|queue| queue.into_iter().map(named).collect()),
+            queue: queue.ok().map(|queue| queue.into_iter().map(named).chain(own).collect()),
+            servers,
+            refused: (self.0.sources.refused)(),
             unheard,
-            fresh: unheard <= patience,
+            fresh: unheard <= proof.out_of_touch_after(),
             healthy: state.healthy,
             terms: terms.collect(),
         }
@@ -238,6 +295,10 @@ impl Board {
 
     /// Says that somebody looks. Returns whether a name is missing, which is asked for then.
     pub(super) fn look(&self) -> bool {
+        if self.0.sources.look.is_some() {
+            // A peer knows the leader's name with its token, or neither.
+            return false;
+        }
         let missing = self.missing_names().is_some();
         if missing {
             self.0.asked.notify_one();
@@ -259,7 +320,9 @@ impl Board {
     pub(super) fn named(&self, queue: &[FencingToken], snapshot: &Snapshot) {
         let mut state = self.state();
         for queued in &snapshot.candidates {
-            state.names.insert(queued.token, Some(queued.name.clone()));
+            if let Some(token) = queued.token {
+                state.names.insert(token, Some(queued.name.clone()));
+            }
         }
         // A key that is no candidate's, or has gone by now, or is too far behind: it is not asked for again.
         for token in queue {
@@ -285,11 +348,11 @@ impl Board {
     }
 
     fn queue(&self) -> Queue {
-        self.0.fronts.queue().map_err(|since| Timestamp::now().since(since))
+        self.0.sources.fronts.queue().map_err(|since| Timestamp::now().since(since))
     }
 
     fn unheard(&self) -> Duration {
-        let heard = self.0.etcd.last_contact().unwrap_or(self.0.started);
+        let heard = (self.0.sources.last_contact)().unwrap_or(self.0.started);
         Timestamp::now().since(heard)
     }
 
@@ -334,6 +397,16 @@ impl State {
         self.names.get(&token).cloned().flatten()
     }
 
+    /// What a peer knows of its leader.
+    fn learn(&mut self, look: &Look) {
+        let Some(leader) = &look.leader else { return };
+        if self.names.get(&leader.token).and_then(Option::as_ref) != Some(&leader.value) {
+            self.names.insert(leader.token, Some(leader.value.clone()));
+            self.forget_names(&[leader.token]);
+        }
+        self.timeline.announced(leader.token, leader.since);
+    }
+
     /// Keeps the names of those in the queue and of past terms.
     fn forget_names(&mut self, queue: &[FencingToken]) {
         let wanted: BTreeSet<_> =
@@ -342,9 +415,40 @@ impl State {
     }
 }
 
+/// All servers of a group, sorted by name.
+fn servers(look: Look, own: String, role: Role, leads: &Leads) -> Vec<Peer> {
+    let known = look.leader.filter(|leader| *leads == Leads::Term(leader.token));
+    let leader = known.map(|leader| leader.name.to_string());
+    let others = look.contacts.into_iter().map(|contact| Peer {
+        leads: leader.as_deref() == Some(contact.name.as_str()),
+        name: contact.name.to_string(),
+        own: false,
+        connected: contact.connected,
+        heard: contact.heard,
+        problem: contact.problem,
+    });
+    let own = Peer {
+        // Of itself, the clock decides.
+        leads: matches!(role, Role::Leader { .. }),
+        name: own,
+        own: true,
+        connected: true,
+        heard: Some(Duration::ZERO),
+        problem: None,
+    };
+    let mut servers: Vec<_> = others.chain([own]).collect();
+    servers.sort_by(|one, other| one.name.cmp(&other.name));
+    servers
+}
+
 #[cfg(test)]
 mod tests {
-    use leader_election::{Loss, etcd::Settings};
+    use leader_election::{
+        Loss,
+        etcd::{Etcd, Settings},
+        peers::{Contact, Evidence as Known, Known as KnownLeader, Timing},
+        timing::Ttl,
+    };
     use tokio::runtime::Handle;
 
     use super::*;
@@ -353,7 +457,13 @@ mod tests {
     fn board() -> Board {
         let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), nowhere);
-        Board::new("server1".parse().unwrap(), "leader".parse().unwrap(), Ttl::DEFAULT, etcd)
+        let identity = identity(Proof::Lease(Ttl::DEFAULT));
+        let sources = Sources::of(&etcd, &identity.election);
+        Board::new(identity, sources)
+    }
+
+    fn identity(proof: Proof) -> Identity {
+        Identity { name: "server1".parse().unwrap(), election: "leader".parse().unwrap(), proof }
     }
 
     fn token(number: u64) -> FencingToken {
@@ -382,11 +492,11 @@ mod tests {
     async fn a_failed_attempt_is_no_place_in_the_queue() {
         let board = board();
         assert_eq!(board.role(), Role::Outside);
-        board.event(&Event::Following { token: token(5) });
-        assert_eq!(board.role(), Role::Follower { token: token(5), place: None });
+        board.event(&Event::Following { token: Some(token(5)) });
+        assert_eq!(board.role(), Role::Follower { token: Some(token(5)), place: None });
         board.event(&retrying());
         assert_eq!(board.role(), Role::Outside);
-        board.event(&Event::Following { token: token(9) });
+        board.event(&Event::Following { token: Some(token(9)) });
         board.event(&Event::Campaigning);
         assert_eq!(board.role(), Role::Outside);
     }
@@ -402,7 +512,7 @@ mod tests {
     #[tokio::test]
     async fn a_sick_server_is_not_ready() {
         let board = board();
-        board.event(&Event::Following { token: token(5) });
+        board.event(&Event::Following { token: Some(token(5)) });
         assert!(board.situation().is_ready());
         board.healthy(false);
         assert!(!board.situation().is_ready());
@@ -429,7 +539,8 @@ mod tests {
         for number in 0..500 {
             let queue = [token(number), token(number + 1000)];
             let leader = format!("server{number}");
-            let candidates = vec![leader_election::observe::Queued { name: leader, token: token(number) }];
+            let candidates =
+                vec![leader_election::observe::Queued { name: leader, token: Some(token(number)) }];
             let state = Observed::Vacant { blocked_by: None };
             let observation = leader_election::observe::Observation { at: SystemTime::now(), state };
             board.front(&Front::Candidate(token(number)));
@@ -438,5 +549,88 @@ mod tests {
         assert!(board.state().names.len() < 60, "{}", board.state().names.len());
         assert_eq!(board.situation().terms[0].name.as_deref(), Some("server499"));
         assert!(board.state().names.contains_key(&token(1499)), "asked for, and not to be had");
+    }
+    /// What server1 of three knows when server2 leads, and server3 is gone.
+    fn look_from_server1() -> Look {
+        let contact = |name: &str, connected| Contact {
+            name: name.parse().unwrap(),
+            connected,
+            heard: Some(Duration::from_millis(20)),
+            problem: (!connected).then(|| "connection refused".into()),
+        };
+        Look {
+            name: "server1".parse().unwrap(),
+            term: 7,
+            role: "follower".into(),
+            standing: true,
+            leader: Some(KnownLeader {
+                name: "server2".parse().unwrap(),
+                value: "server2, proclaimed".into(),
+                token: token(7),
+                since: SystemTime::UNIX_EPOCH,
+                evidence: Known::Heard { ago: Duration::from_millis(20) },
+            }),
+            contacts: vec![contact("server3", false), contact("server2", true)],
+        }
+    }
+
+    /// A board among peers, which sees the front and the look that it is given.
+    fn board_among_peers() -> Board {
+        // Etcd's, for want of a group: none of it is asked but the front, which nobody tells.
+        let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
+        let etcd = Etcd::start_on(Handle::current(), nowhere);
+        let identity = identity(Proof::Heartbeats(Timing::DEFAULT));
+        let sources = Sources {
+            last_contact: Box::new(|| Some(Timestamp::now())),
+            look: Some(Box::new(look_from_server1)),
+            refused: Box::new(|| vec![("malformed", 3)]),
+            ..Sources::of(&etcd, &identity.election)
+        };
+        Board::new(identity, sources)
+    }
+
+    #[tokio::test]
+    async fn among_peers_the_leader_has_a_name_without_anybody_asking() {
+        let board = board_among_peers();
+        board.front(&Front::Candidate(token(7)));
+        let situation = board.situation();
+        assert_eq!(situation.terms[0].name.as_deref(), Some("server2, proclaimed"));
+        assert_eq!(situation.terms[0].term.began, Some(SystemTime::UNIX_EPOCH), "by its own word");
+        assert!(!board.look(), "there is nobody to ask for names");
+    }
+
+    #[test]
+    fn among_peers_every_server_is_shown_and_one_leads() {
+        let follower = Role::Follower { token: None, place: None };
+        let shown = |role, leads: &Leads| {
+            let servers = servers(look_from_server1(), "server1".into(), role, leads);
+            servers.into_iter().map(|peer| (peer.name, peer.connected, peer.leads)).collect::<Vec<_>>()
+        };
+        let server = |number, connected, leads| (format!("server{number}"), connected, leads);
+        let three = shown(follower, &Leads::Term(token(7)));
+        assert_eq!(three, [server(1, true, false), server(2, true, true), server(3, false, false)]);
+        // What is not known any more is not repeated.
+        let three = shown(follower, &Leads::Unknown { since: Duration::ZERO, problem: "" });
+        assert!(three.iter().all(|(_, _, leads)| !leads));
+        // Elected since: what it was told of the one before does not count.
+        let leader = Role::Leader { token: token(8), remaining: Duration::from_millis(100) };
+        let three = shown(leader, &Leads::Term(token(8)));
+        assert_eq!(three, [server(1, true, true), server(2, true, false), server(3, false, false)]);
+    }
+
+    #[tokio::test]
+    async fn a_heartbeat_is_counted_and_wakes_nobody() {
+        let board = board_among_peers();
+        let mut changes = board.changes();
+        changes.mark_unchanged();
+        let (latency, left) = (Duration::from_millis(1), Duration::from_millis(170));
+        board.event(&Event::Renewed { token: token(7), until: Timestamp::now(), latency, left });
+        assert!(!changes.has_changed().unwrap());
+        let text = board.metrics().text(&board.situation());
+        assert!(text.contains("elect_renewals_total 1\n"), "{text}");
+        assert!(text.contains("elect_peer_connected{peer=\"server3\"} 0\n"), "{text}");
+        assert!(text.contains("elect_peer_connected{peer=\"server2\"} 1\n"), "{text}");
+        let again = board.metrics().text(&board.situation());
+        assert!(again.contains("elect_peer_refusals_total{reason=\"malformed\"} 3\n"), "{again}");
     }
 }

@@ -16,9 +16,6 @@ use tokio::{
 
 use super::{board::Board, report::Report};
 
-/// Clients that listen at one time. Each costs a connection and a rendering a second.
-const LISTENERS: usize = 64;
-
 /// Without a change, this often. A page takes silence of three times this for a lost server.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
@@ -28,9 +25,12 @@ const CALM: Duration = Duration::from_millis(20);
 /// How long a browser waits before it comes back.
 const RETRY: &str = "retry: 1000\n\n";
 
-/// Places for clients that listen.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Listeners(Arc<AtomicUsize>);
+/// Places for clients that listen. Each costs a connection and a rendering a second.
+#[derive(Debug, Clone)]
+pub(crate) struct Listeners {
+    most: usize,
+    taken: Arc<AtomicUsize>,
+}
 
 /// One of those places, until it is dropped.
 #[derive(Debug)]
@@ -38,15 +38,19 @@ struct Listening(Listeners);
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Listeners {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { most, taken: Arc::default() }
+    }
+
     /// Starts to tell one more client of everything; `None` if there are enough of them.
     pub(crate) fn listen(&self, board: &Board) -> Option<mpsc::Receiver<Bytes>> {
-        let taken = |count: usize| (count < LISTENERS).then_some(count + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
+        let taken = |count: usize| (count < self.most).then_some(count + 1);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
         let listening = Listening(self.clone());
         // One event at a time: what waits for a slow client would be old by then.
         let (told, events) = mpsc::channel(1);

@@ -4,23 +4,25 @@
 //!
 //! | what | bound | beyond it |
 //! |---|---|---|
-//! | connections | `CONNECTIONS` | the one that has kept us waiting longest is closed: see `seats` |
+//! | connections | `CONNECTIONS`, and the limit of descriptors | the one that has kept us waiting longest is closed: see `seats` |
 //! | a request's head | `HEAD_BYTES`, `HEADERS` | 431 |
 //! | … or the pause before it | `HEAD_WITHIN` | closed |
 //! | a request's body | none is taken | 413 |
 //! | an answer that is not read | `patient::STALLED` | closed |
-//! | clients of `/events` | `events::LISTENERS` | 503 |
+//! | clients of `/events` | a quarter of the connections | 503 |
 
 use std::{convert::Infallible, io, net::SocketAddr, thread, time::Duration};
 
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use leader_election::{
+    clock::Timestamp,
     etcd::{Etcd, Settings},
     observe::Snapshot,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     runtime::{self, Handle},
     task::yield_now,
     time::{sleep, timeout},
@@ -33,9 +35,10 @@ use super::{
     routes::Routes,
     seats::{Seat, Seats},
 };
+use crate::{descriptors, log::Seldom};
 
 /// Connections at one time: far more than load balancers and people need, and a quarter of the file
-/// descriptors that a process usually has, so that some are always left for etcd.
+/// descriptors that a process usually has. Where it has fewer, [`descriptors::to_serve`] says how many.
 const CONNECTIONS: usize = 256;
 
 /// For a request's first line and headers together. What a browser sends is a tenth of it.
@@ -47,6 +50,9 @@ const HEADERS: usize = 64;
 /// From the moment at which a request may come to the end of its head. Also how long an idle connection is
 /// kept.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Clients of `/events`: they keep their seats, and must never have them all.
+const ONE_LISTENS_OF: usize = 4;
 
 /// Before the next attempt, where the system has no file descriptor left.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
@@ -63,12 +69,13 @@ const LOOK_WITHIN: Duration = Duration::from_secs(3);
 /// Starts the thread. It ends with the process.
 ///
 /// Names of others are asked for through a connection of their own, which is there only while they are asked for:
-/// a slow answer to that must not move the candidate to another endpoint.
+/// a slow answer to that must not move the candidate to another endpoint. Among peers there is no etcd, and
+/// nobody to ask.
 ///
 /// # Errors
 ///
 /// Fails only where the system has no thread or no file descriptor left.
-pub(crate) fn serve(bound: Bound, board: Board, settings: Settings) -> io::Result<SocketAddr> {
+pub(crate) fn serve(bound: Bound, board: Board, etcd: Option<Settings>) -> io::Result<SocketAddr> {
     let Bound { listener, address } = bound;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
@@ -77,8 +84,12 @@ pub(crate) fn serve(bound: Bound, board: Board, settings: Settings) -> io::Resul
     };
     thread::Builder::new().name("elect-http".into()).spawn(move || {
         runtime.spawn(follow(board.clone()));
-        runtime.spawn(name(board.clone(), settings));
-        runtime.block_on(accept(&listener, &Routes::new(board)))
+        if let Some(settings) = etcd {
+            runtime.spawn(name(board.clone(), settings));
+        }
+        let seats = descriptors::to_serve(CONNECTIONS);
+        let routes = Routes::new(board, seats / ONE_LISTENS_OF);
+        runtime.block_on(accept(&listener, &routes, &Seats::new(seats)))
     })?;
     Ok(address)
 }
@@ -118,12 +129,14 @@ async fn look(identity: &Identity, settings: Settings) -> Result<Snapshot, Strin
     }
 }
 
-async fn accept(listener: &TcpListener, routes: &Routes) -> Infallible {
-    let seats = Seats::new(CONNECTIONS);
+async fn accept(listener: &TcpListener, routes: &Routes, seats: &Seats) -> Infallible {
+    let mut complaints = Seldom::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 if let Some(seat) = seats.take() {
+                    // Answers are written whole.
+                    let _ = stream.set_nodelay(true);
                     tokio::spawn(converse(stream, seat, routes.clone()));
                     // Whose seat was needed leaves before the next is given away.
                     yield_now().await;
@@ -131,7 +144,9 @@ async fn accept(listener: &TcpListener, routes: &Routes) -> Infallible {
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "an HTTP connection could not be accepted");
+                if let Some(left_out) = complaints.pass(Timestamp::now()) {
+                    tracing::warn!(%error, left_out, "an HTTP connection could not be accepted");
+                }
                 sleep(NO_DESCRIPTOR_PAUSE).await;
             }
         }
@@ -145,9 +160,10 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Serves one connection until it ends, or its seat is needed.
-async fn converse(stream: TcpStream, seat: Seat, routes: Routes) {
-    // Answers are written whole.
-    let _ = stream.set_nodelay(true);
+async fn converse<S>(stream: S, seat: Seat, routes: Routes)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let answer = service_fn(|request: Request<Incoming>| {
         let listens = request.uri().path() == "/events";
         let (seat, routes) = (&seat, &routes);
@@ -173,5 +189,64 @@ async fn converse(stream: TcpStream, seat: Seat, routes: Routes) {
         ended = connection => if let Err(error) = ended {
             tracing::debug!(%error, "an HTTP connection ended");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::AssertUnwindSafe;
+
+    use leader_election::timing::Ttl;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::{proof::Proof, status::Sources};
+
+    /// More than any answer to what fits into a fuzzed request or two.
+    const PIPE: usize = 1 << 20;
+
+    /// A server in a process that is not in the queue: nothing here talks to etcd.
+    async fn routes() -> Routes {
+        let settings = Settings::new(["localhost:1".parse().unwrap()]).unwrap();
+        let etcd = Etcd::start_on(Handle::current(), settings);
+        let (name, election) = ("server1".parse().unwrap(), "leader".parse().unwrap());
+        let sources = Sources::of(&etcd, &election);
+        let identity = Identity { name, election, proof: Proof::Lease(Ttl::DEFAULT) };
+        Routes::new(Board::new(identity, sources), 1)
+    }
+
+    /// What comes back for these bytes, when the client says no more.
+    async fn answered(routes: &Routes, request: &[u8]) -> Vec<u8> {
+        let (mut client, server) = duplex(PIPE);
+        let seat = Seats::new(1).take().unwrap();
+        let serving = tokio::spawn(converse(server, seat, routes.clone()));
+        client.write_all(request).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // `/events` has no end of its own.
+        let _ = timeout(Duration::from_secs(1), client.read_to_end(&mut answer)).await;
+        drop(client);
+        serving.await.unwrap();
+        answer
+    }
+
+    /// Whatever a client sends, what it gets is nothing, or HTTP with a status of ours.
+    #[test]
+    fn fuzz_http() {
+        let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let routes = runtime.block_on(routes());
+        // After a panic nothing is asked any more.
+        let server = AssertUnwindSafe((runtime, routes));
+        bolero::check!().for_each(|request: &[u8]| {
+            let (runtime, routes) = &*server;
+            let answer = runtime.block_on(answered(routes, request));
+            if answer.is_empty() {
+                return;
+            }
+            let status = answer.strip_prefix(b"HTTP/1.1 ").or_else(|| answer.strip_prefix(b"HTTP/1.0 "));
+            let status = std::str::from_utf8(&status.unwrap()[..3]).unwrap();
+            let known = ["200", "400", "404", "405", "413", "414", "431", "503", "505"];
+            assert!(known.contains(&status), "{status}");
+        });
     }
 }

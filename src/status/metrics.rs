@@ -5,14 +5,18 @@
 
 use std::{fmt, time::Duration};
 
-use leader_election::{CandidateName, ElectionName, Loss};
+use leader_election::Loss;
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
-use super::situation::{Role, Situation};
+use super::{
+    board::Identity,
+    situation::{Role, Situation},
+};
+use crate::proof::Proof;
 
 /// What [`Metrics::text`] is written in.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,6 +40,18 @@ pub(crate) struct Metrics {
     renewal_latency: Histogram,
     renewal_margin: Histogram,
     command_restarts: Counter,
+    peer_connected: Family<Peer, Gauge>,
+    peer_refusals: Family<Refused, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Peer {
+    peer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refused {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,7 +96,7 @@ impl EncodeLabelValue for Reason {
 }
 
 impl Metrics {
-    pub(crate) fn new(name: &CandidateName, election: &ElectionName) -> Self {
+    pub(crate) fn new(identity: &Identity) -> Self {
         let metrics = Self {
             registry: Registry::default(),
             leader: Gauge::default(),
@@ -92,15 +108,17 @@ impl Metrics {
             renewal_latency: Histogram::new(LATENCY),
             renewal_margin: Histogram::new(MARGIN),
             command_restarts: Counter::default(),
+            peer_connected: Family::default(),
+            peer_refusals: Family::default(),
         };
         for loss in REASONS {
             // Getting it makes it.
             let _ = metrics.terms_lost.get_or_create(&Lost { reason: Reason(Some(loss)) });
         }
-        metrics.registered(name, election)
+        metrics.registered(identity)
     }
 
-    fn registered(mut self, name: &CandidateName, election: &ElectionName) -> Self {
+    fn registered(mut self, Identity { name, election, proof }: &Identity) -> Self {
         let registry = &mut self.registry;
         let identity = vec![
             ("name", name.to_string()),
@@ -126,7 +144,10 @@ impl Metrics {
         );
         registry.register_with_unit(
             "elect_last_contact",
-            "Time since etcd was last heard, or since the start if it never was",
+            match proof {
+                Proof::Lease(_) => "Time since etcd was last heard, or since the start if it never was",
+                Proof::Heartbeats(_) => "Time since a leader was last heard, or this one by a majority",
+            },
             Unit::Seconds,
             self.last_contact.clone(),
         );
@@ -137,7 +158,10 @@ impl Metrics {
         );
         registry.register(
             "elect_renewals",
-            "Renewals of the lease that were acknowledged while leading",
+            match proof {
+                Proof::Lease(_) => "Renewals of the lease that were acknowledged while leading",
+                Proof::Heartbeats(_) => "Heartbeats that a majority answered while leading",
+            },
             self.renewals.clone(),
         );
         registry.register_with_unit(
@@ -157,6 +181,18 @@ impl Metrics {
             "Restarts of the command within a term",
             self.command_restarts.clone(),
         );
+        if matches!(proof, Proof::Heartbeats(_)) {
+            registry.register(
+                "elect_peer_connected",
+                "1 while there is a connection to this peer",
+                self.peer_connected.clone(),
+            );
+            registry.register(
+                "elect_peer_refusals",
+                "Messages and connections that were not listened to",
+                self.peer_refusals.clone(),
+            );
+        }
         self
     }
 
@@ -186,6 +222,14 @@ impl Metrics {
         self.token.set(term.map_or(0, |token| token.get() as i64));
         self.queue_position.set(situation.role.place().unwrap_or(0) as i64);
         self.last_contact.set(situation.unheard.as_secs_f64());
+        for peer in situation.servers.iter().flatten().filter(|peer| !peer.own) {
+            let labels = Peer { peer: peer.name.clone() };
+            self.peer_connected.get_or_create(&labels).set(peer.connected.into());
+        }
+        for (reason, count) in &situation.refused {
+            let refused = self.peer_refusals.get_or_create(&Refused { reason });
+            refused.inc_by(count.saturating_sub(refused.get()));
+        }
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("writing to a string can't fail");
         text

@@ -2,13 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use leader_election::FencingToken;
 use serde::Serialize;
 
 use super::{
     board::Identity,
     metrics::slug,
-    situation::{Candidate, Leads, Role, Situation},
+    situation::{Candidate, Leads, Peer, Role, Situation},
 };
+use crate::proof::Proof;
 
 /// Candidates that are listed; how many there are is said beside them.
 const LISTED: usize = 100;
@@ -28,9 +30,14 @@ pub(crate) struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'a str>,
     candidates: Option<Vec<Queued<'a>>>,
-    /// How many candidates there are.
+    /// How many candidates there are; among peers that is known to none of them alone.
     queue_length: Option<usize>,
+    /// Among peers: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    servers: Option<Vec<SeenPeer<'a>>>,
     election: &'a str,
+    /// `etcd` or `peers`.
+    backend: &'static str,
     server: Server<'a>,
     terms: Vec<Term<'a>>,
 }
@@ -38,7 +45,20 @@ pub(crate) struct Report<'a> {
 #[derive(Debug, Serialize)]
 struct Queued<'a> {
     name: Option<&'a str>,
-    token: u64,
+    token: Option<u64>,
+}
+
+/// A server of a group, as the one that answers sees it.
+#[derive(Debug, Serialize)]
+struct SeenPeer<'a> {
+    name: &'a str,
+    connected: bool,
+    /// How long ago it was heard; of the one that answers, 0.
+    heard_ms: Option<u64>,
+    /// Whether it leads, as far as that is known there.
+    leader: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'a str>,
 }
 
 /// The process that answers.
@@ -52,11 +72,12 @@ struct Server<'a> {
     queue_position: Option<usize>,
     /// What is left of the proved time while it leads.
     remaining_ms: Option<u64>,
-    /// All that a renewal proves: the TTL less the margin.
+    /// All that a renewal proves: the TTL, or the shortest election timeout, less the margin.
     lease_ms: u64,
-    ttl_ms: u64,
+    /// `null` among peers.
+    ttl_ms: Option<u64>,
     last_contact_ms: u64,
-    /// Whether etcd was heard within the TTL.
+    /// Whether etcd was heard within the TTL, or a leader lately.
     fresh: bool,
     healthy: bool,
     version: &'static str,
@@ -95,8 +116,13 @@ impl<'a> Report<'a> {
             blocked_by,
             problem,
             candidates: queue.map(listed),
-            queue_length: queue.map(<[_]>::len),
+            queue_length: queue.filter(|_| situation.servers.is_none()).map(<[_]>::len),
+            servers: situation.servers.as_deref().map(|servers| servers.iter().map(SeenPeer::of).collect()),
             election: identity.election.as_str(),
+            backend: match identity.proof {
+                Proof::Lease(_) => "etcd",
+                Proof::Heartbeats(_) => "peers",
+            },
             server: Server::of(identity, situation),
             terms: situation.terms.iter().map(Term::of).collect(),
         }
@@ -109,7 +135,19 @@ impl<'a> Report<'a> {
 
 impl<'a> Queued<'a> {
     fn of(candidate: &'a Candidate) -> Self {
-        Self { name: candidate.name.as_deref(), token: candidate.token.get() }
+        Self { name: candidate.name.as_deref(), token: candidate.token.map(FencingToken::get) }
+    }
+}
+
+impl<'a> SeenPeer<'a> {
+    fn of(peer: &'a Peer) -> Self {
+        Self {
+            name: &peer.name,
+            connected: peer.connected,
+            heard_ms: peer.heard.map(millis),
+            leader: peer.leads,
+            problem: peer.problem.as_deref(),
+        }
     }
 }
 
@@ -125,8 +163,11 @@ impl<'a> Server<'a> {
             token: situation.role.token().map(|token| token.get()),
             queue_position: situation.role.place(),
             remaining_ms: remaining,
-            lease_ms: millis(identity.ttl.as_duration() - identity.ttl.margin()),
-            ttl_ms: millis(identity.ttl.as_duration()),
+            lease_ms: millis(identity.proof.certain()),
+            ttl_ms: match identity.proof {
+                Proof::Lease(ttl) => Some(millis(ttl.as_duration())),
+                Proof::Heartbeats(_) => None,
+            },
             last_contact_ms: millis(situation.unheard),
             fresh: situation.fresh,
             healthy: situation.healthy,

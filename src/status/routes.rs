@@ -18,8 +18,9 @@ use super::{
     events::Listeners,
     metrics, page,
     report::Report,
-    situation::Role,
+    situation::{Role, silence},
 };
+use crate::proof::Proof;
 
 const ELECTION: HeaderName = HeaderName::from_static("elect-election");
 const NAME: HeaderName = HeaderName::from_static("elect-name");
@@ -39,10 +40,10 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn new(board: Board) -> Self {
+    pub(crate) fn new(board: Board, listeners: usize) -> Self {
         let identity = board.identity();
         let (election, name) = (header(identity.election.as_str()), header(identity.name.as_str()));
-        Self { board, listeners: Listeners::default(), election, name }
+        Self { board, listeners: Listeners::new(listeners), election, name }
     }
 
     pub(crate) async fn answer<B: Body>(&self, request: Request<B>) -> Answer {
@@ -95,13 +96,15 @@ impl Routes {
 
     fn ready(&self) -> Answer {
         let situation = self.board.situation();
-        let why_not = match situation.role {
-            _ if situation.is_ready() => "",
-            _ if !situation.healthy => "the health probe fails\n",
-            Role::Outside => "not in the queue\n",
-            Role::Leader { .. } | Role::Follower { .. } => "etcd does not answer\n",
+        let proof = self.board.identity().proof;
+        let why_not = match (situation.role, proof) {
+            _ if situation.is_ready() => return answer::line(StatusCode::OK, "ready\n"),
+            _ if !situation.healthy => "the health probe fails",
+            (Role::Outside, Proof::Lease(_)) => "not in the queue",
+            (Role::Outside, Proof::Heartbeats(_)) => "neither leads nor follows",
+            (Role::Leader { .. } | Role::Follower { .. }, proof) => silence(proof),
         };
-        yes_or_no(why_not.is_empty(), "ready\n", why_not)
+        answer::line(StatusCode::SERVICE_UNAVAILABLE, format!("{why_not}\n"))
     }
 
     /// Waits for names that nobody had asked for yet, but not for long.

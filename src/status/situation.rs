@@ -4,13 +4,16 @@ use std::time::{Duration, SystemTime};
 
 use leader_election::FencingToken;
 
+use crate::proof::Proof;
+
 /// What this process is in the election, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     /// It leads: asked of the clock, not of a flag.
     Leader { token: FencingToken, remaining: Duration },
     /// In the queue, and not leading. The place counts from 1; unknown while the queue is.
-    Follower { token: FencingToken, place: Option<usize> },
+    /// Among peers it has neither place nor token.
+    Follower { token: Option<FencingToken>, place: Option<usize> },
     /// Not in the queue: on its way there, or held back.
     Outside,
 }
@@ -26,7 +29,8 @@ impl Role {
 
     pub(crate) const fn token(self) -> Option<FencingToken> {
         match self {
-            Self::Leader { token, .. } | Self::Follower { token, .. } => Some(token),
+            Self::Leader { token, .. } => Some(token),
+            Self::Follower { token, .. } => token,
             Self::Outside => None,
         }
     }
@@ -51,7 +55,7 @@ pub(crate) enum Place {
     },
     /// In the queue, behind somebody.
     Behind {
-        token: FencingToken,
+        token: Option<FencingToken>,
     },
     Outside,
 }
@@ -60,7 +64,8 @@ impl Place {
     /// The token of the key in the queue.
     pub(crate) const fn token(self) -> Option<FencingToken> {
         match self {
-            Self::Leading { token, .. } | Self::Behind { token } => Some(token),
+            Self::Leading { token, .. } => Some(token),
+            Self::Behind { token } => token,
             Self::Outside => None,
         }
     }
@@ -75,12 +80,15 @@ pub(crate) type Queue = Result<Vec<FencingToken>, Duration>;
 pub(crate) fn role(place: Place, queue: &Queue) -> Role {
     match (place, queue) {
         (Place::Leading { token, remaining: Some(remaining) }, _) => Role::Leader { token, remaining },
+        (Place::Behind { token: None }, _) => Role::Follower { token: None, place: None },
         (Place::Behind { token }, Err(_)) => Role::Follower { token, place: None },
-        (Place::Behind { token }, Ok(queue)) => match queue.iter().position(|queued| *queued == token) {
-            Some(before) => Role::Follower { token, place: Some(before + 1) },
-            // Its key is gone, which it has not heard yet.
-            None => Role::Outside,
-        },
+        (Place::Behind { token }, Ok(queue)) => {
+            match queue.iter().position(|queued| Some(*queued) == token) {
+                Some(before) => Role::Follower { token, place: Some(before + 1) },
+                // Its key is gone, which it has not heard yet.
+                None => Role::Outside,
+            }
+        }
         (Place::Leading { remaining: None, .. } | Place::Outside, _) => Role::Outside,
     }
 }
@@ -107,25 +115,38 @@ pub(crate) struct Evidence<'a> {
     pub(crate) queue: &'a Queue,
     /// A key, put by hand, at the front of the queue.
     pub(crate) blocked_by: Option<&'a str>,
-    /// For how long etcd has not been heard.
+    /// For how long the backend has not been heard.
     pub(crate) unheard: Duration,
-    /// For how long that may be without a doubt: the TTL.
-    pub(crate) patience: Duration,
+    /// For how long that may be without a doubt, and which backend it is.
+    pub(crate) proof: Proof,
     /// Whether the first in the queue is this process.
     pub(crate) first_is_own: bool,
 }
 
-/// Says who leads; what is older than a TTL is not repeated.
+/// The backend was not heard, in words.
+pub(crate) const fn silence(proof: Proof) -> &'static str {
+    match proof {
+        Proof::Lease(_) => "etcd does not answer",
+        Proof::Heartbeats(_) => "no leader is heard",
+    }
+}
+
+/// Says who leads; what is older than a TTL, or than an election takes, is not repeated.
 pub(crate) fn who_leads(evidence: &Evidence<'_>) -> Leads {
     if let Role::Leader { token, .. } = evidence.role {
         return Leads::Term(token);
     }
-    if evidence.unheard > evidence.patience {
-        return Leads::Unknown { since: evidence.unheard, problem: "etcd does not answer" };
+    if evidence.unheard > evidence.proof.stale_after() {
+        return Leads::Unknown { since: evidence.unheard, problem: silence(evidence.proof) };
     }
+    let unsure = match evidence.proof {
+        Proof::Lease(_) => "the queue is being read",
+        // That nobody leads can't be known to one server: the others may follow somebody.
+        Proof::Heartbeats(_) => silence(evidence.proof),
+    };
     let blocked_by = evidence.blocked_by.map(str::to_owned);
     match (evidence.queue, blocked_by) {
-        (Err(since), _) => Leads::Unknown { since: *since, problem: "the queue is being read" },
+        (Err(since), _) => Leads::Unknown { since: *since, problem: unsure },
         (Ok(_), Some(key)) => Leads::Nobody { blocked_by: Some(key) },
         (Ok(queue), None) => match queue.first() {
             // First in the queue, and yet we don't lead: not yet, or not any more.
@@ -147,11 +168,15 @@ pub(crate) struct Situation {
     pub(crate) leads_since: Option<SystemTime>,
     /// The leader's name, where it is known.
     pub(crate) leader: Option<String>,
-    /// First come first; `None` while it is not known.
+    /// First come first; `None` while it is not known. Among peers: the leader, and this server if it waits.
     pub(crate) queue: Option<Vec<Candidate>>,
-    /// For how long etcd has not been heard.
+    /// Among peers: all of them, sorted by name.
+    pub(crate) servers: Option<Vec<Peer>>,
+    /// Among peers: how often what was not listened to, by reason.
+    pub(crate) refused: Vec<(&'static str, u64)>,
+    /// For how long etcd, or a leader, has not been heard.
     pub(crate) unheard: Duration,
-    /// Whether etcd was heard within the TTL.
+    /// Whether that is no longer than it may be.
     pub(crate) fresh: bool,
     /// Whether the health probe, if there is one, lets it stand.
     pub(crate) healthy: bool,
@@ -159,10 +184,25 @@ pub(crate) struct Situation {
     pub(crate) terms: Vec<PastTerm>,
 }
 
-/// One candidate in the queue; its name is `None` as long as nobody had asked for it.
+/// One server of a group, as this one sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) name: String,
+    /// Whether it is this one.
+    pub(crate) own: bool,
+    pub(crate) connected: bool,
+    /// How long ago it was heard; `None` if never.
+    pub(crate) heard: Option<Duration>,
+    /// Why it is not connected, if that is known.
+    pub(crate) problem: Option<String>,
+    pub(crate) leads: bool,
+}
+
+/// One candidate in the queue; its name is `None` as long as nobody had asked for it. Among peers only the
+/// leader has a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    pub(crate) token: FencingToken,
+    pub(crate) token: Option<FencingToken>,
     pub(crate) name: Option<String>,
 }
 
@@ -183,9 +223,12 @@ impl Situation {
 
 #[cfg(test)]
 mod tests {
+    use leader_election::{peers::Timing, timing::Ttl};
+
     use super::*;
 
     const TTL: Duration = Duration::from_secs(5);
+    const LEASE: Proof = Proof::Lease(Ttl::DEFAULT);
     const MOMENT: Duration = Duration::from_millis(100);
 
     fn token(number: u64) -> FencingToken {
@@ -198,7 +241,7 @@ mod tests {
 
     fn seen(role: Role, queue: &Queue, unheard: Duration) -> Leads {
         let first_is_own = queue.as_ref().is_ok_and(|queue| queue.first() == Some(&token(7)));
-        who_leads(&Evidence { role, queue, blocked_by: None, unheard, patience: TTL, first_is_own })
+        who_leads(&Evidence { role, queue, blocked_by: None, unheard, proof: LEASE, first_is_own })
     }
 
     #[test]
@@ -211,10 +254,14 @@ mod tests {
 
     #[test]
     fn a_follower_is_one_whose_key_is_in_the_queue() {
-        let behind = Place::Behind { token: token(5) };
-        assert_eq!(role(behind, &queue(&[3, 5])), Role::Follower { token: token(5), place: Some(2) });
+        let five = Some(token(5));
+        let behind = Place::Behind { token: five };
+        assert_eq!(role(behind, &queue(&[3, 5])), Role::Follower { token: five, place: Some(2) });
         assert_eq!(role(behind, &queue(&[3, 9])), Role::Outside);
-        assert_eq!(role(behind, &Err(MOMENT)), Role::Follower { token: token(5), place: None });
+        assert_eq!(role(behind, &Err(MOMENT)), Role::Follower { token: five, place: None });
+        let placeless = Role::Follower { token: None, place: None };
+        assert_eq!(role(Place::Behind { token: None }, &queue(&[3])), placeless);
+        assert_eq!(role(Place::Behind { token: None }, &queue(&[])), placeless);
     }
 
     #[test]
@@ -232,5 +279,26 @@ mod tests {
         // Of oneself, the deadline decides.
         let leads = Role::Leader { token: token(7), remaining: MOMENT };
         assert_eq!(seen(leads, &Err(TTL), 2 * TTL), Leads::Term(token(7)));
+    }
+    #[test]
+    fn a_peer_that_hears_no_leader_does_not_say_that_nobody_leads() {
+        let proof = Proof::Heartbeats(Timing::DEFAULT);
+        let follower = Role::Follower { token: None, place: None };
+        let seen = |queue: &Queue, unheard| {
+            who_leads(&Evidence {
+                role: follower,
+                queue,
+                blocked_by: None,
+                unheard,
+                proof,
+                first_is_own: false,
+            })
+        };
+        assert_eq!(seen(&queue(&[3]), MOMENT), Leads::Term(token(3)));
+        // Frozen, say: nobody has told it yet that it has heard nothing.
+        for (queue, unheard) in [(queue(&[3]), TTL), (Err(MOMENT), MOMENT)] {
+            let said = seen(&queue, unheard);
+            assert_eq!(said, Leads::Unknown { since: unheard, problem: "no leader is heard" });
+        }
     }
 }

@@ -32,6 +32,12 @@ impl Elect {
         elect
     }
 
+    /// What it is called where a test reports what it printed.
+    pub(crate) fn called(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self

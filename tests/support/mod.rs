@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each file in tests/ compiles this module and uses its own part of it")]
 
 pub(crate) mod capture;
+pub(crate) mod cgroup;
 pub(crate) mod client;
 pub(crate) mod clock;
 pub(crate) mod cluster;
@@ -19,8 +20,11 @@ pub(crate) mod etcd;
 pub(crate) mod etcdctl;
 pub(crate) mod eventually;
 pub(crate) mod http;
+pub(crate) mod islands;
+pub(crate) mod member;
 pub(crate) mod metrics;
 pub(crate) mod network;
+pub(crate) mod peers;
 pub(crate) mod pki;
 pub(crate) mod port;
 pub(crate) mod process;
@@ -30,6 +34,7 @@ pub(crate) mod runtime;
 pub(crate) mod server;
 pub(crate) mod service;
 pub(crate) mod tool;
+pub(crate) mod volume;
 pub(crate) mod worker;
 
 /// Runs each test body against both versions of etcd, as `name::etcd_3_7` and `name::etcd_3_4`. A body may be

@@ -72,6 +72,11 @@ impl Network {
         &self.addresses[member]
     }
 
+    /// Sets the connections that `from` opens to `to`.
+    pub(crate) fn set_link(&self, from: usize, to: usize, mode: Mode) {
+        self.links[to][from].send_replace(mode);
+    }
+
     /// Sets both directions between `member` and every other one.
     pub(crate) fn set(&self, member: usize, mode: Mode) {
         for other in (0..self.links.len()).filter(|&other| other != member) {

@@ -90,6 +90,10 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
+    pub(crate) fn id(&self) -> u32 {
+        self.pid.as_raw().cast_unsigned()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(self.pid, signal).expect("the guard is there");
     }

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 
 use super::{
-    capture::{Captured, Line, Mark, longest_stall},
+    capture::{Captured, Line, Mark, Stream, longest_stall},
     clock::BootTime,
     elect::Elect,
     eventually::eventually,
@@ -52,13 +52,31 @@ pub(crate) fn beginning(name: &str, endpoints: &str) -> Vec<String> {
     vec![starting(name), connecting(endpoints), ELECTION.to_owned()]
 }
 
+/// In which form it was told to log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Plain,
+    Full,
+    Json,
+}
+
+/// One of the lines that people follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) at: BootTime,
+    pub(crate) text: String,
+    /// Of the term that it is about, where the form of the log says so.
+    pub(crate) token: Option<u64>,
+}
+
 /// A running `elect server`.
 #[derive(Debug)]
 pub(crate) struct Server {
     captured: Captured,
     name: String,
-    endpoints: String,
-    plain: bool,
+    /// The line in which it says how it is in touch with the others. It may come again.
+    reaching: String,
+    form: Form,
     /// When it was frozen, or deposed by a third party.
     cut_short: Vec<BootTime>,
     /// When it was killed, or had exited.
@@ -74,13 +92,13 @@ impl Server {
     /// Starts one that prints the plain lines, with more flags.
     pub(crate) fn start_with(name: &str, endpoints: &str, ttl: &str, flags: &[&str]) -> Self {
         let elect = Elect::server(name, endpoints).args(["--ttl", ttl]).args(flags);
-        Self::of(elect.start(), name, endpoints, true)
+        Self::of(elect.start(), name, connecting(endpoints), Form::Plain)
     }
 
     /// Starts one that prints the full log. Its lines only end with what [`Server::start`]'s say.
     pub(crate) fn start_with_full_log(name: &str, endpoints: &str, ttl: &str) -> Self {
         let elect = Elect::new(["server", name, "--etcd", endpoints, "--ttl", ttl, "--log-format", "full"]);
-        Self::of(elect.start(), name, endpoints, false)
+        Self::of(elect.start(), name, connecting(endpoints), Form::Full)
     }
 
     /// Starts one and waits until it leads.
@@ -99,9 +117,9 @@ impl Server {
         server
     }
 
-    fn of(captured: Captured, name: &str, endpoints: &str, plain: bool) -> Self {
-        let (name, endpoints) = (name.to_owned(), endpoints.to_owned());
-        Self { captured, name, endpoints, plain, cut_short: Vec::new(), ended: None }
+    /// One that was started in another way.
+    pub(crate) fn of(captured: Captured, name: &str, reaching: String, form: Form) -> Self {
+        Self { captured, name: name.to_owned(), reaching, form, cut_short: Vec::new(), ended: None }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -115,18 +133,16 @@ impl Server {
 
     /// As [`story`](Self::story), also without the attempts to connect after the first.
     pub(crate) fn story_of_roles(&self) -> Vec<String> {
-        let connecting = connecting(&self.endpoints);
         let mut connected = false;
         let mut told = self.story();
-        told.retain(|line| *line != connecting || !std::mem::replace(&mut connected, true));
+        told.retain(|line| *line != self.reaching || !std::mem::replace(&mut connected, true));
         told
     }
 
     /// The texts since `mark`, without those about refreshing and connecting.
     pub(crate) fn roles_since(&self, mark: Mark) -> Vec<String> {
-        let connecting = connecting(&self.endpoints);
         let lines = self.lines_since(mark).into_iter().map(|line| line.text);
-        lines.filter(|line| line != REFRESHING && *line != connecting).collect()
+        lines.filter(|line| line != REFRESHING && *line != self.reaching).collect()
     }
 
     /// Waits for each of these lines, in this order; others may lie between. Returns the last.
@@ -146,6 +162,16 @@ impl Server {
     #[track_caller]
     pub(crate) fn wait_for_refreshing_since(&self, mark: Mark, count: usize) -> Line {
         self.wait_for_lines_since(mark, &vec![REFRESHING; count])
+    }
+
+    /// The lines that people follow, of a plain log or one in JSON.
+    pub(crate) fn told(&self) -> Vec<Told> {
+        self.told_since(Mark::START)
+    }
+
+    pub(crate) fn told_since(&self, mark: Mark) -> Vec<Told> {
+        let lines = self.lines_since(mark).into_iter().filter(|line| line.stream == Stream::Stdout);
+        lines.filter_map(|line| self.form.told(line)).collect()
     }
 
     /// Whether that is the last it said of its role.
@@ -215,7 +241,7 @@ impl Server {
     fn terms(&self) -> Vec<(BootTime, BootTime)> {
         let mut terms = Vec::new();
         let mut term: Option<(BootTime, BootTime)> = None;
-        for line in self.lines() {
+        for line in self.told() {
             match (line.text.as_str(), &mut term) {
                 (LEADER, None) => term = Some((line.at, line.at)),
                 (REFRESHING, Some((_, last_claim))) => *last_claim = line.at,
@@ -236,10 +262,10 @@ impl Server {
 
     /// Panics where one of its lines may not follow the one before it.
     fn check_order(&self) {
-        let lines = self.stdout();
-        let connecting = connecting(&self.endpoints);
+        let lines: Vec<_> = self.told().into_iter().map(|line| line.text).collect();
         let mut before = None;
-        for line in lines.iter().filter(|line| **line != connecting) {
+        let reaching = |line: &str| line == self.reaching || line.starts_with("Listening on '");
+        for line in lines.iter().filter(|line| !reaching(line)) {
             let line = line.as_str();
             let allowed = match before {
                 None => line == starting(&self.name),
@@ -252,6 +278,23 @@ impl Server {
             };
             assert!(allowed, "{}: {line:?} after {before:?}, in {lines:#?}", self.name);
             before = Some(line);
+        }
+    }
+}
+
+impl Form {
+    /// What a line tells, if it is one of those that people follow.
+    fn told(self, line: Line) -> Option<Told> {
+        let Line { at, text, .. } = line;
+        match self {
+            Self::Plain => Some(Told { at, text, token: None }),
+            Self::Full => None,
+            Self::Json => {
+                let said: serde_json::Value = serde_json::from_str(&text).ok()?;
+                let is_told = said["target"] == "transcript";
+                let text = said["message"].as_str()?.to_owned();
+                is_told.then(|| Told { at, text, token: said["token"].as_u64() })
+            }
         }
     }
 }
@@ -272,7 +315,7 @@ impl DerefMut for Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if self.plain && !thread::panicking() {
+        if !thread::panicking() {
             self.check_order();
         }
     }

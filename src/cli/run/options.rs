@@ -3,13 +3,17 @@
 use std::{ffi::OsString, time::Duration};
 
 use clap::{Args, builder::FalseyValueParser};
-use leader_election::{CandidateName, timing::Ttl};
+use leader_election::{CandidateName, peers::Timing};
 
-use super::super::Shared;
+use super::super::{Shared, Stands};
 use crate::{
-    config::{self, Config, Standing, UsageError, in_file},
-    effects::{budget::Budget, health::Check, hooks::Commands, restart::Restart},
-    status::Address,
+    config::{Config, Standing, UsageError, Usual, in_file},
+    effects::{
+        budget::{Budget, KillAfter},
+        health::Check,
+        hooks::Commands,
+        restart::Restart,
+    },
 };
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -22,13 +26,10 @@ pub(in crate::cli) struct Flags {
     /// What this server is called in the election [env: ELECT_NAME] [default: the host's name].
     #[arg(long, value_name = "NAME")]
     name: Option<CandidateName>,
-    /// How long a crashed leader holds its place: whole seconds, at least etcd's minimum of 2s [default: 5s].
-    #[arg(long, value_name = "DURATION", env = "ELECT_TTL", value_parser = config::parse_ttl)]
-    ttl: Option<Ttl>,
-    /// Serve /leader, /metrics, a page and more there: 8080 is for this machine only, 0.0.0.0:8080 for all.
-    #[arg(long, value_name = "ADDR", env = "ELECT_HTTP")]
-    http: Option<Address>,
-    /// The time between TERM and KILL, when the command has to stop [default: a fifth of the TTL].
+    #[command(flatten)]
+    stands: Stands,
+    /// The time between TERM and KILL, when the command has to stop [default: a fifth of the TTL, or among peers of
+    /// the shortest election timeout].
     #[arg(long, value_name = "DURATION", env = "ELECT_KILL_AFTER", value_parser = span)]
     kill_after: Option<Duration>,
     /// Start the command again, in the same term, when it ends by itself [default: never].
@@ -86,12 +87,14 @@ pub(in crate::cli) struct Options {
 impl Flags {
     pub(in crate::cli) fn merge(self) -> Result<(Config, Options), UsageError> {
         let config = Config::merge(self.shared)?;
-        let standing = config.standing(self.name, self.ttl, self.http, host_name)?;
+        let usual = Usual { name: host_name, timing: usual_timing() };
+        let standing = config.standing(self.name, self.stands, usual)?;
         let file = config.file();
 
         let kill_after = in_order(self.kill_after, span_in("kill-after", &file.kill_after, span)?)
-            .unwrap_or_else(|| Budget::default_kill_after(standing.ttl));
-        let budget = Budget::new(standing.ttl, kill_after).map_err(|error| UsageError(error.to_string()))?;
+            .map_or(KillAfter::Usual, KillAfter::Given);
+        let budget = Budget::new(standing.place.proof(), kill_after);
+        let budget = budget.map_err(|error| UsageError(error.to_string()))?;
         let hook_timeout =
             in_order(self.hook_timeout, span_in("hook-timeout", &file.hook_timeout, positive)?);
         let check_interval =
@@ -141,6 +144,13 @@ fn positive(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("it must be longer than nothing; write a duration, as in 2s".into()),
         span => Ok(span),
     }
+}
+
+/// Among peers, where nobody says otherwise. A server that has nothing to stop may be quicker; a command can't
+/// be stopped in the quarter of a second that is proved then.
+fn usual_timing() -> Timing {
+    let [heartbeat, shortest, longest] = [50, 1000, 2000].map(Duration::from_millis);
+    Timing::new(heartbeat, shortest, longest).expect("a shortest election timeout of 20 heartbeats is valid")
 }
 
 /// Who stands where nobody says who.

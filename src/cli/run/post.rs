@@ -7,8 +7,8 @@ use std::{io, time::Duration};
 use leader_election::{
     FencingToken,
     candidate::Event,
-    etcd::{Front, Fronts},
     leadership::Claim,
+    observe::{Front, Fronts},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -50,7 +50,6 @@ impl Post {
     pub(super) fn new(
         journal: Journal,
         events: broadcast::Receiver<Event>,
-        fronts: Fronts,
         board: Board,
         hooks: Hooks,
         kin: Kin,
@@ -58,7 +57,7 @@ impl Post {
         Ok(Self {
             journal,
             events,
-            fronts,
+            fronts: board.fronts(),
             board,
             alive: heartbeat(),
             hooks,

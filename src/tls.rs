@@ -3,14 +3,14 @@
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport;
 
-/// How to speak TLS with etcd. Trusts the system's certificate authorities unless told whom
-/// to trust.
+/// How to speak TLS with etcd, or among peers. Towards etcd it trusts the system's certificate
+/// authorities unless told whom to trust; peers have to name theirs.
 #[derive(Clone, Default)]
 pub struct Tls {
     /// Certificates in PEM form.
@@ -56,7 +56,7 @@ impl Tls {
         Ok(self)
     }
 
-    /// Shows this certificate to etcd, with its key, both PEM files.
+    /// Shows this certificate to the other side, with its key, both PEM files.
     ///
     /// # Errors
     ///
@@ -104,25 +104,98 @@ impl Tls {
 
     /// The same trust and identity, for a connection of our own.
     fn listening(&self) -> Option<ClientConfig> {
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .ok()?
+            .with_root_certificates(self.roots()?);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some(pem) => builder.with_client_auth_cert(pem.chain(), pem.key().ok()?).ok()?,
+        };
+        config.alpn_protocols = vec![HTTP_2.to_vec()];
+        Some(config)
+    }
+
+    /// The authorities that were named.
+    fn roots(&self) -> Option<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(
             CertificateDer::pem_slice_iter(self.ca.as_ref()?).filter_map(Result::ok),
         );
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .ok()?
-            .with_root_certificates(roots);
-        let mut config = match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some(pem) => {
-                let chain = CertificateDer::pem_slice_iter(&pem.certificate).filter_map(Result::ok).collect();
-                builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(&pem.key).ok()?).ok()?
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Some(config)
+        Some(roots)
     }
+
+    /// Both sides show a certificate, and both look at the other's.
+    ///
+    /// # Errors
+    ///
+    /// [`OneSided`] where an authority or a certificate of our own is missing.
+    pub(crate) fn mutual(&self) -> Result<Mutual, OneSided> {
+        let (Some(pem), Some(roots), Some(client)) = (&self.identity, self.roots(), self.listening()) else {
+            return Err(OneSided::Missing);
+        };
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+            .build()
+            .map_err(|error| OneSided::Unusable(error.to_string()))?;
+        let unusable = |error: rustls::Error| OneSided::Unusable(error.to_string());
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(pem.chain(), pem.key().map_err(|error| OneSided::Unusable(error.to_string()))?)
+            .map_err(unusable)?;
+        server.alpn_protocols = vec![HTTP_2.to_vec()];
+        Ok(Mutual { client: Arc::new(client), server: Arc::new(server) })
+    }
+}
+
+/// The one protocol that is spoken inside.
+const HTTP_2: &[u8] = b"h2";
+
+impl Pem {
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        CertificateDer::pem_slice_iter(&self.certificate).filter_map(Result::ok).collect()
+    }
+
+    fn key(&self) -> Result<PrivateKeyDer<'static>, rustls_pki_types::pem::Error> {
+        PrivateKeyDer::from_pem_slice(&self.key)
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// TLS among equals: the same authority and the same certificate, whoever calls whom.
+#[derive(Clone)]
+pub(crate) struct Mutual {
+    client: Arc<ClientConfig>,
+    server: Arc<ServerConfig>,
+}
+
+impl fmt::Debug for Mutual {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mutual").finish_non_exhaustive()
+    }
+}
+
+impl Mutual {
+    pub(crate) fn connector(&self) -> TlsConnector {
+        TlsConnector::from(Arc::clone(&self.client))
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(Arc::clone(&self.server))
+    }
+}
+
+/// Why a [`Tls`] does not do for connections on which both sides show who they are.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OneSided {
+    #[error("an authority, a certificate and its key are needed, all three")]
+    Missing,
+    #[error("{0}")]
+    Unusable(String),
 }
 
 /// How long etcd may take to refuse us.

@@ -1,0 +1,222 @@
+//! `elect demo`: three servers on this machine, in one terminal. The leader is killed, and another takes over.
+//!
+//! Nothing is acted: these are three processes of `elect server`, by Raft among themselves or on an etcd, and what
+//! they print is printed here as it comes. What they need (ports of the loopback interface, a temporary
+//! directory) is theirs alone, and nothing that configures other servers is read: neither `ELECT_…` nor a file.
+//! With a keyboard, keys kill and start; without one, rounds of it are played, and the failovers measured.
+//!
+//! However this ends, the servers end too: told to, or, if this process is killed, by the kernel's hand. Only then
+//! their directory stays behind.
+//!
+//! | module | |
+//! |---|---|
+//! | `servers` | the three: started, killed, listened to, ended |
+//! | `watch` | who leads, who is away, and what a failover took (pure) |
+//! | `failovers` | the table of them (pure) |
+//! | `process` | a child, and a thread that reads what it prints |
+//! | `backing` | what the servers elect by: the command lines, an etcd of our own |
+//! | `ports` | ports that nobody else gets while we hold them |
+//! | `keyboard` | single keys, and a terminal that is left as it was |
+//! | `printed` | prefixes and colours |
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use leader_election::etcd::Endpoint;
+use tempfile::TempDir;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::{backing::Backing, failovers::Failovers, keyboard::Keyboard, servers::Servers, watch::Turn};
+
+mod backing;
+mod failovers;
+mod keyboard;
+mod ports;
+mod printed;
+mod process;
+mod servers;
+mod watch;
+
+/// Rounds where nobody can press a key, and nobody says how many.
+const ROUNDS: u32 = 3;
+
+/// Until the first leader: an etcd may have to get up before it. Far more than it takes, for machines under load.
+const START_WITHIN: Duration = Duration::from_secs(30);
+
+/// For the next leader after a kill, and for a server that was started again to follow.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a person gets to see what is so, before it is changed.
+const SHOWN: Duration = Duration::from_millis(1500);
+
+/// Kills in a row that hit a server that had just stopped leading by itself. More are no bad luck any more.
+const RETAKES: u32 = 10;
+
+#[derive(Debug, Args)]
+pub(super) struct Flags {
+    /// Without keys: kill the leader, wait for the next one, start the dead one again, N times; then a table
+    /// of what the failovers took. Where there is no terminal: 3.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// On an etcd, instead of among themselves: one that runs at HOST:PORT, or, without a value, one that is
+    /// started for this (from PATH).
+    #[arg(long, value_name = "HOST:PORT,…", num_args = 0..=1, value_delimiter = ',')]
+    etcd: Option<Vec<Endpoint>>,
+}
+
+pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
+    let mut stop = Stop::listen().context("failed to listen for signals")?;
+    let directory = tempfile::Builder::new().prefix("elect-demo-").tempdir();
+    let directory = directory.context("no temporary directory for the servers' data; set TMPDIR to one")?;
+    let ended = on_stage(flags, &directory, &mut stop).await;
+    // Whoever wrote into it has ended.
+    directory.close().context("the servers' data could not be removed")?;
+    ended
+}
+
+/// Everything that needs processes. None of them is left when this returns.
+async fn on_stage(flags: Flags, directory: &TempDir, stop: &mut Stop) -> anyhow::Result<ExitCode> {
+    // Before anything is started: it may be the terminal's place to say no.
+    let keyboard = match flags.rounds {
+        None if is_watched() => Some(Keyboard::open().context("failed to read single keys")?),
+        _ => None,
+    };
+    let backing = tokio::select! {
+        biased;
+        () = stop.told() => return Ok(untimely(keyboard.is_some())),
+        backing = Backing::start(flags.etcd, directory.path()) => backing?,
+    };
+    let mut servers = Servers::new(backing, directory.path())?;
+    let mut failovers = Failovers::default();
+    let rounds = flags.rounds.unwrap_or(ROUNDS);
+    let by_hand = keyboard.is_some();
+    let played = async {
+        servers.introduce(by_hand)?;
+        servers.start_all()?;
+        match keyboard {
+            Some(mut keyboard) => play_by_keys(&mut servers, &mut keyboard, &mut failovers).await,
+            None => play_rounds(&mut servers, rounds, &mut failovers).await,
+        }
+    };
+    let played = tokio::select! {
+        biased;
+        () = stop.told() => Ok(untimely(by_hand)),
+        played = played => played.map(|()| ExitCode::SUCCESS),
+    };
+    let last_words = if played.is_err() { servers.last_words() } else { String::new() };
+    servers.end(stop).await;
+    if !failovers.is_empty() {
+        servers.print_table(&failovers)?;
+    }
+    if !last_words.is_empty() {
+        eprint!("{last_words}");
+    }
+    played
+}
+
+/// With keys, to be told to end is the end. Rounds that were not played to their end are a failure.
+fn untimely(by_hand: bool) -> ExitCode {
+    if by_hand {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("elect: stopped before the last round");
+    ExitCode::FAILURE
+}
+
+/// Whether somebody sees what happens, and has keys to press.
+fn is_watched() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal() && keyboard::in_foreground()
+}
+
+async fn play_rounds(servers: &mut Servers, rounds: u32, failovers: &mut Failovers) -> anyhow::Result<()> {
+    servers.until(START_WITHIN, "all three followed or led", |watch| watch.all_placed()).await?;
+    let mut retakes = 0;
+    for round in 1..=rounds {
+        loop {
+            servers.show_for(SHOWN).await?;
+            servers.until(PATIENCE, "there was a leader", |watch| watch.leader().is_some()).await?;
+            let Some(leader) = servers.leader() else { continue };
+            servers.remark(&format!("Round {round} of {rounds}: kill -KILL {leader}"))?;
+            servers.kill(leader)?;
+            let turn = servers.next_turn().await?;
+            servers.tell(&turn)?;
+            servers.until(PATIENCE, "the others followed", |watch| watch.all_placed()).await?;
+            servers.show_for(SHOWN / 2).await?;
+            servers.start_again()?;
+            servers.until(PATIENCE, "it followed again", |watch| watch.all_placed()).await?;
+            match turn {
+                Turn::Took(failover) => {
+                    failovers.add(failover);
+                    break;
+                }
+                Turn::Void { .. } if retakes < RETAKES => retakes += 1,
+                Turn::Void { .. } => {
+                    bail!("no leader stays long enough to be killed: this machine is too busy")
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn play_by_keys(
+    servers: &mut Servers,
+    keyboard: &mut Keyboard,
+    failovers: &mut Failovers,
+) -> anyhow::Result<()> {
+    loop {
+        tokio::select! {
+            key = keyboard.key() => match key {
+                Some(b'k' | b'K') => match servers.leader() {
+                    Some(leader) => {
+                        servers.remark(&format!("kill -KILL {leader}"))?;
+                        servers.kill(leader)?;
+                    }
+                    None => servers.remark("Nobody leads now, so there is no leader to kill.")?,
+                },
+                Some(b's' | b'S') => servers.start_again()?,
+                // The second is Ctrl-D. No more keys: the terminal is gone.
+                Some(b'q' | b'Q' | 4) | None => return Ok(()),
+                Some(_) => servers.remark_keys()?,
+            },
+            turn = servers.next_turn() => {
+                let turn = turn?;
+                servers.tell(&turn)?;
+                if let Turn::Took(failover) = turn {
+                    failovers.add(failover);
+                }
+            }
+        }
+    }
+}
+
+/// What ends the demonstration from outside.
+struct Stop([Signal; 4]);
+
+impl Stop {
+    fn listen() -> io::Result<Self> {
+        // The third: its terminal was closed. The fourth: Ctrl-\, whose usual end would not be a clean one.
+        Ok(Self([
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::quit())?,
+        ]))
+    }
+
+    /// Cancel safe.
+    async fn told(&mut self) {
+        let [terminate, interrupt, hangup, quit] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+            _ = quit.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the servers elect by: each other, an etcd that runs, or one that is started for them.
+
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    fs::{self, File},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow, bail};
+use leader_election::etcd::Endpoint;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep},
+};
+
+use super::{
+    START_WITHIN,
+    ports::Port,
+    process::{self, Process},
+    watch::{SERVERS, Server},
+};
+use crate::effects::program;
+
+/// What the compose files use: short, and renewals show each second.
+const TTL: &str = "3s";
+
+/// What tells servers how to reach an etcd that runs, and is not a place or a name.
+const ACCESS: [&str; 6] =
+    ["ELECT_USER", "ELECT_PASSWORD", "ELECT_PASSWORD_FILE", "ELECT_CACERT", "ELECT_CERT", "ELECT_KEY"];
+
+/// How much of etcd's log is shown where it does not start.
+const LAST_LINES: usize = 5;
+
+/// How soon etcd is asked again whether it is there.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+
+#[derive(Debug)]
+pub(super) enum Backing {
+    /// `--peers`, and the ports that are in it.
+    Peers { flag: String, _held: [Port; SERVERS] },
+    /// Ours, if it is one of our children.
+    Etcd { endpoints: String, election: String, own: Option<(Process, [Port; 2])> },
+}
+
+impl Backing {
+    /// Starts what has to run before the servers.
+    ///
+    /// Cancel safe: what was started ends.
+    pub(super) async fn start(etcd: Option<Vec<Endpoint>>, directory: &Path) -> anyhow::Result<Self> {
+        let Some(endpoints) = etcd else {
+            let ports = [Port::hold()?, Port::hold()?, Port::hold()?];
+            let members = Server::ALL.map(|server| format!("{server}={}", ports[server.place()].address()));
+            return Ok(Self::Peers { flag: members.join(","), _held: ports });
+        };
+        // The election is ours alone: whatever else stands on that etcd is not to be disturbed.
+        let election = format!("elect-demo-{:08x}", fastrand::u32(..));
+        if !endpoints.is_empty() {
+            let endpoints: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
+            return Ok(Self::Etcd { endpoints: endpoints.join(","), election, own: None });
+        }
+        let ports = [Port::hold()?, Port::hold()?];
+        let endpoints = ports[0].address();
+        let etcd = start_etcd(&ports, directory).await?;
+        Ok(Self::Etcd { endpoints, election, own: Some((etcd, ports)) })
+    }
+
+    /// How many servers must run for one to lead.
+    pub(super) fn needed(&self) -> usize {
+        match self {
+            Self::Peers { .. } => SERVERS / 2 + 1,
+            Self::Etcd { .. } => 1,
+        }
+    }
+
+    /// Completes: three servers, …
+    pub(super) fn description(&self) -> String {
+        match self {
+            Self::Peers { .. } => "which elect a leader among themselves, by Raft".into(),
+            Self::Etcd { endpoints, own: None, .. } => format!("on the etcd at {endpoints}"),
+            Self::Etcd { endpoints, .. } => format!("on an etcd of their own at {endpoints}"),
+        }
+    }
+
+    /// The command line of one server, with nothing in its environment that would configure it otherwise.
+    pub(super) fn server(&self, server: Server, http: &Port, directory: &Path) -> anyhow::Result<Command> {
+        let elect = env::current_exe().context("this program can't be found, to be started as a server")?;
+        let name = server.to_string();
+        let mut words: Vec<OsString> = vec![elect.into(), "server".into(), name.clone().into()];
+        let mut add = |flag: &str, value: &dyn AsRef<OsStr>| {
+            words.extend([OsString::from(flag), value.as_ref().to_owned()]);
+        };
+        match self {
+            Self::Peers { flag, .. } => {
+                add("--peers", flag);
+                add("--data", &directory.join(&name));
+            }
+            Self::Etcd { endpoints, election, .. } => {
+                add("--etcd", endpoints);
+                add("--election", election);
+                add("--ttl", &TTL);
+            }
+        }
+        add("--http", &http.address());
+        add("--log-format", &"plain");
+        let mut command = process::command(words);
+        let theirs = matches!(self, Self::Etcd { own: None, .. });
+        for (key, _) in env::vars_os() {
+            let configures = key.as_encoded_bytes().starts_with(b"ELECT_");
+            if configures && !(theirs && ACCESS.iter().any(|kept| key == *kept)) {
+                command.env_remove(key);
+            }
+        }
+        Ok(command)
+    }
+}
+
+async fn start_etcd([client, peer]: &[Port; 2], directory: &Path) -> anyhow::Result<Process> {
+    program::look_for(OsStr::new("etcd")).map_err(|_| {
+        anyhow!(
+            "--etcd: there is no etcd in PATH. Install it (Debian, Ubuntu: apt install etcd-server; others: \
+             https://etcd.io/docs/latest/install/), or name one that runs, as in --etcd localhost:2379. Without --etcd \
+             none is needed"
+        )
+    })?;
+    let log = directory.join("etcd.log");
+    let file = File::create(&log).context("etcd's log can't be written")?;
+    let (client_url, peer_url) =
+        (format!("http://{}", client.address()), format!("http://{}", peer.address()));
+    let mut words: Vec<OsString> = vec!["etcd".into(), "--data-dir".into(), directory.join("etcd").into()];
+    let cluster = format!("default={peer_url}");
+    let flags = [
+        ["--listen-client-urls", &client_url],
+        ["--advertise-client-urls", &client_url],
+        ["--listen-peer-urls", &peer_url],
+        ["--initial-advertise-peer-urls", &peer_url],
+        ["--initial-cluster", &cluster],
+    ];
+    words.extend(flags.into_iter().flatten().map(OsString::from));
+    let mut command = process::command(words);
+    for (key, _) in env::vars_os() {
+        if key.as_encoded_bytes().starts_with(b"ETCD_") {
+            command.env_remove(key);
+        }
+    }
+    command.stdout(file.try_clone().context("etcd's log can't be written")?).stderr(file);
+    let mut etcd = Process::start(&mut command).context("failed to start etcd")?;
+
+    let deadline = Instant::now() + START_WITHIN;
+    while TcpStream::connect(client.address()).await.is_err() {
+        let problem = match etcd.ended().context("etcd can't be waited for")? {
+            Some(status) => anyhow!("etcd ended by itself ({status})"),
+            None if Instant::now() > deadline => anyhow!("etcd does not listen after {START_WITHIN:?}"),
+            None => {
+                sleep(LOOK_AGAIN_AFTER).await;
+                continue;
+            }
+        };
+        let said = fs::read(&log).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said);
+        let lines: Vec<_> = said.lines().collect();
+        bail!("{problem}; its last lines:\n{}", lines[lines.len().saturating_sub(LAST_LINES)..].join("\n"));
+    }
+    Ok(etcd)
+}

@@ -1,0 +1,49 @@
+//! What the demonstration prints: the servers' lines with their names before them, and its own remarks.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write, stdout},
+};
+
+use super::watch::Server;
+
+/// As wide as Compose makes the names' column for servers of these names.
+const NAME_WIDTH: usize = 10;
+
+/// Of `server1`, `server2` and `server3`: cyan, yellow, magenta. None of them is an alarm.
+const COLOURS: [u8; 3] = [36, 33, 35];
+
+#[derive(Debug)]
+pub(super) struct Printed {
+    colours: bool,
+}
+
+impl Printed {
+    pub(super) fn new() -> Self {
+        Self { colours: stdout().is_terminal() && env::var_os("NO_COLOR").is_none() }
+    }
+
+    pub(super) fn line(&self, by: Server, text: &str) -> io::Result<()> {
+        let name = by.to_string();
+        if self.colours {
+            let colour = COLOURS[by.place()];
+            writeln!(stdout(), "\x1b[{colour}m{name:<NAME_WIDTH$} |\x1b[0m {text}")
+        } else {
+            writeln!(stdout(), "{name:<NAME_WIDTH$} | {text}")
+        }
+    }
+
+    /// What we do, between empty lines.
+    pub(super) fn remark(&self, text: &str) -> io::Result<()> {
+        if self.colours {
+            writeln!(stdout(), "\n\x1b[1m# {text}\x1b[0m\n")
+        } else {
+            writeln!(stdout(), "\n# {text}\n")
+        }
+    }
+
+    /// What one reads before anything happens, or after all did.
+    pub(super) fn text(&self, text: &str) -> io::Result<()> {
+        writeln!(stdout(), "{text}")
+    }
+}

@@ -1,0 +1,282 @@
+//! The three servers: started, killed, listened to, ended.
+
+use std::{
+    collections::VecDeque,
+    fmt::Write,
+    future::pending,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, anyhow, bail};
+use tokio::{
+    sync::mpsc,
+    time::{sleep_until, timeout, timeout_at},
+};
+
+use super::{
+    PATIENCE, Stop,
+    backing::Backing,
+    failovers::{Failovers, millis},
+    ports::Port,
+    printed::Printed,
+    process::{self, Process},
+    watch::{SERVERS, Server, Turn, Watch},
+};
+
+const KEYS: &str = "k kills the leader, s starts it again, q ends the demonstration.";
+
+/// What a server may take to give leadership up and end, before it is killed.
+const END_WITHIN: Duration = Duration::from_secs(5);
+
+/// How much of what a server said is repeated after a failure.
+const LAST_LINES: usize = 5;
+
+/// From the thread that reads what one life of a server prints.
+struct News {
+    server: Server,
+    life: u32,
+    /// A line, and when it was read; nothing more at the end of its life.
+    said: Option<(String, Instant)>,
+}
+
+/// One of the three, over all of its lives.
+struct Part {
+    process: Option<Process>,
+    life: u32,
+    http: Port,
+    last: VecDeque<String>,
+}
+
+pub(super) struct Servers {
+    parts: [Part; SERVERS],
+    backing: Backing,
+    directory: PathBuf,
+    watch: Watch,
+    printed: Printed,
+    // What is in it is bounded by what servers print while a terminal stands still: a line a second.
+    news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
+}
+
+impl Servers {
+    /// None of them runs.
+    pub(super) fn new(backing: Backing, directory: &Path) -> anyhow::Result<Self> {
+        let part = || Ok(Part { process: None, life: 0, http: Port::hold()?, last: VecDeque::new() });
+        let parts: [anyhow::Result<Part>; SERVERS] = [part(), part(), part()];
+        let [one, two, three] = parts;
+        let watch = Watch::new(backing.needed());
+        Ok(Self {
+            parts: [one?, two?, three?],
+            backing,
+            directory: directory.to_owned(),
+            watch,
+            printed: Printed::new(),
+            news: mpsc::unbounded_channel(),
+        })
+    }
+
+    /// What is to be seen, and where.
+    pub(super) fn introduce(&self, by_hand: bool) -> anyhow::Result<()> {
+        let mut text =
+            format!("Three servers, {}. Their pages, while they run:\n", self.backing.description());
+        for server in Server::ALL {
+            let _ = write!(text, "\n  {server}  http://{}/", self.parts[server.place()].http.address());
+        }
+        text.push('\n');
+        if by_hand {
+            let _ = write!(text, "\n{KEYS}\n");
+        }
+        self.printed.text(&text).context(UNPRINTED)
+    }
+
+    pub(super) fn remark_keys(&self) -> anyhow::Result<()> {
+        self.remark(KEYS)
+    }
+
+    pub(super) fn remark(&self, text: &str) -> anyhow::Result<()> {
+        self.printed.remark(text).context(UNPRINTED)
+    }
+
+    pub(super) fn print_table(&self, failovers: &Failovers) -> anyhow::Result<()> {
+        let what = "From the leader's SIGKILL to the next one's verified `I am the leader.`:";
+        self.printed.text(&format!("\n{what}\n\n{failovers}")).context(UNPRINTED)
+    }
+
+    /// Says how a kill turned out.
+    pub(super) fn tell(&self, turn: &Turn) -> anyhow::Result<()> {
+        self.remark(&match turn {
+            Turn::Took(failover) => format!("{} leads, {} ms after the kill.", failover.next, millis(failover.took)),
+            Turn::Void { killed, next } => {
+                format!("{killed} had stopped leading by itself, just before the kill; {next} leads. Not measured.")
+            }
+        })
+    }
+
+    pub(super) fn leader(&self) -> Option<Server> {
+        self.watch.leader()
+    }
+
+    pub(super) fn start_all(&mut self) -> anyhow::Result<()> {
+        Server::ALL.into_iter().try_for_each(|server| self.start(server))
+    }
+
+    /// Starts those that are dead.
+    pub(super) fn start_again(&mut self) -> anyhow::Result<()> {
+        let away: Vec<_> = Server::ALL.into_iter().filter(|server| self.watch.is_away(*server)).collect();
+        if away.is_empty() {
+            return self.remark("All three run.");
+        }
+        for server in away {
+            self.remark(&format!("{server} is started again."))?;
+            self.start(server)?;
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, server: Server) -> anyhow::Result<()> {
+        let part = &mut self.parts[server.place()];
+        let mut command = self.backing.server(server, &part.http, &self.directory)?;
+        let started = Process::start_read(&mut command);
+        let (process, output) = started.with_context(|| format!("failed to start {server}"))?;
+        part.process = Some(process);
+        part.life += 1;
+        self.watch.started(server);
+        let (life, news) = (part.life, self.news.0.clone());
+        // Nobody listens any more once the demonstration is over.
+        let read = process::read(output, move |said| drop(news.send(News { server, life, said })));
+        read.with_context(|| format!("failed to read what {server} prints"))
+    }
+
+    /// Kills one that runs, by SIGKILL.
+    pub(super) fn kill(&mut self, server: Server) -> anyhow::Result<()> {
+        let Some(process) = self.parts[server.place()].process.take() else { return Ok(()) };
+        let at = process.kill().with_context(|| format!("failed to kill {server}"))?;
+        self.watch.killed(server, at);
+        if !self.watch.can_lead() {
+            self.remark("Too few are left for one to lead. s starts the others again.")?;
+        }
+        Ok(())
+    }
+
+    /// Prints what comes, until it is as wanted.
+    ///
+    /// # Errors
+    ///
+    /// Fails when that takes longer than `within`, and when a server ends by itself.
+    pub(super) async fn until(
+        &mut self,
+        within: Duration,
+        what: &str,
+        wanted: impl Fn(&Watch) -> bool,
+    ) -> anyhow::Result<()> {
+        let wait = async {
+            while !wanted(&self.watch) {
+                self.next().await?;
+            }
+            Ok(())
+        };
+        timeout(within, wait).await.unwrap_or_else(|_| Err(anyhow!("not within {within:?}: that {what}")))
+    }
+
+    /// Prints what comes, for a while.
+    pub(super) async fn show_for(&mut self, span: Duration) -> anyhow::Result<()> {
+        let until = Instant::now() + span;
+        while let Ok(next) = timeout_at(until.into(), self.next()).await {
+            next?;
+        }
+        Ok(())
+    }
+
+    /// Prints what comes, until it is known how a kill turned out: the last one, or one to come.
+    ///
+    /// Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// Fails when nobody leads within [`PATIENCE`] of a kill, and when a server ends by itself.
+    pub(super) async fn next_turn(&mut self) -> anyhow::Result<Turn> {
+        loop {
+            let overdue = self.watch.awaited_since().map(|since| since + PATIENCE);
+            let overdue = async move {
+                match overdue {
+                    Some(deadline) => sleep_until(deadline.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                turn = self.next() => if let Some(turn) = turn? {
+                    return Ok(turn);
+                },
+                () = overdue => bail!("no next leader within {PATIENCE:?}"),
+            }
+        }
+    }
+
+    /// Prints what comes next. Cancel safe.
+    async fn next(&mut self) -> anyhow::Result<Option<Turn>> {
+        let news = self.news.1.recv().await;
+        let News { server, life, said } = news.expect("we have a sender ourselves");
+        let part = &mut self.parts[server.place()];
+        let current = part.life == life;
+        let Some((text, at)) = said else {
+            // Who was killed has no process here any more.
+            let process = if current { part.process.take() } else { None };
+            let Some(process) = process else { return Ok(None) };
+            let status = process.reap().with_context(|| format!("{server} can't be waited for"))?;
+            self.watch.gone(server);
+            bail!("{server} ended by itself ({status})");
+        };
+        self.printed.line(server, &text).context(UNPRINTED)?;
+        let turn = if current { self.watch.said(server, &text, at) } else { None };
+        if part.last.len() == LAST_LINES {
+            part.last.pop_front();
+        }
+        part.last.push_back(text);
+        Ok(turn)
+    }
+
+    /// What each said last.
+    pub(super) fn last_words(&self) -> String {
+        let mut words = String::new();
+        for server in Server::ALL {
+            let state = if self.watch.is_away(server) { "does not run" } else { "runs" };
+            let _ = writeln!(words, "{server} {state}; it said last:");
+            for line in &self.parts[server.place()].last {
+                let _ = writeln!(words, "  {line}");
+            }
+        }
+        words
+    }
+
+    /// Tells all to end, and kills those that don't; at once if told to stop (again).
+    ///
+    /// On somebody's etcd, that leaves no lease behind.
+    pub(super) async fn end(&mut self, stop: &mut Stop) {
+        for process in self.parts.iter().filter_map(|part| part.process.as_ref()) {
+            process.terminate();
+        }
+        let parts = &mut self.parts;
+        let news = &mut self.news.1;
+        let ended = async {
+            while parts.iter().any(|part| part.process.is_some()) {
+                let Some(News { server, life, said }) = news.recv().await else { return };
+                let part = &mut parts[server.place()];
+                if said.is_none() && part.life == life {
+                    // Dropping it reaps it.
+                    part.process = None;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = timeout(END_WITHIN, ended) => {}
+            () = stop.told() => {}
+        }
+        for part in &mut self.parts {
+            part.process = None;
+        }
+    }
+}
+
+const UNPRINTED: &str = "nobody takes what is printed";

@@ -1,0 +1,241 @@
+//! Who leads, who is away, and what a failover took, by what the servers print. Pure.
+
+use std::time::{Duration, Instant};
+
+use crate::cli::transcript::Line;
+
+pub(super) const SERVERS: usize = 3;
+
+/// One of the three.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Server(usize);
+
+impl Server {
+    pub(super) const ALL: [Self; SERVERS] = [Self(0), Self(1), Self(2)];
+
+    pub(super) fn place(self) -> usize {
+        self.0
+    }
+}
+
+impl std::fmt::Display for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "server{}", self.0 + 1)
+    }
+}
+
+/// From a leader's SIGKILL to the moment at which the next one's `I am the leader.` was read (monotonic clock).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Failover {
+    pub(super) killed: Server,
+    pub(super) next: Server,
+    pub(super) took: Duration,
+}
+
+/// How a kill turned out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    Took(Failover),
+    /// Whoever was killed had stopped leading by itself just before. So this is no failover, and was not measured.
+    Void {
+        killed: Server,
+        next: Server,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Away,
+    /// It runs, and has not said yet what it is.
+    Starting,
+    /// It has said that it leads or follows.
+    Placed,
+}
+
+/// A leader was killed, and none has followed yet.
+#[derive(Debug, Clone, Copy)]
+struct Awaited {
+    killed: Server,
+    at: Instant,
+    had_stopped: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Watch {
+    states: [State; SERVERS],
+    leader: Option<Server>,
+    awaited: Option<Awaited>,
+    /// How many must run for one to lead.
+    needed: usize,
+}
+
+impl Watch {
+    /// All are away. `needed` of them must run for one to lead.
+    pub(super) fn new(needed: usize) -> Self {
+        Self { states: [State::Away; SERVERS], leader: None, awaited: None, needed }
+    }
+
+    pub(super) fn leader(&self) -> Option<Server> {
+        self.leader
+    }
+
+    /// Since when a next leader is waited for.
+    pub(super) fn awaited_since(&self) -> Option<Instant> {
+        self.awaited.map(|awaited| awaited.at)
+    }
+
+    pub(super) fn is_away(&self, server: Server) -> bool {
+        self.states[server.place()] == State::Away
+    }
+
+    /// Whether enough run for one to lead.
+    pub(super) fn can_lead(&self) -> bool {
+        self.states.iter().filter(|state| **state != State::Away).count() >= self.needed
+    }
+
+    /// Whether one leads, and each that runs has said what it is.
+    pub(super) fn all_placed(&self) -> bool {
+        self.leader.is_some() && !self.states.contains(&State::Starting)
+    }
+
+    pub(super) fn started(&mut self, server: Server) {
+        self.states[server.place()] = State::Starting;
+    }
+
+    /// It was sent SIGKILL at this moment.
+    pub(super) fn killed(&mut self, server: Server, at: Instant) {
+        self.gone(server);
+        // Without enough of them a person decides how long it takes.
+        self.awaited = self.can_lead().then_some(Awaited { killed: server, at, had_stopped: false });
+    }
+
+    /// It runs no more.
+    pub(super) fn gone(&mut self, server: Server) {
+        self.states[server.place()] = State::Away;
+        self.leader = self.leader.filter(|leader| *leader != server);
+        // The others may have to find out whom to follow.
+        for state in &mut self.states {
+            if *state == State::Placed && self.leader.is_none() {
+                *state = State::Starting;
+            }
+        }
+    }
+
+    /// It printed this line, which was read at this moment.
+    pub(super) fn said(&mut self, server: Server, text: &str, at: Instant) -> Option<Turn> {
+        let is = |line: Line| text == line.to_string();
+        if self.is_away(server) {
+            // Its last lines may still be on their way when it is dead.
+            if let Some(awaited) = &mut self.awaited {
+                awaited.had_stopped |= awaited.killed == server && is(Line::ChangeRequired);
+            }
+            return None;
+        }
+        if is(Line::ChangeRequired) {
+            self.states[server.place()] = State::Starting;
+            self.leader = self.leader.filter(|leader| *leader != server);
+        } else if is(Line::Follower) {
+            self.states[server.place()] = State::Placed;
+        } else if is(Line::Leader) {
+            self.states[server.place()] = State::Placed;
+            self.leader = Some(server);
+            let Awaited { killed, at: since, had_stopped } = self.awaited.take()?;
+            let took = at.saturating_duration_since(since);
+            return Some(match had_stopped {
+                true => Turn::Void { killed, next: server },
+                false => Turn::Took(Failover { killed, next: server, took }),
+            });
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEADER: &str = "I am the leader.";
+    const FOLLOWER: &str = "I am a follower.";
+    const CHANGE: &str = "LEADERSHIP CHANGE REQUIRED";
+    const MS: Duration = Duration::from_millis(1);
+    const ONE: Server = Server::ALL[0];
+    const TWO: Server = Server::ALL[1];
+    const THREE: Server = Server::ALL[2];
+
+    /// The first leads, the others follow.
+    fn settled(now: Instant) -> Watch {
+        let mut watch = Watch::new(2);
+        for server in Server::ALL {
+            watch.started(server);
+        }
+        for (server, line) in [(TWO, FOLLOWER), (ONE, LEADER), (THREE, FOLLOWER)] {
+            assert!(!watch.all_placed());
+            assert_eq!(watch.said(server, line, now), None);
+        }
+        assert!(watch.all_placed());
+        watch
+    }
+
+    #[test]
+    fn a_failover_is_from_the_kill_to_the_line_of_the_next_leader() {
+        let now = Instant::now();
+        let mut watch = settled(now);
+        watch.killed(ONE, now + 100 * MS);
+        assert_eq!((watch.leader(), watch.all_placed()), (None, false));
+        assert_eq!(watch.said(THREE, CHANGE, now + 300 * MS), None);
+        assert_eq!(watch.said(TWO, CHANGE, now + 350 * MS), None);
+        let took = Failover { killed: ONE, next: THREE, took: 301 * MS };
+        assert_eq!(watch.said(THREE, LEADER, now + 401 * MS), Some(Turn::Took(took)));
+        assert!(!watch.all_placed());
+        assert_eq!(watch.said(TWO, FOLLOWER, now + 402 * MS), None);
+        assert!(watch.all_placed());
+        watch.started(ONE);
+        assert!(!watch.all_placed());
+    }
+
+    #[test]
+    fn the_dead_leader_is_not_the_next_one() {
+        let now = Instant::now();
+        let mut watch = settled(now);
+        watch.killed(ONE, now);
+        // It was on its way.
+        assert_eq!(watch.said(ONE, LEADER, now + MS), None);
+        assert_eq!(watch.leader(), None);
+        assert_eq!(watch.awaited_since(), Some(now));
+    }
+
+    #[test]
+    fn who_had_stopped_leading_before_it_was_killed_gives_no_measurement() {
+        let now = Instant::now();
+        let mut watch = settled(now);
+        watch.killed(ONE, now);
+        watch.said(ONE, CHANGE, now + MS);
+        let void = Turn::Void { killed: ONE, next: TWO };
+        assert_eq!(watch.said(TWO, LEADER, now + 2 * MS), Some(void));
+    }
+
+    #[test]
+    fn without_a_majority_nothing_is_measured() {
+        let now = Instant::now();
+        let mut watch = settled(now);
+        watch.killed(ONE, now);
+        assert!(watch.can_lead());
+        watch.said(TWO, LEADER, now + MS);
+        watch.killed(TWO, now + 2 * MS);
+        assert!(!watch.can_lead());
+        assert_eq!(watch.awaited_since(), None);
+        watch.started(ONE);
+        assert_eq!(watch.said(THREE, LEADER, now + 3 * MS), None);
+    }
+
+    #[test]
+    fn a_leader_that_hands_over_is_followed_in_either_order_of_their_lines() {
+        let now = Instant::now();
+        let mut watch = settled(now);
+        watch.said(TWO, CHANGE, now);
+        assert_eq!(watch.leader(), Some(ONE));
+        watch.said(TWO, LEADER, now);
+        watch.said(ONE, CHANGE, now);
+        assert_eq!(watch.leader(), Some(TWO));
+    }
+}

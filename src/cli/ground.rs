@@ -1,0 +1,107 @@
+//! What a server stands on: a backend that was started, a candidate on it, and what shows both to others.
+
+use std::io;
+
+use anyhow::{Context, anyhow};
+use leader_election::{
+    Candidate, CandidateName, ElectionName,
+    candidate::Backend,
+    etcd::{self, Etcd},
+    peers::{self, Peers, StartError},
+    timing::Ttl,
+};
+use tokio::runtime::Handle;
+use tracing::info;
+
+use super::journal::Journal;
+use crate::{
+    config::Standing,
+    proof::Proof,
+    status::{self, Board, Bound, Identity, Sources},
+};
+
+/// A server that has said that it starts, and has its HTTP port, and nothing else yet.
+pub(super) struct Stage {
+    name: CandidateName,
+    election: ElectionName,
+    proof: Proof,
+    bound: Option<Bound>,
+    journal: Journal,
+}
+
+/// All that it takes to stand.
+pub(super) struct Ground<B> {
+    pub(super) backend: B,
+    pub(super) candidate: Candidate<B>,
+    pub(super) board: Board,
+    pub(super) journal: Journal,
+    pub(super) proof: Proof,
+}
+
+impl Stage {
+    /// Before it stands: a server that can't be asked is not what was ordered.
+    pub(super) fn set(standing: &Standing, election: &ElectionName) -> anyhow::Result<Self> {
+        let bound = standing.http.as_ref().map(|address| address.bind()).transpose()?;
+        let journal = Journal::starting(standing, election);
+        let (name, proof) = (standing.name.clone(), standing.place.proof());
+        Ok(Self { name, election: election.clone(), proof, bound, journal })
+    }
+
+    /// On this runtime, which must not be blocked.
+    pub(super) fn on_etcd(self, settings: etcd::Settings, ttl: Ttl) -> anyhow::Result<Ground<Etcd>> {
+        self.journal.reaching();
+        let etcd = Etcd::start_on(Handle::current(), settings.clone());
+        let sources = Sources::of(&etcd, &self.election);
+        let candidate = Candidate::new(etcd.clone(), self.election.clone(), self.name.clone(), ttl);
+        self.ground(etcd, candidate.announcing(true), sources, Some(settings))
+    }
+
+    /// On this runtime, which must not be blocked.
+    pub(super) fn among_peers(self, settings: peers::Settings) -> anyhow::Result<Ground<Peers>> {
+        let peers = Peers::start_on(Handle::current(), settings).map_err(explained)?;
+        // Not before it does.
+        self.journal.reaching();
+        let sources = Sources::among_peers(&peers, &self.election);
+        self.ground(peers.clone(), Candidate::member(peers), sources, None)
+    }
+
+    fn ground<B: Backend>(
+        self,
+        backend: B,
+        candidate: Candidate<B>,
+        sources: Sources,
+        names: Option<etcd::Settings>,
+    ) -> anyhow::Result<Ground<B>> {
+        let Self { name, election, proof, bound, journal } = self;
+        let board = Board::new(Identity { name, election, proof }, sources);
+        if let Some(bound) = bound {
+            let address = status::serve(bound, board.clone(), names).context("failed to serve HTTP")?;
+            info!("serving http://{address}/");
+        }
+        Ok(Ground { backend, candidate, board, journal, proof })
+    }
+}
+
+fn explained(error: StartError) -> anyhow::Error {
+    match error {
+        StartError::Listen { address, problem } => {
+            let problem = match problem.kind() {
+                io::ErrorKind::AddrInUse => {
+                    "another process listens there; stop it, or give this server another address, in --peers on \
+                     every server"
+                        .into()
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    "no interface of this machine has that address; say with --listen where to listen, as in \
+                     0.0.0.0:10000"
+                        .into()
+                }
+                io::ErrorKind::PermissionDenied => "not permitted; ports from 1024 on are for everybody".into(),
+                _ => problem.to_string(),
+            };
+            anyhow!("--listen {address}: {problem}")
+        }
+        problem @ (StartError::Data(_) | StartError::Inconsistent(_)) => anyhow!("--data {problem}"),
+        other => anyhow!(other),
+    }
+}

@@ -1,0 +1,325 @@
+//! What is said of a group of peers, and what a member of it needs: its timing, its data directory.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use leader_election::{
+    CandidateName, ElectionName,
+    peers::{Client, Group, InvalidSettings, InvalidTiming, PeerAddress, Settings, Timing, Tls},
+};
+use ring::digest::{SHA256, digest};
+
+use super::UsageError;
+use crate::proof::written;
+
+/// A group, as all commands know it.
+#[derive(Debug, Clone)]
+pub(crate) struct Peers {
+    pub(crate) group: Group,
+    pub(crate) tls: Option<Tls>,
+    pub(super) member: Member,
+}
+
+/// What only a member needs. Absent is not the default: it depends on the command, and on who stands.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Member {
+    pub(super) listen: Option<PeerAddress>,
+    pub(super) data: Option<PathBuf>,
+    pub(super) heartbeat: Option<Duration>,
+    pub(super) election_timeout: Option<Range>,
+}
+
+impl Member {
+    /// The flag of something that is said here, if anything is.
+    pub(super) fn flag(&self) -> Option<&'static str> {
+        let Self { listen, data, heartbeat, election_timeout } = self;
+        let said = [
+            ("--listen", listen.is_some()),
+            ("--data", data.is_some()),
+            ("--heartbeat", heartbeat.is_some()),
+            ("--election-timeout", election_timeout.is_some()),
+        ];
+        said.into_iter().find_map(|(flag, said)| said.then_some(flag))
+    }
+
+    /// These, and where there are none, those.
+    pub(super) fn or(self, file: Self) -> Self {
+        Self {
+            listen: self.listen.or(file.listen),
+            data: self.data.or(file.data),
+            heartbeat: self.heartbeat.or(file.heartbeat),
+            election_timeout: self.election_timeout.or(file.election_timeout),
+        }
+    }
+
+    fn timing(&self, usual: Timing) -> Result<Timing, UsageError> {
+        let heartbeat = self.heartbeat.unwrap_or(usual.heartbeat());
+        let usual = Range { shortest: usual.shortest(), longest: usual.longest() };
+        let Range { shortest, longest } = self.election_timeout.unwrap_or(usual);
+        Timing::new(heartbeat, shortest, longest).map_err(|why| {
+            let range = |shortest, longest| format!("{}-{}", written(shortest), written(longest));
+            let remedy = match why {
+                InvalidTiming::HeartbeatTooShort => "use --heartbeat 1ms or more".into(),
+                InvalidTiming::HeartbeatTooLong => format!(
+                    "use --election-timeout {} or more, or --heartbeat {} or less",
+                    range(heartbeat.saturating_mul(3), heartbeat.saturating_mul(6)),
+                    written(whole_millis(shortest / 3)),
+                ),
+                InvalidTiming::NoSpread => {
+                    format!("use --election-timeout {}", range(shortest, shortest.saturating_mul(2)))
+                }
+                _ => "use --election-timeout 250ms-500ms".into(),
+            };
+            let (heartbeat, timeout) = (written(heartbeat), range(shortest, longest));
+            UsageError(format!("--heartbeat {heartbeat}, --election-timeout {timeout}: {why}; {remedy}"))
+        })
+    }
+}
+
+impl Peers {
+    /// To ask all members who leads.
+    pub(crate) fn client(&self, election: ElectionName) -> Result<Client, UsageError> {
+        Client::new(self.group.clone(), election, self.tls.as_ref()).map_err(|error| tls_refused(&error))
+    }
+
+    /// The member `name`, with the timing that is usual where nobody says otherwise.
+    pub(super) fn settings(
+        &self,
+        name: &CandidateName,
+        election: &ElectionName,
+        usual: Timing,
+    ) -> Result<Settings, UsageError> {
+        let names = || self.group.members().iter().map(|member| member.name.as_str());
+        if !names().any(|member| member == name.as_str()) {
+            return Err(UsageError(format!(
+                "'{name}' is not among the --peers, which are {}; stand as one of them, or add it to the list of \
+                 every server",
+                names().collect::<Vec<_>>().join(", ")
+            )));
+        }
+        let timing = self.member.timing(usual)?;
+        let data = match &self.member.data {
+            Some(data) if data.as_os_str().is_empty() => {
+                return Err(UsageError("--data is empty; name a directory".into()));
+            }
+            Some(data) => data.clone(),
+            None => {
+                let usual = state_directory(env::var_os).ok_or_else(nowhere)?;
+                usual.join(file_name(election.as_str())).join(file_name(name.as_str()))
+            }
+        };
+        let settings = Settings::new(name, self.group.clone(), data);
+        let settings = settings.map_err(|error| UsageError(format!("--peers: {error}")))?;
+        let settings = settings.with_election(election.clone()).with_timing(timing);
+        let settings = match &self.member.listen {
+            Some(listen) => settings.listening_on(listen.clone()),
+            None => settings,
+        };
+        match &self.tls {
+            Some(tls) => settings.with_tls(tls).map_err(|error| tls_refused(&error)),
+            None => Ok(settings),
+        }
+    }
+}
+
+fn tls_refused(why: &InvalidSettings) -> UsageError {
+    UsageError(format!("--cacert, --cert, --key: {why}"))
+}
+
+/// `250ms-500ms`: where election timeouts are drawn from. Only [`Timing`] knows whether it can work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Range {
+    shortest: Duration,
+    longest: Duration,
+}
+
+impl FromStr for Range {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let how = "write the shortest and the longest, as in 250ms-500ms";
+        let (shortest, longest) = text.split_once('-').ok_or_else(|| how.to_owned())?;
+        let span = |text: &str| humantime::parse_duration(text).map_err(|error| format!("{error}; {how}"));
+        Ok(Self { shortest: span(shortest)?, longest: span(longest)? })
+    }
+}
+
+fn whole_millis(span: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn nowhere() -> UsageError {
+    UsageError(
+        "neither STATE_DIRECTORY nor XDG_STATE_HOME nor HOME says where this server can keep its term and its \
+         votes; name a directory with --data"
+            .into(),
+    )
+}
+
+/// Where this machine keeps what must outlive a restart: what systemd, or else the XDG base directories, say.
+///
+/// Never the working directory: a server that is started from elsewhere must not find an empty one, and vote
+/// again in a term in which it has voted.
+fn state_directory(variable: impl Fn(&'static str) -> Option<OsString>) -> Option<PathBuf> {
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
+    // systemd lists the directories of a service, with colons between them.
+    let of_service = variable("STATE_DIRECTORY")
+        .and_then(|listed| Some(PathBuf::from(listed.to_str()?.split(':').next()?)))
+        .filter(|path| path.is_absolute());
+    of_service
+        .or_else(|| absolute("XDG_STATE_HOME").map(|home| home.join("elect")))
+        .or_else(|| absolute("HOME").map(|home| home.join(Path::new(".local/state/elect"))))
+}
+
+/// Longest name of a file on the usual file systems.
+const LONGEST_FILE_NAME: usize = 255;
+
+/// A name as one part of a path; no two names get the same.
+///
+/// All but letters, digits, `-`, `_` and dots within is written as `%XX`. What gets too long is cut, and
+/// identified by a digest: after `%-`, which stands in no other.
+fn file_name(name: &str) -> String {
+    let mut safe = String::new();
+    for (place, byte) in name.bytes().enumerate() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => safe.push(char::from(byte)),
+            b'.' if place > 0 => safe.push('.'),
+            other => safe.push_str(&format!("%{other:02X}")),
+        }
+    }
+    if safe.len() > LONGEST_FILE_NAME {
+        let digest: String =
+            digest(&SHA256, name.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        safe.truncate(LONGEST_FILE_NAME - "%-".len() - digest.len());
+        safe.push_str("%-");
+        safe.push_str(&digest);
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn member(heartbeat: Option<u64>, range: Option<&str>) -> Member {
+        let election_timeout = range.map(|range| range.parse().unwrap());
+        Member { heartbeat: heartbeat.map(ms), election_timeout, ..Member::default() }
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_usual() {
+        assert_eq!(member(None, None).timing(Timing::DEFAULT).unwrap(), Timing::DEFAULT);
+        let slow = Timing::new(ms(50), ms(400), ms(900)).unwrap();
+        assert_eq!(member(None, Some("400ms-900ms")).timing(Timing::DEFAULT).unwrap(), slow);
+        assert_eq!(member(Some(50), None).timing(slow).unwrap(), slow);
+    }
+
+    #[test]
+    fn what_a_flag_says_wins_over_the_file_one_by_one() {
+        let listen = |address: &str| Some(address.parse::<PeerAddress>().unwrap());
+        let flags = Member { listen: listen("h:1"), ..member(Some(60), None) };
+        let file =
+            Member { listen: listen("h:2"), data: Some("d".into()), ..member(Some(70), Some("1s-2s")) };
+        let merged = flags.or(file);
+        assert_eq!((merged.listen, merged.data), (listen("h:1"), Some("d".into())));
+        assert_eq!(
+            (merged.heartbeat, merged.election_timeout),
+            (Some(ms(60)), Some("1s-2s".parse().unwrap()))
+        );
+    }
+
+    #[test]
+    fn the_remedy_for_an_impossible_pair_is_possible() {
+        for (heartbeat, range) in
+            [(Some(0), None), (Some(100), None), (None, Some("250ms-260ms")), (Some(3), Some("5ms-9ms"))]
+        {
+            let refused = member(heartbeat, range).timing(Timing::DEFAULT).unwrap_err().to_string();
+            let (_, remedy) = refused.split_once("; use ").unwrap();
+            let mut words = remedy.split_ascii_whitespace().map(|word| word.trim_end_matches(','));
+            while let Some(flag) = words.find(|word| word.starts_with("--")) {
+                let value = words.next().unwrap();
+                let (heartbeat, range) = match flag {
+                    "--heartbeat" => (
+                        Some(humantime::parse_duration(value).unwrap()),
+                        range.map(|range| range.parse().unwrap()),
+                    ),
+                    _ => (heartbeat.map(ms), Some(value.parse().unwrap())),
+                };
+                let remedied = Member { heartbeat, election_timeout: range, ..Member::default() };
+                assert!(remedied.timing(Timing::DEFAULT).is_ok(), "{refused}: {flag} {value}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_has_two_ends() {
+        for text in ["", "500ms", "250ms-", "-500ms", "250-500", "a-b"] {
+            let refused = text.parse::<Range>().unwrap_err();
+            assert!(refused.contains("as in 250ms-500ms"), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn the_service_s_directory_comes_before_the_user_s_and_none_is_relative() {
+        let at = |set: &[(&'static str, &str)]| {
+            let set: Vec<_> = set.iter().map(|(name, value)| (*name, OsString::from(value))).collect();
+            state_directory(|name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| value.clone()))
+        };
+        let all =
+            [("STATE_DIRECTORY", "/var/lib/elect:/var/lib/more"), ("XDG_STATE_HOME", "/x"), ("HOME", "/h")];
+        assert_eq!(at(&all), Some("/var/lib/elect".into()));
+        assert_eq!(at(&all[1..]), Some("/x/elect".into()));
+        assert_eq!(at(&all[2..]), Some("/h/.local/state/elect".into()));
+        assert_eq!(at(&[]), None);
+        assert_eq!(at(&[("STATE_DIRECTORY", ""), ("XDG_STATE_HOME", "x"), ("HOME", "")]), None);
+    }
+
+    #[test]
+    fn a_usual_name_stays_and_no_name_leaves_its_directory() {
+        assert_eq!(file_name("server-1.example.com"), "server-1.example.com");
+        assert_eq!(file_name("/service/leader"), "%2Fservice%2Fleader");
+        assert_eq!(file_name(".."), "%2E.");
+        assert_eq!(file_name("."), "%2E");
+    }
+
+    #[test]
+    fn long_names_that_begin_alike_get_directories_of_their_own() {
+        let (one, other) = (file_name(&"é".repeat(127)), file_name(&"é".repeat(128)));
+        assert_ne!(one, other);
+        assert_eq!((one.len(), other.len()), (LONGEST_FILE_NAME, LONGEST_FILE_NAME));
+    }
+
+    /// The name that was made a file's.
+    fn name_of(file: &str) -> String {
+        let mut bytes = Vec::new();
+        let mut parts = file.split('%');
+        bytes.extend(parts.next().unwrap().bytes());
+        for part in parts {
+            bytes.push(u8::from_str_radix(&part[..2], 16).unwrap());
+            bytes.extend(part[2..].bytes());
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_names_share_a_directory(name in "[a%2F./é~ A-]{1,80}") {
+            let file = file_name(&name);
+            prop_assert!(file.len() <= LONGEST_FILE_NAME && !file.contains('/') && !file.starts_with('.'));
+            if !file.contains("%-") {
+                prop_assert_eq!(name_of(&file), name, "or another name could get the same");
+            }
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! The peers backend: servers that elect a leader among themselves, by Raft. Nothing else to install.
+//!
+//! ```text
+//!  Settings ─► Peers ─► Candidate ── campaign() ──► Leadership ──► your work
+//!             (a member   │                         as on etcd; and propose(), committed()
+//!             of the      └─ lead(work): the loop
+//!             group)
+//! ```
+//!
+//! A [`Peers`] is one member of a [`Group`]: it votes, and keeps the group's log, for as long as it is there.
+//! A [`Candidate`](crate::Candidate) on it also stands for election. The fencing token is Raft's term.
+//!
+//! Raft itself is `src/raft.rs`, pure. Here is what makes a server of it.
+//!
+//! | module | |
+//! |---|---|
+//! | `group` | the members, and where they are |
+//! | `settings` | what a member needs before it starts |
+//! | `wire` | Raft's types as bytes, for connections and disks |
+//! | `driver` | the loop: inputs in, actions out |
+//! | `reign` | a term that this server leads, and how it is handed on |
+//! | `state` | what the committed entries amount to (pure) |
+//! | `proposals` | who waits for a commit |
+//! | `records` | committed records, for whoever reads them |
+//! | `seen` | what the driver shows of itself |
+//! | `look` | what one server knows of the election |
+//! | `hello` | whether two servers belong together (pure) |
+//! | `transport` | the connections among them, and with those who ask who leads |
+//! | `answer` | what a server knows, on its way to somebody who asked |
+//! | `opinion` | what to make of what the servers say (pure) |
+//! | `client` | asking them |
+//! | `hostile` | tests: members that send anything at all |
+
+use std::{fmt, io, net::TcpListener, path::PathBuf, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot},
+    task::JoinError,
+};
+
+mod answer;
+mod client;
+mod disk;
+mod driver;
+mod group;
+mod hello;
+#[cfg(test)]
+mod hostile;
+mod look;
+mod opinion;
+mod outside;
+mod proposals;
+mod records;
+mod reign;
+mod seen;
+mod settings;
+mod state;
+mod store;
+pub(crate) mod transport;
+pub(crate) mod wire;
+
+pub use self::{
+    client::{Answered, Client},
+    group::{Group, InvalidAddress, InvalidGroup, Member, PeerAddress},
+    look::{Contact, Evidence, Known, Look},
+    proposals::ProposeError,
+    records::{Missed, Record, Records},
+    settings::{InvalidSettings, Settings},
+    store::StoreError,
+};
+use self::{
+    disk::Disk,
+    driver::{Driver, Inlets, Order, Proposed, moment},
+    outside::{Porter, World},
+    proposals::Answer,
+    seen::Published,
+    state::{State, Window},
+    store::{Opened, Owner, Store},
+    transport::{Looks, Network},
+};
+use crate::{
+    candidate::{Backend, CampaignError, Standing, Won, sealed},
+    clock::Timestamp,
+    leadership::Leadership,
+    names::ElectionName,
+    observe::{Fronts, Observer, Snapshot, SnapshotError},
+    raft::{core::Config, message::Limits, node::Node},
+};
+pub use crate::{
+    raft::timing::{InvalidTiming, Timing},
+    tls::{InvalidTls, Tls},
+};
+
+/// A member of a group, as candidates and observers use it. Cheap to clone.
+///
+/// It stops when the last clone, and everything that was started through one, is gone.
+#[derive(Clone)]
+pub struct Peers {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("name", self.shared.settings.name()).finish_non_exhaustive()
+    }
+}
+
+struct Shared {
+    settings: Settings,
+    published: Arc<Published>,
+    runtime: runtime::Handle,
+    orders: mpsc::UnboundedSender<Order>,
+    proposals: mpsc::Sender<Proposed>,
+}
+
+impl Shared {
+    fn asking(&self, election: ElectionName) -> Client {
+        Client::of(&self.settings.clone().with_election(election))
+    }
+}
+
+/// How long the other members may take to say what they know.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
+/// Proposals that may wait for the driver; whoever has more waits.
+const PROPOSALS: usize = 1024;
+
+/// Messages that may wait for the driver; then their connections wait.
+const INBOX: usize = 256;
+
+/// Why a member can't start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Nobody can listen there: the address is another machine's, or taken.
+    #[error("cannot listen on {address}: {problem}")]
+    Listen {
+        /// Where.
+        address: PeerAddress,
+        /// What the system says.
+        problem: io::Error,
+    },
+    /// The data directory is not to be used: it says why, and what to do.
+    #[error(transparent)]
+    Data(#[from] StoreError),
+    /// What is in the data directory was not written by one member of this group.
+    #[error("{0}: holds a term, vote and log that no member of this group has written; restore it as it was")]
+    Inconsistent(PathBuf),
+    /// The system has no thread or no file descriptor left.
+    #[error("failed to start: {0}")]
+    System(#[from] io::Error),
+}
+
+impl Peers {
+    /// Starts this member on a thread of its own: it listens, reads its data directory, and takes part.
+    ///
+    /// Blocks for as long as that takes.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub fn start(settings: Settings) -> Result<Self, StartError> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (ends, ended) = oneshot::channel::<()>();
+        thread::Builder::new().name("elect-peer".into()).spawn(move || {
+            // Ends when the driver has, or never began.
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_background();
+        })?;
+        Self::begin(handle, settings, Some(ends))
+    }
+
+    /// The same on a runtime of the caller's, with its timers and I/O enabled.
+    ///
+    /// Only for a program that never blocks that runtime: whatever blocks it holds up the heartbeats
+    /// too. No safety is lost by that, but leadership is.
+    ///
+    /// # Errors
+    ///
+    /// See [`StartError`].
+    pub fn start_on(runtime: runtime::Handle, settings: Settings) -> Result<Self, StartError> {
+        Self::begin(runtime, settings, None)
+    }
+
+    fn begin(
+        runtime: runtime::Handle,
+        settings: Settings,
+        ended: Option<oneshot::Sender<()>>,
+    ) -> Result<Self, StartError> {
+        let listener = listen(settings.listen())?;
+        let Opened { mut store, stored, directory, previous_shortest, .. } =
+            Store::open(settings.data(), &Owner::of(&settings))?;
+        keep_promise(&mut store, previous_shortest, settings.timing().shortest())?;
+        let snapshot_state = State::of(&stored.snapshot);
+        let node = Node::start(config(&settings), stored, &moment());
+        let (Ok(state), Ok(node)) = (snapshot_state, node) else {
+            return Err(StartError::Inconsistent(settings.data().to_owned()));
+        };
+
+        let published = Arc::new(Published::new(settings.clone(), node.term(), node.committed()));
+        let (done, disk_news) = mpsc::unbounded_channel();
+        let disk = Arc::new(Disk::start(store, done)?);
+        let (inbox, messages) = mpsc::channel(INBOX);
+        let porter = Porter { directory, disk: Arc::clone(&disk) };
+        let shown = Arc::clone(&published);
+        let looks = Looks { look: Arc::new(move || shown.look()), changed: published.changes() };
+        let network = Arc::new(Network::start(&runtime, &settings, listener, porter, inbox, looks)?);
+        published.connected_by(&network);
+
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let (proposals, proposed) = mpsc::channel(PROPOSALS);
+        let inlets = Inlets { orders: ordered, proposals: proposed, messages, disk: disk_news };
+        let world = World { network, disk };
+        let driver = Driver::new(settings.clone(), state, Window::DEFAULT, Arc::clone(&published), world);
+        runtime.spawn(async move {
+            driver.run(node, inlets).await;
+            // The thread that this runs on, if it is our own, ends with it.
+            drop(ended);
+        });
+        Ok(Self { shared: Arc::new(Shared { settings, published, runtime, orders, proposals }) })
+    }
+
+    /// What this member knows of the election, at this moment.
+    pub fn look(&self) -> Look {
+        self.shared.published.look()
+    }
+
+    /// What this member did not listen to since it started, by reason: messages, connections, strangers.
+    pub fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.shared.published.refusals()
+    }
+
+    /// What this member was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// Adds a record to the group's log, and waits until it is committed: from then on no failure that the
+    /// group survives loses it. Returns its index.
+    ///
+    /// Only the leader can, and only in the term that `leadership` is proof of. A record may have 64 KiB. The log
+    /// keeps some thousand entries, or some MiB: it is made for small decisions, and is no database.
+    ///
+    /// # Errors
+    ///
+    /// See [`ProposeError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the call leaves it open whether the record is committed. Inside
+    /// [`Leadership::run`] that happens when leadership is lost.
+    pub async fn propose(
+        &self,
+        leadership: &Leadership,
+        record: impl Into<Arc<[u8]>>,
+    ) -> Result<u64, ProposeError> {
+        let ours = leadership.cluster() == self.shared.settings.cluster();
+        if !ours || !leadership.holds() {
+            return Err(ProposeError::NotLeading);
+        }
+        let (answer, outcome) = oneshot::channel();
+        let proposed =
+            Proposed { token: leadership.token(), record: record.into(), answer: Answer::to(answer) };
+        let stopped = || ProposeError::Unconfirmed("this server has stopped".into());
+        self.shared.proposals.send(proposed).await.map_err(|_| ProposeError::NotLeading)?;
+        outcome.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// The committed records after an index, in order: those that are still kept, then all to come. The
+    /// same on every member, each by its own time.
+    pub fn committed(&self, after: u64) -> Records {
+        Records::new(self.shared.orders.clone(), self.shared.published.commits(), after)
+    }
+
+    /// When this member last had company: heard a leader, or as the leader was confirmed by a majority
+    /// (boot-time clock).
+    pub fn last_contact(&self) -> Timestamp {
+        self.shared.published.last_contact()
+    }
+
+    /// Waits until no candidate stands through this any more, and a term that was given up is in a
+    /// successor's hands, or up for anybody.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only waits.
+    pub async fn settled(&self) {
+        let (settled, done) = oneshot::channel();
+        if self.shared.orders.send(Order::Settle(settled)).is_ok() {
+            // If the driver has stopped, nothing is under way.
+            let _ = done.await;
+        }
+    }
+}
+
+/// Binds the address, before anything else: a member that nobody can reach is not what was ordered.
+fn listen(address: &PeerAddress) -> Result<TcpListener, StartError> {
+    TcpListener::bind((address.host(), address.port()))
+        .map_err(|problem| StartError::Listen { address: address.clone(), problem })
+}
+
+/// A leader counts on this member's votes for as long as the last run promised them. A shorter promise
+/// begins when the longer one is over.
+fn keep_promise(store: &mut Store, before: Option<Duration>, shortest: Duration) -> Result<(), StoreError> {
+    if before == Some(shortest) {
+        return Ok(());
+    }
+    if let Some(before) = before.filter(|before| *before > shortest) {
+        tracing::warn!(?before, now = ?shortest, "the election timeout is shorter than it was: sitting out the longer one");
+        let over = Timestamp::now() + before;
+        while Timestamp::now() < over {
+            thread::sleep(over.since(Timestamp::now()));
+        }
+    }
+    store.keep_shortest(shortest)
+}
+
+fn config(settings: &Settings) -> Config {
+    Config {
+        me: settings.me(),
+        members: settings.group().size(),
+        cluster: settings.cluster(),
+        timing: *settings.timing(),
+        limits: Limits::DEFAULT,
+        #[cfg(test)]
+        mutant: None,
+    }
+}
+
+impl sealed::Stand for Peers {
+    fn stand(&self, standing: Standing, won: Won) {
+        if let Err(mpsc::error::SendError(Order::Stand { won, .. })) =
+            self.shared.orders.send(Order::Stand { standing, won })
+        {
+            let _ = won.send(Err(CampaignError::Stopped));
+        }
+    }
+}
+
+impl Backend for Peers {
+    /// Asks all members. Another election's is never known here.
+    fn observe(&self, election: ElectionName) -> Observer {
+        self.shared.asking(election).observe_on(&self.shared.runtime)
+    }
+
+    fn fronts(&self, _election: &ElectionName) -> Fronts {
+        let published = Arc::clone(&self.shared.published);
+        Fronts::new(self.shared.published.fronts(), move || published.queue())
+    }
+
+    /// Asks all members. Another election's is never known here.
+    async fn snapshot(&self, election: ElectionName) -> Result<Snapshot, SnapshotError> {
+        let client = self.shared.asking(election);
+        let asking = self.shared.runtime.spawn(async move { client.snapshot(ANSWERS_WITHIN).await });
+        let stopped = |stopped: JoinError| SnapshotError { refused: false, problem: stopped.to_string() };
+        asking.await.map_err(stopped)
+    }
+
+    fn last_contact(&self) -> Option<Timestamp> {
+        Some(self.shared.published.last_contact())
+    }
+
+    async fn settled(&self) {
+        Self::settled(self).await;
+    }
+}

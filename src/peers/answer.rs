@@ -1,0 +1,263 @@
+//! A [`Look`] on its way to somebody who asked for it.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost::bytes::Bytes;
+
+use super::{
+    Contact, Evidence, Group, Known, Look, Member, Settings,
+    hello::{members, micros},
+    wire::proto,
+};
+use crate::{
+    clock::Timestamp,
+    leadership::FencingToken,
+    names::{ElectionName, displayed},
+    raft::identity::MAX_MEMBERS,
+};
+
+/// What one server has answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) look: Look,
+    /// No later than what it tells of, by our boot-time clock: when we asked.
+    pub(crate) from: Timestamp,
+    /// The shortest election timeout of its group.
+    pub(crate) shortest: Duration,
+}
+
+/// What is told to one whose latest question was sent at `echo`.
+pub(crate) fn told(settings: &Settings, look: &Look, echo: u64) -> proto::Look {
+    let (mut certain_ms, mut heard_ms) = (0, 0);
+    let leader = look.leader.as_ref().map(|known| {
+        match known.evidence {
+            // Certainty is told too short, and time since too long, rather than the reverse.
+            Evidence::Itself { certain } => certain_ms = millis(certain),
+            Evidence::Heard { ago } => heard_ms = millis(ago).saturating_add(1),
+        }
+        let since = known.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        proto::Leader {
+            name: known.name.to_string(),
+            value: Bytes::copy_from_slice(known.value.as_bytes()),
+            token: known.token.get(),
+            since: millis(since),
+        }
+    });
+    let contact = |contact: &Contact| proto::Contact {
+        name: contact.name.to_string(),
+        connected: contact.connected,
+        heard_ms: contact.heard.map(millis),
+        problem: contact.problem.clone().unwrap_or_default(),
+    };
+    proto::Look {
+        election: settings.election().to_string(),
+        members: members(settings.group()),
+        name: look.name.to_string(),
+        cluster: settings.cluster().get(),
+        term: look.term,
+        leader,
+        certain_ms,
+        heard_ms,
+        contacts: look.contacts.iter().map(contact).collect(),
+        role: look.role.clone(),
+        standing: look.standing,
+        echo,
+        shortest_us: micros(settings.timing().shortest()),
+    }
+}
+
+/// Why what came is no answer to what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoAnswer {
+    #[error("it stands for the election '{theirs}', and not for '{asked}'; ask with its --election")]
+    Election { asked: ElectionName, theirs: String },
+    #[error("its group is {theirs}, and not {asked}; ask with its --peers")]
+    Group { asked: String, theirs: String },
+    #[error("'{theirs}' answers there, and not '{asked}'; correct that address in --peers")]
+    SomebodyElse { asked: String, theirs: String },
+    #[error("its answer makes no sense: {0}")]
+    Malformed(&'static str),
+}
+
+/// What this member answers at `now`, on a call that was made at `called` (both of the boot-time clock).
+///
+/// Addresses are not compared: who asks may have other ones for the same servers, from where it is.
+pub(crate) fn read(
+    (group, election): (&Group, &ElectionName),
+    asked: &Member,
+    answer: proto::Look,
+    (called, now): (Timestamp, Timestamp),
+) -> Result<Answer, NoAnswer> {
+    if answer.election != election.as_str() {
+        let theirs = displayed(answer.election.as_bytes());
+        return Err(NoAnswer::Election { asked: election.clone(), theirs });
+    }
+    let ours = group.members().iter().map(|member| member.name.as_str());
+    if !ours.clone().eq(answer.members.iter().map(|member| member.name.as_str())) {
+        let most = usize::from(MAX_MEMBERS) + 1;
+        let theirs = answer.members.iter().take(most).map(|member| member.name.as_str());
+        return Err(NoAnswer::Group { asked: listed(ours), theirs: displayed(listed(theirs).as_bytes()) });
+    }
+    if answer.name != asked.name.as_str() {
+        let theirs = displayed(answer.name.as_bytes());
+        return Err(NoAnswer::SomebodyElse { asked: asked.name.to_string(), theirs });
+    }
+    // The first answer may come before the first question. It comes after the call; and a question that
+    // was not asked yet can't have been answered.
+    let echo = Timestamp::from_nanos(answer.echo);
+    let from = if echo > now { called } else { echo.max(called) };
+    let shortest = Duration::from_micros(answer.shortest_us);
+    let look = look(group, asked, answer)?;
+    Ok(Answer { look, from, shortest })
+}
+
+fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAnswer> {
+    let name = |text: &str| {
+        let known = group.members().iter().find(|member| member.name.as_str() == text);
+        known.map(|member| member.name.clone()).ok_or(NoAnswer::Malformed("it names one that is no member"))
+    };
+    let leader = match answer.leader {
+        None => None,
+        Some(leader) => {
+            let leads = name(&leader.name)?;
+            let evidence = if leads == asked.name {
+                Evidence::Itself { certain: Duration::from_millis(answer.certain_ms) }
+            } else {
+                Evidence::Heard { ago: Duration::from_millis(answer.heard_ms) }
+            };
+            let since = Duration::from_millis(leader.since);
+            let since = UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH);
+            let (value, token) = (displayed(&leader.value), FencingToken::new(leader.token));
+            Some(Known { name: leads, value, token, since, evidence })
+        }
+    };
+    let contact = |contact: proto::Contact| {
+        let problem = Some(displayed(contact.problem.as_bytes())).filter(|problem| !problem.is_empty());
+        let heard = contact.heard_ms.map(Duration::from_millis);
+        Ok(Contact { name: name(&contact.name)?, connected: contact.connected, heard, problem })
+    };
+    let contacts = answer.contacts.into_iter().take(group.members().len()).map(contact);
+    Ok(Look {
+        name: asked.name.clone(),
+        term: answer.term,
+        role: displayed(answer.role.as_bytes()),
+        standing: answer.standing,
+        leader,
+        contacts: contacts.collect::<Result<_, _>>()?,
+    })
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GROUP: &str = "a=h:1,b=h:2,c=h:3";
+
+    fn at(nanos: u64) -> Timestamp {
+        Timestamp::from_nanos(nanos)
+    }
+
+    fn settings() -> Settings {
+        Settings::new(&"b".parse().unwrap(), GROUP.parse().unwrap(), "data").unwrap()
+    }
+
+    /// What somebody makes of it who asked 'b' of that group, at 10, and gets it at 20.
+    fn read_by(group: &str, election: &str, answer: proto::Look) -> Result<Answer, String> {
+        let (group, election): (Group, ElectionName) = (group.parse().unwrap(), election.parse().unwrap());
+        let asked = group.members().iter().find(|member| member.name.as_str() == "b").unwrap();
+        read((&group, &election), asked, answer, (at(10), at(20))).map_err(|why| why.to_string())
+    }
+
+    fn looks() -> impl Strategy<Value = Look> {
+        let name = |place: usize| ["a", "b", "c"][place].parse::<crate::CandidateName>().unwrap();
+        let span = || (0..1_000_000_u64).prop_map(Duration::from_millis);
+        let leader = (0..3_usize, "[a-z]{0,9}", any::<u64>(), span(), span()).prop_map(
+            move |(who, value, token, since, span)| {
+                let evidence =
+                    if who == 1 { Evidence::Itself { certain: span } } else { Evidence::Heard { ago: span } };
+                let (token, since) = (FencingToken::new(token), UNIX_EPOCH + since);
+                Known { name: name(who), value, token, since, evidence }
+            },
+        );
+        let contact = (any::<bool>(), prop::option::of(span()), prop::option::of("[a-z ]{1,30}"));
+        let contacts = (contact.clone(), contact).prop_map(move |(a, c)| {
+            let contact =
+                |who, (connected, heard, problem)| Contact { name: name(who), connected, heard, problem };
+            vec![contact(0, a), contact(2, c)]
+        });
+        let rest = (any::<u64>(), "[a-z-]{1,13}", any::<bool>());
+        (rest, prop::option::of(leader), contacts).prop_map(
+            move |((term, role, standing), leader, contacts)| Look {
+                name: name(1),
+                term,
+                role,
+                standing,
+                leader,
+                contacts,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_look_arrives_as_it_was_and_never_fresher(look in looks()) {
+            let answer = read_by(GROUP, "leader", told(&settings(), &look, 15)).unwrap();
+            let mut expected = look;
+            if let Some(Known { evidence: Evidence::Heard { ago }, .. }) = &mut expected.leader {
+                *ago += Duration::from_millis(1);
+            }
+            prop_assert_eq!(answer.look, expected);
+            prop_assert_eq!((answer.from, answer.shortest), (at(15), Duration::from_millis(250)));
+        }
+    }
+
+    fn vacant() -> Look {
+        let (name, role) = ("b".parse().unwrap(), "follower".to_owned());
+        Look { name, term: 3, role, standing: false, leader: None, contacts: Vec::new() }
+    }
+
+    #[test]
+    fn an_answer_is_no_younger_than_the_question() {
+        let from = |echo| read_by(GROUP, "leader", told(&settings(), &vacant(), echo)).unwrap().from;
+        assert_eq!(from(17), at(17));
+        assert_eq!(from(0), at(10), "it came before the first question, and after the call");
+        assert_eq!(from(5), at(10), "of another call");
+        assert_eq!(from(21), at(10), "not asked yet");
+    }
+
+    #[test]
+    fn another_election_group_or_server_is_no_answer() {
+        let answer = || told(&settings(), &vacant(), 15);
+        assert_eq!(
+            read_by(GROUP, "other", answer()).unwrap_err(),
+            "it stands for the election 'leader', and not for 'other'; ask with its --election"
+        );
+        assert_eq!(
+            read_by("a=h:1,b=h:2", "leader", answer()).unwrap_err(),
+            "its group is a, b, c, and not a, b; ask with its --peers"
+        );
+        assert!(read_by("a=x:7,b=x:8,c=x:9", "leader", answer()).is_ok(), "seen from elsewhere");
+        let stranger = proto::Look { name: "c".to_owned(), ..answer() };
+        assert_eq!(
+            read_by(GROUP, "leader", stranger).unwrap_err(),
+            "'c' answers there, and not 'b'; correct that address in --peers"
+        );
+    }
+
+    #[test]
+    fn members_that_there_are_not_make_no_sense() {
+        let leader = proto::Leader { name: "x".to_owned(), ..proto::Leader::default() };
+        let answer = proto::Look { leader: Some(leader), ..told(&settings(), &vacant(), 15) };
+        assert!(read_by(GROUP, "leader", answer).unwrap_err().contains("no member"));
+    }
+}

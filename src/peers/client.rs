@@ -1,0 +1,541 @@
+//! Asking the members of a group who leads: for those who are not of it.
+//!
+//! All members are asked at once, over and over, and [`opinion`](super::opinion) says what to
+//! make of what they answer. Whoever can connect may ask; with TLS, whoever has a certificate.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    runtime,
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Group, InvalidSettings, Known, Look, Member, Settings, Timing, Tls,
+    answer::{self, Answer},
+    opinion::{Opinion, Problem, Word, opinion},
+    transport::{Ending, Pace, Target},
+    wire::proto,
+};
+use crate::{
+    clock::Timestamp,
+    leadership::FencingToken,
+    names::ElectionName,
+    observe::{Leader, Observation, Observer, Queued, Snapshot, State},
+    timing::Backoff,
+    tls::Mutual,
+};
+
+/// How often a member is asked until its first answer says how soon its group elects another leader.
+const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
+
+/// However soon that is.
+const ASK_AT_MOST_EVERY: Duration = Duration::from_millis(20);
+
+/// An answer is worth something for one election timeout at most. By then there should be others.
+const ASKS_IN_TIMEOUT: u32 = 4;
+
+/// How long a member that is connected may be silent.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// For how long nothing may be known before an observer is told so: a break that is mended sooner is
+/// no news.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long those that have not answered are waited for once somebody is known to lead.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Pauses between attempts to connect.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How old an opinion may become while nobody says anything.
+const THINK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Reports that may wait: each member's tasks wait for room.
+const REPORTS: usize = 16;
+
+/// Asks the servers of a group.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inquiry: Arc<Inquiry>,
+}
+
+/// What one server has answered, or why it has not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// Which server.
+    pub member: Member,
+    /// What it knows, or why that can't be said.
+    pub look: Result<Look, String>,
+}
+
+#[derive(Debug)]
+struct Inquiry {
+    group: Group,
+    election: ElectionName,
+    tls: Option<Mutual>,
+}
+
+impl Client {
+    /// Asks this group about that election. Connects to nobody yet.
+    ///
+    /// The servers' addresses may be other ones than those that they know each other by.
+    ///
+    /// # Errors
+    ///
+    /// TLS with less than an authority, a certificate and its key: servers let in nobody else.
+    pub fn new(group: Group, election: ElectionName, tls: Option<&Tls>) -> Result<Self, InvalidSettings> {
+        let mutual = |tls: &Tls| tls.mutual().map_err(|why| InvalidSettings::OneSidedTls(why.to_string()));
+        let tls = tls.map(mutual).transpose()?;
+        Ok(Self { inquiry: Arc::new(Inquiry { group, election, tls }) })
+    }
+
+    /// Asks the group of a member, as that member would.
+    pub(super) fn of(settings: &Settings) -> Self {
+        let (group, election) = (settings.group().clone(), settings.election().clone());
+        Self { inquiry: Arc::new(Inquiry { group, election, tls: settings.tls().cloned() }) }
+    }
+
+    /// Who leads, and who stands, as the servers say within that time (of tokio's clock).
+    ///
+    /// Returns as soon as all servers have answered, or have shown that they won't. One that is only
+    /// slow is waited for: a moment where somebody is known to lead, and otherwise to the end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only asks.
+    pub async fn snapshot(&self, within: Duration) -> Snapshot {
+        let mut asked = self.ask();
+        asked.settle(within).await;
+        let opinion = asked.opinion(None);
+        let candidates = asked.candidates(&opinion);
+        let state = match opinion {
+            Opinion::Leader(known) => State::Leader(told(known)),
+            Opinion::Vacant => State::Vacant { blocked_by: None },
+            Opinion::Unknown(problem) => State::Unknown { last_known: None, problem },
+        };
+        Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates }
+    }
+
+    /// What each server says within that time (of tokio's clock), sorted by name.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only asks.
+    pub async fn looks(&self, within: Duration) -> Vec<Answered> {
+        let mut asked = self.ask();
+        asked.settle(within).await;
+        let words = self.inquiry.group.members().iter().zip(asked.words);
+        words.map(|(member, word)| Answered { member: member.clone(), look: newest(word) }).collect()
+    }
+
+    /// The election as it goes on: the present state at first, then every change.
+    ///
+    /// Asks each server several times in an election timeout. What is reported is what the servers
+    /// say, no older than that: the states are those of [`State`], and a token is never followed by a lower one.
+    /// Nothing is said of a break that is mended within a second. It never ends by itself.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with I/O and timers.
+    pub fn observe(&self) -> Observer {
+        self.observe_on(&runtime::Handle::current())
+    }
+
+    /// The same, from there.
+    pub(super) fn observe_on(&self, runtime: &runtime::Handle) -> Observer {
+        let client = self.clone();
+        let spawn = |observing| runtime.spawn(observing);
+        Observer::driven(spawn, |told| async move {
+            let telling = Telling { told, last: None, newest: None, last_known: None };
+            telling.tell_on(client.ask()).await;
+        })
+    }
+
+    fn ask(&self) -> Asked {
+        let (tell, reports) = mpsc::channel(REPORTS);
+        let mut asking = JoinSet::new();
+        for (place, member) in self.inquiry.group.members().iter().enumerate() {
+            let inquiry = Arc::clone(&self.inquiry);
+            asking.spawn(inquiry.keep_asking(place, member.clone(), tell.clone()));
+        }
+        let words = self.inquiry.group.members().iter().map(|member| Word::of(member.name.clone()));
+        Asked { words: words.collect(), reports, _asking: asking }
+    }
+}
+
+fn newest(word: Word) -> Result<Look, String> {
+    match (word.problem, word.answer) {
+        (None, Some(answer)) => Ok(answer.look),
+        (None, None) => Err("no answer yet".to_owned()),
+        (Some(problem), _) => Err(problem.what),
+    }
+}
+
+fn told(known: Known) -> Leader {
+    Leader { name: known.value, token: known.token, since: Some(known.since) }
+}
+
+/// What has come from one member.
+type Report = (usize, Result<Answer, Problem>);
+
+/// All members, being asked until this is dropped.
+#[derive(Debug)]
+struct Asked {
+    words: Vec<Word>,
+    reports: mpsc::Receiver<Report>,
+    _asking: JoinSet<()>,
+}
+
+impl Asked {
+    /// Takes in the next report.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    async fn hear(&mut self) {
+        // The tasks that report go on until this is dropped.
+        let Some((place, report)) = self.reports.recv().await else { return };
+        let word = &mut self.words[place];
+        match report {
+            Ok(answer) => (word.answer, word.problem) = (Some(answer), None),
+            Err(problem) => word.problem = Some(problem),
+        }
+    }
+
+    fn opinion(&self, newest: Option<FencingToken>) -> Opinion {
+        opinion(Timestamp::now(), newest, &self.words)
+    }
+
+    /// The leader, and then, by name, whoever else stands by its own word.
+    fn candidates(&self, opinion: &Opinion) -> Vec<Queued> {
+        let leader = if let Opinion::Leader(known) = opinion { Some(known) } else { None };
+        let first = leader.map(|known| Queued { name: known.value.clone(), token: Some(known.token) });
+        let looks = self.words.iter().filter_map(|word| word.answer.as_ref()).map(|answer| &answer.look);
+        let others = looks.filter(|look| look.standing && leader.is_none_or(|known| known.name != look.name));
+        let waiting = others.map(|look| Queued { name: look.name.to_string(), token: None });
+        first.into_iter().chain(waiting).collect()
+    }
+
+    fn is_settled(&self) -> bool {
+        let now = Timestamp::now();
+        self.words.iter().all(|word| word.is_settled(now))
+    }
+
+    /// Listens until nothing more is to be expected that could change the opinion.
+    async fn settle(&mut self, within: Duration) {
+        let mut until = Instant::now() + within;
+        let mut clear = false;
+        while !self.is_settled() && timeout_at(until, self.hear()).await.is_ok() {
+            if !clear && matches!(self.opinion(None), Opinion::Leader(_)) {
+                clear = true;
+                until = until.min(Instant::now() + SETTLE);
+            }
+        }
+    }
+}
+
+impl Inquiry {
+    async fn keep_asking(self: Arc<Self>, place: usize, member: Member, tell: mpsc::Sender<Report>) {
+        let pace = Pace::of(&Timing::DEFAULT);
+        let mut target = Target::new(member.address.clone(), self.tls.clone(), pace);
+        let mut backoff = Backoff::between(FIRST_PAUSE, LAST_PAUSE);
+        loop {
+            let over = CancellationToken::new();
+            let _over = over.clone().drop_guard();
+            let mut questions = Questions::new(place, &tell);
+            let problem = match self.converse(&member, &mut target, &over, &mut questions).await {
+                Err(problem) => problem,
+                Ok(Unheard) => return,
+            };
+            if questions.answered {
+                backoff.reset();
+            }
+            if tell.send((place, Err(problem))).await.is_err() {
+                return;
+            }
+            drop(_over);
+            sleep(backoff.pause()).await;
+        }
+    }
+
+    /// Asks one member until something breaks, which is the error, or nobody wants to know any more.
+    async fn converse(
+        &self,
+        member: &Member,
+        target: &mut Target,
+        over: &CancellationToken,
+        questions: &mut Questions<'_>,
+    ) -> Result<Unheard, Problem> {
+        let (ask, asked) = mpsc::channel(1);
+        let pace = Pace::of(&Timing::DEFAULT);
+        let calling = async {
+            let connection = target.connect(over).await?;
+            let called = Timestamp::now();
+            questions.ask(&ask);
+            let answer = connection.client().watch(ReceiverStream::new(asked)).await;
+            let answer = answer.map_err(|status| target.explained(&connection.heard, status.into()))?;
+            Ok((called, answer.into_inner()))
+        };
+        let calling: Result<Result<_, Ending>, _> = timeout(pace.attempt(), calling).await;
+        let unanswered = |_| slow(target.unanswered().to_string());
+        let (called, mut looks) = calling.map_err(unanswered)?.map_err(ended)?;
+        let mut patience = Instant::now() + PATIENCE;
+        loop {
+            tokio::select! {
+                look = looks.message() => {
+                    let look = look.map_err(|status| ended(status.into()))?;
+                    let look = look.ok_or_else(|| ended(Ending::Closed))?;
+                    let wanted = (&self.group, &self.election);
+                    let answer = answer::read(wanted, member, look, (called, Timestamp::now()));
+                    let answer = answer.map_err(|no_answer| firm(no_answer.to_string()))?;
+                    if questions.answered(answer).await.is_err() {
+                        return Ok(Unheard);
+                    }
+                    patience = Instant::now() + PATIENCE;
+                }
+                () = sleep_until(questions.next) => questions.ask(&ask),
+                () = sleep_until(patience) => return Err(slow(format!("no answer within {PATIENCE:?}"))),
+            }
+        }
+    }
+}
+
+/// Nobody wants to know.
+struct Unheard;
+
+fn slow(what: String) -> Problem {
+    Problem { what, is_slow: true }
+}
+
+fn firm(what: String) -> Problem {
+    Problem { what, is_slow: false }
+}
+
+fn ended(ending: Ending) -> Problem {
+    let is_slow = matches!(ending, Ending::Unanswered { .. } | Ending::Mute);
+    Problem { what: ending.to_string(), is_slow }
+}
+
+/// When to ask one member, and to whom to tell what it answers.
+struct Questions<'a> {
+    place: usize,
+    tell: &'a mpsc::Sender<Report>,
+    every: Duration,
+    next: Instant,
+    answered: bool,
+}
+
+impl<'a> Questions<'a> {
+    fn new(place: usize, tell: &'a mpsc::Sender<Report>) -> Self {
+        Self { place, tell, every: ASK_AT_LEAST_EVERY, next: Instant::now(), answered: false }
+    }
+
+    fn ask(&mut self, ask: &mpsc::Sender<proto::Question>) {
+        // While one waits to be sent there is no use in another: its answer is as good.
+        let _ = ask.try_send(proto::Question { sent: Timestamp::now().as_nanos() });
+        self.next = Instant::now() + self.every;
+    }
+
+    async fn answered(&mut self, answer: Answer) -> Result<(), Unheard> {
+        self.answered = true;
+        let every = (answer.shortest / ASKS_IN_TIMEOUT).clamp(ASK_AT_MOST_EVERY, ASK_AT_LEAST_EVERY);
+        if every != self.every {
+            self.every = every;
+            self.next = self.next.min(Instant::now() + every);
+        }
+        self.tell.send((self.place, Ok(answer))).await.map_err(|_| Unheard)
+    }
+}
+
+/// One observer, and what it was told.
+struct Telling {
+    told: mpsc::Sender<Observation>,
+    last: Option<State>,
+    newest: Option<FencingToken>,
+    last_known: Option<(Instant, SystemTime)>,
+}
+
+impl Telling {
+    async fn tell_on(mut self, mut asked: Asked) {
+        let began = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.told.closed() => return,
+                // Time alone may change what is to be made of what was said.
+                _ = timeout(THINK_AGAIN, asked.hear()) => {}
+            }
+            let opinion = asked.opinion(self.newest);
+            let (now, at) = (Instant::now(), SystemTime::now());
+            let state = match opinion {
+                Opinion::Leader(known) => {
+                    self.newest = Some(known.token);
+                    self.last_known = Some((now, at));
+                    State::Leader(told(known))
+                }
+                Opinion::Vacant => {
+                    self.last_known = Some((now, at));
+                    State::Vacant { blocked_by: None }
+                }
+                Opinion::Unknown(problem) => {
+                    let since = self.last_known.map_or(began, |(at, _)| at);
+                    let hopeless = self.last.is_none() && asked.is_settled();
+                    if now.duration_since(since) < GRACE && !hopeless {
+                        continue;
+                    }
+                    State::Unknown { last_known: self.last_known.map(|(_, at)| at), problem }
+                }
+            };
+            self.tell_if_new(Observation { at, state }).await;
+        }
+    }
+
+    async fn tell_if_new(&mut self, observation: Observation) {
+        let known = match (&self.last, &observation.state) {
+            (Some(State::Leader(before)), State::Leader(now)) => {
+                before.token == now.token && before.name == now.name
+            }
+            // Not each change of what is wrong, but that nothing is known.
+            (Some(State::Unknown { .. }), State::Unknown { .. }) => true,
+            (before, now) => before.as_ref() == Some(now),
+        };
+        if !known {
+            self.last = Some(observation.state.clone());
+            let _ = self.told.send(observation).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::transport::tests::{Server, Street, leads, until};
+
+    /// Longer than anything takes here.
+    const WITHIN: Duration = Duration::from_secs(20);
+
+    fn client(street: &Street) -> Client {
+        Client::new(street.group(), "leader".parse().unwrap(), None).unwrap()
+    }
+
+    /// With timeouts in which a busy machine, too, gets answers.
+    fn patient(street: &Street, name: &str) -> Settings {
+        let ms = Duration::from_millis;
+        street.settings(name).with_timing(Timing::new(ms(200), ms(2000), ms(4000)).unwrap())
+    }
+
+    fn start(street: &Street) -> [Server; 3] {
+        ["a", "b", "c"].map(|name| street.start_as(patient(street, name)))
+    }
+
+    /// From now on this server says that it leads.
+    fn lead(server: &Server, name: &str, token: u64) {
+        server.show(|look| {
+            look.term = token;
+            look.leader = Some(leads(name, token, Duration::from_secs(10)));
+        });
+    }
+
+    fn withdraw(server: &Server) {
+        server.show(|look| look.leader = None);
+    }
+
+    async fn next(observer: &mut Observer) -> String {
+        match timeout(WITHIN, observer.next()).await.expect("something changes").unwrap().state {
+            State::Leader(leader) => format!("{} {}", leader.name, leader.token),
+            State::Vacant { .. } => "vacant".to_owned(),
+            State::Unknown { last_known, problem } => format!("unknown {} {problem}", last_known.is_some()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_says_who_leads() {
+        let street = Street::of(&["a", "b", "c"]);
+        let [_a, b, _c] = start(&street);
+        lead(&b, "b", 7);
+        let snapshot = client(&street).snapshot(WITHIN).await;
+        let State::Leader(leader) = snapshot.observation.state else { panic!("{snapshot:?}") };
+        assert_eq!((leader.name.as_str(), leader.token), ("b", FencingToken::new(7)));
+        let candidates =
+            snapshot.candidates.iter().map(|queued| (queued.name.as_str(), queued.token.is_some()));
+        assert_eq!(candidates.collect::<Vec<_>>(), [("b", true), ("a", false), ("c", false)]);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_says_that_nobody_leads() {
+        let street = Street::of(&["a", "b", "c"]);
+        let servers = start(&street);
+        let snapshot = client(&street).snapshot(WITHIN).await;
+        assert_eq!(snapshot.observation.state, State::Vacant { blocked_by: None });
+        drop(servers);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_says_who_does_not_answer() {
+        let street = Street::of(&["a", "b", "c"]);
+        let elsewhere = Street::of(&["x", "y"]);
+        let (b, c) = (elsewhere.address("x"), elsewhere.address("y"));
+        let group = format!("a={},b={b},c={c}", street.address("a"));
+        drop(elsewhere);
+        let group: Group = group.parse().unwrap();
+        let _a = street.start_as(patient(&street, "a"));
+        let client = Client::new(group, "leader".parse().unwrap(), None).unwrap();
+        let snapshot = client.snapshot(WITHIN).await;
+        let State::Unknown { last_known: None, problem } = snapshot.observation.state else {
+            panic!("{snapshot:?}")
+        };
+        let unreachable = "nothing can be reached at";
+        assert!(problem.starts_with("1 of 3 servers answers; b: "), "{problem}");
+        assert!(problem.contains(&format!("{unreachable} {b}")), "{problem}");
+        assert!(problem.contains(&format!("{unreachable} {c}")), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn an_observer_hears_of_each_change_and_of_no_older_token() {
+        let street = Street::of(&["a", "b", "c"]);
+        let [a, b, c] = start(&street);
+        let mut observer = client(&street).observe();
+        assert_eq!(next(&mut observer).await, "vacant");
+        lead(&a, "a", 5);
+        assert_eq!(next(&mut observer).await, "a 5");
+        lead(&b, "b", 6);
+        assert_eq!(next(&mut observer).await, "b 6");
+        // 'a' has been saying all the time that it leads; now nobody else does.
+        withdraw(&b);
+        let unknown = next(&mut observer).await;
+        assert!(unknown.contains("'a' tells of token 5, and 6 was seen before"), "{unknown}");
+        withdraw(&a);
+        assert_eq!(next(&mut observer).await, "vacant");
+        drop((a, b, c));
+        let unknown = next(&mut observer).await;
+        assert!(unknown.starts_with("unknown true 0 of 3 servers answer; a: "), "{unknown}");
+    }
+
+    #[tokio::test]
+    async fn each_server_is_shown_with_its_look_or_its_problem() {
+        let street = Street::of(&["a", "b", "c"]);
+        let other = patient(&street, "c").with_election("other".parse().unwrap());
+        let servers = ["a", "b"].map(|name| street.start_as(patient(&street, name)));
+        let _c = street.start_as(other);
+        until("the first two are connected", || servers[0].contact("b").connected).await;
+        lead(&servers[0], "a", 2);
+        let looks = client(&street).looks(WITHIN).await;
+        let names: Vec<_> = looks.iter().map(|answered| answered.member.name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+        assert_eq!(looks[0].look.as_ref().unwrap().leader.as_ref().unwrap().token, FencingToken::new(2));
+        assert!(looks[1].look.is_ok());
+        assert_eq!(
+            looks[2].look.as_ref().unwrap_err(),
+            "it stands for the election 'other', and not for 'leader'; ask with its --election"
+        );
+    }
+}

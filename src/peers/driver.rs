@@ -1,0 +1,531 @@
+//! The loop that makes a [`Node`] a server: it brings inputs in, and carries actions out.
+//!
+//! ```text
+//!   connections ─► Receive ──┐                      ┌──► Send ────────► connections
+//!   the disk ─► Persisted ───┤                      ├──► write ───────► the disk
+//!   the clock ─► Tick ───────┼─► Node::step ────────┼──► Apply ───────► state, records, proposals
+//!   candidates ─► Stand … ───┤                      └──► Leadership ──► the holder's guard
+//!   the leader ─► Propose … ─┘
+//! ```
+//!
+//! Each step begins with a fresh look at the clock, and nothing is awaited between a step and its
+//! effects: a loss has reached the guard before the message that lets another server lead is handed
+//! to its connection.
+//!
+//! When the disk fails, nothing is written any more, and so nothing is said that would rest on it.
+//! The server gives leadership up and does not stand again; that others know its term and vote goes on.
+
+use std::{
+    collections::VecDeque,
+    future::{pending, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    disk::Done,
+    proposals::{Answer, Proposals},
+    records::{self, Reading},
+    reign::{Parting, Reign},
+    seen::{Leads, Published, Seen},
+    state::{Compaction, State, Window},
+};
+use crate::{
+    candidate::{CampaignError, Event, Standing, Won},
+    clock::Timestamp,
+    leadership::{Backing, FencingToken, Leadership, Loss, Order as HolderOrder, Outcome, Term as Held},
+    raft::{
+        action::{Actions, Content, Effect, Input, Moment, Proposal, Tidings, Write},
+        log::{Entry, Snapshot, TimeOfDay},
+        message::{Envelope, Message},
+        node::Node,
+        timing::Draw,
+    },
+    validity::SharedValidity,
+};
+
+/// What a step's actions go to. Nothing here may block, or wait.
+pub(super) trait Outside {
+    /// Sends a message, or loses it.
+    fn send(&self, envelope: Envelope);
+    /// Makes a write durable, after all before it.
+    fn write(&self, write: Write);
+    /// Why there may be no leader, in words: whom this server is connected with.
+    fn company(&self) -> Company;
+}
+
+/// With how many of the others this server is connected, and in words.
+#[derive(Debug, Clone)]
+pub(super) struct Company {
+    pub(super) connected: usize,
+    pub(super) words: String,
+}
+
+/// What those who use this server want of it.
+#[derive(Debug)]
+pub(super) enum Order {
+    Stand {
+        standing: Standing,
+        won: Won,
+    },
+    /// Records that are committed after this index.
+    Read(Reading),
+    /// To be answered once no campaign, no term and no handing over is under way.
+    Settle(oneshot::Sender<()>),
+}
+
+/// A record for the log, in the term of this token and no other.
+#[derive(Debug)]
+pub(super) struct Proposed {
+    pub(super) token: FencingToken,
+    pub(super) record: Arc<[u8]>,
+    pub(super) answer: Answer,
+}
+
+/// Where inputs come from.
+pub(super) struct Inlets {
+    /// As many as there are callers, who wait for their answer.
+    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) proposals: mpsc::Receiver<Proposed>,
+    pub(super) messages: mpsc::Receiver<Envelope>,
+    pub(super) disk: mpsc::UnboundedReceiver<Done>,
+}
+
+/// Proposals that are taken into one step, and so into one write and one message.
+const AT_ONCE: usize = 256;
+
+/// For how long there may be no leader before candidates are told why, and how often then.
+const LEADERLESS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// All that the core does not know of.
+pub(super) struct Driver<O> {
+    outside: O,
+    /// Names and the cluster, for the guard of a term.
+    identity: super::Settings,
+    state: State,
+    compaction: Compaction,
+    campaigns: VecDeque<Campaign>,
+    reign: Option<Reign>,
+    parting: Option<Parting>,
+    proposals: Proposals,
+    settling: Vec<oneshot::Sender<()>>,
+    /// What the core was told to announce, if it stands.
+    announced: Option<Arc<[u8]>>,
+    /// What follows from the effects of a step.
+    next: VecDeque<Input>,
+    published: Arc<Published>,
+    /// When a majority last confirmed this server's own term.
+    confirmed: Timestamp,
+    /// When candidates are told that there is no leader, unless there is one by then.
+    doubt_at: Option<Timestamp>,
+    failed: Option<String>,
+}
+
+struct Campaign {
+    value: Arc<[u8]>,
+    events: broadcast::Sender<Event>,
+    won: Won,
+    /// The leader that it was told to follow.
+    follows: Option<FencingToken>,
+}
+
+impl<O: Outside> Driver<O> {
+    pub(super) fn new(
+        identity: super::Settings,
+        state: State,
+        window: Window,
+        published: Arc<Published>,
+        outside: O,
+    ) -> Self {
+        Self {
+            outside,
+            identity,
+            state,
+            compaction: Compaction::new(window),
+            campaigns: VecDeque::new(),
+            reign: None,
+            parting: None,
+            proposals: Proposals::default(),
+            settling: Vec::new(),
+            announced: None,
+            next: VecDeque::new(),
+            published,
+            confirmed: Timestamp::from_nanos(0),
+            doubt_at: None,
+            failed: None,
+        }
+    }
+
+    /// Serves until nobody uses this server any more.
+    pub(super) async fn run(mut self, mut node: Node, mut inlets: Inlets) {
+        let mut used = true;
+        let mut proposed = Vec::with_capacity(AT_ONCE);
+        let mut alarm = pin!(sleep_until(Instant::now()));
+        let mut alarm_at = Timestamp::from_nanos(0);
+        while used || !self.is_idle() {
+            self.settle(&node);
+            let due = self.due(&node);
+            let now = Timestamp::now();
+            if due <= now {
+                node = self.on_time(node, now);
+                continue;
+            }
+            if alarm_at != due {
+                // Tokio's clock stands still in suspend: what is late then is only this loop, and each
+                // step looks at a clock that does not.
+                alarm.as_mut().reset(Instant::now() + due.since(now));
+                alarm_at = due;
+            }
+            node = tokio::select! {
+                biased;
+                Some(news) = inlets.disk.recv() => match news {
+                    Done::Persisted(persisted) => self.step(node, Input::Persisted(persisted)),
+                    Done::Failed(error) => self.fail(node, error.to_string()),
+                },
+                order = orders_of(&mut self.reign) => self.obey(node, order),
+                place = called_off(&mut self.campaigns) => {
+                    self.campaigns.remove(place);
+                    self.stand_as_wanted(node)
+                }
+                order = inlets.orders.recv(), if used => match order {
+                    Some(order) => self.take(node, order),
+                    None => {
+                        used = false;
+                        node
+                    }
+                },
+                Some(envelope) = inlets.messages.recv() => self.step(node, Input::Receive(envelope)),
+                1.. = inlets.proposals.recv_many(&mut proposed, AT_ONCE) => self.propose(node, &mut proposed),
+                () = &mut alarm => {
+                    alarm_at = Timestamp::from_nanos(0);
+                    node
+                }
+            };
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.campaigns.is_empty() && self.reign.is_none() && self.parting.is_none()
+    }
+
+    fn due(&self, node: &Node) -> Timestamp {
+        let others = [self.doubt_at, self.parting.as_ref().map(|parting| parting.by)];
+        others.into_iter().flatten().fold(node.deadline(), Timestamp::min)
+    }
+
+    fn on_time(&mut self, node: Node, now: Timestamp) -> Node {
+        if self.doubt_at.is_some_and(|at| at <= now) {
+            self.doubt(now);
+        }
+        if node.deadline() <= now { self.step(node, Input::Tick) } else { node }
+    }
+
+    /// Takes one input, and all that follows from it, through the core.
+    fn step(&mut self, mut node: Node, input: Input) -> Node {
+        self.next.push_back(input);
+        while let Some(input) = self.next.pop_front() {
+            let actions;
+            (node, actions) = node.step(moment(), input);
+            let Actions { effects, write } = actions;
+            for effect in effects {
+                self.perform(effect);
+            }
+            if let Some(write) = write
+                && self.failed.is_none()
+            {
+                self.outside.write(write);
+            }
+        }
+        self.publish(&node);
+        node
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Send(envelope) => {
+                if let (Message::TimeoutNow, Some(parting)) = (&envelope.message, &mut self.parting) {
+                    parting.handed_over();
+                }
+                self.outside.send(envelope);
+            }
+            Effect::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
+            Effect::Restore(snapshot) => self.restore(&snapshot),
+            Effect::Leadership(tidings) => self.hear(tidings),
+            Effect::Accepted { proposal, at } => self.proposals.accepted(proposal, at),
+            Effect::Declined { proposal, why } => self.proposals.declined(proposal, why),
+        }
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        self.state.apply(entry);
+        self.proposals.applied(entry.at);
+        self.published.committed(entry.at.index);
+        if let Some(snapshot) = self.compaction.applied(entry, &self.state) {
+            self.next.push_back(Input::Compact(snapshot));
+        }
+    }
+
+    fn restore(&mut self, snapshot: &Snapshot) {
+        // A leader of our own version made it. What it can't be is nobody's announcement.
+        self.state = State::of(snapshot).unwrap_or_else(|malformed| {
+            tracing::error!(%malformed, "a snapshot that no server of this version makes");
+            State::default()
+        });
+        self.compaction.restored();
+        self.proposals.restored(snapshot.at.index);
+        self.published.committed(snapshot.at.index);
+    }
+
+    fn hear(&mut self, tidings: Tidings) {
+        match tidings {
+            Tidings::Gained { token, until } => {
+                self.confirmed = Timestamp::now();
+                self.gain(token, until);
+            }
+            Tidings::Extended { until, .. } => {
+                self.confirmed = Timestamp::now();
+                let extended = self.reign.as_mut().map(|reign| reign.extend(until, self.identity.timing()));
+                if extended == Some(false) {
+                    self.lose(Loss::Expired);
+                    self.next.push_back(Input::Resign);
+                }
+            }
+            Tidings::Lost { loss, .. } => self.lose(loss),
+        }
+    }
+
+    fn gain(&mut self, token: FencingToken, until: Timestamp) {
+        // Whoever called its campaign off a moment ago is found by the guard's being dropped.
+        let Some(campaign) = self.campaigns.pop_front() else {
+            self.next.push_back(Input::Resign);
+            return;
+        };
+        let term = Held {
+            token,
+            cluster: self.identity.cluster(),
+            name: self.identity.name().clone(),
+            election: self.identity.election().clone(),
+            validity: Arc::new(SharedValidity::new(until)),
+        };
+        let (leadership, tenure) = Leadership::new(term, Backing::Peers);
+        let _ = campaign.events.send(Event::Elected { token, until });
+        self.published.leading(Some(leadership.claim()));
+        self.reign = Some(Reign::new(tenure, campaign.events, until));
+        let _ = campaign.won.send(Ok(leadership));
+    }
+
+    /// Ends this server's term, for its holder first of all.
+    fn lose(&mut self, loss: Loss) {
+        if let Some(reign) = self.reign.take() {
+            reign.end(loss);
+            self.published.leading(None);
+        }
+    }
+
+    /// What the holder of the term wants.
+    fn obey(&mut self, node: Node, order: HolderOrder) -> Node {
+        match order {
+            HolderOrder::Proclaim { value, done } => {
+                let proposal =
+                    Proposal { id: self.proposals.proclaim(done), content: Content::Value(value.into()) };
+                return self.step(node, Input::Propose(vec![proposal]));
+            }
+            HolderOrder::Resign { done } => {
+                self.part(&node, done);
+                self.lose(Loss::Resigned);
+            }
+            HolderOrder::Lapsed => self.lose(Loss::Expired),
+        }
+        let node = self.step(node, Input::Resign);
+        self.stand_as_wanted(node)
+    }
+
+    /// The term is being given up: somebody else is to lead, or anybody may.
+    fn part(&mut self, node: &Node, done: oneshot::Sender<Outcome>) {
+        let by = Timestamp::now() + self.identity.timing().longest();
+        self.parting = Some(Parting::new(done, node.term(), by));
+    }
+
+    fn take(&mut self, node: Node, order: Order) -> Node {
+        match order {
+            Order::Stand { standing, won } => self.enlist(node, standing, won),
+            Order::Read(reading) => {
+                records::read(reading, &node);
+                node
+            }
+            Order::Settle(settled) => {
+                self.settling.push(settled);
+                node
+            }
+        }
+    }
+
+    /// Takes records into the log, if the term that they are meant for is this server's.
+    fn propose(&mut self, node: Node, proposed: &mut Vec<Proposed>) -> Node {
+        let leads = self.reign.as_ref().map(Reign::token);
+        let mut proposals = Vec::with_capacity(proposed.len());
+        for Proposed { token, record, answer } in proposed.drain(..) {
+            if leads == Some(token) {
+                let id = self.proposals.record(answer);
+                proposals.push(Proposal { id, content: Content::Record(record) });
+            } else {
+                answer.not_leading();
+            }
+        }
+        self.step(node, Input::Propose(proposals))
+    }
+
+    fn enlist(&mut self, node: Node, standing: Standing, won: Won) -> Node {
+        let refusal = if standing.election != *self.identity.election() {
+            let (ours, theirs) = (self.identity.election(), &standing.election);
+            Some(CampaignError::Refused(format!("these peers elect '{ours}', not '{theirs}'")))
+        } else {
+            self.failed.clone().map(CampaignError::Failed)
+        };
+        if let Some(refusal) = refusal {
+            let _ = won.send(Err(refusal));
+            return node;
+        }
+        let _ = standing.events.send(Event::Campaigning);
+        let value = Arc::from(standing.name.as_str().as_bytes());
+        self.campaigns.push_back(Campaign { value, events: standing.events, won, follows: None });
+        let node = self.stand_as_wanted(node);
+        self.publish(&node);
+        node
+    }
+
+    /// Tells the core whether to stand: somebody here wants to lead, or does.
+    fn stand_as_wanted(&mut self, node: Node) -> Node {
+        if self.reign.is_some() {
+            return node;
+        }
+        let wanted = self.campaigns.front().map(|campaign| Arc::clone(&campaign.value));
+        if wanted == self.announced {
+            return node;
+        }
+        self.announced.clone_from(&wanted);
+        self.step(node, wanted.map_or(Input::Withdraw, Input::Stand))
+    }
+
+    /// The disk can't be relied on any more.
+    fn fail(&mut self, node: Node, why: String) -> Node {
+        tracing::error!(
+            problem = why,
+            "the data directory can't be written any more; this server stops standing"
+        );
+        self.failed = Some(why.clone());
+        if self.reign.is_some() {
+            // Nobody waits for it but `settled`: a process that ends at once would keep its word to the successor.
+            self.part(&node, oneshot::channel().0);
+        }
+        self.lose(Loss::ShutDown);
+        for campaign in self.campaigns.drain(..) {
+            let _ = campaign.won.send(Err(CampaignError::Failed(why.clone())));
+        }
+        self.stand_as_wanted(node)
+    }
+
+    /// Sees whether what somebody waits for has come to its end.
+    fn settle(&mut self, node: &Node) {
+        let over = |parting: &mut Parting| parting.is_over(node, Timestamp::now());
+        if let Some(parting) = self.parting.take_if(over) {
+            parting.done();
+        }
+        if self.is_idle() {
+            for settled in self.settling.drain(..) {
+                let _ = settled.send(());
+            }
+        }
+    }
+
+    /// Shows what has changed to those who look.
+    fn publish(&mut self, node: &Node) {
+        let leader = self.known_leader(node);
+        self.follow(leader.as_ref());
+        let now = Timestamp::now();
+        self.published.refused(node.refusals());
+        self.published.heard(node.heard().max(self.confirmed));
+        self.doubt_at = match (&leader, self.doubt_at) {
+            (Some(_), _) => None,
+            (None, Some(at)) => Some(at),
+            (None, None) => Some(now + LEADERLESS_PATIENCE),
+        };
+        self.published.show(Seen {
+            role: node.role(),
+            term: node.term(),
+            standing: self.announced.is_some(),
+            leader,
+        });
+    }
+
+    /// Who leads this term, by a committed entry of it.
+    fn known_leader(&self, node: &Node) -> Option<Leads> {
+        let announcement = self.state.announced_in(node.term())?;
+        let own = announcement.who == self.identity.me();
+        let confirmed = if own { self.reign.is_some() } else { node.leader() == Some(announcement.who) };
+        confirmed.then(|| Leads {
+            who: announcement.who,
+            value: Arc::clone(&announcement.value),
+            token: FencingToken::new(node.term().get()),
+            since: announcement.since,
+        })
+    }
+
+    /// Tells candidates whom they follow, once each.
+    fn follow(&mut self, leader: Option<&Leads>) {
+        let Some(leader) = leader.filter(|leader| leader.who != self.identity.me()) else { return };
+        for campaign in &mut self.campaigns {
+            if campaign.follows.replace(leader.token) != Some(leader.token) {
+                let _ = campaign.events.send(Event::Following { token: None });
+            }
+        }
+    }
+
+    /// Tells candidates why there is no leader, as far as it is known.
+    fn doubt(&mut self, now: Timestamp) {
+        let Company { connected, words } = self.outside.company();
+        for campaign in &mut self.campaigns {
+            campaign.follows = None;
+            let _ = campaign.events.send(Event::Retrying {
+                problem: format!("no leader is heard, and no majority votes for one: {words}"),
+                unreachable: connected == 0,
+                pause: LEADERLESS_PATIENCE,
+            });
+        }
+        self.doubt_at = Some(now + LEADERLESS_PATIENCE);
+    }
+}
+
+/// All that a step may know of the world.
+pub(super) fn moment() -> Moment {
+    let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let today = TimeOfDay(u64::try_from(today.as_millis()).unwrap_or(u64::MAX));
+    Moment { now: Timestamp::now(), today, draw: Draw(fastrand::u64(..)) }
+}
+
+/// What the holder of the term wants; nobody leads, nothing is wanted.
+async fn orders_of(reign: &mut Option<Reign>) -> HolderOrder {
+    match reign {
+        Some(reign) => reign.order().await,
+        None => pending().await,
+    }
+}
+
+/// The place of a campaign that nobody waits for any more.
+async fn called_off(campaigns: &mut VecDeque<Campaign>) -> usize {
+    poll_fn(|cx| {
+        let gone = campaigns.iter_mut().position(|campaign| campaign.won.poll_closed(cx).is_ready());
+        gone.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

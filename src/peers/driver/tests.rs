@@ -1,0 +1,391 @@
+//! Drivers in one process: their messages go through channels, their disks are in memory.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::timeout};
+
+use super::*;
+use crate::{
+    Candidate,
+    leadership::OrderError,
+    observe::Front,
+    peers::{Group, Missed, Peers, ProposeError, Settings, Shared, StoreError, Timing},
+    raft::{action::Stored, core::Config, message::Limits},
+    timing::Ttl,
+};
+
+/// Longer than anything here takes, however busy the machine is.
+const SOON: Duration = Duration::from_secs(30);
+
+/// So long that a busy machine does not make a leader lose.
+fn unhurried() -> Timing {
+    Timing::new(Duration::from_millis(100), Duration::from_millis(1500), Duration::from_millis(2500)).unwrap()
+}
+
+/// What a server's actions go to.
+struct Double {
+    me: usize,
+    switch: Switch,
+    disk: Disk,
+    news: mpsc::UnboundedSender<Done>,
+}
+
+/// Which servers are cut off, and everybody's inbox.
+#[derive(Clone)]
+struct Switch {
+    cut: Arc<Mutex<BTreeSet<usize>>>,
+    inboxes: Arc<Vec<mpsc::Sender<Envelope>>>,
+}
+
+/// A disk that can be broken, and outlives its server.
+#[derive(Clone)]
+struct Disk(Arc<Mutex<(Stored, bool)>>);
+
+impl Disk {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new((Stored::nothing(), true))))
+    }
+
+    fn stored(&self) -> Stored {
+        self.0.lock().unwrap().0.clone()
+    }
+
+    fn breaks(&self) {
+        self.0.lock().unwrap().1 = false;
+    }
+}
+
+impl Outside for Double {
+    fn send(&self, envelope: Envelope) {
+        let cut = self.switch.cut.lock().unwrap();
+        let to = envelope.to.place();
+        if !cut.contains(&self.me) && !cut.contains(&to) {
+            let _ = self.switch.inboxes[to].try_send(envelope);
+        }
+    }
+
+    fn write(&self, write: Write) {
+        let (stored, works) = &mut *self.disk.0.lock().unwrap();
+        let news = if *works {
+            stored.apply(&write);
+            Done::Persisted(write.persisted())
+        } else {
+            Done::Failed(StoreError::Full { path: "data".into(), what: "written" })
+        };
+        let _ = self.news.send(news);
+    }
+
+    fn company(&self) -> Company {
+        Company { connected: 0, words: "nobody".into() }
+    }
+}
+
+struct Members {
+    peers: Vec<Peers>,
+    disks: Vec<Disk>,
+    switch: Switch,
+}
+
+fn names(count: usize) -> Group {
+    let members: Vec<String> = (1..=count).map(|i| format!("s{i}=localhost:{i}")).collect();
+    members.join(",").parse().unwrap()
+}
+
+impl Members {
+    fn of(count: usize) -> Self {
+        Self::with(count, Window::DEFAULT)
+    }
+
+    fn with(count: usize, window: Window) -> Self {
+        let disks: Vec<Disk> = (0..count).map(|_| Disk::new()).collect();
+        let (inboxes, messages): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(4096)).unzip();
+        let switch = Switch { cut: Arc::default(), inboxes: Arc::new(inboxes) };
+        let start = |(me, messages)| start(me, count, window, &disks[me], &switch, messages);
+        let peers = messages.into_iter().enumerate().map(start).collect();
+        Self { peers, disks, switch }
+    }
+
+    fn candidate(&self, place: usize) -> Candidate<Peers> {
+        let name = self.peers[place].settings().name().clone();
+        Candidate::new(self.peers[place].clone(), "leader".parse().unwrap(), name, Ttl::DEFAULT)
+    }
+
+    fn cut_off(&self, place: usize) {
+        self.switch.cut.lock().unwrap().insert(place);
+    }
+
+    fn heal(&self) {
+        self.switch.cut.lock().unwrap().clear();
+    }
+}
+
+fn start(
+    me: usize,
+    count: usize,
+    window: Window,
+    disk: &Disk,
+    switch: &Switch,
+    messages: mpsc::Receiver<Envelope>,
+) -> Peers {
+    let group = names(count);
+    let name = group.members()[me].name.clone();
+    let settings = Settings::new(&name, group, "unused").unwrap().with_timing(unhurried());
+    let stored = disk.stored();
+    let state = State::of(&stored.snapshot).unwrap();
+    let config = Config {
+        me: settings.me(),
+        members: settings.group().size(),
+        cluster: settings.cluster(),
+        timing: *settings.timing(),
+        limits: Limits::DEFAULT,
+        mutant: None,
+    };
+    let node = Node::start(config, stored, &moment()).unwrap();
+    let published = Arc::new(Published::new(settings.clone(), node.term(), node.committed()));
+    let (news, disk_news) = mpsc::unbounded_channel();
+    let (orders, ordered) = mpsc::unbounded_channel();
+    let (proposals, proposed) = mpsc::channel(64);
+    let outside = Double { me, switch: switch.clone(), disk: disk.clone(), news };
+    let driver = Driver::new(settings.clone(), state, window, Arc::clone(&published), outside);
+    let inlets = Inlets { orders: ordered, proposals: proposed, messages, disk: disk_news };
+    tokio::spawn(driver.run(node, inlets));
+    let runtime = tokio::runtime::Handle::current();
+    Peers { shared: Arc::new(Shared { settings, published, runtime, orders, proposals }) }
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
+}
+
+/// Whoever of these wins first, and its place.
+async fn first_leader(members: &Members) -> (usize, Leadership) {
+    let (won, mut wins) = mpsc::channel(1);
+    for place in 0..members.peers.len() {
+        let mut candidate = members.candidate(place);
+        let won = won.clone();
+        tokio::spawn(async move {
+            let leadership = tokio::select! {
+                leadership = candidate.campaign() => leadership.unwrap(),
+                () = won.closed() => return,
+            };
+            let _ = won.send((place, leadership)).await;
+        });
+    }
+    soon("a leader", wins.recv()).await.unwrap()
+}
+
+#[tokio::test]
+async fn contract_1_one_of_three_leads_and_the_others_know_it() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    assert!(leadership.holds());
+    for (place, peers) in members.peers.iter().enumerate().filter(|(place, _)| *place != leader) {
+        let mut fronts = peers.shared.published.fronts();
+        let known = Some(Front::Candidate(leadership.token()));
+        soon("the leader is known", fronts.wait_for(|front| *front == known)).await.unwrap();
+        let look = peers.look();
+        let known = look.leader.unwrap();
+        assert_eq!(known.name, members.peers[leader].settings().name().clone(), "as seen from {place}");
+        assert!(matches!(known.evidence, crate::peers::Evidence::Heard { .. }));
+    }
+}
+
+#[tokio::test]
+async fn contract_8_a_leader_that_resigns_is_followed_at_once() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let token = leadership.token();
+    let mut heir = members.candidate((leader + 1) % 3);
+    let next = tokio::spawn(async move { heir.campaign().await });
+    soon("to resign", leadership.resign()).await.unwrap();
+    let next = soon("the next leader", next).await.unwrap().unwrap();
+    assert!(next.token() > token);
+}
+
+#[tokio::test]
+async fn contract_4_a_leader_that_is_cut_off_stops_before_another_leads() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let mut heir = members.candidate((leader + 1) % 3);
+    let next = tokio::spawn(async move { heir.campaign().await });
+    members.cut_off(leader);
+    assert_eq!(soon("the loss", leadership.lost()).await, Loss::Expired);
+    let next = soon("the next leader", next).await.unwrap().unwrap();
+    assert!(next.token() > leadership.token());
+    assert!(!leadership.holds());
+    assert_eq!(leadership.resign().await, Err(OrderError::NotLeading));
+    members.heal();
+    assert!(next.holds());
+}
+
+#[tokio::test]
+async fn contract_6_a_candidate_that_is_cut_off_says_so_and_comes_back() {
+    let members = Members::of(3);
+    let (leader, _leadership) = first_leader(&members).await;
+    let place = (leader + 1) % 3;
+    let mut candidate = members.candidate(place);
+    let mut events = candidate.subscribe();
+    let standing = tokio::spawn(async move { candidate.campaign().await });
+    let mut until = async |wanted: fn(&Event) -> bool| {
+        soon("the event", async { while !wanted(&events.recv().await.unwrap()) {} }).await;
+    };
+    until(|event| matches!(event, Event::Following { .. })).await;
+    members.cut_off(place);
+    until(|event| matches!(event, Event::Retrying { .. })).await;
+    members.heal();
+    until(|event| matches!(event, Event::Following { .. })).await;
+    standing.abort();
+}
+
+#[tokio::test]
+async fn records_are_committed_everywhere_in_the_order_in_which_they_were_proposed() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let peers = &members.peers[leader];
+    let mut indexes = Vec::new();
+    for record in 0..300u32 {
+        indexes.push(peers.propose(&leadership, record.to_be_bytes().to_vec()).await.unwrap());
+    }
+    assert!(indexes.is_sorted_by(|one, next| one < next));
+    for peers in &members.peers {
+        let mut records = peers.committed(0);
+        for (record, index) in (0..300u32).zip(&indexes) {
+            let read = soon("a record", records.next()).await.unwrap().unwrap();
+            assert_eq!((read.index, &read.bytes[..]), (*index, &record.to_be_bytes()[..]));
+            assert_eq!(read.token, leadership.token());
+        }
+    }
+}
+
+#[tokio::test]
+async fn contract_5_a_term_that_is_over_proposes_nothing() {
+    let members = Members::of(1);
+    let (_, first) = first_leader(&members).await;
+    let peers = members.peers[0].clone();
+    let too_large = vec![0; Limits::DEFAULT.record + 1];
+    let limit = Limits::DEFAULT.record;
+    assert_eq!(peers.propose(&first, too_large).await, Err(ProposeError::TooLarge { limit }));
+    let (answer, outcome) = oneshot::channel();
+    let stale = Proposed { token: first.token(), record: Arc::from(*b"late"), answer: Answer::to(answer) };
+    first.resign().await.unwrap();
+    let second = soon("the next term", members.candidate(0).campaign()).await.unwrap();
+    // On its way since the first term.
+    peers.shared.proposals.send(stale).await.unwrap();
+    assert_eq!(outcome.await.unwrap(), Err(ProposeError::NotLeading));
+    peers.propose(&second, *b"in time").await.unwrap();
+}
+
+#[tokio::test]
+async fn two_candidates_of_one_server_take_turns() {
+    let members = Members::of(1);
+    let (_, first) = first_leader(&members).await;
+    let mut second = members.candidate(0);
+    let next = tokio::spawn(async move { second.campaign().await });
+    tokio::task::yield_now().await;
+    let token = first.token();
+    first.resign().await.unwrap();
+    let next = soon("the second", next).await.unwrap().unwrap();
+    assert!(next.token() > token);
+}
+
+#[tokio::test]
+async fn a_leader_proclaims_another_value() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    soon("to proclaim", leadership.proclaim("elsewhere:80")).await.unwrap();
+    let other = &members.peers[(leader + 1) % 3];
+    let mut seen = other.shared.published.subscribe();
+    let told = |seen: &Seen| seen.leader.as_ref().is_some_and(|leader| &leader.value[..] == b"elsewhere:80");
+    soon("the value", seen.wait_for(told)).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_reads_too_late_is_told_what_it_missed() {
+    let members = Members::with(1, Window { entries: 10, bytes: 1 << 20 });
+    let (_, leadership) = first_leader(&members).await;
+    let peers = &members.peers[0];
+    for record in 0..100u8 {
+        peers.propose(&leadership, [record]).await.unwrap();
+    }
+    let mut records = peers.committed(0);
+    let Err(Missed { through }) = soon("a first word", records.next()).await.unwrap() else {
+        panic!("the first records are long gone")
+    };
+    let next = soon("a record", records.next()).await.unwrap().unwrap();
+    assert_eq!(next.index, through + 1);
+    let kept = 101 - through;
+    assert!((10..=20).contains(&kept), "{kept} entries are kept");
+    assert_eq!(members.disks[0].stored().entries.len() as u64, kept, "on the disk too");
+}
+
+#[tokio::test]
+async fn a_restarted_server_knows_what_was_committed_once_a_leader_is_there() {
+    let disk = Disk::new();
+    let (inbox, messages) = mpsc::channel(16);
+    let switch = Switch { cut: Arc::default(), inboxes: Arc::new(vec![inbox]) };
+    let first = start(0, 1, Window::DEFAULT, &disk, &switch, messages);
+    let candidate = |peers: &Peers| {
+        let name = peers.settings().name().clone();
+        Candidate::new(peers.clone(), "leader".parse().unwrap(), name, Ttl::DEFAULT)
+    };
+    let leadership = soon("a leader", candidate(&first).campaign()).await.unwrap();
+    first.propose(&leadership, *b"kept").await.unwrap();
+    let token = leadership.token();
+    drop((leadership, first));
+
+    let (_inbox, messages) = mpsc::channel(16);
+    let second = start(0, 1, Window::DEFAULT, &disk, &switch, messages);
+    let mut records = second.committed(0);
+    assert!(timeout(Duration::ZERO, records.next()).await.is_err(), "nothing is committed for certain yet");
+    let leadership = soon("a leader", candidate(&second).campaign()).await.unwrap();
+    assert!(leadership.token() > token);
+    let record = soon("the record", records.next()).await.unwrap().unwrap();
+    assert_eq!((&record.bytes[..], record.token), (&b"kept"[..], token));
+}
+
+#[tokio::test]
+async fn a_server_whose_disk_fails_gives_up_and_says_why() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let mut heir = members.candidate((leader + 1) % 3);
+    let next = tokio::spawn(async move { heir.campaign().await });
+    members.disks[leader].breaks();
+    let peers = &members.peers[leader];
+    // The other two commit it all the same, or it is lost: the leader can't know.
+    let _ = timeout(Duration::from_secs(1), peers.propose(&leadership, *b"last")).await;
+    assert_eq!(soon("the loss", leadership.lost()).await, Loss::ShutDown);
+    let refused = soon("an answer", members.candidate(leader).campaign()).await;
+    let Err(CampaignError::Failed(why)) = refused else { panic!("it has no disk") };
+    assert!(why.contains("no space is left"), "{why}");
+    assert!(soon("the next leader", next).await.unwrap().unwrap().holds());
+}
+
+#[tokio::test]
+async fn a_server_stops_when_nobody_uses_it() {
+    let mut members = Members::of(1);
+    let (_, leadership) = first_leader(&members).await;
+    let published = Arc::downgrade(&members.peers[0].shared.published);
+    members.peers.clear();
+    assert!(leadership.holds(), "its holder uses it");
+    drop(leadership);
+    soon("its end", async {
+        while published.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nobody_stands_for_a_campaign_that_was_called_off() {
+    let members = Members::of(1);
+    let mut candidate = members.candidate(0);
+    assert!(timeout(Duration::from_millis(1), candidate.campaign()).await.is_err());
+    let settled = members.peers[0].settled();
+    soon("to leave", settled).await;
+    assert!(!members.peers[0].look().standing);
+}

@@ -1,0 +1,349 @@
+//! The first words of two members, and whether they may talk at all.
+//!
+//! A group is what its members were started with: nobody tells anybody who belongs to it. So each
+//! side says what it was told, and both compare. Where they differ nothing of Raft is said: two
+//! servers with different lists could each find a majority of its own, and a voter with a shorter
+//! election timeout would end its leader's certainty. A pair that differs costs the group that
+//! pair's connection and nothing else; lists are corrected by restarts, so both go on trying.
+//!
+//! Pure: what is compared comes in, the first [`Difference`] comes out. It is worded so that it says
+//! the same to both sides, because the one that finds it sends it to the other.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use prost::bytes::Bytes;
+
+use super::{Group, Settings, wire::proto};
+use crate::{
+    names::{CandidateName, displayed},
+    raft::identity::{MAX_MEMBERS, NodeId},
+};
+
+/// The version of the messages in `proto/peers.proto`.
+const PROTOCOL: u32 = 1;
+
+/// Sixteen random bytes that were made with a data directory.
+pub(crate) type DirectoryBytes = [u8; 16];
+
+/// Which end of a connection we are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// We connected, to reach this member.
+    Dialled(NodeId),
+    /// Somebody connected to us.
+    Accepted,
+}
+
+/// A member that may talk to us as far as its words go: whether its directory is the right one is
+/// for the disk to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Acquaintance {
+    pub(crate) node: NodeId,
+    pub(crate) directory: DirectoryBytes,
+}
+
+/// Why two servers don't talk. Names both, both values, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Difference {
+    #[error(
+        "'{us}' speaks version {PROTOCOL} of the peers' protocol, and '{them}' version {theirs}; \
+         install the same version on both"
+    )]
+    Protocol { us: CandidateName, them: String, theirs: u32 },
+    #[error(
+        "'{us}' stands for the election '{ours}', and '{them}' for '{theirs}'; \
+         start both with the same --election"
+    )]
+    Election { us: CandidateName, them: String, ours: String, theirs: String },
+    #[error(
+        "'{lists}' has {member} among its peers, and '{lacks}' has not; start both with the same --peers"
+    )]
+    Member { lists: String, lacks: String, member: String },
+    #[error(
+        "'{us}' looks for '{member}' at {ours}, and '{them}' at {theirs}; start both with the same --peers"
+    )]
+    Address { us: CandidateName, them: String, member: CandidateName, ours: String, theirs: String },
+    #[error("'{them}' has {count} peers, and a group has at most {MAX_MEMBERS}")]
+    Crowd { them: String, count: usize },
+    #[error("'{them}' is not among the peers {group}; start it with one of their names")]
+    Stranger { them: String, group: Group },
+    #[error("two servers call themselves '{us}'; start each with a name of its own")]
+    Namesake { us: CandidateName },
+    #[error("'{them}' answers at {at}, where '{us}' looks for '{sought}'; correct that address in --peers")]
+    SomebodyElse { us: CandidateName, them: String, sought: CandidateName, at: String },
+    #[error("'{them}' called '{us}', and of these two the other one calls; install the same version on both")]
+    Backwards { us: CandidateName, them: String },
+    #[error(
+        "the shortest election timeout of '{us}' is {ours:?}, and that of '{them}' {theirs:?}; \
+         start both with the same --election-timeout"
+    )]
+    Timing { us: CandidateName, them: String, ours: Duration, theirs: Duration },
+    #[error("'{them}' does not say which data directory it has; install the same version on both")]
+    NoDirectory { them: String },
+}
+
+/// What we say of ourselves.
+pub(crate) fn ours(settings: &Settings, directory: DirectoryBytes) -> proto::Hello {
+    proto::Hello {
+        protocol: PROTOCOL,
+        election: settings.election().as_str().to_owned(),
+        members: members(settings.group()),
+        name: settings.name().as_str().to_owned(),
+        directory: Bytes::copy_from_slice(&directory),
+        shortest_us: micros(settings.timing().shortest()),
+    }
+}
+
+/// A group as it is listed in messages.
+pub(crate) fn members(group: &Group) -> Vec<proto::Member> {
+    let listed = group.members().iter();
+    listed
+        .map(|member| proto::Member { name: member.name.to_string(), address: member.address.to_string() })
+        .collect()
+}
+
+/// Whole microseconds, as messages have them.
+pub(crate) fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Whether the one that says this of itself is the member that may be at the other end.
+pub(crate) fn compare(
+    settings: &Settings,
+    end: End,
+    theirs: &proto::Hello,
+) -> Result<Acquaintance, Difference> {
+    let us = || settings.name().clone();
+    let them = || displayed(theirs.name.as_bytes());
+    if theirs.protocol != PROTOCOL {
+        return Err(Difference::Protocol { us: us(), them: them(), theirs: theirs.protocol });
+    }
+    if theirs.election != settings.election().as_str() {
+        let (ours, theirs) = (settings.election().to_string(), displayed(theirs.election.as_bytes()));
+        return Err(Difference::Election { us: us(), them: them(), ours, theirs });
+    }
+    if let End::Dialled(sought) = end
+        && theirs.name != settings.group().member(sought).name.as_str()
+    {
+        let member = settings.group().member(sought);
+        let (sought, at) = (member.name.clone(), member.address.to_string());
+        return Err(Difference::SomebodyElse { us: us(), them: them(), sought, at });
+    }
+    same_members(settings, theirs)?;
+    let node = theirs.name.parse().ok().and_then(|name| settings.group().node(&name));
+    let Some(node) = node else {
+        return Err(Difference::Stranger { them: them(), group: settings.group().clone() });
+    };
+    if node == settings.me() {
+        return Err(Difference::Namesake { us: us() });
+    }
+    if end == End::Accepted && !dials(node, settings.me()) {
+        return Err(Difference::Backwards { us: us(), them: them() });
+    }
+    let shortest = settings.timing().shortest();
+    if theirs.shortest_us != micros(shortest) {
+        let theirs = Duration::from_micros(theirs.shortest_us);
+        return Err(Difference::Timing { us: us(), them: them(), ours: shortest, theirs });
+    }
+    let directory = theirs.directory.as_ref().try_into();
+    let directory = directory.map_err(|_| Difference::NoDirectory { them: them() })?;
+    Ok(Acquaintance { node, directory })
+}
+
+/// Of two members, whether the first one connects to the second.
+pub(crate) fn dials(one: NodeId, other: NodeId) -> bool {
+    one < other
+}
+
+fn same_members(settings: &Settings, theirs: &proto::Hello) -> Result<(), Difference> {
+    let us = || settings.name().to_string();
+    let them = || displayed(theirs.name.as_bytes());
+    let count = theirs.members.len();
+    if count > usize::from(MAX_MEMBERS) {
+        return Err(Difference::Crowd { them: them(), count });
+    }
+    let listed = theirs.members.iter().map(|member| (member.name.as_str(), member.address.as_str()));
+    let mut listed: BTreeMap<&str, &str> = listed.collect();
+    for member in settings.group().members() {
+        let Some(theirs) = listed.remove(member.name.as_str()) else {
+            return Err(Difference::Member { lists: us(), lacks: them(), member: member.to_string() });
+        };
+        let ours = member.address.to_string();
+        if theirs != ours {
+            let (us, member, theirs) =
+                (settings.name().clone(), member.name.clone(), displayed(theirs.as_bytes()));
+            return Err(Difference::Address { us, them: them(), member, ours, theirs });
+        }
+    }
+    match listed.pop_first() {
+        None => Ok(()),
+        Some((name, address)) => {
+            let member = Shown(name, address).to_string();
+            Err(Difference::Member { lists: them(), lacks: us(), member })
+        }
+    }
+}
+
+/// A member that we don't know, as it would stand in a list.
+struct Shown<'a>(&'a str, &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", displayed(self.0.as_bytes()), displayed(self.1.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::peers::Timing;
+
+    const GROUP: &str = "a=h:1,b=h:2,c=h:3";
+    const DIRECTORY: DirectoryBytes = [7; 16];
+
+    fn settings(name: &str, group: &str) -> Settings {
+        Settings::new(&name.parse().unwrap(), group.parse().unwrap(), "data").unwrap()
+    }
+
+    fn hello(name: &str, group: &str) -> proto::Hello {
+        ours(&settings(name, group), DIRECTORY)
+    }
+
+    fn node(place: u8) -> NodeId {
+        NodeId::new(place)
+    }
+
+    /// What 'b' says to this caller.
+    fn refused(theirs: &proto::Hello) -> String {
+        compare(&settings("b", GROUP), End::Accepted, theirs).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn members_that_were_told_the_same_talk() {
+        let met = |node| Ok(Acquaintance { node, directory: DIRECTORY });
+        let reordered = hello("a", "c=h:3,b=h:2,a=h:1");
+        assert_eq!(compare(&settings("b", GROUP), End::Accepted, &reordered), met(node(0)));
+        assert_eq!(compare(&settings("b", GROUP), End::Dialled(node(2)), &hello("c", GROUP)), met(node(2)));
+    }
+
+    #[test]
+    fn says_which_member_the_one_has_and_the_other_has_not() {
+        assert_eq!(
+            refused(&hello("a", "a=h:1,b=h:2")),
+            "'b' has c=h:3 among its peers, and 'a' has not; start both with the same --peers"
+        );
+        assert_eq!(
+            refused(&hello("a", "a=h:1,b=h:2,c=h:3,d=h:4")),
+            "'a' has d=h:4 among its peers, and 'b' has not; start both with the same --peers"
+        );
+    }
+
+    #[test]
+    fn says_whose_address_differs() {
+        assert_eq!(
+            refused(&hello("a", "a=h:1,b=h:2,c=h:9")),
+            "'b' looks for 'c' at h:3, and 'a' at h:9; start both with the same --peers"
+        );
+    }
+
+    #[test]
+    fn says_which_elections_and_which_timeouts() {
+        let other = settings("a", GROUP).with_election("other".parse().unwrap());
+        assert_eq!(
+            refused(&ours(&other, DIRECTORY)),
+            "'b' stands for the election 'leader', and 'a' for 'other'; start both with the same --election"
+        );
+        let ms = Duration::from_millis;
+        let slow = settings("a", GROUP).with_timing(Timing::new(ms(50), ms(300), ms(500)).unwrap());
+        assert_eq!(
+            refused(&ours(&slow, DIRECTORY)),
+            "the shortest election timeout of 'b' is 250ms, and that of 'a' 300ms; start both with the same \
+             --election-timeout"
+        );
+    }
+
+    #[test]
+    fn only_the_expected_member_may_be_at_the_other_end() {
+        let us = settings("b", GROUP);
+        let why = |end, theirs| compare(&us, end, &theirs).unwrap_err().to_string();
+        assert_eq!(
+            why(End::Dialled(node(2)), hello("a", GROUP)),
+            "'a' answers at h:3, where 'b' looks for 'c'; correct that address in --peers"
+        );
+        assert_eq!(
+            why(End::Accepted, hello("b", GROUP)),
+            "two servers call themselves 'b'; start each with a name of its own"
+        );
+        assert!(why(End::Accepted, hello("c", GROUP)).contains("the other one calls"));
+        let stranger = proto::Hello { name: "x".to_owned(), ..hello("a", GROUP) };
+        assert_eq!(
+            why(End::Accepted, stranger),
+            "'x' is not among the peers a=h:1,b=h:2,c=h:3; start it with one of their names"
+        );
+    }
+
+    #[test]
+    fn other_versions_and_missing_directories_are_refused() {
+        let newer = proto::Hello { protocol: 2, ..hello("a", GROUP) };
+        assert!(refused(&newer).contains("version 1 of the peers' protocol, and 'a' version 2"));
+        let none = proto::Hello { directory: Bytes::new(), ..hello("a", GROUP) };
+        assert!(refused(&none).contains("which data directory"));
+    }
+
+    #[test]
+    fn of_each_pair_exactly_one_dials() {
+        for one in 0..MAX_MEMBERS {
+            for other in (0..MAX_MEMBERS).filter(|other| *other != one) {
+                assert_ne!(dials(node(one), node(other)), dials(node(other), node(one)));
+            }
+        }
+    }
+
+    fn hellos() -> impl Strategy<Value = proto::Hello> {
+        let text = || prop_oneof![Just("a".to_owned()), Just("leader".to_owned()), any::<String>()];
+        let members = prop::collection::vec((text(), text()), 0..10);
+        (0..3_u32, text(), members, text(), prop::collection::vec(any::<u8>(), 0..20), any::<u64>()).prop_map(
+            |(protocol, election, members, name, directory, shortest_us)| {
+                let listed = |(name, address)| proto::Member { name, address };
+                let members = members.into_iter().map(listed).collect();
+                let directory = Bytes::from(directory);
+                proto::Hello { protocol, election, members, name, directory, shortest_us }
+            },
+        )
+    }
+
+    proptest! {
+        /// Whatever a stranger says: a refusal that fits into a log, and no panic.
+        #[test]
+        fn strangers_are_refused_on_one_line(theirs in hellos(), dialled: bool) {
+            let end = if dialled { End::Dialled(node(2)) } else { End::Accepted };
+            let why = compare(&settings("b", GROUP), end, &theirs).unwrap_err().to_string();
+            prop_assert!(!why.chars().any(char::is_control));
+            prop_assert!(why.len() < 4096);
+        }
+
+        /// What one of two finds to be different, the other one finds too: neither waits for
+        /// somebody who will not come.
+        #[test]
+        fn both_ends_agree_on_whether_they_differ(
+            ours_at in 0..3_usize, theirs_at in 0..3_usize, same_election: bool, same_timing: bool,
+        ) {
+            let groups = [GROUP, "a=h:1,b=h:2", "a=h:1,b=h:2,c=h:4"];
+            let dialling = settings("a", groups[ours_at]);
+            let mut accepting = settings("b", groups[theirs_at]);
+            if !same_election {
+                accepting = accepting.with_election("other".parse().unwrap());
+            }
+            if !same_timing {
+                let ms = Duration::from_millis;
+                accepting = accepting.with_timing(Timing::new(ms(50), ms(300), ms(500)).unwrap());
+            }
+            let at_dialling = compare(&dialling, End::Dialled(node(1)), &ours(&accepting, DIRECTORY));
+            let at_accepting = compare(&accepting, End::Accepted, &ours(&dialling, DIRECTORY));
+            prop_assert_eq!(at_dialling.is_ok(), at_accepting.is_ok());
+            prop_assert_eq!(at_accepting.is_ok(), ours_at == theirs_at && same_election && same_timing);
+        }
+    }
+}

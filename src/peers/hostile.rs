@@ -1,0 +1,208 @@
+//! A server under members that send anything at all: fuzzed greetings, and fuzzed frames, decoded and fed to the
+//! real core.
+//!
+//! Raft trusts its members to follow the protocol, and TLS is what keeps strangers from being one. So no safety
+//! is claimed under a lying member: it can vote twice. What is claimed, and checked here after each frame,
+//! is what one server owes itself:
+//!
+//! * nothing that can be decoded makes it panic;
+//! * its term only grows, and by no more than one leap for each frame;
+//! * what it applied is never applied again as something else;
+//! * its own validity is never counted from a moment that lies ahead.
+
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
+
+use prost::Message as _;
+
+use super::{
+    Group, Look, Settings, answer,
+    hello::{self, End},
+    wire::{Route, entry_from_bytes, entry_to_bytes, proto, snapshot_from_bytes, snapshot_to_bytes},
+};
+use crate::{
+    clock::Timestamp,
+    leadership::ClusterId,
+    raft::{
+        action::{Actions, Effect, Input, Moment, Stored, Tidings, Write},
+        core::Config,
+        identity::{Members, NodeId, Position},
+        log::TimeOfDay,
+        message::{LONGEST_LEAP, Limits},
+        node::Node,
+        timing::{Draw, Timing},
+    },
+};
+
+const CLUSTER: ClusterId = ClusterId(1);
+const ME: NodeId = NodeId::new(0);
+
+/// More than a fuzzer needs to find its way, and few enough to be quick.
+const MOST_STEPS: usize = 64;
+
+/// The longest frame: one byte says how long it is.
+const LONGEST_FRAME: usize = u8::MAX as usize;
+
+/// Where the clock starts: long after boot.
+const START: Timestamp = Timestamp::from_nanos(1_000_000_000_000);
+
+/// One server of three, and what it must never go back on.
+struct Victim {
+    node: Option<Node>,
+    now: Timestamp,
+    writes: Vec<Write>,
+    disk: Stored,
+    applied: BTreeMap<u64, Position>,
+}
+
+impl Victim {
+    fn new() -> Self {
+        let (timing, limits) = (Timing::DEFAULT, Limits::DEFAULT);
+        let members = Members::of(3).expect("three are a group");
+        let config = Config { me: ME, members, cluster: CLUSTER, timing, limits, mutant: None };
+        let moment = Moment { now: START, today: TimeOfDay(0), draw: Draw(0) };
+        let disk = Stored::nothing();
+        let node = Node::start(config, disk.clone(), &moment).expect("an empty disk is in order");
+        let mut victim =
+            Self { node: Some(node), now: START, writes: Vec::new(), disk, applied: BTreeMap::new() };
+        victim.step(Input::Stand(Arc::from(*b"me")));
+        victim
+    }
+
+    fn step(&mut self, input: Input) {
+        let moment = Moment { now: self.now, today: TimeOfDay(0), draw: Draw(0) };
+        let before = self.node.take().expect("each step gives it back");
+        let term = before.term();
+        let (node, Actions { effects, write }) = before.step(moment, input);
+        assert!(node.term() >= term, "the term fell");
+        let leap = node.term().get() - term.get();
+        assert!(leap <= LONGEST_LEAP + 1, "the term leapt by {leap}");
+        for effect in &effects {
+            self.check(effect);
+        }
+        self.writes.extend(write);
+        self.node = Some(node);
+    }
+
+    fn check(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Apply(entries) => {
+                for entry in entries {
+                    let again = self.applied.insert(entry.at.index.get(), entry.at);
+                    assert_eq!(again, None, "applied twice");
+                }
+            }
+            Effect::Restore(snapshot) => {
+                let reached = self.applied.last_key_value().map_or(0, |(index, _)| *index);
+                assert!(snapshot.at.index.get() > reached, "a snapshot took back what was applied");
+                self.applied.insert(snapshot.at.index.get(), snapshot.at);
+            }
+            Effect::Leadership(Tidings::Gained { until, .. } | Tidings::Extended { until, .. }) => {
+                assert!(*until <= self.now + Timing::DEFAULT.shortest(), "valid for too long");
+            }
+            Effect::Send(_) | Effect::Leadership(_) | Effect::Accepted { .. } | Effect::Declined { .. } => {}
+        }
+    }
+
+    fn sync(&mut self) {
+        for write in std::mem::take(&mut self.writes) {
+            self.disk.apply(&write);
+            self.step(Input::Persisted(write.persisted()));
+        }
+    }
+
+    /// A frame, as a connection brings it.
+    fn hear(&mut self, from: NodeId, frame: &[u8]) {
+        let route = Route { cluster: CLUSTER, from, to: ME };
+        let Ok(message) = proto::Message::decode(frame) else { return };
+        let Ok(envelope) = route.decode(message) else { return };
+        let again = proto::Message::from(envelope.clone());
+        assert_eq!(route.decode(again).as_ref(), Ok(&envelope), "another message by its own encoding");
+        self.step(Input::Receive(envelope));
+    }
+}
+
+/// What the bytes order: time to pass, the disk to catch up, or a member to say something.
+fn attack(mut orders: &[u8]) {
+    let mut victim = Victim::new();
+    for _ in 0..MOST_STEPS {
+        let [order, rest @ ..] = orders else { return };
+        orders = rest;
+        match order % 6 {
+            0 => {
+                let node = victim.node.as_ref().expect("each step gives it back");
+                victim.now = victim.now.max(node.deadline());
+                victim.step(Input::Tick);
+            }
+            1 => victim.now = victim.now + Timing::DEFAULT.heartbeat(),
+            2 => victim.sync(),
+            member => {
+                let [length, rest @ ..] = orders else { return };
+                let (frame, rest) = rest.split_at(rest.len().min(usize::from(*length)).min(LONGEST_FRAME));
+                orders = rest;
+                victim.hear(NodeId::new(member - 2), frame);
+            }
+        }
+    }
+}
+
+#[test]
+fn fuzz_frames() {
+    bolero::check!().for_each(attack);
+}
+
+/// What a disk gives back: an entry or a snapshot of ours, or an error.
+#[test]
+fn fuzz_stored() {
+    bolero::check!().for_each(|stored: &[u8]| {
+        if let Ok(entry) = entry_from_bytes(stored) {
+            assert_eq!(entry_from_bytes(&entry_to_bytes(&entry)), Ok(entry));
+        }
+        if let Ok(snapshot) = snapshot_from_bytes(stored) {
+            assert_eq!(snapshot_from_bytes(&snapshot_to_bytes(&snapshot)), Ok(snapshot));
+        }
+    });
+}
+
+/// What members say when they meet, and what one answers who is asked. The fuzzed bytes are laid over a good
+/// message, field by field: by themselves they would fail the first comparison.
+#[test]
+fn fuzz_greetings() {
+    let group: Group = "a=h:1,b=h:2,c=h:3".parse().expect("it is a group");
+    let [a, b] = ["a", "b"].map(|name| {
+        let name = name.parse().expect("it is a name");
+        Settings::new(&name, group.clone(), "data").expect("it is listed")
+    });
+    // After a panic nothing is asked any more.
+    let members = AssertUnwindSafe([a, b]);
+    let shown = |text: String| assert!(!text.contains(char::is_control) && text.len() < 8192, "{text:?}");
+    bolero::check!().for_each(|bytes: &[u8]| {
+        let [a, b] = &*members;
+        let mut greeting = hello::ours(a, [7; 16]);
+        if greeting.merge(bytes).is_ok() {
+            for end in [End::Accepted, End::Dialled(NodeId::new(0))] {
+                match hello::compare(b, end, &greeting) {
+                    Ok(met) => assert_eq!(met.node, NodeId::new(0)),
+                    Err(difference) => shown(difference.to_string()),
+                }
+            }
+        }
+        let look = Look {
+            name: a.name().clone(),
+            term: 1,
+            role: "follower".into(),
+            standing: true,
+            leader: None,
+            contacts: Vec::new(),
+        };
+        let mut told = answer::told(a, &look, START.as_nanos());
+        if told.merge(bytes).is_ok() {
+            match answer::read((&group, a.election()), &group.members()[0], told, (START, START)) {
+                Ok(read) => {
+                    assert!(read.from <= START, "from a moment that lies ahead");
+                    shown(format!("{:?}", read.look));
+                }
+                Err(refused) => shown(refused.to_string()),
+            }
+        }
+    });
+}

@@ -1,0 +1,66 @@
+//! What one server of a group knows of its election.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{leadership::FencingToken, names::CandidateName};
+
+/// What one server knows, at one moment. All durations count back from, or on from, that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// Who says this.
+    pub name: CandidateName,
+    /// Its term.
+    pub term: u64,
+    /// `follower`, `pre-candidate`, `candidate` or `leader`.
+    pub role: String,
+    /// Whether a candidate stands there.
+    pub standing: bool,
+    /// Whom it knows to lead, by a committed entry of that server's term; `None` in a vacancy, as
+    /// seen from there.
+    pub leader: Option<Known>,
+    /// The other members, sorted by name.
+    pub contacts: Vec<Contact>,
+}
+
+/// A leader, as one server knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// The member that leads.
+    pub name: CandidateName,
+    /// What it announces: its name, or what it last proclaimed; made fit to be shown.
+    pub value: String,
+    /// Its term.
+    pub token: FencingToken,
+    /// Since when, by its own wall clock.
+    pub since: SystemTime,
+    /// How this is known.
+    pub evidence: Evidence,
+}
+
+/// How a server knows who leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evidence {
+    /// It is the leader itself, and certain for this long; zero if it is not certain any more.
+    Itself {
+        /// What is left of the time that a majority has confirmed.
+        certain: Duration,
+    },
+    /// It follows, and last heard the leader this long ago.
+    Heard {
+        /// The time since.
+        ago: Duration,
+    },
+}
+
+/// Another member, as one server sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contact {
+    /// Its name.
+    pub name: CandidateName,
+    /// Whether there is a connection on which both have said who they are.
+    pub connected: bool,
+    /// How long ago anything was heard from it; `None` if never.
+    pub heard: Option<Duration>,
+    /// Why there is no connection, if it is known.
+    pub problem: Option<String>,
+}

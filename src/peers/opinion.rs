@@ -1,0 +1,338 @@
+//! What to make of what the servers of a group say: a leader, a vacancy, or that it can't be known.
+//!
+//! Nobody can see a group at one instant. There are its members' latest words, each of a moment
+//! that has passed, and each no older than it is known to be ([`Answer::from`]). The rule:
+//!
+//! 1. **A leader**, if a member says that it leads and its certainty outlasts the age of its word.
+//!    That certainty is a majority's (`crate::raft`), so this one word is enough. Or if another
+//!    member heard it within the shortest election timeout, up to now: for that long that
+//!    member votes for nobody else. But where the leader itself has answered of that term, and does
+//!    not say that it leads, its word goes before that of those who have yet to hear so.
+//! 2. **A vacancy**, if a majority of the members has answered within the shortest election
+//!    timeout, and by rule 1 there is no leader. A leader that is certain was heard by a majority within
+//!    that time, and two majorities share a member: so whoever led before has ended, or its own
+//!    word would say otherwise. A leader that was elected just now, and of which nobody but itself knows
+//!    yet, is missed for a heartbeat.
+//! 3. Otherwise it is **unknown**, and which servers don't answer is said.
+//!
+//! Of several leaders the one with the highest token counts: the others have been replaced. No
+//! token below one that was reported before counts at all, because a group's tokens only grow. So one that
+//! has lost its disks, and begins again, is unknown rather than believed.
+//!
+//! Pure: `now` comes in.
+
+use std::time::Duration;
+
+use super::{Evidence, Known, answer::Answer};
+use crate::{clock::Timestamp, leadership::FencingToken, names::CandidateName, raft::identity::Members};
+
+/// The latest of one member.
+#[derive(Debug, Clone)]
+pub(crate) struct Word {
+    pub(crate) name: CandidateName,
+    pub(crate) answer: Option<Answer>,
+    /// Why there was nothing since that.
+    pub(crate) problem: Option<Problem>,
+}
+
+/// Why a member does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) what: String,
+    /// Whether it is only slow so far, and may still answer.
+    pub(crate) is_slow: bool,
+}
+
+/// What is to be made of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Opinion {
+    Leader(Known),
+    Vacant,
+    /// And why.
+    Unknown(String),
+}
+
+impl Word {
+    pub(crate) fn of(name: CandidateName) -> Self {
+        Self { name, answer: None, problem: None }
+    }
+
+    fn fresh(&self, now: Timestamp) -> Option<&Answer> {
+        self.answer.as_ref().filter(|answer| answer.age(now) <= answer.shortest)
+    }
+
+    /// Whether there is nothing to wait for: an answer that counts, or a reason why there is none.
+    pub(crate) fn is_settled(&self, now: Timestamp) -> bool {
+        self.problem.as_ref().is_some_and(|problem| !problem.is_slow) || self.fresh(now).is_some()
+    }
+}
+
+impl Answer {
+    fn age(&self, now: Timestamp) -> Duration {
+        now.since(self.from)
+    }
+
+    /// Whom this still shows to lead.
+    fn leader(&self, now: Timestamp) -> Option<&Known> {
+        let age = self.age(now);
+        self.look.leader.as_ref().filter(|known| match known.evidence {
+            Evidence::Itself { certain } => certain > age,
+            Evidence::Heard { ago } => ago.saturating_add(age) <= self.shortest,
+        })
+    }
+
+    /// Whether its member has been in the term of this token, and did not lead then.
+    fn denies(&self, token: FencingToken) -> bool {
+        let claims = self.look.leader.as_ref().is_some_and(|known| {
+            known.token == token
+                && matches!(known.evidence, Evidence::Itself { certain } if certain > Duration::ZERO)
+        });
+        self.look.term >= token.get() && !claims
+    }
+}
+
+/// The opinion at `now`, by the boot-time clock. `newest` is the highest token reported so far; there
+/// is one word of each member.
+pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Word]) -> Opinion {
+    let known = words.iter().filter_map(|word| {
+        let answer = word.answer.as_ref()?;
+        Some((answer, answer.leader(now)?))
+    });
+    let undenied = known.filter(|(_, known)| {
+        let own = words.iter().find(|word| word.name == known.name).and_then(|word| word.fresh(now));
+        matches!(known.evidence, Evidence::Itself { .. }) || !own.is_some_and(|own| own.denies(known.token))
+    });
+    // The leader's own word has its latest value; then whoever heard from it last.
+    let best = undenied.max_by_key(|(answer, known)| {
+        let itself = matches!(known.evidence, Evidence::Itself { .. });
+        (known.token, itself, answer.from, &answer.look.name)
+    });
+    if let Some((answer, known)) = best {
+        return match newest {
+            Some(newest) if known.token < newest => Opinion::Unknown(format!(
+                "'{}' tells of token {}, and {newest} was seen before; has the group lost its disks?",
+                answer.look.name, known.token
+            )),
+            _ => Opinion::Leader(known.clone()),
+        };
+    }
+    let fresh = words.iter().filter(|word| word.fresh(now).is_some()).count();
+    if Members::of(words.len()).is_ok_and(|members| fresh >= members.majority()) {
+        return Opinion::Vacant;
+    }
+    Opinion::Unknown(unanswered(now, words, fresh))
+}
+
+fn unanswered(now: Timestamp, words: &[Word], fresh: usize) -> String {
+    let silent = words.iter().filter(|word| word.fresh(now).is_none());
+    let problem = |word: &Word| match (&word.problem, &word.answer) {
+        (Some(problem), _) => format!("; {}: {}", word.name, problem.what),
+        (None, None) => format!("; {}: no answer yet", word.name),
+        (None, Some(answer)) => {
+            let age = Duration::from_millis(answer.age(now).as_millis() as u64);
+            format!("; {}: no answer for {age:?}", word.name)
+        }
+    };
+    let answers = if fresh == 1 { "answers" } else { "answer" };
+    let problems: String = silent.map(problem).collect();
+    format!("{fresh} of {} servers {answers}{problems}", words.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::peers::Look;
+
+    const SHORTEST: Duration = Duration::from_millis(250);
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_nanos(1_000_000_000_000)
+    }
+
+    fn name(name: &str) -> CandidateName {
+        name.parse().unwrap()
+    }
+
+    fn known(leader: &str, token: u64, evidence: Evidence) -> Known {
+        let (token, since) = (FencingToken::new(token), SystemTime::UNIX_EPOCH);
+        Known { name: name(leader), value: leader.to_owned(), token, since, evidence }
+    }
+
+    /// What that member said so long ago.
+    fn word(of: &str, term: u64, age: u64, leader: Option<Known>) -> Word {
+        let (role, contacts) = ("follower".to_owned(), Vec::new());
+        let look = Look { name: name(of), term, role, standing: true, leader, contacts };
+        let answer = Answer { look, from: now() - ms(age), shortest: SHORTEST };
+        Word { name: name(of), answer: Some(answer), problem: None }
+    }
+
+    fn silent(of: &str) -> Word {
+        let problem = Problem { what: "gone".to_owned(), is_slow: false };
+        Word { problem: Some(problem), ..Word::of(name(of)) }
+    }
+
+    fn itself(of: &str, token: u64, certain: u64) -> Option<Known> {
+        Some(known(of, token, Evidence::Itself { certain: ms(certain) }))
+    }
+
+    fn heard(leader: &str, token: u64, ago: u64) -> Option<Known> {
+        Some(known(leader, token, Evidence::Heard { ago: ms(ago) }))
+    }
+
+    /// The leader's name and token, or what else it is.
+    fn view(newest: Option<u64>, words: &[Word]) -> String {
+        match opinion(now(), newest.map(FencingToken::new), words) {
+            Opinion::Leader(known) => format!("{} {}", known.name, known.token),
+            Opinion::Vacant => "vacant".to_owned(),
+            Opinion::Unknown(why) => why,
+        }
+    }
+
+    #[test]
+    fn a_leader_that_is_certain_is_enough() {
+        assert_eq!(view(None, &[word("a", 5, 100, itself("a", 5, 101)), silent("b"), silent("c")]), "a 5");
+        assert_eq!(
+            view(None, &[word("a", 5, 100, itself("a", 5, 100)), silent("b"), silent("c")]),
+            "1 of 3 servers answers; b: gone; c: gone",
+            "its certainty has aged away"
+        );
+    }
+
+    #[test]
+    fn a_follower_that_has_just_heard_it_is_enough() {
+        assert_eq!(view(None, &[silent("a"), word("b", 5, 50, heard("a", 5, 200)), silent("c")]), "a 5");
+        assert_eq!(
+            view(None, &[silent("a"), word("b", 5, 51, heard("a", 5, 200)), silent("c")]),
+            "1 of 3 servers answers; a: gone; c: gone",
+        );
+    }
+
+    #[test]
+    fn the_leaders_own_word_goes_before_a_followers() {
+        let follower = || word("b", 5, 0, heard("a", 5, 10));
+        assert_eq!(
+            view(None, &[word("a", 5, 0, None), follower(), silent("c")]),
+            "vacant",
+            "it has resigned"
+        );
+        assert_eq!(view(None, &[word("a", 5, 0, itself("a", 5, 0)), follower(), silent("c")]), "vacant");
+        assert_eq!(
+            view(None, &[word("a", 4, 0, None), follower(), silent("c")]),
+            "a 5",
+            "said before it won"
+        );
+        assert_eq!(view(None, &[word("a", 5, 300, None), follower(), silent("c")]), "a 5", "said long ago");
+        let aged = word("a", 5, 60, itself("a", 5, 50));
+        assert_eq!(view(None, &[aged, follower(), silent("c")]), "a 5", "it has not denied it");
+    }
+
+    #[test]
+    fn the_highest_token_counts() {
+        let (old, new) = (word("a", 5, 10, itself("a", 5, 100)), word("b", 6, 10, itself("b", 6, 100)));
+        assert_eq!(view(None, &[old.clone(), new.clone(), silent("c")]), "b 6");
+        assert_eq!(view(Some(6), &[old.clone(), new, silent("c")]), "b 6");
+        assert_eq!(
+            view(Some(6), &[old, silent("b"), silent("c")]),
+            "'a' tells of token 5, and 6 was seen before; has the group lost its disks?"
+        );
+    }
+
+    #[test]
+    fn a_vacancy_takes_a_majority_that_has_just_answered() {
+        let nobody = |of, age| word(of, 5, age, None);
+        assert_eq!(view(None, &[nobody("a", 250), nobody("b", 0), silent("c")]), "vacant");
+        assert_eq!(
+            view(None, &[nobody("a", 251), nobody("b", 0), silent("c")]),
+            "1 of 3 servers answers; a: no answer for 251ms; c: gone"
+        );
+        let lost_it = word("b", 5, 0, heard("a", 5, 251));
+        assert_eq!(view(Some(5), &[silent("a"), lost_it, nobody("c", 0)]), "vacant");
+        let group_of_two = [nobody("a", 0), silent("b")];
+        assert_eq!(view(None, &group_of_two), "1 of 2 servers answers; b: gone");
+    }
+
+    /// A term, the answer's age, and a leader: its place, term, and whether by itself and how long.
+    type Said = Option<(u64, u64, Option<(usize, u64, (bool, u64))>)>;
+
+    fn words() -> impl Strategy<Value = Vec<Word>> {
+        let evidence = (any::<bool>(), 0..400_u64);
+        let leader = prop::option::of((0..5_usize, 1..4_u64, evidence));
+        let said = prop::option::of((1..5_u64, 0..400_u64, leader));
+        prop::collection::vec(said, 5).prop_map(|said| {
+            let names = ["a", "b", "c", "d", "e"];
+            let word = |(of, said): (&str, Said)| match said {
+                None => silent(of),
+                Some((term, age, leader)) => {
+                    let leader = leader.and_then(|(who, token, (own, span))| {
+                        if own { itself(of, token, span) } else { heard(names[who], token, span) }
+                    });
+                    word(of, term, age, leader)
+                }
+            };
+            names.into_iter().zip(said).map(word).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_goes_back(words in words(), newest in prop::option::of(0..5_u64)) {
+            if let Opinion::Leader(known) = opinion(now(), newest.map(FencingToken::new), &words) {
+                prop_assert!(known.token.get() >= newest.unwrap_or(0));
+            }
+        }
+
+        #[test]
+        fn the_order_of_the_answers_does_not_matter(words in words()) {
+            let reversed: Vec<Word> = words.iter().rev().cloned().collect();
+            match (opinion(now(), None, &words), opinion(now(), None, &reversed)) {
+                (Opinion::Unknown(_), Opinion::Unknown(_)) => {}
+                (one, other) => prop_assert_eq!(one, other),
+            }
+        }
+
+        /// Time passes, and nothing new is heard: what was known is forgotten, and nothing is made up.
+        #[test]
+        fn with_time_everything_becomes_unknown(words in words(), later in 0..600_u64) {
+            let before = opinion(now(), None, &words);
+            let after = opinion(now() + ms(later), None, &words);
+            match (&before, &after) {
+                (_, Opinion::Leader(after)) => {
+                    let said = words.iter().filter_map(|word| word.answer.as_ref());
+                    let mut leaders = said.filter_map(|answer| answer.leader(now()));
+                    prop_assert!(leaders.any(|known| known == after));
+                }
+                (Opinion::Unknown(_), Opinion::Vacant) => prop_assert!(false, "out of nothing"),
+                _ => {}
+            }
+            let end = opinion(now() + ms(1000), None, &words);
+            prop_assert!(matches!(end, Opinion::Unknown(_)));
+        }
+
+        /// A leader that leads for certain is reported, or one after it.
+        #[test]
+        fn a_certain_leader_is_not_missed(mut words in words(), token in 1..4_u64, place in 0..5_usize) {
+            let of = words[place].name.clone();
+            words[place] = word(of.as_str(), token, 10, itself(of.as_str(), token, 11));
+            let Opinion::Leader(known) = opinion(now(), None, &words) else {
+                return Err(TestCaseError::fail("missed"));
+            };
+            prop_assert!(known.token.get() >= token);
+        }
+
+        #[test]
+        fn a_minority_never_makes_a_vacancy(mut words in words()) {
+            for (place, of) in ["a", "c", "e"].into_iter().enumerate() {
+                words[2 * place] = silent(of);
+            }
+            prop_assert_ne!(opinion(now(), None, &words), Opinion::Vacant);
+        }
+    }
+}

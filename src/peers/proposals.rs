@@ -1,0 +1,216 @@
+//! Proposals that wait for their commit, and who waits for them.
+//!
+//! A leader's log takes a proposal at a place. Once an entry is applied at that index, the outcome is
+//! known for good: committed if the entry is of the proposal's term, lost if it is of another.
+
+use std::collections::BTreeMap;
+
+use tokio::sync::oneshot;
+
+use crate::{
+    leadership::{OrderError, Outcome},
+    raft::{
+        action::{Declined, ProposalId},
+        identity::{Index, Position, Term},
+    },
+};
+
+/// Why a record is not in the log, or may not be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProposeError {
+    /// Not added: this process does not lead any more.
+    #[error("not added: leadership is over")]
+    NotLeading,
+    /// Not added: it is larger than a record may be.
+    #[error("not added: a record may have at most {limit} bytes")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// Not added: too many records wait for their commit. Try again once some are done.
+    #[error("not added: too many records wait to be committed")]
+    Busy,
+    /// Not committed, and it never will be: another leader came before.
+    #[error("not committed: another leader came before")]
+    Overtaken,
+    /// It may be committed, or be committed yet: this server can't tell any more.
+    #[error("not confirmed, it may be committed: {0}")]
+    Unconfirmed(String),
+}
+
+/// Where the outcome of a record is told: its index.
+#[derive(Debug)]
+pub(super) struct Answer(oneshot::Sender<Result<u64, ProposeError>>);
+
+impl Answer {
+    pub(super) fn to(asker: oneshot::Sender<Result<u64, ProposeError>>) -> Self {
+        Self(asker)
+    }
+
+    pub(super) fn not_leading(self) {
+        self.tell(Err(ProposeError::NotLeading));
+    }
+
+    fn tell(self, outcome: Result<u64, ProposeError>) {
+        // Whoever asked may have gone.
+        let _ = self.0.send(outcome);
+    }
+}
+
+/// Who waits for an outcome.
+#[derive(Debug)]
+enum Waiting {
+    Record(Answer),
+    Value(oneshot::Sender<Outcome>),
+}
+
+/// What became of a proposal.
+enum Fate {
+    Committed(Index),
+    Failed(ProposeError),
+}
+
+impl Waiting {
+    fn tell(self, fate: Fate) {
+        match (self, fate) {
+            (Self::Record(answer), Fate::Committed(index)) => answer.tell(Ok(index.get())),
+            (Self::Record(answer), Fate::Failed(why)) => answer.tell(Err(why)),
+            (Self::Value(done), Fate::Committed(_)) => drop(done.send(Ok(()))),
+            (Self::Value(done), Fate::Failed(ProposeError::NotLeading | ProposeError::Overtaken)) => {
+                drop(done.send(Err(OrderError::NotLeading)));
+            }
+            (Self::Value(done), Fate::Failed(why)) => {
+                drop(done.send(Err(OrderError::Unconfirmed(why.to_string()))));
+            }
+        }
+    }
+}
+
+/// All that are under way.
+#[derive(Debug, Default)]
+pub(super) struct Proposals {
+    last: u64,
+    /// Those that the core has not answered: it does so within the same step.
+    asked: BTreeMap<ProposalId, Waiting>,
+    /// Those that are in the log, by index. The core bounds how many there are.
+    accepted: BTreeMap<Index, (Term, Waiting)>,
+}
+
+impl Proposals {
+    /// A record for the log.
+    pub(super) fn record(&mut self, answer: Answer) -> ProposalId {
+        self.ask(Waiting::Record(answer))
+    }
+
+    /// Another value for observers.
+    pub(super) fn proclaim(&mut self, done: oneshot::Sender<Outcome>) -> ProposalId {
+        self.ask(Waiting::Value(done))
+    }
+
+    fn ask(&mut self, waiting: Waiting) -> ProposalId {
+        self.last += 1;
+        let id = ProposalId(self.last);
+        self.asked.insert(id, waiting);
+        id
+    }
+
+    /// It is in the leader's log.
+    pub(super) fn accepted(&mut self, id: ProposalId, at: Position) {
+        let Some(waiting) = self.asked.remove(&id) else { return };
+        if let Some((_, overtaken)) = self.accepted.insert(at.index, (at.term, waiting)) {
+            // It was in an earlier term's log, and cut off.
+            overtaken.tell(Fate::Failed(ProposeError::Overtaken));
+        }
+    }
+
+    /// It is not, and will not be, in the log.
+    pub(super) fn declined(&mut self, id: ProposalId, why: Declined) {
+        let Some(waiting) = self.asked.remove(&id) else { return };
+        waiting.tell(Fate::Failed(match why {
+            Declined::NotLeading { .. } => ProposeError::NotLeading,
+            Declined::TooLarge => {
+                ProposeError::TooLarge { limit: crate::raft::message::Limits::DEFAULT.record }
+            }
+            Declined::Busy => ProposeError::Busy,
+        }));
+    }
+
+    /// An entry is committed there.
+    pub(super) fn applied(&mut self, at: Position) {
+        let Some((term, waiting)) = self.accepted.remove(&at.index) else { return };
+        waiting.tell(if term == at.term {
+            Fate::Committed(at.index)
+        } else {
+            Fate::Failed(ProposeError::Overtaken)
+        });
+    }
+
+    /// All up to there is committed, and which entries those were is not known here.
+    pub(super) fn restored(&mut self, through: Index) {
+        let later = self.accepted.split_off(&through.next());
+        for (_, waiting) in std::mem::replace(&mut self.accepted, later).into_values() {
+            waiting.tell(Fate::Failed(ProposeError::Unconfirmed("this server was left behind".into())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(index: u64, term: u64) -> Position {
+        Position { term: Term::new(term), index: Index::new(index) }
+    }
+
+    fn asked(proposals: &mut Proposals) -> (ProposalId, oneshot::Receiver<Result<u64, ProposeError>>) {
+        let (answer, outcome) = oneshot::channel();
+        (proposals.record(Answer::to(answer)), outcome)
+    }
+
+    #[test]
+    fn a_record_is_committed_only_in_its_own_term() {
+        let mut proposals = Proposals::default();
+        let (first, mut committed) = asked(&mut proposals);
+        let (second, mut overtaken) = asked(&mut proposals);
+        proposals.accepted(first, at(5, 2));
+        proposals.accepted(second, at(6, 2));
+        proposals.applied(at(5, 2));
+        proposals.applied(at(6, 3));
+        assert_eq!(committed.try_recv(), Ok(Ok(5)));
+        assert_eq!(overtaken.try_recv(), Ok(Err(ProposeError::Overtaken)));
+    }
+
+    #[test]
+    fn a_record_that_was_cut_off_is_told_when_its_place_is_taken() {
+        let mut proposals = Proposals::default();
+        let (first, mut cut) = asked(&mut proposals);
+        let (second, mut waits) = asked(&mut proposals);
+        proposals.accepted(first, at(5, 2));
+        proposals.accepted(second, at(5, 4));
+        assert_eq!(cut.try_recv(), Ok(Err(ProposeError::Overtaken)));
+        assert!(waits.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_snapshot_leaves_open_what_became_of_records_before_it() {
+        let mut proposals = Proposals::default();
+        let (first, mut open) = asked(&mut proposals);
+        let (second, mut waits) = asked(&mut proposals);
+        proposals.accepted(first, at(5, 2));
+        proposals.accepted(second, at(6, 2));
+        proposals.restored(Index::new(5));
+        assert!(matches!(open.try_recv(), Ok(Err(ProposeError::Unconfirmed(_)))));
+        assert!(waits.try_recv().is_err());
+        proposals.applied(at(6, 2));
+        assert_eq!(waits.try_recv(), Ok(Ok(6)));
+    }
+
+    #[test]
+    fn what_is_declined_says_why() {
+        let mut proposals = Proposals::default();
+        let (id, mut declined) = asked(&mut proposals);
+        proposals.declined(id, Declined::Busy);
+        assert_eq!(declined.try_recv(), Ok(Err(ProposeError::Busy)));
+    }
+}

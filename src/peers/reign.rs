@@ -1,0 +1,94 @@
+//! A term that this server leads, and how it is handed on.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, oneshot};
+
+use crate::{
+    candidate::Event,
+    clock::Timestamp,
+    leadership::{FencingToken, Loss, Order, Outcome, Tenure},
+    raft::{identity::Term, node::Node, timing::Timing},
+    validity::SharedValidity,
+};
+
+/// A term under way.
+#[derive(Debug)]
+pub(super) struct Reign {
+    tenure: Tenure,
+    events: broadcast::Sender<Event>,
+    /// Until when it is proved.
+    until: Timestamp,
+}
+
+impl Reign {
+    pub(super) fn new(tenure: Tenure, events: broadcast::Sender<Event>, until: Timestamp) -> Self {
+        Self { tenure, events, until }
+    }
+
+    pub(super) fn token(&self) -> FencingToken {
+        self.tenure.term.token
+    }
+
+    /// A majority has answered. `false` if the holder found the term to have ended before.
+    pub(super) fn extend(&mut self, until: Timestamp, timing: &Timing) -> bool {
+        let now = Timestamp::now();
+        let validity: &Arc<SharedValidity> = &self.tenure.term.validity;
+        if validity.extend(until, now).is_err() {
+            return false;
+        }
+        // When the heartbeat was sent that a majority has answered now.
+        let sent = until - (timing.shortest() - timing.margin());
+        let renewed = Event::Renewed {
+            token: self.token(),
+            until,
+            latency: now.since(sent),
+            left: self.until.since(now),
+        };
+        self.until = until;
+        let _ = self.events.send(renewed);
+        true
+    }
+
+    /// What the holder wants.
+    pub(super) async fn order(&mut self) -> Order {
+        self.tenure.order().await
+    }
+
+    /// Ends belief, then tells everybody why.
+    pub(super) fn end(self, loss: Loss) {
+        self.tenure.lose(loss);
+        let _ = self.events.send(Event::Lost { token: self.token(), loss });
+    }
+}
+
+/// A term that was given up, until another server may lead.
+#[derive(Debug)]
+pub(super) struct Parting {
+    done: oneshot::Sender<Outcome>,
+    term: Term,
+    /// Whether a successor was told to stand.
+    handed_over: bool,
+    /// By then anybody may stand.
+    pub(super) by: Timestamp,
+}
+
+impl Parting {
+    pub(super) fn new(done: oneshot::Sender<Outcome>, term: Term, by: Timestamp) -> Self {
+        Self { done, term, handed_over: false, by }
+    }
+
+    pub(super) fn handed_over(&mut self) {
+        self.handed_over = true;
+    }
+
+    /// Whether the successor was heard to stand; or there is none, or no more point in waiting.
+    pub(super) fn is_over(&self, node: &Node, now: Timestamp) -> bool {
+        let leads = matches!(node, Node::Leader(_));
+        node.term() > self.term || now >= self.by || (!leads && !self.handed_over)
+    }
+
+    pub(super) fn done(self) {
+        let _ = self.done.send(Ok(()));
+    }
+}

@@ -1,0 +1,209 @@
+//! What the driver shows of itself, to every thread that looks.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    Settings,
+    look::{Evidence, Known, Look},
+    transport::{Mishap, Network},
+};
+use crate::{
+    clock::Timestamp,
+    leadership::{Claim, FencingToken},
+    names::displayed,
+    observe::Front,
+    raft::{
+        identity::{Index, NodeId, Term},
+        log::TimeOfDay,
+        message::{Refusal, Refusals},
+    },
+};
+
+/// What changes now and then; the heartbeats are not in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) role: &'static str,
+    pub(super) term: Term,
+    pub(super) standing: bool,
+    pub(super) leader: Option<Leads>,
+}
+
+/// A leader, by a committed entry of its term.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Leads {
+    pub(super) who: NodeId,
+    pub(super) value: Arc<[u8]>,
+    pub(super) token: FencingToken,
+    pub(super) since: TimeOfDay,
+}
+
+/// Written by the driver, read by anybody.
+#[derive(Debug)]
+pub(super) struct Published {
+    settings: Settings,
+    seen: watch::Sender<Seen>,
+    changed: watch::Sender<()>,
+    fronts: watch::Sender<Option<Front>>,
+    committed: watch::Sender<Index>,
+    /// When a leader, or as a leader a majority, was last heard, in nanoseconds of the boot-time clock.
+    heard: AtomicU64,
+    /// This server's own term, if it leads.
+    claim: Mutex<Option<Claim>>,
+    /// What the core did not listen to.
+    refusals: Mutex<Refusals>,
+    /// Not kept by this: it asks for what is here.
+    network: OnceLock<Weak<Network>>,
+}
+
+impl Published {
+    pub(super) fn new(settings: Settings, term: Term, committed: Index) -> Self {
+        let seen = Seen { role: "follower", term, standing: false, leader: None };
+        Self {
+            settings,
+            seen: watch::Sender::new(seen),
+            changed: watch::Sender::new(()),
+            fronts: watch::Sender::new(None),
+            committed: watch::Sender::new(committed),
+            heard: AtomicU64::new(Timestamp::now().as_nanos()),
+            claim: Mutex::new(None),
+            refusals: Mutex::default(),
+            network: OnceLock::new(),
+        }
+    }
+
+    /// From now on it is known with whom this server is connected.
+    pub(super) fn connected_by(&self, network: &Arc<Network>) {
+        let _ = self.network.set(Arc::downgrade(network));
+    }
+
+    fn network(&self) -> Option<Arc<Network>> {
+        self.network.get().and_then(Weak::upgrade)
+    }
+
+    pub(super) fn refused(&self, refusals: &Refusals) {
+        *locked(&self.refusals) = *refusals;
+    }
+
+    /// What was refused, by reason.
+    pub(super) fn refusals(&self) -> Vec<(&'static str, u64)> {
+        let core = *locked(&self.refusals);
+        let network = self.network();
+        let by_core = Refusal::ALL.map(|refusal| (refusal.as_str(), core.of(refusal)));
+        let met = Mishap::REFUSED
+            .map(|mishap| (mishap.as_str(), network.as_ref().map_or(0, |network| network.count(mishap))));
+        by_core.into_iter().chain(met).collect()
+    }
+
+    pub(super) fn show(&self, seen: Seen) {
+        let front = match &seen.leader {
+            Some(leader) => Front::Candidate(leader.token),
+            None => Front::Nobody,
+        };
+        self.fronts.send_if_modified(|shown| {
+            let news = shown.as_ref() != Some(&front);
+            *shown = Some(front);
+            news
+        });
+        let news = self.seen.send_if_modified(|shown| {
+            let news = *shown != seen;
+            *shown = seen;
+            news
+        });
+        if news {
+            self.changed.send_replace(());
+        }
+    }
+
+    pub(super) fn heard(&self, at: Timestamp) {
+        self.heard.store(at.as_nanos(), Ordering::Relaxed);
+    }
+
+    pub(super) fn committed(&self, index: Index) {
+        self.committed.send_replace(index);
+    }
+
+    pub(super) fn leading(&self, claim: Option<Claim>) {
+        *locked(&self.claim) = claim;
+    }
+
+    /// When this server last had company: a leader, or as a leader a majority.
+    pub(super) fn last_contact(&self) -> Timestamp {
+        Timestamp::from_nanos(self.heard.load(Ordering::Relaxed))
+    }
+
+    #[cfg(test)]
+    pub(super) fn subscribe(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    /// Marked as changed whenever there is something new to see.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    pub(super) fn fronts(&self) -> watch::Receiver<Option<Front>> {
+        let mut fronts = self.fronts.subscribe();
+        fronts.mark_changed();
+        fronts
+    }
+
+    pub(super) fn commits(&self) -> watch::Receiver<Index> {
+        self.committed.subscribe()
+    }
+
+    /// The tokens in the queue: the leader's. If there is no leader, since when none was heard.
+    pub(super) fn queue(&self) -> Result<Vec<FencingToken>, Timestamp> {
+        match &self.seen.borrow().leader {
+            Some(leader) => Ok(vec![leader.token]),
+            None => Err(self.last_contact()),
+        }
+    }
+
+    /// What this server knows, at this moment.
+    pub(super) fn look(&self) -> Look {
+        let now = Timestamp::now();
+        let contacts = self.network().map(|network| network.contacts(now)).unwrap_or_default();
+        let Seen { role, term, standing, leader } = self.seen.borrow().clone();
+        Look {
+            name: self.settings.name().clone(),
+            term: term.get(),
+            role: role.to_owned(),
+            standing,
+            leader: leader.and_then(|leader| self.known(leader, now)),
+            contacts,
+        }
+    }
+
+    /// `None` of our own term, if the clock has ended it and the driver does not know yet.
+    fn known(&self, leader: Leads, now: Timestamp) -> Option<Known> {
+        let evidence = if leader.who == self.settings.me() {
+            let claim = locked(&self.claim);
+            let own = claim.as_ref().filter(|claim| claim.token() == leader.token)?;
+            // What is left first: if the claim still holds after that, it was more than nothing.
+            let certain = own.remaining();
+            own.holds().then_some(Evidence::Itself { certain })?
+        } else {
+            Evidence::Heard { ago: now.since(self.last_contact()) }
+        };
+        Some(Known {
+            name: self.settings.group().member(leader.who).name.clone(),
+            value: displayed(&leader.value),
+            token: leader.token,
+            since: SystemTime::UNIX_EPOCH + Duration::from_millis(leader.since.0),
+            evidence,
+        })
+    }
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing in here panics half way through a change.
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,142 @@
+//! What a member needs to know before it starts.
+
+use std::path::{Path, PathBuf};
+
+use super::{Group, PeerAddress, Timing, Tls};
+use crate::{
+    leadership::ClusterId,
+    names::{CandidateName, ElectionName},
+    raft::identity::NodeId,
+    tls::Mutual,
+};
+
+/// Who this member is, of which group, and where it keeps what it must not forget.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    group: Group,
+    me: NodeId,
+    election: ElectionName,
+    listen: PeerAddress,
+    data: PathBuf,
+    timing: Timing,
+    tls: Option<Mutual>,
+}
+
+/// Why settings don't fit together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSettings {
+    /// The group does not know this member.
+    #[error("'{name}' is not among the peers {group}")]
+    NotAMember {
+        /// Who wants to be one.
+        name: CandidateName,
+        /// Who are.
+        group: Group,
+    },
+    /// Every member is called by some and calls others, so each shows a certificate and each looks
+    /// at the other's.
+    #[error("TLS among peers goes both ways: {0}")]
+    OneSidedTls(String),
+}
+
+impl Settings {
+    /// The member called `name` of that group, which keeps its term, vote and log in the directory
+    /// `data`.
+    ///
+    /// It takes part in the election `leader`, listens where the group expects it, and keeps to
+    /// [`Timing::DEFAULT`], unless told otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a name that is not in the group.
+    pub fn new(
+        name: &CandidateName,
+        group: Group,
+        data: impl Into<PathBuf>,
+    ) -> Result<Self, InvalidSettings> {
+        let Some(me) = group.node(name) else {
+            return Err(InvalidSettings::NotAMember { name: name.clone(), group });
+        };
+        let listen = group.member(me).address.clone();
+        let election = "leader".parse().expect("that is a valid name");
+        Ok(Self { group, me, election, listen, data: data.into(), timing: Timing::DEFAULT, tls: None })
+    }
+
+    /// What is elected. All members must say the same.
+    #[must_use = "settings are made by value"]
+    pub fn with_election(mut self, election: ElectionName) -> Self {
+        self.election = election;
+        self
+    }
+
+    /// Listens there, where the address that the others know leads to another one: in a container,
+    /// or behind a translation of addresses.
+    #[must_use = "settings are made by value"]
+    pub fn listening_on(mut self, listen: PeerAddress) -> Self {
+        self.listen = listen;
+        self
+    }
+
+    /// Heartbeats and election timeouts. All members must say the same: a voter with a shorter
+    /// election timeout than its leader's would end the leader's certainty.
+    #[must_use = "settings are made by value"]
+    pub fn with_timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// Speaks TLS with the other members, both ways with the same certificate, and with nobody
+    /// whose certificate is not trusted. The certificate has to be for the host that the others
+    /// know this member by, and to serve as a client's, too.
+    ///
+    /// # Errors
+    ///
+    /// Refuses to do with less than an authority, a certificate and its key.
+    pub fn with_tls(mut self, tls: &Tls) -> Result<Self, InvalidSettings> {
+        self.tls = Some(tls.mutual().map_err(|why| InvalidSettings::OneSidedTls(why.to_string()))?);
+        Ok(self)
+    }
+
+    /// All members.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// This member's name.
+    pub fn name(&self) -> &CandidateName {
+        &self.group.member(self.me).name
+    }
+
+    /// What is elected.
+    pub fn election(&self) -> &ElectionName {
+        &self.election
+    }
+
+    /// Heartbeats and election timeouts.
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// Where this member listens.
+    pub fn listen(&self) -> &PeerAddress {
+        &self.listen
+    }
+
+    /// Where this member keeps what it must not forget.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub(crate) fn me(&self) -> NodeId {
+        self.me
+    }
+
+    pub(crate) fn tls(&self) -> Option<&Mutual> {
+        self.tls.as_ref()
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.group.cluster(&self.election)
+    }
+}

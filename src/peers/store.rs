@@ -1,0 +1,408 @@
+//! What a member must not forget: its term, its vote, its log, and whom it knows.
+//!
+//! ```text
+//!  DIR/elect.db    ├ preface, marks ┼ redb: identity ─ owner, directory id, shortest election timeout ┤
+//!                                          met ────── the other members' directory ids
+//!                                          state ──── number of the commit, term, vote
+//!                                          snapshot
+//!                                          log ────── index → entry
+//! ```
+//!
+//! A [`Store`] is a directory that is open, locked, and was found to be whole and this member's. What it
+//! holds after any sequence of writes is what [`Stored::apply`] says.
+//!
+//! # What is durable when
+//!
+//! [`Store::write`] is one transaction of redb's with [`redb::Durability::Immediate`] in one phase: all
+//! pages, their checksums and the new root are written, then there is one `fdatasync`. After a crash or
+//! a power cut redb takes the newest root under which every checksum is right: the last transaction
+//! is there as a whole or not at all, and every one that returned is there, as long as the disk keeps
+//! what it said is durable. (Two phases would cost a second `fdatasync`. They are meant against
+//! somebody who chooses what is stored such that half a transaction has the right checksum.)
+//!
+//! That rule would also take back a durable transaction of which a byte was damaged later. What
+//! keeps it from doing so, after the process was killed, is in `file`: a mark of what was
+//! acknowledged. A power cut can take away the mark of the very last transaction, so damage
+//! to just that one, together with a power cut, is not found.
+//!
+//! Opening reads everything and checks every checksum: a directory whose bytes were changed is
+//! refused, or has its contents unchanged. It does not find out about a directory that was
+//! replaced by an older copy of itself. That takes back votes, and no member must be started from it.
+//!
+//! # Not here
+//!
+//! Whether the contents make a log is the core's to say ([`Node::start`](crate::raft::node::Node::start)).
+
+mod directory;
+mod error;
+mod file;
+mod owner;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::RangeBounds,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use redb::{
+    Database, ReadTransaction, ReadableDatabase as _, ReadableTable as _, Table, TableDefinition,
+    WriteTransaction,
+};
+
+pub use self::error::StoreError;
+pub(crate) use self::owner::Owner;
+use self::{
+    directory::Directory,
+    file::{Behind, CommitNumber, DataFile, Medium},
+};
+use super::wire;
+use crate::raft::{
+    action::{Ballot, Stored, Write},
+    identity::{NodeId, Term},
+    log::{Change, Entry, Snapshot},
+};
+
+/// Who this is. Changes so rarely that it does not share a page with what changes each time.
+const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
+const OWNER: &str = "owner";
+const DIRECTORY: &str = "directory";
+const SHORTEST: &str = "shortest election timeout, in nanoseconds";
+
+/// By the member's place.
+const MET: TableDefinition<u8, &[u8; 16]> = TableDefinition::new("met");
+
+/// The number of the commit, the term, and the vote.
+const STATE: TableDefinition<(), (u64, u64, Option<u8>)> = TableDefinition::new("state");
+const SNAPSHOT: TableDefinition<(), &[u8]> = TableDefinition::new("snapshot");
+const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
+
+/// Bytes of the database that redb may keep in memory. The log is in memory anyway, and all that a
+/// write needs is the last page of each table and the way there.
+const CACHE: usize = 1 << 20;
+
+/// Tells two directories apart, even under one name: 16 random bytes, made with the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct DirectoryId([u8; 16]);
+
+impl DirectoryId {
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A directory that was opened, and what is in it.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    /// What the last run left: durable, and not checked to be a log.
+    pub(crate) stored: Stored,
+    pub(crate) directory: DirectoryId,
+    /// For how long, by its own clock, the last run promised its votes to a leader that it heard. `None` if
+    /// there was no run that said so.
+    pub(crate) previous_shortest: Option<Duration>,
+}
+
+/// A member's directory, for this process alone.
+///
+/// Synchronous: a write returns when it is durable. [`Disk`](super::disk::Disk) puts a thread around it.
+#[derive(Debug)]
+pub(crate) struct Store {
+    database: Database,
+    file: Arc<DataFile>,
+    path: PathBuf,
+    latest: CommitNumber,
+    /// The last entry's index; 0 if there is none. So that what only appends looks for nothing to cut.
+    last: u64,
+    known: BTreeMap<NodeId, DirectoryId>,
+}
+
+/// All that a database has.
+struct Contents {
+    owner: Owner,
+    directory: DirectoryId,
+    shortest: Option<Duration>,
+    known: BTreeMap<NodeId, DirectoryId>,
+    latest: CommitNumber,
+    stored: Stored,
+}
+
+impl Store {
+    /// Opens `data`, or makes it where there is none yet or an empty one.
+    ///
+    /// Reads all of it. What is returned is durable, and so is that it is.
+    ///
+    /// # Errors
+    ///
+    /// Refuses what is not a directory of this owner's, whole, writable, and not in use. It is then left
+    /// as it was.
+    pub(crate) fn open(data: &Path, owner: &Owner) -> Result<Opened, StoreError> {
+        match Directory::claim(data)? {
+            Directory::Complete { file, path } => Self::resume(file, path, owner),
+            Directory::New(unfinished) => {
+                let file = unfinished.file.try_clone();
+                let file = file.map_err(|error| StoreError::io(&unfinished.path, "opened", error))?;
+                let mut opened = Self::begin(file, unfinished.path.clone(), owner)?;
+                opened.store.path = unfinished.finish()?;
+                Ok(opened)
+            }
+        }
+    }
+
+    /// Makes a database.
+    fn begin(medium: impl Medium, path: PathBuf, owner: &Owner) -> Result<Opened, StoreError> {
+        let failed = |error| StoreError::io(&path, "written", error);
+        let file = Arc::new(DataFile::create(medium).map_err(failed)?);
+        let database = builder().create_with_backend(Behind(Arc::clone(&file)));
+        let database = database.map_err(|error| StoreError::redb(&path, "written", error))?;
+        let directory = random(&path)?;
+        let (latest, last, known) = (CommitNumber(0), 0, BTreeMap::new());
+        let mut store = Self { database, file, path, latest, last, known };
+        store.commit(|transaction| {
+            let mut identity = transaction.open_table(IDENTITY)?;
+            identity.insert(OWNER, &*owner.to_bytes())?;
+            identity.insert(DIRECTORY, &directory.0[..])?;
+            // Tables exist from the first time they are opened. A database that lacks one is damaged.
+            transaction.open_table(MET)?;
+            transaction.open_table(LOG)?;
+            transaction.open_table(SNAPSHOT)?;
+            Ok(())
+        })?;
+        // With its mark, which a commit's own fsync does not cover.
+        store.file.settle().map_err(|error| StoreError::io(&store.path, "written", error))?;
+        Ok(Opened { store, stored: Stored::nothing(), directory, previous_shortest: None })
+    }
+
+    /// Opens a database that is there.
+    fn resume(medium: impl Medium, path: PathBuf, owner: &Owner) -> Result<Opened, StoreError> {
+        let file = Arc::new(DataFile::open(medium).map_err(|bad| StoreError::head(&path, bad))?);
+        let acknowledged = file.acknowledged().map_err(|bad| StoreError::head(&path, bad))?;
+        // redb says that it reports what was damaged. Should there be damage that it trips over, then
+        // that is damage too.
+        let read = catch_unwind(AssertUnwindSafe(|| {
+            let database = builder().create_with_backend(Behind(Arc::clone(&file)));
+            let database = database.map_err(|error| StoreError::redb(&path, "read", error))?;
+            let contents = Contents::read(&database);
+            Ok((database, contents.map_err(|error| StoreError::redb(&path, "read", error))?))
+        }));
+        let (database, contents) =
+            read.unwrap_or_else(|_| Err(StoreError::damaged(&path, "the database can't be read")))?;
+        if contents.owner != *owner {
+            return Err(StoreError::owner(&path, &contents.owner, owner));
+        }
+        if contents.latest < acknowledged {
+            return Err(StoreError::damaged(&path, "what was written last is missing"));
+        }
+        let settled = file.settle().and_then(|()| file.acknowledge(contents.latest));
+        settled.map_err(|error| StoreError::io(&path, "written", error))?;
+        let Contents { directory, shortest, known, latest, stored, owner: _ } = contents;
+        let last = stored.entries.last().map_or(0, |entry| entry.at.index.get());
+        let store = Self { database, file, path, latest, last, known };
+        Ok(Opened { store, stored, directory, previous_shortest: shortest })
+    }
+
+    /// Makes these durable, in this order and together.
+    ///
+    /// # Errors
+    ///
+    /// No space, or a disk that fails. Then all of them are durable or none, and which it is comes out at
+    /// the next opening; nothing further can be written until then.
+    pub(crate) fn write(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+        let Some(newest) = writes.last() else { return Ok(()) };
+        let ballot = Ballot { term: newest.term, vote: newest.vote };
+        let mut last = self.last;
+        self.commit_with(Some(ballot), |transaction| {
+            for change in writes.iter().filter_map(|write| write.log.as_ref()) {
+                apply(transaction, change, &mut last)?;
+            }
+            Ok(())
+        })?;
+        self.last = last;
+        Ok(())
+    }
+
+    /// Remembers, durably, for how long votes are promised from now on to a leader that was heard. A
+    /// later run with a shorter time first has to let this one pass.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub(crate) fn keep_shortest(&mut self, shortest: Duration) -> Result<(), StoreError> {
+        let nanos = u64::try_from(shortest.as_nanos()).unwrap_or(u64::MAX);
+        self.commit(|transaction| {
+            transaction.open_table(IDENTITY)?.insert(SHORTEST, &nanos.to_le_bytes()[..])?;
+            Ok(())
+        })
+    }
+
+    /// Remembers, durably, under which directory a member was met. In place of one that is known.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub(crate) fn keep_met(&mut self, node: NodeId, directory: DirectoryId) -> Result<(), StoreError> {
+        self.commit(|transaction| {
+            transaction.open_table(MET)?.insert(place(node), &directory.0)?;
+            Ok(())
+        })?;
+        self.known.insert(node, directory);
+        Ok(())
+    }
+
+    /// The directories under which other members were met.
+    pub(crate) fn known(&self) -> &BTreeMap<NodeId, DirectoryId> {
+        &self.known
+    }
+
+    /// What is to be said of a directory over which redb tripped.
+    pub(super) fn broken(&self) -> StoreError {
+        StoreError::damaged(&self.path, "the database can't be written")
+    }
+
+    fn commit(
+        &mut self,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        self.commit_with(None, change)
+    }
+
+    /// One transaction, numbered, durable, and marked as such. Without a ballot the last one stays.
+    fn commit_with(
+        &mut self,
+        ballot: Option<Ballot>,
+        change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), StoreError> {
+        let number = CommitNumber(self.latest.0 + 1);
+        let committed = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_write()?;
+            change(&transaction)?;
+            {
+                let mut state = transaction.open_table(STATE)?;
+                let (term, vote) = match ballot {
+                    Some(ballot) => (ballot.term.get(), ballot.vote.map(place)),
+                    None => state.get(())?.map_or((0, None), |kept| (kept.value().1, kept.value().2)),
+                };
+                state.insert((), (number.0, term, vote))?;
+            }
+            transaction.commit()?;
+            Ok(())
+        };
+        committed().map_err(|error| StoreError::redb(&self.path, "written", error))?;
+        self.latest = number;
+        self.file.acknowledge(number).map_err(|error| StoreError::io(&self.path, "written", error))
+    }
+}
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(true);
+    builder
+}
+
+/// Carries out a change, as [`Stored::apply`] does. `last` is the last entry's index, before and after.
+fn apply(transaction: &WriteTransaction, change: &Change, last: &mut u64) -> Result<(), redb::Error> {
+    let mut log = transaction.open_table(LOG)?;
+    if let Some(snapshot) = &change.snapshot {
+        let end = snapshot.at.index.get();
+        remove(&mut log, ..=end)?;
+        if *last <= end {
+            *last = 0;
+        }
+        transaction.open_table(SNAPSHOT)?.insert((), &*wire::snapshot_to_bytes(snapshot))?;
+    }
+    if let Some((from, entries)) = &change.tail {
+        if from.get() <= *last {
+            remove(&mut log, from.get()..)?;
+            *last = log.last()?.map_or(0, |(index, _)| index.value());
+        }
+        for entry in entries {
+            log.insert(entry.at.index.get(), &*wire::entry_to_bytes(entry))?;
+            *last = entry.at.index.get();
+        }
+    }
+    Ok(())
+}
+
+fn remove(log: &mut Table<'_, u64, &[u8]>, range: impl RangeBounds<u64>) -> Result<(), redb::Error> {
+    Ok(log.retain_in(range, |_, _| false)?)
+}
+
+fn place(node: NodeId) -> u8 {
+    u8::try_from(node.place()).expect("a member's place was made from eight bits")
+}
+
+fn random(path: &Path) -> Result<DirectoryId, StoreError> {
+    let random = ring::rand::generate(&ring::rand::SystemRandom::new());
+    let failed = |_| StoreError::io(path, "given an id", std::io::Error::other("no random numbers"));
+    Ok(DirectoryId(random.map_err(failed)?.expose()))
+}
+
+impl Contents {
+    /// Everything there is. What can't be read is `Corrupted`.
+    fn read(database: &Database) -> Result<Self, redb::Error> {
+        let transaction = database.begin_read()?;
+        let identity = transaction.open_table(IDENTITY)?;
+        let of = |key: &'static str| -> Result<Option<Vec<u8>>, redb::Error> {
+            Ok(identity.get(key)?.map(|value| value.value().to_vec()))
+        };
+        let owner = of(OWNER)?.as_deref().and_then(Owner::from_bytes);
+        let directory = of(DIRECTORY)?.and_then(|bytes| bytes.try_into().ok());
+        let shortest = of(SHORTEST)?.map(|bytes| {
+            let nanos = bytes.try_into().map_err(|_| corrupted("an election timeout of no known form"))?;
+            Ok::<_, redb::Error>(Duration::from_nanos(u64::from_le_bytes(nanos)))
+        });
+        let mut known = BTreeMap::new();
+        for met in transaction.open_table(MET)?.iter()? {
+            let (node, directory) = met?;
+            known.insert(NodeId::new(node.value()), DirectoryId(*directory.value()));
+        }
+        let state = transaction.open_table(STATE)?.get(())?.ok_or_else(|| corrupted("no term"))?;
+        let (latest, term, vote) = state.value();
+        let ballot = Ballot { term: Term::new(term), vote: vote.map(NodeId::new) };
+        Ok(Self {
+            owner: owner.ok_or_else(|| corrupted("no owner"))?,
+            directory: DirectoryId(directory.ok_or_else(|| corrupted("no directory id"))?),
+            shortest: shortest.transpose()?,
+            known,
+            latest: CommitNumber(latest),
+            stored: Stored { ballot, snapshot: snapshot(&transaction)?, entries: entries(&transaction)? },
+        })
+    }
+}
+
+fn snapshot(transaction: &ReadTransaction) -> Result<Snapshot, redb::Error> {
+    match transaction.open_table(SNAPSHOT)?.get(())? {
+        Some(kept) => wire::snapshot_from_bytes(kept.value()).map_err(corrupted),
+        None => Ok(Snapshot::none()),
+    }
+}
+
+fn entries(transaction: &ReadTransaction) -> Result<Vec<Entry>, redb::Error> {
+    let log = transaction.open_table(LOG)?;
+    log.iter()?.map(|kept| wire::entry_from_bytes(kept?.1.value()).map_err(corrupted)).collect()
+}
+
+fn corrupted(why: impl fmt::Display) -> redb::Error {
+    redb::Error::Corrupted(why.to_string())
+}

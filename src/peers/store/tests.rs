@@ -1,0 +1,250 @@
+//! What is kept is what was written, whatever happens to process, power, space and bytes.
+
+mod crash;
+mod damage;
+mod medium;
+mod refusal;
+
+use std::{path::PathBuf, sync::Arc};
+
+use proptest::prelude::*;
+
+use self::medium::Platter;
+use super::*;
+use crate::{
+    peers::{Group, Settings},
+    raft::{
+        identity::{Index, Position},
+        log::{Announcement, Log, Payload, TimeOfDay},
+    },
+};
+
+fn owner(name: &str, election: &str, members: &[&str]) -> Owner {
+    let list: Vec<_> = members.iter().enumerate().map(|(i, name)| format!("{name}=h:{}", i + 1)).collect();
+    let group: Group = list.join(",").parse().unwrap();
+    let settings = Settings::new(&name.parse().unwrap(), group, "unused").unwrap();
+    Owner::of(&settings.with_election(election.parse().unwrap()))
+}
+
+fn us() -> Owner {
+    owner("a", "leader", &["a", "b", "c"])
+}
+
+fn begin(platter: &Platter) -> Opened {
+    Store::begin(platter.clone(), PathBuf::from("elect.db"), &us()).unwrap()
+}
+
+fn resume(platter: &Platter) -> Result<Opened, StoreError> {
+    Store::resume(platter.clone(), PathBuf::from("elect.db"), &us())
+}
+
+/// A store in memory, and what fills its disk.
+pub(in crate::peers) fn failing(owner: &Owner) -> (Store, impl FnOnce() + use<>) {
+    let platter = Platter::default();
+    let opened = Store::begin(platter.clone(), PathBuf::from("elect.db"), owner).unwrap();
+    (opened.store, move || platter.fail_after(0, std::io::ErrorKind::StorageFull))
+}
+
+/// A node's log and ballot that change at random as a node's would, and the writes that follow.
+#[derive(Debug)]
+struct Author {
+    log: Log,
+    ballot: Ballot,
+    number: u64,
+    random: fastrand::Rng,
+    /// What a disk has that carried out all writes.
+    kept: Stored,
+}
+
+impl Author {
+    fn new(seed: u64) -> Self {
+        let log = Log::restored(Snapshot::none(), Vec::new()).unwrap();
+        let (ballot, random) = (Ballot::default(), fastrand::Rng::with_seed(seed));
+        Self { log, ballot, number: 0, random, kept: Stored::nothing() }
+    }
+
+    fn write(&mut self) -> Write {
+        for _ in 0..self.random.u32(..3) {
+            self.change();
+        }
+        if self.random.u32(..4) == 0 {
+            let vote = self.random.bool().then(|| NodeId::new(self.random.u8(..3)));
+            self.ballot = Ballot { term: self.ballot.term.max(self.log.last().term).next(), vote };
+        }
+        self.write_down()
+    }
+
+    fn write_down(&mut self) -> Write {
+        self.number += 1;
+        let write = Write::numbered(self.number, self.ballot, self.log.take_change());
+        self.kept.apply(&write);
+        write
+    }
+
+    /// A write of one record of that size, at the end.
+    fn append(&mut self, bytes: usize) -> Write {
+        let term = self.ballot.term.max(self.log.last().term).next();
+        self.log.append(term, Payload::Record(Arc::from(vec![self.number as u8; bytes])));
+        self.write_down()
+    }
+
+    fn change(&mut self) {
+        let (first, last) = (self.log.snapshot().at.index, self.log.last());
+        let term = self.ballot.term.max(last.term).next();
+        self.ballot = Ballot { term, vote: self.ballot.vote };
+        match self.random.u32(..10) {
+            0..5 => {
+                for _ in 0..self.random.u32(1..6) {
+                    let payload = self.payload();
+                    self.log.append(term, payload);
+                }
+            }
+            5..7 => {
+                // A leader's entries in place of some of ours.
+                let kept = Index::new(self.random.u64(first.get()..=last.index.get()));
+                let previous = Position { term: self.log.term_at(kept).unwrap(), index: kept };
+                let count = self.random.usize(1..4);
+                let entry = |author: &mut Self, ahead: usize| {
+                    let at = Position { term, index: kept.plus(ahead + 1) };
+                    Entry { at, payload: author.payload() }
+                };
+                let entries: Vec<_> = (0..count).map(|ahead| entry(self, ahead)).collect();
+                self.log.accept(previous, &entries, first).unwrap();
+            }
+            7..9 => {
+                let index = Index::new(self.random.u64(first.get()..=last.index.get()));
+                let data = self.bytes(300);
+                self.log.compact(index, data);
+            }
+            _ => {
+                let at = Position { term, index: first.plus(self.random.usize(1..12)) };
+                let data = self.bytes(6000);
+                self.log.install(Snapshot { at, data });
+            }
+        }
+    }
+
+    fn payload(&mut self) -> Payload {
+        match self.random.u32(..8) {
+            0 => {
+                let (who, value) = (NodeId::new(self.random.u8(..3)), self.bytes(20));
+                Payload::Leadership(Announcement { who, value, since: TimeOfDay(self.random.u64(..)) })
+            }
+            1 => Payload::Record(self.bytes(5000)),
+            _ => Payload::Record(self.bytes(40)),
+        }
+    }
+
+    fn bytes(&mut self, most: usize) -> Arc<[u8]> {
+        let len = self.random.usize(..most);
+        std::iter::repeat_with(|| self.random.u8(..)).take(len).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Closed or killed, opened again or not, in batches or one by one.
+    #[test]
+    fn a_store_has_what_a_storage_in_memory_has(seed: u64, steps in prop::collection::vec((1..4usize, 0..4u8), 1..30)) {
+        let platter = Platter::default();
+        let mut author = Author::new(seed);
+        let mut store = begin(&platter).store;
+        let (mut shortest, mut met) = (None, BTreeMap::new());
+        for (count, then) in steps {
+            let writes: Vec<_> = (0..count).map(|_| author.write()).collect();
+            store.write(&writes).unwrap();
+            let opened = match then {
+                // Closed.
+                0 => {
+                    drop(store);
+                    resume(&platter).unwrap()
+                }
+                // Killed: nothing that a close does was done.
+                1 => {
+                    let killed = Platter::with(platter.bytes());
+                    prop_assert_eq!(&resume(&killed).unwrap().stored, &author.kept);
+                    continue;
+                }
+                2 => {
+                    let duration = Duration::from_nanos(author.random.u64(..));
+                    store.keep_shortest(duration).unwrap();
+                    shortest = Some(duration);
+                    continue;
+                }
+                _ => {
+                    let (node, directory) = (NodeId::new(author.random.u8(..3)), DirectoryId(author.random.u128(..).to_be_bytes()));
+                    store.keep_met(node, directory).unwrap();
+                    met.insert(node, directory);
+                    continue;
+                }
+            };
+            prop_assert_eq!(&opened.stored, &author.kept);
+            prop_assert_eq!(opened.store.known(), &met);
+            prop_assert_eq!(opened.previous_shortest, shortest);
+            store = opened.store;
+        }
+        drop(store);
+        prop_assert_eq!(resume(&platter).unwrap().stored, author.kept);
+    }
+}
+
+#[test]
+fn a_directory_keeps_its_id_and_another_one_has_another() {
+    let one = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let id = |directory: &tempfile::TempDir| Store::open(directory.path(), &us()).unwrap().directory;
+    let first = id(&one);
+    assert_eq!(id(&one), first);
+    assert_ne!(id(&other), first);
+    assert_eq!(DirectoryId::from_bytes(*first.as_bytes()), first);
+}
+
+#[test]
+fn a_write_costs_one_sync() {
+    let platter = Platter::default();
+    let mut store = begin(&platter).store;
+    let mut author = Author::new(7);
+    for _ in 0..200 {
+        let writes: Vec<_> = (0..3).map(|_| author.write()).collect();
+        let before = platter.syncs();
+        store.write(&writes).unwrap();
+        assert_eq!(platter.syncs(), before + 1);
+    }
+}
+
+#[test]
+fn nothing_to_write_costs_nothing() {
+    let platter = Platter::default();
+    let mut store = begin(&platter).store;
+    let before = platter.syncs();
+    store.write(&[]).unwrap();
+    assert_eq!(platter.syncs(), before);
+}
+
+/// A snapshot every few thousand entries, as the driver makes them.
+#[test]
+fn a_log_that_is_compacted_does_not_grow() {
+    const EVERY: u64 = 4096;
+    let platter = Platter::default();
+    let mut store = begin(&platter).store;
+    let mut log = Log::restored(Snapshot::none(), Vec::new()).unwrap();
+    let ballot = Ballot { term: Term::new(1), vote: None };
+    let record: Arc<[u8]> = Arc::from([7; 24]);
+    let mut largest = Vec::new();
+    for number in 1..=200_000 / 256 {
+        for _ in 0..256 {
+            log.append(ballot.term, Payload::Record(Arc::clone(&record)));
+        }
+        let last = log.last().index;
+        if last.get().is_multiple_of(EVERY) {
+            log.compact(last, Arc::from([1; 2000])).unwrap();
+        }
+        store.write(&[Write::numbered(number, ballot, log.take_change())]).unwrap();
+        if last.get().is_multiple_of(EVERY) {
+            largest.push(platter.len());
+        }
+    }
+    let (early, late) = largest.split_at(8);
+    assert!(late.iter().max() <= early.iter().max(), "sizes of the file: {largest:?}");
+}

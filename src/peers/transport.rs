@@ -1,0 +1,265 @@
+//! The connections among the members of a group, and with those who ask who leads.
+//!
+//! ```text
+//!   driver ── send ──► queue of a member ──►┐                 ┌──► inbox ──► driver
+//!   (Raft)             (bounded; full or    │ one connection  │    (bounded; full is
+//!                       absent: dropped)    └─ of each pair ──┘     waited for)
+//! ```
+//!
+//! # One connection a pair
+//!
+//! Of two members the one whose name sorts first calls the other, by the gRPC call `Converse`:
+//!
+//! ```text
+//!   caller    ── Hello ──────────────────────►   the called one: compares, asks its disk
+//!   compares, asks its disk   ◄────── Hello ──   (or refuses: a status that says why)
+//!             ── Verdict ────────────────────►   (a refusal in it says why)
+//!             ◄─────────── Raft ─────────────►
+//! ```
+//!
+//! Nothing of Raft passes before both have taken the other's word, and only then does a new
+//! connection replace an older one: somebody with the wrong name, list or disk can't cut off the one
+//! who has the right ones. From whom a message is, for whom, and of which group is the
+//! connection's to say; what the message says of that does not exist.
+//!
+//! A refusal is for a person to remove, by starting one of the two anew. So both sides say why, once,
+//! and the caller goes on calling.
+//!
+//! # What a member can count on
+//!
+//! * Messages arrive in the order in which they were sent, each once, or not at all.
+//! * [`Network::send`] never waits. What finds no connection or no room is dropped and counted: Raft
+//!   repeats what matters.
+//! * An inbox that is full is waited for, and by HTTP/2's flow control the sender with it. Nothing
+//!   that was received is dropped.
+//! * A connection that falls silent is noticed and made anew within about a second, however long the
+//!   network was gone: see [`Pace`].
+//!
+//! # What a stranger can't do
+//!
+//! Use more than a bounded number of connections ([`Lobby`]), buffers, headers and time before its
+//! first word; say anything larger than [`LARGEST_MESSAGE`]; end a connection of somebody else. What
+//! makes no sense ends the connection that it came on, and is counted. With TLS it needs a
+//! certificate for all of that.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+mod accepting;
+mod contacts;
+mod counts;
+mod dial;
+mod dialling;
+mod line;
+mod lobby;
+mod pace;
+mod queue;
+mod said;
+mod service;
+mod talk;
+#[cfg(test)]
+pub(super) mod tests;
+mod tied;
+
+pub(crate) use self::counts::Mishap;
+use self::{contacts::Contacts, lobby::Lobby, said::Said};
+pub(super) use self::{dial::Target, pace::Pace, talk::Ending};
+use super::{
+    Contact, Look, Settings,
+    hello::{self, DirectoryBytes, End},
+    wire::{Route, proto},
+};
+use crate::{
+    clock::Timestamp,
+    raft::{
+        identity::NodeId,
+        message::{Envelope, Limits},
+    },
+};
+
+/// More than any message of ours has: a snapshot, or entries, and what is around them.
+const LARGEST_MESSAGE: usize = Limits::DEFAULT.snapshot + (64 << 10);
+
+/// Ours have a few hundred bytes.
+const MOST_HEADERS: u32 = 8 << 10;
+
+/// What the other side may send before we have read it. Less than the largest message, which then
+/// takes some round trips: a snapshot is rare.
+const WINDOW: u32 = 256 << 10;
+
+/// What HTTP/2 takes from a queue before the other side has room for it.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// How long somebody may be connected without having said who they are.
+const FIRST_WORD: Duration = Duration::from_secs(2);
+
+/// How long a connection is kept for a last word to arrive.
+const FAREWELL: Duration = Duration::from_millis(250);
+
+/// The first pause before calling again. A member that was restarted is back in less.
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+
+/// The last one: a call that is refused costs next to nothing.
+const LAST_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is known of data directories: ours, and those of members that were met before.
+pub(crate) trait Greet: Send + Sync + 'static {
+    /// Why a member is not the one that it was. Names it, and says what to do.
+    type Stranger: fmt::Display + Send;
+
+    /// Our own.
+    fn directory(&self) -> DirectoryBytes;
+
+    /// Whether that member may have this directory: if it is the first that it is met with, it is
+    /// remembered, and no other one will do from then on.
+    fn meet(
+        &self,
+        member: NodeId,
+        directory: DirectoryBytes,
+    ) -> impl Future<Output = Result<(), Self::Stranger>> + Send;
+}
+
+/// What is told to those who ask who leads.
+#[derive(Clone)]
+pub(crate) struct Looks {
+    /// What is known now. Called on the network's runtime: it does not wait.
+    pub(crate) look: Arc<dyn Fn() -> Look + Send + Sync>,
+    /// Marked as changed whenever that is worth telling at once.
+    pub(crate) changed: watch::Receiver<()>,
+}
+
+/// The connections of one member. Dropping it ends them all.
+#[derive(Debug)]
+#[must_use = "dropping this ends all connections"]
+pub(crate) struct Network {
+    contacts: Arc<Contacts>,
+    _over: DropGuard,
+}
+
+impl Network {
+    /// Listens, and calls those whom this member has to call, on that runtime.
+    ///
+    /// What the others say goes into `inbox`; once nobody listens to that, nobody is called any more.
+    ///
+    /// # Errors
+    ///
+    /// A listener that can't be used.
+    pub(crate) fn start<G: Greet>(
+        runtime: &runtime::Handle,
+        settings: &Settings,
+        listener: std::net::TcpListener,
+        greeter: G,
+        inbox: mpsc::Sender<Envelope>,
+        looks: Looks,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let _entered = runtime.enter();
+        let listener = TcpListener::from_std(listener)?;
+        let (group, me) = (settings.group(), settings.me());
+        let pace = Pace::of(settings.timing());
+        let contacts = Arc::new(Contacts::of(group, me, pace));
+        let over = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            greeter,
+            inbox,
+            looks,
+            contacts: Arc::clone(&contacts),
+            lobby: Lobby::default(),
+            pace,
+            over: over.clone(),
+            strangers: Mutex::new(Said::nothing(said::OF_STRANGERS)),
+        });
+        let accepting = accepting::accept(Arc::clone(&shared), listener);
+        runtime.spawn(over.clone().run_until_cancelled_owned(accepting));
+        for node in group.size().others(me).filter(|node| hello::dials(me, *node)) {
+            let calling = dialling::keep_calling(Arc::clone(&shared), node);
+            runtime.spawn(over.clone().run_until_cancelled_owned(calling));
+        }
+        Ok(Self { contacts, _over: over.drop_guard() })
+    }
+
+    /// Sends a message to whom it is for, or drops it. Never waits.
+    pub(crate) fn send(&self, envelope: Envelope) {
+        self.contacts.send(envelope);
+    }
+
+    /// The other members, sorted by name, as they stand at `now` by the boot-time clock.
+    pub(crate) fn contacts(&self, now: Timestamp) -> Vec<Contact> {
+        self.contacts.seen(now)
+    }
+
+    /// How often that has happened since the start.
+    pub(crate) fn count(&self, mishap: Mishap) -> u64 {
+        self.contacts.counts.of(mishap)
+    }
+}
+
+/// What all connections of one member share.
+struct Shared<G> {
+    settings: Settings,
+    greeter: G,
+    inbox: mpsc::Sender<Envelope>,
+    looks: Looks,
+    contacts: Arc<Contacts>,
+    lobby: Lobby,
+    pace: Pace,
+    /// Ends everything.
+    over: CancellationToken,
+    /// What was said of those who are not known to be members.
+    strangers: Mutex<Said<(std::net::IpAddr, Ending)>>,
+}
+
+impl<G: Greet> Shared<G> {
+    /// Whether this is a member that we may talk with.
+    async fn acquaint(&self, end: End, theirs: &proto::Hello) -> Result<NodeId, Ending> {
+        let met = hello::compare(&self.settings, end, theirs);
+        let met = met.map_err(|difference| Ending::Refused(difference.to_string()))?;
+        let known = self.greeter.meet(met.node, met.directory).await;
+        known.map_err(|stranger| Ending::Refused(stranger.to_string()))?;
+        Ok(met.node)
+    }
+}
+
+impl<G> Shared<G> {
+    /// From that member to us.
+    fn route(&self, from: NodeId) -> Route {
+        Route { cluster: self.settings.cluster(), from, to: self.settings.me() }
+    }
+
+    /// One that calls itself so has called, and was refused.
+    fn refused(&self, from: SocketAddr, claimed: &str, ending: &Ending) {
+        let node = claimed.parse().ok().and_then(|name| self.settings.group().node(&name));
+        match node.filter(|node| *node != self.settings.me()) {
+            Some(node) => self.contacts.apart(node, ending.clone()),
+            None => self.turned_away(from, ending),
+        }
+    }
+
+    /// Somebody has called, and was sent away.
+    fn turned_away(&self, from: SocketAddr, ending: &Ending) {
+        self.contacts.count(ending);
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = strangers.is_news_at((from.ip(), ending.clone()), Timestamp::now());
+        let is_last = is_news && strangers.is_full();
+        drop(strangers);
+        if !is_news {
+            return;
+        }
+        tracing::warn!(%from, problem = %ending, "turned a stranger away");
+        if is_last {
+            tracing::warn!(silent_for = ?said::FORGET_AFTER, "more strangers are only counted for a while");
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Those who call: the listener, and each connection from its first byte to its last.
+
+use std::{
+    error::Error,
+    io, iter,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, OnceLock},
+};
+
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    FAREWELL, FIRST_WORD, Greet, LARGEST_MESSAGE, MOST_HEADERS, SEND_BUFFER, Shared, WINDOW,
+    counts::Mishap,
+    line::{Line, TLS_HANDSHAKE},
+    service::Desk,
+    talk::{Ending, innermost},
+    tied::Tied,
+};
+use crate::peers::wire::proto::peers_server::PeersServer;
+
+/// Calls on one connection at a time. A caller has one; the other is for one that is just ending.
+const MOST_CALLS: u32 = 2;
+
+/// Where a connection is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nobody has said anything that could be taken.
+    Stranger,
+    /// A member, or an observer.
+    Known,
+    /// There is nothing more to be said.
+    Over,
+}
+
+/// One that has called, as its connection and its calls know it.
+#[derive(Debug, Clone)]
+pub(super) struct Guest {
+    pub(super) from: SocketAddr,
+    /// By then it has to have said who it is.
+    pub(super) until: Instant,
+    /// Ends the connection at once, with all that runs for it.
+    pub(super) over: CancellationToken,
+    pub(super) stage: Arc<watch::Sender<Stage>>,
+    /// How the connection has ended, once it has.
+    pub(super) ending: Arc<OnceLock<Ending>>,
+}
+
+/// Accepts whoever calls, until this is dropped.
+pub(super) async fn accept<G: Greet>(shared: Arc<Shared<G>>, listener: TcpListener) {
+    /// Before trying again when there are no file descriptors left: some will be closed.
+    const EXHAUSTED: std::time::Duration = std::time::Duration::from_millis(100);
+    let mut last_error = None;
+    loop {
+        match listener.accept().await {
+            Ok((tcp, from)) => {
+                last_error = None;
+                let over = shared.over.child_token();
+                let stage = Arc::new(watch::Sender::new(Stage::Stranger));
+                let until = Instant::now() + FIRST_WORD;
+                let guest = Guest { from, until, over, stage, ending: Arc::default() };
+                if !shared.lobby.enter(&guest.over) {
+                    shared.contacts.counts.count(Mishap::Crowded);
+                }
+                tokio::spawn(receive(Arc::clone(&shared), tcp, guest));
+            }
+            Err(error) => {
+                if last_error.replace(error.kind()) != Some(error.kind()) {
+                    tracing::warn!(%error, "no peer can connect");
+                }
+                sleep(EXHAUSTED).await;
+            }
+        }
+    }
+}
+
+/// Sees to one connection until it has ended.
+async fn receive<G: Greet>(shared: Arc<Shared<G>>, tcp: TcpStream, guest: Guest) {
+    let served = guest.over.run_until_cancelled(serve(&shared, tcp, &guest)).await;
+    if let Some(ending) = &served {
+        let _ = guest.ending.set(ending.clone());
+    }
+    guest.over.cancel();
+    shared.lobby.leave(&guest.over);
+    // Whoever had to go was counted by whoever sent it away; whoever was known, by what it said.
+    let Some(ending) = served else { return };
+    if *guest.stage.borrow() != Stage::Stranger {
+        return;
+    }
+    match ending {
+        Ending::Closed | Ending::Broken(_) => {
+            tracing::debug!(from = %guest.from, %ending, "a stranger has left");
+            shared.contacts.counts.count(Mishap::Left);
+        }
+        ending => shared.turned_away(guest.from, &ending),
+    }
+}
+
+async fn serve<G: Greet>(shared: &Arc<Shared<G>>, tcp: TcpStream, guest: &Guest) -> Ending {
+    // A call that is too late is told so, and that takes a moment.
+    let until = guest.until + FAREWELL;
+    let line = tokio::select! {
+        line = line(shared, tcp, guest.from) => line,
+        () = sleep_until(until) => Err(Ending::Silent(FIRST_WORD)),
+    };
+    let line = match line {
+        Ok(line) => line,
+        Err(ending) => return ending,
+    };
+    let desk = Desk::new(Arc::clone(shared), guest.clone(), line.heard());
+    let service = PeersServer::new(desk).max_decoding_message_size(LARGEST_MESSAGE);
+    let mut builder = http2::Builder::new(Tied::to(&guest.over));
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(shared.pace.ping)
+        .keep_alive_timeout(shared.pace.ping)
+        .max_concurrent_streams(MOST_CALLS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(2 * WINDOW)
+        .max_header_list_size(MOST_HEADERS)
+        .max_send_buf_size(SEND_BUFFER);
+    let mut connection =
+        pin!(builder.serve_connection(TokioIo::new(line), TowerToHyperService::new(service)));
+    let mut stage = guest.stage.subscribe();
+    loop {
+        let now = *stage.borrow_and_update();
+        tokio::select! {
+            served = &mut connection => return match served {
+                Ok(()) => Ending::Closed,
+                Err(error) => broken(&error),
+            },
+            // The connection holds the sender, by way of its service: this does not fail.
+            _ = stage.changed() => {}
+            () = sleep_until(until), if now == Stage::Stranger => return Ending::Silent(FIRST_WORD),
+            () = farewell(), if now == Stage::Over => return Ending::Closed,
+        }
+        if *stage.borrow() == Stage::Over {
+            connection.as_mut().graceful_shutdown();
+        }
+    }
+}
+
+async fn farewell() {
+    sleep(FAREWELL).await;
+}
+
+/// TLS where we speak it, and a word to those who mistake the one for the other.
+async fn line<G: Greet>(shared: &Shared<G>, mut tcp: TcpStream, from: SocketAddr) -> Result<Line, Ending> {
+    tcp.set_nodelay(true).map_err(|error| Ending::Broken(error.to_string()))?;
+    let Some(tls) = shared.settings.tls() else {
+        let mut first = [0];
+        let read = tcp.peek(&mut first).await.map_err(|error| Ending::Broken(error.to_string()))?;
+        if read > 0 && first[0] == TLS_HANDSHAKE {
+            // An empty SETTINGS frame: what is spoken here, in a form that no TLS library takes.
+            part(&mut tcp, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
+            return Err(Ending::Malformed("it speaks TLS, and this server has no certificate".to_owned()));
+        }
+        return Ok(Line::plain(tcp));
+    };
+    match tls.acceptor().accept(tcp).into_fallible().await {
+        Ok(stream) => Ok(Line::tls(stream)),
+        Err((error, mut tcp)) => {
+            // The alert has been written. Let it arrive.
+            part(&mut tcp, &[]).await;
+            Err(match error.get_ref().and_then(|cause| cause.downcast_ref()) {
+                Some(rustls::Error::InvalidMessage(_)) => {
+                    Ending::Malformed("it does not speak TLS, and this server does".to_owned())
+                }
+                // Without the port, which is another one each time: that would be news each time.
+                Some(cause) => Ending::Tls { address: from.ip().to_string(), why: cause.to_string() },
+                None => Ending::Broken(error.to_string()),
+            })
+        }
+    }
+}
+
+/// Says a last word, and reads on for a while: a connection that is closed with something unread is
+/// reset, and then the last word is lost.
+async fn part(tcp: &mut TcpStream, word: &[u8]) {
+    let parting = async {
+        tcp.write_all(word).await?;
+        tcp.shutdown().await?;
+        let mut rest = [0; 1024];
+        while tcp.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(FAREWELL, parting).await;
+}
+
+/// Whether a connection broke, or what came on it was no HTTP/2.
+fn broken(error: &hyper::Error) -> Ending {
+    let mut causes = iter::successors(Some(error as &(dyn Error + 'static)), |error| (**error).source());
+    let is_io = causes.any(|cause| cause.is::<io::Error>());
+    if is_io { Ending::Broken(innermost(error)) } else { Ending::Malformed(innermost(error)) }
+}

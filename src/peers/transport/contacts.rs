@@ -1,0 +1,165 @@
+//! The other members, as far as there are connections to them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    counts::{Counts, Mishap},
+    line::Heard,
+    pace::Pace,
+    queue::{Full, Outbox},
+    said::{OF_A_MEMBER, Said},
+    talk::Ending,
+};
+use crate::{
+    clock::Timestamp,
+    names::CandidateName,
+    peers::{Contact, Group},
+    raft::{identity::NodeId, message::Envelope},
+};
+
+/// One place for each member, ourselves included.
+#[derive(Debug)]
+pub(super) struct Contacts {
+    me: NodeId,
+    pace: Pace,
+    places: Vec<Place>,
+    pub(super) counts: Counts,
+}
+
+#[derive(Debug)]
+struct Place {
+    name: CandidateName,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    talk: Option<Talk>,
+    /// Of connections that are over.
+    heard: Option<Timestamp>,
+    problem: Option<Ending>,
+    /// Since the last connection.
+    said: Said<Ending>,
+}
+
+/// A connection on which both have said who they are, and taken the other's word for it.
+#[derive(Debug)]
+pub(super) struct Talk {
+    pub(super) outbox: Outbox,
+    pub(super) heard: Arc<Heard>,
+    /// Ends the connection.
+    pub(super) over: CancellationToken,
+}
+
+impl Contacts {
+    pub(super) fn of(group: &Group, me: NodeId, pace: Pace) -> Self {
+        let place = |name: &CandidateName| {
+            let state = State { talk: None, heard: None, problem: None, said: Said::nothing(OF_A_MEMBER) };
+            Place { name: name.clone(), state: Mutex::new(state) }
+        };
+        let places = group.members().iter().map(|member| place(&member.name)).collect();
+        Self { me, pace, places, counts: Counts::default() }
+    }
+
+    /// Sends a message, or counts it as one that could not be sent.
+    pub(super) fn send(&self, envelope: Envelope) {
+        let Some(place) = self.places.get(envelope.to.place()) else { return };
+        match place.lock().talk.as_ref().map(|talk| talk.outbox.send(envelope)) {
+            Some(Ok(())) => {}
+            Some(Err(Full)) => self.counts.count(Mishap::Overflow),
+            None => self.counts.count(Mishap::Apart),
+        }
+    }
+
+    /// From now on this is the connection to that member. An older one is ended.
+    pub(super) fn join(&self, node: NodeId, talk: Talk) {
+        let place = &self.places[node.place()];
+        let mut state = place.lock();
+        state.problem = None;
+        state.said.forget();
+        let older = state.talk.replace(talk);
+        drop(state);
+        match older {
+            None => tracing::info!(peer = %place.name, "connected with a peer"),
+            Some(older) => {
+                tracing::info!(peer = %place.name, "a peer has connected anew");
+                older.over.cancel();
+            }
+        }
+    }
+
+    /// The connection that `over` ends has ended. Nothing happens if another one has replaced it.
+    pub(super) fn leave(&self, node: NodeId, over: &CancellationToken, mut ending: Ending) {
+        self.count(&ending);
+        let place = &self.places[node.place()];
+        let mut state = place.lock();
+        let Some(talk) = state.talk.take_if(|talk| is_same(&talk.over, over)) else { return };
+        let heard = talk.heard.last();
+        let silence = heard.is_some_and(|at| self.pace.is_silence(Timestamp::now().since(at)));
+        if silence && matches!(ending, Ending::Closed | Ending::Broken(_)) {
+            ending = Ending::Mute;
+        }
+        state.heard = state.heard.max(heard);
+        state.problem = Some(ending.clone());
+        // Said below.
+        let _ = state.said.is_news(ending.clone());
+        drop(state);
+        if ending != Ending::Stopped {
+            tracing::warn!(peer = %place.name, problem = %ending, "lost the connection with a peer");
+        }
+    }
+
+    /// Connecting has failed, or the other one was refused. Each reason is said once, until there is a connection.
+    pub(super) fn apart(&self, node: NodeId, ending: Ending) {
+        self.count(&ending);
+        let place = &self.places[node.place()];
+        let mut state = place.lock();
+        state.problem = Some(ending.clone());
+        if !state.said.is_news(ending.clone()) {
+            return;
+        }
+        drop(state);
+        if ending.is_for_a_person() {
+            tracing::warn!(peer = %place.name, problem = %ending, "refused to talk with a peer");
+        } else {
+            tracing::info!(peer = %place.name, problem = %ending, "no connection with a peer");
+        }
+    }
+
+    pub(super) fn count(&self, ending: &Ending) {
+        if let Some(mishap) = ending.mishap() {
+            self.counts.count(mishap);
+        }
+    }
+
+    /// The others, as they stand now, sorted by name.
+    pub(super) fn seen(&self, now: Timestamp) -> Vec<Contact> {
+        let others = self.places.iter().enumerate().filter(|(place, _)| *place != self.me.place());
+        others.map(|(_, place)| place.seen(now)).collect()
+    }
+}
+
+impl Place {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self, now: Timestamp) -> Contact {
+        let state = self.lock();
+        let heard = state.talk.as_ref().and_then(|talk| talk.heard.last()).max(state.heard);
+        let connected = state.talk.is_some();
+        Contact {
+            name: self.name.clone(),
+            connected,
+            heard: heard.map(|at| now.since(at)),
+            problem: if connected { None } else { state.problem.as_ref().map(ToString::to_string) },
+        }
+    }
+}
+
+/// Whether two tokens end the same connection.
+fn is_same(one: &CancellationToken, other: &CancellationToken) -> bool {
+    one == other
+}

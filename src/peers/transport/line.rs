@@ -1,0 +1,144 @@
+//! The bytes of a connection, plain or in TLS, and when the last of them came.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::TlsStream;
+
+use crate::clock::Timestamp;
+
+/// A connection's bytes.
+#[derive(Debug)]
+pub(super) struct Line {
+    stream: Stream,
+    heard: Arc<Heard>,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What others may know of what came in.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    /// Of the boot-time clock, in nanoseconds.
+    last: AtomicU64,
+    /// The first byte of all; more than a byte holds until there is one.
+    first: AtomicU16,
+}
+
+const NOTHING: u16 = u16::MAX;
+
+/// What a TLS record of this kind starts with. No HTTP/2 frame does: it would be a megabyte long.
+const TLS_ALERT: u16 = 0x15;
+/// A client's first words in TLS.
+pub(super) const TLS_HANDSHAKE: u8 = 0x16;
+
+impl Heard {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { last: AtomicU64::new(0), first: AtomicU16::new(NOTHING) })
+    }
+
+    /// When anything last came, by the boot-time clock: a keepalive's answer counts.
+    pub(super) fn last(&self) -> Option<Timestamp> {
+        let last = self.last.load(Ordering::Relaxed);
+        (last > 0).then(|| Timestamp::from_nanos(last))
+    }
+
+    /// Whether what came first was TLS, where nobody was prepared for it.
+    pub(super) fn was_tls(&self) -> bool {
+        [TLS_ALERT, TLS_HANDSHAKE.into()].contains(&self.first.load(Ordering::Relaxed))
+    }
+
+    fn note(&self, fresh: &[u8]) {
+        let Some(first) = fresh.first() else { return };
+        self.last.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
+        if self.first.load(Ordering::Relaxed) == NOTHING {
+            self.first.store((*first).into(), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Line {
+    pub(super) fn plain(stream: TcpStream) -> Self {
+        Self { stream: Stream::Plain(stream), heard: Heard::new() }
+    }
+
+    pub(super) fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream.into())), heard: Heard::new() }
+    }
+
+    pub(super) fn heard(&self) -> Arc<Heard> {
+        Arc::clone(&self.heard)
+    }
+}
+
+impl AsyncRead for Line {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        self.heard.note(&buffer.filled()[before..]);
+        read
+    }
+}
+
+impl AsyncWrite for Line {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}

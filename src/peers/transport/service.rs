@@ -1,0 +1,193 @@
+//! What can be called: `Converse` for members, `Watch` for whoever wants to know who leads.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout_at},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    FIRST_WORD, Greet, Shared,
+    accepting::{Guest, Stage},
+    contacts::Talk,
+    counts::Mishap,
+    line::Heard,
+    lobby::Place,
+    queue::{Answering, Outbox, queue},
+    talk::{Ending, first_word, hear},
+};
+use crate::{
+    peers::{
+        answer,
+        hello::{self, End},
+        wire::proto::{self, frame::Frame as Kind, peers_server::Peers},
+    },
+    raft::identity::NodeId,
+};
+
+/// At least so often an observer hears that nothing has changed.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// However often it asks, it hears no more often than this.
+const TELL_AT_MOST_EVERY: Duration = Duration::from_millis(5);
+
+/// Who serves one connection.
+pub(super) struct Desk<G> {
+    shared: Arc<Shared<G>>,
+    guest: Guest,
+    heard: Arc<Heard>,
+}
+
+impl<G: Greet> Desk<G> {
+    pub(super) fn new(shared: Arc<Shared<G>>, guest: Guest, heard: Arc<Heard>) -> Self {
+        Self { shared, guest, heard }
+    }
+
+    /// Listens to the first Hello, and answers it.
+    async fn introduced(&self, frames: &mut Streaming<proto::Frame>) -> Result<NodeId, Ending> {
+        let theirs = match first_word(frames).await? {
+            Kind::Hello(theirs) => theirs,
+            _ => return Err(Ending::Malformed("it did not say first who it is".to_owned())),
+        };
+        self.shared.acquaint(End::Accepted, &theirs).await.inspect_err(|ending| {
+            self.guest.stage.send_replace(Stage::Over);
+            self.shared.refused(self.guest.from, &theirs.name, ending);
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl<G: Greet> Peers for Desk<G> {
+    type ConverseStream = Answering;
+
+    async fn converse(
+        &self,
+        request: Request<Streaming<proto::Frame>>,
+    ) -> Result<Response<Answering>, Status> {
+        let mut frames = request.into_inner();
+        let introduced = timeout_at(self.guest.until, self.introduced(&mut frames)).await;
+        let node = introduced.unwrap_or(Err(Ending::Silent(FIRST_WORD))).map_err(|ending| {
+            if self.guest.stage.send_replace(Stage::Over) == Stage::Stranger {
+                self.shared.turned_away(self.guest.from, &ending);
+            }
+            ending.status()
+        })?;
+        let (outbox, outgoing) = queue();
+        outbox.introduce(Kind::Hello(hello::ours(&self.shared.settings, self.shared.greeter.directory())));
+        let member = Member {
+            shared: Arc::clone(&self.shared),
+            guest: self.guest.clone(),
+            heard: Arc::clone(&self.heard),
+            node,
+        };
+        let over = self.guest.over.clone();
+        tokio::spawn(over.run_until_cancelled_owned(member.listen(frames, outbox)));
+        Ok(Response::new(Answering(outgoing)))
+    }
+
+    type WatchStream = ReceiverStream<Result<proto::Look, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<proto::Question>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let Some(place) = self.shared.lobby.observe() else {
+            self.guest.stage.send_replace(Stage::Over);
+            self.shared.contacts.counts.count(Mishap::Crowded);
+            return Err(Ending::NoRoom.status());
+        };
+        self.guest.stage.send_replace(Stage::Known);
+        self.shared.lobby.leave(&self.guest.over);
+        // One, so that what is told is no older than the room for it.
+        let (tell, told) = mpsc::channel(1);
+        let watcher =
+            Watcher { shared: Arc::clone(&self.shared), guest: self.guest.clone(), tell, _place: place };
+        let over = self.guest.over.clone();
+        tokio::spawn(over.run_until_cancelled_owned(watcher.tell_on(request.into_inner())));
+        Ok(Response::new(ReceiverStream::new(told)))
+    }
+}
+
+/// A member whose Hello was accepted.
+struct Member<G> {
+    shared: Arc<Shared<G>>,
+    guest: Guest,
+    heard: Arc<Heard>,
+    node: NodeId,
+}
+
+impl<G: Greet> Member<G> {
+    async fn listen(self, mut frames: Streaming<proto::Frame>, outbox: Outbox) {
+        let Self { shared, guest, heard, node } = self;
+        let verdict = timeout_at(guest.until, first_word(&mut frames)).await;
+        let accepted = match verdict.unwrap_or(Err(Ending::Silent(FIRST_WORD))) {
+            Ok(Kind::Verdict(proto::Verdict { refusal })) if refusal.is_empty() => Ok(()),
+            Ok(Kind::Verdict(proto::Verdict { refusal })) => Err(Ending::refused_by(&refusal)),
+            Ok(_) => Err(Ending::Malformed("it did not say whether it talks with us".to_owned())),
+            Err(ending) => Err(ending),
+        };
+        if let Err(ending) = accepted {
+            shared.contacts.apart(node, ending);
+            guest.stage.send_replace(Stage::Over);
+            return;
+        }
+        guest.stage.send_replace(Stage::Known);
+        shared.lobby.leave(&guest.over);
+        shared.contacts.join(node, Talk { outbox, heard, over: guest.over.clone() });
+        // Also when this is dropped, because the connection is gone: then there is nothing to hear.
+        let mut left = Left { shared: Arc::clone(&shared), guest, node, ending: None };
+        left.ending = Some(hear(&mut frames, shared.route(node), &shared.inbox).await);
+    }
+}
+
+/// Says that a member has left, however that came about.
+struct Left<G: Greet> {
+    shared: Arc<Shared<G>>,
+    guest: Guest,
+    node: NodeId,
+    ending: Option<Ending>,
+}
+
+impl<G: Greet> Drop for Left<G> {
+    fn drop(&mut self) {
+        let ending = self.ending.take().or_else(|| self.guest.ending.get().cloned());
+        self.shared.contacts.leave(self.node, &self.guest.over, ending.unwrap_or(Ending::Closed));
+        self.guest.stage.send_replace(Stage::Over);
+    }
+}
+
+/// One that wants to know who leads.
+struct Watcher<G> {
+    shared: Arc<Shared<G>>,
+    guest: Guest,
+    tell: mpsc::Sender<Result<proto::Look, Status>>,
+    _place: Place,
+}
+
+impl<G: Greet> Watcher<G> {
+    async fn tell_on(self, mut questions: Streaming<proto::Question>) {
+        let mut changed = self.shared.looks.changed.clone();
+        let (mut echo, mut asks) = (0, true);
+        while let Ok(room) = self.tell.reserve().await {
+            let told = Instant::now();
+            changed.mark_unchanged();
+            room.send(Ok(answer::told(&self.shared.settings, &(self.shared.looks.look)(), echo)));
+            let next = sleep_until(told + TELL_EVERY);
+            tokio::select! {
+                question = questions.message(), if asks => match question {
+                    Ok(Some(question)) => echo = question.sent,
+                    // It has nothing more to ask, and may listen on.
+                    Ok(None) => asks = false,
+                    Err(_) => break,
+                },
+                Ok(()) = changed.changed() => {}
+                () = next => {}
+            }
+            sleep_until(told + TELL_AT_MOST_EVERY).await;
+        }
+        self.guest.stage.send_replace(Stage::Over);
+    }
+}

@@ -1,0 +1,183 @@
+//! Hearing what a member says, and the ways in which that ends.
+
+use std::{error::Error, time::Duration};
+
+use tokio::sync::mpsc;
+use tonic::{Code, Status, Streaming};
+
+use super::{LARGEST_MESSAGE, counts::Mishap};
+use crate::{
+    names::displayed_within,
+    peers::wire::{
+        Route,
+        proto::{self, frame::Frame as Kind},
+    },
+    raft::message::Envelope,
+};
+
+/// Bytes of what others have against us that are shown.
+const LONGEST_REASON: usize = 1024;
+
+/// How a connection ended, or why there was none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Ending {
+    /// This process is done with it.
+    #[error("this server stops")]
+    Stopped,
+    #[error("the host {host} can't be found: {why}")]
+    Unresolved { host: String, why: String },
+    #[error("nothing can be reached at {address}: {why}")]
+    Unreachable { address: String, why: String },
+    #[error("no answer from {address} within {within:?}")]
+    Unanswered { address: String, within: Duration },
+    #[error(
+        "{address} speaks TLS, and this server has no certificate; give --cacert, --cert and --key to both"
+    )]
+    OnlyTls { address: String },
+    #[error(
+        "{address} does not speak TLS, and this server does; give --cacert, --cert and --key to both, or to neither"
+    )]
+    NoTls { address: String },
+    #[error("no TLS with {address}: {why}")]
+    Tls { address: String, why: String },
+    /// With TLS 1.3 a client's handshake is over before its certificate is looked at: the refusal
+    /// comes later, as an alert in place of the first answer.
+    #[error("it refuses TLS with this server: {0}; give both certificates of the same authority")]
+    TlsRefused(String),
+    #[error("what answers there is no server of a group: {0}")]
+    SomethingElse(String),
+    /// The pair may not talk: see `hello`.
+    #[error("{0}")]
+    Refused(String),
+    #[error("it has no room for another connection")]
+    NoRoom,
+    #[error("what it sent makes no sense: {0}")]
+    Malformed(String),
+    #[error("it sent a message of more than {LARGEST_MESSAGE} bytes")]
+    Oversized,
+    #[error("it did not say within {0:?} who it is")]
+    Silent(Duration),
+    /// What the end of a connection means on which nothing had come for too long.
+    #[error("it does not answer any more")]
+    Mute,
+    #[error("it closed the connection")]
+    Closed,
+    #[error("the connection broke: {0}")]
+    Broken(String),
+}
+
+impl Ending {
+    /// What this is counted as, if it is.
+    pub(super) fn mishap(&self) -> Option<Mishap> {
+        match self {
+            Self::Refused(_) => Some(Mishap::Refused),
+            Self::Malformed(_) => Some(Mishap::Malformed),
+            Self::Oversized => Some(Mishap::Oversized),
+            Self::Silent(_) => Some(Mishap::Silent),
+            // Only from those who call: to call in vain is no mishap of ours.
+            Self::Tls { .. } => Some(Mishap::Refused),
+            _ => None,
+        }
+    }
+
+    /// What an error of a connection's came from.
+    pub(super) fn broken_by(error: &(dyn Error + 'static)) -> Self {
+        let why = innermost(error);
+        // By rustls's words: HTTP/2 keeps the error itself to itself.
+        if why.contains("received fatal alert") { Self::TlsRefused(why) } else { Self::Broken(why) }
+    }
+
+    /// The other side's reason.
+    pub(super) fn refused_by(reason: &str) -> Self {
+        Self::Refused(shown(reason))
+    }
+
+    /// Whether somebody has to do something: waiting and trying again won't help.
+    pub(super) fn is_for_a_person(&self) -> bool {
+        matches!(
+            self,
+            Self::OnlyTls { .. }
+                | Self::NoTls { .. }
+                | Self::Tls { .. }
+                | Self::TlsRefused(_)
+                | Self::SomethingElse(_)
+                | Self::Refused(_)
+                | Self::Malformed(_)
+                | Self::Oversized
+        )
+    }
+
+    /// What the other side has to hear of it.
+    pub(super) fn status(&self) -> Status {
+        let code = match self {
+            Self::Refused(_) => Code::FailedPrecondition,
+            Self::Malformed(_) => Code::InvalidArgument,
+            Self::Oversized => Code::OutOfRange,
+            Self::Silent(_) => Code::DeadlineExceeded,
+            Self::NoRoom => Code::ResourceExhausted,
+            _ => Code::Unavailable,
+        };
+        Status::new(code, self.to_string())
+    }
+}
+
+impl From<Status> for Ending {
+    /// What the gRPC library made of what came, or of its not coming.
+    fn from(status: Status) -> Self {
+        match (status.code(), status.source()) {
+            (Code::FailedPrecondition, None) => Self::refused_by(status.message()),
+            (Code::ResourceExhausted, None) => Self::NoRoom,
+            (Code::OutOfRange, None) => Self::Oversized,
+            (Code::Internal, None) => Self::Malformed(shown(status.message())),
+            (Code::Unimplemented | Code::Unknown, None) => Self::SomethingElse(shown(status.message())),
+            (_, Some(source)) => Self::broken_by(source),
+            (_, None) => Self::Broken(shown(status.message())),
+        }
+    }
+}
+
+fn shown(text: &str) -> String {
+    displayed_within(text.as_bytes(), LONGEST_REASON)
+}
+
+/// The cause that says most.
+pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    shown(&cause.to_string())
+}
+
+/// The next frame of a connection on which both have yet to say who they are.
+pub(super) async fn first_word(frames: &mut Streaming<proto::Frame>) -> Result<Kind, Ending> {
+    match frames.message().await? {
+        Some(proto::Frame { frame: Some(kind) }) => Ok(kind),
+        Some(_) => Err(Ending::Malformed("a frame of no known kind".to_owned())),
+        None => Err(Ending::Closed),
+    }
+}
+
+/// Passes on what a member says, in order, until it can't go on.
+///
+/// Where the inbox is full this waits, and with it, by flow control, the member.
+pub(super) async fn hear(
+    frames: &mut Streaming<proto::Frame>,
+    route: Route,
+    inbox: &mpsc::Sender<Envelope>,
+) -> Ending {
+    loop {
+        let message = match first_word(frames).await {
+            Ok(Kind::Message(message)) => message,
+            Ok(_) => return Ending::Malformed("it says twice who it is".to_owned()),
+            Err(ending) => return ending,
+        };
+        let envelope = match route.decode(message) {
+            Ok(envelope) => envelope,
+            Err(malformed) => return Ending::Malformed(malformed.to_string()),
+        };
+        if inbox.send(envelope).await.is_err() {
+            return Ending::Stopped;
+        }
+    }
+}

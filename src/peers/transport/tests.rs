@@ -1,0 +1,229 @@
+//! Whole networks over real sockets, several in one process, on one thread as in the binary.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    time::{Instant, sleep},
+};
+
+use super::{Greet, Looks, Mishap, Network};
+use crate::{
+    clock::Timestamp,
+    leadership::FencingToken,
+    peers::{Contact, Evidence, Group, Known, Look, Settings, hello::DirectoryBytes},
+    raft::{
+        identity::{Index, NodeId, Position, Term},
+        log::Snapshot,
+        message::{Envelope, Message},
+    },
+};
+
+mod pairs;
+mod partition;
+mod proxy;
+mod refusals;
+mod strangers;
+mod tls;
+mod watchers;
+
+/// What a test waits for comes within milliseconds; this is for machines that do other things too.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until that is so.
+pub(in crate::peers) async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let give_up = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < give_up, "not within {PATIENCE:?}: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Remembers directories as the disk does.
+struct Book {
+    own: DirectoryBytes,
+    met: Mutex<BTreeMap<NodeId, DirectoryBytes>>,
+}
+
+impl Greet for Arc<Book> {
+    type Stranger = String;
+
+    fn directory(&self) -> DirectoryBytes {
+        self.own
+    }
+
+    async fn meet(&self, member: NodeId, directory: DirectoryBytes) -> Result<(), String> {
+        let mut met = self.met.lock().unwrap();
+        if *met.entry(member).or_insert(directory) == directory {
+            Ok(())
+        } else {
+            Err(format!("{member} has another data directory than before"))
+        }
+    }
+}
+
+/// Sockets for servers that have yet to start, and the list of their names and addresses.
+pub(in crate::peers) struct Street {
+    names: Vec<&'static str>,
+    listeners: Vec<std::net::TcpListener>,
+}
+
+impl Street {
+    pub(in crate::peers) fn of(names: &[&'static str]) -> Self {
+        let free = |_: &&str| std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        Self { names: names.to_vec(), listeners: names.iter().map(free).collect() }
+    }
+
+    pub(in crate::peers) fn address(&self, name: &str) -> SocketAddr {
+        let place = self.names.iter().position(|other| *other == name).unwrap();
+        self.listeners[place].local_addr().unwrap()
+    }
+
+    fn listener(&self, name: &str) -> std::net::TcpListener {
+        let place = self.names.iter().position(|other| *other == name).unwrap();
+        self.listeners[place].try_clone().unwrap()
+    }
+
+    pub(in crate::peers) fn group(&self) -> Group {
+        let listed = self.names.iter().map(|name| format!("{name}={}", self.address(name)));
+        listed.collect::<Vec<_>>().join(",").parse().unwrap()
+    }
+
+    pub(in crate::peers) fn settings(&self, name: &str) -> Settings {
+        Settings::new(&name.parse().unwrap(), self.group(), "unused").unwrap()
+    }
+
+    pub(in crate::peers) fn start(&self, name: &str) -> Server {
+        self.start_as(self.settings(name))
+    }
+
+    pub(in crate::peers) fn start_as(&self, settings: Settings) -> Server {
+        let name = settings.name().clone();
+        Server::start(settings, self.listener(name.as_str()), directory(name.as_str()))
+    }
+}
+
+/// A directory id for a server of this name.
+fn directory(name: &str) -> DirectoryBytes {
+    let mut directory = [0; 16];
+    directory[..name.len()].copy_from_slice(name.as_bytes());
+    directory
+}
+
+/// A network with nobody behind it: a test says and hears what a driver would.
+pub(in crate::peers) struct Server {
+    network: Network,
+    settings: Settings,
+    inbox: mpsc::Receiver<Envelope>,
+    look: Arc<Mutex<Look>>,
+    changed: watch::Sender<()>,
+}
+
+impl Server {
+    fn start(settings: Settings, listener: std::net::TcpListener, directory: DirectoryBytes) -> Self {
+        Self::with_inbox(settings, listener, directory, 1024)
+    }
+
+    fn with_inbox(
+        settings: Settings,
+        listener: std::net::TcpListener,
+        directory: DirectoryBytes,
+        room: usize,
+    ) -> Self {
+        let (received, inbox) = mpsc::channel(room);
+        let look = Arc::new(Mutex::new(nobody_leads(&settings)));
+        let (changed, changes) = watch::channel(());
+        let looks = Looks {
+            look: {
+                let look = Arc::clone(&look);
+                Arc::new(move || look.lock().unwrap().clone())
+            },
+            changed: changes,
+        };
+        let book = Arc::new(Book { own: directory, met: Mutex::default() });
+        let network = Network::start(&Handle::current(), &settings, listener, book, received, looks).unwrap();
+        Self { network, settings, inbox, look, changed }
+    }
+
+    fn node(&self, name: &str) -> NodeId {
+        self.settings.group().node(&name.parse().unwrap()).unwrap()
+    }
+
+    fn envelope(&self, to: &str, term: u64, message: Message) -> Envelope {
+        let (cluster, from, to) = (self.settings.cluster(), self.settings.me(), self.node(to));
+        Envelope { cluster, from, to, term: Term::new(term), message }
+    }
+
+    /// Says something small.
+    fn say(&self, to: &str, term: u64) {
+        self.network.send(self.envelope(to, term, Message::Outdated));
+    }
+
+    /// Says something as large as it gets.
+    fn say_much(&self, to: &str, term: u64) {
+        let at = Position { term: Term::new(1), index: Index::new(1) };
+        let snapshot = Snapshot { at, data: vec![7; 1 << 20].into() };
+        let install = Message::Install { snapshot, sent: Timestamp::from_nanos(1) };
+        self.network.send(self.envelope(to, term, install));
+    }
+
+    /// The term of the next message, and from whom it is.
+    async fn hear(&mut self) -> (NodeId, u64) {
+        let heard = tokio::time::timeout(PATIENCE, self.inbox.recv()).await;
+        let envelope = heard.expect("something was said").unwrap();
+        assert_eq!(envelope.to, self.settings.me());
+        assert_eq!(envelope.cluster, self.settings.cluster());
+        (envelope.from, envelope.term.get())
+    }
+
+    pub(in crate::peers) fn contact(&self, name: &str) -> Contact {
+        let contacts = self.network.contacts(Timestamp::now());
+        contacts.into_iter().find(|contact| contact.name.as_str() == name).unwrap()
+    }
+
+    fn problem(&self, name: &str) -> String {
+        self.contact(name).problem.unwrap_or_default()
+    }
+
+    async fn connected(&self, name: &str) {
+        until(&format!("connected with {name}"), || self.contact(name).connected).await;
+    }
+
+    fn count(&self, mishap: Mishap) -> u64 {
+        self.network.count(mishap)
+    }
+
+    /// Shows another look from now on.
+    pub(in crate::peers) fn show(&self, change: impl FnOnce(&mut Look)) {
+        change(&mut self.look.lock().unwrap());
+        self.changed.send_replace(());
+    }
+}
+
+fn nobody_leads(settings: &Settings) -> Look {
+    Look {
+        name: settings.name().clone(),
+        term: 1,
+        role: "follower".to_owned(),
+        standing: true,
+        leader: None,
+        contacts: Vec::new(),
+    }
+}
+
+/// A leader by its own word.
+pub(in crate::peers) fn leads(name: &str, token: u64, certain: Duration) -> Known {
+    Known {
+        name: name.parse().unwrap(),
+        value: name.to_owned(),
+        token: FencingToken::new(token),
+        since: SystemTime::UNIX_EPOCH,
+        evidence: Evidence::Itself { certain },
+    }
+}

@@ -1,0 +1,136 @@
+//! Members that don't belong together: both say so, and nothing passes.
+
+use super::*;
+use crate::peers::{PeerAddress, Timing};
+
+/// Both show this problem with the other one, and neither hears it.
+async fn refuse(a: &mut Server, b: &mut Server, problem: &str) {
+    let (name_of_a, name_of_b) = (a.settings.name().to_string(), b.settings.name().to_string());
+    until("the caller says why", || a.problem(&name_of_b).contains(problem)).await;
+    until("the called one says why", || b.problem(&name_of_a).contains(problem)).await;
+    assert!(!a.contact(&name_of_b).connected && !b.contact(&name_of_a).connected);
+    assert!(a.count(Mishap::Refused) > 0 && b.count(Mishap::Refused) > 0);
+    a.say(&name_of_b, 1);
+    b.say(&name_of_a, 1);
+    assert_eq!((a.count(Mishap::Apart), b.count(Mishap::Apart)), (1, 1));
+    assert!(a.inbox.try_recv().is_err() && b.inbox.try_recv().is_err());
+}
+
+fn with(street: &Street, name: &str, change: impl FnOnce(Settings) -> Settings) -> Server {
+    Server::start(change(street.settings(name)), street.listener(name), directory(name))
+}
+
+#[tokio::test]
+async fn lists_that_differ() {
+    let street = Street::of(&["a", "b", "c"]);
+    let shorter = format!("a={},b={}", street.address("a"), street.address("b"));
+    let shorter: Group = shorter.parse().unwrap();
+    let mut a = with(&street, "a", |_| Settings::new(&"a".parse().unwrap(), shorter, "unused").unwrap());
+    let mut b = street.start("b");
+    let missing = format!("'b' has c={} among its peers, and 'a' has not", street.address("c"));
+    refuse(&mut a, &mut b, &missing).await;
+
+    // Corrected by a restart.
+    drop(a);
+    let a = street.start("a");
+    a.connected("b").await;
+    b.connected("a").await;
+}
+
+#[tokio::test]
+async fn addresses_that_differ() {
+    let street = Street::of(&["a", "b", "c"]);
+    let moved = format!("a={},b={},c=elsewhere:1", street.address("a"), street.address("b"));
+    let moved: Group = moved.parse().unwrap();
+    let mut a = with(&street, "a", |_| Settings::new(&"a".parse().unwrap(), moved, "unused").unwrap());
+    let mut b = street.start("b");
+    let other = format!("'b' looks for 'c' at {}, and 'a' at elsewhere:1", street.address("c"));
+    refuse(&mut a, &mut b, &other).await;
+}
+
+#[tokio::test]
+async fn elections_that_differ() {
+    let street = Street::of(&["a", "b"]);
+    let mut a = with(&street, "a", |settings| settings.with_election("other".parse().unwrap()));
+    let mut b = street.start("b");
+    refuse(&mut a, &mut b, "'b' stands for the election 'leader', and 'a' for 'other'").await;
+}
+
+#[tokio::test]
+async fn election_timeouts_that_differ() {
+    let street = Street::of(&["a", "b"]);
+    let ms = Duration::from_millis;
+    let slow = Timing::new(ms(50), ms(300), ms(500)).unwrap();
+    let mut a = with(&street, "a", |settings| settings.with_timing(slow));
+    let mut b = street.start("b");
+    refuse(&mut a, &mut b, "the shortest election timeout of 'b' is 250ms, and that of 'a' 300ms").await;
+}
+
+/// The called one has met the caller with another directory.
+#[tokio::test]
+async fn two_servers_under_the_name_that_calls() {
+    let street = Street::of(&["a", "b"]);
+    let mut b = street.start("b");
+    let first = street.start("a");
+    b.connected("a").await;
+
+    // It takes the connections meant for the first one, too: they share the socket's queue.
+    let elsewhere = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let second = Server::start(street.settings("a"), elsewhere, *b"another director");
+    until("the second is refused", || second.problem("b").contains("another data directory")).await;
+    assert!(first.contact("b").connected && b.contact("a").connected, "the first one is not disturbed");
+    first.say("b", 7);
+    assert_eq!(b.hear().await, (NodeId::new(0), 7));
+    assert!(b.count(Mishap::Refused) > 0);
+
+    // Nor has it a chance once the first one has gone.
+    drop(first);
+    until("the first is gone", || !b.contact("a").connected).await;
+    until("and the second not let in", || b.problem("a").contains("another data directory")).await;
+}
+
+/// The caller has met the called one with another directory: its verdict tells.
+#[tokio::test]
+async fn two_servers_under_the_name_that_is_called() {
+    let street = Street::of(&["a", "b"]);
+    let mut a = street.start("a");
+    let first = street.start("b");
+    a.connected("b").await;
+    drop(first);
+    until("the first is gone", || !a.contact("b").connected).await;
+    let mut second = Server::start(street.settings("b"), street.listener("b"), *b"another director");
+    refuse(&mut a, &mut second, "another data directory").await;
+}
+
+#[tokio::test]
+async fn another_member_at_the_address() {
+    let street = Street::of(&["a", "b", "c"]);
+    let a = street.start("a");
+    // Started at the address of 'b'.
+    let _c = Server::start(street.settings("c"), street.listener("b"), directory("c"));
+    let answers = format!("'c' answers at {}, where 'a' looks for 'b'", street.address("b"));
+    until("it says who answers", || a.problem("b").contains(&answers)).await;
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_be_found() {
+    let group: Group = "a=localhost:1,b=no-such-host.invalid:2".parse().unwrap();
+    let settings = Settings::new(&"a".parse().unwrap(), group, "unused").unwrap();
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let a = Server::start(settings, listener, directory("a"));
+    let unfound = "the host no-such-host.invalid can't be found";
+    until("it says which host", || a.problem("b").contains(unfound)).await;
+}
+
+#[tokio::test]
+async fn nobody_there() {
+    let street = Street::of(&["a", "b"]);
+    let address: PeerAddress = street.address("b").to_string().parse().unwrap();
+    let (group, listener) = (street.group(), street.listener("a"));
+    drop(street);
+    let settings = Settings::new(&"a".parse().unwrap(), group, "unused").unwrap();
+    let a = Server::start(settings, listener, directory("a"));
+    until("it says where", || a.problem("b").starts_with(&format!("nothing can be reached at {address}")))
+        .await;
+    assert_eq!(a.contact("b").heard, None);
+}

@@ -1,0 +1,290 @@
+//! Whatever comes to the port: it is counted, and members notice nothing.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper::body::Frame as Part;
+use prost::{Message as _, bytes::Bytes};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, body::Body, codegen::http};
+
+use super::{
+    super::{Ending, Pace, Target, dial::Connection},
+    *,
+};
+use crate::peers::{
+    Timing, hello,
+    wire::proto::{self, frame::Frame as Kind},
+};
+
+/// So many mishaps of those who call.
+fn turned_away(server: &Server) -> u64 {
+    use Mishap::*;
+    [Refused, Malformed, Oversized, Silent, Left, Crowded].map(|mishap| server.count(mishap)).iter().sum()
+}
+
+async fn connect(address: SocketAddr, over: &CancellationToken) -> Result<Connection, Ending> {
+    let address = address.to_string().parse().unwrap();
+    Target::new(address, None, Pace::of(&Timing::DEFAULT)).connect(over).await
+}
+
+fn frame(kind: Kind) -> proto::Frame {
+    proto::Frame { frame: Some(kind) }
+}
+
+/// What a server of this name would say first.
+fn hello_of(street: &Street, name: &str) -> Kind {
+    Kind::Hello(hello::ours(&street.settings(name), directory(name)))
+}
+
+fn welcome() -> Kind {
+    Kind::Verdict(proto::Verdict { refusal: String::new() })
+}
+
+/// A call with these bytes in it, whatever they are.
+struct Raw(Option<Bytes>);
+
+impl tonic::codegen::Body for Raw {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Part<Bytes>, Status>>> {
+        Poll::Ready(self.0.take().map(|bytes| Ok(Part::data(bytes))))
+    }
+}
+
+/// Makes a call of which everything but the content is right, and waits for its end.
+async fn call_with(address: SocketAddr, bytes: Vec<u8>) {
+    let over = CancellationToken::new();
+    let _over = over.clone().drop_guard();
+    let Ok(mut connection) = connect(address, &over).await else { return };
+    let request = http::Request::post(format!("http://{address}/elect.peers.v1.Peers/Converse"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Body::new(Raw(Some(bytes.into()))));
+    let answer = tonic::codegen::Service::call(&mut connection.caller, request.unwrap()).await;
+    if let Ok(mut answer) = answer {
+        use tonic::codegen::Body as _;
+        let body = answer.body_mut();
+        while let Some(Ok(_)) = std::future::poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await {}
+    }
+}
+
+/// Writes these bytes, and waits for the other side to hang up.
+async fn write_to(address: SocketAddr, bytes: &[u8]) {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    // It may hang up before it has heard everything.
+    let _ = tcp.write_all(bytes).await;
+    let _ = tcp.shutdown().await;
+    let mut rest = [0; 1024];
+    while matches!(tcp.read(&mut rest).await, Ok(1..)) {}
+}
+
+/// A message as gRPC has it in a stream: a flag, a length, the bytes.
+fn packed(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
+    [&[0], &length[..], bytes].concat()
+}
+
+fn garbage(rng: &mut fastrand::Rng, most: usize) -> Vec<u8> {
+    let length = rng.usize(1..most);
+    std::iter::repeat_with(|| rng.u8(..)).take(length).collect()
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+async fn send_garbage(street: &Street, rng: &mut fastrand::Rng, kind: usize) {
+    let address = street.address("b");
+    let packed_frames = |kinds: &[Kind]| -> Vec<u8> {
+        kinds.iter().flat_map(|kind| packed(&frame(kind.clone()).encode_to_vec())).collect()
+    };
+    match kind {
+        0 => write_to(address, &garbage(rng, 2000)).await,
+        1 => write_to(address, &[PREFACE, &garbage(rng, 2000)].concat()).await,
+        // A frame that HTTP/2 knows, with a content that it does not.
+        2 => {
+            let content = garbage(rng, 200);
+            let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+            let head = [&length[1..], &[rng.u8(0..10), rng.u8(..), 0, 0, 0, rng.u8(0..4)]].concat();
+            write_to(address, &[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0], &head, &content].concat()).await;
+        }
+        3 => call_with(address, garbage(rng, 2000)).await,
+        4 => call_with(address, packed(&garbage(rng, 2000))).await,
+        // A length that is too large to be waited for.
+        5 => {
+            call_with(address, [&[0], &rng.u32(2 << 20..).to_be_bytes()[..], &garbage(rng, 100)].concat())
+                .await
+        }
+        // Somebody who forgets to say Hello, or says nothing.
+        6 => {
+            call_with(address, packed_frames(&[Kind::Message(proto::Message { term: 9, kind: None })])).await
+        }
+        7 => write_to(address, &[]).await,
+        // A member by its Hello, and no member by what follows.
+        8 => {
+            let twice = [hello_of(street, "aa"), welcome(), hello_of(street, "aa")];
+            call_with(address, packed_frames(&twice)).await;
+        }
+        _ => {
+            let mut bytes = packed_frames(&[hello_of(street, "aa"), welcome()]);
+            bytes.extend(packed(
+                &frame(Kind::Message(proto::Message { term: 9, kind: None })).encode_to_vec(),
+            ));
+            call_with(address, bytes).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_counted_and_disturbs_nobody() {
+    const INPUTS: u64 = 200;
+    let street = Street::of(&["a", "aa", "b"]);
+    let (a, mut b) = (street.start("a"), street.start("b"));
+    a.connected("b").await;
+    b.connected("a").await;
+    for input in 0..INPUTS {
+        let mut rng = fastrand::Rng::with_seed(input);
+        let sent = tokio::time::timeout(PATIENCE, send_garbage(&street, &mut rng, input as usize % 10)).await;
+        sent.unwrap_or_else(|_| panic!("input {input} was not answered by hanging up"));
+        until(&format!("input {input} is counted"), || turned_away(&b) > input).await;
+        a.say("b", input + 1);
+        assert_eq!(b.hear().await, (NodeId::new(0), input + 1));
+    }
+    assert_eq!(turned_away(&b), INPUTS, "each once");
+    assert!(b.count(Mishap::Malformed) > 0 && b.count(Mishap::Oversized) > 0 && b.count(Mishap::Left) > 0);
+    assert!(a.contact("b").connected && b.contact("a").connected);
+    assert_eq!(a.count(Mishap::Overflow) + a.count(Mishap::Apart), 0, "nothing was lost");
+}
+
+#[tokio::test]
+async fn a_crowd_that_says_nothing_does_not_keep_members_out() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(TcpStream::connect(street.address("b")).await.unwrap());
+    }
+    until("most of them had to go", || b.count(Mishap::Crowded) >= 60).await;
+    let a = street.start("a");
+    a.connected("b").await;
+    b.connected("a").await;
+    until("the others, too", || turned_away(&b) == 100).await;
+    assert!(b.count(Mishap::Silent) > 0);
+}
+
+#[tokio::test]
+async fn a_call_without_a_word_is_ended() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    let over = CancellationToken::new();
+    let connection = connect(street.address("b"), &over).await.unwrap();
+    let (_says, nothing) = mpsc::channel(1);
+    let nothing = tokio_stream::wrappers::ReceiverStream::new(nothing);
+    let refused = connection.client().converse(nothing).await.unwrap_err();
+    assert_eq!(refused.message(), "it did not say within 2s who it is");
+    until("counted", || b.count(Mishap::Silent) == 1).await;
+}
+
+/// A member, spoken by hand.
+struct Puppet {
+    says: mpsc::Sender<proto::Frame>,
+    hears: tonic::Streaming<proto::Frame>,
+    over: CancellationToken,
+}
+
+impl Puppet {
+    async fn call(street: &Street, to: &str, first: Kind) -> Result<Self, Status> {
+        let over = CancellationToken::new();
+        let connection = connect(street.address(to), &over).await.unwrap();
+        let (says, said) = mpsc::channel(8);
+        says.send(frame(first)).await.unwrap();
+        let said = tokio_stream::wrappers::ReceiverStream::new(said);
+        let hears = connection.client().converse(said).await?.into_inner();
+        Ok(Self { says, hears, over })
+    }
+
+    /// The next frame, or nothing more.
+    async fn hear(&mut self) -> Option<Kind> {
+        let heard = tokio::time::timeout(PATIENCE, self.hears.next()).await;
+        heard.expect("heard something, or the end").and_then(Result::ok).and_then(|frame| frame.frame)
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}
+
+#[tokio::test]
+async fn only_an_accepted_connection_replaces_the_older_one() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    let mut first = Puppet::call(&street, "b", hello_of(&street, "a")).await.unwrap();
+    assert!(matches!(first.hear().await, Some(Kind::Hello(_))));
+    assert!(!b.contact("a").connected, "not before its verdict");
+    first.says.send(frame(welcome())).await.unwrap();
+    b.connected("a").await;
+
+    let imposter = hello::ours(&street.settings("a"), *b"another director");
+    let refused = Puppet::call(&street, "b", Kind::Hello(imposter)).await.err().unwrap();
+    assert!(refused.message().contains("another data directory"), "{refused}");
+    // One that has only said Hello.
+    let mut second = Puppet::call(&street, "b", hello_of(&street, "a")).await.unwrap();
+    assert!(matches!(second.hear().await, Some(Kind::Hello(_))));
+    b.say("a", 5);
+    assert!(matches!(first.hear().await, Some(Kind::Message(message)) if message.term == 5));
+
+    second.says.send(frame(welcome())).await.unwrap();
+    assert!(first.hear().await.is_none(), "replaced, and ended");
+    until("nor can it say anything", || first.says.is_closed()).await;
+    b.connected("a").await;
+    b.say("a", 6);
+    assert!(matches!(second.hear().await, Some(Kind::Message(message)) if message.term == 6));
+}
+
+#[tokio::test]
+async fn a_verdict_against_us_is_shown() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    let mut caller = Puppet::call(&street, "b", hello_of(&street, "a")).await.unwrap();
+    assert!(matches!(caller.hear().await, Some(Kind::Hello(_))));
+    let verdict = Kind::Verdict(proto::Verdict { refusal: "because\nof that".to_owned() });
+    caller.says.send(frame(verdict)).await.unwrap();
+    until("shown, on one line", || b.problem("a") == "because\u{fffd}of that").await;
+    assert!(!b.contact("a").connected);
+}
+
+#[tokio::test]
+async fn a_member_that_never_reads_costs_little_and_delays_nobody() {
+    let street = Street::of(&["a", "b", "c"]);
+    let a = street.start("a");
+    let mut b = Server::with_inbox(street.settings("b"), street.listener("b"), directory("b"), 1);
+    let mut c = street.start("c");
+    a.connected("b").await;
+    a.connected("c").await;
+    // What is said to 'b' is a megabyte each time.
+    for term in 1..=100 {
+        a.say_much("b", term);
+        a.say("c", term);
+        assert_eq!(c.hear().await, (NodeId::new(0), term));
+    }
+    assert!(a.contact("b").connected);
+    let taken = 100 - a.count(Mishap::Overflow);
+    // Four in the queue, one in its inbox, one before that, and what the two HTTP/2 layers hold.
+    assert!(taken < 16, "{taken} were taken");
+    for _ in 0..taken {
+        b.hear().await;
+    }
+    assert!(b.inbox.try_recv().is_err());
+}

@@ -1,0 +1,128 @@
+//! With certificates, and with the wrong ones.
+
+use std::{fs, path::PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Purpose, IsCa, Issuer, KeyPair};
+use tempfile::TempDir;
+
+use super::*;
+use crate::peers::Tls;
+
+/// An authority, and what it has signed: files, as people have them.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    dir: TempDir,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        // Or a signature of the other one would be taken for a wrong one of this.
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let dir = TempDir::new().unwrap();
+        fs::write(dir.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { issuer: Issuer::new(params, key), dir }
+    }
+
+    fn ca(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// Trusts this authority, and shows a certificate of `signer` for `host`.
+    fn trusted_and_identified_by(&self, signer: &Self, host: &str) -> Tls {
+        let mut params = CertificateParams::new([host.to_owned()]).unwrap();
+        params.extended_key_usages = vec![Purpose::ServerAuth, Purpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        let path = |name: &str| self.dir.path().join(name);
+        fs::write(path("cert.pem"), params.signed_by(&key, &signer.issuer).unwrap().pem()).unwrap();
+        fs::write(path("key.pem"), key.serialize_pem()).unwrap();
+        let trusting = Tls::default().trusting(&self.ca()).unwrap();
+        trusting.identified_by(&path("cert.pem"), &path("key.pem")).unwrap()
+    }
+
+    fn tls(&self) -> Tls {
+        self.trusted_and_identified_by(self, "127.0.0.1")
+    }
+}
+
+fn start(street: &Street, name: &str, tls: Option<&Tls>) -> Server {
+    let settings = street.settings(name);
+    let settings = tls.into_iter().fold(settings, |settings, tls| settings.with_tls(tls).unwrap());
+    Server::start(settings, street.listener(name), directory(name))
+}
+
+#[tokio::test]
+async fn members_with_certificates_of_one_authority_talk() {
+    let (street, authority) = (Street::of(&["a", "b"]), Authority::new("one"));
+    let (a, mut b) =
+        (start(&street, "a", Some(&authority.tls())), start(&street, "b", Some(&authority.tls())));
+    a.connected("b").await;
+    b.connected("a").await;
+    for term in 1..=100 {
+        a.say("b", term);
+    }
+    a.say_much("b", 101);
+    for term in 1..=101 {
+        assert_eq!(b.hear().await, (NodeId::new(0), term));
+    }
+}
+
+/// What the caller shows as its problem; the called one counts something.
+async fn problem(caller: Option<&Tls>, called: Option<&Tls>, problem: &str) {
+    let street = Street::of(&["a", "b"]);
+    let (a, b) = (start(&street, "a", caller), start(&street, "b", called));
+    until(problem, || {
+        let shown = a.problem("b");
+        println!("{shown}");
+        shown.contains(problem)
+    })
+    .await;
+    until("counted", || b.count(Mishap::Malformed) + b.count(Mishap::Refused) + b.count(Mishap::Left) > 0)
+        .await;
+    assert!(!a.contact("b").connected && !b.contact("a").connected);
+    assert_eq!(b.contact("a").heard, None);
+}
+
+#[tokio::test]
+async fn a_caller_without_tls_is_told_to_use_it() {
+    problem(None, Some(&Authority::new("one").tls()), "speaks TLS, and this server has no certificate").await;
+}
+
+#[tokio::test]
+async fn a_caller_with_tls_is_told_that_nobody_speaks_it() {
+    problem(Some(&Authority::new("one").tls()), None, "does not speak TLS, and this server does").await;
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_is_not_trusted() {
+    let (one, other) = (Authority::new("one"), Authority::new("other"));
+    let called = one.trusted_and_identified_by(&other, "127.0.0.1");
+    problem(Some(&one.tls()), Some(&called), "invalid peer certificate: UnknownIssuer").await;
+}
+
+#[tokio::test]
+async fn a_caller_of_another_authority_is_not_let_in() {
+    let (one, other) = (Authority::new("one"), Authority::new("other"));
+    let caller = one.trusted_and_identified_by(&other, "127.0.0.1");
+    problem(Some(&caller), Some(&one.tls()), "UnknownCA").await;
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_host_is_not_taken() {
+    let authority = Authority::new("one");
+    let called = authority.trusted_and_identified_by(&authority, "elsewhere.example");
+    problem(Some(&authority.tls()), Some(&called), "not valid for name").await;
+}
+
+#[test]
+fn half_of_it_is_not_enough() {
+    let authority = Authority::new("one");
+    let one_sided = Tls::default().trusting(&authority.ca()).unwrap();
+    let refused = Street::of(&["a", "b"]).settings("a").with_tls(&one_sided).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "TLS among peers goes both ways: an authority, a certificate and its key are needed, all three"
+    );
+}

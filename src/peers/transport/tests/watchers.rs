@@ -1,0 +1,108 @@
+//! Those who ask who leads.
+
+use tokio_stream::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::{Ending, Pace, Target},
+    *,
+};
+use crate::peers::{Timing, wire::proto};
+
+/// Somebody who is connected, and may ask.
+struct Observer {
+    asking: mpsc::Sender<proto::Question>,
+    looks: tonic::Streaming<proto::Look>,
+    over: CancellationToken,
+}
+
+impl Observer {
+    async fn of(street: &Street, name: &str) -> Result<Self, Ending> {
+        let over = CancellationToken::new();
+        let member = street.group();
+        let member = member.members().iter().find(|member| member.name.as_str() == name).unwrap();
+        let mut target = Target::new(member.address.clone(), None, Pace::of(&Timing::DEFAULT));
+        let connection = target.connect(&over).await?;
+        let (asking, asked) = mpsc::channel(8);
+        let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
+        let looks = connection.client().watch(asked).await?.into_inner();
+        Ok(Self { asking, looks, over })
+    }
+
+    async fn next(&mut self) -> proto::Look {
+        let look = tokio::time::timeout(PATIENCE, self.looks.next()).await;
+        look.expect("a look is told").unwrap().unwrap()
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}
+
+#[tokio::test]
+async fn are_told_at_once_at_each_change_and_every_second() {
+    let street = Street::of(&["a", "b"]);
+    let a = street.start("a");
+    let mut observer = Observer::of(&street, "a").await.unwrap();
+    let first = observer.next().await;
+    assert_eq!((first.name.as_str(), first.term, first.leader.is_none()), ("a", 1, true));
+    assert_eq!((first.election.as_str(), first.members.len(), first.echo), ("leader", 2, 0));
+
+    a.show(|look| {
+        look.term = 2;
+        look.leader = Some(leads("a", 2, Duration::from_millis(200)));
+    });
+    let mut second = observer.next().await;
+    while second.term == 1 {
+        second = observer.next().await;
+    }
+    assert_eq!(second.leader.unwrap().token, 2);
+    assert_eq!(second.certain_ms, 200);
+    // Nothing happens, and that is told.
+    assert_eq!(observer.next().await.term, 2);
+    assert_eq!(observer.next().await.term, 2);
+}
+
+#[tokio::test]
+async fn are_answered_when_they_ask() {
+    let street = Street::of(&["a", "b"]);
+    let _a = street.start("a");
+    let mut observer = Observer::of(&street, "a").await.unwrap();
+    for sent in 1..=5 {
+        observer.asking.send(proto::Question { sent }).await.unwrap();
+        let asked = Instant::now();
+        while observer.next().await.echo < sent {}
+        println!("answered after {:?}", asked.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn never_keep_members_out() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    let mut observers = Vec::new();
+    let full = loop {
+        match Observer::of(&street, "b").await {
+            Ok(mut observer) => {
+                observer.next().await;
+                observers.push(observer);
+            }
+            Err(ending) => break ending,
+        }
+    };
+    assert_eq!(full, Ending::NoRoom);
+    assert!(b.count(Mishap::Crowded) > 0);
+    let a = street.start("a");
+    a.connected("b").await;
+    b.connected("a").await;
+
+    // And there is room for another one once one has gone.
+    observers.pop();
+    let give_up = Instant::now() + PATIENCE;
+    while Observer::of(&street, "b").await.is_err() {
+        assert!(Instant::now() < give_up);
+        sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,22 @@
+//! Runs what HTTP/2 needs to have run for a connection, for as long as there is the connection.
+
+use tokio_util::sync::CancellationToken;
+
+/// Spawns tasks that end with a token.
+#[derive(Debug, Clone)]
+pub(super) struct Tied(CancellationToken);
+
+impl Tied {
+    pub(super) fn to(over: &CancellationToken) -> Self {
+        Self(over.clone())
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Tied
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        tokio::spawn(self.0.clone().run_until_cancelled_owned(task));
+    }
+}

@@ -1,0 +1,305 @@
+//! Between Raft's own types and the bytes of `proto/peers.proto`, on a connection and on a disk.
+//!
+//! Whatever can be decoded is well formed, and no more: whether it makes sense is the core's to
+//! say, which has bounds for everything.
+
+use std::sync::Arc;
+
+use prost::Message as _;
+use proto::{entry, message::Kind};
+
+use crate::{
+    clock::Timestamp,
+    leadership::ClusterId,
+    raft::{
+        identity::{Index, NodeId, Position, Term},
+        log::{Announcement, Conflict, Entry, Payload, Snapshot, TimeOfDay},
+        message::{Envelope, Message},
+    },
+};
+
+/// The types that are generated from `proto/peers.proto`.
+pub(crate) mod proto {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; what the messages mean is said in proto/peers.proto"
+    )]
+    tonic::include_proto!("elect.peers.v1");
+}
+
+/// Not what any server of ours has encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed: {0}")]
+pub(crate) struct Malformed(&'static str);
+
+/// Between which two a connection is, and of which group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) cluster: ClusterId,
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+}
+
+impl Route {
+    /// What came by this route.
+    pub(crate) fn decode(self, message: proto::Message) -> Result<Envelope, Malformed> {
+        let Self { cluster, from, to } = self;
+        let term = Term::new(message.term);
+        let kind = message.kind.ok_or(Malformed("a message of no known kind"))?;
+        Ok(Envelope { cluster, from, to, term, message: kind.try_into()? })
+    }
+}
+
+impl From<Envelope> for proto::Message {
+    fn from(envelope: Envelope) -> Self {
+        Self { term: envelope.term.get(), kind: Some(envelope.message.into()) }
+    }
+}
+
+/// An entry, as it is kept on disk.
+pub(crate) fn entry_to_bytes(entry: &Entry) -> Vec<u8> {
+    proto::Entry::from(entry.clone()).encode_to_vec()
+}
+
+/// An entry, as it was read from a disk.
+pub(crate) fn entry_from_bytes(bytes: &[u8]) -> Result<Entry, Malformed> {
+    let entry = proto::Entry::decode(bytes).map_err(|_| Malformed("an entry that can't be decoded"))?;
+    entry.try_into()
+}
+
+/// A snapshot, as it is kept on disk.
+pub(crate) fn snapshot_to_bytes(snapshot: &Snapshot) -> Vec<u8> {
+    proto::Snapshot::from(snapshot.clone()).encode_to_vec()
+}
+
+/// A snapshot, as it was read from a disk.
+pub(crate) fn snapshot_from_bytes(bytes: &[u8]) -> Result<Snapshot, Malformed> {
+    let snapshot =
+        proto::Snapshot::decode(bytes).map_err(|_| Malformed("a snapshot that can't be decoded"))?;
+    snapshot.try_into()
+}
+
+impl From<Message> for Kind {
+    fn from(message: Message) -> Self {
+        match message {
+            Message::PreVote { last, sent } => {
+                Self::PreVote(proto::PreVote { last: Some(last.into()), sent: sent.as_nanos() })
+            }
+            Message::PreVoteGranted { echo } => {
+                Self::PreVoteGranted(proto::PreVoteGranted { echo: echo.as_nanos() })
+            }
+            Message::RequestVote { last, transfer } => {
+                Self::RequestVote(proto::RequestVote { last: Some(last.into()), transfer })
+            }
+            Message::VoteGranted => Self::VoteGranted(proto::VoteGranted {}),
+            Message::Append { previous, entries, commit, sent } => Self::Append(proto::Append {
+                previous: Some(previous.into()),
+                entries: entries.into_iter().map(Into::into).collect(),
+                commit: commit.get(),
+                sent: sent.as_nanos(),
+            }),
+            Message::Appended { matched, echo } => {
+                Self::Appended(proto::Appended { matched: matched.get(), echo: echo.as_nanos() })
+            }
+            Message::Rejected { previous, conflict, echo } => Self::Rejected(proto::Rejected {
+                previous: previous.get(),
+                conflict_term: conflict.term.map(Term::get),
+                conflict_first: conflict.first.get(),
+                echo: echo.as_nanos(),
+            }),
+            Message::Install { snapshot, sent } => {
+                Self::Install(proto::Install { snapshot: Some(snapshot.into()), sent: sent.as_nanos() })
+            }
+            Message::TimeoutNow => Self::TimeoutNow(proto::TimeoutNow {}),
+            Message::Outdated => Self::Outdated(proto::Outdated {}),
+        }
+    }
+}
+
+impl TryFrom<Kind> for Message {
+    type Error = Malformed;
+
+    fn try_from(kind: Kind) -> Result<Self, Malformed> {
+        Ok(match kind {
+            Kind::PreVote(asked) => {
+                Self::PreVote { last: position(asked.last)?, sent: Timestamp::from_nanos(asked.sent) }
+            }
+            Kind::PreVoteGranted(answer) => Self::PreVoteGranted { echo: Timestamp::from_nanos(answer.echo) },
+            Kind::RequestVote(asked) => {
+                Self::RequestVote { last: position(asked.last)?, transfer: asked.transfer }
+            }
+            Kind::VoteGranted(proto::VoteGranted {}) => Self::VoteGranted,
+            Kind::Append(append) => Self::Append {
+                previous: position(append.previous)?,
+                entries: append.entries.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+                commit: Index::new(append.commit),
+                sent: Timestamp::from_nanos(append.sent),
+            },
+            Kind::Appended(answer) => Self::Appended {
+                matched: Index::new(answer.matched),
+                echo: Timestamp::from_nanos(answer.echo),
+            },
+            Kind::Rejected(answer) => Self::Rejected {
+                previous: Index::new(answer.previous),
+                conflict: Conflict {
+                    term: answer.conflict_term.map(Term::new),
+                    first: Index::new(answer.conflict_first),
+                },
+                echo: Timestamp::from_nanos(answer.echo),
+            },
+            Kind::Install(install) => Self::Install {
+                snapshot: install.snapshot.ok_or(Malformed("no snapshot in Install"))?.try_into()?,
+                sent: Timestamp::from_nanos(install.sent),
+            },
+            Kind::TimeoutNow(proto::TimeoutNow {}) => Self::TimeoutNow,
+            Kind::Outdated(proto::Outdated {}) => Self::Outdated,
+        })
+    }
+}
+
+impl From<Position> for proto::Position {
+    fn from(Position { term, index }: Position) -> Self {
+        Self { term: term.get(), index: index.get() }
+    }
+}
+
+fn position(position: Option<proto::Position>) -> Result<Position, Malformed> {
+    let position = position.ok_or(Malformed("a place in the log is missing"))?;
+    Ok(Position { term: Term::new(position.term), index: Index::new(position.index) })
+}
+
+impl From<Entry> for proto::Entry {
+    fn from(Entry { at, payload }: Entry) -> Self {
+        let payload = match payload {
+            Payload::Leadership(Announcement { who, value, since }) => {
+                entry::Payload::Leadership(proto::Leadership {
+                    who: who.place() as u32,
+                    value: bytes(&value),
+                    since: since.0,
+                })
+            }
+            Payload::Record(record) => entry::Payload::Record(bytes(&record)),
+        };
+        Self { at: Some(at.into()), payload: Some(payload) }
+    }
+}
+
+impl TryFrom<proto::Entry> for Entry {
+    type Error = Malformed;
+
+    fn try_from(entry: proto::Entry) -> Result<Self, Malformed> {
+        let payload = match entry.payload.ok_or(Malformed("an entry of no known kind"))? {
+            entry::Payload::Leadership(proto::Leadership { who, value, since }) => {
+                let who = u8::try_from(who).map_err(|_| Malformed("a member of no possible group"))?;
+                let (who, value) = (NodeId::new(who), Arc::from(&value[..]));
+                Payload::Leadership(Announcement { who, value, since: TimeOfDay(since) })
+            }
+            entry::Payload::Record(record) => Payload::Record(Arc::from(&record[..])),
+        };
+        Ok(Self { at: position(entry.at)?, payload })
+    }
+}
+
+impl From<Snapshot> for proto::Snapshot {
+    fn from(Snapshot { at, data }: Snapshot) -> Self {
+        Self { at: Some(at.into()), data: bytes(&data) }
+    }
+}
+
+impl TryFrom<proto::Snapshot> for Snapshot {
+    type Error = Malformed;
+
+    fn try_from(snapshot: proto::Snapshot) -> Result<Self, Malformed> {
+        Ok(Self { at: position(snapshot.at)?, data: Arc::from(&snapshot.data[..]) })
+    }
+}
+
+fn bytes(shared: &Arc<[u8]>) -> prost::bytes::Bytes {
+    prost::bytes::Bytes::copy_from_slice(shared)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ROUTE: Route = Route { cluster: ClusterId(3), from: NodeId::new(1), to: NodeId::new(0) };
+
+    fn positions() -> impl Strategy<Value = Position> {
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(term, index)| Position { term: Term::new(term), index: Index::new(index) })
+    }
+
+    fn shared() -> impl Strategy<Value = Arc<[u8]>> {
+        prop::collection::vec(any::<u8>(), 0..40).prop_map(Arc::from)
+    }
+
+    fn timestamps() -> impl Strategy<Value = Timestamp> {
+        any::<u64>().prop_map(Timestamp::from_nanos)
+    }
+
+    fn entries() -> impl Strategy<Value = Entry> {
+        let announcement = (any::<u8>(), shared(), any::<u64>()).prop_map(|(who, value, since)| {
+            Payload::Leadership(Announcement { who: NodeId::new(who), value, since: TimeOfDay(since) })
+        });
+        let payloads = prop_oneof![announcement, shared().prop_map(Payload::Record)];
+        (positions(), payloads).prop_map(|(at, payload)| Entry { at, payload })
+    }
+
+    fn snapshots() -> impl Strategy<Value = Snapshot> {
+        (positions(), shared()).prop_map(|(at, data)| Snapshot { at, data })
+    }
+
+    fn messages() -> impl Strategy<Value = Message> {
+        let indexes = || any::<u64>().prop_map(Index::new);
+        prop_oneof![
+            (positions(), timestamps()).prop_map(|(last, sent)| Message::PreVote { last, sent }),
+            timestamps().prop_map(|echo| Message::PreVoteGranted { echo }),
+            (positions(), any::<bool>()).prop_map(|(last, transfer)| Message::RequestVote { last, transfer }),
+            Just(Message::VoteGranted),
+            (positions(), prop::collection::vec(entries(), 0..5), indexes(), timestamps()).prop_map(
+                |(previous, entries, commit, sent)| Message::Append { previous, entries, commit, sent }
+            ),
+            (indexes(), timestamps()).prop_map(|(matched, echo)| Message::Appended { matched, echo }),
+            (indexes(), any::<Option<u64>>(), indexes(), timestamps()).prop_map(
+                |(previous, term, first, echo)| {
+                    let conflict = Conflict { term: term.map(Term::new), first };
+                    Message::Rejected { previous, conflict, echo }
+                }
+            ),
+            (snapshots(), timestamps()).prop_map(|(snapshot, sent)| Message::Install { snapshot, sent }),
+            Just(Message::TimeoutNow),
+            Just(Message::Outdated),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sent_arrives_as_it_was(term: u64, message in messages()) {
+            let Route { cluster, from, to } = ROUTE;
+            let envelope = Envelope { cluster, from, to, term: Term::new(term), message };
+            let sent = proto::Message::from(envelope.clone()).encode_to_vec();
+            let received = proto::Message::decode(&sent[..]).unwrap();
+            prop_assert_eq!(ROUTE.decode(received).unwrap(), envelope);
+        }
+
+        #[test]
+        fn what_is_stored_is_read_as_it_was(entry in entries(), snapshot in snapshots()) {
+            prop_assert_eq!(entry_from_bytes(&entry_to_bytes(&entry)).unwrap(), entry);
+            prop_assert_eq!(snapshot_from_bytes(&snapshot_to_bytes(&snapshot)).unwrap(), snapshot);
+        }
+
+        /// From a connection or a disk, whatever comes is a message or an error.
+        #[test]
+        fn garbage_is_refused_without_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(message) = proto::Message::decode(&garbage[..]) {
+                let _ = ROUTE.decode(message);
+            }
+            let _ = entry_from_bytes(&garbage);
+            let _ = snapshot_from_bytes(&garbage);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! The peers backend as it is run: real processes, real connections, real disks, and what may happen to each.
+//!
+//! Tests of a point of the leadership contract carry its number. Moments are compared on the boot-time clock:
+//! that of a line is when it arrived here, which is a little after it was printed.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod support;
+
+#[path = "peers/cut_off.rs"]
+mod cut_off;
+#[path = "peers/disks.rs"]
+mod disks;
+#[path = "peers/frozen.rs"]
+mod frozen;
+#[path = "peers/killed.rs"]
+mod killed;
+#[path = "peers/lines.rs"]
+mod lines;
+#[path = "peers/misfits.rs"]
+mod misfits;
+#[path = "peers/observed.rs"]
+mod observed;
+#[path = "peers/run.rs"]
+mod run;
+#[path = "peers/strangers.rs"]
+mod strangers;
+
+#[test]
+#[ignore = "what the other tests run; not a test"]
+fn member() {
+    support::member::main();
+}
+
+#[test]
+#[ignore = "what the other tests run; not a test"]
+fn worker() {
+    support::worker::main();
+}

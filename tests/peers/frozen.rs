@@ -1,0 +1,49 @@
+//! Servers that stand still for a while, and do not know it.
+
+use crate::support::{
+    peers::{Group, leads_after, leads_on, saw_a_change, settled, told},
+    server::{CHANGE, FOLLOWER, SOON, led_one_at_a_time},
+};
+
+#[test]
+fn contract_3_a_leader_that_was_frozen_says_nothing_as_a_leader_ever_after() {
+    const ROUNDS: usize = 3;
+    let group = Group::of(3);
+    let mut servers = group.start_all();
+    let mut lead = settled(&servers);
+    for _ in 0..ROUNDS {
+        let old = lead;
+        servers[old.place].freeze();
+        lead = leads_after(&servers, old.token);
+        let frozen = &mut servers[old.place];
+        let mark = frozen.mark();
+        frozen.thaw();
+        frozen.wait_for_line_since(mark, told(FOLLOWER), SOON);
+        let woken = frozen.told_since(mark);
+        assert_eq!(woken[0].text, CHANGE, "the first that it says: {woken:#?}");
+    }
+    led_one_at_a_time(&servers);
+}
+
+#[test]
+fn a_follower_that_was_frozen_comes_back_without_deposing_the_leader() {
+    let group = Group::of(3);
+    let mut servers = group.start_all();
+    let lead = settled(&servers);
+    let place = (lead.place + 1) % 3;
+    let start = servers[lead.place].mark();
+
+    // Longer than any election timeout: it wakes up as one that has heard no leader for too long.
+    servers[place].freeze();
+    leads_on(&servers[lead.place], start, 4);
+    servers[place].thaw();
+    leads_on(&servers[lead.place], servers[lead.place].mark(), 3);
+    assert!(!saw_a_change(&servers[lead.place], start));
+    assert_eq!(servers[place].told().last().unwrap().text, FOLLOWER);
+
+    // It is one again: with the third gone, the leader leads by its answers alone.
+    let third = 3 - lead.place - place;
+    servers[third].kill();
+    leads_on(&servers[lead.place], servers[lead.place].mark(), 4);
+    assert!(!saw_a_change(&servers[lead.place], start));
+}

@@ -1,0 +1,196 @@
+//! Servers that were told different things, and that don't belong together: both say so, and nobody is deposed.
+
+use crate::support::{
+    capture::Mark,
+    elect::Elect,
+    eventually::eventually,
+    peers::{Group, Lead, leads_after, leads_on, problems, saw_a_change, settled, told, with_parts},
+    pki::{KeyAndCert, Pki},
+    server::{FOLLOWER, SOON, Server},
+};
+
+/// Waits until this server has said that it has a problem, in all of these words.
+#[track_caller]
+fn says(server: &Server, parts: &[&str]) {
+    eventually(SOON, &format!("{} to say {parts:?}", server.name()), || {
+        problems(server).iter().any(|problem| parts.iter().all(|part| problem.contains(part))).then_some(())
+    });
+}
+
+/// However often it calls and is called: what it refuses is news once, of each of the others and from each side.
+#[track_caller]
+fn says_it_once(server: &Server) {
+    let mut refusals: Vec<_> = server.lines().into_iter().map(|line| line.text).collect();
+    refusals.retain(|text| text.contains("refused to talk") || text.contains("turned a stranger away"));
+    assert!(refusals.len() <= 4, "{refusals:#?}");
+}
+
+/// `elect` with one flag's value replaced.
+fn instead(mut args: Vec<String>, flag: &str, value: &str) -> Vec<String> {
+    let place = args.iter().position(|arg| arg == flag).unwrap();
+    args[place + 1] = value.to_owned();
+    args
+}
+
+/// Two of three elect a leader. The third was told something else: it and those whom it meets say what, and it
+/// never has a leader.
+#[track_caller]
+fn does_not_fit(group: &Group, odd: Vec<String>, parts: &[&str]) {
+    let two = [group.start(0), group.start(1)];
+    let Lead { place, .. } = settled(&two);
+    let odd = group.start_as(2, Elect::new(odd));
+    for server in two.iter().chain([&odd]) {
+        says(server, parts);
+    }
+    odd.wait_for_line(with_parts(&["no majority votes", "0 of 2 others are connected"]), SOON);
+    leads_on(&two[place], two[place].mark(), 2);
+    assert!(!saw_a_change(&two[place], Mark::START));
+    for server in two.iter().chain([&odd]) {
+        says_it_once(server);
+    }
+    assert!(odd.told().iter().all(|told| told.token.is_none() && told.text != FOLLOWER));
+}
+
+#[test]
+fn a_list_with_another_address_is_refused_and_both_sides_say_which() {
+    let group = Group::of(3);
+    let list = group.list().replace(group.address(1), "127.0.0.1:9");
+    let odd = instead(group.command_line(2), "--peers", &list);
+    let parts =
+        ["looks for 'server2' at", group.address(1), "127.0.0.1:9", "start both with the same --peers"];
+    // It does not find the second at all: only the first one gets to tell.
+    let two = [group.start(0), group.start(1)];
+    settled(&two);
+    let odd = group.start_as(2, Elect::new(odd));
+    for server in [&two[0], &two[1], &odd] {
+        says(server, &parts);
+    }
+    assert!(odd.told().iter().all(|told| told.token.is_none() && told.text != FOLLOWER));
+}
+
+#[test]
+fn a_list_with_another_member_is_refused_and_both_sides_say_which() {
+    let group = Group::of(3);
+    let list = group.list().replace("server2=", "stranger=");
+    let odd = instead(group.command_line(2), "--peers", &list);
+    does_not_fit(&group, odd, &["among its peers, and", "has not", "start both with the same --peers"]);
+}
+
+#[test]
+fn a_list_with_one_more_member_is_refused_and_both_sides_say_which() {
+    let group = Group::of(3);
+    let list = format!("{},server4=127.0.0.1:9", group.list());
+    let odd = instead(group.command_line(2), "--peers", &list);
+    let parts = ["'server3' has server4=127.0.0.1:9 among its peers", "has not"];
+    let two = [group.start(0), group.start(1)];
+    settled(&two);
+    let odd = group.start_as(2, Elect::new(odd));
+    for server in [&two[0], &two[1], &odd] {
+        says(server, &parts);
+    }
+}
+
+#[test]
+fn another_election_is_refused_and_both_sides_say_which() {
+    let group = Group::of(3);
+    let odd = [group.command_line(2), vec!["--election".into(), "other".into()]].concat();
+    does_not_fit(&group, odd, &["'leader'", "'other'", "start both with the same --election"]);
+}
+
+#[test]
+fn another_election_timeout_is_refused_and_both_sides_say_which() {
+    let group = Group::of(3);
+    let odd = instead(group.command_line(2), "--election-timeout", "1400ms-2500ms");
+    does_not_fit(&group, odd, &["1.5s", "1.4s", "start both with the same --election-timeout"]);
+}
+
+#[test]
+fn a_second_server_of_one_name_is_refused_and_nobody_is_deposed() {
+    let group = Group::of(3);
+    let servers = group.start_all();
+    let Lead { place, .. } = settled(&servers);
+    let data = group.data(0).with_file_name("second");
+    // The first calls the others, so they meet. Where it listens nobody looks for it.
+    let second = Elect::new(group.command_line_with(0, &group.list(), &data));
+    let second = group.start_as(0, second.args(["--listen", "127.0.0.8:10000"]));
+    for server in [&second, &servers[1], &servers[2]] {
+        says(server, &["another data directory", "two servers run under its name"]);
+    }
+    leads_on(&servers[place], servers[place].mark(), 2);
+    assert!(servers.iter().all(|server| !saw_a_change(server, Mark::START)));
+    assert!(second.told().iter().all(|told| told.token.is_none() && told.text != FOLLOWER));
+}
+
+#[test]
+fn a_port_that_is_taken_or_is_not_here_is_refused_with_a_remedy() {
+    let group = Group::of(3);
+    let servers = group.start_all();
+    let Lead { place, .. } = settled(&servers);
+    let data = group.data(0).with_file_name("second");
+    let again = || Elect::new(group.command_line_with(0, &group.list(), &data));
+    for (elect, parts) in [
+        (again(), ["--listen", group.address(0), "another process listens there"]),
+        (again().args(["--listen", "192.0.2.1:10000"]), ["--listen", "192.0.2.1:10000", "no interface"]),
+    ] {
+        let mut refused = elect.start();
+        let code = refused.wait_exit(SOON).code();
+        let said = refused.stderr().join("\n");
+        assert_eq!(code, Some(1), "{said}");
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    }
+    assert!(!data.exists(), "nothing was made for a server that can't start");
+    leads_on(&servers[place], servers[place].mark(), 1);
+    assert!(!saw_a_change(&servers[place], Mark::START));
+}
+
+#[test]
+fn a_peer_whose_host_is_not_known_is_looked_for_again_and_again() {
+    let mut group = Group::of(2);
+    group.add("server3", "no-such-host.invalid:10000");
+    let servers = [group.start(0), group.start(1)];
+    let Lead { place, .. } = settled(&servers);
+    for server in &servers {
+        server.wait_for_line(with_parts(&["the host no-such-host.invalid can't be found"]), SOON);
+    }
+    leads_on(&servers[place], Mark::START, 2);
+}
+
+fn with_tls(group: &Group, place: usize, pki: &Pki, shown: Option<&KeyAndCert>) -> Server {
+    let elect = Elect::new(group.command_line(place));
+    let elect = match shown {
+        Some(KeyAndCert { cert, key }) => {
+            elect.arg("--cacert").arg(&pki.ca).arg("--cert").arg(cert).arg("--key").arg(key)
+        }
+        None => elect,
+    };
+    group.start_as(place, elect)
+}
+
+#[test]
+fn peers_with_certificates_elect_a_leader_and_talk_with_nobody_who_has_none() {
+    let (group, pki) = (Group::of(3), Pki::new());
+    let mut servers: Vec<_> = (0..3).map(|place| with_tls(&group, place, &pki, Some(&pki.server))).collect();
+    let lead = settled(&servers);
+    let place = (lead.place + 1) % 3;
+    servers[place].kill();
+
+    let mut bare = with_tls(&group, place, &pki, None);
+    bare.wait_for_line(with_parts(&["no majority votes", "0 of 2 others are connected"]), SOON);
+    says(&bare, &["TLS"]);
+    bare.kill();
+
+    let mut foreign = with_tls(&group, place, &pki, Some(&pki.foreign_client));
+    foreign.wait_for_line(with_parts(&["no majority votes", "0 of 2 others are connected"]), SOON);
+    says(&foreign, &["TLS"]);
+    foreign.kill();
+
+    let others = servers.iter().enumerate().filter(|(other, _)| *other != place);
+    for (_, server) in others {
+        says(server, &["TLS"]);
+    }
+    assert!(!saw_a_change(&servers[lead.place], Mark::START));
+    servers[place] = with_tls(&group, place, &pki, Some(&pki.server));
+    servers[place].wait_for_line(told(FOLLOWER), SOON);
+    servers[lead.place].stop(0);
+    leads_after(&servers, lead.token);
+}
