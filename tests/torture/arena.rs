@@ -1,0 +1,109 @@
+//! Where the processes are: hosts, and the network between them, which can be broken pair by pair and direction by
+//! direction.
+//!
+//! Two of them: network namespaces, one a host, where the machine allows it ([`namespaces`]); else loopback, with
+//! proxies in between ([`loopback`]). What is broken is always given as a whole, as a set: faults may overlap.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsStr,
+    process::Command,
+};
+
+use self::{loopback::Loopback, namespaces::Namespaces};
+use super::nemesis::Weather;
+
+mod loopback;
+mod namespaces;
+
+/// A host: candidates first, then members, by their places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Host {
+    Candidate(usize),
+    Member(usize),
+}
+
+/// Hosts that don't reach others: from the first, nothing gets to the second.
+pub(crate) type Blocked = BTreeSet<(Host, Host)>;
+
+/// Hosts that have a bad link.
+pub(crate) type Climate = BTreeMap<Host, Weather>;
+
+/// Where a member listens, and under which address its peers know it.
+#[derive(Debug, Clone)]
+pub(crate) struct Addresses {
+    pub(crate) client: String,
+    pub(crate) peer: String,
+    pub(crate) announced_peer: String,
+}
+
+#[derive(Debug)]
+pub(crate) enum Arena {
+    Namespaces(Namespaces),
+    Loopback(Loopback),
+}
+
+impl Arena {
+    /// Namespaces if this machine has them and `loopback` is not asked for.
+    pub(crate) fn new(candidates: usize, members: usize, loopback: bool) -> Self {
+        if !loopback {
+            match Namespaces::new(candidates, members) {
+                Ok(namespaces) => return Self::Namespaces(namespaces),
+                Err(why) => eprintln!("no network namespaces, loopback instead: {why}"),
+            }
+        }
+        Self::Loopback(Loopback::new(candidates, members))
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.describe(),
+            Self::Loopback(_) => "loopback with proxies; no delay and loss".into(),
+        }
+    }
+
+    /// A command on that host, which the kernel kills together with this process.
+    pub(crate) fn command(&self, host: Host, program: impl AsRef<OsStr>) -> Command {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.command(host, program.as_ref()),
+            Self::Loopback(_) => crate::support::process::command(program),
+        }
+    }
+
+    /// A member of etcd was started: loopback knows peers by their processes.
+    pub(crate) fn started(&self, member: usize, process: u32) {
+        if let Self::Loopback(loopback) = self {
+            loopback.started(member, process);
+        }
+    }
+
+    pub(crate) fn member(&self, member: usize) -> Addresses {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.member(member),
+            Self::Loopback(loopback) => loopback.member(member),
+        }
+    }
+
+    /// Where a candidate finds etcd, as `--etcd` takes it.
+    pub(crate) fn endpoints(&self, candidate: usize) -> String {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.endpoints(),
+            Self::Loopback(loopback) => loopback.endpoints(candidate),
+        }
+    }
+
+    /// Breaks the network in these places, and mends it in all others.
+    pub(crate) fn shape(&mut self, blocked: &Blocked, climate: &Climate) {
+        match self {
+            Self::Namespaces(namespaces) => namespaces.shape(blocked, climate),
+            Self::Loopback(loopback) => loopback.shape(blocked),
+        }
+    }
+
+    /// Moves the calling thread to where all hosts are reached, whatever is broken between them.
+    pub(crate) fn enter(&self) {
+        if let Self::Namespaces(namespaces) = self {
+            namespaces.enter();
+        }
+    }
+}

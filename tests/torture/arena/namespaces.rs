@@ -1,0 +1,265 @@
+//! A network namespace for each host, and one with the bridge between them.
+//!
+//! ```text
+//!  elect-torture-PID-c0 … c6      eth0 ──veth──┐
+//!  elect-torture-PID-m0 … m2      eth0 ──veth──┤ bridge, in elect-torture-PID-hub
+//! ```
+//!
+//! The machine's own network is not touched: nothing of ours is in its namespace. All is named after this process, and
+//! removed when this is dropped; what a killed run left is removed by the next one, by its name and only if that
+//! process is gone.
+//!
+//! *Who hears whom* is the neighbour table: each host knows each other's hardware address by a permanent entry, and
+//! what it must not reach has an address that nobody has. So a blocked packet is lost in silence, in one direction,
+//! and no end learns anything. *Delay and loss* is netem on what a host sends, where the kernel has it. Where it has
+//! not, it is a link that is too slow (a token bucket with a queue) and packets that iptables drops at random.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use nix::sched::{CloneFlags, setns};
+
+use super::{Addresses, Blocked, Climate, Host};
+use crate::{nemesis::Weather, support::process};
+
+const PREFIX: &str = "elect-torture-";
+
+/// Documentation addresses (RFC 5737), which no network has.
+const NETWORK: &str = "198.51.100";
+
+/// A hardware address that nobody has.
+const NOBODY: &str = "02:00:c6:33:64:fe";
+
+const CLIENT_PORT: u16 = 2379;
+const PEER_PORT: u16 = 2380;
+
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    hosts: Vec<Host>,
+    has_netem: bool,
+    blocked: Blocked,
+    climate: Climate,
+    /// Last: removes them.
+    names: Names,
+}
+
+/// The namespaces of this process. Removes them when dropped.
+#[derive(Debug)]
+struct Names {
+    prefix: String,
+    made: Vec<String>,
+}
+
+impl Namespaces {
+    pub(super) fn new(candidates: usize, members: usize) -> Result<Self, String> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err("they need root".into());
+        }
+        sweep();
+        let hosts: Vec<Host> =
+            (0..candidates).map(Host::Candidate).chain((0..members).map(Host::Member)).collect();
+        let mut names = Names { prefix: format!("{PREFIX}{}-", std::process::id()), made: Vec::new() };
+        let hub = names.add("hub")?;
+        // The hub's address is how this process reaches all of them.
+        let mut lines = format!(
+            "link set dev lo up\nlink add name br0 type bridge\nlink set dev br0 up\naddr add {NETWORK}.250/24 dev br0\n"
+        );
+        for host in &hosts {
+            let name = names.add(&label(*host))?;
+            let number = number(*host);
+            lines.push_str(&format!(
+                "link add name veth{number} type veth peer name eth0 address {} netns {name}\n\
+                 link set dev veth{number} master br0 up\n",
+                hardware(*host)
+            ));
+        }
+        batch(&hub, &lines)?;
+        for host in &hosts {
+            let mut lines = "link set dev lo up\nlink set dev eth0 up\n".to_owned();
+            lines.push_str(&format!("addr add {NETWORK}.{}/24 dev eth0\n", number(*host)));
+            for other in hosts.iter().filter(|other| *other != host) {
+                lines.push_str(&neighbour(*other, &hardware(*other)));
+            }
+            batch(&names.of(*host), &lines)?;
+        }
+        let netem = ["-n", &hub, "qdisc", "replace", "dev", "veth1", "root", "netem", "delay", "1ms"];
+        let has_netem = run("tc", &netem).is_ok();
+        if has_netem {
+            run("tc", &["-n", &hub, "qdisc", "del", "dev", "veth1", "root"])?;
+        }
+        Ok(Self { hosts, has_netem, blocked: Blocked::new(), climate: Climate::new(), names })
+    }
+
+    pub(super) fn describe(&self) -> String {
+        let weather = if self.has_netem { "netem" } else { "a token bucket and iptables, for want of netem" };
+        format!("a network namespace for each host; delay and loss by {weather}")
+    }
+
+    pub(super) fn command(&self, host: Host, program: &OsStr) -> Command {
+        let mut command = process::command("ip");
+        command.args(["netns", "exec", &self.names.of(host)]).arg(program);
+        command
+    }
+
+    pub(super) fn member(&self, member: usize) -> Addresses {
+        let address = address(Host::Member(member));
+        let peer = format!("{address}:{PEER_PORT}");
+        Addresses { client: format!("{address}:{CLIENT_PORT}"), announced_peer: peer.clone(), peer }
+    }
+
+    pub(super) fn endpoints(&self) -> String {
+        let members = self.hosts.iter().filter(|host| matches!(host, Host::Member(_)));
+        members.map(|host| format!("{}:{CLIENT_PORT}", address(*host))).collect::<Vec<_>>().join(",")
+    }
+
+    pub(super) fn shape(&mut self, blocked: &Blocked, climate: &Climate) {
+        for host in self.hosts.clone() {
+            let mut lines = String::new();
+            for other in self.hosts.iter().filter(|other| **other != host) {
+                let pair = (host, *other);
+                match (self.blocked.contains(&pair), blocked.contains(&pair)) {
+                    (false, true) => lines.push_str(&neighbour(*other, NOBODY)),
+                    (true, false) => lines.push_str(&neighbour(*other, &hardware(*other))),
+                    _ => {}
+                }
+            }
+            if !lines.is_empty() {
+                batch(&self.names.of(host), &lines)
+                    .unwrap_or_else(|why| panic!("the network can't be shaped: {why}"));
+            }
+            if self.climate.get(&host) != climate.get(&host) {
+                self.weather(host, climate.get(&host).copied());
+            }
+        }
+        (self.blocked, self.climate) = (blocked.clone(), climate.clone());
+    }
+
+    fn weather(&self, host: Host, weather: Option<Weather>) {
+        let name = self.names.of(host);
+        let tc = |args: &[&str]| run("tc", &[&["-n", &name, "qdisc"], args].concat());
+        // Nothing to remove is no trouble.
+        let _ = tc(&["del", "dev", "eth0", "root"]);
+        if !self.has_netem {
+            let _ = run("ip", &["netns", "exec", &name, "iptables", "-F", "OUTPUT"]);
+        }
+        let Some(Weather { delay, jitter, lost }) = weather else { return };
+        let (delay, jitter) = (format!("{}ms", delay.as_millis()), format!("{}ms", jitter.as_millis()));
+        let done = if self.has_netem {
+            let lost = format!("{lost}%");
+            tc(&["add", "dev", "eth0", "root", "netem", "delay", &delay, &jitter, "loss", &lost])
+        } else {
+            let probability = format!("{:.2}", f64::from(lost) / 100.0);
+            let drop = [
+                "-A",
+                "OUTPUT",
+                "-m",
+                "statistic",
+                "--mode",
+                "random",
+                "--probability",
+                &probability,
+                "-j",
+                "DROP",
+            ];
+            // Without iptables there is delay alone.
+            let _ = run("ip", &[&["netns", "exec", &name, "iptables"], &drop[..]].concat());
+            // So slow that what one candidate sends queues up for about that long.
+            let rate = if delay == "5ms" { "256kbit" } else { "64kbit" };
+            tc(&["add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "2k", "latency", "400ms"])
+        };
+        done.unwrap_or_else(|why| panic!("the weather can't be changed: {why}"));
+    }
+
+    /// Moves the calling thread into the hub.
+    pub(super) fn enter(&self) {
+        let path = Path::new("/run/netns").join(format!("{}hub", self.names.prefix));
+        let hub = fs::File::open(path).expect("the hub is there as long as this is");
+        setns(hub, CloneFlags::CLONE_NEWNET).expect("root may change a thread's network");
+    }
+}
+
+impl Names {
+    fn add(&mut self, label: &str) -> Result<String, String> {
+        let name = format!("{}{label}", self.prefix);
+        run("ip", &["netns", "add", &name])?;
+        self.made.push(name.clone());
+        Ok(name)
+    }
+
+    fn of(&self, host: Host) -> String {
+        format!("{}{}", self.prefix, label(host))
+    }
+}
+
+impl Drop for Names {
+    fn drop(&mut self) {
+        for name in &self.made {
+            let _ = run("ip", &["netns", "del", name]);
+        }
+    }
+}
+
+/// Removes what runs that were killed have left.
+fn sweep() {
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(owner) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else { continue };
+        if owner.parse::<u32>().is_ok() && !Path::new("/proc").join(owner).exists() {
+            let _ = run("ip", &["netns", "del", &name]);
+        }
+    }
+}
+
+fn label(host: Host) -> String {
+    match host {
+        Host::Candidate(place) => format!("c{place}"),
+        Host::Member(place) => format!("m{place}"),
+    }
+}
+
+fn number(host: Host) -> usize {
+    match host {
+        Host::Candidate(place) => 1 + place,
+        Host::Member(place) => 101 + place,
+    }
+}
+
+fn address(host: Host) -> String {
+    format!("{NETWORK}.{}", number(host))
+}
+
+fn hardware(host: Host) -> String {
+    format!("02:00:c6:33:64:{:02x}", number(host))
+}
+
+fn neighbour(of: Host, hardware: &str) -> String {
+    format!("neigh replace {} lladdr {hardware} dev eth0 nud permanent\n", address(of))
+}
+
+/// Runs lines of `ip` in a namespace.
+fn batch(namespace: &str, lines: &str) -> Result<(), String> {
+    let mut command = process::command("ip");
+    command.args(["-n", namespace, "-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.stderr(Stdio::piped()).spawn().map_err(|error| error.to_string())?;
+    let fed = child.stdin.take().map(|mut input| input.write_all(lines.as_bytes()));
+    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+    match (fed, output.status.success()) {
+        (Some(Ok(())), true) => Ok(()),
+        _ => Err(format!("ip in {namespace}: {}", String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    let mut command = process::command(program);
+    command.args(args).stdin(Stdio::null());
+    let output = command.output().map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr)))
+}

@@ -1,0 +1,66 @@
+//! In the end, every candidate that lives is in the queue (contract, point 6).
+
+use std::collections::BTreeSet;
+
+use super::{Case, Invariant};
+use crate::history::{Event, What};
+
+pub(super) struct InTheQueue;
+
+impl Invariant for InTheQueue {
+    fn name(&self) -> &'static str {
+        "everyone in the queue"
+    }
+
+    fn broken_by(&self, case: &Case<'_>) -> Vec<String> {
+        let mut living = BTreeSet::new();
+        for Event { what, .. } in case.history.events() {
+            match what {
+                What::Started { who } => {
+                    living.insert(who.as_str());
+                }
+                What::Killed { who } | What::Told { who } | What::Exited { who, .. } => {
+                    living.remove(who.as_str());
+                }
+                What::Queue { names } => {
+                    let missing: Vec<_> =
+                        living.iter().filter(|who| !names.iter().any(|name| name == *who)).copied().collect();
+                    if missing.is_empty() {
+                        return Vec::new();
+                    }
+                    return vec![format!("{} is missing in {names:?}", missing.join(", "))];
+                }
+                // Nobody could look.
+                What::Closed => return vec!["the queue could not be read".into()],
+                _ => {}
+            }
+        }
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sample::*, *};
+
+    #[test]
+    fn finds_a_living_candidate_that_is_not_in_the_queue() {
+        let found = broken(&InTheQueue, vec![started(0, "a"), started(0, "b"), queue(9, &["a"]), closed(9)]);
+        assert_eq!(found, [r#"b is missing in ["a"]"#]);
+        let restarted = vec![started(0, "a"), killed(1, "a"), started(2, "a"), queue(9, &[]), closed(9)];
+        assert_eq!(broken(&InTheQueue, restarted).len(), 1);
+    }
+
+    #[test]
+    fn finds_a_queue_that_nobody_could_read() {
+        assert_eq!(broken(&InTheQueue, vec![started(0, "a"), closed(9)]).len(), 1);
+    }
+
+    #[test]
+    fn lets_the_dead_be_missing_and_their_keys_be_there() {
+        let dead = vec![started(0, "a"), started(0, "b"), killed(5, "b"), queue(9, &["a"]), closed(9)];
+        assert_eq!(broken(&InTheQueue, dead), [""; 0]);
+        let twice = vec![started(0, "a"), queue(9, &["a", "gone", "a"]), closed(9)];
+        assert_eq!(broken(&InTheQueue, twice), [""; 0]);
+    }
+}

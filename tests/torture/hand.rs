@@ -1,0 +1,310 @@
+//! The test's own hand on etcd: an administrator, a careless third party, and the one who looks in the end.
+//!
+//! It lives on a thread of its own, in the hub of the arena, where no fault between hosts disturbs it. It has a client
+//! for each member and takes whichever answers; every call has a limit, since members may be frozen or dead.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use etcd_client::{
+    Client, CompactionOptions, ConnectOptions, GetOptions, SortOrder, SortTarget, WatchOptions,
+};
+use tokio::{
+    runtime::{Builder, Handle},
+    time::{sleep, timeout},
+};
+
+use super::{
+    arena::Arena,
+    history::{At, Event, Place, Token, What},
+    programs::{ELECTION, WRITES},
+};
+
+/// For one call, to a member that may not answer.
+const PATIENCE: Duration = Duration::from_millis(700);
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// One in the queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Queued {
+    pub(crate) name: String,
+    key: Vec<u8>,
+    lease: i64,
+    token: Token,
+}
+
+/// What was seen of etcd last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sight {
+    /// First one first.
+    pub(crate) queue: Vec<Queued>,
+    /// By its place.
+    pub(crate) leading_member: Option<usize>,
+    pub(crate) looks: u64,
+}
+
+#[derive(Clone)]
+pub(crate) struct Hand {
+    runtime: Handle,
+    clients: Arc<Vec<Client>>,
+    sight: Arc<Mutex<Sight>>,
+    noted: Arc<Mutex<Vec<Event>>>,
+}
+
+/// How a candidate is deposed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Blow {
+    Revoke,
+    Delete,
+}
+
+impl Hand {
+    pub(crate) fn of(arena: Arc<Mutex<Arena>>, members: usize) -> Self {
+        let urls: Vec<String> = {
+            let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
+            (0..members).map(|member| format!("http://{}", arena.member(member).client)).collect()
+        };
+        let (started, ready) = mpsc::sync_channel(1);
+        let serve = move || {
+            arena.lock().unwrap_or_else(PoisonError::into_inner).enter();
+            drop(arena);
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let mut clients = Vec::new();
+                for url in urls {
+                    let options = ConnectOptions::new().with_connect_timeout(PATIENCE);
+                    let client = Client::connect([url], Some(options)).await;
+                    clients.push(client.expect("nothing is sent before the first call"));
+                }
+                let _ = started.send((Handle::current(), clients));
+                std::future::pending::<()>().await;
+            });
+        };
+        thread::Builder::new().name("hand".into()).spawn(serve).expect("a test can start a thread");
+        let (runtime, clients) = ready.recv().expect("the thread is ready");
+        let hand = Self { runtime, clients: Arc::new(clients), sight: Arc::default(), noted: Arc::default() };
+        hand.runtime.spawn(hand.clone().look_on());
+        hand.runtime.spawn(hand.clone().follow_deletions());
+        hand
+    }
+
+    /// What was seen last.
+    pub(crate) fn sight(&self) -> Sight {
+        self.sight.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What it did and saw, for the history.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, what: What) {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(Event { at: At::now(), what });
+    }
+
+    async fn look_on(self) {
+        loop {
+            let queue = self.queue().await;
+            let leading_member = self.leading_member().await;
+            {
+                let mut sight = self.sight.lock().unwrap_or_else(PoisonError::into_inner);
+                sight.looks += 1;
+                sight.queue = queue.unwrap_or_else(|| std::mem::take(&mut sight.queue));
+                sight.leading_member = leading_member.or(sight.leading_member);
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Notes at which revision each key of the queue was deleted. What was compacted before it was seen is missed.
+    async fn follow_deletions(self) {
+        let mut made: BTreeMap<Vec<u8>, Token> = BTreeMap::new();
+        let mut next = 1;
+        for client in self.clients.iter().cycle() {
+            let _ = self.follow_on(client.clone(), &mut made, &mut next).await;
+            sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// From revision `next` on, by one member, until that falls silent.
+    async fn follow_on(
+        &self,
+        mut client: Client,
+        made: &mut BTreeMap<Vec<u8>, Token>,
+        next: &mut i64,
+    ) -> Result<(), etcd_client::Error> {
+        /// A member that is frozen says nothing either; then another is asked.
+        const SILENCE: Duration = Duration::from_secs(2);
+        let options = WatchOptions::new().with_prefix().with_start_revision(*next);
+        let opening = timeout(PATIENCE, client.watch(format!("{ELECTION}/"), Some(options)));
+        let Ok(stream) = opening.await else { return Ok(()) };
+        let mut stream = stream?;
+        while let Ok(Some(response)) = timeout(SILENCE, stream.message()).await.unwrap_or(Ok(None)) {
+            if response.compact_revision() > 0 {
+                *next = response.compact_revision() + 1;
+                return Ok(());
+            }
+            for kv in response.events().iter().filter_map(|event| event.kv()) {
+                *next = kv.mod_revision() + 1;
+                if kv.create_revision() > 0 {
+                    made.insert(kv.key().to_vec(), kv.create_revision().unsigned_abs());
+                } else if let Some(token) = made.remove(kv.key()) {
+                    self.note(What::Gone { token, order: kv.mod_revision().unsigned_abs() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whatever member answers first, in turn.
+    async fn ask<T, F>(&self, call: impl Fn(Client) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        for client in self.clients.iter() {
+            if let Ok(Ok(answer)) = timeout(PATIENCE, call(client.clone())).await {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    async fn queue(&self) -> Option<Vec<Queued>> {
+        let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
+        let prefix = format!("{ELECTION}/");
+        let read = |mut client: Client| {
+            let (prefix, options) = (prefix.clone(), options.clone());
+            async move { client.get(prefix, Some(options)).await }
+        };
+        let answer = self.ask(read).await?;
+        let queued = answer.kvs().iter().map(|kv| Queued {
+            name: String::from_utf8_lossy(kv.value()).into_owned(),
+            key: kv.key().to_vec(),
+            lease: kv.lease(),
+            token: kv.create_revision().unsigned_abs(),
+        });
+        Some(queued.collect())
+    }
+
+    async fn leading_member(&self) -> Option<usize> {
+        for (place, client) in self.clients.iter().enumerate() {
+            let mut client = client.clone();
+            if let Ok(Ok(status)) = timeout(PATIENCE, client.status()).await
+                && status.header().is_some_and(|header| header.member_id() == status.leader())
+            {
+                return Some(place);
+            }
+        }
+        None
+    }
+
+    /// Waits until etcd answers.
+    pub(crate) fn wait_for_etcd(&self, within: Duration) -> bool {
+        let hand = self.clone();
+        self.wait(async move {
+            timeout(within, async {
+                while hand.leading_member().await.is_none() || hand.queue().await.is_none() {
+                    sleep(LOOK_EVERY).await;
+                }
+            })
+            .await
+            .is_ok()
+        })
+    }
+
+    /// Has etcd delete the key of whoever was last seen in the queue by that name. Not waited for.
+    pub(crate) fn depose(&self, name: &str, blow: Blow) {
+        let sight = self.sight();
+        let Some(target) = sight.queue.into_iter().find(|queued| queued.name == name) else { return };
+        // Before it is sent: etcd may do it at any time from here on, even if it never answers.
+        self.note(What::Deposed { token: target.token });
+        let hand = self.clone();
+        self.runtime.spawn(async move {
+            let (key, lease) = (target.key, target.lease);
+            match blow {
+                Blow::Revoke => {
+                    let _ = hand.ask(|mut client| async move { client.lease_revoke(lease).await }).await;
+                }
+                Blow::Delete => {
+                    let delete = |mut client: Client| {
+                        let key = key.clone();
+                        async move { client.delete(key, None).await }
+                    };
+                    let _ = hand.ask(delete).await;
+                }
+            }
+        });
+    }
+
+    /// Has etcd's leader hand over to another member. Not waited for.
+    pub(crate) fn move_leader(&self) {
+        let hand = self.clone();
+        self.runtime.spawn(async move {
+            let place = hand.leading_member().await?;
+            let mut leader = hand.clients.get(place)?.clone();
+            let next = hand.clients.get((place + 1) % hand.clients.len())?.clone();
+            let status = timeout(PATIENCE, next.clone().status()).await.ok()?.ok()?;
+            let to = status.header()?.member_id();
+            drop(timeout(PATIENCE, leader.move_leader(to)).await);
+            Some(())
+        });
+    }
+
+    /// Has all of the history so far compacted. Not waited for.
+    pub(crate) fn compact(&self) {
+        let hand = self.clone();
+        self.runtime.spawn(async move {
+            let answer = hand.ask(|mut client| async move { client.get("revision", None).await }).await?;
+            let revision = answer.header()?.revision();
+            let options = CompactionOptions::new().with_physical();
+            hand.ask(|mut client| {
+                let options = options.clone();
+                async move { client.compact(revision, Some(options)).await }
+            })
+            .await
+        });
+    }
+
+    /// Reads the queue, and notes it.
+    pub(crate) fn note_queue(&self) {
+        let hand = self.clone();
+        let queue = self.wait(async move { hand.queue().await });
+        if let Some(queue) = queue {
+            self.note(What::Queue { names: queue.into_iter().map(|queued| queued.name).collect() });
+        }
+    }
+
+    /// Reads all guarded writes that etcd took, and notes them in etcd's order.
+    pub(crate) fn note_writes(&self) {
+        const MANY: Duration = Duration::from_secs(20);
+        let hand = self.clone();
+        let answer = self.wait(async move {
+            let options = GetOptions::new().with_prefix().with_sort(SortTarget::Mod, SortOrder::Ascend);
+            for client in hand.clients.iter() {
+                let mut client = client.clone();
+                if let Ok(Ok(answer)) = timeout(MANY, client.get(WRITES, Some(options.clone()))).await {
+                    return Some(answer);
+                }
+            }
+            None
+        });
+        for kv in answer.iter().flat_map(|answer| answer.kvs()) {
+            let token = String::from_utf8_lossy(kv.value()).parse().unwrap_or_default();
+            let order = kv.mod_revision().unsigned_abs();
+            self.note(What::Wrote { place: Place::Etcd, order, token });
+        }
+    }
+
+    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        let (done, result) = mpsc::sync_channel(1);
+        self.runtime.spawn(async move {
+            let _ = done.send(future.await);
+        });
+        result.recv().expect("the future panicked; its message is above")
+    }
+}

@@ -1,0 +1,180 @@
+//! What happened in a run, as typed events on one clock: what the checker reads, and nothing else.
+//!
+//! Everybody writes down what they know themselves, stamped by the machine's boot-time clock, which is one for all
+//! processes of a machine: candidates what they believe, commands that they live, stores what they took, the
+//! nemesis what it did. A history is those notes put into one order.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::support::clock::BootTime;
+
+/// A moment of the boot-time clock, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub(crate) struct At(pub(crate) u64);
+
+impl At {
+    pub(crate) fn now() -> Self {
+        BootTime::now().into()
+    }
+
+    /// The time from `earlier` to `self`; zero the other way round.
+    pub(crate) fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn plus(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl From<BootTime> for At {
+    fn from(time: BootTime) -> Self {
+        Self(time.as_nanos())
+    }
+}
+
+/// Seconds; [`History::seconds`] counts them from the start of a run.
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.4} s", Duration::from_nanos(self.0).as_secs_f64())
+    }
+}
+
+/// A fencing token, as written down.
+pub(crate) type Token = u64;
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    pub(crate) at: At,
+    #[serde(flatten)]
+    pub(crate) what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub(crate) enum What {
+    /// A process has the proof that it leads with `token` until `until`.
+    Proved { who: String, token: Token, until: At },
+    /// A process asked its guard, just after `at`, and was told that it leads.
+    Held { who: String, token: Token },
+    /// A process knows that its term is over. `last`: when it last took itself for the leader; not known of
+    /// everybody.
+    Ended { who: String, token: Token, last: Option<At>, how: Ending },
+    /// A command of `elect run` shows that it lives.
+    Alive { who: String, token: Token },
+    /// A write took effect, as the `order`th of that place.
+    Wrote { place: Place, order: u64, token: Token },
+    /// etcd deleted the key of this term, or of a candidate that would have had this token, at this revision.
+    Gone { token: Token, order: u64 },
+    /// The store has refused a write: its token was older than the newest.
+    Refused { place: Place, token: Token },
+
+    /// A candidate's process is there.
+    Started { who: String },
+    /// It is about to get SIGKILL.
+    Killed { who: String },
+    /// It stands still, or a moment later.
+    Frozen { who: String },
+    /// It runs on, or a moment later.
+    Thawed { who: String },
+    /// It was told to stop by SIGTERM.
+    Told { who: String },
+    /// It has exited; without a code, by a signal.
+    Exited { who: String, code: Option<i32> },
+
+    /// A fault begins, or one that is over at once happens.
+    Began { fault: usize, kind: String, text: String },
+    /// A fault is over.
+    Over { fault: usize },
+    /// A third party is about to have etcd delete the key of this term, or of a candidate that would have
+    /// had this token.
+    Deposed { token: Token },
+    /// All faults are over.
+    Healed,
+    /// Who is in the queue, first one first.
+    Queue { names: Vec<String> },
+    /// Nothing was looked at any more from here on; processes are being stopped.
+    Closed,
+}
+
+/// Why a term was over, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ending {
+    /// The deadline was there.
+    Expired,
+    /// The process gave it up.
+    Resigned,
+    /// It heard that the term was over.
+    Taken,
+}
+
+/// What leaders write to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Place {
+    /// Keys in etcd, by `Leadership::transaction`.
+    Etcd,
+    /// A store that compares tokens.
+    Store,
+    /// A file that takes anything.
+    File,
+}
+
+impl Place {
+    /// Whether it refuses what is older than what it has.
+    pub(crate) fn guarded(self) -> bool {
+        self != Self::File
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Etcd => "etcd by transaction",
+            Self::Store => "the store that compares tokens",
+            Self::File => "the unguarded file",
+        })
+    }
+}
+
+/// All events of a run, in the order of their stamps.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct History {
+    events: Vec<Event>,
+}
+
+impl History {
+    pub(crate) fn of(mut events: Vec<Event>) -> Self {
+        // Stable: what one process wrote at one instant stays in its order.
+        events.sort_by_key(|event| event.at);
+        Self { events }
+    }
+
+    pub(crate) fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    pub(crate) fn start(&self) -> At {
+        self.events.first().map_or(At(0), |event| event.at)
+    }
+
+    /// When nothing was looked at any more.
+    pub(crate) fn end(&self) -> At {
+        let closed = self.events.iter().find(|event| event.what == What::Closed);
+        closed.or(self.events.last()).map_or(At(0), |event| event.at)
+    }
+
+    /// When all faults were over, if they were.
+    pub(crate) fn healed(&self) -> Option<At> {
+        self.events.iter().rfind(|event| event.what == What::Healed).map(|event| event.at)
+    }
+
+    /// Seconds since the start, for people.
+    pub(crate) fn seconds(&self, at: At) -> f64 {
+        at.since(self.start()).as_secs_f64()
+    }
+}

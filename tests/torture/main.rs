@@ -1,0 +1,154 @@
+//! `make torture`: real candidates on a real etcd, everything that can go wrong to them at once, and a checker that
+//! reads what they believed meanwhile.
+//!
+//! ```text
+//!  seed ─► nemesis ─► stage (cast in an arena, hand on etcd) ─► history ─► terms ─► checker ─► violations
+//!                                                                             └───► availability, timeline
+//! ```
+//!
+//! | | |
+//! |---|---|
+//! | `history` `terms` `checker` `availability` `timeline` | pure: from what was written down to what is wrong |
+//! | `nemesis` | pure: from a seed to a schedule |
+//! | `arena` `cast` `hand` `places` `clocks` `stage` | the real things |
+//! | `programs` `belief` | what candidates write down, and how it is read |
+//!
+//! A run is as repeatable as real processes are: the same seed is the same schedule, not the same run.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod arena;
+mod availability;
+mod belief;
+mod cast;
+mod checker;
+mod clocks;
+mod hand;
+mod history;
+mod nemesis;
+mod places;
+mod stage;
+mod terms;
+mod timeline;
+
+/// What the runs start as processes of their own; no tests.
+mod programs;
+
+use std::{env, fs, path::PathBuf, time::Duration};
+
+use self::{
+    availability::Availability,
+    cast::Paths,
+    checker::{Bounds, Violation, violations},
+    history::History,
+    stage::{Plan, Stage, TTL},
+    terms::Terms,
+};
+
+/// What is to be said of a run.
+struct Judged {
+    violations: Vec<Violation>,
+    report: String,
+    terms: usize,
+}
+
+/// A run's files, in a directory of its own below `target/torture`.
+fn directory(seed: u64) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("torture");
+    fs::create_dir_all(&root).unwrap();
+    let dir = tempfile::Builder::new().prefix(&format!("seed-{seed}-")).tempdir_in(root).unwrap();
+    dir.keep()
+}
+
+fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged {
+    let bounds = Bounds::on_etcd(TTL);
+    let terms = Terms::of(history.events());
+    let violations = violations(history, &terms, bounds);
+    let report = Availability::of(history, &terms, bounds).to_string();
+    if picture || !violations.is_empty() {
+        let heading = format!("make torture, seed {}", plan.schedule.seed);
+        fs::write(paths.dir.join("timeline.svg"), timeline::draw(history, &terms, &violations, &heading))
+            .unwrap();
+        let lines: Vec<String> =
+            history.events().iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+        fs::write(paths.dir.join("history.jsonl"), lines.join("\n") + "\n").unwrap();
+        let found: String = violations.iter().map(|violation| format!("{violation}\n")).collect();
+        fs::write(paths.dir.join("report.txt"), format!("{found}\n{report}")).unwrap();
+    }
+    Judged { violations, report, terms: terms.all().len() }
+}
+
+/// Runs a plan and judges it. Its files stay if something is wrong, or if a picture is asked for.
+fn run(plan: Plan, picture: bool) -> Judged {
+    let paths = Paths { dir: directory(plan.schedule.seed) };
+    fs::write(paths.dir.join("schedule.txt"), plan.schedule.to_string()).unwrap();
+    let history = Stage::set(plan.clone(), &paths).play();
+    let judged = judge(&plan, &history, &paths, picture);
+    if judged.violations.is_empty() && !picture {
+        fs::remove_dir_all(&paths.dir).unwrap();
+    } else {
+        println!("all of it is in {}", paths.dir.display());
+    }
+    judged
+}
+
+fn told(violations: &[Violation]) -> String {
+    violations.iter().map(|violation| format!("  {violation}\n")).collect()
+}
+
+/// A number from the environment, for `make torture`.
+fn number(name: &str) -> Option<f64> {
+    let text = env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+fn is_set(name: &str) -> bool {
+    env::var(name).is_ok_and(|value| !value.is_empty())
+}
+
+/// How long one run of many is: long enough for dozens of faults, short enough to be looked at.
+const LONGEST_RUN: Duration = Duration::from_secs(150);
+
+#[test]
+#[ignore = "make torture MINUTES=m SEED=n"]
+fn torture() {
+    let whole = Duration::from_secs_f64(60.0 * number("MINUTES").unwrap_or(1.0));
+    let first = number("SEED").map_or_else(|| fastrand::u64(1..1_000_000), |seed| seed as u64);
+    // Settling and stopping take their time, too.
+    let rest = Duration::from_secs(20);
+    let runs = (whole.as_secs_f64() / LONGEST_RUN.as_secs_f64()).ceil().max(1.0);
+    let trouble = whole.div_f64(runs).saturating_sub(rest).max(Duration::from_secs(5));
+    let mut broken = Vec::new();
+    for seed in first..first + runs as u64 {
+        let mut plan = Plan::of(seed, trouble);
+        plan.aloud = true;
+        plan.loopback = is_set("LOOPBACK");
+        println!("\n{}", plan.schedule);
+        let judged = run(plan, is_set("TIMELINE"));
+        println!("\n{}", judged.report);
+        if !judged.violations.is_empty() {
+            println!("seed {seed} breaks\n{}", told(&judged.violations));
+            broken.push(seed);
+        }
+    }
+    assert!(broken.is_empty(), "violations in the runs of seeds {broken:?}; make torture SEED=n repeats one");
+}
+
+/// The same in short, in every test run.
+#[test]
+fn a_short_run_breaks_nothing() {
+    let judged = run(Plan::of(5, Duration::from_secs(18)), false);
+    assert!(judged.violations.is_empty(), "\n{}\n{}", told(&judged.violations), judged.report);
+    assert!(judged.terms > 1, "a run in which nobody takes over shows nothing");
+}
+
+#[test]
+fn a_short_run_on_loopback_breaks_nothing() {
+    let mut plan = Plan::of(11, Duration::from_secs(12));
+    plan.loopback = true;
+    let judged = run(plan, false);
+    assert!(judged.violations.is_empty(), "\n{}\n{}", told(&judged.violations), judged.report);
+}

@@ -1,0 +1,248 @@
+//! The programs under test that are not `elect`: what the library's user would write, and the command of `elect run`.
+//!
+//! Both are this test's own program, started anew (see `main.rs`), and write what they believe into a diary: a line of
+//! JSON for each event, one write a line.
+
+use std::{
+    cell::Cell,
+    env,
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    pin::pin,
+    thread,
+    time::Duration,
+};
+
+use etcd_client::{Txn, TxnOp};
+use leader_election::{
+    Candidate, FencingToken, Leadership, Loss,
+    etcd::{Etcd, Settings},
+    timing::Ttl,
+};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep},
+};
+
+use super::{
+    clocks::uptime,
+    history::{At, Ending, Event, Token, What},
+    places,
+};
+
+/// Names in the environment.
+pub(crate) const DIARY: &str = "TORTURE_DIARY";
+pub(crate) const NAME: &str = "TORTURE_NAME";
+pub(crate) const ETCD: &str = "TORTURE_ETCD";
+pub(crate) const TTL: &str = "TORTURE_TTL";
+pub(crate) const STORE: &str = "TORTURE_STORE";
+pub(crate) const FILE: &str = "TORTURE_FILE";
+
+pub(crate) const ELECTION: &str = "torture";
+
+/// Where guarded writes go in etcd: a key of its own for each, so that the order in which etcd took them can be read
+/// in the end.
+pub(crate) const WRITES: &str = "torture-writes/";
+
+/// How often a guard is asked, and how often a yes is written down though nothing is new.
+const ASK_EVERY: Duration = Duration::from_millis(2);
+const TELL_EVERY: Duration = Duration::from_millis(20);
+
+const WRITE_EVERY: Duration = Duration::from_millis(100);
+
+/// How often a command shows that it lives.
+const ALIVE_EVERY: Duration = Duration::from_millis(4);
+
+/// One in so many writes is held up on its way, for up to two TTLs: longer than its writer leads.
+const HELD_UP: u8 = 12;
+
+/// A line of a diary.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Noted {
+    #[serde(flatten)]
+    pub(crate) event: Event,
+    /// The same moment, by the kernel's word: the process's own clock may run at another rate.
+    pub(crate) uptime: At,
+}
+
+/// Lines of JSON, appended.
+struct Diary {
+    file: File,
+    path: PathBuf,
+}
+
+impl Diary {
+    fn open() -> Self {
+        let path = PathBuf::from(variable(DIARY));
+        let file = File::options().append(true).create(true).open(&path).expect("a diary can be opened");
+        Self { file, path }
+    }
+
+    fn write(&self, at: At, what: What) {
+        let noted = Noted { event: Event { at, what }, uptime: uptime() };
+        let mut line = serde_json::to_string(&noted).expect("an event can be written");
+        line.push('\n');
+        (&self.file).write_all(line.as_bytes()).expect("a diary can be written to");
+    }
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
+}
+
+/// The command of `elect run`: lives, and writes as a leader would, until it is killed.
+#[test]
+#[ignore = "what a run starts; not a test"]
+fn command() {
+    let (Ok(token), Ok(who)) = (env::var("ELECT_TOKEN"), env::var("ELECT_NAME")) else { return };
+    let token: Token = token.parse().expect("a token is a number");
+    let diary = Diary::open();
+    let mut last_write = At(0);
+    // The run is over when the diary is gone: then nothing may be left, whatever is broken.
+    while diary.path.exists() {
+        let now = At::now();
+        diary.write(now, What::Alive { who: who.clone(), token });
+        if now.since(last_write) >= WRITE_EVERY {
+            last_write = now;
+            write_outside(token);
+        }
+        thread::sleep(ALIVE_EVERY);
+    }
+}
+
+/// Writes to the store that compares, and to the file that does not.
+fn write_outside(token: Token) {
+    places::write_to_file(Path::new(&variable(FILE)), token);
+    places::write_to_store(Path::new(&variable(STORE)), token);
+}
+
+/// A program on the library: stands, and does a leader's work, until SIGTERM.
+#[test]
+#[ignore = "what a run starts; not a test"]
+fn candidate() {
+    let Ok(name) = env::var(NAME) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(stand(&name));
+}
+
+async fn stand(name: &str) {
+    let endpoints = variable(ETCD);
+    let endpoints: Vec<_> =
+        endpoints.split(',').map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
+    let settings = Settings::new(endpoints).expect("settings");
+    let ttl = Ttl::new(Duration::from_secs(variable(TTL).parse().expect("seconds"))).expect("a TTL");
+    let etcd = Etcd::start(settings).expect("a thread");
+    let election = ELECTION.parse().expect("a name");
+    let mut candidate = Candidate::new(etcd.clone(), election, name.parse().expect("a name"), ttl);
+    let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
+    let diary = Diary::open();
+    loop {
+        let won = tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            won = candidate.campaign() => won.expect("nothing is wrong that retrying can't fix"),
+        };
+        let term = Work { diary: &diary, who: name, ttl, leadership: won, last: Cell::new(None) };
+        if term.work(&mut terminate).await {
+            break;
+        }
+    }
+    drop(candidate);
+    let _ = tokio::time::timeout(Duration::from_secs(3), etcd.settled()).await;
+}
+
+/// A term's work.
+struct Work<'a> {
+    diary: &'a Diary,
+    who: &'a str,
+    ttl: Ttl,
+    leadership: Leadership,
+    /// When it was last told that it leads.
+    last: Cell<Option<At>>,
+}
+
+impl Work<'_> {
+    /// Works while it leads. Whether it was told to stop.
+    async fn work(self, terminate: &mut Signal) -> bool {
+        let (who, token) = (self.who.to_owned(), self.leadership.token().get());
+        let told = tokio::select! {
+            biased;
+            () = self.ask() => false,
+            _ = terminate.recv() => true,
+            () = self.write_guarded() => false,
+        };
+        let Self { diary, leadership, last, .. } = self;
+        let ended = |how| What::Ended { who, token, last: last.get(), how };
+        if told {
+            diary.write(At::now(), ended(Ending::Resigned));
+            // Lost just now, or not confirmed in time: it is over in any case.
+            let _ = leadership.resign().await;
+            return true;
+        }
+        let how = match leadership.lost().await {
+            Loss::Expired => Ending::Expired,
+            Loss::Resigned => Ending::Resigned,
+            _ => Ending::Taken,
+        };
+        diary.write(At::now(), ended(how));
+        false
+    }
+
+    /// Asks the guard again and again, and writes down what it says, until it says no.
+    async fn ask(&self) {
+        let (mut told, mut known) = (At(0), None);
+        let mut every = interval(ASK_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Read first: what the guard says is true a little later, so also now.
+            let now = At::now();
+            let until = self.leadership.deadline().map(|until| At(until.as_nanos()));
+            if !self.leadership.holds() {
+                return;
+            }
+            self.last.set(Some(now));
+            let (who, token) = (self.who.to_owned(), self.leadership.token().get());
+            if let Some(until) = until.filter(|until| known != Some(*until)) {
+                known = Some(until);
+                self.diary.write(now, What::Proved { who, token, until });
+            } else if now.since(told) >= TELL_EVERY {
+                told = now;
+                self.diary.write(now, What::Held { who, token });
+            }
+            every.tick().await;
+        }
+    }
+
+    /// Writes everywhere, for as long as it is let.
+    async fn write_guarded(&self) {
+        let token: FencingToken = self.leadership.token();
+        let mut every = interval(WRITE_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for number in 0_u64.. {
+            every.tick().await;
+            if !self.leadership.holds() {
+                // The other loop sees to the end.
+                return std::future::pending().await;
+            }
+            self.write_outside(token.get());
+            let key = format!("{WRITES}{token}/{number}");
+            let put = Txn::new().and_then([TxnOp::put(key, token.to_string(), None)]);
+            // What becomes of it is read in the end.
+            let mut writing = pin!(self.leadership.transaction(put));
+            let _ = tokio::time::timeout(self.ttl.as_duration(), &mut writing).await;
+        }
+    }
+
+    /// Sends a write on its way, on which it may be held up.
+    fn write_outside(&self, token: Token) {
+        let delay = match fastrand::u8(0..HELD_UP) {
+            0 => self.ttl.as_duration().mul_f64(2.0 * fastrand::f64()),
+            _ => Duration::ZERO,
+        };
+        tokio::spawn(async move {
+            sleep(delay).await;
+            write_outside(token);
+        });
+    }
+}

@@ -1,0 +1,217 @@
+//! Who believed to lead, from when until when: terms of leadership, put together from what processes wrote.
+//!
+//! The start of a term is the first moment at which its holder could ask its guard and be told yes. The end is the
+//! last such moment:
+//!
+//! * the deadline, as last proved, or later if the guard was asked later and still said yes. A process that is
+//!   frozen counts as believing: it would be told yes up to the deadline;
+//! * what the process itself says, if it learnt of the end before the deadline;
+//! * when it was killed: the dead believe nothing.
+
+use std::collections::BTreeMap;
+
+use super::history::{At, Ending, Event, Token, What};
+
+/// One term of leadership.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Term {
+    pub(crate) token: Token,
+    pub(crate) who: String,
+    pub(crate) from: At,
+    /// The first moment at which it is not believed any more.
+    pub(crate) end: At,
+    /// Until when it was ever proved: what a command that outlives its killed supervisor may use.
+    pub(crate) proved_until: At,
+    /// When a third party first had its key removed, if one did.
+    pub(crate) deposed: Option<At>,
+}
+
+impl Term {
+    /// Whether a third party had removed its key by `at`.
+    pub(crate) fn deposed_by(&self, at: At) -> bool {
+        self.deposed.is_some_and(|deposed| deposed <= at)
+    }
+}
+
+/// All terms, in the order in which they began.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    terms: Vec<Term>,
+    /// Tokens that two processes led with.
+    pub(crate) shared: Vec<(Token, String, String)>,
+}
+
+/// What is known of a term while the events are read.
+struct Notes {
+    who: String,
+    from: At,
+    proved_until: At,
+    /// The last moment with a sign of belief.
+    last_sign: At,
+    asked: Option<At>,
+    ended: Option<(Option<At>, Ending)>,
+    killed: Option<At>,
+}
+
+impl Terms {
+    pub(crate) fn of(events: &[Event]) -> Self {
+        let mut notes: BTreeMap<Token, Notes> = BTreeMap::new();
+        let mut deposed: BTreeMap<Token, At> = BTreeMap::new();
+        let mut shared = Vec::new();
+        for Event { at, what } in events {
+            match what {
+                What::Proved { who, token, until } => {
+                    let note = notes.entry(*token).or_insert_with(|| Notes::begin(who, *at, *until));
+                    if note.who != *who {
+                        shared.push((*token, note.who.clone(), who.clone()));
+                    }
+                    note.proved_until = note.proved_until.max(*until);
+                    note.last_sign = note.last_sign.max(*at);
+                }
+                What::Held { who, token } => {
+                    let note = notes.entry(*token).or_insert_with(|| Notes::begin(who, *at, *at));
+                    note.asked = note.asked.max(Some(*at));
+                    note.last_sign = note.last_sign.max(*at);
+                }
+                What::Alive { token, .. } => {
+                    if let Some(note) = notes.get_mut(token) {
+                        note.last_sign = note.last_sign.max(*at);
+                    }
+                }
+                What::Ended { token, last, how, .. } => {
+                    if let Some(note) = notes.get_mut(token) {
+                        note.ended.get_or_insert((*last, *how));
+                    }
+                }
+                What::Killed { who } => {
+                    for note in notes.values_mut().filter(|note| note.who == *who && note.ended.is_none()) {
+                        note.killed.get_or_insert(*at);
+                    }
+                }
+                What::Deposed { token } => {
+                    deposed.entry(*token).or_insert(*at);
+                }
+                _ => {}
+            }
+        }
+        let term = |(token, note): (Token, Notes)| Term {
+            token,
+            end: note.end(),
+            who: note.who,
+            from: note.from,
+            proved_until: note.proved_until,
+            deposed: deposed.get(&token).copied(),
+        };
+        let mut terms: Vec<Term> = notes.into_iter().map(term).collect();
+        terms.sort_by_key(|term| (term.from, term.token));
+        Self { terms, shared }
+    }
+
+    pub(crate) fn all(&self) -> &[Term] {
+        &self.terms
+    }
+
+    pub(crate) fn with(&self, token: Token) -> Option<&Term> {
+        self.terms.iter().find(|term| term.token == token)
+    }
+
+    /// The times in `[from, to)` at which nobody led, in order.
+    pub(crate) fn vacancies(&self, from: At, to: At) -> Vec<(At, At)> {
+        let mut free = from;
+        let mut vacancies = Vec::new();
+        for term in &self.terms {
+            if term.from > free && free < to {
+                vacancies.push((free, term.from.min(to)));
+            }
+            free = free.max(term.end);
+        }
+        if free < to {
+            vacancies.push((free, to));
+        }
+        vacancies
+    }
+}
+
+impl Notes {
+    fn begin(who: &str, from: At, until: At) -> Self {
+        let who = who.to_owned();
+        Self { who, from, proved_until: until, last_sign: from, asked: None, ended: None, killed: None }
+    }
+
+    fn end(&self) -> At {
+        // A guard that said yes after its own deadline is what we look for.
+        let believable = self.asked.map_or(self.proved_until, |asked| asked.max(self.proved_until));
+        match (self.ended, self.killed) {
+            (Some((last, Ending::Expired)), _) => last.map_or(believable, |last| last.max(believable)),
+            // One that was frozen may say so after its deadline.
+            (Some((Some(last), _)), _) => last.max(self.asked.unwrap_or(last)).min(believable),
+            // It did not say since when: no later than its last sign, for certain.
+            (Some((None, _)), _) => self.last_sign.min(believable),
+            (None, Some(killed)) => believable.min(killed),
+            (None, None) => believable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{checker::sample::*, history::Place},
+        *,
+    };
+
+    fn end_of(token: Token, events: Vec<Event>) -> At {
+        Terms::of(&events).with(token).expect("a term").end
+    }
+
+    #[test]
+    fn a_term_ends_at_its_last_proved_deadline() {
+        assert_eq!(end_of(5, vec![proved(1, "a", 5, 30), proved(10, "a", 5, 40)]), at(40));
+    }
+
+    #[test]
+    fn the_killed_believe_nothing_and_the_frozen_do() {
+        assert_eq!(end_of(5, vec![proved(1, "a", 5, 30), killed(7, "a")]), at(7));
+        assert_eq!(end_of(5, vec![proved(1, "a", 5, 30), frozen(7, "a")]), at(30));
+    }
+
+    #[test]
+    fn a_guard_that_says_yes_after_its_deadline_is_taken_at_its_word() {
+        assert_eq!(end_of(5, vec![proved(1, "a", 5, 30), held(35, "a", 5)]), at(35));
+        let ended = ended(36, "a", 5, Some(35), Ending::Expired);
+        assert_eq!(end_of(5, vec![proved(1, "a", 5, 30), held(35, "a", 5), ended]), at(35));
+    }
+
+    #[test]
+    fn who_learns_of_the_end_early_says_when() {
+        let taken = ended(12, "a", 5, Some(11), Ending::Taken);
+        assert_eq!(end_of(5, vec![proved(1, "a", 5, 30), taken]), at(11));
+    }
+
+    #[test]
+    fn who_was_asleep_at_its_deadline_gives_nothing_up_any_more() {
+        let stopped = ended(40, "a", 5, Some(40), Ending::Resigned);
+        assert_eq!(end_of(5, vec![proved(1, "a", 5, 30), stopped]), at(30));
+    }
+
+    #[test]
+    fn a_command_s_supervisor_ends_with_the_last_sign_of_it() {
+        let resigned = ended(20, "r", 5, None, Ending::Resigned);
+        assert_eq!(end_of(5, vec![proved(1, "r", 5, 30), alive(9, "r", 5), resigned]), at(9));
+    }
+
+    #[test]
+    fn vacancies_are_what_no_term_covers() {
+        let events = vec![proved(10, "a", 1, 20), proved(15, "b", 2, 30), proved(50, "c", 3, 60)];
+        let terms = Terms::of(&events);
+        assert_eq!(terms.vacancies(at(0), at(70)), [(at(0), at(10)), (at(30), at(50)), (at(60), at(70))]);
+        assert_eq!(terms.vacancies(at(12), at(40)), [(at(30), at(40))]);
+        assert_eq!(terms.vacancies(at(51), at(55)), []);
+    }
+
+    #[test]
+    fn a_write_is_no_sign_of_belief() {
+        let events = vec![proved(1, "a", 5, 30), wrote(40, Place::File, 0, 5)];
+        assert_eq!(end_of(5, events), at(30));
+    }
+}
