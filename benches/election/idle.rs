@@ -1,113 +1,172 @@
 //! What an election costs while nothing happens: memory, time on a CPU, and what etcd is asked.
 
-use std::{collections::BTreeMap, fs, thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use crate::{
     Bench,
-    programs::{FOLLOWER, LEADER, SOON, Side, Stand},
-    report::Report,
-    support::{capture::Captured, clock::BootTime, etcd::Etcd},
-    trials::election,
+    contender::{How, but},
+    family::{Usage, usage},
+    field::Field,
+    programs,
+    report::{
+        Floors, Section,
+        measure::{Better, Measure},
+        number::Unit,
+        sample::Sample,
+        who::Who,
+    },
+    support::{clock::BootTime, etcd::Etcd},
 };
 
 const TTL: u64 = 5;
 
+const CANDIDATES: usize = 3;
+
 /// After which nobody does anything but wait and renew.
 const SETTLE: Duration = Duration::from_secs(5);
 
-pub(crate) fn measure(bench: &Bench, report: &mut Report) {
-    let seconds = bench.scale.of(60, 10) as u64;
-    let how = format!(
-        "one leader and two followers, TTL {TTL} s, for {seconds} s; the three twins on an etcd of their own"
+/// The span that a trial is: in each, every candidate renews three times.
+const SPAN: Duration = Duration::from_secs(TTL);
+
+/// The most that ours may take: MiB of memory, and percent of a core.
+const LIMITS: [(Who, f64, f64); 2] = [(Who::Elect, 8.0, 0.1), (Who::Peers, 15.0, 1.0)];
+
+pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
+    let spans = bench.scale.of(20, 2);
+    let mut section = Section::new(
+        "idle",
+        "Idle",
+        format!(
+            "One leader and two that wait, TTL {TTL} s, each contender on an etcd of its own, all at the same time: {spans} spans of \
+             {} s. Memory is resident (RSS), with all processes that belong to a candidate but a runner's command; CPU is that of one \
+             core, as the scheduler counts it.",
+            SPAN.as_secs()
+        ),
     );
-    report.section("idle", &how);
-    // Their messages are counted, so the twins' must not be among them.
-    let twins_etcd = crate::etcd().start();
-    let ours = three(Side::Ours, &bench.etcd);
-    let twins = three(Side::Twin, &twins_etcd);
+    let mut groups: Vec<Group> = bench.contenders().into_iter().map(Group::start).collect();
     thread::sleep(SETTLE);
-
-    let before = bench.etcd.messages_received();
-    let (from, ours_before, twins_before) = (BootTime::now(), usages(&ours), usages(&twins));
-    thread::sleep(Duration::from_secs(seconds));
-    let (ours_after, twins_after) = (usages(&ours), usages(&twins));
-    let passed = from.elapsed();
-    let received = difference(&before, &bench.etcd.messages_received());
-
-    for (index, role) in ["leader", "follower", "follower"].iter().enumerate() {
-        let (ours, twin) = (&ours_after[index], &twins_after[index]);
-        let beside = format!("twin {:.2} ({:.2} anonymous)", twin.resident_mib, twin.anonymous_mib);
-        report.at_most(&format!("{role}'s RSS"), "MiB", ours.resident_mib, 8.0, &beside);
-        report.note(&format!("of which anonymous: {:.2} MiB", ours.anonymous_mib));
-        let share = |after: &Usage, before: &Usage| {
-            (after.on_cpu.saturating_sub(before.on_cpu)).as_secs_f64() / passed.as_secs_f64() * 100.0
-        };
-        let beside = format!("twin {:.3}", share(twin, &twins_before[index]));
-        report.at_most(&format!("{role}'s CPU"), "%", share(ours, &ours_before[index]), 0.1, &beside);
+    for group in &mut groups {
+        group.begin();
     }
-    let renewals = received.get("LeaseKeepAlive").copied().unwrap_or(0);
-    let others: BTreeMap<_, _> = received.iter().filter(|(method, _)| *method != "LeaseKeepAlive").collect();
-    let each = passed.as_secs_f64() * 3.0 / TTL as f64;
-    let detail = format!("expected {:.0}, nothing else", each * 3.0);
-    // Any span may hold one more or one less of each.
-    let wanted = (each.floor() - 1.0) * 3.0..=(each.ceil() + 1.0) * 3.0;
-    let as_expected = wanted.contains(&(renewals as f64)) && others.is_empty();
-    report.all(
-        &format!("messages to etcd: {renewals} renewals, others {others:?}"),
-        usize::from(as_expected),
-        1,
-        &detail,
-    );
-}
-
-fn three(side: Side, etcd: &Etcd) -> [Captured; 3] {
-    let stand = Stand { endpoint: etcd.endpoint(), election: election("idle"), ttl: TTL };
-    let leader = side.start(&stand, "leader");
-    leader.wait_for_line(LEADER, SOON);
-    let followers = ["second", "third"].map(|name| side.start(&stand, name));
-    etcd.admin().wait_for_candidates(&stand.election, 3, SOON);
-    if side == Side::Ours {
-        for follower in &followers {
-            follower.wait_for_line(FOLLOWER, SOON);
+    for _ in 0..spans {
+        thread::sleep(SPAN);
+        for group in &mut groups {
+            group.look();
         }
     }
-    let [second, third] = followers;
-    [leader, second, third]
+
+    let quantity = |name, what, unit| Measure::new(name, what, unit, Better::Less).not_judged();
+    let mut memory = quantity("memory", "idle: a leader's memory", Unit::Mebibytes).headline().plotted();
+    let mut anonymous = Measure::new("anonymous", "of which not of files", Unit::Mebibytes, Better::Neither);
+    let mut waiting = quantity("memory-waiting", "one that waits: memory", Unit::Mebibytes);
+    let mut cpu = quantity("cpu", "idle: a leader's CPU", Unit::Percent).headline().plotted();
+    let mut cpu_waiting = quantity("cpu-waiting", "one that waits: CPU", Unit::Percent);
+    let mut messages =
+        quantity("messages", "idle: messages to etcd, all three", Unit::PerSecond).headline().plotted();
+    for group in &groups {
+        let but = but(group.who, TTL);
+        memory.add(group.who, group.leader.resident.clone());
+        anonymous.add(group.who, group.leader.anonymous.clone());
+        waiting.add(group.who, group.waiting.resident.clone());
+        cpu.add_but(group.who, group.leader.cpu.clone(), but.clone());
+        cpu_waiting.add_but(group.who, group.waiting.cpu.clone(), but.clone());
+        if group.who != Who::Peers {
+            messages.add_but(group.who, group.messages.clone(), but);
+        }
+        if let Some((_, mib, percent)) = LIMITS.iter().find(|(who, _, _)| *who == group.who) {
+            for (role, of) in [("a leader", &group.leader), ("one that waits", &group.waiting)] {
+                let of_role = format!("{}: {role}", group.who.title());
+                section.at_most(&format!("{of_role}, memory"), "MiB", of.resident.max(), *mib, "");
+                section.at_most(&format!("{of_role}, CPU"), "%", of.cpu.median(), *percent, "");
+            }
+        }
+        if group.who == Who::Elect {
+            let others: BTreeMap<_, _> =
+                group.methods.iter().filter(|(method, _)| *method != "LeaseKeepAlive").collect();
+            let found = if others.is_empty() { "nothing else".to_owned() } else { format!("{others:?}") };
+            section.all(
+                "etcd is asked to renew, and nothing else",
+                usize::from(others.is_empty()),
+                1,
+                &found,
+            );
+        }
+    }
+    section.measures.extend([memory, anonymous, waiting, cpu, cpu_waiting, messages]);
+    section
 }
 
-struct Usage {
-    resident_mib: f64,
-    anonymous_mib: f64,
-    on_cpu: Duration,
+/// One contender's three, and what was seen of them.
+struct Group {
+    who: Who,
+    etcd: Etcd,
+    field: Field,
+    leader: Seen,
+    waiting: Seen,
+    messages: Sample,
+    /// What etcd was asked since the beginning.
+    methods: BTreeMap<String, u64>,
+    received: BTreeMap<String, u64>,
 }
 
-fn usages(processes: &[Captured]) -> Vec<Usage> {
-    processes.iter().map(|process| usage(process.id())).collect()
+#[derive(Default)]
+struct Seen {
+    resident: Sample,
+    anonymous: Sample,
+    cpu: Sample,
+    last: Option<(BootTime, Usage)>,
 }
 
-fn usage(process: u32) -> Usage {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("it runs");
-    let mib = |field: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("Linux shows it");
-        let kib = line.trim_start_matches(':').trim().trim_end_matches(" kB");
-        kib.parse::<f64>().expect("it is a number") / 1024.0
-    };
-    Usage { resident_mib: mib("VmRSS"), anonymous_mib: mib("RssAnon"), on_cpu: on_cpu(process) }
+impl Group {
+    fn start(who: Who) -> Self {
+        let etcd = crate::etcd().start();
+        let (field, _) = Field::on(&etcd, who, CANDIDATES, TTL, How::Quiet);
+        Self {
+            who,
+            etcd,
+            field,
+            leader: Seen::default(),
+            waiting: Seen::default(),
+            messages: Sample::default(),
+            methods: BTreeMap::new(),
+            received: BTreeMap::new(),
+        }
+    }
+
+    fn begin(&mut self) {
+        self.leader.last = Some(now(&self.field.leader));
+        self.waiting.last = Some(now(&self.field.others[0]));
+        self.received = self.etcd.messages_received();
+    }
+
+    fn look(&mut self) {
+        let since = self.leader.last.map(|(at, _)| at).expect("it has begun");
+        self.leader.add(now(&self.field.leader));
+        self.waiting.add(now(&self.field.others[0]));
+        let received = self.etcd.messages_received();
+        let mut sum = 0;
+        for (method, count) in &received {
+            let grown = count - self.received.get(method).copied().unwrap_or(0);
+            sum += grown;
+            if grown > 0 {
+                *self.methods.entry(method.clone()).or_default() += grown;
+            }
+        }
+        self.messages.add(sum as f64 / since.elapsed().as_secs_f64());
+        self.received = received;
+    }
 }
 
-/// User and system time. From the scheduler, since `/proc/PID/stat` counts in hundredths of a second.
-fn on_cpu(process: u32) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("it runs");
-    let nanos = threads.flatten().filter_map(|thread| {
-        let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-        schedstat.split(' ').next()?.parse::<u64>().ok()
-    });
-    Duration::from_nanos(nanos.sum())
+impl Seen {
+    fn add(&mut self, (at, usage): (BootTime, Usage)) {
+        let (before, last) = self.last.replace((at, usage)).expect("it has begun");
+        let on_cpu = usage.on_cpu.saturating_sub(last.on_cpu);
+        self.resident.add(usage.resident_mib);
+        self.anonymous.add(usage.anonymous_mib);
+        self.cpu.add(on_cpu.as_secs_f64() / (at - before).as_secs_f64() * 100.0);
+    }
 }
 
-fn difference(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let grown = after
-        .iter()
-        .map(|(method, count)| (method.clone(), count - before.get(method).copied().unwrap_or(0)));
-    grown.filter(|(_, count)| *count > 0).collect()
+fn now(candidate: &crate::contender::Candidate) -> (BootTime, Usage) {
+    (BootTime::now(), usage(candidate.process().id(), &programs::library()))
 }

@@ -2,33 +2,34 @@
 
 use std::{env, fs, process::Command};
 
-use crate::{Bench, NO_FSYNC, programs};
+use crate::{
+    Bench, NO_FSYNC,
+    programs::{self, PROGRAMS},
+};
 
-pub(crate) fn description(bench: &Bench) -> String {
-    let etcd = bench.etcd.admin().status().version;
-    let disk = if env::var_os(NO_FSYNC).is_some() { "without fsync" } else { "waits for its disk" };
+pub(crate) fn setting(bench: &Bench) -> Vec<(&'static str, String)> {
     let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    format!(
-        "machine   {cpus} x {cpu}, {memory}, Linux {kernel}, load {load}\n\
-         programs  leader-election {version} at {commit}, {rustc}\n\
-         measured  {programs}\n\
-         etcd      {etcd}, one member, {disk}; twin: etcd-client {client}\n\
-         numbers   median / p95 / max; ratio of medians with its 95 % interval (bootstrap){quick}\n",
-        cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "CPU".into()),
-        memory = field("/proc/meminfo", "MemTotal").unwrap_or_default(),
-        kernel = line("/proc/sys/kernel/osrelease"),
-        load = line("/proc/loadavg"),
-        version = env!("CARGO_PKG_VERSION"),
-        commit = output("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]),
-        programs = programs::elect().display(),
-        rustc = output("rustc", &["--version"]),
-        client = locked("etcd-client"),
-        quick = if bench.scale.is_quick() {
-            "\nQUICK     few trials: this shows that it runs, no more"
-        } else {
-            ""
-        },
-    )
+    let cpu = field("/proc/cpuinfo", "model name").unwrap_or_else(|| "CPU".into());
+    let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
+    let disk =
+        if env::var_os(NO_FSYNC).is_some() { "does not wait for its disk" } else { "waits for its disk" };
+    let commit = output("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]);
+    let mut setting = vec![
+        ("date", output("date", &["--utc", "+%F"])),
+        ("machine", format!("{cpus} × {cpu}, {memory}")),
+        ("kernel", format!("Linux {}", line("/proc/sys/kernel/osrelease"))),
+        ("load", format!("{} before the run", line("/proc/loadavg"))),
+        ("elect", format!("{} at {commit}, {}", env!("CARGO_PKG_VERSION"), output("rustc", &["--version"]))),
+        ("etcd", format!("{}, one member, {disk}", bench.etcd.admin().status().version)),
+        ("etcd-client", format!("{} (Rust)", locked("etcd-client"))),
+    ];
+    if env::var_os(PROGRAMS).is_some() {
+        setting.push(("measured", programs::elect().display().to_string()));
+    }
+    if bench.scale.is_quick() {
+        setting.push(("QUICK", "few trials: this shows that it runs, no more".to_owned()));
+    }
+    setting
 }
 
 fn field(path: &str, name: &str) -> Option<String> {

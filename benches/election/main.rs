@@ -1,30 +1,38 @@
-//! The numbers that this project promises, measured on one real etcd in one run.
+//! The numbers that this project promises, measured on one real etcd in one run, beside those of others.
 //!
-//! `make bench`, or `cargo bench --bench election -- handoff idle` for some of them. `BENCH_QUICK=1` does
-//! few trials, to see that everything runs; its numbers mean little. `BENCH_NO_FSYNC=1` keeps etcd from waiting
-//! for its disk, as in production it does. `BENCH_PROGRAMS=DIR` measures the `elect`, `bench-twin` and `bench-library` in that directory.
+//! `make bench` writes docs/benchmarks.md and its plots; `make bench WHAT="handoff idle"` measures some of it, and
+//! `BENCH_QUICK=1` does few trials, to see that everything runs: those write beside what was built. `BENCH_NO_FSYNC=1` keeps
+//! etcd from waiting for its disk, as in production it does. `BENCH_PROGRAMS=DIR` measures the `elect`,
+//! `bench-twin` and `bench-library` in that directory.
 //!
-//! What is compared is compared within the run: a trial of ours, then one of the *twin* (`benches/twin`, a
-//! bare program on etcd-client), and so on, so that whatever else the machine does falls on both alike.
+//! What is compared is compared within the run: contenders take turns, so that whatever else the machine
+//! does falls on all alike.
 
 // The harness of the integration tests: real servers, real processes, a network that fails.
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 mod claims;
+mod contender;
+mod crash;
 mod crowd;
-mod failover;
-mod frozen;
+mod elections;
+mod family;
+mod field;
+mod floor;
+mod freeze;
 mod handoff;
 mod http;
 mod idle;
 mod machine;
 mod outage;
+mod output;
 mod programs;
+mod raft;
 mod report;
 mod run;
-mod sample;
 mod size;
+mod standby;
 mod start;
 mod trials;
 
@@ -35,7 +43,7 @@ use std::{
 };
 
 use self::{
-    report::Report,
+    report::{Floors, Report, Section, measure::Outcome, verdict::Came, who::Who},
     support::etcd::{Etcd, EtcdVersion},
     trials::Scale,
 };
@@ -44,21 +52,32 @@ use self::{
 pub(crate) struct Bench {
     pub(crate) etcd: Etcd,
     pub(crate) scale: Scale,
+    present: Vec<(Who, Result<String, String>)>,
 }
 
-type Measurement = (&'static str, fn(&Bench, &mut Report));
+impl Bench {
+    /// Those that can be measured here.
+    pub(crate) fn contenders(&self) -> Vec<Who> {
+        self.present.iter().filter(|(_, what)| what.is_ok()).map(|(who, _)| *who).collect()
+    }
+}
 
-const MEASUREMENTS: [Measurement; 10] = [
-    ("size", size::measure),
-    ("start", start::measure),
+type Measurement = (&'static str, fn(&Bench, &mut Floors) -> Section);
+
+const MEASUREMENTS: [Measurement; 13] = [
     ("handoff", handoff::measure),
-    ("crowd", crowd::measure),
+    ("crash", crash::measure),
+    ("freeze", freeze::measure),
+    ("start", start::measure),
     ("idle", idle::measure),
-    ("failover", failover::measure),
-    ("frozen", frozen::measure),
-    ("outage", outage::measure),
+    ("crowd", crowd::measure),
+    ("elections", elections::measure),
+    ("standby", standby::measure),
+    ("raft", raft::measure),
     ("run", run::measure),
+    ("outage", outage::measure),
     ("http", http::measure),
+    ("size", size::measure),
 ];
 
 fn main() -> ExitCode {
@@ -74,18 +93,64 @@ fn main() -> ExitCode {
     }
 
     programs::build();
-    let bench = Bench { etcd: etcd().start(), scale: Scale::from_env() };
-    println!("{}", machine::description(&bench));
-    let mut report = Report::new();
+    let bench = Bench { etcd: etcd().start(), scale: Scale::from_env(), present: contender::present() };
+    let mut report = Report { contenders: bench.present.clone(), ..Report::default() };
+    report.setting = machine::setting(&bench);
+    for (name, value) in &report.setting {
+        println!("{name:<10} {value}");
+    }
+    println!();
+    floor::measure(&bench, &mut report.floors, bench.scale.of(50, 3));
     for (name, measure) in MEASUREMENTS {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
-            let measured = catch_unwind(AssertUnwindSafe(|| measure(&bench, &mut report)));
-            if measured.is_err() {
-                report.failed(name);
+            match catch_unwind(AssertUnwindSafe(|| measure(&bench, &mut report.floors))) {
+                Ok(section) => {
+                    let section = with_the_absent(section, &bench);
+                    output::show(&section, &report);
+                    report.sections.push(section);
+                }
+                Err(_) => {
+                    println!("{name}: could not be measured, see above\n");
+                    report.failed.push(name.to_owned());
+                }
             }
         }
     }
-    report.summary()
+    // What was measured of programs that differ from these, in part or in haste, is nobody's documentation.
+    let changed = [NO_FSYNC, programs::PROGRAMS].iter().any(|name| env::var_os(name).is_some());
+    let is_documentation = wanted.is_empty() && !bench.scale.is_quick() && !changed;
+    if let Err(error) = output::write(&report, is_documentation) {
+        eprintln!("failed to write the report: {error}");
+        return ExitCode::FAILURE;
+    }
+    summary(&report)
+}
+
+/// Each measure says of whom there is nothing because he is not here.
+fn with_the_absent(mut section: Section, bench: &Bench) -> Section {
+    let absent = bench.present.iter().filter_map(|(who, what)| Some((*who, what.as_ref().err()?)));
+    for (who, why) in absent {
+        for measure in &mut section.measures {
+            let alike = measure.outcomes.keys().any(|other| other.kind() == who.kind());
+            if alike {
+                measure.outcomes.entry(who).or_insert_with(|| Outcome::Missing(why.clone()));
+            }
+        }
+    }
+    section
+}
+
+/// A missed target is a result; what could not be measured is a failure.
+fn summary(report: &Report) -> ExitCode {
+    for check in report.checks().iter().filter(|check| check.came == Came::Missed) {
+        println!("MISSED: {}: {}; {}", check.what, check.target, check.found);
+    }
+    let failures = report.failures();
+    if failures.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("FAILED TO MEASURE: {}", failures.join("; "));
+    ExitCode::FAILURE
 }
 
 /// Set for an etcd that does not wait for its disk.

@@ -6,8 +6,8 @@ use nix::sys::signal::Signal;
 
 use crate::{
     Bench,
-    programs::{CHANGE, FOLLOWER, LEADER, REFRESHING, SOON, Side, Stand},
-    report::Report,
+    contender::{CHANGE, Candidate, FOLLOWER, How, LEADER, REFRESHING, SOON, Stand},
+    report::{Floors, Section, who::Who},
     support::{capture::Captured, client::Admin},
     trials::{concurrently, election},
 };
@@ -19,13 +19,14 @@ const CANDIDATES: usize = 3;
 const OUTAGE: Duration = Duration::from_secs(3);
 const AFTERWARDS: Duration = Duration::from_secs(20);
 
-pub(crate) fn measure(bench: &Bench, report: &mut Report) {
+pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     let rounds = bench.scale.of(3, 1);
     let how = format!(
-        "etcd killed, back after {OUTAGE:?}, looked at {AFTERWARDS:?} later: {CANDIDATES} candidates in each \
-         of {ELECTIONS} elections a TTL, {rounds} outages"
+        "etcd is killed, is back after {OUTAGE:?}, and is looked at {AFTERWARDS:?} later: {CANDIDATES} `elect server` in each \
+         of {ELECTIONS} elections a TTL, {rounds} outages. Nobody may have given up, one leads, and leadership can still be \
+         handed over."
     );
-    report.section("outage", &how);
+    let mut section = Section::new("outage", "etcd lost for a while", how);
     let mut outcomes: BTreeMap<u64, Vec<Outcome>> = BTreeMap::new();
     for _ in 0..rounds {
         for (ttl, outcome) in outage() {
@@ -43,10 +44,11 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
             count(|outcome| outcome.leaders == 1),
             count(|outcome| outcome.handed_over),
         );
-        report.all(&format!("TTL {ttl} s: running, one leader, handoff"), good, rounds * ELECTIONS, &detail);
+        section.all(&format!("TTL {ttl} s: running, one leader, handoff"), good, rounds * ELECTIONS, &detail);
         let queued = count(|outcome| outcome.queued == CANDIDATES);
-        report.all(&format!("TTL {ttl} s: all are in the queue"), queued, rounds * ELECTIONS, "");
+        section.all(&format!("TTL {ttl} s: all are in the queue"), queued, rounds * ELECTIONS, "");
     }
+    section
 }
 
 struct Outcome {
@@ -63,9 +65,12 @@ fn outage() -> Vec<(u64, Outcome)> {
     let of_ttls = |index: usize| TTLS[index % TTLS.len()];
     let elections = concurrently(TTLS.len() * ELECTIONS, 4, |index| {
         let stand = Stand { endpoint: etcd.endpoint(), election: election("outage"), ttl: of_ttls(index) };
-        let first = Side::Ours.start(&stand, "s1");
+        let first = Candidate::start(Who::Elect, &stand, "s1", How::Quiet);
+        let first = first.into_process();
         first.wait_for_line(REFRESHING, SOON);
-        let others = (2..=CANDIDATES).map(|number| Side::Ours.start(&stand, &format!("s{number}")));
+        let others = (2..=CANDIDATES).map(|number| {
+            Candidate::start(Who::Elect, &stand, &format!("s{number}"), How::Quiet).into_process()
+        });
         let candidates: Vec<_> = std::iter::once(first).chain(others).collect();
         admin.wait_for_candidates(&stand.election, CANDIDATES, SOON);
         (stand, candidates)

@@ -1,148 +1,63 @@
-//! The programs that are measured, as separate processes: ours and the twin.
+//! The programs that are measured: which files they are, and how they are built.
 
 use std::{
-    env,
-    path::PathBuf,
+    env, fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::LazyLock,
-    time::Duration,
 };
 
-use crate::support::{capture::Captured, elect::unconfigured, process};
-
-/// For what takes milliseconds on an idle machine.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
-
-pub(crate) const LEADER: &str = "I am the leader.";
-pub(crate) const FOLLOWER: &str = "I am a follower.";
-pub(crate) const REFRESHING: &str = "Refreshing lease; still the leader.";
-pub(crate) const CHANGE: &str = "LEADERSHIP CHANGE REQUIRED";
-
-/// Whose candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// `elect server`
-    Ours,
-    /// `bench-twin one`
-    Twin,
-}
-
-/// Where a candidate stands.
-#[derive(Debug, Clone)]
-pub(crate) struct Stand {
-    pub(crate) endpoint: String,
-    pub(crate) election: String,
-    pub(crate) ttl: u64,
-}
-
-impl Side {
-    pub(crate) const BOTH: [Self; 2] = [Self::Ours, Self::Twin];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Ours => "ours",
-            Self::Twin => "twin",
-        }
-    }
-
-    /// Starts a candidate that ends with this process, however that ends.
-    pub(crate) fn start(self, stand: &Stand, name: &str) -> Captured {
-        let (program, args) = self.program(stand, name);
-        start(&format!("{} {name}", self.name()), process::command(program), args)
-    }
-
-    /// Starts a candidate by nothing but its own program, so that nothing else is timed.
-    pub(crate) fn start_bare(self, stand: &Stand, name: &str) -> Captured {
-        let (program, args) = self.program(stand, name);
-        start(&format!("{} {name}", self.name()), Command::new(program), args)
-    }
-
-    /// What it prints when a renewal is acknowledged.
-    pub(crate) fn renewal(self) -> &'static str {
-        match self {
-            Self::Ours => REFRESHING,
-            Self::Twin => "renewed",
-        }
-    }
-
-    fn program(self, Stand { endpoint, election, ttl }: &Stand, name: &str) -> (PathBuf, Vec<String>) {
-        match self {
-            Self::Ours => {
-                let ttl = format!("{ttl}s");
-                let args = ["server", name, "--etcd", endpoint, "--election", election, "--ttl", &ttl];
-                (
-                    elect(),
-                    [&args[..], &["--log-format", "plain"]].concat().into_iter().map(Into::into).collect(),
-                )
-            }
-            Self::Twin => {
-                let ttl = ttl.to_string();
-                let args = ["one", endpoint, election, name, &ttl];
-                (TWIN.clone(), args.map(Into::into).into())
-            }
-        }
-    }
-}
-
-/// `elect server --http`, and where it listens.
-pub(crate) fn http_server(Stand { endpoint, election, ttl }: &Stand, name: &str) -> (Captured, String) {
-    let ttl = format!("{ttl}s");
-    let args = ["server", name, "--etcd", endpoint, "--election", election, "--ttl", &ttl];
-    let args = [&args[..], &["--http", "127.0.0.1:0", "--log-format", "full"]].concat();
-    let server =
-        start(&format!("ours {name}"), process::command(elect()), args.into_iter().map(Into::into).collect());
-    let serving = server.wait_for_line(|line: &str| line.contains("serving http://"), SOON).text;
-    let (_, address) = serving.split_once("http://").expect("it was waited for");
-    let address = address.split('/').next().expect("split gives at least one part").to_owned();
-    (server, address)
-}
-
-/// A library program that prints each claim to lead.
-pub(crate) fn claimant(Stand { endpoint, election, ttl }: &Stand, name: &str) -> Captured {
-    let ttl = ttl.to_string();
-    let args = ["claimant", endpoint, election, name, &ttl];
-    start(&format!("claimant {name}"), process::command(&*LIBRARY), args.map(Into::into).into())
-}
-
-/// One process with many candidates on one connection.
-pub(crate) fn crowd(
-    side: Side,
-    how: &str,
-    Stand { endpoint, election, ttl }: &Stand,
-    count: usize,
-) -> Captured {
-    let program = match side {
-        Side::Ours => &LIBRARY,
-        Side::Twin => &TWIN,
-    };
-    let (count, ttl) = (count.to_string(), ttl.to_string());
-    let args = [how, endpoint, election, &count, &ttl];
-    start(&format!("{} crowd", side.name()), process::command(&**program), args.map(Into::into).into())
-}
-
-static ELECT: LazyLock<PathBuf> =
-    LazyLock::new(|| given("elect").unwrap_or_else(|| env!("CARGO_BIN_EXE_elect").into()));
-static TWIN: LazyLock<PathBuf> = LazyLock::new(|| example("bench-twin"));
-static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| example("bench-library"));
-
-fn example(name: &str) -> PathBuf {
-    given(name).unwrap_or_else(|| profile_dir().join("examples").join(name))
-}
-
-/// A program built before, to be measured in place of the present one.
-fn given(name: &str) -> Option<PathBuf> {
-    env::var_os(PROGRAMS).map(|dir| PathBuf::from(dir).join(name))
-}
-
-const PROGRAMS: &str = "BENCH_PROGRAMS";
+/// A directory with programs built before, to be measured in place of the present ones.
+pub(crate) const PROGRAMS: &str = "BENCH_PROGRAMS";
 
 pub(crate) fn elect() -> PathBuf {
+    static ELECT: LazyLock<PathBuf> =
+        LazyLock::new(|| given("elect").unwrap_or_else(|| env!("CARGO_BIN_EXE_elect").into()));
     ELECT.clone()
 }
 
-fn start(name: &str, mut command: Command, args: Vec<String>) -> Captured {
-    unconfigured(&mut command).args(args);
-    Captured::start(name, command)
+/// The bare program on etcd-client.
+pub(crate) fn twin() -> PathBuf {
+    static TWIN: LazyLock<PathBuf> = LazyLock::new(|| example("bench-twin"));
+    TWIN.clone()
+}
+
+/// Programs that use the library; also the command for those that run one.
+pub(crate) fn library() -> PathBuf {
+    static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| example("bench-library"));
+    LIBRARY.clone()
+}
+
+/// Go's official election, with the versions that it is made of; or why it can't be had.
+pub(crate) fn go() -> Result<(PathBuf, String), String> {
+    static GO: LazyLock<Result<(PathBuf, String), String>> = LazyLock::new(build_go);
+    GO.clone()
+}
+
+/// Whether `elect server` knows the backend without etcd.
+pub(crate) fn elect_knows_peers() -> bool {
+    static KNOWS: LazyLock<bool> = LazyLock::new(|| {
+        let help = Command::new(elect()).args(["server", "--help"]).output();
+        help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains("--peers"))
+    });
+    *KNOWS
+}
+
+/// The version that a program prints of itself, in the first line that has `before` in it.
+pub(crate) fn version(program: impl AsRef<Path>, args: &[&str], before: &str) -> Option<String> {
+    let output = Command::new(program.as_ref()).args(args).env("ETCDCTL_API", "3").output().ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().find_map(|line| Some(line.split_once(before)?.1.trim().to_owned()))
+}
+
+fn example(name: &str) -> PathBuf {
+    let path = given(name).unwrap_or_else(|| profile_dir().join("examples").join(name));
+    // As the kernel will show it in /proc.
+    path.canonicalize().unwrap_or(path)
+}
+
+fn given(name: &str) -> Option<PathBuf> {
+    env::var_os(PROGRAMS).map(|dir| PathBuf::from(dir).join(name))
 }
 
 /// Builds what is started, by the profile that this was built by. For a benchmark, Cargo builds no examples,
@@ -156,17 +71,35 @@ pub(crate) fn build() {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
-    let target = dir.parent().expect("a profile's directory is in the target directory");
     let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "--quiet", "--locked", "--profile", profile])
         .args(["--bin", "elect", "--example", "bench-twin", "--example", "bench-library"])
         .arg("--target-dir")
-        .arg(target)
+        .arg(target_dir())
         .stdin(Stdio::null())
         .status();
     let built = status.as_ref().is_ok_and(|status| status.success());
     assert!(built, "cargo failed to build the programs to compare with: {status:?}");
+}
+
+fn build_go() -> Result<(PathBuf, String), String> {
+    let dir = target_dir().join("bench-go");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/go/build.sh");
+    let output = Command::new("sh").arg(script).arg(&dir).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("failed to run {script}: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        eprintln!("{said}");
+        return Err(said.lines().last().unwrap_or("it can't be built").to_owned());
+    }
+    let versions = fs::read_to_string(dir.join("version")).unwrap_or_default();
+    Ok((dir.join("bench-go"), versions.trim().to_owned()))
+}
+
+/// Where results of a run go that are not the project's documentation.
+pub(crate) fn target_dir() -> PathBuf {
+    profile_dir().parent().expect("a profile's directory is in the target directory").to_owned()
 }
 
 /// `target/release`, where this program is in `deps`.

@@ -7,10 +7,9 @@ use std::{thread, time::Duration};
 
 use crate::{
     Bench,
-    handoff::{self, SETTLE},
-    programs::{self, Side},
-    report::Report,
-    sample::Sample,
+    contender::SETTLE,
+    handoff, programs,
+    report::{Floors, Section, sample::Sample, who::Who},
     support::{
         clock::BootTime,
         elect::Elect,
@@ -60,11 +59,13 @@ struct Seen {
     next: Duration,
 }
 
-pub(crate) fn measure(bench: &Bench, report: &mut Report) {
+pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     let trials = bench.scale.of(50, 2);
-    report.section(
+    let mut section = Section::new(
         "run",
-        "two `elect run`, TTL 3 s, commands deaf to TERM; at most one alive, none past validity",
+        "elect run under faults",
+        "Two `elect run`, TTL 3 s, with commands that are deaf to TERM and have a helper in a session of its own. A trial \
+         went well if at most one command was alive at any time, and none past its term's validity.",
     );
     for (fault, name) in FAULTS {
         let at_a_time = match fault {
@@ -79,25 +80,23 @@ pub(crate) fn measure(bench: &Bench, report: &mut Report) {
         let good: Vec<Seen> = seen.into_iter().flatten().collect();
         let outlived: Sample = good.iter().map(|seen| seen.outlived).collect();
         let detail = format!("ended after {:.0} ms, at most {:.0}", outlived.median(), outlived.max());
-        report.all(name, good.len(), trials, &detail);
+        section.all(name, good.len(), trials, &detail);
         if matches!(fault, Fault::SupervisorKilled) {
-            judge_takeover(bench, report, trials, &good);
+            judge_takeover(bench, &mut section, trials, &good);
         }
     }
+    section
 }
 
 /// The next command runs within 50 ms and three bare handoffs.
-fn judge_takeover(bench: &Bench, report: &mut Report, trials: usize, good: &[Seen]) {
-    let admin = bench.etcd.admin();
-    let handoffs: Sample = (0..bench.scale.of(20, 3))
-        .map(|_| handoff::hand_over(bench, &admin, (Side::Twin, Side::Twin)))
-        .collect();
+fn judge_takeover(bench: &Bench, section: &mut Section, trials: usize, good: &[Seen]) {
+    let handoffs: Sample = (0..bench.scale.of(20, 3)).map(|_| handoff::hand_over(bench, Who::Twin)).collect();
     let limit = ALLOWED + Duration::from_secs_f64(3.0 * handoffs.median() / 1e3);
     let next: Sample = good.iter().map(|seen| seen.next).collect();
     let in_time = good.iter().filter(|seen| seen.next <= limit).count();
     let limit = limit.as_secs_f64() * 1e3;
     let detail = format!("{:.1} / {:.1} / {:.1} ms of {limit:.1}", next.median(), next.p95(), next.max());
-    report.all("the next command runs soon after that", in_time, trials, &detail);
+    section.all("the next command runs soon after that", in_time, trials, &detail);
 }
 
 fn strike(etcd: &Etcd, fault: Fault) -> Seen {

@@ -1,45 +1,49 @@
-//! From the start of a process to its `I am the leader.`, on an etcd with nothing else to do.
+//! From the start of a process until it leads, on an etcd with nothing else to do.
 
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-
 use crate::{
     Bench,
-    programs::{LEADER, SOON, Side, Stand},
-    report::{Report, Target},
-    sample::Sample,
-    trials::election,
+    contender::{Candidate, Stand},
+    report::{
+        Floors, Section,
+        measure::{Better, Measure},
+        number::Unit,
+        who::Who,
+    },
+    trials::{election, take_turns},
 };
 
-pub(crate) fn measure(bench: &Bench, report: &mut Report) {
-    let trials = bench.scale.of(40, 3);
-    report.section("start", "from the start of the process to `I am the leader.`, one process at a time");
-    let stand = |side: Side| Stand {
-        endpoint: bench.etcd.endpoint(),
-        election: election(&format!("start-{}", side.name())),
-        ttl: 5,
-    };
-    let stands = Side::BOTH.map(|side| (side, stand(side)));
-    let mut samples = [Sample::default(), Sample::default()];
-    for trial in 0..=trials {
-        for ((side, stand), sample) in stands.iter().zip(&mut samples) {
-            let took = start(*side, stand);
-            // The first one reads the program from the disk.
-            if trial > 0 {
-                sample.add(took.as_secs_f64() * 1e3);
-            }
-        }
+pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
+    let mut section = Section::new(
+        "start",
+        "Start",
+        "From the start of the process until it says that it leads, one process at a time. The first trial of each \
+         is not counted: it reads the program from the disk.",
+    );
+    // Three peers have to find each other first, which is another thing than this.
+    let contenders: Vec<_> = bench.contenders().into_iter().filter(|who| *who != Who::Peers).collect();
+    for who in &contenders {
+        start(bench, *who);
     }
-    let [ours, twin] = samples;
-    report.ratio("process start to leading", "ms", &ours, &twin, "twin", Target::AtMost(1.2));
+    let trials = bench.scale.of(40, 3);
+    let samples = take_turns(&contenders, trials, &mut section.failed, |who| start(bench, who));
+    let mut measure = Measure::new("start", "start until leading", Unit::Milliseconds, Better::Less)
+        .headline()
+        .plotted()
+        .beside_floors();
+    for (who, sample) in samples {
+        measure.add(who, sample);
+    }
+    section.measures.push(measure);
+    section
 }
 
-fn start(side: Side, stand: &Stand) -> Duration {
-    let mut process = side.start_bare(stand, "only");
-    let leads = process.wait_for_line(LEADER, SOON).at;
-    let took = leads - process.started();
-    process.signal(Signal::SIGTERM);
-    assert!(process.wait_exit(SOON).success(), "{} did not end well", side.name());
+fn start(bench: &Bench, who: Who) -> Duration {
+    let stand = Stand { endpoint: bench.etcd.endpoint(), election: election("start"), ttl: 5 };
+    let mut candidate = Candidate::start_bare(who, &stand, "only");
+    let took = candidate.wait_until_leader() - candidate.process().started();
+    candidate.leave();
+    candidate.wait_gone();
     took
 }

@@ -5,7 +5,10 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     thread,
+    time::Duration,
 };
+
+use crate::report::{sample::Sample, who::Who};
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +35,29 @@ impl Scale {
 pub(crate) fn election(what: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("bench-{what}-{}", NEXT.fetch_add(1, SeqCst))
+}
+
+/// So many trials of each, one at a time, each going first in its turn; in milliseconds.
+///
+/// A trial that panics is not in the sample; that is added to what `failed`, and its report is on stderr.
+pub(crate) fn take_turns(
+    contenders: &[Who],
+    trials: usize,
+    failed: &mut Vec<String>,
+    mut trial: impl FnMut(Who) -> Duration,
+) -> Vec<(Who, Sample)> {
+    let mut samples: Vec<_> = contenders.iter().map(|who| (*who, Sample::default())).collect();
+    for number in 0..trials {
+        for turn in 0..samples.len() {
+            let index = (number + turn) % samples.len();
+            let (who, sample) = &mut samples[index];
+            match catch_unwind(AssertUnwindSafe(|| trial(*who))) {
+                Ok(took) => sample.add_time(took),
+                Err(_) => failed.push(format!("a trial of {}", who.title())),
+            }
+        }
+    }
+    samples
 }
 
 /// Runs `count` trials, `at_once` of them at a time. One that panics leaves `None`; its report is on stderr.

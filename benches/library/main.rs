@@ -1,23 +1,31 @@
 //! Programs that use the library, for the measurements that the `elect` command is too coarse for.
 //!
 //! ```text
-//! bench-library claimant ENDPOINT ELECTION NAME TTL   prints `claims NANOS TOKEN` every ms while it leads
-//! bench-library crowd ENDPOINT ELECTION COUNT TTL     many on one `Etcd`; on SIGUSR1 each gives way in turn
-//! bench-library apart ENDPOINT ELECTION COUNT TTL     the same, with the renewals on a thread of their own
+//! bench-library claimant  ENDPOINT ELECTION NAME TTL    prints `claims NANOS TOKEN` every ms while it leads
+//! bench-library peer      NAME GROUP DATA ELECTION      the same, as a member of a group without etcd
+//! bench-library voter     NAME GROUP LISTEN DATA        the same, but stands from SIGUSR1 on; until then it only votes
+//! bench-library proposer  NAME GROUP LISTEN DATA        such a voter that proposes records once it leads: how long one
+//!                                                       takes, one after the other, and many that are under way at once
+//! bench-library crowd     ENDPOINT ELECTION COUNT TTL   many on one `Etcd`; on SIGUSR1 each gives way in turn
+//! bench-library apart     ENDPOINT ELECTION COUNT TTL   the same, with the renewals on a thread of their own
+//! bench-library elections ENDPOINT PREFIX COUNT TTL     alone in many elections, from SIGUSR1 until SIGTERM
+//! bench-library worker [claims]                         a command for others to run: says that it runs
 //! ```
 
-use std::{env, pin::pin, time::Duration};
+use std::{env, pin::pin, sync::Arc, thread, time::Duration};
 
 use leader_election::{
     Candidate, Leadership,
+    candidate::{Backend, Event},
     clock::Timestamp,
     etcd::{Etcd, Settings},
+    peers::{self, Peers},
     timing::Ttl,
 };
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{broadcast, watch},
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
@@ -34,6 +42,25 @@ async fn main() -> Result<(), Failure> {
             let etcd = Etcd::start(settings(endpoint)?)?;
             claimant(Candidate::new(etcd, election.parse()?, name.parse()?, ttl)).await
         }
+        ["peer", name, group, data, election] => {
+            let settings = peers::Settings::new(&name.parse()?, group.parse()?, data)?;
+            let peers = Peers::start(settings.with_election(election.parse()?))?;
+            let candidate = Candidate::member(peers);
+            tokio::spawn(tell_of_following(candidate.subscribe()));
+            claimant(candidate).await
+        }
+        [how @ ("voter" | "proposer"), name, group, listen, data] => {
+            let mut stand = signal(SignalKind::user_defined1())?;
+            let settings = peers::Settings::new(&name.parse()?, group.parse()?, data)?;
+            let peers = Peers::start_on(Handle::current(), settings.listening_on(listen.parse()?))?;
+            println!("votes");
+            stand.recv().await;
+            let mut candidate = Candidate::member(peers.clone());
+            match how {
+                "voter" => claimant(candidate).await,
+                _ => Ok(propose(&peers, Arc::new(candidate.campaign().await?)).await?),
+            }
+        }
         [how @ ("crowd" | "apart"), endpoint, election, count, ttl] => {
             let ttl = Ttl::new(Duration::from_secs(ttl.parse()?))?;
             let etcd = match how {
@@ -42,6 +69,13 @@ async fn main() -> Result<(), Failure> {
             };
             crowd(etcd, election, count.parse()?, ttl).await
         }
+        ["elections", endpoint, prefix, count, ttl] => {
+            let ttl = Ttl::new(Duration::from_secs(ttl.parse()?))?;
+            elections(Etcd::start_on(Handle::current(), settings(endpoint)?), prefix, count.parse()?, ttl)
+                .await
+        }
+        ["worker"] => work(false),
+        ["worker", "claims"] => work(true),
         _ => Err("this belongs to `make bench`; its arguments are in benches/library/main.rs".into()),
     }
 }
@@ -51,7 +85,7 @@ fn settings(endpoint: &str) -> Result<Settings, Failure> {
 }
 
 /// Claims to lead for as long as the guard says so, and asks nothing but the guard.
-async fn claimant(mut candidate: Candidate<Etcd>) -> Result<(), Failure> {
+async fn claimant<B: Backend>(mut candidate: Candidate<B>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
         let leadership = {
@@ -66,6 +100,14 @@ async fn claimant(mut candidate: Candidate<Etcd>) -> Result<(), Failure> {
             // Lost just now, or not confirmed in time: it is over in any case.
             let _ = leadership.resign().await;
             return Ok(());
+        }
+    }
+}
+
+async fn tell_of_following(mut events: broadcast::Receiver<Event>) {
+    while let Ok(event) = events.recv().await {
+        if let Event::Following { .. } = event {
+            println!("I am a follower.");
         }
     }
 }
@@ -88,6 +130,41 @@ async fn claim_until_lost(leadership: &Leadership, terminate: &mut Signal) -> bo
             _ = every.tick() => {}
         }
     }
+}
+
+/// About what a decision takes.
+const RECORD: [u8; 64] = [b'x'; 64];
+
+/// Records that are proposed one after the other.
+const ALONE: usize = 200;
+
+/// Records that are proposed with others under way, and how many are.
+const TOGETHER: usize = 20_000;
+const UNDER_WAY: usize = 512;
+
+/// Prints `alone MICROS` for each of the former, and `together COUNT NANOS` for all of the latter.
+async fn propose(peers: &Peers, leadership: Arc<Leadership>) -> Result<(), Failure> {
+    for _ in 0..ALONE {
+        let asked = Timestamp::now();
+        peers.propose(&leadership, RECORD).await?;
+        println!("alone {}", Timestamp::now().since(asked).as_micros());
+    }
+    let started = Timestamp::now();
+    let mut under_way = JoinSet::new();
+    for _ in 0..TOGETHER {
+        if under_way.len() >= UNDER_WAY
+            && let Some(proposed) = under_way.join_next().await
+        {
+            proposed??;
+        }
+        let (peers, leadership) = (peers.clone(), Arc::clone(&leadership));
+        under_way.spawn(async move { peers.propose(&leadership, RECORD).await });
+    }
+    while let Some(proposed) = under_way.join_next().await {
+        proposed??;
+    }
+    println!("together {TOGETHER} {}", Timestamp::now().since(started).as_nanos());
+    Ok(())
 }
 
 async fn crowd(etcd: Etcd, election: &str, count: usize, ttl: Ttl) -> Result<(), Failure> {
@@ -120,4 +197,60 @@ async fn one_of_many(
     let start = started.wait_for(Option::is_some).await?.ok_or("there is no start")?;
     leadership.resign().await?;
     Ok(won.since(start))
+}
+
+/// How often all are asked how long they may still believe.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Leads alone in each of many elections. Says when it is connected, when all are led, and at the end how many
+/// were led throughout, and how much of its time the one that came closest to its deadline still had.
+async fn elections(etcd: Etcd, prefix: &str, count: usize, ttl: Ttl) -> Result<(), Failure> {
+    let (mut go, mut terminate) = (signal(SignalKind::user_defined1())?, signal(SignalKind::terminate())?);
+    // The connection is made by its first call.
+    etcd.snapshot(prefix.parse()?).await?;
+    println!("ready");
+    go.recv().await;
+    let start = Timestamp::now();
+    let mut standing = JoinSet::new();
+    for number in 0..count {
+        let election = format!("{prefix}-{number}").parse()?;
+        let mut candidate = Candidate::new(etcd.clone(), election, "bench".parse()?, ttl);
+        standing.spawn(async move { candidate.campaign().await });
+    }
+    let mut led = Vec::with_capacity(count);
+    while let Some(won) = standing.join_next().await {
+        led.push(won??);
+    }
+    let took = Timestamp::now().since(start);
+    println!("led {count} {} {}", took.as_nanos(), Handle::current().metrics().num_alive_tasks());
+
+    let mut least_left = Duration::MAX;
+    let mut look = interval(LOOK_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = look.tick() => {
+                let left = led.iter().map(Leadership::remaining).min();
+                least_left = least_left.min(left.unwrap_or_default());
+            }
+        }
+    }
+    println!("kept {} {}", led.iter().filter(|one| one.holds()).count(), least_left.as_nanos());
+    let mut leaving: JoinSet<_> = led.into_iter().map(Leadership::resign).collect();
+    while let Some(left) = leaving.join_next().await {
+        left??;
+    }
+    Ok(())
+}
+
+/// Works for as long as it is let.
+fn work(claims: bool) -> Result<(), Failure> {
+    println!("I am the leader.");
+    loop {
+        if claims {
+            println!("claims {} 0", Timestamp::now().as_nanos());
+        }
+        thread::sleep(if claims { Duration::from_millis(1) } else { Duration::from_secs(1) });
+    }
 }

@@ -1,0 +1,61 @@
+//! Where the report goes: to the terminal as it grows, and at the end into files.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    programs,
+    report::{
+        Report, Section,
+        document::{self, File},
+        table,
+    },
+};
+
+/// Shows a section as soon as it is measured. Whoever follows a long run through a pipe sees it at once.
+pub(crate) fn show(section: &Section, report: &Report) {
+    println!("{}", document::section(section, report, false));
+    let _ = io::stdout().flush();
+}
+
+/// Writes the document and its plots, and shows the table for the README.
+///
+/// Only a whole and unhurried run of the present programs is the project's documentation; another one's files go to the
+/// directory of what was built.
+pub(crate) fn write(report: &Report, is_documentation: bool) -> io::Result<()> {
+    let dir = if is_documentation {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+    } else {
+        programs::target_dir().join("bench-report")
+    };
+    let files = document::files(report);
+    remove_plots(&dir)?;
+    for file in &files {
+        put(&dir, file)?;
+    }
+    println!("For the README:\n\n{}", table::overview(report));
+    println!("Written: {}", dir.join("benchmarks.md").display());
+    Ok(())
+}
+
+/// Those of a measure that is no more would stay otherwise.
+fn remove_plots(dir: &Path) -> io::Result<()> {
+    let plots = match fs::read_dir(dir.join("benchmarks")) {
+        Ok(plots) => plots,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let paths: Vec<PathBuf> = plots.flatten().map(|entry| entry.path()).collect();
+    paths.iter().filter(|path| path.extension().is_some_and(|end| end == "svg")).try_for_each(fs::remove_file)
+}
+
+fn put(dir: &Path, file: &File) -> io::Result<()> {
+    let path = dir.join(&file.path);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    fs::write(path, &file.text)
+}
