@@ -192,7 +192,7 @@ impl<O: Outside> Driver<O> {
                 order = orders_of(&mut self.reign) => self.obey(node, order),
                 place = called_off(&mut self.campaigns) => {
                     self.campaigns.remove(place);
-                    self.stand_as_wanted(node)
+                    self.go_on(node)
                 }
                 order = inlets.orders.recv(), if used => match order {
                     Some(order) => self.take(node, order),
@@ -228,9 +228,14 @@ impl<O: Outside> Driver<O> {
     }
 
     /// Takes one input, and all that follows from it, through the core.
-    fn step(&mut self, mut node: Node, input: Input) -> Node {
+    fn step(&mut self, node: Node, input: Input) -> Node {
         self.next.push_back(input);
-        while let Some(input) = self.next.pop_front() {
+        self.go_on(node)
+    }
+
+    /// Takes all that follows from what has happened here through the core.
+    fn go_on(&mut self, mut node: Node) -> Node {
+        while let Some(input) = self.next.pop_front().or_else(|| self.stance()) {
             let actions;
             (node, actions) = node.step(moment(), input);
             let Actions { effects, write } = actions;
@@ -245,6 +250,20 @@ impl<O: Outside> Driver<O> {
         }
         self.publish(&node);
         node
+    }
+
+    /// What to tell the core, if somebody here wants to lead and it does not stand, or nobody does and it stands.
+    /// Whoever leads has won its campaign, and stands until the term is over, however that ends.
+    fn stance(&mut self) -> Option<Input> {
+        if self.reign.is_some() {
+            return None;
+        }
+        let wanted = self.campaigns.front().map(|campaign| Arc::clone(&campaign.value));
+        if wanted == self.announced {
+            return None;
+        }
+        self.announced.clone_from(&wanted);
+        Some(wanted.map_or(Input::Withdraw, Input::Stand))
     }
 
     fn perform(&mut self, effect: Effect) {
@@ -343,8 +362,7 @@ impl<O: Outside> Driver<O> {
             }
             HolderOrder::Lapsed => self.lose(Loss::Expired),
         }
-        let node = self.step(node, Input::Resign);
-        self.stand_as_wanted(node)
+        self.step(node, Input::Resign)
     }
 
     /// The term is being given up: somebody else is to lead, or anybody may.
@@ -396,22 +414,7 @@ impl<O: Outside> Driver<O> {
         let _ = standing.events.send(Event::Campaigning);
         let value = Arc::from(standing.name.as_str().as_bytes());
         self.campaigns.push_back(Campaign { value, events: standing.events, won, follows: None });
-        let node = self.stand_as_wanted(node);
-        self.publish(&node);
-        node
-    }
-
-    /// Tells the core whether to stand: somebody here wants to lead, or does.
-    fn stand_as_wanted(&mut self, node: Node) -> Node {
-        if self.reign.is_some() {
-            return node;
-        }
-        let wanted = self.campaigns.front().map(|campaign| Arc::clone(&campaign.value));
-        if wanted == self.announced {
-            return node;
-        }
-        self.announced.clone_from(&wanted);
-        self.step(node, wanted.map_or(Input::Withdraw, Input::Stand))
+        self.go_on(node)
     }
 
     /// The disk can't be relied on any more.
@@ -429,7 +432,7 @@ impl<O: Outside> Driver<O> {
         for campaign in self.campaigns.drain(..) {
             let _ = campaign.won.send(Err(CampaignError::Failed(why.clone())));
         }
-        self.stand_as_wanted(node)
+        self.go_on(node)
     }
 
     /// Sees whether what somebody waits for has come to its end.

@@ -223,6 +223,19 @@ async fn contract_4_a_leader_that_is_cut_off_stops_before_another_leads() {
 }
 
 #[tokio::test]
+async fn contract_6_a_server_whose_term_was_lost_stands_again_only_for_a_new_campaign() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let mut seen = members.peers[leader].shared.published.subscribe();
+    members.cut_off(leader);
+    assert_eq!(soon("the loss", leadership.lost()).await, Loss::Expired);
+    soon("to stand no more", seen.wait_for(|seen| !seen.standing)).await.unwrap();
+    members.heal();
+    let again = soon("the next term", members.candidate(leader).campaign()).await.unwrap();
+    assert!(again.token() > leadership.token());
+}
+
+#[tokio::test]
 async fn contract_6_a_candidate_that_is_cut_off_says_so_and_comes_back() {
     let members = Members::of(3);
     let (leader, _leadership) = first_leader(&members).await;
