@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// For how many of the longest election timeouts a server that gave leadership up does not stand:
-/// so that the others go first, even if the one that it chose did not hear of it.
+/// so that the others go first, even if the one that it chose did not hear of it. If there are others.
 const TIMEOUTS_OF_REST: u32 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -297,7 +297,8 @@ impl Server<Leader> {
             kept.role.claim = Claim::Unproved;
             return kept.into();
         }
-        let rest = self.core.timing().longest() * TIMEOUTS_OF_REST;
+        let timeouts = if self.role.peers.is_empty() { 0 } else { TIMEOUTS_OF_REST };
+        let rest = self.core.timing().longest() * timeouts;
         let deadline = self.core.election_deadline(&turn.moment) + rest;
         self.in_role(Follower::waiting(None, deadline)).into()
     }

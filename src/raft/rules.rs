@@ -487,6 +487,18 @@ fn leadership_is_given_up_before_the_successor_is_told_and_not_taken_back() {
 }
 
 #[test]
+fn a_leader_that_resigned_lets_the_others_go_first_if_there_are_any() {
+    let (mut of_three, mut alone) = (Bench::leader(), Bench::of(1));
+    assert!(gained(&alone.expire()));
+    for (bench, timeouts) in [(&mut of_three, 3), (&mut alone, 1)] {
+        bench.step(Input::Resign);
+        let waits = bench.node().deadline().since(bench.now);
+        let longest = Timing::DEFAULT.longest();
+        assert!((longest * (timeouts - 1)..=longest * timeouts).contains(&waits), "{waits:?}");
+    }
+}
+
+#[test]
 fn a_successor_is_brought_up_to_date_before_it_is_told_to_stand() {
     let mut bench = Bench::leader();
     bench.step(Input::Propose(vec![proposal(1, b"late")]));
