@@ -161,7 +161,7 @@ pub enum Event {
 }
 
 /// How many events a slow subscriber may fall behind before it misses some.
-const EVENTS: usize = 256;
+const EVENTS: usize = 64;
 
 /// Stands for election by one name, as often as it takes.
 #[derive(Debug)]

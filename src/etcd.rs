@@ -362,6 +362,8 @@ impl Shared {
     /// Runs a task that [`Etcd::settled`] waits for.
     fn spawn_counted(&self, task: impl Future<Output = ()> + Send + 'static) {
         let counted = Counted::new(&self.standing);
+        // What an async block captures and then awaits is in it twice.
+        let task = Box::pin(task);
         self.runtime.spawn(async move {
             let _counted = counted;
             task.await;

@@ -53,7 +53,8 @@ const LARGEST_ANSWER: usize = 64 << 20;
 /// A connection to one member of etcd, with a client on it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Link {
-    client: Client,
+    /// Which is a client for each of etcd's services: kilobytes.
+    client: Arc<Client>,
     generation: u64,
     endpoint: usize,
     /// When etcd's consensus was last heard through it, in nanoseconds of the boot-time clock.
@@ -120,7 +121,7 @@ impl Links {
         let generation = *self.failed.borrow() + 1;
         let (endpoint, client) = self.race().await?;
         let answered = Arc::new(AtomicU64::new(Timestamp::now().as_nanos()));
-        let link = Link { client, generation, endpoint, answered };
+        let link = Link { client: Arc::new(client), generation, endpoint, answered };
         *self.lock() = Some(link.clone());
         tracing::debug!(endpoint = %self.settings.endpoints[endpoint], generation, "connected to etcd");
         Ok(link)
@@ -153,21 +154,27 @@ impl Links {
     /// Runs one short call on a link. A call that fails, or is not answered in time, fails
     /// the link, unless the failure was the caller's own, or others were answered meanwhile:
     /// then this call is slow, and not the link.
-    pub(crate) async fn call<T>(
+    ///
+    /// The state of a call is some kilobytes, and callers live for as long as a candidate does: it is
+    /// on the heap while the call lasts, and not in all of them for ever.
+    pub(crate) fn call<T>(
         &self,
         link: &Link,
         patience: Duration,
         call: impl Future<Output = Result<T, etcd_client::Error>>,
-    ) -> Result<T, Trouble> {
-        let asked = Timestamp::now();
-        match timeout(patience, call).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(Trouble::from(error)).inspect_err(|trouble| self.blame(link, trouble)),
-            Err(_) => {
-                if link.answered.load(Ordering::Relaxed) <= asked.as_nanos() {
-                    self.failed(link);
+    ) -> impl Future<Output = Result<T, Trouble>> {
+        let call = Box::pin(call);
+        async move {
+            let asked = Timestamp::now();
+            match timeout(patience, call).await {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(error)) => Err(Trouble::from(error)).inspect_err(|trouble| self.blame(link, trouble)),
+                Err(_) => {
+                    if link.answered.load(Ordering::Relaxed) <= asked.as_nanos() {
+                        self.failed(link);
+                    }
+                    Err(Trouble::unanswered(patience))
                 }
-                Err(Trouble::unanswered(patience))
             }
         }
     }
