@@ -12,7 +12,7 @@ help:
 	@echo 'make replay SEED=42           one of them, with every message'
 	@echo 'make many N=50                the Raft scenarios, each with so many fresh seeds'
 	@echo 'make model   the Raft core under a model checker, further than the tests go (minutes)'
-	@echo 'make torture MINUTES=30 SEED=7  seven candidates, etcd, and all that can go wrong at once (1 minute)'
+	@echo 'make torture MINUTES=30 SEED=7  seven candidates on etcd, five among peers, and all that can go wrong (2 minutes)'
 	@echo 'make fuzz MINUTES=3 TARGET=http   a fuzzer on one parser, or on each in turn'
 	@echo 'make soak MINUTES=10          200 elections in one process: nothing it takes may grow'
 	@echo 'make bench   measure beside etcdctl, Go and a bare program; writes docs/benchmarks.md (40 minutes)'
@@ -50,13 +50,14 @@ bench: build-deps
 	@sh scripts/install.sh etcdctl:etcd-client
 	cargo bench --bench election -- $(WHAT)
 
-# MINUTES=1 by default; SEED=n repeats a schedule, else one is drawn and printed; TIMELINE=1 leaves the picture of good runs
-# too; LOOPBACK=1 takes proxies on loopback where there would be network namespaces, which need root.
+# MINUTES=2 by default, half of it on etcd and half among peers; ON=etcd or ON=peers: all of it there, 1 by default. SEED=n
+# repeats a schedule, else one is drawn and printed; TIMELINE=1 leaves the picture of good runs too; LOOPBACK=1 takes
+# proxies on loopback where there would be network namespaces, which need root.
 torture: build-deps
 	@sh scripts/install.sh ip:iproute2 iptables:iptables \
 		'/usr/lib/$(shell uname -m)-linux-gnu/faketime/libfaketimeMT.so.1:libfaketime' \
 		|| echo 'without them: loopback, and no clocks of other rates'
-	MINUTES=$(MINUTES) SEED=$(SEED) TIMELINE=$(TIMELINE) LOOPBACK=$(LOOPBACK) \
+	MINUTES=$(MINUTES) SEED=$(SEED) ON=$(ON) TIMELINE=$(TIMELINE) LOOPBACK=$(LOOPBACK) \
 		cargo test --quiet --test torture torture -- --ignored --exact --nocapture
 
 # The simulator is a test that has no end of its own. It is worth optimizing; linking it for size is not.

@@ -29,7 +29,7 @@ pub(crate) type Blocked = BTreeSet<(Host, Host)>;
 /// Hosts that have a bad link.
 pub(crate) type Climate = BTreeMap<Host, Weather>;
 
-/// Where a member listens, and under which address its peers know it.
+/// Where somebody listens, and under which address its peers know it.
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses {
     pub(crate) client: String,
@@ -70,17 +70,18 @@ impl Arena {
         }
     }
 
-    /// A member of etcd was started: loopback knows peers by their processes.
-    pub(crate) fn started(&self, member: usize, process: u32) {
+    /// Somebody was started: loopback knows peers by their processes.
+    pub(crate) fn started(&self, host: Host, process: u32) {
         if let Self::Loopback(loopback) = self {
-            loopback.started(member, process);
+            loopback.started(host, process);
         }
     }
 
-    pub(crate) fn member(&self, member: usize) -> Addresses {
+    /// Where that host listens: a member, or where there are none, a candidate.
+    pub(crate) fn addresses(&self, host: Host) -> Addresses {
         match self {
-            Self::Namespaces(namespaces) => namespaces.member(member),
-            Self::Loopback(loopback) => loopback.member(member),
+            Self::Namespaces(_) => Namespaces::addresses(host),
+            Self::Loopback(loopback) => loopback.addresses(host),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The processes under test: candidates and the members of etcd, which are started, stopped, frozen and killed.
+//! The processes under test, which are started, stopped, frozen and killed. etcd's members are in `ground`.
 //!
 //! Each does what it is told and notes it, stamped on the careful side: a death is stamped before the signal, a start
 //! after it.
@@ -20,12 +20,13 @@ use nix::{
 
 use super::{
     arena::{Arena, Host},
+    backend::{Backend, HEARTBEAT, LONGEST, SHORTEST, TTL},
     belief,
     clocks::{Dial, Pace},
     history::{At, Event, History, What},
     programs::{self, ELECTION, Noted},
 };
-use crate::support::{elect::unconfigured, etcd::EtcdVersion, process::Process};
+use crate::support::{elect::unconfigured, process::Process};
 
 /// What a candidate is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,17 +38,6 @@ pub(crate) enum Kind {
     /// A program on the library.
     Library,
 }
-
-/// Who stands in every run.
-pub(crate) const CAST: [(&str, Kind); 7] = [
-    ("s1", Kind::Server),
-    ("r1", Kind::Run),
-    ("l1", Kind::Library),
-    ("l2", Kind::Library),
-    ("r2", Kind::Run),
-    ("s2", Kind::Server),
-    ("r3", Kind::Run),
-];
 
 /// Where a run keeps its files.
 #[derive(Debug, Clone)]
@@ -64,6 +54,11 @@ impl Paths {
         self.dir.join(format!("{who}.diary"))
     }
 
+    /// What a member of a group must not forget.
+    fn data(&self, who: &str) -> PathBuf {
+        self.dir.join(format!("{who}.data"))
+    }
+
     pub(crate) fn store(&self) -> PathBuf {
         self.dir.join("store.socket")
     }
@@ -78,8 +73,8 @@ impl Paths {
 pub(crate) struct Candidate {
     pub(crate) name: String,
     pub(crate) kind: Kind,
+    on: Backend,
     place: usize,
-    ttl: Duration,
     paths: Paths,
     pace: Pace,
     process: Option<Process>,
@@ -90,13 +85,13 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    pub(crate) fn new(place: usize, ttl: Duration, paths: &Paths, pace: Pace) -> Self {
-        let (name, kind) = CAST[place];
+    pub(crate) fn new(on: Backend, place: usize, paths: &Paths, pace: Pace) -> Self {
+        let (name, kind) = on.cast()[place];
         Self {
             name: name.to_owned(),
             kind,
+            on,
             place,
-            ttl,
             paths: paths.clone(),
             pace,
             process: None,
@@ -126,41 +121,72 @@ impl Candidate {
             Kind::Run | Kind::Library => (output, log),
         };
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
-        self.process = Some(Process::start(&self.name, command));
+        let process = Process::start(&self.name, command);
+        arena.started(Host::Candidate(self.place), process.id());
+        self.process = Some(process);
         (self.frozen, self.told) = (false, false);
         self.note(|who| What::Started { who });
     }
 
     fn command(&self, arena: &Arena) -> Command {
         let host = Host::Candidate(self.place);
-        let (endpoints, seconds) = (arena.endpoints(self.place), self.ttl.as_secs());
         let own = env::current_exe().expect("a test has a program");
-        let elect = env!("CARGO_BIN_EXE_elect");
         let mut command = match self.kind {
             Kind::Library => arena.command(host, &own),
-            Kind::Server | Kind::Run => arena.command(host, elect),
+            Kind::Server | Kind::Run => arena.command(host, env!("CARGO_BIN_EXE_elect")),
         };
         unconfigured(&mut command);
         self.pace.set(&mut command);
         command.env(programs::DIARY, self.paths.diary(&self.name));
         command.env(programs::STORE, self.paths.store()).env(programs::FILE, self.paths.file());
-        let ttl = format!("{seconds}s");
-        let shared = ["--etcd", &endpoints, "--ttl", &ttl, "--election", ELECTION, "--log-format", "json"];
         match self.kind {
             Kind::Server => {
-                command.args(["server", &self.name]).args(shared).env("RUST_LOG", belief::LOG);
+                command.args(["server", &self.name]).args(self.flags(arena)).env("RUST_LOG", belief::LOG);
             }
             Kind::Run => {
-                command.args(["run", "--name", &self.name]).args(shared).env("RUST_LOG", belief::LOG);
-                command.arg("--").arg(own).args(as_program("command"));
+                command.args(["run", "--name", &self.name]).args(self.flags(arena));
+                command.env("RUST_LOG", belief::LOG).arg("--").arg(own).args(as_program("command"));
             }
             Kind::Library => {
-                command.args(as_program("candidate"));
-                command.env(programs::NAME, &self.name).env(programs::TTL, seconds.to_string());
-                command.env(programs::ETCD, endpoints);
+                command.args(as_program("candidate")).env(programs::NAME, &self.name);
+                match self.on {
+                    Backend::Etcd => command.env(programs::ETCD, arena.endpoints(self.place)),
+                    Backend::Peers => command
+                        .env(programs::PEERS, peers(arena))
+                        .env(programs::LISTEN, arena.addresses(host).peer)
+                        .env(programs::DATA, self.paths.data(&self.name)),
+                };
             }
         }
         command
+    }
+
+    /// What `elect` has to be told, beside the command and the name.
+    fn flags(&self, arena: &Arena) -> Vec<String> {
+        let place = match self.on {
+            Backend::Etcd => {
+                vec![
+                    "--etcd".into(),
+                    arena.endpoints(self.place),
+                    "--ttl".into(),
+                    format!("{}s", TTL.as_secs()),
+                ]
+            }
+            Backend::Peers => vec![
+                "--peers".into(),
+                peers(arena),
+                "--listen".into(),
+                arena.addresses(Host::Candidate(self.place)).peer,
+                "--data".into(),
+                self.paths.data(&self.name).to_str().expect("temporary directories have plain names").into(),
+                "--heartbeat".into(),
+                written(HEARTBEAT),
+                "--election-timeout".into(),
+                format!("{}-{}", written(SHORTEST), written(LONGEST)),
+            ],
+        };
+        let shared = ["--election", ELECTION, "--log-format", "json"].map(str::to_owned);
+        [place, shared.to_vec()].concat()
     }
 
     /// Whether its process is there, frozen or not, and was not told to stop.
@@ -301,6 +327,19 @@ impl Candidate {
     }
 }
 
+/// The group, under the addresses by which its members know each other.
+fn peers(arena: &Arena) -> String {
+    let cast = Backend::Peers.cast().iter().enumerate();
+    let members = cast.map(|(place, (name, _))| {
+        format!("{name}={}", arena.addresses(Host::Candidate(place)).announced_peer)
+    });
+    members.collect::<Vec<_>>().join(",")
+}
+
+fn written(span: Duration) -> String {
+    format!("{}ms", span.as_millis())
+}
+
 impl Drop for Candidate {
     fn drop(&mut self) {
         // A frozen one could not end by itself once its supervisor is gone.
@@ -325,73 +364,6 @@ fn lines(path: &Path) -> Vec<String> {
     BufReader::new(file).lines().map_while(Result::ok).collect()
 }
 
-fn append(path: &Path) -> File {
+pub(crate) fn append(path: &Path) -> File {
     File::options().create(true).append(true).open(path).expect("the directory is ours")
-}
-
-/// A member of etcd, through all its lives.
-#[derive(Debug)]
-pub(crate) struct Member {
-    place: usize,
-    paths: Paths,
-    initial_cluster: String,
-    token: String,
-    process: Option<Process>,
-    frozen: bool,
-}
-
-impl Member {
-    pub(crate) fn new(place: usize, count: usize, arena: &Arena, paths: &Paths) -> Self {
-        let all = (0..count).map(|other| format!("m{other}=http://{}", arena.member(other).announced_peer));
-        let initial_cluster = all.collect::<Vec<_>>().join(",");
-        // Unlike that of any other test's cluster.
-        let token = format!("torture-{}", arena.member(0).announced_peer);
-        Self { place, paths: paths.clone(), initial_cluster, token, process: None, frozen: false }
-    }
-
-    pub(crate) fn start(&mut self, arena: &Arena) {
-        if self.process.is_some() {
-            return;
-        }
-        let name = format!("m{}", self.place);
-        let addresses = arena.member(self.place);
-        let (client, peer) = (format!("http://{}", addresses.client), format!("http://{}", addresses.peer));
-        let mut command = arena.command(Host::Member(self.place), EtcdVersion::V3_7.program());
-        command
-            .env_clear()
-            .envs(env::var_os("PATH").map(|path| ("PATH", path)))
-            .args(["--name", &name, "--data-dir"])
-            .arg(self.paths.dir.join(format!("{name}.etcd")))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer])
-            .args(["--initial-advertise-peer-urls", &format!("http://{}", addresses.announced_peer)])
-            .args(["--initial-cluster", &self.initial_cluster])
-            .args(["--initial-cluster-token", &self.token])
-            // SIGKILL leaves the page cache: nothing is lost by it.
-            .arg("--unsafe-no-fsync");
-        let log = append(&self.paths.log(&name));
-        let both = log.try_clone().expect("a file can be shared");
-        command.stdin(Stdio::null()).stdout(log).stderr(both);
-        let process = Process::start(&name, command);
-        arena.started(self.place, process.id());
-        self.process = Some(process);
-        self.frozen = false;
-    }
-
-    pub(crate) fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill();
-        }
-        self.frozen = false;
-    }
-
-    pub(crate) fn set_frozen(&mut self, frozen: bool) {
-        if let (true, Some(process)) = (frozen != self.frozen, &mut self.process) {
-            if let Some(status) = process.status() {
-                panic!("member {} has ended by itself: {status}; see its log", self.place);
-            }
-            process.signal(if frozen { Signal::SIGSTOP } else { Signal::SIGCONT });
-            self.frozen = frozen;
-        }
-    }
 }

@@ -9,6 +9,7 @@ mod fenced;
 mod in_the_queue;
 mod nobody_hangs;
 mod one_leader;
+mod one_log;
 #[cfg(test)]
 pub(crate) mod sample;
 mod takeover;
@@ -19,7 +20,7 @@ use std::{fmt, time::Duration};
 pub(crate) use self::{fenced::stale, one_leader::Overlap};
 use super::{history::History, terms::Terms};
 
-/// How long things may take: all derived from the TTL, in `docs/safety.md`.
+/// How long things may take: all derived from the TTL, or the election timeout, in `docs/safety.md`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// From the end of the last fault, or of the leadership before, to the next leader.
@@ -28,7 +29,12 @@ pub(crate) struct Bounds {
     pub(crate) deposed: Duration,
     /// From SIGTERM to the exit.
     pub(crate) stop: Duration,
+    /// From a commit to all who read records.
+    pub(crate) reading: Duration,
 }
+
+/// A follower hears of a commit with the next heartbeat.
+const READING: Duration = Duration::from_secs(1);
 
 impl Bounds {
     pub(crate) fn on_etcd(ttl: Duration) -> Self {
@@ -36,6 +42,18 @@ impl Bounds {
             takeover: 2 * ttl + Duration::from_secs(12),
             deposed: 2 * ttl + Duration::from_secs(1),
             stop: ttl.min(Duration::from_secs(10)) + Duration::from_secs(7),
+            reading: READING,
+        }
+    }
+
+    /// With the longest election timeout.
+    pub(crate) fn among_peers(longest: Duration) -> Self {
+        Self {
+            takeover: 4 * longest + Duration::from_millis(4_500),
+            // There is nobody who could.
+            deposed: Duration::ZERO,
+            stop: longest + Duration::from_secs(7),
+            reading: READING,
         }
     }
 }
@@ -68,10 +86,11 @@ impl fmt::Display for Violation {
     }
 }
 
-const INVARIANTS: [&dyn Invariant; 7] = [
+const INVARIANTS: [&dyn Invariant; 8] = [
     &one_leader::OneLeader,
     &tokens_grow::TokensGrow,
     &fenced::Fenced,
+    &one_log::OneLog,
     &commands::Commands,
     &takeover::Takeover,
     &in_the_queue::InTheQueue,

@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use super::{
-    arena::Arena,
+    arena::{Arena, Host},
+    ground::Sight,
     history::{At, Event, Place, Token, What},
     programs::{ELECTION, WRITES},
 };
@@ -31,8 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// One in the queue.
 #[derive(Debug, Clone)]
-pub(crate) struct Queued {
-    pub(crate) name: String,
+struct Queued {
+    name: String,
     key: Vec<u8>,
     lease: i64,
     token: Token,
@@ -40,19 +41,18 @@ pub(crate) struct Queued {
 
 /// What was seen of etcd last.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sight {
+struct Seen {
     /// First one first.
-    pub(crate) queue: Vec<Queued>,
-    /// By its place.
-    pub(crate) leading_member: Option<usize>,
-    pub(crate) looks: u64,
+    queue: Vec<Queued>,
+    leading_member: Option<usize>,
+    looks: u64,
 }
 
 #[derive(Clone)]
 pub(crate) struct Hand {
     runtime: Handle,
     clients: Arc<Vec<Client>>,
-    sight: Arc<Mutex<Sight>>,
+    seen: Arc<Mutex<Seen>>,
     noted: Arc<Mutex<Vec<Event>>>,
 }
 
@@ -67,7 +67,9 @@ impl Hand {
     pub(crate) fn of(arena: Arc<Mutex<Arena>>, members: usize) -> Self {
         let urls: Vec<String> = {
             let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
-            (0..members).map(|member| format!("http://{}", arena.member(member).client)).collect()
+            (0..members)
+                .map(|member| format!("http://{}", arena.addresses(Host::Member(member)).client))
+                .collect()
         };
         let (started, ready) = mpsc::sync_channel(1);
         let serve = move || {
@@ -87,7 +89,7 @@ impl Hand {
         };
         thread::Builder::new().name("hand".into()).spawn(serve).expect("a test can start a thread");
         let (runtime, clients) = ready.recv().expect("the thread is ready");
-        let hand = Self { runtime, clients: Arc::new(clients), sight: Arc::default(), noted: Arc::default() };
+        let hand = Self { runtime, clients: Arc::new(clients), seen: Arc::default(), noted: Arc::default() };
         hand.runtime.spawn(hand.clone().look_on());
         hand.runtime.spawn(hand.clone().follow_deletions());
         hand
@@ -95,7 +97,13 @@ impl Hand {
 
     /// What was seen last.
     pub(crate) fn sight(&self) -> Sight {
-        self.sight.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let Seen { queue, leading_member, looks } = self.seen();
+        let there: Vec<String> = queue.into_iter().map(|queued| queued.name).collect();
+        Sight { leader: there.first().cloned(), there, leading_member, looks }
+    }
+
+    fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What it did and saw, for the history.
@@ -112,10 +120,10 @@ impl Hand {
             let queue = self.queue().await;
             let leading_member = self.leading_member().await;
             {
-                let mut sight = self.sight.lock().unwrap_or_else(PoisonError::into_inner);
-                sight.looks += 1;
-                sight.queue = queue.unwrap_or_else(|| std::mem::take(&mut sight.queue));
-                sight.leading_member = leading_member.or(sight.leading_member);
+                let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+                seen.looks += 1;
+                seen.queue = queue.unwrap_or_else(|| std::mem::take(&mut seen.queue));
+                seen.leading_member = leading_member.or(seen.leading_member);
             }
             sleep(LOOK_EVERY).await;
         }
@@ -219,8 +227,7 @@ impl Hand {
 
     /// Has etcd delete the key of whoever was last seen in the queue by that name. Not waited for.
     pub(crate) fn depose(&self, name: &str, blow: Blow) {
-        let sight = self.sight();
-        let Some(target) = sight.queue.into_iter().find(|queued| queued.name == name) else { return };
+        let Some(target) = self.seen().queue.into_iter().find(|queued| queued.name == name) else { return };
         // Before it is sent: etcd may do it at any time from here on, even if it never answers.
         self.note(What::Deposed { token: target.token });
         let hand = self.clone();

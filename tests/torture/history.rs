@@ -67,6 +67,14 @@ pub(crate) enum What {
     Alive { who: String, token: Token },
     /// A write took effect, as the `order`th of that place.
     Wrote { place: Place, order: u64, token: Token },
+    /// A process is about to propose a record for the group's log, in this term.
+    Proposed { who: String, token: Token, record: String },
+    /// What became of it: committed at this index, or never.
+    Answered { who: String, record: String, index: Option<u64> },
+    /// A process reads the committed records from behind this index on: at first, or having missed some.
+    Reads { who: String, after: u64 },
+    /// … and is shown this one.
+    Committed { who: String, index: u64, token: Token, record: String },
     /// etcd deleted the key of this term, or of a candidate that would have had this token, at this revision.
     Gone { token: Token, order: u64 },
     /// The store has refused a write: its token was older than the newest.
@@ -94,7 +102,7 @@ pub(crate) enum What {
     Deposed { token: Token },
     /// All faults are over.
     Healed,
-    /// Who is in the queue, first one first.
+    /// Who is in the queue, first one first; among peers, who says that it leads, or follows whoever leads.
     Queue { names: Vec<String> },
     /// Nothing was looked at any more from here on; processes are being stopped.
     Closed,
@@ -118,6 +126,8 @@ pub(crate) enum Ending {
 pub(crate) enum Place {
     /// Keys in etcd, by `Leadership::transaction`.
     Etcd,
+    /// The log of a group of peers, by `Peers::propose`.
+    Log,
     /// A store that compares tokens.
     Store,
     /// A file that takes anything.
@@ -135,6 +145,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Etcd => "etcd by transaction",
+            Self::Log => "the peers' log",
             Self::Store => "the store that compares tokens",
             Self::File => "the unguarded file",
         })

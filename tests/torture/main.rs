@@ -1,16 +1,17 @@
-//! `make torture`: real candidates on a real etcd, everything that can go wrong to them at once, and a checker that
-//! reads what they believed meanwhile.
+//! `make torture`: real candidates, on a real etcd or among themselves, everything that can go wrong to them at once, and
+//! a checker that reads what they believed meanwhile.
 //!
 //! ```text
-//!  seed ─► nemesis ─► stage (cast in an arena, hand on etcd) ─► history ─► terms ─► checker ─► violations
-//!                                                                             └───► availability, timeline
+//!  seed ─► nemesis ─► stage (cast in an arena, on a ground) ─► history ─► terms ─► checker ─► violations
+//!                                                                            └───► availability, timeline
 //! ```
 //!
 //! | | |
 //! |---|---|
-//! | `history` `terms` `checker` `availability` `timeline` | pure: from what was written down to what is wrong |
+//! | `backend` | what differs between etcd and peers, in numbers |
+//! | `history` `terms` `log` `checker` `availability` `timeline` | pure: from what was written down to what is wrong |
 //! | `nemesis` | pure: from a seed to a schedule |
-//! | `arena` `cast` `hand` `places` `clocks` `stage` | the real things |
+//! | `arena` `cast` `ground` `hand` `places` `clocks` `stage` `aim` | the real things |
 //! | `programs` `belief` | what candidates write down, and how it is read |
 //!
 //! A run is as repeatable as real processes are: the same seed is the same schedule, not the same run.
@@ -20,14 +21,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod aim;
 mod arena;
 mod availability;
+mod backend;
 mod belief;
 mod cast;
 mod checker;
 mod clocks;
+mod ground;
 mod hand;
 mod history;
+mod log;
 mod nemesis;
 mod places;
 mod stage;
@@ -41,10 +46,11 @@ use std::{env, fs, path::PathBuf, time::Duration};
 
 use self::{
     availability::Availability,
+    backend::Backend,
     cast::Paths,
-    checker::{Bounds, Violation, violations},
+    checker::{Violation, violations},
     history::History,
-    stage::{Plan, Stage, TTL},
+    stage::{Plan, Stage},
     terms::Terms,
 };
 
@@ -56,20 +62,20 @@ struct Judged {
 }
 
 /// A run's files, in a directory of its own below `target/torture`.
-fn directory(seed: u64) -> PathBuf {
+fn directory(on: Backend, seed: u64) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("torture");
     fs::create_dir_all(&root).unwrap();
-    let dir = tempfile::Builder::new().prefix(&format!("seed-{seed}-")).tempdir_in(root).unwrap();
+    let dir = tempfile::Builder::new().prefix(&format!("{on}-seed-{seed}-")).tempdir_in(root).unwrap();
     dir.keep()
 }
 
 fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged {
-    let bounds = Bounds::on_etcd(TTL);
+    let bounds = plan.on().bounds();
     let terms = Terms::of(history.events());
     let violations = violations(history, &terms, bounds);
     let report = Availability::of(history, &terms, bounds).to_string();
     if picture || !violations.is_empty() {
-        let heading = format!("make torture, seed {}", plan.schedule.seed);
+        let heading = format!("make torture ON={}, seed {}", plan.on(), plan.schedule.seed);
         fs::write(paths.dir.join("timeline.svg"), timeline::draw(history, &terms, &violations, &heading))
             .unwrap();
         let lines: Vec<String> =
@@ -83,7 +89,7 @@ fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged
 
 /// Runs a plan and judges it. Its files stay if something is wrong, or if a picture is asked for.
 fn run(plan: Plan, picture: bool) -> Judged {
-    let paths = Paths { dir: directory(plan.schedule.seed) };
+    let paths = Paths { dir: directory(plan.on(), plan.schedule.seed) };
     fs::write(paths.dir.join("schedule.txt"), plan.schedule.to_string()).unwrap();
     let history = Stage::set(plan.clone(), &paths).play();
     let judged = judge(&plan, &history, &paths, picture);
@@ -112,42 +118,74 @@ fn is_set(name: &str) -> bool {
 /// How long one run of many is: long enough for dozens of faults, short enough to be looked at.
 const LONGEST_RUN: Duration = Duration::from_secs(150);
 
+/// Those that are asked for: all, unless one is named.
+fn backends() -> Vec<Backend> {
+    let named = env::var("ON").unwrap_or_default();
+    let wanted = |on: &Backend| named.is_empty() || on.to_string() == named;
+    let backends: Vec<Backend> = Backend::ALL.into_iter().filter(wanted).collect();
+    assert!(!backends.is_empty(), "ON={named} is neither etcd nor peers");
+    backends
+}
+
 #[test]
-#[ignore = "make torture MINUTES=m SEED=n"]
+#[ignore = "make torture MINUTES=m SEED=n ON=etcd|peers"]
 fn torture() {
-    let whole = Duration::from_secs_f64(60.0 * number("MINUTES").unwrap_or(1.0));
+    let backends = backends();
+    let minutes = number("MINUTES").unwrap_or(backends.len() as f64);
+    let each = Duration::from_secs_f64(60.0 * minutes).div_f64(backends.len() as f64);
     let first = number("SEED").map_or_else(|| fastrand::u64(1..1_000_000), |seed| seed as u64);
     // Settling and stopping take their time, too.
     let rest = Duration::from_secs(20);
-    let runs = (whole.as_secs_f64() / LONGEST_RUN.as_secs_f64()).ceil().max(1.0);
-    let trouble = whole.div_f64(runs).saturating_sub(rest).max(Duration::from_secs(5));
+    let runs = (each.as_secs_f64() / LONGEST_RUN.as_secs_f64()).ceil().max(1.0);
+    let trouble = each.div_f64(runs).saturating_sub(rest).max(Duration::from_secs(5));
     let mut broken = Vec::new();
-    for seed in first..first + runs as u64 {
-        let mut plan = Plan::of(seed, trouble);
+    for (seed, on) in (first..first + runs as u64).flat_map(|seed| backends.iter().map(move |on| (seed, *on)))
+    {
+        let mut plan = Plan::of(on, seed, trouble);
         plan.aloud = true;
         plan.loopback = is_set("LOOPBACK");
         println!("\n{}", plan.schedule);
         let judged = run(plan, is_set("TIMELINE"));
         println!("\n{}", judged.report);
         if !judged.violations.is_empty() {
-            println!("seed {seed} breaks\n{}", told(&judged.violations));
-            broken.push(seed);
+            println!("seed {seed} on {on} breaks\n{}", told(&judged.violations));
+            broken.push(format!("ON={on} SEED={seed}"));
         }
     }
-    assert!(broken.is_empty(), "violations in the runs of seeds {broken:?}; make torture SEED=n repeats one");
+    assert!(
+        broken.is_empty(),
+        "violations in these runs: {broken:?}; make torture {} repeats the first",
+        broken[0]
+    );
 }
 
 /// The same in short, in every test run.
-#[test]
-fn a_short_run_breaks_nothing() {
-    let judged = run(Plan::of(5, Duration::from_secs(18)), false);
+fn breaks_nothing(plan: Plan) {
+    let judged = run(plan, false);
     assert!(judged.violations.is_empty(), "\n{}\n{}", told(&judged.violations), judged.report);
     assert!(judged.terms > 1, "a run in which nobody takes over shows nothing");
 }
 
 #[test]
+fn a_short_run_breaks_nothing() {
+    breaks_nothing(Plan::of(Backend::Etcd, 5, Duration::from_secs(18)));
+}
+
+#[test]
+fn a_short_run_among_peers_breaks_nothing() {
+    breaks_nothing(Plan::of(Backend::Peers, 3, Duration::from_secs(16)));
+}
+
+#[test]
+fn a_short_run_among_peers_on_loopback_breaks_nothing() {
+    let mut plan = Plan::of(Backend::Peers, 2, Duration::from_secs(10));
+    plan.loopback = true;
+    breaks_nothing(plan);
+}
+
+#[test]
 fn a_short_run_on_loopback_breaks_nothing() {
-    let mut plan = Plan::of(11, Duration::from_secs(12));
+    let mut plan = Plan::of(Backend::Etcd, 11, Duration::from_secs(12));
     plan.loopback = true;
     let judged = run(plan, false);
     assert!(judged.violations.is_empty(), "\n{}\n{}", told(&judged.violations), judged.report);

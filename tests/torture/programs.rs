@@ -10,14 +10,16 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     pin::pin,
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use etcd_client::{Txn, TxnOp};
 use leader_election::{
-    Candidate, FencingToken, Leadership, Loss,
-    etcd::{Etcd, Settings},
+    Candidate, Leadership, Loss,
+    candidate::Backend,
+    etcd::{self, Etcd},
+    peers::{self, Peers, Timing},
     timing::Ttl,
 };
 use tokio::{
@@ -25,17 +27,23 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
+use self::guarded::Guarded;
 use super::{
+    backend::{HEARTBEAT, LONGEST, SHORTEST, TTL},
     clocks::uptime,
     history::{At, Ending, Event, Token, What},
     places,
 };
 
+mod guarded;
+
 /// Names in the environment.
 pub(crate) const DIARY: &str = "TORTURE_DIARY";
 pub(crate) const NAME: &str = "TORTURE_NAME";
 pub(crate) const ETCD: &str = "TORTURE_ETCD";
-pub(crate) const TTL: &str = "TORTURE_TTL";
+pub(crate) const PEERS: &str = "TORTURE_PEERS";
+pub(crate) const LISTEN: &str = "TORTURE_LISTEN";
+pub(crate) const DATA: &str = "TORTURE_DATA";
 pub(crate) const STORE: &str = "TORTURE_STORE";
 pub(crate) const FILE: &str = "TORTURE_FILE";
 
@@ -54,7 +62,7 @@ const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// How often a command shows that it lives.
 const ALIVE_EVERY: Duration = Duration::from_millis(4);
 
-/// One in so many writes is held up on its way, for up to two TTLs: longer than its writer leads.
+/// One in so many writes is held up on its way, for up to two TTLs or election timeouts: longer than its writer leads.
 const HELD_UP: u8 = 12;
 
 /// A line of a diary.
@@ -127,36 +135,71 @@ fn candidate() {
 }
 
 async fn stand(name: &str) {
-    let endpoints = variable(ETCD);
-    let endpoints: Vec<_> =
-        endpoints.split(',').map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
-    let settings = Settings::new(endpoints).expect("settings");
-    let ttl = Ttl::new(Duration::from_secs(variable(TTL).parse().expect("seconds"))).expect("a TTL");
-    let etcd = Etcd::start(settings).expect("a thread");
-    let election = ELECTION.parse().expect("a name");
-    let mut candidate = Candidate::new(etcd.clone(), election, name.parse().expect("a name"), ttl);
+    let diary = Arc::new(Diary::open());
+    if let Ok(group) = env::var(PEERS) {
+        let peers = member(name, &group);
+        let reading = tokio::spawn(guarded::read_on(peers.clone(), Arc::clone(&diary), name.to_owned()));
+        let candidate = Candidate::member(peers.clone());
+        lead(name, candidate, &diary, &Guarded::Log(peers.clone()), SHORTEST).await;
+        reading.abort();
+        leave(peers).await;
+    } else {
+        let endpoints = variable(ETCD);
+        let endpoints: Vec<_> =
+            endpoints.split(',').map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
+        let settings = etcd::Settings::new(endpoints).expect("settings");
+        let etcd = Etcd::start(settings).expect("a thread");
+        let (election, ttl) = (ELECTION.parse().expect("a name"), Ttl::new(TTL).expect("a TTL"));
+        let candidate = Candidate::new(etcd.clone(), election, name.parse().expect("a name"), ttl);
+        lead(name, candidate, &diary, &Guarded::Etcd, TTL).await;
+        leave(etcd).await;
+    }
+}
+
+/// That member of the group, on a thread of its own.
+fn member(name: &str, group: &str) -> Peers {
+    let (name, group) = (name.parse().expect("a name"), group.parse().expect("a group"));
+    let settings = peers::Settings::new(&name, group, variable(DATA)).expect("a member");
+    let settings = settings
+        .with_election(ELECTION.parse().expect("a name"))
+        .with_timing(Timing::new(HEARTBEAT, SHORTEST, LONGEST).expect("they fit"))
+        .listening_on(variable(LISTEN).parse().expect("an address"));
+    Peers::start(settings).expect("a member starts")
+}
+
+/// Gives back what was given up, or gives up on that.
+async fn leave(backend: impl Backend) {
+    let _ = tokio::time::timeout(Duration::from_secs(3), backend.settled()).await;
+}
+
+/// Stands until it is told to stop. `span`: when another one may lead, if nothing more is answered.
+async fn lead<B: Backend>(
+    name: &str,
+    mut candidate: Candidate<B>,
+    diary: &Diary,
+    guarded: &Guarded,
+    span: Duration,
+) {
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
-    let diary = Diary::open();
     loop {
-        let won = tokio::select! {
+        let leadership = tokio::select! {
             biased;
-            _ = terminate.recv() => break,
+            _ = terminate.recv() => return,
             won = candidate.campaign() => won.expect("nothing is wrong that retrying can't fix"),
         };
-        let term = Work { diary: &diary, who: name, ttl, leadership: won, last: Cell::new(None) };
+        let term = Work { diary, who: name, span, guarded, leadership, last: Cell::new(None) };
         if term.work(&mut terminate).await {
-            break;
+            return;
         }
     }
-    drop(candidate);
-    let _ = tokio::time::timeout(Duration::from_secs(3), etcd.settled()).await;
 }
 
 /// A term's work.
 struct Work<'a> {
     diary: &'a Diary,
     who: &'a str,
-    ttl: Ttl,
+    span: Duration,
+    guarded: &'a Guarded,
     leadership: Leadership,
     /// When it was last told that it leads.
     last: Cell<Option<At>>,
@@ -216,7 +259,6 @@ impl Work<'_> {
 
     /// Writes everywhere, for as long as it is let.
     async fn write_guarded(&self) {
-        let token: FencingToken = self.leadership.token();
         let mut every = interval(WRITE_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in 0_u64.. {
@@ -225,19 +267,16 @@ impl Work<'_> {
                 // The other loop sees to the end.
                 return std::future::pending().await;
             }
-            self.write_outside(token.get());
-            let key = format!("{WRITES}{token}/{number}");
-            let put = Txn::new().and_then([TxnOp::put(key, token.to_string(), None)]);
-            // What becomes of it is read in the end.
-            let mut writing = pin!(self.leadership.transaction(put));
-            let _ = tokio::time::timeout(self.ttl.as_duration(), &mut writing).await;
+            self.write_outside(self.leadership.token().get());
+            let mut writing = pin!(self.guarded.write(&self.leadership, number, self.who, self.diary));
+            let _ = tokio::time::timeout(self.span, &mut writing).await;
         }
     }
 
     /// Sends a write on its way, on which it may be held up.
     fn write_outside(&self, token: Token) {
         let delay = match fastrand::u8(0..HELD_UP) {
-            0 => self.ttl.as_duration().mul_f64(2.0 * fastrand::f64()),
+            0 => self.span.mul_f64(2.0 * fastrand::f64()),
             _ => Duration::ZERO,
         };
         tokio::spawn(async move {

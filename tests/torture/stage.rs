@@ -1,7 +1,7 @@
-//! A run: candidates and members on their hosts, the nemesis at work on them, and the history of it all.
+//! A run: candidates on their hosts, what they stand on, the nemesis at work on it all, and the history of it.
 //!
 //! ```text
-//!  seed ─► Schedule ─► Stage ── each fault, at its time ──► processes, network, etcd
+//!  seed ─► Schedule ─► Stage ── each fault, at its time ──► processes, network, ground
 //!                        │                                        │ what they write
 //!                        └── what it did ──► History ◄────────────┘
 //! ```
@@ -17,20 +17,17 @@ use std::{
 };
 
 use super::{
+    aim::{self, Aim, Hit},
     arena::{Arena, Blocked, Climate, Host},
-    cast::{CAST, Candidate, Kind, Member, Paths},
-    checker::Bounds,
+    backend::Backend,
+    cast::{Candidate, Kind, Paths},
     clocks::Pace,
-    hand::{Blow, Hand},
+    ground::{self, Ground, READY},
     history::{At, Event, History, What},
-    nemesis::{self, Fault, Planned, Schedule, Site, Size, Whom},
+    log,
+    nemesis::{Fault, Planned, Schedule},
     places::{self, Store},
 };
-
-pub(crate) const MEMBERS: usize = 3;
-
-/// etcd's minimum, with its default election timeout, is 2 s.
-pub(crate) const TTL: Duration = Duration::from_secs(3);
 
 /// How often what goes on is looked at.
 const TICK: Duration = Duration::from_millis(5);
@@ -38,10 +35,7 @@ const TICK: Duration = Duration::from_millis(5);
 /// A stutter: so long frozen, so long not.
 const STUTTER: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(100));
 
-/// For etcd's first election, on a machine under load.
-const READY: Duration = Duration::from_secs(60);
-
-/// How long all is looked at once everybody is back in the queue.
+/// How long all is looked at once everybody is back.
 const AFTERMATH: Duration = Duration::from_millis(500);
 
 /// How a run is to be.
@@ -57,46 +51,27 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    pub(crate) fn of(seed: u64, trouble: Duration) -> Self {
-        let size = Size { candidates: CAST.len(), members: MEMBERS, ttl: TTL };
-        let schedule = Schedule::of(seed, trouble, size);
+    pub(crate) fn of(on: Backend, seed: u64, trouble: Duration) -> Self {
+        let schedule = Schedule::of(seed, trouble, on);
         // Each seed has its clocks, too.
         Self { schedule, trouble, loopback: false, drift: !seed.is_multiple_of(3), aloud: false }
     }
 
-    fn pace(&self, place: usize) -> Pace {
-        let off = match CAST[place].0 {
-            // A clock that is a tenth too slow believes longer: just what the margin covers.
-            "l1" => 0.9,
-            "l2" => 1.1,
-            _ => return Pace::True,
-        };
-        if self.drift { Pace::off(off).unwrap_or(Pace::True) } else { Pace::True }
+    pub(crate) fn on(&self) -> Backend {
+        self.schedule.on
     }
-}
 
-/// A fault that goes on, with those whom it hits.
-#[derive(Debug, Clone)]
-enum Hit {
-    Killed(usize),
-    AllKilled,
-    Frozen(usize),
-    Restarting(usize),
-    GuardFrozen(usize),
-    Blocked(Blocked),
-    Weather(Host, nemesis::Weather),
-    MemberKilled(usize),
-    MembersFrozen(Vec<usize>),
-    Stutter(usize),
-    Nothing,
+    fn pace(&self, name: &str) -> Pace {
+        let off = self.on().off_rate(name).filter(|_| self.drift);
+        off.and_then(Pace::off).unwrap_or(Pace::True)
+    }
 }
 
 pub(crate) struct Stage {
     plan: Plan,
     // Before the arena: they end while their hosts are there.
     candidates: Vec<Candidate>,
-    members: Vec<Member>,
-    hand: Hand,
+    ground: Box<dyn Ground>,
     store: Store,
     arena: Arc<Mutex<Arena>>,
     paths: Paths,
@@ -107,28 +82,23 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts everything, and waits until everybody is in the queue.
+    /// Starts everything, and waits until everybody is there.
     pub(crate) fn set(plan: Plan, paths: &Paths) -> Self {
-        let arena = Arena::new(CAST.len(), MEMBERS, plan.loopback);
+        let on = plan.on();
+        let arena = Arena::new(on.cast().len(), on.members(), plan.loopback);
         if plan.aloud {
             println!("{}", arena.describe());
         }
-        let mut members: Vec<Member> =
-            (0..MEMBERS).map(|place| Member::new(place, MEMBERS, &arena, paths)).collect();
-        for member in &mut members {
-            member.start(&arena);
-        }
         let arena = Arc::new(Mutex::new(arena));
-        let hand = Hand::of(Arc::clone(&arena), MEMBERS);
-        assert!(hand.wait_for_etcd(READY), "etcd does not answer; see the logs in {}", paths.dir.display());
+        let ground = ground::start(on, &arena, paths);
         let store = Store::serve(&paths.store());
+        let cast = on.cast().iter().enumerate();
         let candidates =
-            (0..CAST.len()).map(|place| Candidate::new(place, TTL, paths, plan.pace(place))).collect();
+            cast.map(|(place, (name, _))| Candidate::new(on, place, paths, plan.pace(name))).collect();
         let mut stage = Self {
             plan,
             candidates,
-            members,
-            hand,
+            ground,
             store,
             arena,
             paths: paths.clone(),
@@ -160,11 +130,11 @@ impl Stage {
         }
     }
 
-    /// How many of those that run were not seen in the queue.
+    /// How many of those that run were not seen to be there.
     fn missing(&self) -> usize {
-        let queue = self.hand.sight().queue;
+        let there = self.ground.sight().there;
         let stands = |candidate: &&Candidate| candidate.stands();
-        let absent = |candidate: &&Candidate| !queue.iter().any(|queued| queued.name == candidate.name);
+        let absent = |candidate: &&Candidate| !there.contains(&candidate.name);
         self.candidates.iter().filter(stands).filter(absent).count()
     }
 
@@ -200,13 +170,17 @@ impl Stage {
     }
 
     fn begin(&mut self, number: usize, planned: Planned) {
-        let hit = self.resolve(planned.fault);
-        let (kind, text) = (planned.fault.kind().to_owned(), self.told(planned.fault, &hit));
+        let sight = self.ground.sight();
+        let aim =
+            Aim { on: self.plan.on(), candidates: &self.candidates, sight: &sight, going_on: &self.going_on };
+        let hit = aim.resolve(planned.fault);
+        let (kind, text) = (planned.fault.kind().to_owned(), aim.told(planned.fault, &hit));
+        let whom = aim::whom(planned.fault).map(|whom| aim.place(whom));
         if self.plan.aloud {
             println!("{:8.3} s  {text}", planned.at.as_secs_f64());
         }
         self.note(What::Began { fault: number, kind, text });
-        self.happen(planned.fault, &hit);
+        self.happen(planned.fault, &hit, whom);
         if planned.fault.is_a_moment() || matches!(hit, Hit::Nothing) {
             self.note(What::Over { fault: number });
         } else {
@@ -221,212 +195,45 @@ impl Stage {
         self.shape();
         match hit {
             Some(Hit::GuardFrozen(place)) => self.candidates[place].thaw_guard(),
-            Some(Hit::Killed(_) | Hit::AllKilled) => self.start_candidates(),
+            Some(Hit::Killed(_)) => self.start_candidates(),
             _ => {}
         }
         self.note(What::Over { fault: number });
     }
 
-    /// Who is hit, by name.
-    fn told(&self, fault: Fault, hit: &Hit) -> String {
-        let name = |place: &usize| self.candidates[*place].name.as_str();
-        match hit {
-            Hit::Killed(place) | Hit::Frozen(place) | Hit::Restarting(place) | Hit::GuardFrozen(place) => {
-                format!("{fault} ({})", name(place))
-            }
-            Hit::MemberKilled(member) | Hit::Stutter(member) => format!("{fault} (m{member})"),
-            Hit::MembersFrozen(members) => format!("{fault} ({members:?})"),
-            Hit::Weather(host, _) => format!("{fault} ({host:?})"),
-            Hit::Blocked(_) => {
-                let hosts: Vec<_> = self.sites(fault).map(|site| self.host_name(self.host(site))).collect();
-                format!("{fault} ({})", hosts.join(", "))
-            }
-            Hit::AllKilled => fault.to_string(),
-            Hit::Nothing => match self.whom(fault) {
-                Some(place) => format!("{fault} ({})", name(&place)),
-                None => fault.to_string(),
-            },
-        }
-    }
-
-    fn sites(&self, fault: Fault) -> impl Iterator<Item = Site> {
-        let (one, other) = match fault {
-            Fault::CutOff(site) | Fault::Mute(site) | Fault::Deaf(site) => (Some(site), None),
-            Fault::OneWay(from, to) | Fault::Apart(from, to) => (Some(from), Some(to)),
-            _ => (None, None),
-        };
-        one.into_iter().chain(other)
-    }
-
-    fn host_name(&self, host: Host) -> String {
-        match host {
-            Host::Candidate(place) => self.candidates[place].name.clone(),
-            Host::Member(place) => format!("m{place}"),
-        }
-    }
-
-    fn whom(&self, fault: Fault) -> Option<usize> {
-        match fault {
-            Fault::KillGuard(whom) | Fault::Revoke(whom) | Fault::Delete(whom) => Some(self.place(whom)),
-            _ => None,
-        }
-    }
-
-    /// The candidate that this is by now.
-    fn place(&self, whom: Whom) -> usize {
-        let at = |index: usize| {
-            let queue = self.hand.sight().queue;
-            let name = queue.get(index).map(|queued| queued.name.clone());
-            self.candidates.iter().position(|candidate| Some(&candidate.name) == name.as_ref())
-        };
-        match whom {
-            Whom::Leader => at(0).unwrap_or(0),
-            Whom::Next => at(1).unwrap_or(1),
-            Whom::One(place) => place,
-        }
-    }
-
-    fn member(&self, member: nemesis::Member) -> usize {
-        match member {
-            nemesis::Member::Leading => self.hand.sight().leading_member.unwrap_or(0),
-            nemesis::Member::One(place) => place,
-        }
-    }
-
-    fn host(&self, site: Site) -> Host {
-        match site {
-            Site::Of(whom) => Host::Candidate(self.place(whom)),
-            Site::Etcd(member) => Host::Member(self.member(member)),
-        }
-    }
-
-    fn resolve(&self, fault: Fault) -> Hit {
-        let others = |host: Host| self.hosts().into_iter().filter(move |other| *other != host);
-        match fault {
-            Fault::Kill(whom) => match self.place(whom) {
-                // Nobody is there to end what it leaves.
-                place if self.guard_is_hit(place) => Hit::Nothing,
-                place => Hit::Killed(place),
-            },
-            Fault::Freeze(whom) => match self.place(whom) {
-                place if self.guard_is_hit(place) => Hit::Nothing,
-                place => Hit::Frozen(place),
-            },
-            Fault::Restart(whom) => Hit::Restarting(self.place(whom)),
-            Fault::FreezeGuard(whom) => match self.place(whom) {
-                place if self.candidates[place].may_lose_one() => Hit::GuardFrozen(place),
-                _ => Hit::Nothing,
-            },
-            Fault::KillAll if self.going_on.values().any(|hit| matches!(hit, Hit::GuardFrozen(_))) => {
-                Hit::Nothing
-            }
-            Fault::KillAll => Hit::AllKilled,
-            Fault::CutOff(site) => {
-                let host = self.host(site);
-                Hit::Blocked(others(host).flat_map(|other| [(host, other), (other, host)]).collect())
-            }
-            Fault::Mute(site) => {
-                let host = self.host(site);
-                Hit::Blocked(others(host).map(|other| (host, other)).collect())
-            }
-            Fault::Deaf(site) => {
-                let host = self.host(site);
-                Hit::Blocked(others(host).map(|other| (other, host)).collect())
-            }
-            Fault::OneWay(from, to) => Hit::Blocked([(self.host(from), self.host(to))].into()),
-            Fault::Apart(one, other) => {
-                let (one, other) = (self.host(one), self.host(other));
-                Hit::Blocked([(one, other), (other, one)].into())
-            }
-            Fault::Weather(site, weather) => Hit::Weather(self.host(site), weather),
-            Fault::KillMember(member) => Hit::MemberKilled(self.member(member)),
-            Fault::FreezeMember(member) => Hit::MembersFrozen(vec![self.member(member)]),
-            Fault::FreezeEtcd => Hit::MembersFrozen((0..MEMBERS).collect()),
-            Fault::Stutter(member) => Hit::Stutter(self.member(member)),
-            Fault::KillGuard(_)
-            | Fault::MoveLeader
-            | Fault::Revoke(_)
-            | Fault::Delete(_)
-            | Fault::Compact => Hit::Nothing,
-        }
-    }
-
-    fn guard_is_hit(&self, place: usize) -> bool {
-        self.going_on.values().any(|hit| matches!(hit, Hit::GuardFrozen(other) if *other == place))
-    }
-
-    fn hosts(&self) -> Vec<Host> {
-        (0..CAST.len()).map(Host::Candidate).chain((0..MEMBERS).map(Host::Member)).collect()
-    }
-
     /// Does what is done once.
-    fn happen(&mut self, fault: Fault, hit: &Hit) {
-        match (fault, hit) {
-            (_, Hit::Killed(place)) => self.candidates[*place].kill(),
-            (_, Hit::AllKilled) => self.candidates.iter_mut().for_each(Candidate::kill),
-            (_, Hit::Restarting(place)) => self.candidates[*place].tell(),
-            (_, Hit::GuardFrozen(place)) => self.candidates[*place].freeze_guard(),
-            (_, Hit::MemberKilled(member)) => self.members[*member].kill(),
-            (Fault::KillGuard(whom), _) => {
-                let place = self.place(whom);
-                if self.candidates[place].may_lose_one() {
-                    self.candidates[place].kill_guard();
-                }
+    fn happen(&mut self, fault: Fault, hit: &Hit, whom: Option<usize>) {
+        match (fault, hit, whom) {
+            (_, Hit::Killed(places), _) => places.iter().for_each(|place| self.candidates[*place].kill()),
+            (_, Hit::Restarting(place), _) => self.candidates[*place].tell(),
+            (_, Hit::GuardFrozen(place), _) => self.candidates[*place].freeze_guard(),
+            (_, Hit::GuardKilled(place), _) => self.candidates[*place].kill_guard(),
+            (_, Hit::Nothing, whom) => {
+                let name = whom.map_or("", |place| &self.candidates[place].name);
+                self.ground.strike(fault, name);
             }
-            (Fault::Revoke(whom), _) => {
-                self.hand.depose(&self.candidates[self.place(whom)].name, Blow::Revoke)
-            }
-            (Fault::Delete(whom), _) => {
-                self.hand.depose(&self.candidates[self.place(whom)].name, Blow::Delete)
-            }
-            (Fault::MoveLeader, _) => self.hand.move_leader(),
-            (Fault::Compact, _) => self.hand.compact(),
             _ => {}
         }
     }
 
     /// The candidates that are to be dead.
     fn down(&self) -> BTreeSet<usize> {
-        let hit = self.going_on.values();
-        hit.flat_map(|hit| match hit {
-            Hit::Killed(place) => vec![*place],
-            Hit::AllKilled => (0..CAST.len()).collect(),
+        self.picked(|hit| match hit {
+            Hit::Killed(places) => places.clone(),
             _ => Vec::new(),
         })
-        .collect()
     }
 
     /// Makes hosts and network as all faults together want them.
     fn shape(&mut self) {
-        let frozen: BTreeSet<usize> = self.picked(|hit| match hit {
-            Hit::Frozen(place) => vec![*place],
-            _ => Vec::new(),
-        });
-        for (place, candidate) in self.candidates.iter_mut().enumerate() {
-            if frozen.contains(&place) { candidate.freeze() } else { candidate.thaw() }
-        }
-        let down: BTreeSet<usize> = self.picked(|hit| match hit {
+        self.freeze();
+        let down = self.picked(|hit| match hit {
             Hit::MemberKilled(member) => vec![*member],
-            _ => Vec::new(),
-        });
-        let still: BTreeSet<usize> = self.picked(|hit| match hit {
-            Hit::MembersFrozen(members) => members.clone(),
-            _ => Vec::new(),
-        });
-        let stutters: BTreeSet<usize> = self.picked(|hit| match hit {
-            Hit::Stutter(member) => vec![*member],
             _ => Vec::new(),
         });
         let arena = Arc::clone(&self.arena);
         let mut arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
-        for (place, member) in self.members.iter_mut().enumerate() {
-            if !down.contains(&place) {
-                member.start(&arena);
-            }
-            if !stutters.contains(&place) || still.contains(&place) {
-                member.set_frozen(still.contains(&place));
-            }
-        }
+        self.ground.set_down(&down, &arena);
         let mut blocked = Blocked::new();
         let mut climate = Climate::new();
         for hit in self.going_on.values() {
@@ -442,26 +249,33 @@ impl Stage {
         }
     }
 
-    fn picked(&self, pick: impl Fn(&Hit) -> Vec<usize>) -> BTreeSet<usize> {
+    /// Has those stand still that are to at this moment, and no others.
+    fn freeze(&mut self) {
+        let (still, moving) = STUTTER;
+        let phase = At::now().0 % (still + moving).as_nanos() as u64;
+        let stutters = Duration::from_nanos(phase) < still;
+        let frozen: BTreeSet<Host> = self.picked(|hit| match hit {
+            Hit::Frozen(hosts) => hosts.clone(),
+            Hit::Stutter(host) if stutters => vec![*host],
+            _ => Vec::new(),
+        });
+        for (place, candidate) in self.candidates.iter_mut().enumerate() {
+            if frozen.contains(&Host::Candidate(place)) { candidate.freeze() } else { candidate.thaw() }
+        }
+        let members = frozen.into_iter().filter_map(|host| match host {
+            Host::Member(member) => Some(member),
+            Host::Candidate(_) => None,
+        });
+        self.ground.set_frozen(&members.collect());
+    }
+
+    fn picked<T: Ord>(&self, pick: impl Fn(&Hit) -> Vec<T>) -> BTreeSet<T> {
         self.going_on.values().flat_map(pick).collect()
     }
 
     /// What happens between faults: stutters, exits, those that stopped and start anew.
     fn tick(&mut self) {
-        let (still, moving) = STUTTER;
-        let phase = At::now().0 % (still + moving).as_nanos() as u64;
-        let frozen = Duration::from_nanos(phase) < still;
-        let all_still = self.picked(|hit| match hit {
-            Hit::MembersFrozen(members) => members.clone(),
-            _ => Vec::new(),
-        });
-        for hit in self.going_on.values() {
-            if let Hit::Stutter(member) = hit
-                && !all_still.contains(member)
-            {
-                self.members[*member].set_frozen(frozen);
-            }
-        }
+        self.freeze();
         for candidate in &mut self.candidates {
             candidate.reaped();
         }
@@ -470,29 +284,31 @@ impl Stage {
         }
     }
 
-    /// All faults are over: waits until there is a leader and everybody is in the queue, or until the bound.
+    /// All faults are over: waits until there is a leader and everybody is there, or until the bound.
     fn settle(&mut self) {
         self.note(What::Healed);
         let healed = At::now();
-        let bound = Bounds::on_etcd(TTL).takeover;
+        let bound = self.plan.on().bounds().takeover;
         let enough = healed.plus(bound).plus(AFTERMATH);
-        let looks = self.hand.sight().looks;
+        let looks = self.ground.sight().looks;
         let mut well = None;
         while At::now() < enough {
             self.tick();
             // What was seen before the end of trouble says nothing.
             let all_there = self.missing() == 0
                 && self.candidates.iter().all(Candidate::stands)
-                && self.hand.sight().looks > looks + 1;
+                && self.ground.sight().looks > looks + 1;
             well = if all_there { well.or(Some(At::now())) } else { None };
-            if well.is_some_and(|since| At::now().since(since) >= bound.min(TTL + AFTERMATH)) {
+            if well
+                .is_some_and(|since| At::now().since(since) >= bound.min(self.plan.on().span() + AFTERMATH))
+            {
                 break;
             }
             thread::sleep(TICK);
         }
-        self.hand.note_queue();
+        self.ground.note_who_is_there();
         self.note(What::Closed);
-        self.hand.note_writes();
+        self.ground.note_writes();
     }
 
     /// Tells everybody to stop, last one first, and collects what they wrote.
@@ -500,7 +316,7 @@ impl Stage {
         for candidate in &mut self.candidates {
             candidate.tell();
         }
-        let deadline = At::now().plus(Bounds::on_etcd(TTL).stop).plus(AFTERMATH);
+        let deadline = At::now().plus(self.plan.on().bounds().stop).plus(AFTERMATH);
         while At::now() < deadline {
             let running = self
                 .candidates
@@ -517,12 +333,13 @@ impl Stage {
             events.extend(candidate.events());
             candidate.kill();
         }
-        events.extend(self.hand.events());
+        events.extend(self.ground.events());
         events.extend(self.store.events());
         events.extend(places::read_file(&self.paths.file()));
+        events.extend(log::writes(&events));
         // The diaries' end tells commands that are left that it is over.
-        for (name, kind) in CAST {
-            if kind == Kind::Run {
+        for (name, kind) in self.plan.on().cast() {
+            if *kind == Kind::Run {
                 let diary = self.paths.diary(name);
                 let _ = std::fs::rename(&diary, diary.with_extension("commands"));
             }

@@ -83,7 +83,7 @@ pub(crate) fn draw(history: &History, terms: &Terms, violations: &[Violation], h
     for name in names {
         candidate(&mut canvas, terms, &name, end);
     }
-    for place in [Place::Etcd, Place::Store, Place::File] {
+    for place in [Place::Etcd, Place::Log, Place::Store, Place::File] {
         writes(&mut canvas, terms, place);
     }
     let (height, width) = (canvas.y + 30.0, LEFT + seconds * scale + 20.0);
@@ -230,9 +230,14 @@ fn lives(history: &History, name: &str) -> Vec<(u64, At, At)> {
 }
 
 fn writes(canvas: &mut Canvas<'_>, terms: &Terms, of: Place) {
+    let there = |event: &Event| matches!(event.what, What::Wrote { place, .. } if place == of);
+    if !canvas.history.events().iter().any(there) {
+        return;
+    }
     let y = canvas.y;
     let label = match of {
         Place::Etcd => "writes: etcd",
+        Place::Log => "writes: log",
         Place::Store => "writes: store",
         Place::File => "writes: file",
     };

@@ -1,4 +1,5 @@
-//! Loopback, with a TCP proxy between each candidate and each member, and between members.
+//! Loopback, with a TCP proxy between each candidate and each member, and between those that are peers: etcd's members
+//! or, where there are none, the candidates.
 
 use crate::support::{
     network::{Member, Network, ProcessId},
@@ -10,7 +11,9 @@ use super::{Addresses, Blocked, Host};
 
 #[derive(Debug)]
 pub(crate) struct Loopback {
-    members: Vec<Site>,
+    /// Those that are peers.
+    hosts: Vec<Host>,
+    sites: Vec<Site>,
     network: Network,
     /// `proxies[candidate][member]`.
     proxies: Vec<Vec<Proxy>>,
@@ -26,29 +29,40 @@ struct Site {
 
 impl Loopback {
     pub(super) fn new(candidates: usize, members: usize) -> Self {
-        let site = |_| Site {
+        let site = |_: &Host| Site {
             client: ReservedPort::new(),
             peer: ReservedPort::new(),
             process: ProcessId::default(),
         };
-        let members: Vec<Site> = (0..members).map(site).collect();
+        let hosts: Vec<Host> = match members {
+            0 => (0..candidates).map(Host::Candidate).collect(),
+            _ => (0..members).map(Host::Member).collect(),
+        };
+        let sites: Vec<Site> = hosts.iter().map(site).collect();
         let known = |site: &Site| Member { address: site.peer.address(), process_id: site.process.clone() };
-        let network = Network::start(&members.iter().map(known).collect::<Vec<_>>());
-        let to_all = |_| members.iter().map(|site| Proxy::start(&site.client.address())).collect();
+        let network = Network::start(&sites.iter().map(known).collect::<Vec<_>>());
+        let to_all = |_| sites[..members].iter().map(|site| Proxy::start(&site.client.address())).collect();
         let proxies = (0..candidates).map(to_all).collect();
-        Self { members, network, proxies, blocked: Blocked::new() }
+        Self { hosts, sites, network, proxies, blocked: Blocked::new() }
     }
 
-    pub(super) fn started(&self, member: usize, process: u32) {
-        self.members[member].process.store(process, std::sync::atomic::Ordering::SeqCst);
+    fn place(&self, host: Host) -> Option<usize> {
+        self.hosts.iter().position(|peer| *peer == host)
     }
 
-    pub(super) fn member(&self, member: usize) -> Addresses {
-        let site = &self.members[member];
+    pub(super) fn started(&self, host: Host, process: u32) {
+        if let Some(place) = self.place(host) {
+            self.sites[place].process.store(process, std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    pub(super) fn addresses(&self, host: Host) -> Addresses {
+        let place = self.place(host).expect("only peers are asked for their addresses");
+        let site = &self.sites[place];
         Addresses {
             client: site.client.address(),
             peer: site.peer.address(),
-            announced_peer: self.network.address(member).to_owned(),
+            announced_peer: self.network.address(place).to_owned(),
         }
     }
 
@@ -79,9 +93,9 @@ impl Loopback {
                 }
             }
         }
-        for from in 0..self.members.len() {
-            for to in (0..self.members.len()).filter(|to| *to != from) {
-                if let Some(mode) = changed(Host::Member(from), Host::Member(to)) {
+        for (from, one) in self.hosts.iter().enumerate() {
+            for (to, other) in self.hosts.iter().enumerate().filter(|(to, _)| *to != from) {
+                if let Some(mode) = changed(*one, *other) {
                     self.network.set_link(from, to, mode);
                 }
             }

@@ -106,8 +106,8 @@ impl Namespaces {
         command
     }
 
-    pub(super) fn member(&self, member: usize) -> Addresses {
-        let address = address(Host::Member(member));
+    pub(super) fn addresses(host: Host) -> Addresses {
+        let address = address(host);
         let peer = format!("{address}:{PEER_PORT}");
         Addresses { client: format!("{address}:{CLIENT_PORT}"), announced_peer: peer.clone(), peer }
     }

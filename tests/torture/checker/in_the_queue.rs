@@ -1,4 +1,5 @@
-//! In the end, every candidate that lives is in the queue (contract, point 6).
+//! In the end, every candidate that lives is in the queue (contract, point 6); among peers, it leads or follows
+//! whoever leads.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ pub(super) struct InTheQueue;
 
 impl Invariant for InTheQueue {
     fn name(&self) -> &'static str {
-        "everyone in the queue"
+        "everyone is there"
     }
 
     fn broken_by(&self, case: &Case<'_>) -> Vec<String> {
@@ -31,7 +32,7 @@ impl Invariant for InTheQueue {
                     return vec![format!("{} is missing in {names:?}", missing.join(", "))];
                 }
                 // Nobody could look.
-                What::Closed => return vec!["the queue could not be read".into()],
+                What::Closed => return vec!["nobody could look".into()],
                 _ => {}
             }
         }

@@ -1,0 +1,209 @@
+//! Whom a fault hits, by what was seen of the election last, and what that does to what it finds there.
+
+use std::collections::BTreeMap;
+
+use super::{
+    arena::{Blocked, Host},
+    backend::Backend,
+    cast::Candidate,
+    ground::Sight,
+    nemesis::{Fault, Member, Site, Weather, Whom},
+};
+
+/// A fault that goes on, with those whom it hits.
+#[derive(Debug, Clone)]
+pub(crate) enum Hit {
+    Killed(Vec<usize>),
+    Frozen(Vec<Host>),
+    Restarting(usize),
+    GuardKilled(usize),
+    GuardFrozen(usize),
+    Blocked(Blocked),
+    Weather(Host, Weather),
+    MemberKilled(usize),
+    Stutter(Host),
+    /// No host: what is done to the ground, at once, or nothing at all.
+    Nothing,
+}
+
+/// What there is to hit.
+pub(crate) struct Aim<'a> {
+    pub(crate) on: Backend,
+    pub(crate) candidates: &'a [Candidate],
+    pub(crate) sight: &'a Sight,
+    pub(crate) going_on: &'a BTreeMap<usize, Hit>,
+}
+
+/// Whose guard, or whose share in the ground, is hit.
+pub(crate) fn whom(fault: Fault) -> Option<Whom> {
+    match fault {
+        Fault::KillGuard(whom) | Fault::Revoke(whom) | Fault::Delete(whom) => Some(whom),
+        _ => None,
+    }
+}
+
+impl Aim<'_> {
+    /// Who is hit, by name.
+    pub(crate) fn told(&self, fault: Fault, hit: &Hit) -> String {
+        let name = |place: &usize| self.host_name(Host::Candidate(*place));
+        let names =
+            |hosts: &[Host]| hosts.iter().map(|host| self.host_name(*host)).collect::<Vec<_>>().join(", ");
+        match hit {
+            Hit::Restarting(place) | Hit::GuardFrozen(place) | Hit::GuardKilled(place) => {
+                format!("{fault} ({})", name(place))
+            }
+            Hit::Killed(places) => {
+                format!("{fault} ({})", places.iter().map(name).collect::<Vec<_>>().join(", "))
+            }
+            Hit::Frozen(hosts) => format!("{fault} ({})", names(hosts)),
+            Hit::MemberKilled(member) => format!("{fault} ({})", self.host_name(Host::Member(*member))),
+            Hit::Weather(host, _) | Hit::Stutter(host) => format!("{fault} ({})", self.host_name(*host)),
+            Hit::Blocked(_) => {
+                let hosts: Vec<Host> = sites(fault).map(|site| self.host(site)).collect();
+                format!("{fault} ({})", names(&hosts))
+            }
+            Hit::Nothing => match whom(fault) {
+                Some(whom) => format!("{fault} ({})", name(&self.place(whom))),
+                None => fault.to_string(),
+            },
+        }
+    }
+
+    fn host_name(&self, host: Host) -> String {
+        match host {
+            Host::Candidate(place) => self.candidates[place].name.clone(),
+            Host::Member(place) => format!("m{place}"),
+        }
+    }
+
+    /// The candidate that this is by now.
+    pub(crate) fn place(&self, whom: Whom) -> usize {
+        let Sight { leader, there, .. } = self.sight;
+        let at = |name: Option<&String>| {
+            self.candidates.iter().position(|candidate| Some(&candidate.name) == name)
+        };
+        match whom {
+            Whom::Leader => at(leader.as_ref()).unwrap_or(0),
+            Whom::Next => at(there.iter().find(|name| Some(*name) != leader.as_ref())).unwrap_or(1),
+            Whom::One(place) => place,
+        }
+    }
+
+    fn member(&self, member: Member) -> usize {
+        match member {
+            Member::Leading => self.sight.leading_member.unwrap_or(0),
+            Member::One(place) => place,
+        }
+    }
+
+    fn host(&self, site: Site) -> Host {
+        match site {
+            Site::Of(whom) => Host::Candidate(self.place(whom)),
+            Site::Etcd(member) => Host::Member(self.member(member)),
+        }
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = Host> + use<> {
+        (0..self.on.cast().len()).map(Host::Candidate).chain((0..self.on.members()).map(Host::Member))
+    }
+
+    pub(crate) fn resolve(&self, fault: Fault) -> Hit {
+        let others = |host: Host| self.hosts().filter(move |other| *other != host);
+        match fault {
+            Fault::Kill(whom) => self.kill([self.place(whom)]),
+            Fault::Freeze(whom) => self.freeze([self.place(whom)]),
+            Fault::KillAll => self.kill(0..self.candidates.len()),
+            Fault::KillMajority => self.kill(self.after_leader().take(self.candidates.len() / 2 + 1)),
+            Fault::FreezeOthers => self.freeze(self.after_leader().skip(1)),
+            Fault::Restart(whom) => Hit::Restarting(self.place(whom)),
+            Fault::KillGuard(whom) => match self.place(whom) {
+                place if self.may_lose_guard(place) => Hit::GuardKilled(place),
+                _ => Hit::Nothing,
+            },
+            Fault::FreezeGuard(whom) => match self.place(whom) {
+                place if self.may_lose_guard(place) => Hit::GuardFrozen(place),
+                _ => Hit::Nothing,
+            },
+            Fault::CutOff(site) => {
+                let host = self.host(site);
+                Hit::Blocked(others(host).flat_map(|other| [(host, other), (other, host)]).collect())
+            }
+            Fault::Mute(site) => {
+                let host = self.host(site);
+                Hit::Blocked(others(host).map(|other| (host, other)).collect())
+            }
+            Fault::Deaf(site) => {
+                let host = self.host(site);
+                Hit::Blocked(others(host).map(|other| (other, host)).collect())
+            }
+            Fault::OneWay(from, to) => Hit::Blocked([(self.host(from), self.host(to))].into()),
+            Fault::Apart(one, other) => {
+                let (one, other) = (self.host(one), self.host(other));
+                Hit::Blocked([(one, other), (other, one)].into())
+            }
+            Fault::Exile(one, other) => {
+                let pair = [self.place(one), self.place(other)].map(Host::Candidate);
+                let rest = || self.hosts().filter(|host| !pair.contains(host));
+                let cut =
+                    pair.iter().flat_map(|exiled| rest().flat_map(|host| [(*exiled, host), (host, *exiled)]));
+                Hit::Blocked(cut.collect())
+            }
+            Fault::Weather(site, weather) => Hit::Weather(self.host(site), weather),
+            Fault::Stutter(site) => match self.host(site) {
+                Host::Candidate(place) if self.guard_is_hit(place) => Hit::Nothing,
+                host => Hit::Stutter(host),
+            },
+            Fault::KillMember(member) => Hit::MemberKilled(self.member(member)),
+            Fault::FreezeMember(member) => Hit::Frozen(vec![Host::Member(self.member(member))]),
+            Fault::FreezeEtcd => Hit::Frozen((0..self.on.members()).map(Host::Member).collect()),
+            Fault::MoveLeader | Fault::Revoke(_) | Fault::Delete(_) | Fault::Compact => Hit::Nothing,
+        }
+    }
+
+    /// All candidates, the leader first.
+    fn after_leader(&self) -> impl Iterator<Item = usize> + use<> {
+        let count = self.candidates.len();
+        let leader = self.place(Whom::Leader);
+        (leader..leader + count).map(move |place| place % count)
+    }
+
+    fn kill(&self, places: impl IntoIterator<Item = usize>) -> Hit {
+        let places = self.with_guards(places);
+        if places.is_empty() { Hit::Nothing } else { Hit::Killed(places) }
+    }
+
+    fn freeze(&self, places: impl IntoIterator<Item = usize>) -> Hit {
+        let places = self.with_guards(places);
+        if places.is_empty() {
+            Hit::Nothing
+        } else {
+            Hit::Frozen(places.into_iter().map(Host::Candidate).collect())
+        }
+    }
+
+    /// Of an `elect run` whose guard is hit, nobody would be there to end what it leaves.
+    fn with_guards(&self, places: impl IntoIterator<Item = usize>) -> Vec<usize> {
+        places.into_iter().filter(|place| !self.guard_is_hit(*place)).collect()
+    }
+
+    fn guard_is_hit(&self, place: usize) -> bool {
+        self.going_on.values().any(|hit| matches!(hit, Hit::GuardFrozen(other) if *other == place))
+    }
+
+    /// Whether nothing is wrong with its supervisor, nor will be in a moment.
+    fn may_lose_guard(&self, place: usize) -> bool {
+        let stutters = |hit: &Hit| matches!(hit, Hit::Stutter(host) if *host == Host::Candidate(place));
+        self.candidates[place].may_lose_one() && !self.going_on.values().any(stutters)
+    }
+}
+
+/// Between whom the network is broken.
+fn sites(fault: Fault) -> impl Iterator<Item = Site> {
+    let (one, other) = match fault {
+        Fault::CutOff(site) | Fault::Mute(site) | Fault::Deaf(site) => (Some(site), None),
+        Fault::OneWay(from, to) | Fault::Apart(from, to) => (Some(from), Some(to)),
+        Fault::Exile(one, other) => (Some(Site::Of(one)), Some(Site::Of(other))),
+        _ => (None, None),
+    };
+    one.into_iter().chain(other)
+}

@@ -1,0 +1,126 @@
+//! Peers as the ground: nothing but an eye on them, which asks each as `elect status --peers` does.
+//!
+//! It looks from the hub of the arena, where no fault between hosts disturbs it.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use leader_election::peers::{Answered, Client, Evidence, Known};
+use tokio::{
+    runtime::{Builder, Handle},
+    time::sleep,
+};
+
+use super::{Ground, Sight};
+use crate::{
+    arena::{Arena, Host},
+    backend::Backend,
+    history::{At, Event, What},
+    programs::ELECTION,
+};
+
+/// For one look, at members that may not answer: a part of the time that an election takes.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// In the end, when all of them should answer.
+const PATIENCE_AT_LAST: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+pub(crate) struct Eye {
+    runtime: Handle,
+    client: Client,
+    sight: Arc<Mutex<Sight>>,
+    noted: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Eye {
+    pub(super) fn open(arena: &Arc<Mutex<Arena>>) -> Self {
+        let client = {
+            let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
+            let cast = Backend::Peers.cast().iter().enumerate();
+            // Where they listen in truth: what lies between peers is not for us.
+            let group: Vec<String> = cast
+                .map(|(place, (name, _))| format!("{name}={}", arena.addresses(Host::Candidate(place)).peer))
+                .collect();
+            let group = group.join(",").parse().expect("a group");
+            Client::new(group, ELECTION.parse().expect("a name"), None)
+                .expect("no TLS, nothing wrong with it")
+        };
+        let (started, ready) = mpsc::sync_channel(1);
+        let arena = Arc::clone(arena);
+        let serve = move || {
+            arena.lock().unwrap_or_else(PoisonError::into_inner).enter();
+            drop(arena);
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let _ = started.send(runtime.handle().clone());
+            runtime.block_on(std::future::pending::<()>());
+        };
+        thread::Builder::new().name("eye".into()).spawn(serve).expect("a test can start a thread");
+        let runtime = ready.recv().expect("the thread is ready");
+        let eye = Self { runtime, client, sight: Arc::default(), noted: Arc::default() };
+        eye.runtime.spawn(eye.clone().look_on());
+        eye
+    }
+
+    async fn look_on(self) {
+        loop {
+            let looks = self.client.looks(PATIENCE).await;
+            {
+                let mut sight = self.sight.lock().unwrap_or_else(PoisonError::into_inner);
+                sight.looks += 1;
+                sight.there = there(&looks);
+                if let Some(known) = newest(&looks) {
+                    sight.leader = Some(known.name.to_string());
+                }
+            }
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Ground for Eye {
+    fn sight(&self) -> Sight {
+        self.sight.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note_who_is_there(&self) {
+        let (done, result) = mpsc::sync_channel(1);
+        let client = self.client.clone();
+        self.runtime.spawn(async move {
+            let _ = done.send(client.looks(PATIENCE_AT_LAST).await);
+        });
+        let names = there(&result.recv().expect("looking does not panic"));
+        let event = Event { at: At::now(), what: What::Queue { names } };
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    fn events(&self) -> Vec<Event> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The newest leader that anybody knows; its own word goes before that of others.
+fn newest(looks: &[Answered]) -> Option<&Known> {
+    let known = looks.iter().filter_map(|answered| answered.look.as_ref().ok()?.leader.as_ref());
+    known.max_by_key(|known| {
+        let certain = matches!(known.evidence, Evidence::Itself { certain } if !certain.is_zero());
+        (known.token, certain)
+    })
+}
+
+/// Who stands, and says that it leads, or follows whoever leads.
+fn there(looks: &[Answered]) -> Vec<String> {
+    let Some(newest) = newest(looks) else { return Vec::new() };
+    let looks = looks.iter().filter_map(|answered| answered.look.as_ref().ok());
+    let with_it = looks.filter(|look| {
+        look.standing && look.leader.as_ref().is_some_and(|known| known.token == newest.token)
+    });
+    let mut names: Vec<_> = with_it.map(|look| look.name.clone()).collect();
+    names.sort_by_key(|name| *name != newest.name);
+    names.into_iter().map(|name| name.to_string()).collect()
+}

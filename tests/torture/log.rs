@@ -1,0 +1,61 @@
+//! The log of a group of peers, as those who read its committed records were shown it.
+//!
+//! Every program on the library reads it from the beginning, anew in each of its lives. Each of these *readings* is a part
+//! of the one log; together they are what is known of it.
+
+use std::collections::BTreeMap;
+
+use super::history::{At, Event, Place, Token, What};
+
+/// One process's stream of committed records, in one life.
+#[derive(Debug, Clone)]
+pub(crate) struct Reading {
+    pub(crate) who: String,
+    /// All up to this index was not read.
+    pub(crate) after: u64,
+    /// As they came.
+    pub(crate) records: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) at: At,
+    pub(crate) index: u64,
+    pub(crate) token: Token,
+    pub(crate) record: String,
+}
+
+/// All readings, in the order in which they began.
+pub(crate) fn readings(events: &[Event]) -> Vec<Reading> {
+    let mut readings: Vec<Reading> = Vec::new();
+    for Event { at, what } in events {
+        match what {
+            What::Reads { who, after } => {
+                readings.push(Reading { who: who.clone(), after: *after, records: Vec::new() });
+            }
+            What::Committed { who, index, token, record } => {
+                if let Some(reading) = readings.iter_mut().rfind(|reading| reading.who == *who) {
+                    let entry = Entry { at: *at, index: *index, token: *token, record: record.clone() };
+                    reading.records.push(entry);
+                }
+            }
+            _ => {}
+        }
+    }
+    readings
+}
+
+/// Each record once, as a write that took effect when it was first seen.
+pub(crate) fn writes(events: &[Event]) -> Vec<Event> {
+    let mut first: BTreeMap<u64, (At, Token)> = BTreeMap::new();
+    for Event { at, what } in events {
+        if let What::Committed { index, token, .. } = what {
+            let seen = first.entry(*index).or_insert((*at, *token));
+            if *at < seen.0 {
+                *seen = (*at, *token);
+            }
+        }
+    }
+    let write = |(order, (at, token))| Event { at, what: What::Wrote { place: Place::Log, order, token } };
+    first.into_iter().map(write).collect()
+}

@@ -1,0 +1,122 @@
+//! What goes wrong on etcd.
+
+use std::time::Duration;
+
+use super::{Draw, Fault, Member, Site, Whom};
+use crate::backend::TTL;
+
+impl Draw {
+    pub(super) fn fault_on_etcd(&mut self) -> Fault {
+        match self.rng.u8(0..40) {
+            0..=3 => Fault::Kill(self.whom()),
+            4..=8 => Fault::Freeze(self.whom()),
+            9..=10 => Fault::Restart(self.whom()),
+            11 => Fault::KillGuard(Whom::Leader),
+            12..=13 => Fault::FreezeGuard(Whom::Leader),
+            14..=16 => Fault::CutOff(self.site_on_etcd()),
+            17 => Fault::Mute(self.site_on_etcd()),
+            18..=19 => Fault::Deaf(self.site_on_etcd()),
+            20..=21 => Fault::OneWay(Site::Of(self.whom()), Site::Etcd(self.member())),
+            22 => Fault::OneWay(Site::Etcd(self.member()), Site::Of(self.whom())),
+            23 => Fault::Apart(Site::Of(self.whom()), Site::Etcd(self.member())),
+            24 => Fault::Apart(Site::Etcd(Member::Leading), Site::Etcd(self.member())),
+            25..=26 => {
+                let weather = self.weather();
+                Fault::Weather(self.site_on_etcd(), weather)
+            }
+            27..=28 => Fault::KillMember(self.member()),
+            29..=31 => Fault::FreezeMember(self.member()),
+            32 => Fault::Stutter(Site::Etcd(self.member())),
+            33..=34 => Fault::MoveLeader,
+            35..=36 => Fault::Revoke(self.whom()),
+            37 => Fault::Delete(self.whom()),
+            _ => Fault::Compact,
+        }
+    }
+
+    /// How long a fault lasts: mostly shorter than a TTL or about as long, at times much longer.
+    pub(super) fn span_on_etcd(&mut self, fault: Fault) -> Duration {
+        let ttl = TTL;
+        match fault {
+            Fault::Restart(_) => Duration::from_secs(1),
+            Fault::Kill(_) | Fault::KillAll | Fault::KillMember(_) => self.up_to(1_000) + self.part_of(ttl),
+            Fault::FreezeEtcd => self.around(ttl),
+            _ => match self.rng.u8(0..10) {
+                0..=2 => Duration::from_millis(20) + self.up_to(700),
+                // Where belief ends, and where the lease does.
+                3..=7 => self.around(ttl),
+                _ => ttl + self.part_of(2 * ttl),
+            },
+        }
+    }
+
+    /// Faults that are harmless alone, with the time from the first one and how long they last.
+    pub(super) fn scheme_on_etcd(&mut self) -> Vec<(Duration, Duration, Fault)> {
+        let ttl = TTL;
+        let none = Duration::ZERO;
+        let leader = Site::Of(Whom::Leader);
+        match self.rng.u8(0..13) {
+            // The leader sleeps while etcd gets another leader, which gives every lease its time anew.
+            0 => vec![
+                (none, self.around(ttl), Fault::Freeze(Whom::Leader)),
+                (self.part_of(ttl), none, Fault::MoveLeader),
+            ],
+            // etcd's leader is replaced while it sleeps, and wakes with the leases of its own past.
+            1 => vec![
+                (none, ttl + self.part_of(ttl), Fault::FreezeMember(Member::Leading)),
+                (self.up_to(500), ttl, Fault::Freeze(Whom::Next)),
+            ],
+            // Renewals get out, and their answers don't get back; then nothing gets out.
+            2 => vec![
+                (none, self.around(ttl), Fault::Deaf(leader)),
+                (self.part_of(ttl), self.around(ttl), Fault::Mute(leader)),
+            ],
+            // Cut off, and asleep for the moment of its deadline.
+            3 => vec![
+                (none, 2 * ttl, Fault::CutOff(leader)),
+                (ttl * 3 / 5, self.around(ttl) / 2, Fault::Freeze(Whom::Leader)),
+            ],
+            // It wakes when its successor has just begun.
+            4 => vec![
+                (none, ttl + Duration::from_millis(300) + self.up_to(900), Fault::Freeze(Whom::Leader)),
+                (self.part_of(ttl), self.around(ttl), Fault::Freeze(Whom::Next)),
+            ],
+            5 => vec![(none, self.part_of(ttl), Fault::KillAll)],
+            6 => vec![(none, self.around(ttl), Fault::FreezeEtcd)],
+            // Its place in the queue is gone when its turn comes, and was so for longer than that excuses anything.
+            7 => vec![
+                (none, none, Fault::Delete(Whom::Next)),
+                (2 * ttl + Duration::from_millis(1_500), self.part_of(ttl), Fault::Kill(Whom::Leader)),
+            ],
+            // The last answer that gets through is late, as often as there is time for: whoever counts from answers
+            // believes for too long.
+            8..=10 => vec![
+                (none, Duration::from_millis(600), Fault::Deaf(leader)),
+                (Duration::from_millis(750) + self.up_to(150), 2 * ttl, Fault::CutOff(leader)),
+            ],
+            // Deposed, and not told.
+            11 => vec![
+                (none, self.around(ttl), Fault::Deaf(leader)),
+                (self.up_to(300), none, Fault::Revoke(Whom::Leader)),
+            ],
+            // The leader's member dies, and with it etcd's leader, while it is far from the others.
+            _ => vec![
+                (none, self.part_of(ttl), Fault::KillMember(Member::Leading)),
+                (
+                    self.up_to(200),
+                    ttl,
+                    Fault::Apart(leader, Site::Etcd(Member::One(self.rng.usize(0..self.on.members())))),
+                ),
+                (self.up_to(800), self.around(ttl) / 2, Fault::Freeze(Whom::Leader)),
+            ],
+        }
+    }
+
+    fn member(&mut self) -> Member {
+        if self.rng.bool() { Member::Leading } else { Member::One(self.rng.usize(0..self.on.members())) }
+    }
+
+    fn site_on_etcd(&mut self) -> Site {
+        if self.rng.u8(0..3) == 0 { Site::Etcd(self.member()) } else { Site::Of(self.whom()) }
+    }
+}

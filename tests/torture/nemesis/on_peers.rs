@@ -1,0 +1,112 @@
+//! What goes wrong among peers.
+
+use std::time::Duration;
+
+use super::{Draw, Fault, Site, Whom};
+use crate::backend::{HEARTBEAT, LONGEST, SHORTEST};
+
+impl Draw {
+    pub(super) fn fault_among_peers(&mut self) -> Fault {
+        match self.rng.u8(0..40) {
+            0..=3 => Fault::Kill(self.whom()),
+            4..=9 => Fault::Freeze(self.whom()),
+            10..=11 => Fault::Restart(self.whom()),
+            12 => Fault::KillGuard(Whom::Leader),
+            13..=14 => Fault::FreezeGuard(Whom::Leader),
+            15..=17 => Fault::CutOff(self.peer()),
+            18..=19 => Fault::Mute(self.peer()),
+            20..=21 => Fault::Deaf(self.peer()),
+            22..=24 => Fault::OneWay(self.peer(), self.peer()),
+            25..=26 => Fault::Apart(self.peer(), self.peer()),
+            27..=28 => Fault::Exile(Whom::Leader, Whom::Next),
+            29..=31 => {
+                let weather = self.weather();
+                Fault::Weather(self.peer(), weather)
+            }
+            32..=34 => Fault::Stutter(self.peer()),
+            35..=36 => Fault::KillMajority,
+            37..=38 => Fault::FreezeOthers,
+            _ => Fault::KillAll,
+        }
+    }
+
+    /// How long a fault lasts: around where belief ends and others may be elected, mostly.
+    pub(super) fn span_among_peers(&mut self, fault: Fault) -> Duration {
+        match fault {
+            Fault::Restart(_) => Duration::from_secs(1),
+            Fault::KillAll | Fault::KillMajority => self.part_of(LONGEST),
+            _ => match self.rng.u8(0..10) {
+                0..=2 => Duration::from_millis(20) + self.up_to(500),
+                3..=6 => self.around(SHORTEST),
+                // Somebody else is elected meanwhile.
+                7..=8 => SHORTEST + self.part_of(LONGEST),
+                _ => LONGEST + self.part_of(2 * LONGEST),
+            },
+        }
+    }
+
+    /// Faults that are harmless alone, with the time from the first one and how long they last.
+    pub(super) fn scheme_among_peers(&mut self) -> Vec<(Duration, Duration, Fault)> {
+        let none = Duration::ZERO;
+        let leader = Site::Of(Whom::Leader);
+        match self.rng.u8(0..16) {
+            // It wakes when another was just elected.
+            0..=1 => vec![(none, SHORTEST + self.up_to(900), Fault::Freeze(Whom::Leader))],
+            // … and that one sleeps by then.
+            2 => vec![
+                (none, SHORTEST + self.part_of(LONGEST), Fault::Freeze(Whom::Leader)),
+                (SHORTEST + self.up_to(800), self.around(SHORTEST), Fault::Freeze(Whom::Leader)),
+            ],
+            // It has one who follows it, and the others elect their own.
+            3 => vec![(none, self.around(2 * LONGEST), Fault::Exile(Whom::Leader, Whom::Next))],
+            // Whoever is left can't elect anybody, again and again, and those who come back have forgotten
+            // whom they heard.
+            4 => {
+                let mut at = none;
+                let kills = (0..3).map(|_| {
+                    let kill = (at, Duration::from_millis(100) + self.up_to(400), Fault::KillMajority);
+                    at += SHORTEST + self.part_of(LONGEST);
+                    kill
+                });
+                kills.collect()
+            }
+            // The answers have come while it sleeps, and nothing of it is heard from then on: whoever counts
+            // from the answers believes for too long.
+            5..=7 => vec![
+                (none, SHORTEST.mul_f64(0.55 + 0.3 * self.rng.f64()), Fault::Freeze(Whom::Leader)),
+                (HEARTBEAT + self.up_to(200), 2 * LONGEST, Fault::CutOff(leader)),
+            ],
+            // The same, with answers that are held up by the network.
+            8 => vec![
+                (none, Duration::from_millis(300) + self.up_to(300), Fault::Deaf(leader)),
+                (Duration::from_millis(150) + self.up_to(150), 2 * LONGEST, Fault::Mute(leader)),
+            ],
+            // One who does not hear the leader that all others hear.
+            9..=10 => {
+                vec![(none, LONGEST + self.part_of(2 * LONGEST), Fault::Apart(leader, Site::Of(Whom::Next)))]
+            }
+            // Cut off, and asleep for the moment of its deadline.
+            11 => vec![
+                (none, 2 * LONGEST, Fault::CutOff(leader)),
+                (SHORTEST.mul_f64(0.6), self.around(SHORTEST) / 2, Fault::Freeze(Whom::Leader)),
+            ],
+            // Each that is elected dies at once, for as long as there is a majority.
+            12 => vec![
+                (none, 2 * LONGEST, Fault::Kill(Whom::Leader)),
+                (SHORTEST + self.up_to(900), LONGEST, Fault::Kill(Whom::Leader)),
+            ],
+            // Its heartbeats arrive and no answers do: it must go before anybody misses it.
+            13 => vec![(none, self.around(LONGEST), Fault::Deaf(leader))],
+            // Handed over to somebody who falls asleep.
+            14 => vec![
+                (none, Duration::from_secs(1), Fault::Restart(Whom::Leader)),
+                (self.up_to(30), self.around(SHORTEST), Fault::Freeze(Whom::Next)),
+            ],
+            _ => vec![(none, self.part_of(LONGEST), Fault::KillAll)],
+        }
+    }
+
+    fn peer(&mut self) -> Site {
+        Site::Of(self.whom())
+    }
+}

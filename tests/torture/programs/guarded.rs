@@ -1,0 +1,66 @@
+//! What a leader has its backend guard: a transaction on etcd, a record among peers.
+
+use std::sync::Arc;
+
+use etcd_client::{Txn, TxnOp};
+use leader_election::{
+    Leadership,
+    peers::{Missed, Peers, ProposeError, Record},
+};
+
+use super::{Diary, WRITES};
+use crate::history::{At, What};
+
+pub(super) enum Guarded {
+    Etcd,
+    Log(Peers),
+}
+
+impl Guarded {
+    /// Writes, and waits for what becomes of it.
+    pub(super) async fn write(&self, leadership: &Leadership, number: u64, who: &str, diary: &Diary) {
+        match self {
+            Self::Etcd => {
+                let token = leadership.token();
+                let put = Txn::new().and_then([TxnOp::put(
+                    format!("{WRITES}{token}/{number}"),
+                    token.to_string(),
+                    None,
+                )]);
+                // What becomes of it is read in the end.
+                let _ = leadership.transaction(put).await;
+            }
+            Self::Log(peers) => propose(peers, leadership, number, who, diary).await,
+        }
+    }
+}
+
+async fn propose(peers: &Peers, leadership: &Leadership, number: u64, who: &str, diary: &Diary) {
+    let token = leadership.token().get();
+    let record = format!("{who}/{token}/{number}");
+    diary.write(At::now(), What::Proposed { who: who.into(), token, record: record.clone() });
+    let index = match peers.propose(leadership, record.clone().into_bytes()).await {
+        Ok(index) => Some(index),
+        // It may be committed yet.
+        Err(ProposeError::Unconfirmed(_)) => return,
+        Err(_) => None,
+    };
+    diary.write(At::now(), What::Answered { who: who.into(), record, index });
+}
+
+/// Writes down what is committed, from the beginning of the log on.
+pub(super) async fn read_on(peers: Peers, diary: Arc<Diary>, who: String) {
+    diary.write(At::now(), What::Reads { who: who.clone(), after: 0 });
+    let mut records = peers.committed(0);
+    while let Some(next) = records.next().await {
+        let who = who.clone();
+        let what = match next {
+            Ok(Record { index, token, bytes }) => {
+                let record = String::from_utf8_lossy(&bytes).into_owned();
+                What::Committed { who, index, token: token.get(), record }
+            }
+            Err(Missed { through }) => What::Reads { who, after: through },
+        };
+        diary.write(At::now(), what);
+    }
+}
