@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     arena::{Blocked, Host},
     backend::Backend,
-    cast::Candidate,
+    cast::{Candidate, Kind},
     ground::Sight,
     nemesis::{Fault, Member, Site, Weather, Whom},
 };
@@ -190,10 +190,11 @@ impl Aim<'_> {
         self.going_on.values().any(|hit| matches!(hit, Hit::GuardFrozen(other) if *other == place))
     }
 
-    /// Whether nothing is wrong with its supervisor, nor will be in a moment.
+    /// Whether it has a guard, and nothing is wrong with its supervisor, nor will be in a moment.
     fn may_lose_guard(&self, place: usize) -> bool {
         let stutters = |hit: &Hit| matches!(hit, Hit::Stutter(host) if *host == Host::Candidate(place));
-        self.candidates[place].may_lose_one() && !self.going_on.values().any(stutters)
+        let candidate = &self.candidates[place];
+        candidate.kind == Kind::Run && candidate.may_lose_one() && !self.going_on.values().any(stutters)
     }
 }
 

@@ -65,8 +65,8 @@ impl Backend {
         }
     }
 
-    /// Long enough for most takeovers.
-    pub(crate) fn calm(self) -> Duration {
+    /// As long as most takeovers take, or longer.
+    pub(crate) fn takeover(self) -> Duration {
         match self {
             Self::Etcd => TTL,
             Self::Peers => LONGEST,

@@ -92,7 +92,7 @@ impl Draw {
             0..=1 => end.saturating_sub(self.up_to(1_500)).max(start + Duration::from_millis(500)),
             2..=3 => end + self.up_to(1_000),
             // Long enough for a takeover, and to see that all is well again.
-            _ => end + self.on.calm(),
+            _ => end + self.on.takeover(),
         }
     }
     fn fault(&mut self) -> Fault {

@@ -29,7 +29,7 @@ use tokio::{
 
 use self::guarded::Guarded;
 use super::{
-    backend::{HEARTBEAT, LONGEST, SHORTEST, TTL},
+    backend::{self, HEARTBEAT, LONGEST, SHORTEST, TTL},
     clocks::uptime,
     history::{At, Ending, Event, Token, What},
     places,
@@ -62,7 +62,7 @@ const WRITE_EVERY: Duration = Duration::from_millis(100);
 /// How often a command shows that it lives.
 const ALIVE_EVERY: Duration = Duration::from_millis(4);
 
-/// One in so many writes is held up on its way, for up to two TTLs or election timeouts: longer than its writer leads.
+/// One in so many writes is held up on its way, for up to twice what a takeover takes: longer than its writer leads.
 const HELD_UP: u8 = 12;
 
 /// A line of a diary.
@@ -140,7 +140,7 @@ async fn stand(name: &str) {
         let peers = member(name, &group);
         let reading = tokio::spawn(guarded::read_on(peers.clone(), Arc::clone(&diary), name.to_owned()));
         let candidate = Candidate::member(peers.clone());
-        lead(name, candidate, &diary, &Guarded::Log(peers.clone()), SHORTEST).await;
+        lead(name, candidate, &diary, &Guarded::Log(peers.clone()), backend::Backend::Peers).await;
         reading.abort();
         leave(peers).await;
     } else {
@@ -151,7 +151,7 @@ async fn stand(name: &str) {
         let etcd = Etcd::start(settings).expect("a thread");
         let (election, ttl) = (ELECTION.parse().expect("a name"), Ttl::new(TTL).expect("a TTL"));
         let candidate = Candidate::new(etcd.clone(), election, name.parse().expect("a name"), ttl);
-        lead(name, candidate, &diary, &Guarded::Etcd, TTL).await;
+        lead(name, candidate, &diary, &Guarded::Etcd, backend::Backend::Etcd).await;
         leave(etcd).await;
     }
 }
@@ -172,13 +172,13 @@ async fn leave(backend: impl Backend) {
     let _ = tokio::time::timeout(Duration::from_secs(3), backend.settled()).await;
 }
 
-/// Stands until it is told to stop. `span`: when another one may lead, if nothing more is answered.
+/// Stands until it is told to stop.
 async fn lead<B: Backend>(
     name: &str,
     mut candidate: Candidate<B>,
     diary: &Diary,
     guarded: &Guarded,
-    span: Duration,
+    on: backend::Backend,
 ) {
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
     loop {
@@ -187,7 +187,7 @@ async fn lead<B: Backend>(
             _ = terminate.recv() => return,
             won = candidate.campaign() => won.expect("nothing is wrong that retrying can't fix"),
         };
-        let term = Work { diary, who: name, span, guarded, leadership, last: Cell::new(None) };
+        let term = Work { diary, who: name, on, guarded, leadership, last: Cell::new(None) };
         if term.work(&mut terminate).await {
             return;
         }
@@ -198,7 +198,7 @@ async fn lead<B: Backend>(
 struct Work<'a> {
     diary: &'a Diary,
     who: &'a str,
-    span: Duration,
+    on: backend::Backend,
     guarded: &'a Guarded,
     leadership: Leadership,
     /// When it was last told that it leads.
@@ -269,14 +269,14 @@ impl Work<'_> {
             }
             self.write_outside(self.leadership.token().get());
             let mut writing = pin!(self.guarded.write(&self.leadership, number, self.who, self.diary));
-            let _ = tokio::time::timeout(self.span, &mut writing).await;
+            let _ = tokio::time::timeout(self.on.span(), &mut writing).await;
         }
     }
 
     /// Sends a write on its way, on which it may be held up.
     fn write_outside(&self, token: Token) {
         let delay = match fastrand::u8(0..HELD_UP) {
-            0 => self.span.mul_f64(2.0 * fastrand::f64()),
+            0 => self.on.takeover().mul_f64(2.0 * fastrand::f64()),
             _ => Duration::ZERO,
         };
         tokio::spawn(async move {
