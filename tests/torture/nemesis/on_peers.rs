@@ -70,16 +70,21 @@ impl Draw {
                 });
                 kills.collect()
             }
-            // The answers have come while it sleeps, and nothing of it is heard from then on: whoever counts
-            // from the answers believes for too long.
-            5..=7 => vec![
-                (none, SHORTEST.mul_f64(0.55 + 0.3 * self.rng.f64()), Fault::Freeze(Whom::Leader)),
-                (HEARTBEAT + self.up_to(200), 2 * LONGEST, Fault::CutOff(leader)),
+            // Answers are held up on their way to it, come while it sleeps, and it wakes cut off: whoever counts from the
+            // answers believes for too long. They are sent anew after a fifth of a second, by TCP.
+            5..=6 => vec![
+                (none, HEARTBEAT * 9 / 5, Fault::Deaf(leader)),
+                (
+                    HEARTBEAT + self.up_to(40),
+                    SHORTEST.mul_f64(0.55 + 0.15 * self.rng.f64()),
+                    Fault::Freeze(Whom::Leader),
+                ),
+                (HEARTBEAT * 9 / 2, 2 * LONGEST, Fault::CutOff(leader)),
             ],
-            // The same, with answers that are held up by the network.
-            8 => vec![
-                (none, Duration::from_millis(300) + self.up_to(300), Fault::Deaf(leader)),
-                (Duration::from_millis(150) + self.up_to(150), 2 * LONGEST, Fault::Mute(leader)),
+            // The same, while it is awake: they are sent once more two fifths later.
+            7..=8 => vec![
+                (none, Duration::from_millis(350) + self.up_to(200), Fault::Deaf(leader)),
+                (Duration::from_millis(120) + self.up_to(150), 2 * LONGEST, Fault::Mute(leader)),
             ],
             // One who does not hear the leader that all others hear.
             9..=10 => {
