@@ -82,9 +82,11 @@ impl Aim<'_> {
         let at = |name: Option<&String>| {
             self.candidates.iter().position(|candidate| Some(&candidate.name) == name)
         };
+        let behind = |so_many| there.iter().filter(|name| Some(*name) != leader.as_ref()).nth(so_many);
         match whom {
             Whom::Leader => at(leader.as_ref()).unwrap_or(0),
-            Whom::Next => at(there.iter().find(|name| Some(*name) != leader.as_ref())).unwrap_or(1),
+            Whom::Next => at(behind(0)).unwrap_or(1),
+            Whom::Third => at(behind(1)).unwrap_or(2),
             Whom::One(place) => place,
         }
     }

@@ -11,6 +11,8 @@ pub(crate) enum Whom {
     Leader,
     /// The one behind, or a follower.
     Next,
+    /// The one behind that.
+    Third,
     One(usize),
 }
 
@@ -129,6 +131,7 @@ impl fmt::Display for Whom {
         match self {
             Self::Leader => f.write_str("the leader"),
             Self::Next => f.write_str("the next in the queue"),
+            Self::Third => f.write_str("the one behind that"),
             Self::One(place) => write!(f, "candidate {place}"),
         }
     }

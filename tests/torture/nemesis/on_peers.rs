@@ -49,7 +49,7 @@ impl Draw {
     pub(super) fn scheme_among_peers(&mut self) -> Vec<(Duration, Duration, Fault)> {
         let none = Duration::ZERO;
         let leader = Site::Of(Whom::Leader);
-        match self.rng.u8(0..16) {
+        match self.rng.u8(0..17) {
             // It wakes when another was just elected.
             0..=1 => vec![(none, SHORTEST + self.up_to(900), Fault::Freeze(Whom::Leader))],
             // … and that one sleeps by then.
@@ -89,6 +89,18 @@ impl Draw {
             // One who does not hear the leader that all others hear.
             9..=10 => {
                 vec![(none, LONGEST + self.part_of(2 * LONGEST), Fault::Apart(leader, Site::Of(Whom::Next)))]
+            }
+            // One who has not heard the leader for long asks for votes, when two others come back who
+            // no longer know that they heard it just now.
+            15 => {
+                let kill = LONGEST + self.up_to(1_000);
+                let back = Duration::from_millis(60) + self.up_to(100);
+                vec![
+                    (none, kill + LONGEST, Fault::Apart(leader, Site::Of(Whom::Next))),
+                    (kill, LONGEST, Fault::CutOff(leader)),
+                    (kill, back, Fault::Kill(Whom::Next)),
+                    (kill, back, Fault::Kill(Whom::Third)),
+                ]
             }
             // Cut off, and asleep for the moment of its deadline.
             11 => vec![
