@@ -94,7 +94,7 @@ impl Draw {
             // no longer know that they heard it just now.
             15 => {
                 let kill = LONGEST + self.up_to(1_000);
-                let back = Duration::from_millis(60) + self.up_to(100);
+                let back = Duration::from_millis(10) + self.up_to(40);
                 vec![
                     (none, kill + LONGEST, Fault::Apart(leader, Site::Of(Whom::Next))),
                     (kill, LONGEST, Fault::CutOff(leader)),
