@@ -43,6 +43,8 @@ pub(crate) enum Kind {
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     pub(crate) dir: PathBuf,
+    /// What members of a group must not forget.
+    pub(crate) data: PathBuf,
 }
 
 impl Paths {
@@ -54,9 +56,8 @@ impl Paths {
         self.dir.join(format!("{who}.diary"))
     }
 
-    /// What a member of a group must not forget.
     fn data(&self, who: &str) -> PathBuf {
-        self.dir.join(format!("{who}.data"))
+        self.data.join(who)
     }
 
     pub(crate) fn store(&self) -> PathBuf {

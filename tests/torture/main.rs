@@ -42,7 +42,9 @@ mod timeline;
 /// What the runs start as processes of their own; no tests.
 mod programs;
 
-use std::{env, fs, path::PathBuf, time::Duration};
+use std::{env, fs, path::PathBuf, process::Command, time::Duration};
+
+use tempfile::TempDir;
 
 use self::{
     availability::Availability,
@@ -69,6 +71,13 @@ fn directory(on: Backend, seed: u64) -> PathBuf {
     dir.keep()
 }
 
+/// Where peers keep their data: in memory where there is such a place, as SIGKILL loses nothing that was written. A disk that
+/// others keep busy may take seconds to sync, in which nobody can be elected: it would be tried, and not the peers.
+fn beside_the_disk() -> TempDir {
+    let memory = tempfile::Builder::new().prefix("elect-torture-").tempdir_in("/dev/shm");
+    memory.or_else(|_| TempDir::new()).expect("there is a place for temporary files")
+}
+
 fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged {
     let bounds = plan.on().bounds();
     let terms = Terms::of(history.events());
@@ -89,13 +98,15 @@ fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged
 
 /// Runs a plan and judges it. Its files stay if something is wrong, or if a picture is asked for.
 fn run(plan: Plan, picture: bool) -> Judged {
-    let paths = Paths { dir: directory(plan.on(), plan.schedule.seed) };
+    let data = beside_the_disk();
+    let paths = Paths { dir: directory(plan.on(), plan.schedule.seed), data: data.path().to_owned() };
     fs::write(paths.dir.join("schedule.txt"), plan.schedule.to_string()).unwrap();
     let history = Stage::set(plan.clone(), &paths).play();
     let judged = judge(&plan, &history, &paths, picture);
     if judged.violations.is_empty() && !picture {
         fs::remove_dir_all(&paths.dir).unwrap();
     } else {
+        let _ = Command::new("cp").arg("-r").args([data.path(), &paths.dir.join("data")]).status();
         println!("all of it is in {}", paths.dir.display());
     }
     judged
