@@ -22,7 +22,7 @@ use super::{
     arena::{Arena, Host},
     backend::{Backend, HEARTBEAT, LONGEST, SHORTEST, TTL},
     belief,
-    clocks::{Dial, Pace},
+    clocks::{self, Dial, Pace},
     history::{At, Event, History, What},
     programs::{self, ELECTION, Noted},
 };
@@ -205,6 +205,7 @@ impl Candidate {
         }
         if let Some(mut process) = self.process.take() {
             process.kill();
+            clocks::sweep(process.id());
         }
         self.frozen = false;
     }
@@ -243,6 +244,7 @@ impl Candidate {
     pub(crate) fn reaped(&mut self) -> bool {
         let Some(process) = &mut self.process else { return true };
         let Some(status) = process.status() else { return false };
+        clocks::sweep(process.id());
         self.process = None;
         self.frozen = false;
         self.note(|who| What::Exited { who, code: status.code() });

@@ -42,6 +42,13 @@ impl Pace {
     }
 }
 
+/// Removes what the library of a process has left that was killed.
+pub(crate) fn sweep(process: u32) {
+    for name in [format!("faketime_shm_{process}"), format!("sem.faketime_sem_{process}")] {
+        let _ = fs::remove_file(Path::new("/dev/shm").join(name));
+    }
+}
+
 fn library() -> Option<&'static Path> {
     LIBRARY.iter().map(Path::new).find(|path| path.exists())
 }

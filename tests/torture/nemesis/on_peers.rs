@@ -87,9 +87,14 @@ impl Draw {
                 (Duration::from_millis(120) + self.up_to(150), 2 * LONGEST, Fault::Mute(leader)),
             ],
             // One who does not hear the leader that all others hear.
-            9..=10 => {
+            9 => {
                 vec![(none, LONGEST + self.part_of(2 * LONGEST), Fault::Apart(leader, Site::Of(Whom::Next)))]
             }
+            // … and would be voted for, if voters forgot that they hear it. It would not be told.
+            10 => vec![
+                (none, LONGEST + self.part_of(LONGEST), Fault::Apart(leader, Site::Of(Whom::Next))),
+                (SHORTEST * 9 / 10, SHORTEST * 6 / 5, Fault::Deaf(leader)),
+            ],
             // One who has not heard the leader for long asks for votes, when two others come back who
             // no longer know that they heard it just now.
             15 => {
