@@ -98,7 +98,8 @@ impl Server<PreCandidate> {
         self.campaign(turn, false)
     }
 
-    /// Leaves the later term that it learned of to others, until it would ask again anyway.
+    /// Leaves it to others, until it would ask again anyway: the later term that it learned of, or the
+    /// one that somebody for whom it would vote is about to begin.
     pub(super) fn wait(self) -> Node {
         let deadline = self.role.deadline;
         self.in_role(super::follower::Follower::waiting(None, deadline)).into()

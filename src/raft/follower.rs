@@ -58,11 +58,12 @@ impl Server<Follower> {
     }
 
     /// Leaves the other server, for which this one would vote, some time to win.
-    pub(super) fn give_way(&mut self, now: Timestamp) {
+    pub(super) fn give_way(mut self, now: Timestamp) -> Self {
         if !std::mem::replace(&mut self.role.gave_way, true) {
             let grace = self.core.timing().heartbeat() * HEARTBEATS_OF_GRACE;
             self.role.deadline = self.role.deadline.max(now + grace);
         }
+        self
     }
 
     /// The leader of the term is heard: AppendEntries of Figure 2, InstallSnapshot of Figure 13.

@@ -320,16 +320,21 @@ impl Node {
         self
     }
 
-    /// Says whether it would vote for that server, and changes nothing (thesis §9.6).
-    fn consider(mut self, turn: &mut Turn, from: NodeId, last: Position, sent: Timestamp) -> Self {
+    /// Says whether it would vote for that server, and changes no term and no vote (thesis §9.6).
+    ///
+    /// Whoever would vote for another leaves it some time to win. One that asks for itself, too, stops
+    /// until it would ask again: two who grant each other would both begin the same term, each with
+    /// its own vote, and nobody would win it.
+    fn consider(self, turn: &mut Turn, from: NodeId, last: Position, sent: Timestamp) -> Self {
         if self.clings(turn.now()) || !self.core().up_to_date(last) {
             return self;
         }
         self.core().send(turn, from, Message::PreVoteGranted { echo: sent });
-        if let Self::Follower(server) = &mut self {
-            server.give_way(turn.now());
+        match self {
+            Self::Follower(server) => server.give_way(turn.now()).into(),
+            Self::PreCandidate(server) => server.wait(),
+            other => other,
         }
-        self
     }
 
     /// RequestVote of Figure 2, and of thesis §4.2.3.

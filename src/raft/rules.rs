@@ -487,6 +487,18 @@ fn leadership_is_given_up_before_the_successor_is_told_and_not_taken_back() {
 }
 
 #[test]
+fn of_two_who_ask_at_one_time_only_one_begins_a_term() {
+    let mut bench = Bench::of(3);
+    bench.expire();
+    let asked = Message::PreVote { last: at(0, 0), sent: bench.now };
+    assert_eq!(sent(&bench.hear(B, 0, asked)), [(B, &Message::PreVoteGranted { echo: bench.now })]);
+    // B would vote for this one, too, and has begun a term by now.
+    assert_eq!(bench.would_vote(), vec![]);
+    assert_eq!((bench.node().role(), bench.node().term()), ("follower", Term::new(0)));
+    assert_eq!(votes(&bench.hear(B, 1, Message::RequestVote { last: at(0, 0), transfer: false })), 1);
+}
+
+#[test]
 fn a_leader_that_resigned_lets_the_others_go_first_if_there_are_any() {
     let (mut of_three, mut alone) = (Bench::leader(), Bench::of(1));
     assert!(gained(&alone.expire()));
