@@ -79,13 +79,15 @@ impl Section {
     pub(crate) fn at_most(&mut self, what: &str, unit: &str, value: f64, limit: f64, detail: &str) {
         let found = [&format!("{} {unit}", number::short(value)), detail];
         let found = found.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-        self.checks.push(Check::new(what, found, format!("at most {limit} {unit}"), value <= limit));
+        let wanted = format!("at most {} {unit}", number::limit(limit));
+        self.checks.push(Check::new(what, found, wanted, value <= limit));
     }
 
     /// A number that may not be smaller than `limit`.
     pub(crate) fn at_least(&mut self, what: &str, unit: &str, value: f64, limit: f64) {
         let found = format!("{} {unit}", number::short(value));
-        self.checks.push(Check::new(what, found, format!("at least {limit} {unit}"), value >= limit));
+        let wanted = format!("at least {} {unit}", number::limit(limit));
+        self.checks.push(Check::new(what, found, wanted, value >= limit));
     }
 
     /// How many trials went well; all of them should.

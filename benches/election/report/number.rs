@@ -40,6 +40,11 @@ impl Unit {
     }
 }
 
+/// A limit as somebody set it; one that follows from a measurement, to a thousandth.
+pub(crate) fn limit(value: f64) -> String {
+    ((value * 1e3).round() / 1e3).to_string()
+}
+
 /// Three digits that mean something; thousands are set apart.
 pub(crate) fn short(value: f64) -> String {
     if !value.is_finite() {
@@ -82,6 +87,11 @@ mod tests {
         let read = [0.0, 0.0123, 0.5, 4.128, 9.999, 12.34, 99.96, 123.4, 1234.5, 1_234_567.0].map(short);
         let expected = ["0", "0.012", "0.50", "4.13", "10.0", "12.3", "100", "123", "1,234", "1,234,567"];
         assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn a_limit_is_written_as_it_was_set() {
+        assert_eq!([400.0, 1.5, 0.1, 4.244_645_999_999_999_5].map(limit), ["400", "1.5", "0.1", "4.245"]);
     }
 
     #[test]
