@@ -86,8 +86,12 @@ pub(crate) fn has_ended(child: Pid) -> bool {
     !matches!(waitid(Id::Pid(child), peek), Ok(WaitStatus::StillAlive))
 }
 
-/// Whether somebody in this group, other than its leader, is alive.
+/// Whether somebody in this group, other than its leader, is alive. The leader is a child of ours that has ended.
 pub(crate) fn group_outlives_its_leader(leader: Pid) -> io::Result<bool> {
+    // What it left behind is ours, or a descendant of what is.
+    if children()?.iter().all(|child| child.pid == leader) {
+        return Ok(false);
+    }
     let alive = |seen: Seen| seen.group == leader && seen.pid != leader && !seen.zombie;
     Ok(processes()?.into_iter().any(alive))
 }
@@ -104,19 +108,46 @@ fn reap(child: Pid) {
 
 fn children() -> io::Result<Vec<Seen>> {
     let me = Pid::this();
-    let mut seen = processes()?;
+    let mut seen = match listed()? {
+        Some(pids) => look_at(pids)?,
+        None => processes()?,
+    };
     seen.retain(|seen| seen.parent == me);
     Ok(seen)
 }
 
+/// The children of each thread of ours, as the kernel lists them: a question of microseconds, where a look at
+/// every process of the machine takes milliseconds, and most machines have more than one would think.
+///
+/// proc(5) calls these lists unreliable, for they leave others out when a child goes while they are read. Ours go
+/// when we reap them, and not while we read. `None`: some kernels have no such lists, and a thread that ends
+/// hands its children to another, whose list may have been read before.
+fn listed() -> io::Result<Option<Vec<Pid>>> {
+    let mut pids = Vec::new();
+    for thread in fs::read_dir("/proc/self/task")? {
+        match fs::read_to_string(thread?.path().join("children")) {
+            Ok(list) => pids.extend(list.split_ascii_whitespace().filter_map(pid)),
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(pids))
+}
+
+/// All processes of the machine.
 fn processes() -> io::Result<Vec<Seen>> {
-    let mut seen = Vec::new();
+    let mut pids = Vec::new();
     for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        match fs::read_to_string(entry.path().join("stat")) {
-            Ok(stat) => seen.extend(parse(Pid::from_raw(pid), &stat)),
+        pids.extend(entry?.file_name().to_str().and_then(pid));
+    }
+    look_at(pids)
+}
+
+fn look_at(pids: impl IntoIterator<Item = Pid>) -> io::Result<Vec<Seen>> {
+    let mut seen = Vec::new();
+    for pid in pids {
+        match fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => seen.extend(parse(pid, &stat)),
             // Gone since, or not for us to see: then not a child of ours.
             Err(error) if is_gone(&error) => {}
             // No file descriptor left, say. Not to be taken for "nobody".
@@ -124,6 +155,10 @@ fn processes() -> io::Result<Vec<Seen>> {
         }
     }
     Ok(seen)
+}
+
+fn pid(text: &str) -> Option<Pid> {
+    text.parse().ok().map(Pid::from_raw)
 }
 
 fn is_gone(error: &io::Error) -> bool {
@@ -186,6 +221,8 @@ impl Drop for Known {
 
 #[cfg(test)]
 mod tests {
+    use std::{process::Command, thread};
+
     use super::*;
 
     #[test]
@@ -195,6 +232,29 @@ mod tests {
             Seen { pid: Pid::from_raw(7), parent: Pid::from_raw(3), group: Pid::from_raw(5), zombie: false };
         assert_eq!(seen, expected);
         assert!(parse(Pid::from_raw(7), "7 (a) Z 3 5 5").unwrap().zombie);
+    }
+
+    #[test]
+    fn children_are_found_in_the_kernels_list_as_among_all_processes_the_dead_ones_too() {
+        let start = |program: &str, arg: &str| Command::new(program).arg(arg).spawn().unwrap();
+        let mut started = [start("sleep", "60"), start("true", "")];
+        let pids = started.each_ref().map(|child| Pid::from_raw(child.id().cast_signed()));
+        while !has_ended(pids[1]) {
+            thread::yield_now();
+        }
+        let of = |seen: Vec<Seen>| pids.map(|pid| *seen.iter().find(|seen| seen.pid == pid).unwrap());
+        assert_eq!(of(children().unwrap()), of(processes().unwrap()));
+        assert_eq!(
+            of(children().unwrap()).map(|seen| (seen.parent, seen.zombie)),
+            [(Pid::this(), false), (Pid::this(), true)]
+        );
+        if let Some(listed) = listed().unwrap() {
+            assert!(pids.iter().all(|pid| listed.contains(pid)), "{listed:?}");
+        }
+        started[0].kill().unwrap();
+        for child in &mut started {
+            child.wait().unwrap();
+        }
     }
 
     #[test]
