@@ -10,9 +10,11 @@ use std::{
     process::Command,
 };
 
+pub(crate) use self::hub::Hub;
 use self::{loopback::Loopback, namespaces::Namespaces};
 use super::nemesis::Weather;
 
+mod hub;
 mod loopback;
 mod namespaces;
 

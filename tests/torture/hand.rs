@@ -5,21 +5,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, mpsc},
-    thread,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use etcd_client::{
     Client, CompactionOptions, ConnectOptions, GetOptions, SortOrder, SortTarget, WatchOptions,
 };
-use tokio::{
-    runtime::{Builder, Handle},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::{
-    arena::{Arena, Host},
+    arena::{Arena, Host, Hub},
     ground::Sight,
     history::{At, Event, Place, Token, What},
     programs::{ELECTION, WRITES},
@@ -50,7 +46,7 @@ struct Seen {
 
 #[derive(Clone)]
 pub(crate) struct Hand {
-    runtime: Handle,
+    hub: Hub,
     clients: Arc<Vec<Client>>,
     seen: Arc<Mutex<Seen>>,
     noted: Arc<Mutex<Vec<Event>>>,
@@ -64,34 +60,26 @@ pub(crate) enum Blow {
 }
 
 impl Hand {
-    pub(crate) fn of(arena: Arc<Mutex<Arena>>, members: usize) -> Self {
+    pub(crate) fn of(arena: &Arc<Mutex<Arena>>, members: usize) -> Self {
         let urls: Vec<String> = {
             let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
             (0..members)
                 .map(|member| format!("http://{}", arena.addresses(Host::Member(member)).client))
                 .collect()
         };
-        let (started, ready) = mpsc::sync_channel(1);
-        let serve = move || {
-            arena.lock().unwrap_or_else(PoisonError::into_inner).enter();
-            drop(arena);
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                let mut clients = Vec::new();
-                for url in urls {
-                    let options = ConnectOptions::new().with_connect_timeout(PATIENCE);
-                    let client = Client::connect([url], Some(options)).await;
-                    clients.push(client.expect("nothing is sent before the first call"));
-                }
-                let _ = started.send((Handle::current(), clients));
-                std::future::pending::<()>().await;
-            });
-        };
-        thread::Builder::new().name("hand".into()).spawn(serve).expect("a test can start a thread");
-        let (runtime, clients) = ready.recv().expect("the thread is ready");
-        let hand = Self { runtime, clients: Arc::new(clients), seen: Arc::default(), noted: Arc::default() };
-        hand.runtime.spawn(hand.clone().look_on());
-        hand.runtime.spawn(hand.clone().follow_deletions());
+        let hub = Hub::start(arena, "hand");
+        let clients = hub.wait(async move {
+            let mut clients = Vec::new();
+            for url in urls {
+                let options = ConnectOptions::new().with_connect_timeout(PATIENCE);
+                let client = Client::connect([url], Some(options)).await;
+                clients.push(client.expect("nothing is sent before the first call"));
+            }
+            clients
+        });
+        let hand = Self { hub, clients: Arc::new(clients), seen: Arc::default(), noted: Arc::default() };
+        hand.hub.spawn(hand.clone().look_on());
+        hand.hub.spawn(hand.clone().follow_deletions());
         hand
     }
 
@@ -214,7 +202,7 @@ impl Hand {
     /// Waits until etcd answers.
     pub(crate) fn wait_for_etcd(&self, within: Duration) -> bool {
         let hand = self.clone();
-        self.wait(async move {
+        self.hub.wait(async move {
             timeout(within, async {
                 while hand.leading_member().await.is_none() || hand.queue().await.is_none() {
                     sleep(LOOK_EVERY).await;
@@ -231,7 +219,7 @@ impl Hand {
         // Before it is sent: etcd may do it at any time from here on, even if it never answers.
         self.note(What::Deposed { token: target.token });
         let hand = self.clone();
-        self.runtime.spawn(async move {
+        self.hub.spawn(async move {
             let (key, lease) = (target.key, target.lease);
             match blow {
                 Blow::Revoke => {
@@ -251,7 +239,7 @@ impl Hand {
     /// Has etcd's leader hand over to another member. Not waited for.
     pub(crate) fn move_leader(&self) {
         let hand = self.clone();
-        self.runtime.spawn(async move {
+        self.hub.spawn(async move {
             let place = hand.leading_member().await?;
             let mut leader = hand.clients.get(place)?.clone();
             let next = hand.clients.get((place + 1) % hand.clients.len())?.clone();
@@ -265,7 +253,7 @@ impl Hand {
     /// Has all of the history so far compacted. Not waited for.
     pub(crate) fn compact(&self) {
         let hand = self.clone();
-        self.runtime.spawn(async move {
+        self.hub.spawn(async move {
             let answer = hand.ask(|mut client| async move { client.get("revision", None).await }).await?;
             let revision = answer.header()?.revision();
             let options = CompactionOptions::new().with_physical();
@@ -280,7 +268,7 @@ impl Hand {
     /// Reads the queue, and notes it.
     pub(crate) fn note_queue(&self) {
         let hand = self.clone();
-        let queue = self.wait(async move { hand.queue().await });
+        let queue = self.hub.wait(async move { hand.queue().await });
         if let Some(queue) = queue {
             self.note(What::Queue { names: queue.into_iter().map(|queued| queued.name).collect() });
         }
@@ -290,7 +278,7 @@ impl Hand {
     pub(crate) fn note_writes(&self) {
         const MANY: Duration = Duration::from_secs(20);
         let hand = self.clone();
-        let answer = self.wait(async move {
+        let answer = self.hub.wait(async move {
             let options = GetOptions::new().with_prefix().with_sort(SortTarget::Mod, SortOrder::Ascend);
             for client in hand.clients.iter() {
                 let mut client = client.clone();
@@ -305,13 +293,5 @@ impl Hand {
             let order = kv.mod_revision().unsigned_abs();
             self.note(What::Wrote { place: Place::Etcd, order, token });
         }
-    }
-
-    fn wait<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-        let (done, result) = mpsc::sync_channel(1);
-        self.runtime.spawn(async move {
-            let _ = done.send(future.await);
-        });
-        result.recv().expect("the future panicked; its message is above")
     }
 }

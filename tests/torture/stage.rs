@@ -11,7 +11,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -113,10 +113,6 @@ impl Stage {
             thread::sleep(TICK);
         }
         stage
-    }
-
-    fn arena(&self) -> MutexGuard<'_, Arena> {
-        self.arena.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start_candidates(&mut self) {
@@ -318,11 +314,7 @@ impl Stage {
         }
         let deadline = At::now().plus(self.plan.on().bounds().stop).plus(AFTERMATH);
         while At::now() < deadline {
-            let running = self
-                .candidates
-                .iter_mut()
-                .filter_map(|candidate| (!candidate.reaped()).then_some(()))
-                .count();
+            let running = self.candidates.iter_mut().map(Candidate::reaped).filter(|gone| !gone).count();
             if running == 0 {
                 break;
             }
@@ -344,7 +336,6 @@ impl Stage {
                 let _ = std::fs::rename(&diary, diary.with_extension("commands"));
             }
         }
-        drop(self.arena());
         History::of(events)
     }
 }

@@ -34,7 +34,7 @@ impl Etcd {
             members.iter_mut().for_each(|member| member.start(&arena));
             members
         };
-        let hand = Hand::of(Arc::clone(arena), count);
+        let hand = Hand::of(arena, count);
         assert!(hand.wait_for_etcd(READY), "etcd does not answer; see the logs in {}", paths.dir.display());
         Self { members, hand }
     }

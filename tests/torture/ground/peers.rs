@@ -3,20 +3,16 @@
 //! It looks from the hub of the arena, where no fault between hosts disturbs it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, mpsc},
-    thread,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use leader_election::peers::{Answered, Client, Evidence, Known};
-use tokio::{
-    runtime::{Builder, Handle},
-    time::sleep,
-};
+use tokio::time::sleep;
 
 use super::{Ground, Sight};
 use crate::{
-    arena::{Arena, Host},
+    arena::{Arena, Host, Hub},
     backend::Backend,
     history::{At, Event, What},
     programs::ELECTION,
@@ -32,7 +28,7 @@ const PATIENCE_AT_LAST: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub(crate) struct Eye {
-    runtime: Handle,
+    hub: Hub,
     client: Client,
     sight: Arc<Mutex<Sight>>,
     noted: Arc<Mutex<Vec<Event>>>,
@@ -51,19 +47,9 @@ impl Eye {
             Client::new(group, ELECTION.parse().expect("a name"), None)
                 .expect("no TLS, nothing wrong with it")
         };
-        let (started, ready) = mpsc::sync_channel(1);
-        let arena = Arc::clone(arena);
-        let serve = move || {
-            arena.lock().unwrap_or_else(PoisonError::into_inner).enter();
-            drop(arena);
-            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let _ = started.send(runtime.handle().clone());
-            runtime.block_on(std::future::pending::<()>());
-        };
-        thread::Builder::new().name("eye".into()).spawn(serve).expect("a test can start a thread");
-        let runtime = ready.recv().expect("the thread is ready");
-        let eye = Self { runtime, client, sight: Arc::default(), noted: Arc::default() };
-        eye.runtime.spawn(eye.clone().look_on());
+        let hub = Hub::start(arena, "eye");
+        let eye = Self { hub, client, sight: Arc::default(), noted: Arc::default() };
+        eye.hub.spawn(eye.clone().look_on());
         eye
     }
 
@@ -89,12 +75,8 @@ impl Ground for Eye {
     }
 
     fn note_who_is_there(&self) {
-        let (done, result) = mpsc::sync_channel(1);
         let client = self.client.clone();
-        self.runtime.spawn(async move {
-            let _ = done.send(client.looks(PATIENCE_AT_LAST).await);
-        });
-        let names = there(&result.recv().expect("looking does not panic"));
+        let names = there(&self.hub.wait(async move { client.looks(PATIENCE_AT_LAST).await }));
         let event = Event { at: At::now(), what: What::Queue { names } };
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
