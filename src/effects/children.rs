@@ -41,13 +41,15 @@ struct Seen {
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
     // All of the killing depends on it, so it is better missed now.
-    let seen =
-        processes().map_err(|error| io::Error::new(error.kind(), format!("/proc can't be read: {error}")))?;
-    if seen.iter().any(|seen| seen.pid == Pid::this()) {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::NotFound, "/proc does not show this process; is it mounted?"))
+    let seen = look_at([Pid::this()])
+        .map_err(|error| io::Error::new(error.kind(), format!("/proc can't be read: {error}")))?;
+    if seen.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "/proc does not show this process; is it mounted?",
+        ));
     }
+    Ok(())
 }
 
 /// Kills all children but `except`, and reaps those that are dead. Says whether there were any.
