@@ -14,6 +14,8 @@
 //! * The supervisor knows up to which moment the guard has heard. Without the guard's report it kills the
 //!   guard shortly before that; COMMAND dies with the guard by the kernel's hand (`PR_SET_PDEATHSIG`), and
 //!   what is left becomes the supervisor's child, which kills that too.
+//! * Where neither runs, because both were stopped, the kernel kills the guard at that same moment
+//!   ([`deadman`]), and COMMAND with it.
 //!
 //! [`budget`] and [`countdown`] are the rules, and pure. [`guard`] and [`supervision`] are the two ends of
 //! [`control`]. [`children`] ends and reaps processes. All but [`systemd`] needs Linux.
@@ -26,6 +28,8 @@ pub(crate) mod children;
 pub(crate) mod control;
 #[cfg(target_os = "linux")]
 pub(crate) mod countdown;
+#[cfg(target_os = "linux")]
+pub(crate) mod deadman;
 #[cfg(target_os = "linux")]
 pub(crate) mod environment;
 #[cfg(target_os = "linux")]

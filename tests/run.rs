@@ -19,7 +19,7 @@ use support::{
     on_each_etcd,
     run::{Run, elect_run},
     server::{AT_ONCE, ELECTION_NAME, SOON, Status},
-    worker::{self, Diary},
+    worker::{self, Diary, Entry},
 };
 use tempfile::TempDir;
 
@@ -351,6 +351,32 @@ fn a_stuck_guard_and_a_lost_etcd_leave_nothing_alive_past_validity() {
     assert!(last - frozen < VALIDITY, "alive for {:?}", last - frozen);
     etcd.thaw();
     diary.wait_for_term_after(token);
+    diary.one_at_a_time();
+}
+
+#[test]
+fn when_all_of_it_is_stopped_the_kernel_ends_the_command_before_validity_ends() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let diary = Diary::new();
+    let mut leader = start_worker("a", &etcd, SHORT, &diary, WORKER);
+    let Entry { token, at: began, .. } = diary.wait_for_term_after(0);
+    let _follower = start_worker("b", &etcd, SHORT, &diary, WORKER);
+    // Renewals move on what the kernel is to do.
+    eventually(SOON, "a term that needed renewals", || {
+        (diary.last_of(token) - began > VALIDITY).then_some(())
+    });
+    let mut guard = leader.guard();
+    let command = guard.command();
+    let frozen = leader.freeze();
+    guard.freeze();
+    command.stop();
+
+    let ended = eventually(SOON, "a stopped command to end", || command.has_ended().then(BootTime::now));
+    assert!(ended - frozen < VALIDITY, "only after {:?}", ended - frozen);
+    diary.wait_for_term_after(token);
+    leader.thaw();
+    leader.wait_for_log(Mark::START, "the guard is dead: what it guarded is killed");
+    Status::wait_for_queue(&etcd.endpoint(), &["b", "a"]);
     diary.one_at_a_time();
 }
 

@@ -93,6 +93,11 @@ impl Countdown {
         }
     }
 
+    /// When the kernel takes over, or the supervisor, if nothing was done by then.
+    pub(crate) fn backstop(&self) -> Timestamp {
+        self.budget.backstop(self.until)
+    }
+
     /// Whether the command has been asked to stop and has time left to do so.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self.stage, Stage::Told { .. } | Stage::RanOut { .. })

@@ -5,6 +5,9 @@
 //! the leadership up, so that the next candidate need not wait for the lease to end. Among peers there is
 //! nothing to give up: the supervisor's term ends with it.
 //!
+//! While a command runs, the kernel is to kill this process shortly before that moment, should the guard itself
+//! be stopped ([`DeadMansSwitch`]).
+//!
 //! It ignores TERM, INT and HUP, which come to it where somebody signals every process of a service. They are
 //! caught, not ignored by disposition: the command would inherit that.
 
@@ -39,6 +42,7 @@ use super::{
     children,
     control::{self, End, Order, Receiver, Report, Sender, Start},
     countdown::{Countdown, Due},
+    deadman::DeadMansSwitch,
     environment::{Variables, WITHHELD},
     shim,
 };
@@ -80,6 +84,8 @@ pub(crate) async fn run(charge: Charge, inherited: Inherited) -> anyhow::Result<
     let reports = reports.context("the guard has nobody to report to; `elect run` starts it")?;
     let _ = prctl::set_name(c"elect-guard");
     children::adopt_orphans().context("the guard can't become the parent of orphans")?;
+    // Better missed now than once a command is to start.
+    DeadMansSwitch::armed(Timestamp::from_nanos(u64::MAX)).context("the kernel gives the guard no timer")?;
     let mut signals = Caught::listen().context("failed to listen for signals")?;
 
     let mut guard = Guard { charge, reports, running: None, ticket: None };
@@ -118,7 +124,7 @@ impl Guard {
             (Order::Start(_), Some(_)) => unreachable!("the supervisor waits for the end of one run"),
             (Order::Until(until), running) => {
                 if let Some(running) = running {
-                    running.countdown.extend(until.into());
+                    running.extend(until.into());
                 }
                 self.report(&Report::Heard(until));
             }
@@ -137,9 +143,15 @@ impl Guard {
     fn start(&mut self, start: Start) {
         let Start { token, cluster, until, ticket } = start;
         self.ticket = ticket;
-        let Some(countdown) = Countdown::begin(self.charge.budget, until.into(), Timestamp::now()) else {
-            let how = End::NotStarted("no time was left to stop it in".into());
-            return self.report(&Report::Ended { how, ran_out: true });
+        let not_started = |why: String, ran_out| Report::Ended { how: End::NotStarted(why), ran_out };
+        let (budget, until) = (self.charge.budget, until.into());
+        let Some(countdown) = Countdown::begin(budget, until, Timestamp::now()) else {
+            return self.report(&not_started("no time was left to stop it in".into(), true));
+        };
+        // Before there is anything to kill.
+        let switch = match DeadMansSwitch::armed(budget.backstop(until)) {
+            Ok(switch) => switch,
+            Err(error) => return self.report(&not_started(format!("no timer: {error}"), false)),
         };
         let mut shim = shim::command(self.charge.command.iter().cloned());
         shim.env("ELECT_TOKEN", token).env("ELECT_CLUSTER", cluster);
@@ -149,15 +161,12 @@ impl Guard {
         }
         match shim.process_group(0).spawn() {
             Ok(child) => {
-                let running = Running::of(child, countdown);
+                let running = Running::of(child, countdown, switch);
                 let pid = running.pid.as_raw();
                 self.running = Some(running);
                 self.report(&Report::Started { pid });
             }
-            Err(error) => {
-                let how = End::NotStarted(error.to_string());
-                self.report(&Report::Ended { how, ran_out: false });
-            }
+            Err(error) => self.report(&not_started(error.to_string(), false)),
         }
     }
 
@@ -217,15 +226,25 @@ struct Running {
     /// Also the id of its group. Ours to signal until it is reaped, which is done last.
     pid: Pid,
     countdown: Countdown,
+    /// For when this process can't.
+    switch: DeadMansSwitch,
     killing: bool,
     /// Set once it is reaped.
     ended: Option<End>,
 }
 
 impl Running {
-    fn of(child: Child, countdown: Countdown) -> Self {
+    fn of(child: Child, countdown: Countdown, switch: DeadMansSwitch) -> Self {
         let pid = Pid::from_raw(child.id().cast_signed());
-        Self { child, pid, countdown, killing: false, ended: None }
+        Self { child, pid, countdown, switch, killing: false, ended: None }
+    }
+
+    /// Leadership is proved until then.
+    fn extend(&mut self, until: Timestamp) {
+        self.countdown.extend(until);
+        if let Err(error) = self.switch.extend(self.countdown.backstop()) {
+            debug!(%error, "the timer keeps its time");
+        }
     }
 
     fn pass_on(&self, number: i32) {

@@ -58,12 +58,7 @@ impl Run {
     #[track_caller]
     pub(crate) fn guard(&self) -> Guard {
         let parent = self.id();
-        let pid = eventually(SOON, "a guard", || {
-            let pids = fs::read_dir("/proc")
-                .ok()?
-                .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-            pids.into_iter().find(|pid: &i32| parent_of(*pid) == Some(parent) && is_guard(*pid))
-        });
+        let pid = eventually(SOON, "a guard", || children_of(parent)?.into_iter().find(|pid| is_guard(*pid)));
         Guard { pid: Pid::from_raw(pid), frozen: false }
     }
 }
@@ -115,6 +110,13 @@ impl Guard {
         })
     }
 
+    /// The command that it guards.
+    #[track_caller]
+    pub(crate) fn command(&self) -> Guarded {
+        let pid = eventually(SOON, "a command", || children_of(self.id())?.first().copied());
+        Guarded(Pid::from_raw(pid))
+    }
+
     /// Whether it has ended.
     pub(crate) fn is_gone(&self) -> bool {
         kill(self.pid, None).is_err()
@@ -127,6 +129,27 @@ impl Drop for Guard {
             let _ = kill(self.pid, Signal::SIGKILL);
         }
     }
+}
+
+/// A command under a guard. It keeps its process id for as long as guard and `elect run` are stopped: nobody reaps it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Guarded(Pid);
+
+impl Guarded {
+    /// Stops it by SIGSTOP.
+    pub(crate) fn stop(self) {
+        kill(self.0, Signal::SIGSTOP).expect("the command is there");
+    }
+
+    /// Whether it has ended, reaped or not.
+    pub(crate) fn has_ended(self) -> bool {
+        state_of(self.0.as_raw()).is_none_or(|state| state == "Z")
+    }
+}
+
+fn children_of(parent: u32) -> Option<Vec<i32>> {
+    let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    Some(pids.filter(|pid: &i32| parent_of(*pid) == Some(parent)).collect())
 }
 
 fn is_guard(pid: i32) -> bool {
