@@ -1,6 +1,6 @@
 //! The command line: what may be written, and which command runs.
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -85,14 +85,6 @@ enum Command {
         inherited: Inherited,
         #[command(flatten)]
         flags: Box<run::Flags>,
-    },
-    /// Becomes a command that dies with its parent.
-    #[cfg(target_os = "linux")]
-    #[command(hide = true)]
-    Shim {
-        parent: i32,
-        #[arg(last = true)]
-        command: Vec<OsString>,
     },
     /// Print each change of leadership.
     Observe {
@@ -227,6 +219,10 @@ const UNKNOWN: u8 = 4;
 
 /// Runs what the command line says.
 pub(crate) fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(failed) = shim::become_command() {
+        return failed;
+    }
     let cli = Cli::parse();
     match run(cli.command) {
         Ok(code) => code,
@@ -238,11 +234,6 @@ pub(crate) fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    // It must stay small: it has no use for a runtime.
-    #[cfg(target_os = "linux")]
-    if let Command::Shim { parent, command } = &command {
-        return Ok(shim::become_command(*parent, command));
-    }
     match &command {
         #[cfg(target_os = "linux")]
         Command::Run(_) => descriptors::ensure(descriptors::TO_RUN)?,
@@ -257,8 +248,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(flags) => runtime.block_on(run::run(*flags)),
         #[cfg(target_os = "linux")]
         Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
-        #[cfg(target_os = "linux")]
-        Command::Shim { .. } => unreachable!("it has become another program"),
         Command::Server { name, name_flag, stands, shared } => {
             let config = Config::merge(shared)?;
             let usual = Usual { name: server::nameless, timing: Timing::DEFAULT };

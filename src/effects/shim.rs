@@ -6,7 +6,8 @@
 //! signal mask, and SIGPIPE is put back to its default.
 
 use std::{
-    ffi::OsString,
+    env,
+    ffi::{OsStr, OsString},
     io,
     os::unix::process::CommandExt,
     process::{Command, ExitCode},
@@ -19,32 +20,43 @@ use nix::{
 
 use super::program;
 
+/// What the program is told to be one. Not for users, so the command line does not know it.
+const NAME: &str = "shim";
+
 /// The command line that starts `command` through this program, as a child of the calling process.
 ///
 /// Start it from a thread that lives as long as the process: the kernel takes the thread for the parent.
 pub(crate) fn command(command: impl IntoIterator<Item = OsString>) -> Command {
     let mut shim = Command::new("/proc/self/exe");
-    shim.arg("shim").arg(Pid::this().to_string()).arg("--").args(command);
+    shim.arg(NAME).arg(Pid::this().to_string()).args(command);
     shim
 }
 
-/// Becomes the command. Returns only where that fails.
-pub(crate) fn become_command(parent: i32, command: &[OsString]) -> ExitCode {
-    let Some((program, args)) = command.split_first() else {
-        return ExitCode::from(program::NOT_FOUND);
-    };
+/// Becomes the command, if that is what this process was started for. Returns where it was not, or failed to.
+///
+/// A new leader's command waits for this, so it comes before all that other processes of ours need.
+pub(crate) fn become_command() -> Option<ExitCode> {
+    let mut words = env::args_os().skip(1);
+    if words.next()? != NAME {
+        return None;
+    }
+    let parent = words.next()?.to_str()?.parse().ok()?;
+    Some(exec(Pid::from_raw(parent), &words.next()?, words))
+}
+
+fn exec(parent: Pid, program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
     let tied = prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
     if let Err(error) = tied {
         return refused(program, &error);
     }
     // It died before we asked.
-    if getppid() != Pid::from_raw(parent) {
+    if getppid() != parent {
         return ExitCode::from(program::CANNOT_RUN);
     }
     refused(program, &Command::new(program).args(args).exec())
 }
 
-fn refused(program: &OsString, error: &io::Error) -> ExitCode {
+fn refused(program: &OsStr, error: &io::Error) -> ExitCode {
     eprintln!("elect: failed to run {}: {error}", program.display());
     ExitCode::from(program::exit_code(error))
 }
