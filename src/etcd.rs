@@ -53,6 +53,7 @@ mod stand;
 mod term;
 mod trouble;
 pub(crate) mod view;
+mod watches;
 
 pub(crate) use self::layout::Revision;
 pub use self::{

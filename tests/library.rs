@@ -21,12 +21,14 @@ use support::{
     client::Admin,
     etcd::{Etcd as Server, EtcdVersion},
     eventually::eventually,
+    metrics::Watches,
     on_each_etcd,
     proxy::{Mode, Proxy},
 };
 use tokio::{
     join, select,
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 
@@ -610,6 +612,34 @@ on_each_etcd! {
         // And the first one can be contended for again beside it.
         let again = won(&mut candidate(&etcd, "server1", LONG)).await;
         assert!(again.token() > other.token() && other.holds());
+    }
+
+    async fn the_elections_of_a_process_share_one_stream_of_watches(version: EtcdVersion) {
+        const ELECTIONS: usize = 300;
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let mut campaigns = JoinSet::new();
+        for index in 0..ELECTIONS {
+            let election = format!("election{index}").parse().unwrap();
+            let mut candidate = Candidate::new(etcd.clone(), election, "a".parse().unwrap(), ttl(LONG));
+            campaigns.spawn(async move { candidate.campaign().await.unwrap() });
+        }
+        let mut led = soon("all to win", campaigns.join_all()).await;
+        assert_eq!(server.watches(), Watches { streams: 1, watches: ELECTIONS as u64 });
+
+        // Each hears of its own key, and of no other.
+        let deposed = led.pop().unwrap();
+        assert_eq!(server.admin().delete_prefix(format!("{}/", deposed.election())), 1);
+        assert_eq!(soon("the loss", deposed.lost()).await, Loss::KeyDeleted);
+        assert!(led.iter().all(Leadership::holds));
+
+        // What nobody needs any more is taken off the stream, and at last the stream is closed.
+        drop((deposed, led.split_off(ELECTIONS / 2)));
+        let half = Watches { streams: 1, watches: ELECTIONS as u64 / 2 };
+        eventually(SOON, "half of the watches to end", || (server.watches() == half).then_some(()));
+        drop(led);
+        let none = Watches { streams: 0, watches: 0 };
+        eventually(SOON, "the stream to end", || (server.watches() == none).then_some(()));
     }
 
     async fn contract_10_candidates_are_served_in_order_and_one_wakes_at_a_time(version: EtcdVersion) {

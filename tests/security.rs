@@ -14,6 +14,11 @@ use std::{
 };
 
 use etcd_client::{Error, Permission};
+use leader_election::{
+    CampaignError, Candidate, Loss,
+    etcd::{Credentials, Settings},
+    timing::Ttl,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
@@ -21,12 +26,14 @@ use support::{
     clock::BootTime,
     elect::Elect,
     etcd::{Etcd, EtcdVersion},
+    metrics::Watches,
     on_each_etcd,
     pki::{KeyAndCert, Pki},
     runtime::wait_within,
     server::{CHANGE, FOLLOWER, LEADER, REFRESHING},
 };
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 /// For what should take far less than a second. Long, for machines under load.
 const SOON: Duration = Duration::from_secs(20);
@@ -146,6 +153,35 @@ on_each_etcd! {
         let won = third.wait_for_line(LEADER, SOON);
         wait_for_renewals(&third, won.mark(), 1);
         assert_eq!(etcd.admin().leader("leader").unwrap().value, "third");
+    }
+
+    async fn contract_6_an_election_begun_when_the_login_is_void_leaves_the_others_alone(version: EtcdVersion) {
+        let server = Etcd::builder(version).auth(LONG_LIFETIME).start();
+        add_user(&server, USER, &[Permission::read_write("elections/").with_prefix()]);
+        let settings = Settings::new([server.endpoint().parse().unwrap()]).unwrap();
+        let settings = settings.with_credentials(Credentials::new(USER, PASSWORD));
+        let etcd = leader_election::etcd::Etcd::start(settings).unwrap();
+        let candidate = |election: &str| {
+            let ttl = Ttl::new(Duration::from_secs(3)).unwrap();
+            Candidate::new(etcd.clone(), election.parse().unwrap(), "a".parse().unwrap(), ttl)
+        };
+        let first = candidate("elections/first").campaign().await.unwrap();
+        assert_eq!(server.watches(), Watches { streams: 1, watches: 1 });
+
+        // A stream's login is that of its beginning. A password that is set, be it to the same, ends all logins.
+        let mut admin = server.admin().client();
+        admin.user_change_password(USER, PASSWORD).await.unwrap();
+        let second = timeout(SOON, candidate("elections/second").campaign()).await.unwrap().unwrap();
+        assert!(first.holds() && second.holds());
+        assert_eq!(server.watches(), Watches { streams: 2, watches: 2 }, "the first one's goes on");
+        // One that is refused for good.
+        let refused = candidate("elsewhere").campaign().await;
+        assert!(matches!(refused, Err(CampaignError::Refused(_))), "{refused:?}");
+        assert!(first.holds() && second.holds());
+        for led in [first, second] {
+            assert_eq!(server.admin().delete_prefix(format!("{}/", led.election())), 1);
+            assert_eq!(timeout(SOON, led.lost()).await.unwrap(), Loss::KeyDeleted);
+        }
     }
 
     fn the_minimal_role_suffices_for_all_that_a_candidate_does(version: EtcdVersion) {

@@ -31,6 +31,7 @@ use super::{
     Settings,
     endpoint::Endpoint,
     trouble::{Remedy, Trouble},
+    watches::{Watch, Watches},
 };
 use crate::clock::Timestamp;
 
@@ -57,6 +58,7 @@ pub(crate) struct Link {
     client: Arc<Client>,
     generation: u64,
     endpoint: usize,
+    watches: Arc<Watches>,
     /// When etcd's consensus was last heard through it, in nanoseconds of the boot-time clock.
     answered: Arc<AtomicU64>,
 }
@@ -68,6 +70,11 @@ impl Link {
 
     pub(crate) fn watcher(&self) -> WatchClient {
         self.client.watch_client().max_decoding_message_size(LARGEST_ANSWER)
+    }
+
+    /// Watches all keys with this prefix, over a stream that is shared with others.
+    pub(crate) async fn watch(&self, prefix: String) -> Result<Watch, etcd_client::Error> {
+        self.watches.watch(self.watcher(), prefix).await
     }
 
     pub(crate) fn leases(&self) -> LeaseClient {
@@ -121,7 +128,8 @@ impl Links {
         let generation = *self.failed.borrow() + 1;
         let (endpoint, client) = self.race().await?;
         let answered = Arc::new(AtomicU64::new(Timestamp::now().as_nanos()));
-        let link = Link { client: Arc::new(client), generation, endpoint, answered };
+        let (client, watches) = (Arc::new(client), Arc::default());
+        let link = Link { client, generation, endpoint, watches, answered };
         *self.lock() = Some(link.clone());
         tracing::debug!(endpoint = %self.settings.endpoints[endpoint], generation, "connected to etcd");
         Ok(link)

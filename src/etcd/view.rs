@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Event, EventType, GetOptions, KeyValue, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Event, EventType, GetOptions, KeyValue, WatchResponse};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -31,6 +31,7 @@ use super::{
     link::Link,
     progress::{self, Answer},
     trouble::Trouble,
+    watches::Watch,
 };
 use crate::{
     clock::Timestamp,
@@ -327,8 +328,8 @@ impl Follower {
         let known = self.shared.known();
         // Both at once: the watch shows what comes after the moment that it was made, so all that is
         // asked of the read is not to be older than that.
-        let (mut queue, mut stream) = tokio::try_join!(self.read(link), self.open(link))?;
-        let made = timeout(PATIENCE, self.message(link, &mut stream, known)).await;
+        let (mut queue, mut watch) = tokio::try_join!(self.read(link), self.watch(link))?;
+        let made = timeout(PATIENCE, self.message(link, &mut watch, known)).await;
         let (made, at) = made.map_err(|_| self.broken(link, Trouble::unanswered(PATIENCE)))??;
         while queue.at < at {
             queue = self.read(link).await?;
@@ -338,7 +339,7 @@ impl Follower {
         let mut message = made;
         loop {
             self.looked_at()?.happened(message.events());
-            (message, _) = self.message(link, &mut stream, known).await?;
+            (message, _) = self.message(link, &mut watch, known).await?;
         }
     }
 
@@ -346,15 +347,10 @@ impl Follower {
     async fn message(
         &self,
         link: &Link,
-        stream: &mut WatchStream,
+        watch: &mut Watch,
         known: progress::Known,
     ) -> Result<(WatchResponse, Revision), Trouble> {
-        let message = stream
-            .message()
-            .await
-            .map_err(Trouble::from)
-            .and_then(|message| message.ok_or_else(|| Trouble::elsewhere("etcd closed the watch")))
-            .map_err(|trouble| self.broken(link, trouble))?;
+        let message = watch.message().await.map_err(|trouble| self.broken(link, trouble))?;
         if message.canceled() {
             return Err(self.shared.links.watch_cancelled(link, &message).await);
         }
@@ -378,16 +374,8 @@ impl Follower {
         Ok(Queue::read(at, answer.kvs().iter().map(created)))
     }
 
-    /// Watches from now on. Not from a revision: the moment there is a newer one, etcd puts a watch
-    /// among those that have to catch up, which it looks after every 100 ms only.
-    ///
-    /// Not in fragments: a message must hold whole revisions. One that is too large breaks the
-    /// watch, and the queue is read again, without values.
-    async fn open(&self, link: &Link) -> Result<WatchStream, Trouble> {
-        let mut client = link.watcher();
-        let options = WatchOptions::new().with_prefix();
-        let opening = client.watch(layout::prefix(&self.election), Some(options));
-        self.shared.links.call(link, PATIENCE, opening).await
+    async fn watch(&self, link: &Link) -> Result<Watch, Trouble> {
+        self.shared.links.call(link, PATIENCE, link.watch(layout::prefix(&self.election))).await
     }
 
     fn broken(&self, link: &Link, trouble: Trouble) -> Trouble {

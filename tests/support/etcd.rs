@@ -19,7 +19,7 @@ use super::{
     client::Admin,
     clock::BootTime,
     eventually::eventually,
-    metrics::{self, MessagesReceived},
+    metrics::{self, MessagesReceived, Watches},
     runtime::wait_within,
 };
 
@@ -95,6 +95,12 @@ impl Etcd {
     #[track_caller]
     pub(crate) fn messages_received(&self) -> MessagesReceived {
         metrics::messages_received(&self.launch.site.metrics.address())
+    }
+
+    /// How many watches it serves, and over how many streams.
+    #[track_caller]
+    pub(crate) fn watches(&self) -> Watches {
+        metrics::watches(&self.launch.site.metrics.address())
     }
 
     /// Neither killed nor frozen.

@@ -28,6 +28,28 @@ pub(crate) fn messages_received(address: &str) -> MessagesReceived {
     counts
 }
 
+/// How many watches etcd serves, and over how many streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Watches {
+    pub(crate) streams: u64,
+    pub(crate) watches: u64,
+}
+
+/// Reads the gauges from etcd's metrics listener at `address`.
+#[track_caller]
+pub(crate) fn watches(address: &str) -> Watches {
+    let page =
+        get(address).unwrap_or_else(|error| panic!("failed to read etcd's metrics at {address}: {error}"));
+    let gauge = |name: &str| {
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} is not on the page"))
+    };
+    Watches {
+        streams: gauge("etcd_debugging_mvcc_watch_stream_total"),
+        watches: gauge("etcd_debugging_mvcc_watcher_total"),
+    }
+}
+
 /// Reads `grpc_server_msg_received_total{grpc_method="Range",…} 12`.
 fn received(line: &str) -> Option<(String, u64)> {
     let labels = line.strip_prefix("grpc_server_msg_received_total{")?;

@@ -1,0 +1,348 @@
+//! Many watches over one stream.
+//!
+//! etcd serves any number of watches on one stream. One for each would cost etcd two goroutines and us
+//! kilobytes, so all views on a connection share one. What a watch promises, it promises on a shared stream
+//! too: every event, in order, whole revisions at a time.
+//!
+//! ```text
+//!  open() ─── Create, Cancel ──► asking ──► etcd ──► hearing ──► by watch id ──► Watch::message()
+//! ```
+//!
+//! etcd answers requests on a stream in their order (its `recvLoop` and `ctrlStream`). That matters where it
+//! refuses a watch: from 3.5 on the refusal does not say which.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+};
+
+use etcd_client::{
+    WatchClient, WatchOptions, WatchRequestSender, WatchResponse, WatchResponseStream, WatchStream,
+};
+use tokio::sync::mpsc;
+
+use super::trouble::Trouble;
+
+/// Chosen by us, from 1 on, and never used twice on one stream.
+type WatchId = i64;
+
+/// What etcd calls a watch that it did not create.
+const NONE: WatchId = -1;
+
+/// The watches over one connection.
+#[derive(Default)]
+pub(crate) struct Watches {
+    /// The stream for those to come, as long as somebody has a watch on it.
+    open: tokio::sync::Mutex<Weak<Stream>>,
+}
+
+impl Watches {
+    /// Watches all keys with this prefix from now on. The first message is that etcd created the watch, or
+    /// refused it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: what was begun is given up.
+    pub(crate) async fn watch(
+        &self,
+        client: WatchClient,
+        prefix: String,
+    ) -> Result<Watch, etcd_client::Error> {
+        let mut open = self.open.lock().await;
+        if let Some(watch) = open.upgrade().and_then(|stream| Watch::on(stream, &prefix)) {
+            return Ok(watch);
+        }
+        let watch = Stream::open(client, prefix).await?;
+        *open = Arc::downgrade(&watch.stream);
+        Ok(watch)
+    }
+}
+
+/// One watch. Dropping it ends it.
+pub(crate) struct Watch {
+    stream: Arc<Stream>,
+    id: WatchId,
+    messages: mpsc::UnboundedReceiver<Box<WatchResponse>>,
+}
+
+impl Watch {
+    /// `None` if the stream takes no more.
+    fn on(stream: Arc<Stream>, prefix: &str) -> Option<Self> {
+        let mut routes = lock(&stream.routes);
+        let (id, messages) = routes.add()?;
+        // Under the lock: they are asked for in the order in which their answers are awaited. Where nobody
+        // takes it, the stream is broken, and the first message will say so.
+        let _ = stream.orders.send(Order::Create { id, prefix: prefix.to_owned() });
+        drop(routes);
+        Some(Self { stream, id, messages })
+    }
+
+    /// The next message.
+    ///
+    /// # Errors
+    ///
+    /// If the stream is broken. It remains so.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: no message is lost.
+    pub(crate) async fn message(&mut self) -> Result<WatchResponse, Trouble> {
+        match self.messages.recv().await {
+            Some(message) => Ok(*message),
+            None => Err(self.stream.broken.get().cloned().unwrap_or_else(closed)),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        lock(&self.stream.routes).remove(self.id);
+        // Where nobody takes it, the stream is gone, and the watch with it.
+        let _ = self.stream.orders.send(Order::Cancel(self.id));
+    }
+}
+
+fn closed() -> Trouble {
+    Trouble::elsewhere("etcd closed the watch")
+}
+
+enum Order {
+    Create { id: WatchId, prefix: String },
+    Cancel(WatchId),
+}
+
+/// A stream, open for as long as somebody has a watch on it.
+struct Stream {
+    orders: mpsc::UnboundedSender<Order>,
+    routes: Arc<Mutex<Routes<Box<WatchResponse>>>>,
+    broken: Arc<OnceLock<Trouble>>,
+}
+
+impl Stream {
+    /// Opens a stream, with a first watch on it.
+    async fn open(mut client: WatchClient, prefix: String) -> Result<Watch, etcd_client::Error> {
+        let mut routes = Routes::new();
+        let (id, messages) = routes.add().expect("it is new, so it takes some");
+        let opened = client.watch(prefix, Some(options(id))).await?;
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let routes = Arc::new(Mutex::new(routes));
+        let broken = Arc::new(OnceLock::new());
+        tokio::spawn(pump(opened, ordered, Arc::clone(&routes), Arc::clone(&broken)));
+        let stream = Arc::new(Self { orders, routes, broken });
+        Ok(Watch { stream, id, messages })
+    }
+}
+
+fn lock<M>(routes: &Mutex<Routes<M>>) -> MutexGuard<'_, Routes<M>> {
+    // Each change is whole before anything can panic.
+    routes.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Not from a revision: the moment there is a newer one, etcd puts a watch among those that have to
+/// catch up, which it looks after every 100 ms only.
+///
+/// Not in fragments: a message must hold whole revisions. One that is too large breaks the stream.
+fn options(id: WatchId) -> WatchOptions {
+    WatchOptions::new().with_prefix().with_watch_id(id)
+}
+
+/// Serves a stream until it breaks, or nobody has a watch on it.
+async fn pump(
+    opened: WatchStream,
+    ordered: mpsc::UnboundedReceiver<Order>,
+    routes: Arc<Mutex<Routes<Box<WatchResponse>>>>,
+    broken: Arc<OnceLock<Trouble>>,
+) {
+    let (requests, messages) = opened.split();
+    // Both at once: etcd reads no further while nobody reads its answers.
+    let trouble = tokio::select! {
+        biased;
+        trouble = hear(messages, &routes) => trouble,
+        trouble = ask(requests, ordered) => trouble,
+    };
+    let _ = broken.set(trouble);
+    lock(&routes).close();
+}
+
+async fn ask(mut requests: WatchRequestSender, mut ordered: mpsc::UnboundedReceiver<Order>) -> Trouble {
+    while let Some(order) = ordered.recv().await {
+        let asked = match order {
+            Order::Create { id, prefix } => requests.watch(prefix, Some(options(id))).await,
+            Order::Cancel(id) => requests.cancel(id).await,
+        };
+        if let Err(error) = asked {
+            return error.into();
+        }
+    }
+    closed()
+}
+
+async fn hear(mut messages: WatchResponseStream, routes: &Mutex<Routes<Box<WatchResponse>>>) -> Trouble {
+    loop {
+        let message = match messages.message().await {
+            Ok(Some(message)) => Box::new(message),
+            Ok(None) => return closed(),
+            Err(error) => return error.into(),
+        };
+        let sender =
+            Sender { id: message.watch_id(), created: message.created(), canceled: message.canceled() };
+        if let Err(Confused) = lock(routes).tell(sender, message) {
+            return Trouble::elsewhere("etcd answered for another watch than the one that was asked for");
+        }
+    }
+}
+
+/// Which watch a message is from, and what it says of it.
+#[derive(Debug, Clone, Copy)]
+struct Sender {
+    id: WatchId,
+    created: bool,
+    canceled: bool,
+}
+
+/// An answer that does not belong to what was asked.
+#[derive(Debug, PartialEq, Eq)]
+struct Confused;
+
+/// Who gets which message of a stream.
+struct Routes<M> {
+    to: BTreeMap<WatchId, mpsc::UnboundedSender<M>>,
+    /// Asked for and not answered yet, in that order.
+    awaited: VecDeque<WatchId>,
+    last: WatchId,
+    closed: bool,
+}
+
+impl<M> Routes<M> {
+    fn new() -> Self {
+        Self { to: BTreeMap::new(), awaited: VecDeque::new(), last: 0, closed: false }
+    }
+
+    /// A watch that is about to be asked for; `None` if this stream takes no more.
+    fn add(&mut self) -> Option<(WatchId, mpsc::UnboundedReceiver<M>)> {
+        if self.closed {
+            return None;
+        }
+        self.last += 1;
+        let (sender, messages) = mpsc::unbounded_channel();
+        self.to.insert(self.last, sender);
+        self.awaited.push_back(self.last);
+        Some((self.last, messages))
+    }
+
+    fn remove(&mut self, id: WatchId) {
+        self.to.remove(&id);
+    }
+
+    /// No more messages come, and nothing can be asked for.
+    fn close(&mut self) {
+        self.closed = true;
+        self.to.clear();
+    }
+
+    /// Passes a message on. One for a watch that was given up meanwhile is dropped.
+    fn tell(&mut self, sender: Sender, message: M) -> Result<(), Confused> {
+        let id = if sender.created { self.answered(sender)? } else { sender.id };
+        if let Some(to) = self.to.get(&id) {
+            let _ = to.send(message);
+        }
+        Ok(())
+    }
+
+    /// Which watch an answer is for.
+    fn answered(&mut self, sender: Sender) -> Result<WatchId, Confused> {
+        let id = self.awaited.pop_front().ok_or(Confused)?;
+        if sender.canceled {
+            // The login that this stream was opened with may have run out. The next one has another.
+            self.closed = true;
+        }
+        let refused = sender.canceled && sender.id == NONE;
+        if sender.id == id || refused { Ok(id) } else { Err(Confused) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn created(id: WatchId) -> Sender {
+        Sender { id, created: true, canceled: false }
+    }
+
+    fn refused(id: WatchId) -> Sender {
+        Sender { id, created: true, canceled: true }
+    }
+
+    fn event(id: WatchId) -> Sender {
+        Sender { id, created: false, canceled: false }
+    }
+
+    type Inbox = mpsc::UnboundedReceiver<&'static str>;
+
+    fn three() -> (Routes<&'static str>, [Inbox; 3]) {
+        let mut routes = Routes::new();
+        let inboxes = [1, 2, 3].map(|expected| {
+            let (id, inbox) = routes.add().unwrap();
+            assert_eq!(id, expected);
+            inbox
+        });
+        (routes, inboxes)
+    }
+
+    #[test]
+    fn each_watch_gets_its_own_messages_in_their_order() {
+        let (mut routes, [mut a, mut b, mut c]) = three();
+        for id in 1..=3 {
+            routes.tell(created(id), "created").unwrap();
+        }
+        routes.tell(event(2), "one").unwrap();
+        routes.tell(event(1), "two").unwrap();
+        routes.tell(event(2), "three").unwrap();
+        assert_eq!([b.try_recv(), b.try_recv(), b.try_recv()], [Ok("created"), Ok("one"), Ok("three")]);
+        assert_eq!([a.try_recv(), a.try_recv()], [Ok("created"), Ok("two")]);
+        assert_eq!(c.try_recv(), Ok("created"));
+        assert!(c.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_refusal_that_does_not_say_whose_is_the_oldest_ones_and_the_stream_takes_no_more() {
+        let (mut routes, [mut a, mut b, mut c]) = three();
+        routes.tell(created(1), "created").unwrap();
+        routes.tell(refused(NONE), "denied").unwrap();
+        routes.tell(created(3), "created").unwrap();
+        assert_eq!([a.try_recv(), b.try_recv(), c.try_recv()], [Ok("created"), Ok("denied"), Ok("created")]);
+        assert!(routes.add().is_none());
+        routes.tell(event(3), "event").unwrap();
+        assert_eq!(c.try_recv(), Ok("event"), "those that are there go on");
+    }
+
+    #[test]
+    fn a_watch_that_is_given_up_before_its_answer_leaves_the_others_theirs() {
+        let (mut routes, [_, b, mut c]) = three();
+        drop(b);
+        routes.remove(2);
+        for sender in [created(1), refused(NONE), created(3)] {
+            routes.tell(sender, "answer").unwrap();
+        }
+        routes.tell(event(2), "too late").unwrap();
+        assert_eq!(c.try_recv(), Ok("answer"));
+    }
+
+    #[test]
+    fn contract_7_an_answer_that_was_not_asked_for_is_not_taken() {
+        let (mut routes, _inboxes) = three();
+        assert_eq!(routes.tell(created(2), "the second before the first"), Err(Confused));
+        let mut routes = Routes::new();
+        assert_eq!(routes.tell(created(1), "never asked"), Err(Confused));
+    }
+
+    #[test]
+    fn when_it_ends_everybody_hears_no_more() {
+        let (mut routes, [mut a, ..]) = three();
+        routes.tell(created(1), "created").unwrap();
+        routes.close();
+        assert_eq!(a.try_recv(), Ok("created"));
+        assert_eq!(a.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
+        assert!(routes.add().is_none());
+    }
+}
