@@ -117,6 +117,7 @@ on_each_etcd! {
         // It stands again, as a follower, and wins again.
         let queue = Status::wait_for_queue(&etcd.endpoint(), &["b", "a"]);
         assert_eq!(queue.token, Some(second));
+        assert!(leader.stderr().iter().all(|line| !line.contains("guard")), "its guard did what it is for");
         follower.kill();
         let third = diary.wait_for_term_after(second).token;
         diary.wait_for_workers(third, 2);

@@ -16,6 +16,7 @@
 use std::{
     ffi::OsString,
     io::{self, Write},
+    mem,
     process::ExitCode,
     time::Duration,
 };
@@ -28,7 +29,10 @@ use leader_election::{
     leadership::OrderError,
 };
 use nix::sys::signal::Signal;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    task::yield_now,
+    time::{sleep, timeout},
+};
 use tracing::{error, warn};
 
 use self::{
@@ -311,6 +315,8 @@ impl<B: Backend> Supervisor<B> {
         // By when all must be over, for another reason than the end of validity.
         let mut over_by = Timestamp::from_nanos(u64::MAX);
         let (mut why, mut lost, mut destroyed) = (None, false, false);
+        // Whether it was asked once more before it is judged.
+        let mut looked = false;
         loop {
             if let Some(until) = leadership.deadline().filter(|until| *until > known) {
                 known = until;
@@ -319,7 +325,7 @@ impl<B: Backend> Supervisor<B> {
             tokio::select! {
                 biased;
                 news = self.guard.news() => match news {
-                    News::Said(Report::Heard(until)) => heard = heard.max(until.into()),
+                    News::Said(Report::Heard(until)) => (heard, looked) = (heard.max(until.into()), false),
                     News::Said(Report::Started { pid }) => self.attendant.post.command_started(pid),
                     News::Said(Report::Ended { how, ran_out }) => {
                         let why = why.unwrap_or(if ran_out { Why::RanOut } else { Why::Itself });
@@ -334,6 +340,11 @@ impl<B: Backend> Supervisor<B> {
                     }
                 },
                 () = sleep_until(budget.backstop(heard).min(over_by)), if !destroyed => {
+                    // After a freeze the clock is seen before the pipe is: look into that once more.
+                    if !mem::replace(&mut looked, true) {
+                        yield_now().await;
+                        continue;
+                    }
                     error!("the guard has not ended the command in time: both are killed");
                     destroyed = true;
                     self.guard.destroy();
