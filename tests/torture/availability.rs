@@ -148,7 +148,7 @@ impl fmt::Display for Availability {
         let longest = self.overlaps.iter().map(Overlap::lasted).max().unwrap_or_default();
         writeln!(
             f,
-            "\ndeposed by a third party, and led for a while beside the next: {}, longest {longest:?} (allowed: {:?})",
+            "\ndeposed by a third party or by etcd, and led for a while beside the next: {}, longest {longest:?} (allowed: {:?})",
             self.overlaps.len(),
             self.bounds.deposed,
         )?;

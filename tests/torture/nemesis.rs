@@ -9,7 +9,7 @@
 
 use std::{fmt, time::Duration};
 
-pub(crate) use self::fault::{Fault, Member, Site, Weather, Whom};
+pub(crate) use self::fault::{Fault, MEMBER_FROZEN, Member, Site, Weather, Whom};
 use super::backend::Backend;
 
 mod fault;

@@ -8,9 +8,15 @@
 //! * what the process itself says, if it learnt of the end before the deadline;
 //! * when it was killed: the dead believe nothing.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::history::{At, Ending, Event, Token, What};
+use super::{
+    history::{At, Ending, Event, Token, What},
+    nemesis::MEMBER_FROZEN,
+};
 
 /// One term of leadership.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +28,16 @@ pub(crate) struct Term {
     pub(crate) end: At,
     /// Until when it was ever proved: what a command that outlives its killed supervisor may use.
     pub(crate) proved_until: At,
-    /// When a third party first had its key removed, if one did.
+    /// When a third party first had its key removed, if one did, or a leader of etcd's that was frozen.
     pub(crate) deposed: Option<At>,
 }
+
+/// How soon after it runs on a leader of etcd's that was frozen may still revoke what it takes for ended. Until it
+/// hears of the next one it trusts its own clock (`docs/safety.md`, bugs of etcd).
+const WAKING: Duration = Duration::from_millis(500);
+
+/// What is noted of one moment by two threads may be in either order.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 impl Term {
     /// Whether a third party had removed its key by `at`.
@@ -46,6 +59,8 @@ struct Notes {
     who: String,
     from: At,
     proved_until: At,
+    /// When it last heard that its lease goes on.
+    renewed: At,
     /// The last moment with a sign of belief.
     last_sign: At,
     asked: Option<At>,
@@ -58,6 +73,7 @@ impl Terms {
         let mut notes: BTreeMap<Token, Notes> = BTreeMap::new();
         let mut deposed: BTreeMap<Token, At> = BTreeMap::new();
         let mut shared = Vec::new();
+        let thaws = thaws(events);
         for Event { at, what } in events {
             match what {
                 What::Proved { who, token, until } => {
@@ -66,6 +82,7 @@ impl Terms {
                         shared.push((*token, note.who.clone(), who.clone()));
                     }
                     note.proved_until = note.proved_until.max(*until);
+                    note.renewed = note.renewed.max(*at);
                     note.last_sign = note.last_sign.max(*at);
                 }
                 What::Held { who, token } => {
@@ -90,6 +107,15 @@ impl Terms {
                 }
                 What::Deposed { token } => {
                     deposed.entry(*token).or_insert(*at);
+                }
+                What::Gone { token, .. } => {
+                    let waking =
+                        thaws.iter().find(|thaw| thaw.since(*at) <= AT_ONCE && at.since(**thaw) <= WAKING);
+                    if let (Some(thaw), Some(note)) = (waking, notes.get(token))
+                        && note.was_renewed_shortly_before(*at)
+                    {
+                        deposed.entry(*token).or_insert(*thaw.min(at));
+                    }
                 }
                 _ => {}
             }
@@ -132,10 +158,30 @@ impl Terms {
     }
 }
 
+/// When members of etcd that were frozen ran on.
+fn thaws(events: &[Event]) -> Vec<At> {
+    let mut frozen = BTreeSet::new();
+    let mut thaws = Vec::new();
+    for Event { at, what } in events {
+        match what {
+            What::Began { fault, kind, .. } if kind == MEMBER_FROZEN => drop(frozen.insert(*fault)),
+            What::Over { fault } if frozen.remove(fault) => thaws.push(*at),
+            _ => {}
+        }
+    }
+    thaws
+}
+
 impl Notes {
+    /// Whether the lease had most of its time left, so that it can't have ended by itself.
+    fn was_renewed_shortly_before(&self, at: At) -> bool {
+        at.since(self.renewed) < self.proved_until.since(at)
+    }
+
     fn begin(who: &str, from: At, until: At) -> Self {
         let who = who.to_owned();
-        Self { who, from, proved_until: until, last_sign: from, asked: None, ended: None, killed: None }
+        let (renewed, last_sign) = (from, from);
+        Self { who, from, proved_until: until, renewed, last_sign, asked: None, ended: None, killed: None }
     }
 
     fn end(&self) -> At {
@@ -207,6 +253,22 @@ mod tests {
         assert_eq!(terms.vacancies(at(0), at(70)), [(at(0), at(10)), (at(30), at(50)), (at(60), at(70))]);
         assert_eq!(terms.vacancies(at(12), at(40)), [(at(30), at(40))]);
         assert_eq!(terms.vacancies(at(51), at(55)), []);
+    }
+
+    #[test]
+    fn a_leader_of_etcds_that_wakes_up_deposes_whom_it_had_no_reason_to() {
+        let deposed = |gone_at, proofs: &[Event]| {
+            let waking = [member_frozen(0, 7), over(100, 7), gone(gone_at, 5)];
+            Terms::of(&[proofs, &waking].concat()).with(5).expect("a term").deposed
+        };
+        let renewed = [proved(1, "a", 5, 300), proved(90, "a", 5, 390)];
+        assert_eq!(deposed(110, &renewed), Some(at(100)));
+        assert_eq!(deposed(99, &renewed), Some(at(99)));
+        // Too long after it, or before.
+        assert_eq!(deposed(700, &[proved(1, "a", 5, 300), proved(690, "a", 5, 990)]), None);
+        assert_eq!(deposed(40, &renewed), None);
+        // Not renewed for long: it may have ended by itself.
+        assert_eq!(deposed(110, &[proved(1, "a", 5, 200)]), None);
     }
 
     #[test]

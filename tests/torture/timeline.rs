@@ -197,7 +197,7 @@ fn candidate(canvas: &mut Canvas<'_>, terms: &Terms, name: &str, end: At) {
         let mut title =
             format!("{name} led with token {token}: {:.4} s to {:.4} s", seconds(*from), seconds(*end));
         if let Some(deposed) = deposed {
-            let _ = write!(title, ", deposed by a third party at {:.3} s", seconds(*deposed));
+            let _ = write!(title, ", deposed at {:.3} s", seconds(*deposed));
         }
         let fill = format!(r#"fill="{}""#, colour(terms, *token));
         canvas.bar("term", &fill, (*from, *end), (y + 3.0, ROW - 12.0), &title);

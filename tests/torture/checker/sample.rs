@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Bounds, Case, Invariant};
 use crate::{
     history::{At, Ending, Event, History, Place, Token, What},
+    nemesis::MEMBER_FROZEN,
     terms::Terms,
 };
 
@@ -42,6 +43,18 @@ pub(crate) fn wrote(millis: u64, place: Place, order: u64, token: Token) -> Even
 
 pub(crate) fn deposed(millis: u64, token: Token) -> Event {
     event(millis, What::Deposed { token })
+}
+
+pub(crate) fn gone(millis: u64, token: Token) -> Event {
+    event(millis, What::Gone { token, order: millis })
+}
+
+pub(crate) fn member_frozen(millis: u64, fault: usize) -> Event {
+    event(millis, What::Began { fault, kind: MEMBER_FROZEN.into(), text: String::new() })
+}
+
+pub(crate) fn over(millis: u64, fault: usize) -> Event {
+    event(millis, What::Over { fault })
 }
 
 pub(crate) fn queue(millis: u64, names: &[&str]) -> Event {

@@ -4,6 +4,9 @@
 
 use std::{fmt, time::Duration};
 
+/// What a table calls the freezing of one member of etcd.
+pub(crate) const MEMBER_FROZEN: &str = "member frozen";
+
 /// A candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whom {
@@ -107,7 +110,7 @@ impl Fault {
             Self::Mute(_) | Self::Deaf(_) | Self::OneWay(..) => "partition, one-way",
             Self::Weather(..) => "delay and loss",
             Self::KillMember(_) => "member killed",
-            Self::FreezeMember(_) => "member frozen",
+            Self::FreezeMember(_) => MEMBER_FROZEN,
             Self::FreezeEtcd => "all of etcd frozen",
             Self::Stutter(_) => "slow disk",
             Self::MoveLeader => "etcd's leader moved",
