@@ -5,7 +5,7 @@
 //! too: every event, in order, whole revisions at a time.
 //!
 //! ```text
-//!  open() ─── Create, Cancel ──► asking ──► etcd ──► hearing ──► by watch id ──► Watch::message()
+//!  watch() ── Create, Cancel ──► asking ──► etcd ──► hearing ──► by watch id ──► Watch::message()
 //! ```
 //!
 //! etcd answers requests on a stream in their order (its `recvLoop` and `ctrlStream`). That matters where it
