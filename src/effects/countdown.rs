@@ -93,7 +93,7 @@ impl Countdown {
         }
     }
 
-    /// When the kernel takes over, or the supervisor, if nothing was done by then.
+    /// When the kernel takes over, or the supervisor, if nothing was done by then. It never moves back.
     pub(crate) fn backstop(&self) -> Timestamp {
         self.budget.backstop(self.until)
     }

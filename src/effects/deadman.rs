@@ -7,7 +7,7 @@
 //!
 //! A POSIX timer of the boot-time clock, whose signal is SIGKILL: timer_create(2). Children don't inherit it.
 
-use std::{fmt, io, time::Duration};
+use std::{io, time::Duration};
 
 use leader_election::clock::Timestamp;
 use nix::{
@@ -19,10 +19,8 @@ use nix::{
 };
 
 /// Armed for as long as it exists.
-pub(crate) struct DeadMansSwitch {
-    timer: Timer,
-    at: Timestamp,
-}
+#[derive(Debug)]
+pub(crate) struct DeadMansSwitch(Timer);
 
 impl DeadMansSwitch {
     /// # Errors
@@ -30,31 +28,16 @@ impl DeadMansSwitch {
     /// If the kernel has no such timer for us: no more signals may be queued (`ulimit -i`), say.
     pub(crate) fn armed(at: Timestamp) -> io::Result<Self> {
         let kill = SigEvent::new(SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 });
-        let timer = Timer::new(ClockId::CLOCK_BOOTTIME, kill)?;
-        let mut switch = Self { timer, at };
-        switch.set()?;
+        let mut switch = Self(Timer::new(ClockId::CLOCK_BOOTTIME, kill)?);
+        switch.set(at)?;
         Ok(switch)
     }
 
-    /// Moves it on. It never moves back.
-    pub(crate) fn extend(&mut self, at: Timestamp) -> io::Result<()> {
-        if at > self.at {
-            self.at = at;
-            self.set()?;
-        }
-        Ok(())
-    }
-
-    fn set(&mut self) -> io::Result<()> {
+    /// Moves it to another moment.
+    pub(crate) fn set(&mut self, at: Timestamp) -> io::Result<()> {
         // Zero would disarm it.
-        let at = Duration::from_nanos(self.at.as_nanos().max(1));
+        let at = Duration::from_nanos(at.as_nanos().max(1));
         let once = Expiration::OneShot(at.into());
-        Ok(self.timer.set(once, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
-    }
-}
-
-impl fmt::Debug for DeadMansSwitch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DeadMansSwitch").field("at", &self.at).finish_non_exhaustive()
+        Ok(self.0.set(once, TimerSetTimeFlags::TFD_TIMER_ABSTIME)?)
     }
 }

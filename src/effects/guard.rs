@@ -144,12 +144,11 @@ impl Guard {
         let Start { token, cluster, until, ticket } = start;
         self.ticket = ticket;
         let not_started = |why: String, ran_out| Report::Ended { how: End::NotStarted(why), ran_out };
-        let (budget, until) = (self.charge.budget, until.into());
-        let Some(countdown) = Countdown::begin(budget, until, Timestamp::now()) else {
+        let Some(countdown) = Countdown::begin(self.charge.budget, until.into(), Timestamp::now()) else {
             return self.report(&not_started("no time was left to stop it in".into(), true));
         };
         // Before there is anything to kill.
-        let switch = match DeadMansSwitch::armed(budget.backstop(until)) {
+        let switch = match DeadMansSwitch::armed(countdown.backstop()) {
             Ok(switch) => switch,
             Err(error) => return self.report(&not_started(format!("no timer: {error}"), false)),
         };
@@ -242,7 +241,7 @@ impl Running {
     /// Leadership is proved until then.
     fn extend(&mut self, until: Timestamp) {
         self.countdown.extend(until);
-        if let Err(error) = self.switch.extend(self.countdown.backstop()) {
+        if let Err(error) = self.switch.set(self.countdown.backstop()) {
             debug!(%error, "the timer keeps its time");
         }
     }

@@ -74,7 +74,7 @@ impl Link {
 
     /// Watches all keys with this prefix, over a stream that is shared with others.
     pub(crate) async fn watch(&self, prefix: String) -> Result<Watch, etcd_client::Error> {
-        self.watches.watch(self.watcher(), prefix).await
+        self.watches.watch(|| self.watcher(), prefix).await
     }
 
     pub(crate) fn leases(&self) -> LeaseClient {

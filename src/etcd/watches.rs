@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use etcd_client::{
@@ -45,14 +45,14 @@ impl Watches {
     /// Cancel safe: what was begun is given up.
     pub(crate) async fn watch(
         &self,
-        client: WatchClient,
+        client: impl FnOnce() -> WatchClient,
         prefix: String,
     ) -> Result<Watch, etcd_client::Error> {
         let mut open = self.open.lock().await;
         if let Some(watch) = open.upgrade().and_then(|stream| Watch::on(stream, &prefix)) {
             return Ok(watch);
         }
-        let watch = Stream::open(client, prefix).await?;
+        let watch = Stream::open(client(), prefix).await?;
         *open = Arc::downgrade(&watch.stream);
         Ok(watch)
     }
@@ -89,7 +89,7 @@ impl Watch {
     pub(crate) async fn message(&mut self) -> Result<WatchResponse, Trouble> {
         match self.messages.recv().await {
             Some(message) => Ok(*message),
-            None => Err(self.stream.broken.get().cloned().unwrap_or_else(closed)),
+            None => Err(lock(&self.stream.routes).end.clone().unwrap_or_else(closed)),
         }
     }
 }
@@ -115,7 +115,6 @@ enum Order {
 struct Stream {
     orders: mpsc::UnboundedSender<Order>,
     routes: Arc<Mutex<Routes<Box<WatchResponse>>>>,
-    broken: Arc<OnceLock<Trouble>>,
 }
 
 impl Stream {
@@ -126,9 +125,8 @@ impl Stream {
         let opened = client.watch(prefix, Some(options(id))).await?;
         let (orders, ordered) = mpsc::unbounded_channel();
         let routes = Arc::new(Mutex::new(routes));
-        let broken = Arc::new(OnceLock::new());
-        tokio::spawn(pump(opened, ordered, Arc::clone(&routes), Arc::clone(&broken)));
-        let stream = Arc::new(Self { orders, routes, broken });
+        tokio::spawn(pump(opened, ordered, Arc::clone(&routes)));
+        let stream = Arc::new(Self { orders, routes });
         Ok(Watch { stream, id, messages })
     }
 }
@@ -151,7 +149,6 @@ async fn pump(
     opened: WatchStream,
     ordered: mpsc::UnboundedReceiver<Order>,
     routes: Arc<Mutex<Routes<Box<WatchResponse>>>>,
-    broken: Arc<OnceLock<Trouble>>,
 ) {
     let (requests, messages) = opened.split();
     // Both at once: etcd reads no further while nobody reads its answers.
@@ -160,8 +157,7 @@ async fn pump(
         trouble = hear(messages, &routes) => trouble,
         trouble = ask(requests, ordered) => trouble,
     };
-    let _ = broken.set(trouble);
-    lock(&routes).close();
+    lock(&routes).close(trouble);
 }
 
 async fn ask(mut requests: WatchRequestSender, mut ordered: mpsc::UnboundedReceiver<Order>) -> Trouble {
@@ -210,12 +206,15 @@ struct Routes<M> {
     /// Asked for and not answered yet, in that order.
     awaited: VecDeque<WatchId>,
     last: WatchId,
+    /// To those to come.
     closed: bool,
+    /// Why no more messages come.
+    end: Option<Trouble>,
 }
 
 impl<M> Routes<M> {
     fn new() -> Self {
-        Self { to: BTreeMap::new(), awaited: VecDeque::new(), last: 0, closed: false }
+        Self { to: BTreeMap::new(), awaited: VecDeque::new(), last: 0, closed: false, end: None }
     }
 
     /// A watch that is about to be asked for; `None` if this stream takes no more.
@@ -235,8 +234,9 @@ impl<M> Routes<M> {
     }
 
     /// No more messages come, and nothing can be asked for.
-    fn close(&mut self) {
+    fn close(&mut self, why: Trouble) {
         self.closed = true;
+        self.end = Some(why);
         self.to.clear();
     }
 
@@ -340,7 +340,7 @@ mod tests {
     fn when_it_ends_everybody_hears_no_more() {
         let (mut routes, [mut a, ..]) = three();
         routes.tell(created(1), "created").unwrap();
-        routes.close();
+        routes.close(closed());
         assert_eq!(a.try_recv(), Ok("created"));
         assert_eq!(a.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
         assert!(routes.add().is_none());

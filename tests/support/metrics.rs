@@ -18,8 +18,7 @@ pub(crate) type MessagesReceived = BTreeMap<String, u64>;
 /// Reads the counters from etcd's metrics listener at `address`.
 #[track_caller]
 pub(crate) fn messages_received(address: &str) -> MessagesReceived {
-    let page =
-        get(address).unwrap_or_else(|error| panic!("failed to read etcd's metrics at {address}: {error}"));
+    let page = page(address);
     let mut counts = BTreeMap::new();
     for (method, count) in page.lines().filter_map(received) {
         *counts.entry(method).or_default() += count;
@@ -38,8 +37,7 @@ pub(crate) struct Watches {
 /// Reads the gauges from etcd's metrics listener at `address`.
 #[track_caller]
 pub(crate) fn watches(address: &str) -> Watches {
-    let page =
-        get(address).unwrap_or_else(|error| panic!("failed to read etcd's metrics at {address}: {error}"));
+    let page = page(address);
     let gauge = |name: &str| {
         let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} is not on the page"))
@@ -58,6 +56,11 @@ fn received(line: &str) -> Option<(String, u64)> {
     let (method, _) = method.split_once('"')?;
     // Prometheus prints counters as floats: 1e+06 from a million on.
     Some((method.to_owned(), count.parse::<f64>().ok()? as u64))
+}
+
+#[track_caller]
+fn page(address: &str) -> String {
+    get(address).unwrap_or_else(|error| panic!("failed to read etcd's metrics at {address}: {error}"))
 }
 
 fn get(address: &str) -> std::io::Result<String> {

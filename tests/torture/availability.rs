@@ -168,20 +168,16 @@ impl fmt::Display for Availability {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::checker::sample::{at, bounds, closed, proved},
+        super::checker::sample::{began, bounds, closed, over, proved},
         *,
     };
 
     #[test]
     fn counts_time_led_and_vacant_and_names_the_fault() {
-        let began = |at, fault, kind: &str| Event {
-            at,
-            what: What::Began { fault, kind: kind.into(), text: String::new() },
-        };
         let history = History::of(vec![
             proved(1_000, "a", 1, 3_000),
-            began(at(2_900), 0, "frozen"),
-            Event { at: at(3_500), what: What::Over { fault: 0 } },
+            began(2_900, 0, "frozen"),
+            over(3_500, 0),
             proved(4_000, "b", 2, 9_000),
             proved(9_100, "c", 3, 20_000),
             closed(11_000),

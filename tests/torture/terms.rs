@@ -258,7 +258,7 @@ mod tests {
     #[test]
     fn a_leader_of_etcds_that_wakes_up_deposes_whom_it_had_no_reason_to() {
         let deposed = |gone_at, proofs: &[Event]| {
-            let waking = [member_frozen(0, 7), over(100, 7), gone(gone_at, 5)];
+            let waking = [began(0, 7, MEMBER_FROZEN), over(100, 7), gone(gone_at, 5, 1)];
             Terms::of(&[proofs, &waking].concat()).with(5).expect("a term").deposed
         };
         let renewed = [proved(1, "a", 5, 300), proved(90, "a", 5, 390)];

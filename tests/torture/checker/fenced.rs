@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn finds_a_write_of_a_term_whose_key_is_gone() {
-        let gone = |order| Event { at: at(1), what: What::Gone { token: 7, order } };
+        let gone = |order| gone(1, 7, order);
         assert_eq!(broken(&Fenced, vec![gone(20), wrote(1, Place::Etcd, 21, 7)]).len(), 1);
         assert_eq!(broken(&Fenced, vec![gone(20), wrote(9, Place::Etcd, 19, 7)]), [""; 0]);
         // Revisions are etcd's; the store has an order of its own.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{Bounds, Case, Invariant};
 use crate::{
     history::{At, Ending, Event, History, Place, Token, What},
-    nemesis::MEMBER_FROZEN,
     terms::Terms,
 };
 
@@ -45,12 +44,12 @@ pub(crate) fn deposed(millis: u64, token: Token) -> Event {
     event(millis, What::Deposed { token })
 }
 
-pub(crate) fn gone(millis: u64, token: Token) -> Event {
-    event(millis, What::Gone { token, order: millis })
+pub(crate) fn gone(millis: u64, token: Token, order: u64) -> Event {
+    event(millis, What::Gone { token, order })
 }
 
-pub(crate) fn member_frozen(millis: u64, fault: usize) -> Event {
-    event(millis, What::Began { fault, kind: MEMBER_FROZEN.into(), text: String::new() })
+pub(crate) fn began(millis: u64, fault: usize, kind: &str) -> Event {
+    event(millis, What::Began { fault, kind: kind.into(), text: String::new() })
 }
 
 pub(crate) fn over(millis: u64, fault: usize) -> Event {
