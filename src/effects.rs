@@ -17,8 +17,8 @@
 //! * Where neither runs, because both were stopped, the kernel kills the guard at that same moment
 //!   ([`deadman`]), and COMMAND with it.
 //!
-//! [`budget`] and [`countdown`] are the rules, and pure. [`guard`] and [`supervision`] are the two ends of
-//! [`control`]. [`children`] ends and reaps processes. All but [`systemd`] needs Linux.
+//! [`budget`], [`countdown`] (the guard's) and [`oversight`] (the supervisor's) are the rules, and pure. [`guard`]
+//! and [`supervision`] are the two ends of [`control`]. [`children`] ends and reaps processes. All but [`systemd`] needs Linux.
 
 #[cfg(target_os = "linux")]
 pub(crate) mod budget;
@@ -38,6 +38,8 @@ pub(crate) mod guard;
 pub(crate) mod health;
 #[cfg(target_os = "linux")]
 pub(crate) mod hooks;
+#[cfg(target_os = "linux")]
+pub(crate) mod oversight;
 #[cfg(target_os = "linux")]
 pub(crate) mod program;
 pub(crate) mod restart;

@@ -16,14 +16,13 @@
 use std::{
     ffi::OsString,
     io::{self, Write},
-    mem,
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context, bail};
 use leader_election::{
-    CampaignError, Candidate, Leadership, Loss,
+    CampaignError, Candidate, Leadership,
     candidate::Backend,
     clock::{Timestamp, sleep_until},
     leadership::OrderError,
@@ -49,13 +48,13 @@ use super::{
 use crate::{
     config::Place,
     effects::{
-        budget::{ALLOWANCE, GRACE},
         children::{self, Kin},
-        control::{End, Order, Report, Start},
+        control::{End, Order, Start},
         environment::{self, Variables},
         guard::{self, Charge, Inherited},
         health::Health,
         hooks::Hooks,
+        oversight::{Input, Instruction, Oversight, Ran, Why},
         program,
         restart::Pace,
         supervision::{News, Supervision},
@@ -168,38 +167,6 @@ enum Waited {
     Told,
 }
 
-/// Why the command does not run any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Why {
-    /// It ended by itself.
-    Itself,
-    Told,
-    Unfit,
-    /// The guard ended it, for want of a renewal.
-    RanOut,
-    Lost(Loss),
-    GuardDied,
-}
-
-impl Why {
-    fn text(self) -> String {
-        match self {
-            Self::Itself => "by itself".into(),
-            Self::Told => "told to stop".into(),
-            Self::Unfit => "the check fails".into(),
-            Self::RanOut => Loss::Expired.to_string(),
-            Self::Lost(loss) => loss.to_string(),
-            Self::GuardDied => "the guard died, or was stuck".into(),
-        }
-    }
-}
-
-/// One run of the command.
-struct Ran {
-    how: End,
-    why: Why,
-}
-
 /// What comes after a term.
 enum After {
     Exit(u8),
@@ -273,21 +240,8 @@ impl<B: Backend> Supervisor<B> {
     /// One term, from the win to its release.
     async fn lead(&mut self, leadership: Leadership) -> After {
         self.attendant.post.leading(leadership.claim());
-        let mut pace = Pace::new();
-        let Ran { how, why } = loop {
-            let began = Timestamp::now();
-            let ran = self.run_command(&leadership).await;
-            self.attendant.post.command_ended(&told(&ran.how), &ran.why.text());
-            if ran.why != Why::Itself || !self.options.restart.wants(exit_code(&ran.how)) {
-                break ran;
-            }
-            let pause = pace.pause(Timestamp::now().since(began));
-            self.attendant.post.restarting(pause);
-            if let Some(why) = self.pause(&leadership, pause).await {
-                break Ran { why, ..ran };
-            }
-        };
-        // Nothing of the command is left. Only now may another one begin.
+        let Ran { how, why } = self.oversee(&leadership).await;
+        // Nothing of the term is left. Only now may another one begin.
         self.attendant.post.stepped_down();
         self.release(leadership).await;
         match why {
@@ -297,100 +251,72 @@ impl<B: Backend> Supervisor<B> {
         }
     }
 
-    /// Runs the command once, and returns when nothing of it is left.
-    async fn run_command(&mut self, leadership: &Leadership) -> Ran {
-        let Some(mut known) = leadership.deadline() else {
+    /// Runs the command, as often as it is to be, and returns when nothing of the term is left.
+    async fn oversee(&mut self, leadership: &Leadership) -> Ran {
+        let Some(until) = leadership.deadline() else {
             let why = Why::Lost(leadership.lost().await);
             return Ran { how: End::NotStarted("leadership was lost before".into()), why };
         };
-        self.guard.order(&Order::Start(Box::new(Start {
-            token: leadership.token().to_string(),
-            cluster: leadership.cluster().to_string(),
-            until: known.into(),
-            ticket: leadership.ticket(),
-        })));
-        let budget = self.options.budget;
-        // Until when the guard acts as if leadership were proved: no longer than it was told.
-        let mut heard = known;
-        // By when all must be over, for another reason than the end of validity.
-        let mut over_by = Timestamp::from_nanos(u64::MAX);
-        let (mut why, mut lost, mut destroyed) = (None, false, false);
-        // Whether it was asked once more before it is judged.
-        let mut looked = false;
+        let Options { budget, restart, .. } = self.options;
+        let (mut oversight, mut instructions) = Oversight::begin(budget, restart, until, Timestamp::now());
         loop {
-            if let Some(until) = leadership.deadline().filter(|until| *until > known) {
-                known = until;
-                self.guard.order(&Order::Until(until.into()));
-            }
-            tokio::select! {
-                biased;
-                news = self.guard.news() => match news {
-                    News::Said(Report::Heard(until)) => (heard, looked) = (heard.max(until.into()), false),
-                    News::Said(Report::Started { pid }) => self.attendant.post.command_started(pid),
-                    News::Said(Report::Ended { how, ran_out }) => {
-                        let why = why.unwrap_or(if ran_out { Why::RanOut } else { Why::Itself });
-                        return Ran { how, why };
+            let mut swept = false;
+            for instruction in instructions {
+                match instruction {
+                    Instruction::Start { until } => self.guard.order(&start(leadership, until)),
+                    Instruction::Tell(order) => self.guard.order(&order),
+                    Instruction::LookAgain => yield_now().await,
+                    Instruction::Destroy => {
+                        error!("the guard has not ended the command in time: both are killed");
+                        self.guard.destroy();
                     }
-                    News::Said(Report::Ready) => {}
-                    News::Died(status) => {
-                        error!(%status, "the guard is dead: what it guarded is killed");
+                    Instruction::Sweep => {
                         self.sweep().await;
-                        let how = End::Signalled(Signal::SIGKILL as i32);
-                        return Ran { how, why: why.unwrap_or(Why::GuardDied) };
+                        swept = true;
                     }
-                },
-                () = sleep_until(budget.backstop(heard).min(over_by)), if !destroyed => {
-                    // After a freeze the clock is seen before the pipe is: look into that once more.
-                    if !mem::replace(&mut looked, true) {
-                        yield_now().await;
-                        continue;
+                    Instruction::SayStarted { pid } => self.attendant.post.command_started(pid),
+                    Instruction::SayEnded(Ran { how, why }) => {
+                        self.attendant.post.command_ended(&told(&how), &why.text());
                     }
-                    error!("the guard has not ended the command in time: both are killed");
-                    destroyed = true;
-                    self.guard.destroy();
-                }
-                // The next leader may work already: no time for TERM.
-                loss = leadership.lost(), if !lost => {
-                    lost = true;
-                    why = why.or(Some(Why::Lost(loss)));
-                    over_by = over_by.min(Timestamp::now() + ALLOWANCE);
-                    self.guard.order(&Order::Kill);
-                }
-                notice = self.attendant.next() => match notice {
-                    Notice::Asked(Wish::Stop(number)) => {
-                        why = why.or(Some(Why::Told));
-                        over_by = over_by.min(Timestamp::now() + budget.kill_after() + GRACE);
-                        self.guard.order(&Order::Stop(number));
-                    }
-                    Notice::Asked(Wish::StopAtOnce) => {
-                        over_by = over_by.min(Timestamp::now() + GRACE);
-                        self.guard.order(&Order::Kill);
-                    }
-                    Notice::PassOn(number) => self.guard.order(&Order::Signal(number)),
-                    Notice::Passed => {}
-                },
-                () = self.health.becomes(false), if why.is_none() => {
-                    why = Some(Why::Unfit);
-                    self.attendant.post.healthy(false);
-                    over_by = over_by.min(Timestamp::now() + budget.kill_after() + GRACE);
-                    self.guard.order(&Order::Stop(Signal::SIGTERM as i32));
+                    Instruction::SayRestarting(pause) => self.attendant.post.restarting(pause),
+                    Instruction::Finish(ran) => return ran,
                 }
             }
+            let input = if swept { Input::Swept } else { self.next_input(leadership, &oversight).await };
+            instructions = oversight.see(input, Timestamp::now());
         }
     }
 
-    /// The time before a restart. Returns why there is none.
-    async fn pause(&mut self, leadership: &Leadership, pause: Duration) -> Option<Why> {
-        let pausing = async {
-            tokio::select! {
-                biased;
-                loss = leadership.lost() => Some(Why::Lost(loss)),
-                () = self.guard.died() => Some(Why::GuardDied),
-                () = self.health.becomes(false) => Some(Why::Unfit),
-                () = sleep(pause) => None,
+    /// Waits for the next thing that matters to the command.
+    async fn next_input(&mut self, leadership: &Leadership, oversight: &Oversight) -> Input {
+        loop {
+            if let Some(until) = leadership.deadline().filter(|until| *until > oversight.proved()) {
+                return Input::Proved(until);
             }
-        };
-        self.attendant.meanwhile(pausing).await.unwrap_or(Some(Why::Told))
+            return tokio::select! {
+                biased;
+                news = self.guard.news() => match news {
+                    News::Said(report) => Input::Said(report),
+                    News::Died(status) => {
+                        error!(%status, "the guard is dead: what it guarded is killed");
+                        Input::GuardDied
+                    }
+                },
+                () = sleep_until(oversight.next()) => Input::Clock,
+                loss = leadership.lost(), if !oversight.is_lost() => Input::Lost(loss),
+                notice = self.attendant.next() => match notice {
+                    Notice::Asked(Wish::Stop(number)) => Input::Stop(number),
+                    Notice::Asked(Wish::StopAtOnce) => Input::StopAtOnce,
+                    Notice::PassOn(number) => Input::PassOn(number),
+                    // Perhaps a renewal.
+                    Notice::Passed => continue,
+                },
+                () = self.health.becomes(false), if !oversight.is_ending() => {
+                    self.attendant.post.healthy(false);
+                    Input::Unfit
+                }
+            };
+        }
     }
 
     /// Kills and reaps what the guard left us, until there is nothing.
@@ -452,11 +378,14 @@ impl<B: Backend> Supervisor<B> {
     }
 }
 
-fn exit_code(how: &End) -> Option<i32> {
-    match how {
-        End::Exited(code) => Some(*code),
-        End::Signalled(_) | End::NotStarted(_) => None,
-    }
+/// Has the guard start the command.
+fn start(leadership: &Leadership, until: Timestamp) -> Order {
+    Order::Start(Box::new(Start {
+        token: leadership.token().to_string(),
+        cluster: leadership.cluster().to_string(),
+        until: until.into(),
+        ticket: leadership.ticket(),
+    }))
 }
 
 /// The exit code that a shell would give it.

@@ -79,6 +79,16 @@ pub(crate) enum End {
     NotStarted(String),
 }
 
+impl End {
+    /// The command's own exit code, if it had one.
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        match self {
+            Self::Exited(code) => Some(*code),
+            Self::Signalled(_) | Self::NotStarted(_) => None,
+        }
+    }
+}
+
 /// A moment of the boot-time clock, in nanoseconds: the two processes share that clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Moment(u64);
