@@ -14,7 +14,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use self::completions::Shell;
 #[cfg(target_os = "linux")]
-use crate::effects::{guard::Inherited, shim};
+use crate::effects::{guard::Inherited, init, shim};
 use crate::{
     config::{self, Config, Range, UsageError, Usual},
     descriptors,
@@ -220,8 +220,8 @@ const UNKNOWN: u8 = 4;
 /// Runs what the command line says.
 pub(crate) fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
-    if let Some(failed) = shim::become_command() {
-        return failed;
+    if let Some(ended) = shim::become_command().or_else(init::serve) {
+        return ended;
     }
     let cli = Cli::parse();
     match run(cli.command) {

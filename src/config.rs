@@ -26,7 +26,7 @@ use self::group::Member;
 pub(crate) use self::group::{Peers, Range};
 use crate::{
     cli::{Shared, Stands},
-    effects::restart::Restart,
+    effects::{contain::Contain, restart::Restart},
     log::Format,
     proof::Proof,
     status::Address,
@@ -120,6 +120,7 @@ pub(crate) struct File {
     pub(crate) kill_after: Option<String>,
     pub(crate) restart: Option<Restart>,
     pub(crate) once: Option<bool>,
+    pub(crate) contain: Option<Contain>,
     pub(crate) check: Option<String>,
     pub(crate) check_interval: Option<String>,
     pub(crate) check_timeout: Option<String>,

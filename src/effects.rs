@@ -1,29 +1,32 @@
 //! What gaining and losing leadership does: runs a command, calls hooks, tells systemd.
 //!
 //! ```text
-//!  supervisor ──────────── orders, by a pipe ───────────► guard ── starts, by a shim ──► COMMAND
-//!  (`elect run`: stands,                                  (starts before any win;        (its group, and
-//!   renews, leads)  ◄────── reports, by a pipe ──────────  does nothing but this)         all they start)
+//!  supervisor ────── orders, by a pipe ──────► guard ────── orders, by a pipe ──────► init ── starts ──► COMMAND
+//!  (`elect run`: stands,                       (starts before any win;                (its parent, and       (its group, and
+//!   renews, leads)  ◄── reports, by a pipe ──   does nothing but this) ◄── reports ──   of what it leaves)     all they start)
 //! ```
 //!
-//! Either of the two on the left ends COMMAND by itself, in time, when the other can't:
+//! Either of the first two ends COMMAND by itself, in time, when the other can't:
 //!
 //! * The guard knows until when leadership is proved. Without word of a renewal it sends TERM, then KILL, and
 //!   has all dead before that moment. If the pipe ends, the supervisor is dead: it kills at once, and gives the
 //!   leadership up in the supervisor's place.
 //! * The supervisor knows up to which moment the guard has heard. Without the guard's report it kills the
-//!   guard shortly before that; COMMAND dies with the guard by the kernel's hand (`PR_SET_PDEATHSIG`), and
-//!   what is left becomes the supervisor's child, which kills that too.
+//!   guard shortly before that; what is left becomes the supervisor's child, which kills that too.
 //! * Where neither runs, because both were stopped, the kernel kills the guard at that same moment
-//!   ([`deadman`]), and COMMAND with it.
+//!   ([`deadman`]).
+//! * When the guard dies, so does all below it, whatever became of its credentials: by the kernel's hand where [`init`]
+//!   has a PID [`namespace`], else by that of [`init`].
 //!
 //! [`budget`], [`countdown`] (the guard's) and [`oversight`] (the supervisor's) are the rules, and pure. [`guard`]
-//! and [`supervision`] are the two ends of [`control`]. [`children`] ends and reaps processes. All but [`systemd`] needs Linux.
+//! and [`supervision`] are the two ends of [`control`]; [`init`] and [`init_handle`] are those one step below.
+//! [`children`] ends and reaps processes. All but [`systemd`] needs Linux.
 
 #[cfg(target_os = "linux")]
 pub(crate) mod budget;
 #[cfg(target_os = "linux")]
 pub(crate) mod children;
+pub(crate) mod contain;
 #[cfg(target_os = "linux")]
 pub(crate) mod control;
 #[cfg(target_os = "linux")]
@@ -38,6 +41,12 @@ pub(crate) mod guard;
 pub(crate) mod health;
 #[cfg(target_os = "linux")]
 pub(crate) mod hooks;
+#[cfg(target_os = "linux")]
+pub(crate) mod init;
+#[cfg(target_os = "linux")]
+pub(crate) mod init_handle;
+#[cfg(target_os = "linux")]
+pub(crate) mod namespace;
 #[cfg(target_os = "linux")]
 pub(crate) mod oversight;
 #[cfg(target_os = "linux")]

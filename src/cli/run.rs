@@ -32,7 +32,7 @@ use tokio::{
     task::yield_now,
     time::{sleep, timeout},
 };
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use self::{
     attendant::{Attendant, Notice},
@@ -46,7 +46,7 @@ use super::{
     signals::Wish,
 };
 use crate::{
-    config::Place,
+    config::{Place, UsageError},
     effects::{
         children::{self, Kin},
         control::{End, Order, Start},
@@ -54,6 +54,7 @@ use crate::{
         guard::{self, Charge, Inherited},
         health::Health,
         hooks::Hooks,
+        namespace::Containment,
         oversight::{Input, Instruction, Oversight, Ran, Why},
         program,
         restart::Pace,
@@ -85,8 +86,10 @@ const SWEEP_AGAIN: Duration = Duration::from_millis(2);
 pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let explain = flags.explain;
     let (config, options) = flags.merge()?;
+    let containment = Containment::decide(options.contain).map_err(UsageError)?;
     if explain {
-        write!(io::stdout(), "{}", options.budget).context("failed to print")?;
+        write!(io::stdout(), "{}\nContainment: {containment}.\n", options.budget)
+            .context("failed to print")?;
         return Ok(ExitCode::SUCCESS);
     }
     // The standard output is the command's.
@@ -96,6 +99,7 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(unusable.exit_code()));
     }
     children::adopt_orphans().context("failed to become the parent of orphans")?;
+    info!("{containment}");
 
     let stage = Stage::set(&options.standing, &config.election)?;
     let variables = environment::of_candidate(&options.standing.name, &config.election);
@@ -135,7 +139,8 @@ pub(super) async fn guard(flags: Flags, inherited: Inherited) -> anyhow::Result<
         Place::Etcd(settings, _) => Some(settings),
         Place::Peers(_) => None,
     };
-    let charge = Charge { etcd, budget: options.budget, command: options.command, variables };
+    let contained = Containment::decide(options.contain).map_err(UsageError)?.how;
+    let charge = Charge { etcd, budget: options.budget, command: options.command, contained, variables };
     let ended = guard::run(charge, inherited).await;
     log::drain();
     ended

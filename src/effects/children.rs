@@ -23,7 +23,7 @@ use nix::{
     sys::{
         prctl,
         signal::{Signal, kill, killpg},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
+        wait::{WaitPidFlag, waitpid},
     },
     unistd::Pid,
 };
@@ -81,21 +81,25 @@ pub(crate) fn none_is_left() -> bool {
     waitpid(Pid::from_raw(-1), Some(any)) == Err(Errno::ECHILD)
 }
 
-/// Whether this child has ended. It is not reaped, so it keeps its id and its group.
-pub(crate) fn has_ended(child: Pid) -> bool {
-    let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT | WaitPidFlag::__WALL;
-    // An error: a signal that nix has no name for has ended it.
-    !matches!(waitid(Id::Pid(child), peek), Ok(WaitStatus::StillAlive))
-}
-
-/// Whether somebody in this group, other than its leader, is alive. The leader is a child of ours that has ended.
-pub(crate) fn group_outlives_its_leader(leader: Pid) -> io::Result<bool> {
-    // What it left behind is ours, or a descendant of what is.
-    if children()?.iter().all(|child| child.pid == leader) {
+/// Whether somebody in this group, other than its leader, is alive. The leader has ended, and is not reaped yet; its
+/// parent adopts orphans, as we do.
+pub(crate) fn group_outlives_its_leader(parent: Pid, leader: Pid) -> io::Result<bool> {
+    // What it left behind is the parent's, or a descendant of what is.
+    if children_of(parent)?.iter().all(|child| child.pid == leader) {
         return Ok(false);
     }
     let alive = |seen: Seen| seen.group == leader && seen.pid != leader && !seen.zombie;
     Ok(processes()?.into_iter().any(alive))
+}
+
+/// The child of this process that has this process id in its own PID namespace.
+pub(crate) fn child_known_as(parent: Pid, inside: Pid) -> io::Result<Option<Pid>> {
+    let is_it = |child: &Seen| {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.pid)).unwrap_or_default();
+        let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+        ids.and_then(|ids| pid(ids.split_ascii_whitespace().next_back()?)) == Some(inside)
+    };
+    Ok(children_of(parent)?.iter().find(|child| is_it(child)).map(|child| child.pid))
 }
 
 /// Signals a group whose leader is a child of ours that was not reaped yet.
@@ -109,24 +113,27 @@ fn reap(child: Pid) {
 }
 
 fn children() -> io::Result<Vec<Seen>> {
-    let me = Pid::this();
-    let mut seen = match listed()? {
+    children_of(Pid::this())
+}
+
+fn children_of(parent: Pid) -> io::Result<Vec<Seen>> {
+    let mut seen = match listed(parent)? {
         Some(pids) => look_at(pids)?,
         None => processes()?,
     };
-    seen.retain(|seen| seen.parent == me);
+    seen.retain(|seen| seen.parent == parent);
     Ok(seen)
 }
 
-/// The children of each thread of ours, as the kernel lists them: a question of microseconds, where a look at
+/// The children of each thread of a process, as the kernel lists them: a question of microseconds, where a look at
 /// every process of the machine takes milliseconds, and most machines have more than one would think.
 ///
 /// proc(5) calls these lists unreliable, for they leave others out when a child goes while they are read. Ours go
-/// when we reap them, and not while we read. `None`: some kernels have no such lists, and a thread that ends
+/// when we reap them, and not while we read; those of another process may. `None`: some kernels have no such lists, and a thread that ends
 /// hands its children to another, whose list may have been read before.
-fn listed() -> io::Result<Option<Vec<Pid>>> {
+fn listed(parent: Pid) -> io::Result<Option<Vec<Pid>>> {
     let mut pids = Vec::new();
-    for thread in fs::read_dir("/proc/self/task")? {
+    for thread in fs::read_dir(format!("/proc/{parent}/task"))? {
         match fs::read_to_string(thread?.path().join("children")) {
             Ok(list) => pids.extend(list.split_ascii_whitespace().filter_map(pid)),
             Err(error) if is_gone(&error) => return Ok(None),
@@ -223,7 +230,9 @@ impl Drop for Known {
 
 #[cfg(test)]
 mod tests {
-    use std::{process::Command, thread};
+    use std::process::Command;
+
+    use nix::sys::wait::{Id, waitid};
 
     use super::*;
 
@@ -241,16 +250,15 @@ mod tests {
         let start = |program: &str, arg: &str| Command::new(program).arg(arg).spawn().unwrap();
         let mut started = [start("sleep", "60"), start("true", "")];
         let pids = started.each_ref().map(|child| Pid::from_raw(child.id().cast_signed()));
-        while !has_ended(pids[1]) {
-            thread::yield_now();
-        }
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(pids[1]), peek).unwrap();
         let of = |seen: Vec<Seen>| pids.map(|pid| *seen.iter().find(|seen| seen.pid == pid).unwrap());
         assert_eq!(of(children().unwrap()), of(processes().unwrap()));
         assert_eq!(
             of(children().unwrap()).map(|seen| (seen.parent, seen.zombie)),
             [(Pid::this(), false), (Pid::this(), true)]
         );
-        if let Some(listed) = listed().unwrap() {
+        if let Some(listed) = listed(Pid::this()).unwrap() {
             assert!(pids.iter().all(|pid| listed.contains(pid)), "{listed:?}");
         }
         started[0].kill().unwrap();

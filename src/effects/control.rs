@@ -10,9 +10,9 @@
 
 use std::{
     fs::File,
-    io::{self, Write},
+    io::{self, Read, Write},
     marker::PhantomData,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use leader_election::{clock::Timestamp, leadership::Ticket};
@@ -181,9 +181,61 @@ impl<T: DeserializeOwned> Receiver<T> {
     ///
     /// As for [`next`](Self::next).
     pub(crate) fn already_here(&mut self) -> io::Result<Option<T>> {
-        let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
-        let line: Vec<u8> = self.unread.drain(..=end).collect();
-        Ok(Some(serde_json::from_slice(&line)?))
+        next_in(&mut self.unread)
+    }
+}
+
+/// Takes the next message out of what was read.
+fn next_in<T: DeserializeOwned>(unread: &mut Vec<u8>) -> io::Result<Option<T>> {
+    let Some(end) = unread.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
+    let line: Vec<u8> = unread.drain(..=end).collect();
+    Ok(Some(serde_json::from_slice(&line)?))
+}
+
+/// The reading end of a process that has no runtime, and polls.
+#[derive(Debug)]
+pub(crate) struct PolledReceiver<T> {
+    pipe: File,
+    unread: Vec<u8>,
+    hears: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> PolledReceiver<T> {
+    pub(crate) fn new(end: impl Into<OwnedFd>) -> io::Result<Self> {
+        let end = end.into();
+        fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok(Self { pipe: File::from(end), unread: Vec::new(), hears: PhantomData })
+    }
+
+    /// Reads what is there. `false` at the end.
+    pub(crate) fn read(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        match self.pipe.read(&mut buffer) {
+            Ok(0) => Ok(false),
+            Ok(length) => {
+                self.unread.extend_from_slice(&buffer[..length]);
+                Ok(true)
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next of the messages that were read.
+    ///
+    /// # Errors
+    ///
+    /// If what was read is not a message.
+    pub(crate) fn already_here(&mut self) -> io::Result<Option<T>> {
+        next_in(&mut self.unread)
+    }
+}
+
+impl<T> AsFd for PolledReceiver<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pipe.as_fd()
     }
 }
 

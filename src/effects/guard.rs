@@ -15,8 +15,8 @@ use std::{
     ffi::OsString,
     future::pending,
     io,
-    os::unix::process::{CommandExt, ExitStatusExt},
-    process::{Child, ExitCode, ExitStatus},
+    os::unix::process::ExitStatusExt,
+    process::{ExitCode, ExitStatus},
     time::Duration,
 };
 
@@ -43,8 +43,10 @@ use super::{
     control::{self, End, Order, Receiver, Report, Sender, Start},
     countdown::{Countdown, Due},
     deadman::DeadMansSwitch,
-    environment::{Variables, WITHHELD},
-    shim,
+    environment::Variables,
+    init::{InitOrder, InitReport},
+    init_handle::InitHandle,
+    namespace::Contained,
 };
 
 /// How long giving leadership up is tried in the supervisor's place. The lease ends by itself after that.
@@ -56,6 +58,9 @@ const KILL_AGAIN: Duration = Duration::from_millis(2);
 /// How soon the rest of a group that was told to stop is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
+/// Never comes.
+const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
+
 /// What a guard is for.
 #[derive(Debug)]
 pub(crate) struct Charge {
@@ -63,6 +68,7 @@ pub(crate) struct Charge {
     pub(crate) etcd: Option<Settings>,
     pub(crate) budget: Budget,
     pub(crate) command: Vec<OsString>,
+    pub(crate) contained: Contained,
     /// What is true of all terms.
     pub(crate) variables: Variables,
 }
@@ -88,9 +94,11 @@ pub(crate) async fn run(charge: Charge, inherited: Inherited) -> anyhow::Result<
     DeadMansSwitch::armed(Timestamp::from_nanos(u64::MAX)).context("the kernel gives the guard no timer")?;
     let mut signals = Caught::listen().context("failed to listen for signals")?;
 
-    let mut guard = Guard { charge, reports, running: None, ticket: None };
+    let mut guard = Guard { charge, reports, init: None, running: None, ticket: None };
+    guard.make_ready();
     guard.report(&Report::Ready);
     loop {
+        let due_at = guard.running.as_ref().map(Running::due_at);
         tokio::select! {
             biased;
             order = orders.next() => {
@@ -102,15 +110,26 @@ pub(crate) async fn run(charge: Charge, inherited: Inherited) -> anyhow::Result<
                 }
             }
             () = signals.any() => {}
-            () = guard.due() => {}
+            report = of_init(&mut guard.running) => guard.hear(report),
+            () = sleep_until(due_at.unwrap_or(NEVER)), if due_at.is_some() => {}
         }
         guard.step();
+    }
+}
+
+/// What the init of the running command says next; for ever, where none runs.
+async fn of_init(running: &mut Option<Running>) -> Option<InitReport> {
+    match running {
+        Some(running) => running.init.report().await,
+        None => pending().await,
     }
 }
 
 struct Guard {
     charge: Charge,
     reports: Sender<Report>,
+    /// The one for the next run.
+    init: Option<InitHandle>,
     running: Option<Running>,
     /// What gives up the term under way.
     ticket: Option<Ticket>,
@@ -152,28 +171,41 @@ impl Guard {
             Ok(switch) => switch,
             Err(error) => return self.report(&not_started(format!("no timer: {error}"), false)),
         };
-        let mut shim = shim::command(self.charge.command.iter().cloned());
-        shim.env("ELECT_TOKEN", token).env("ELECT_CLUSTER", cluster);
-        shim.envs(self.charge.variables.iter().map(|(key, value)| (key, value)));
-        for withheld in WITHHELD {
-            shim.env_remove(withheld);
-        }
-        match shim.process_group(0).spawn() {
-            Ok(child) => {
-                let running = Running::of(child, countdown, switch);
-                let pid = running.pid.as_raw();
-                self.running = Some(running);
-                self.report(&Report::Started { pid });
-            }
-            Err(error) => self.report(&not_started(error.to_string(), false)),
+        // One that waited may have been killed.
+        let waiting = self.init.take().and_then(|mut init| (!init.is_gone()).then_some(init));
+        let mut init = match waiting.map_or_else(|| self.start_init(), Ok) {
+            Ok(init) => init,
+            Err(error) => return self.report(&not_started(error.to_string(), false)),
+        };
+        init.order(&InitOrder::Start { token, cluster, backstop: countdown.backstop().into() });
+        let contained = self.charge.contained;
+        self.running =
+            Some(Running { init, contained, command: None, countdown, switch, killing: false, ended: None });
+    }
+
+    fn start_init(&self) -> io::Result<InitHandle> {
+        let Charge { command, variables, contained, .. } = &self.charge;
+        InitHandle::start(command, variables, *contained)
+    }
+
+    /// Starts the init of the next run, so that this need not be waited for then.
+    fn make_ready(&mut self) {
+        match self.start_init() {
+            Ok(init) => self.init = Some(init),
+            // It is tried again when there is something to start.
+            Err(error) => warn!(%error, "the command's init can't be started"),
         }
     }
 
-    /// Waits until [`step`](Self::step) has something to do that no signal tells of.
-    async fn due(&self) {
-        match &self.running {
-            Some(running) => sleep_until(running.due_at()).await,
-            None => pending().await,
+    fn hear(&mut self, report: Option<InitReport>) {
+        let Some(running) = &mut self.running else { return };
+        match report {
+            Some(InitReport::Started { pid }) => {
+                let pid = running.began(Pid::from_raw(pid)).as_raw();
+                self.report(&Report::Started { pid });
+            }
+            Some(InitReport::Ended(how)) => running.ended = Some(how),
+            None => running.kill(),
         }
     }
 
@@ -184,6 +216,7 @@ impl Guard {
             let ran_out = running.countdown.ran_out();
             self.running = None;
             self.report(&Report::Ended { how, ran_out });
+            self.make_ready();
         }
     }
 
@@ -221,39 +254,48 @@ impl Guard {
 
 /// One run of the command.
 struct Running {
-    child: Child,
-    /// Also the id of its group. Ours to signal until it is reaped, which is done last.
-    pid: Pid,
+    init: InitHandle,
+    contained: Contained,
+    /// Its process id, once it has begun. Only its init signals it, and knows whether it is still its own.
+    command: Option<Pid>,
     countdown: Countdown,
     /// For when this process can't.
     switch: DeadMansSwitch,
     killing: bool,
-    /// Set once it is reaped.
+    /// Once its init has said so. The rest of its group may live on.
     ended: Option<End>,
 }
 
 impl Running {
-    fn of(child: Child, countdown: Countdown, switch: DeadMansSwitch) -> Self {
-        let pid = Pid::from_raw(child.id().cast_signed());
-        Self { child, pid, countdown, switch, killing: false, ended: None }
+    /// The command has begun, and has this id for its init. Returns the one it has for us.
+    fn began(&mut self, pid: Pid) -> Pid {
+        let seen = match self.contained {
+            Contained::Reaper => Ok(Some(pid)),
+            Contained::Namespace => children::child_known_as(self.init.pid(), pid),
+        };
+        self.command = seen.inspect_err(|error| debug!(%error, "the command is not seen")).ok().flatten();
+        self.command.unwrap_or(pid)
     }
 
     /// Leadership is proved until then.
     fn extend(&mut self, until: Timestamp) {
         self.countdown.extend(until);
-        if let Err(error) = self.switch.set(self.countdown.backstop()) {
+        let backstop = self.countdown.backstop();
+        if let Err(error) = self.switch.set(backstop) {
             debug!(%error, "the timer keeps its time");
+        }
+        // Process 1 of a namespace needs none: it dies with us.
+        if self.contained == Contained::Reaper {
+            self.init.order(&InitOrder::Backstop(backstop.into()));
         }
     }
 
-    fn pass_on(&self, number: i32) {
-        if let (Ok(signal), None) = (Signal::try_from(number), &self.ended) {
-            children::signal_group(self.pid, signal);
-        }
+    fn pass_on(&mut self, number: i32) {
+        self.init.order(&InitOrder::Signal(number));
     }
 
     /// Also wakes what was stopped: else it would not hear.
-    fn ask_to_stop(&self, number: i32) {
+    fn ask_to_stop(&mut self, number: i32) {
         self.pass_on(number);
         self.pass_on(Signal::SIGCONT as i32);
     }
@@ -267,7 +309,7 @@ impl Running {
         let now = Timestamp::now();
         if self.killing {
             now + KILL_AGAIN
-        } else if self.countdown.is_stopping() && children::has_ended(self.pid) {
+        } else if self.countdown.is_stopping() && self.ended.is_some() {
             self.countdown.next().min(now + LOOK_AGAIN)
         } else {
             self.countdown.next()
@@ -287,43 +329,39 @@ impl Running {
                 self.kill();
             }
         }
-        if !self.killing && children::has_ended(self.pid) && !self.others_are_stopping() {
+        if !self.killing && self.ended.is_some() && !self.others_are_stopping() {
             self.kill();
         }
-        if self.killing {
-            return self.kill_all();
-        }
-        let _ = children::reap_all_but(|child| child == self.pid);
-        None
+        self.killing.then(|| self.kill_all()).flatten()
     }
 
     /// Whether the rest of the group still uses the time it was given to stop.
     fn others_are_stopping(&self) -> bool {
+        let Some(command) = self.command.filter(|_| self.countdown.is_stopping()) else { return false };
         // If that can't be told, there is nobody to wait for.
-        self.countdown.is_stopping() && children::group_outlives_its_leader(self.pid).unwrap_or(false)
+        children::group_outlives_its_leader(self.init.pid(), command).unwrap_or(false)
     }
 
-    /// Kills all there is. The command itself is reaped last: its id is its group's.
+    /// Kills all there is: by its init, which the kernel ends last where that has a namespace, and then what it leaves us.
     fn kill_all(&mut self) -> Option<End> {
-        if self.ended.is_none() {
-            children::signal_group(self.pid, Signal::SIGKILL);
-            // Not to be known counts as not to be over.
-            if children::kill_all_but(|child| child == self.pid).unwrap_or(true) {
-                return None;
-            }
-            let status = self.child.try_wait().ok().flatten()?;
-            self.ended = Some(ended(status));
-        }
+        self.init.kill();
         // The kernel has the last word.
-        if !children::none_is_left() {
-            let _ = children::kill_all_but(|_| false);
+        if !self.init.is_gone() || !children::none_is_left() {
+            let init = self.init.pid();
+            // Not to be known counts as not to be over.
+            let _ = children::kill_all_but(|child| child == init);
             return None;
         }
-        self.ended.take()
+        let killed = || match self.command {
+            Some(_) => End::Signalled(Signal::SIGKILL as i32),
+            None => End::NotStarted("it was ended before".into()),
+        };
+        Some(self.ended.take().unwrap_or_else(killed))
     }
 }
 
-fn ended(status: ExitStatus) -> End {
+/// How a child of std's ended.
+pub(super) fn ended(status: ExitStatus) -> End {
     match (status.code(), status.signal()) {
         (Some(code), _) => End::Exited(code),
         (None, Some(signal)) => End::Signalled(signal),

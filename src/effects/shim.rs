@@ -2,8 +2,8 @@
 //!
 //! Only a process can ask that for itself, between its start and COMMAND's, which safe code has no room for
 //! within one program. So this is a program of its own, for a few hundred microseconds. `exec` keeps the
-//! request, unless COMMAND is set-user-id or has file capabilities; it resets all signal handlers and the
-//! signal mask, and SIGPIPE is put back to its default.
+//! request, unless COMMAND is set-user-id or has file capabilities; it resets all signal handlers. SIGPIPE is put
+//! back to its default, and no signal is blocked.
 
 use std::{
     env,
@@ -14,7 +14,10 @@ use std::{
 };
 
 use nix::{
-    sys::{prctl, signal::Signal},
+    sys::{
+        prctl,
+        signal::{SigSet, Signal},
+    },
     unistd::{Pid, getppid},
 };
 
@@ -47,16 +50,21 @@ pub(crate) fn become_command() -> Option<ExitCode> {
 fn exec(parent: Pid, program: &OsStr, args: impl Iterator<Item = OsString>) -> ExitCode {
     let tied = prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from);
     if let Err(error) = tied {
-        return refused(program, &error);
+        return refused(program, &error).into();
     }
     // It died before we asked.
     if getppid() != parent {
         return ExitCode::from(program::CANNOT_RUN);
     }
-    refused(program, &Command::new(program).args(args).exec())
+    // An init blocks all of them, and `exec` keeps that.
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        return refused(program, &error.into()).into();
+    }
+    refused(program, &Command::new(program).args(args).exec()).into()
 }
 
-fn refused(program: &OsStr, error: &io::Error) -> ExitCode {
+/// Says why it can't be run, and returns the exit code that shells use.
+pub(crate) fn refused(program: &OsStr, error: &io::Error) -> u8 {
     eprintln!("elect: failed to run {}: {error}", program.display());
-    ExitCode::from(program::exit_code(error))
+    program::exit_code(error)
 }

@@ -110,11 +110,17 @@ impl Guard {
         })
     }
 
+    /// The parent of the command.
+    #[track_caller]
+    pub(crate) fn init(&self) -> Guarded {
+        Guarded(eventually(SOON, "an init", || first_child(self.pid)))
+    }
+
     /// The command that it guards.
     #[track_caller]
     pub(crate) fn command(&self) -> Guarded {
-        let pid = eventually(SOON, "a command", || children_of(self.id())?.first().copied());
-        Guarded(Pid::from_raw(pid))
+        let init = self.init().0;
+        Guarded(eventually(SOON, "a command", || first_child(init)))
     }
 
     /// Whether it has ended.
@@ -131,20 +137,32 @@ impl Drop for Guard {
     }
 }
 
-/// A command under a guard. It keeps its process id for as long as guard and `elect run` are stopped: nobody reaps it.
+/// A command under a guard, or its init. It keeps its process id for as long as guard and `elect run` are stopped: nobody reaps it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guarded(Pid);
 
 impl Guarded {
+    pub(crate) fn id(self) -> u32 {
+        self.0.as_raw().cast_unsigned()
+    }
+
+    pub(crate) fn signal(self, signal: Signal) {
+        kill(self.0, signal).expect("it is there");
+    }
+
     /// Stops it by SIGSTOP.
     pub(crate) fn stop(self) {
-        kill(self.0, Signal::SIGSTOP).expect("the command is there");
+        self.signal(Signal::SIGSTOP);
     }
 
     /// Whether it has ended, reaped or not.
     pub(crate) fn has_ended(self) -> bool {
         state_of(self.0.as_raw()).is_none_or(|state| state == "Z")
     }
+}
+
+fn first_child(parent: Pid) -> Option<Pid> {
+    children_of(parent.as_raw().cast_unsigned())?.first().copied().map(Pid::from_raw)
 }
 
 fn children_of(parent: u32) -> Option<Vec<i32>> {

@@ -16,18 +16,25 @@ use std::{
     env,
     fs::{self, File},
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    unistd::{Gid, Uid, setgroups, setresgid, setresuid},
+};
 use tempfile::TempDir;
 
 use super::{clock::BootTime, elect::Elect, eventually::eventually, server::SOON};
 
 const DIARY: &str = "WORKER_DIARY";
 const LOCK: &str = "WORKER_LOCK";
+
+/// Has a worker give up root before it works, as daemons do.
+pub(crate) const GIVE_UP_ROOT: &str = "WORKER_GIVES_UP_ROOT";
 
 /// How often it writes that it is alive.
 const EVERY: Duration = Duration::from_millis(2);
@@ -49,6 +56,9 @@ pub(crate) fn main() {
         let file = File::options().append(true).create(true).open(path).expect("a lock file can be opened");
         Flock::lock(file, FlockArg::LockExclusiveNonblock)
     });
+    if env::var_os(GIVE_UP_ROOT).is_some() {
+        give_up_root().expect("only root is told to");
+    }
     match &lock {
         Some(Ok(_)) => write("start"),
         Some(Err(_)) => write("OVERLAP"),
@@ -59,6 +69,14 @@ pub(crate) fn main() {
         write("alive");
         thread::sleep(EVERY);
     }
+}
+
+fn give_up_root() -> nix::Result<()> {
+    const NOBODY: u32 = 65_534;
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    setgroups(&[])?;
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)
 }
 
 /// One line of a diary.
@@ -77,7 +95,11 @@ pub(crate) struct Diary {
 
 impl Diary {
     pub(crate) fn new() -> Self {
-        Self { dir: TempDir::new().expect("a temporary directory can be made") }
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        // A worker that gave up root looks whether its diary is there.
+        let everybody = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(dir.path(), everybody).expect("the directory is ours");
+        Self { dir }
     }
 
     /// Has `elect run` run this script, in which `$WORKER` starts a worker.

@@ -10,6 +10,7 @@ use crate::{
     config::{Config, Standing, UsageError, Usual, in_file},
     effects::{
         budget::{Budget, KillAfter},
+        contain::Contain,
         health::Check,
         hooks::Commands,
         restart::Restart,
@@ -38,7 +39,11 @@ pub(in crate::cli) struct Flags {
     /// End with exit code 75 when leadership is lost, instead of standing again.
     #[arg(long, env = "ELECT_ONCE", value_parser = FalseyValueParser::new())]
     once: bool,
-    /// Print how the time to live is divided up, and exit.
+    /// Hold the command together by a PID namespace of its own, or not [default: pid where root may make one, else
+    /// none].
+    #[arg(long, value_enum, value_name = "BY", env = "ELECT_CONTAIN")]
+    contain: Option<Contain>,
+    /// Print how the time to live is divided up and what holds the command together, and exit.
     #[arg(long)]
     pub(in crate::cli) explain: bool,
     /// Stand only while this shell command succeeds; a leader hands over when it fails.
@@ -80,6 +85,7 @@ pub(in crate::cli) struct Options {
     pub(super) command: Vec<OsString>,
     pub(super) restart: Restart,
     pub(super) once: bool,
+    pub(super) contain: Option<Contain>,
     pub(super) check: Option<Check>,
     pub(super) hooks: Commands,
 }
@@ -116,7 +122,9 @@ impl Flags {
         };
         let restart = in_order(self.restart, file.restart).unwrap_or_default();
         let once = self.once || file.once.unwrap_or_default();
-        let options = Options { standing, budget, command: self.command, restart, once, check, hooks };
+        let contain = in_order(self.contain, file.contain);
+        let options =
+            Options { standing, budget, command: self.command, restart, once, contain, check, hooks };
         Ok((config, options))
     }
 }

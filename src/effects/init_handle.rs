@@ -1,0 +1,98 @@
+//! The guard's hold on an init: orders, reports, and its end.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    process::{Child, Command},
+};
+
+use nix::unistd::Pid;
+use tracing::debug;
+
+use super::{
+    control::{self, Receiver, Sender},
+    environment::{Variables, WITHHELD},
+    init::{self, InitOrder, InitReport},
+    namespace::Contained,
+};
+
+/// An init that waits for its command, or has one. Dropping it ends its orders, and all that is below it.
+#[derive(Debug)]
+pub(crate) struct InitHandle {
+    child: Child,
+    orders: Sender<InitOrder>,
+    reports: Receiver<InitReport>,
+    /// Whether it has said all it will say.
+    silent: bool,
+}
+
+impl InitHandle {
+    /// Starts one for this command. Call it from the process's main thread: the kernel takes the thread for the parent.
+    pub(crate) fn start(
+        command: &[OsString],
+        variables: &Variables,
+        contained: Contained,
+    ) -> io::Result<Self> {
+        let (their_orders, orders) = control::pipe()?;
+        let (reports, their_reports) = control::pipe()?;
+        let (orders, reports) = (Sender::new(orders)?, Receiver::new(reports)?);
+
+        let mut init = Command::new("/proc/self/exe");
+        init.arg0("elect").arg(init::NAME).arg(contained.name()).arg(Pid::this().to_string());
+        init.arg(their_orders.as_raw_fd().to_string()).arg(their_reports.as_raw_fd().to_string());
+        init.args(command).envs(variables.iter().map(|(key, value)| (key, value)));
+        for withheld in WITHHELD {
+            init.env_remove(withheld);
+        }
+        // Nothing else is started between here and the end of this function: it would inherit them.
+        control::bequeath(&their_orders)?;
+        control::bequeath(&their_reports)?;
+        let child = contained.spawn(init.process_group(0))?;
+        Ok(Self { child, orders, reports, silent: false })
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    /// Gives an order. One that takes none is dead, or as good as dead: then so is its command.
+    pub(crate) fn order(&mut self, order: &InitOrder) {
+        if let Err(error) = self.orders.send(order) {
+            debug!(%error, ?order, "the command's init takes no orders");
+            self.kill();
+        }
+    }
+
+    /// What it says next; `None`, once, at its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing said is lost.
+    pub(crate) async fn report(&mut self) -> Option<InitReport> {
+        if self.silent {
+            return std::future::pending().await;
+        }
+        match self.reports.next().await {
+            Ok(Some(report)) => Some(report),
+            // Dead, or talks nonsense: then it must go.
+            Ok(None) | Err(_) => {
+                self.silent = true;
+                self.kill();
+                None
+            }
+        }
+    }
+
+    /// Kills it. The kernel kills all of its namespace with it, or the command and makes the rest our children.
+    pub(crate) fn kill(&mut self) {
+        // If it is dead already, so much the better.
+        let _ = self.child.kill();
+    }
+
+    /// Whether it is dead, and reaped.
+    pub(crate) fn is_gone(&mut self) -> bool {
+        // An error: it is no child of ours any more.
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+}

@@ -1,0 +1,165 @@
+//! The PID namespace that a command runs in, where one can be made.
+//!
+//! Whether one may be made is found out by trying: root may, mostly; the default profile of Docker forbids it, as does
+//! systemd's `RestrictNamespaces=`. No user namespace is made, since set-user-id programs would not work in it.
+
+use std::{fmt, fs, fs::File, io, process::Child, process::Command};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
+
+use super::contain::Contain;
+
+/// How a command is held together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Contained {
+    /// By the init of a PID namespace.
+    Namespace,
+    /// By a child subreaper.
+    Reaper,
+}
+
+/// What was decided, and what follows from it.
+#[derive(Debug)]
+pub(crate) struct Containment {
+    pub(crate) how: Contained,
+    /// Said at the start, and by `--explain`.
+    said: String,
+}
+
+impl Containment {
+    /// # Errors
+    ///
+    /// With what to do, where a namespace was asked for and can't be made.
+    pub(crate) fn decide(asked: Option<Contain>) -> Result<Self, String> {
+        if asked == Some(Contain::None) {
+            return Ok(Self::without_namespace("--contain none"));
+        }
+        match (try_namespace(), asked) {
+            (Ok(()), _) => Ok(Self::in_namespace()),
+            (Err(error), Some(_)) => Err(format!(
+                "--contain pid: no PID namespace can be made here: {error}; run it as root, allow namespaces, or leave \
+                 --contain out"
+            )),
+            (Err(error), None) => Ok(Self::without_namespace(&format!("none can be made here: {error}"))),
+        }
+    }
+
+    fn in_namespace() -> Self {
+        let own_proc = mounts_are_passed_on().unwrap_or(false);
+        let proc = match own_proc {
+            true => "; its /proc shows its own processes",
+            false => {
+                "; its /proc shows those of the machine, by other ids than its own, since not all mounts are shared"
+            }
+        };
+        let said = format!(
+            "the command has a PID namespace: the kernel ends all of it, whichever of elect's processes are killed{proc}"
+        );
+        Self { how: Contained::Namespace, said }
+    }
+
+    fn without_namespace(why: &str) -> Self {
+        let said = format!(
+            "the command has no PID namespace ({why}): should all of elect's processes be killed at one moment, what the \
+             command started lives on, and so does a command that changed its credentials"
+        );
+        Self { how: Contained::Reaper, said }
+    }
+}
+
+impl fmt::Display for Containment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.said)
+    }
+}
+
+impl Contained {
+    /// As one argument of `elect init`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespace",
+            Self::Reaper => "reaper",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Namespace, Self::Reaper].into_iter().find(|contained| contained.name() == name)
+    }
+
+    /// Starts what will be process 1 of a new namespace, or a child like any other.
+    pub(crate) fn spawn(self, init: &mut Command) -> io::Result<Child> {
+        match self {
+            Self::Reaper => init.spawn(),
+            Self::Namespace => in_namespace(|| init.spawn())?,
+        }
+    }
+}
+
+fn try_namespace() -> io::Result<()> {
+    in_namespace(|| ())
+}
+
+/// Does something whose children are in a new PID namespace; the first of them is its process 1. This process stays
+/// where it is, and so will its later children.
+fn in_namespace<T>(what: impl FnOnce() -> T) -> io::Result<T> {
+    let own = File::open("/proc/self/ns/pid")?;
+    unshare(CloneFlags::CLONE_NEWPID)?;
+    let done = what();
+    // The kernel refuses threads in between.
+    setns(own, CloneFlags::CLONE_NEWPID)?;
+    Ok(done)
+}
+
+/// Mounts a `/proc` that shows this process's PID namespace, where that takes nothing from anybody.
+///
+/// It takes a mount namespace. What the command mounts must be seen by all others nevertheless, for taking over a file
+/// system is what failover is about. So this is done only where every mount is *shared*: then mounts and unmounts are
+/// passed on in both directions, except for those at `/proc`.
+pub(crate) fn mount_own_proc() -> io::Result<()> {
+    if !mounts_are_passed_on()? {
+        return Ok(());
+    }
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let none = None::<&str>;
+    mount(none, "/proc", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(Some("proc"), "/proc", Some("proc"), flags, none)?)
+}
+
+fn mounts_are_passed_on() -> io::Result<bool> {
+    Ok(passes_mounts_on(&fs::read_to_string("/proc/self/mountinfo")?))
+}
+
+/// Whether all mounts but `/proc` and those in it are shared: proc(5), `mountinfo`.
+fn passes_mounts_on(mountinfo: &str) -> bool {
+    let mut mounts = mountinfo.lines().map(|line| {
+        let mut fields = line.split(' ');
+        let at = fields.nth(4).unwrap_or_default();
+        let mut optional = fields.skip(1).take_while(|field| *field != "-");
+        (at, optional.any(|field| field.starts_with("shared:")))
+    });
+    mounts.all(|(at, shared)| shared || at == "/proc" || at.starts_with("/proc/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOT: &str = "24 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw\n";
+    const PROC: &str =
+        "25 24 0:22 / /proc rw,nosuid - proc proc rw\n31 25 0:28 / /proc/sys/fs/x rw - autofs x rw\n";
+
+    #[test]
+    fn mounts_are_passed_on_where_each_is_shared_but_for_proc() {
+        let with = |line: &str| passes_mounts_on(&[ROOT, PROC, line].concat());
+        assert!(with(""));
+        assert!(with("40 24 0:30 / /srv rw shared:7 master:2 - tmpfs tmpfs rw\n"));
+        for private in ["rw", "rw master:3", "rw unbindable"] {
+            assert!(!with(&format!("40 24 0:30 / /srv {private} - tmpfs shared:1 rw\n")), "{private}");
+        }
+        assert!(!with("40 24 0:30 / /processes rw - tmpfs tmpfs rw\n"));
+    }
+}
