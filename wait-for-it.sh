@@ -1,25 +1,36 @@
 #!/bin/bash
 # Waits until HOST:PORT accepts a TCP connection, then becomes COMMAND.
 #
-#   wait-for-it.sh HOST:PORT [-t SECONDS] [-- COMMAND ARG…]
+#   wait-for-it.sh HOST:PORT [-t SECONDS] [-q] [-s] [-- COMMAND ARG…]
+#
+# Takes the options of the script of this name that many compose files use. It differs in one
+# point: COMMAND never runs where HOST:PORT did not become available, with --strict or without.
 #
 # Needs bash and coreutils, no more: a slim Debian image has both, and bash opens
 # TCP connections itself. Progress goes to stdout, so that a container's log has it
 # before COMMAND's first line (the order between two streams is anybody's guess);
 # errors go to stderr. Exit codes: 0 available (and no COMMAND), 1 not available in
-# time, 2 wrong usage; otherwise COMMAND's own.
+# time, 2 wrong usage; otherwise COMMAND's own. With a COMMAND it is never 0 unless COMMAND's is.
 set -eu
 
+quiet=
 say() { printf 'wait-for-it.sh: %s\n' "$*"; }
+tell() { [ -n "$quiet" ] || say "$@"; }
 
 usage() {
     cat <<'END'
-usage: wait-for-it.sh HOST:PORT [-t SECONDS] [-- COMMAND ARG…]
+usage: wait-for-it.sh HOST:PORT [OPTION…] [-- COMMAND ARG…]
 
-Waits until HOST:PORT accepts a TCP connection, then runs COMMAND.
+Waits until HOST:PORT accepts a TCP connection, then runs COMMAND. Where it does not in time,
+COMMAND does not run, and the exit code is 1.
 
-  HOST:PORT    an IPv6 address goes in brackets: [::1]:2378
-  -t SECONDS   give up after this time (default 15; 0 waits for ever)
+  HOST:PORT                       an IPv6 address goes in brackets: [::1]:2378
+  -h HOST, --host=HOST            the same, in two parts
+  -p PORT, --port=PORT
+  -t SECONDS, --timeout=SECONDS   give up after this time (default 15; 0 waits for ever)
+  -q, --quiet                     say nothing but errors
+  -s, --strict                    as it is anyway: no COMMAND without a connection
+  --help                          show this
 END
 }
 
@@ -30,20 +41,39 @@ wrong_usage() {
 }
 
 address=
+host_option=
+port_option=
 seconds=15
+[ "$*" != --help ] || { usage && exit 0; }
 while [ $# -gt 0 ]; do
     case $1 in
-    -t)
-        [ $# -ge 2 ] || wrong_usage "-t needs a number of seconds"
+    --host=* | --port=* | --timeout=*)
+        set -- "${1%%=*}" "${1#*=}" "${@:2}"
+        continue
+        ;;
+    -t | --timeout)
+        [ $# -ge 2 ] || wrong_usage "$1 needs a number of seconds"
         # Six digits are eleven days, and far from any overflow below.
-        [[ $2 =~ ^[0-9]{1,6}$ ]] || wrong_usage "-t '$2' is not a whole number of seconds from 0 to 999999"
+        [[ $2 =~ ^[0-9]{1,6}$ ]] || wrong_usage "$1 '$2' is not a whole number of seconds from 0 to 999999"
         seconds=$((10#$2))
         shift 2
         ;;
-    -h | --help)
-        usage
-        exit 0
+    -h | --host)
+        [ $# -ge 2 ] && [ -n "$2" ] || wrong_usage "$1 needs a host (for help, --help alone)"
+        host_option=$2
+        shift 2
         ;;
+    -p | --port)
+        [ $# -ge 2 ] && [ -n "$2" ] || wrong_usage "$1 needs a port"
+        port_option=$2
+        shift 2
+        ;;
+    -q | --quiet)
+        quiet=yes
+        shift
+        ;;
+    -s | --strict) shift ;;
+    --help) wrong_usage "--help stands alone" ;;
     --)
         shift
         [ $# -gt 0 ] || wrong_usage "no command after '--'"
@@ -59,6 +89,16 @@ while [ $# -gt 0 ]; do
     esac
 done
 
+if [ -n "$host_option$port_option" ]; then
+    [ -z "$address" ] || wrong_usage "both HOST:PORT and -h or -p"
+    [ -n "$host_option" ] || wrong_usage "-p needs -h HOST as well"
+    [ -n "$port_option" ] || wrong_usage "-h needs -p PORT as well"
+    case $host_option in
+    \[*) address=$host_option:$port_option ;;
+    *:*) address="[$host_option]:$port_option" ;;
+    *) address=$host_option:$port_option ;;
+    esac
+fi
 [ -n "$address" ] || wrong_usage "no HOST:PORT given"
 # Neither pattern lets a '/' through, which would mean another path to bash.
 if [[ $address =~ ^\[([0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?)\]:(.*)$ ]]; then
@@ -121,9 +161,9 @@ pause() {
 readonly ATTEMPT=500 # hundredths: the longest that one attempt may hold up the next
 
 if [ "$seconds" = 0 ]; then
-    say "waiting for $address without a timeout"
+    tell "waiting for $address without a timeout"
 else
-    say "waiting $seconds seconds for $address"
+    tell "waiting $seconds seconds for $address"
 fi
 
 reason='no answer'
@@ -142,7 +182,7 @@ while true; do
     pause
 done
 now
-say "$address is available after $(((REPLY - start) / 100)) seconds"
+tell "$address is available after $(((REPLY - start) / 100)) seconds"
 
 trap - TERM INT HUP
 [ $# = 0 ] || exec "$@"

@@ -3,10 +3,9 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use leader_election::{
     CandidateName, ElectionName,
-    etcd::Endpoint,
     peers::{Group, PeerAddress, Timing},
     timing::Ttl,
 };
@@ -16,7 +15,7 @@ use self::completions::Shell;
 #[cfg(target_os = "linux")]
 use crate::effects::{guard::Inherited, init, shim};
 use crate::{
-    config::{self, Config, Range, UsageError, Usual},
+    config::{self, Config, Endpoints, Range, UsageError, Usual},
     descriptors,
     log::{self, Format, Stream},
     status::Address,
@@ -25,6 +24,7 @@ use crate::{
 mod completions;
 #[cfg(target_os = "linux")]
 mod demo;
+mod environment;
 mod ground;
 mod journal;
 mod man;
@@ -144,14 +144,8 @@ pub(crate) struct Stands {
 #[derive(Debug, Default, Args)]
 pub(crate) struct Shared {
     /// Members of one etcd cluster [default: localhost:2379].
-    #[arg(
-        long,
-        value_name = "HOST:PORT,…",
-        env = "ELECT_ETCD",
-        value_delimiter = ',',
-        help_heading = "etcd"
-    )]
-    pub(crate) etcd: Option<Vec<Endpoint>>,
+    #[arg(long, value_name = "HOST:PORT,…", env = "ELECT_ETCD", help_heading = "etcd")]
+    pub(crate) etcd: Option<Vec<Endpoints>>,
     /// Log in as this user; the password comes from ELECT_PASSWORD or --password-file.
     #[arg(long, value_name = "USER", env = "ELECT_USER", help_heading = "etcd")]
     pub(crate) user: Option<String>,
@@ -223,7 +217,9 @@ pub(crate) fn main() -> ExitCode {
     if let Some(ended) = shim::become_command().or_else(init::serve) {
         return ended;
     }
-    let cli = Cli::parse();
+    let command = environment::without_empty(Cli::command());
+    let cli = Cli::from_arg_matches_mut(&mut command.clone().get_matches());
+    let cli = cli.unwrap_or_else(|error| error.format(&mut command.clone()).exit());
     match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
@@ -231,6 +227,11 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
+}
+
+/// Says which variables do not do what they seem to.
+fn warn_of_environment(config: &Config) {
+    environment::warn(&Cli::command(), config);
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -253,16 +254,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let usual = Usual { name: server::nameless, timing: Timing::DEFAULT };
             let standing = config.standing(name_flag.or(name), stands, usual)?;
             log::start(config.log_format, Stream::Stdout)?;
+            warn_of_environment(&config);
             runtime.block_on(server::run(config, standing))
         }
         Command::Observe { json, shared } => {
             let config = Config::merge(shared)?;
             log::start(config.log_format, Stream::Stderr)?;
+            warn_of_environment(&config);
             runtime.block_on(observe::run(config, json))
         }
         Command::Status { json, shared } => {
             let config = Config::merge(shared)?;
             log::start(config.log_format, Stream::Stderr)?;
+            warn_of_environment(&config);
             runtime.block_on(status::run(config, json))
         }
         #[cfg(target_os = "linux")]

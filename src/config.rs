@@ -8,9 +8,10 @@
 //! error. A server that took one for the other would lead beside the leader whom everybody else knows.
 
 use std::{
-    env, fs,
+    env, fmt, fs,
     num::NonZeroU32,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
@@ -35,7 +36,7 @@ use crate::{
 mod group;
 
 /// Where etcd is unless somebody says otherwise: its own default.
-const DEFAULT_ENDPOINT: &str = "localhost:2379";
+pub(crate) const DEFAULT_ENDPOINT: &str = "localhost:2379";
 
 /// The election's key, as etcd's own examples and the seed of this project call it.
 const DEFAULT_ELECTION: &str = "leader";
@@ -51,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) backend: Backend,
     pub(crate) election: ElectionName,
     pub(crate) log_format: Format,
+    /// Whether nothing says where etcd is.
+    pub(crate) uses_default_endpoint: bool,
     file: File,
 }
 
@@ -147,9 +150,37 @@ enum PortOrAddress {
     Address(String),
 }
 
+/// Endpoints as people write a list of them: white space around each, a comma after the last.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoints(Vec<Endpoint>);
+
+impl FromStr for Endpoints {
+    type Err = etcd::InvalidEndpoint;
+
+    fn from_str(list: &str) -> Result<Self, etcd::InvalidEndpoint> {
+        let list = list.trim_end();
+        let list = list.strip_suffix(',').unwrap_or(list);
+        list.split(',').map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoints: Vec<_> = self.0.iter().map(Endpoint::to_string).collect();
+        f.write_str(&endpoints.join(","))
+    }
+}
+
+/// Whether a variable is there, with nothing in it: `ELECT_X: ${X}` in a compose file makes one where X is not set.
+/// It counts as not set, except where that would change what is elected by.
+pub(crate) fn is_empty(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| value.is_empty())
+}
+
 impl Config {
     pub(crate) fn merge(flags: Shared) -> Result<Self, UsageError> {
         let file = flags.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        refuse_empty_peers(&flags, &file)?;
         Self::of(flags, file)
     }
 
@@ -168,10 +199,11 @@ impl Config {
         };
         let member = member.or(file.member()?);
         let endpoints = match (flags.etcd, &file.etcd) {
-            (Some(endpoints), _) => Some(endpoints),
+            (Some(lists), _) => Some(lists.into_iter().flat_map(|list| list.0).collect()),
             (None, Some(list)) => Some(endpoints_in(list)?),
             (None, None) => None,
         };
+        let uses_default_endpoint = group.is_none() && endpoints.is_none();
         let login = Login {
             user: flags.user.or_else(|| file.user.clone()),
             password: Password::of(flags.password_file.as_deref(), file.password_file.as_deref())?,
@@ -192,7 +224,7 @@ impl Config {
             (None, None) => DEFAULT_ELECTION.parse().expect("the default is a valid name"),
         };
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
-        Ok(Self { backend, election, log_format, file })
+        Ok(Self { backend, election, log_format, uses_default_endpoint, file })
     }
 
     /// The keys of the configuration file, if there is one.
@@ -209,7 +241,7 @@ impl Config {
         usual: Usual,
     ) -> Result<Standing, UsageError> {
         // Not clap's to read: it may be given in two places, and would conflict with itself.
-        let in_environment = env::var("ELECT_NAME").ok();
+        let in_environment = env::var("ELECT_NAME").ok().filter(|name| !name.is_empty());
         let name = match (name, in_environment, &self.file.name) {
             (Some(name), _, _) => name,
             (None, Some(name), _) => {
@@ -282,11 +314,32 @@ impl File {
 }
 
 fn endpoints_in(list: &List) -> Result<Vec<Endpoint>, UsageError> {
-    let given: Vec<&str> = match list {
-        List::One(list) => list.split(',').collect(),
-        List::Many(list) => list.iter().map(String::as_str).collect(),
-    };
-    given.into_iter().map(|endpoint| in_file("etcd", endpoint.parse())).collect()
+    match list {
+        List::One(list) => in_file("etcd", list.parse::<Endpoints>()).map(|list| list.0),
+        List::Many(list) => list.iter().map(|endpoint| in_file("etcd", endpoint.parse())).collect(),
+    }
+}
+
+/// Refuses an `ELECT_PEERS` with nothing in it where nothing else says what elects: the server was to be one of a
+/// group, and must not become a candidate on whichever etcd answers at the default address. An empty `ELECT_DATA`
+/// would change the backend's memory: a member that looks for it elsewhere forgets its votes.
+fn refuse_empty_peers(flags: &Shared, file: &File) -> Result<(), UsageError> {
+    let among_peers = flags.peers.is_some() || file.peers.is_some();
+    let on_etcd = flags.etcd.is_some() || flags.user.is_some() || file.etcd.is_some() || file.user.is_some();
+    if !among_peers && !on_etcd && is_empty("ELECT_PEERS") {
+        return Err(UsageError(
+            "--peers: ELECT_PEERS is empty, so it has no address; without it this would stand on the etcd at \
+             localhost:2379: set it to NAME=HOST:PORT,…, or unset it, or say --etcd as well"
+                .into(),
+        ));
+    }
+    if among_peers && flags.data.is_none() && file.data.is_none() && is_empty("ELECT_DATA") {
+        return Err(UsageError(
+            "--data: ELECT_DATA is empty; name the directory that has this server's votes, or unset it"
+                .into(),
+        ));
+    }
+    Ok(())
 }
 
 fn parsed<T, E: std::fmt::Display>(
@@ -414,7 +467,11 @@ struct Password(String);
 impl Password {
     /// From the file that a flag names, the environment, or the file that the configuration names.
     fn of(flag: Option<&Path>, configured: Option<&Path>) -> Result<Option<Self>, UsageError> {
-        let password = match (flag, env::var("ELECT_PASSWORD"), configured) {
+        let in_environment = match env::var("ELECT_PASSWORD") {
+            Ok(empty) if empty.is_empty() => Err(env::VarError::NotPresent),
+            found => found,
+        };
+        let password = match (flag, in_environment, configured) {
             (Some(path), _, _) | (None, Err(env::VarError::NotPresent), Some(path)) => password_in(path)?,
             (None, Ok(password), _) => password,
             (None, Err(env::VarError::NotPresent), None) => return Ok(None),

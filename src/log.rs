@@ -1,17 +1,18 @@
 //! What is logged, and in which form.
 //!
-//! `plain` prints the lines that people follow, each as its bare message, and nothing else.
+//! `plain` prints the lines that people follow, each as its bare message, and nothing else on that stream; what is
+//! wrong at the start, and a problem that lasts, go to the standard error.
 //! `full` and `json` print those with time, level and fields, and whatever else is at info
 //! or above. `RUST_LOG` widens any of them.
 
 use std::{fmt, io};
 
-use tracing::{Event, Subscriber};
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::{
     Layer,
     filter::Targets,
     fmt::{
-        FmtContext, FormatEvent, FormatFields,
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::{Format as Standard, Writer},
     },
     layer::SubscriberExt,
@@ -32,6 +33,22 @@ pub(crate) use self::{
 /// The target of the lines that people follow.
 pub(crate) const TRANSCRIPT: &str = "transcript";
 
+/// The target of what is wrong, and is said once.
+const PROBLEM: &str = "problem";
+
+/// The target of problems that last, for `plain`: the other formats have told of each occurrence.
+const LASTING: &str = "lasting";
+
+/// Warns about what is wrong, and will not mend itself.
+pub(crate) fn problem(text: &str) {
+    tracing::warn!(target: PROBLEM, "{text}");
+}
+
+/// Tells those who follow the plain lines of a problem that lasts.
+pub(crate) fn lasting_problem(text: &str) {
+    tracing::warn!(target: LASTING, "{text}");
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Format {
@@ -43,8 +60,8 @@ pub(crate) enum Format {
 
 pub(crate) fn start(format: Format, to: Stream) -> Result<(), UsageError> {
     let usual = match format {
-        Format::Plain => "transcript=info",
-        Format::Full | Format::Json => "info",
+        Format::Plain => "transcript=info,problem=warn,lasting=warn",
+        Format::Full | Format::Json => "info,lasting=off",
     };
     let directives = match std::env::var("RUST_LOG") {
         Ok(more) if !more.is_empty() => format!("{usual},{more}"),
@@ -56,7 +73,9 @@ pub(crate) fn start(format: Format, to: Stream) -> Result<(), UsageError> {
         ))
     })?;
     let colours = io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none();
-    let layer = tracing_subscriber::fmt::layer().with_writer(move || to).with_ansi(colours);
+    let problems = if format == Format::Plain { Stream::Stderr } else { to };
+    let layer =
+        tracing_subscriber::fmt::layer().with_writer(Streams { problems, others: to }).with_ansi(colours);
     let layer = match format {
         Format::Plain => layer.event_format(Plain(Standard::default().without_time())).boxed(),
         Format::Full => layer.with_target(false).boxed(),
@@ -64,6 +83,27 @@ pub(crate) fn start(format: Format, to: Stream) -> Result<(), UsageError> {
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).init();
     Ok(())
+}
+
+/// Where lines go, by what they are about.
+struct Streams {
+    problems: Stream,
+    others: Stream,
+}
+
+impl MakeWriter<'_> for Streams {
+    type Writer = Stream;
+
+    fn make_writer(&self) -> Stream {
+        self.others
+    }
+
+    fn make_writer_for(&self, about: &Metadata<'_>) -> Stream {
+        match about.target() {
+            PROBLEM | LASTING => self.problems,
+            _ => self.others,
+        }
+    }
 }
 
 /// Bare messages for the transcript, the standard form for everything that `RUST_LOG` adds.
@@ -81,8 +121,10 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        if event.metadata().target() != TRANSCRIPT {
-            return self.0.format_event(ctx, writer, event);
+        match event.metadata().target() {
+            TRANSCRIPT => {}
+            PROBLEM | LASTING => write!(writer, "elect: warning: ")?,
+            _ => return self.0.format_event(ctx, writer, event),
         }
         let mut message = Message(&mut writer, Ok(()));
         event.record(&mut message);

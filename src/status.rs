@@ -30,6 +30,7 @@ mod address;
 mod answer;
 mod board;
 mod events;
+mod hosts;
 mod http;
 mod metrics;
 mod page;

@@ -20,6 +20,7 @@ use std::{
 
 use serde_json::Value;
 use support::{
+    capture::Stream,
     elect::Elect,
     etcd::{Etcd, EtcdVersion},
     on_each_etcd,
@@ -128,7 +129,9 @@ fn a_ttl_that_no_lease_can_have_is_refused_before_anything_is_sent() {
     ] {
         let server = || elect(&["server", "server1"], &nobody);
         assert_says(&complaint(server().arg(format!("--ttl={ttl}"))), &["--ttl", remedy]);
-        assert_says(&complaint(server().env("ELECT_TTL", ttl)), &["--ttl", remedy]);
+        if !ttl.is_empty() {
+            assert_says(&complaint(server().env("ELECT_TTL", ttl)), &["--ttl", remedy]);
+        }
         let config = files.write("elect.toml", format!("ttl = {ttl:?}"));
         assert_says(&complaint(server().arg("--config").arg(config)), &["--config", "ttl", remedy]);
     }
@@ -194,8 +197,10 @@ fn an_election_that_makes_no_prefix_is_refused_before_anything_is_sent() {
             if !election.contains('\0') {
                 let said = complaint(elect(command, &nobody).args(["--election", election]));
                 assert_says(&said, &["--election", reason]);
-                let said = complaint(elect(command, &nobody).env("ELECT_ELECTION", election));
-                assert_says(&said, &["--election", reason]);
+                if !election.is_empty() {
+                    let said = complaint(elect(command, &nobody).env("ELECT_ELECTION", election));
+                    assert_says(&said, &["--election", reason]);
+                }
             }
             let election = serde_json::to_string(election).unwrap();
             let config = files.write("elect.toml", format!("election = {election}"));
@@ -232,7 +237,7 @@ fn a_malformed_endpoint_is_refused_before_anything_is_sent() {
         ("[lo]calhost:2379", "localhost:2379"),
     ] {
         // The good one beside it must not be tried either.
-        let list = format!("{},{wrong}", nobody.endpoint());
+        let list = format!("{wrong},{}", nobody.endpoint());
         let said = complaint(Elect::new(["server", "server1", "--etcd", &*list]));
         assert_says(&said, &["--etcd", reason, "HOST:PORT"]);
         let said = complaint(Elect::new(["status"]).env("ELECT_ETCD", &list));
@@ -245,6 +250,94 @@ fn a_malformed_endpoint_is_refused_before_anything_is_sent() {
     let config = files.write("elect.toml", "etcd = []");
     assert_says(&complaint(Elect::new(["status", "--config"]).arg(config)), &["--etcd", "at least one"]);
     nobody.assert_untouched();
+}
+
+/// As people write lists: in YAML, over several lines, by a template that ends each with a comma.
+#[test]
+fn a_list_of_endpoints_may_have_blanks_line_breaks_and_a_comma_at_the_end() {
+    let files = Files::new();
+    let port = ReservedPort::new();
+    let at = port.address();
+    let plain = format!("Connecting to etcd at '{at},{at}'");
+    for list in [
+        format!("{at}, {at}"),
+        format!("  {at} ,{at}\t"),
+        format!("{at},\n  {at}\n"),
+        format!("{at},{at},"),
+        format!("{at},{at} , \n"),
+    ] {
+        let server = || Elect::new(["server", "server1", "--log-format", "plain"]);
+        server().args(["--etcd", &list]).start().wait_for_line(&*plain, SOON);
+        server().env("ELECT_ETCD", &list).start().wait_for_line(&*plain, SOON);
+        let config = files.write("elect.toml", format!("etcd = {}", serde_json::to_string(&list).unwrap()));
+        server().arg("--config").arg(config).start().wait_for_line(&*plain, SOON);
+    }
+    for list in [",", ",,", &format!("{at},,{at}"), &format!("{at},,")] {
+        let said = complaint(Elect::new(["status"]).env("ELECT_ETCD", list));
+        assert_says(&said, &["--etcd", "the port is missing", "HOST:PORT"]);
+    }
+}
+
+/// `ELECT_X: ${X}` in a compose file puts an empty ELECT_X into the container, where X is not set.
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let port = ReservedPort::new();
+    let mut server = Elect::new(["server", "server1", "--etcd", &port.address(), "--log-format", "json"]);
+    for variable in EVERY_VARIABLE {
+        server = server.env(variable, "");
+    }
+    let server = server.start();
+    let says =
+        |line: &str| parsed(line).is_some_and(|line| line["message"] == "Starting the server 'server1'");
+    let starting = parsed(&server.wait_for_line(says, SOON).text).unwrap();
+    assert_eq!((&starting["ttl"], &starting["election"]), (&"5s".into(), &"leader".into()));
+    server.wait_for_line(|line: &str| line.contains(&port.address()), SOON);
+}
+
+/// All that `server` reads.
+const EVERY_VARIABLE: [&str; 18] = [
+    "ELECT_ETCD",
+    "ELECT_USER",
+    "ELECT_PASSWORD",
+    "ELECT_PASSWORD_FILE",
+    "ELECT_PEERS",
+    "ELECT_LISTEN",
+    "ELECT_DATA",
+    "ELECT_HEARTBEAT",
+    "ELECT_ELECTION_TIMEOUT",
+    "ELECT_CACERT",
+    "ELECT_CERT",
+    "ELECT_KEY",
+    "ELECT_ELECTION",
+    "ELECT_LOG_FORMAT",
+    "ELECT_CONFIG",
+    "ELECT_NAME",
+    "ELECT_TTL",
+    "ELECT_HTTP",
+];
+
+/// The server was to be one of a group. Taking it for one on etcd would make a second leader.
+#[test]
+fn an_empty_list_of_peers_does_not_make_a_candidate_on_etcd() {
+    for command in COMMANDS {
+        let said = complaint(Elect::new(command).env("ELECT_PEERS", ""));
+        assert_says(&said, &["ELECT_PEERS is empty", "unset it", "--etcd"]);
+    }
+}
+
+#[test]
+fn a_variable_that_means_nothing_is_warned_about() {
+    let port = ReservedPort::new();
+    for (format, stream) in [("plain", Stream::Stderr), ("full", Stream::Stdout)] {
+        let server = Elect::new(["server", "server1", "--etcd", &port.address(), "--log-format", format]);
+        let server = server.env("ELECT_ENDPOINTS", "h:1").env("ELECT_SERVICE_HOST", "10.0.0.1").start();
+        let warning = server.wait_for_line(|line: &str| line.contains("ELECT_ENDPOINTS is ignored"), SOON);
+        assert_eq!(warning.stream, stream, "{format}");
+        assert!(!all_said(&server).contains("ELECT_SERVICE_HOST"));
+    }
+    let mut status = Elect::new(["status"]).env("ETCDCTL_ENDPOINTS", "h:1").start();
+    status.wait_exit(SOON);
+    assert_says(&all_said(&status), &["ETCDCTL_ENDPOINTS is read by etcdctl only", "set ELECT_ETCD"]);
 }
 
 #[test]

@@ -309,9 +309,17 @@ fn only_get_and_head_are_answered_and_no_body_is_taken() {
     let served = Served::start_leader("server1", &etcd.endpoint(), "3s");
     let address = served.address();
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW"] {
-        let answer = request(&address, method, "/leader").unwrap();
+        let answer = request(&address, method, "/status").unwrap();
         assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{method}");
         assert_eq!(answer.header("elect-role"), Some("leader"));
+        if method != "OPTIONS" {
+            let answer = request(&address, method, "/leader").unwrap();
+            assert_eq!(
+                (answer.status, answer.header("allow")),
+                (405, Some("GET, HEAD, OPTIONS")),
+                "{method}"
+            );
+        }
     }
     for path in ["/leader", "/follower", "/status", "/metrics", "/events", "/"] {
         let head = request(&address, "HEAD", path).unwrap();
@@ -331,6 +339,76 @@ fn only_get_and_head_are_answered_and_no_body_is_taken() {
         connection.send(format!("GET /leader HTTP/1.1\r\nHost: {address}\r\n{body}\r\n\r\n")).unwrap();
         assert_eq!(connection.answer_to("GET").unwrap().status, 413, "{body}");
         assert_eq!(connection.wait_closed().unwrap(), b"", "{body}");
+    }
+}
+
+/// HAProxy's `option httpchk` sends OPTIONS where no method is named, by HTTP/1.0 and without a `Host`.
+#[test]
+fn the_routes_that_are_probed_answer_options_as_get() {
+    let etcd = start_etcd();
+    let leader = Served::start_leader("server1", &etcd.endpoint(), "3s");
+    let follower = Served::start_follower("server2", &etcd.endpoint(), "3s");
+    for path in ["/leader", "/follower", "/livez", "/readyz"] {
+        for served in [&leader, &follower] {
+            let mut connection = Connection::open(&served.address()).unwrap();
+            connection.send(format!("OPTIONS {path} HTTP/1.0\r\n\r\n")).unwrap();
+            let answer = connection.answer_to("OPTIONS").unwrap();
+            assert_eq!(answer.status, served.status_of(path), "{path}");
+            assert_eq!(answer.header("allow"), Some("GET, HEAD, OPTIONS"), "{path}");
+        }
+    }
+}
+
+#[test]
+fn a_scraper_that_reads_only_the_older_format_gets_that() {
+    let etcd = start_etcd();
+    let served = Served::start_leader("server1", &etcd.endpoint(), "3s");
+    let scrape = |accept: &str| {
+        let mut connection = Connection::open(&served.address()).unwrap();
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\n\r\n");
+        connection.send(head).unwrap();
+        connection.answer_to("GET").unwrap()
+    };
+    let text = scrape("text/plain;version=0.0.4;q=0.3");
+    assert_eq!(text.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let known = ["counter", "gauge", "histogram", "summary", "untyped"];
+    for line in text.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (family, kind) = line.split_once(' ').unwrap();
+        assert!(known.contains(&kind), "{line}");
+        let has_sample =
+            |line: &str| line.starts_with(&format!("{family}{{")) || line.starts_with(&format!("{family} "));
+        assert!(kind != "counter" || text.text().lines().any(has_sample), "{line}");
+    }
+    assert!(!text.text().contains("# EOF") && !text.text().contains("# UNIT"));
+    let open = scrape("application/openmetrics-text;version=1.0.0,text/plain;q=0.5");
+    assert!(open.header("content-type").unwrap().starts_with("application/openmetrics-text"));
+    assert_eq!(open.header("vary"), Some("accept"));
+}
+
+/// A page from elsewhere, whose name was made to resolve to 127.0.0.1, must not read anything.
+#[test]
+fn a_foreign_host_is_refused_on_loopback() {
+    let etcd = start_etcd();
+    let served = Served::start_leader("server1", &etcd.endpoint(), "3s");
+    let ask = |head: String| {
+        let mut connection = Connection::open(&served.address()).unwrap();
+        connection.send(format!("{head}\r\n\r\n")).unwrap();
+        connection.answer_to("GET").unwrap()
+    };
+    for path in ["/", "/leader", "/status", "/metrics", "/events"] {
+        for foreign in ["evil.test", "evil.test:8080", "localhost.evil.test"] {
+            let refused = ask(format!("GET {path} HTTP/1.1\r\nHost: {foreign}"));
+            assert_eq!(refused.status, 421, "{path} at {foreign}");
+            assert!(
+                refused.text().contains("localhost") && refused.text().contains("--http"),
+                "{}",
+                refused.text()
+            );
+        }
+    }
+    assert_eq!(ask("GET http://evil.test/leader HTTP/1.1\r\nHost: localhost".into()).status, 421);
+    for own in ["localhost", "localhost:80", "[::1]:1", &*served.address()] {
+        assert_eq!(ask(format!("GET /leader HTTP/1.1\r\nHost: {own}")).status, 200, "{own}");
     }
 }
 
@@ -510,7 +588,7 @@ fn a_stream_of_events_says_when_to_come_back() {
     let mut said = String::new();
     {
         use std::io::{BufRead, BufReader, Write};
-        stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        stream.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut lines = BufReader::new(stream).lines();
         while !said.contains("data:") {
             said += &lines.next().unwrap().unwrap();

@@ -128,6 +128,22 @@ else
     echo "skipped an IPv6 address goes in brackets: no IPv6 loopback (${listen##*: })"
 fi
 
+# --- the options that people know
+
+listen open 127.0.0.1
+
+for options in "-t 30 --strict" "--timeout=30" "--timeout 30 -s" "--timeout=0"; do
+    # shellcheck disable=SC2086  # several words
+    run "127.0.0.1:$port" $options -- echo ran
+    check "takes $options" out_ends ran
+done
+run -h 127.0.0.1 -p "$port" -- echo ran
+check 'host and port may be apart' out_ends ran
+run --host=127.0.0.1 "--port=$port" -q -- echo ran
+check 'quiet says nothing' out_is ran
+run -q "127.0.0.1:$port" -- sh -c 'exit 5'
+check 'quiet keeps the exit code' status_is 5
+
 listen late 127.0.0.1 1.5
 run "127.0.0.1:$port" -t 30
 check 'it goes on after a refused connection' status_is 0
@@ -145,6 +161,10 @@ check 'a timeout is exit code 1' status_is 1
 check 'a timeout says what was wrong' err_has "wait-for-it.sh: error: 127.0.0.1:$port is not available after 1 seconds: Connection refused"
 check 'a timeout does not run the command' out_ends "wait-for-it.sh: waiting 1 seconds for 127.0.0.1:$port"
 check 'a timeout comes at its time' took_between 1000 2500
+run -q -h 127.0.0.1 -p "$port" --timeout=1 -- echo ran
+check 'without --strict the command does not run either' out_is ''
+check 'quiet is not silent about an error' err_has 'is not available after 1 seconds'
+check 'and the exit code is 1' status_is 1
 
 listen silent 127.0.0.1
 run "127.0.0.1:$port" -t 2 -- echo ran
@@ -215,6 +235,13 @@ wrong "-t '1.5' is not a whole number of seconds" host:1 -t 1.5
 wrong "unknown option '--wait'" host:1 --wait
 wrong "only one HOST:PORT, but also got 'echo'" host:1 echo
 wrong "no command after '--'" host:1 --
+wrong '-h needs a host (for help, --help alone)' -h
+wrong '-h needs -p PORT as well' -h host -- echo ran
+wrong '-p needs -h HOST as well' -p 1 -- echo ran
+wrong 'both HOST:PORT and -h or -p' host:1 -h host -p 1
+wrong '--port needs a port' -h host --port=
+wrong "--timeout 'soon' is not a whole number of seconds" host:1 --timeout=soon
+wrong '--help stands alone' host:1 --help -- echo ran
 run --help
 check '--help is no error' status_is 0
 

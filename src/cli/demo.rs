@@ -27,11 +27,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
-use leader_election::etcd::Endpoint;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{backing::Backing, failovers::Failovers, keyboard::Keyboard, servers::Servers, watch::Turn};
+use crate::config::Endpoints;
 
 mod backing;
 mod failovers;
@@ -65,8 +65,8 @@ pub(super) struct Flags {
     rounds: Option<u32>,
     /// On an etcd, instead of among themselves: one that runs at HOST:PORT, or, without a value, one that is
     /// started for this (from PATH).
-    #[arg(long, value_name = "HOST:PORT,…", num_args = 0..=1, value_delimiter = ',')]
-    etcd: Option<Vec<Endpoint>>,
+    #[arg(long, value_name = "HOST:PORT,…", num_args = 0..=1)]
+    etcd: Option<Vec<Endpoints>>,
 }
 
 pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::transcript::{Happened, Line, Transcript};
 use crate::{
     config::{Place, Standing},
-    log::{Seldom, TRANSCRIPT, together},
+    log::{Seldom, TRANSCRIPT, lasting_problem, together},
 };
 
 /// The target of what machines follow, at debug: from when until when this process takes itself for the leader. Moments
@@ -31,6 +31,35 @@ pub(super) struct Journal {
     reaching: Line,
     refreshing: Pace,
     failures: Seldom,
+    lasting: Lasting,
+}
+
+/// When a problem that lasts is told of where single failures are not.
+#[derive(Debug, Default)]
+struct Lasting {
+    since: Option<Timestamp>,
+    told: Option<Timestamp>,
+}
+
+impl Lasting {
+    /// Attempts that fail for less are the business of a restart, or of a change of etcd's leader.
+    const AFTER: Duration = Duration::from_secs(2);
+    const EVERY: Duration = Duration::from_secs(60);
+
+    /// Notes a failure; whether it is to be told.
+    fn failed(&mut self, now: Timestamp) -> bool {
+        let since = *self.since.get_or_insert(now);
+        let is_due = self.told.is_none_or(|told| now.since(told) >= Self::EVERY);
+        let due = now.since(since) >= Self::AFTER && is_due;
+        if due {
+            self.told = Some(now);
+        }
+        due
+    }
+
+    fn over(&mut self) {
+        self.since = None;
+    }
 }
 
 /// How often it is told, at most, that this server still leads. Whatever proves it may come more often.
@@ -85,7 +114,14 @@ impl Journal {
                 (listening(settings), Pace::of_heartbeats())
             }
         };
-        Self { leading: None, transcript: Transcript::new(), reaching, refreshing, failures: Seldom::new() }
+        Self {
+            leading: None,
+            transcript: Transcript::new(),
+            reaching,
+            refreshing,
+            failures: Seldom::new(),
+            lasting: Lasting::default(),
+        }
     }
 
     /// Tells how it reaches the others.
@@ -97,8 +133,12 @@ impl Journal {
         self.believe(&event);
         match event {
             Event::Campaigning => self.happened(Happened::Campaigning),
-            Event::Following { token } => self.happened(Happened::Queued { own: token }),
+            Event::Following { token } => {
+                self.lasting.over();
+                self.happened(Happened::Queued { own: token });
+            }
             Event::Elected { token, until } => {
+                self.lasting.over();
                 self.refreshing.begin();
                 let lines = self.transcript.lines(Happened::Elected { token });
                 together(|| {
@@ -120,6 +160,9 @@ impl Journal {
                 }
             }
             Event::Retrying { problem, unreachable, pause } => {
+                if self.lasting.failed(Timestamp::now()) {
+                    lasting_problem(&problem);
+                }
                 let Some(left_out) = self.failures.pass(Timestamp::now()) else { return };
                 let left_out = (left_out > 0).then_some(left_out);
                 warn!(problem, retry_in = ?pause, left_out, "the attempt failed");
@@ -221,6 +264,17 @@ mod tests {
             "Listening on 'localhost:10000', peers: server2, server3"
         );
         assert_eq!(line("server1=localhost:10000"), "Listening on 'localhost:10000', no peers");
+    }
+
+    #[test]
+    fn a_problem_is_told_when_it_lasts_and_then_once_a_minute() {
+        let at = |secs| Timestamp::from_nanos(1) + Duration::from_secs(secs);
+        let mut lasting = Lasting::default();
+        let told: Vec<_> = (0..200).filter(|secs| lasting.failed(at(*secs))).collect();
+        assert_eq!(told, [2, 62, 122, 182]);
+        lasting.over();
+        assert!(!lasting.failed(at(300)) && !lasting.failed(at(301)), "a new one has to last as well");
+        assert!(lasting.failed(at(302)));
     }
 
     #[test]

@@ -94,6 +94,7 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     }
     // The standard output is the command's.
     log::start(config.log_format, log::Stream::Stderr)?;
+    super::warn_of_environment(&config);
     if let Some(Err(unusable)) = options.command.first().map(|command| program::look_for(command)) {
         eprintln!("elect: {unusable}");
         return Ok(ExitCode::from(unusable.exit_code()));

@@ -1,13 +1,19 @@
 //! `elect server NAME`: stand for election until stopped, and log what happens.
 
-use std::{future::pending, pin::pin, process::ExitCode};
+use std::{
+    future::pending,
+    pin::pin,
+    process::{self, ExitCode},
+};
 
 use anyhow::{Context, anyhow};
 use leader_election::{
     CampaignError, CandidateName,
     candidate::{Backend, Stopped},
 };
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tokio::{
+    signal::unix::{SignalKind, signal},
     sync::{broadcast::error::RecvError, oneshot},
     time::timeout,
 };
@@ -21,19 +27,35 @@ use super::{
     transcript::Happened,
 };
 use crate::{
-    config::{Config, Place, Standing, UsageError},
+    config::{self, Config, Place, Standing, UsageError},
     effects::systemd::Systemd,
     log,
     proof::{Proof, written},
 };
 
 pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<ExitCode> {
-    let signals = Signals::listen().context("failed to listen for signals")?;
+    let signals = Signals::listen_with_hangup().context("failed to listen for signals")?;
+    if process::id() == 1 {
+        tokio::spawn(reap());
+    }
     let stage = Stage::set(&standing, &config.election)?;
     // Nothing here blocks: not even a log that nobody reads.
     match standing.place {
         Place::Etcd(settings, ttl) => stand(stage.on_etcd(settings, ttl)?, signals).await,
         Place::Peers(settings) => stand(stage.among_peers(*settings)?, signals).await,
+    }
+}
+
+/// Takes the orphans' exit codes, or they would stay as zombies: process 1 of a container is the parent of every
+/// process there whose own is gone. A server starts none itself.
+async fn reap() {
+    let Ok(mut child) = signal(SignalKind::child()) else { return };
+    loop {
+        while waitpid(None, Some(WaitPidFlag::WNOHANG)).is_ok_and(|status| status != WaitStatus::StillAlive) {
+        }
+        if child.recv().await.is_none() {
+            return;
+        }
     }
 }
 
@@ -108,7 +130,8 @@ async fn stand<B: Backend>(ground: Ground<B>, mut signals: Signals) -> anyhow::R
 /// Only `run` has a name to fall back on.
 pub(super) fn nameless() -> Result<CandidateName, UsageError> {
     let problem = "this server has no name; give one, as in `elect server server1`, or set ELECT_NAME";
-    Err(UsageError(problem.into()))
+    let empty = if config::is_empty("ELECT_NAME") { ", which must not be empty" } else { "" };
+    Err(UsageError(format!("{problem}{empty}")))
 }
 
 /// A second signal: no waiting for anything.

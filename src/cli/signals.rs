@@ -1,16 +1,23 @@
 //! The signals that tell `elect` to stop, and those that `run` passes on.
+//!
+//! A SIGHUP that was ignored when the process started stays ignored, as `nohup` wants it.
 
-use std::time::Duration;
+use std::{
+    fs::{self, File},
+    future::pending,
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::Instant,
 };
 
-/// SIGTERM and SIGINT.
+/// SIGTERM and SIGINT, and perhaps SIGHUP.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Hangup>,
     first: Option<Instant>,
 }
 
@@ -21,7 +28,12 @@ impl Signals {
 
     pub(super) fn listen() -> std::io::Result<Self> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        Ok(Self { terminate, interrupt, first: None })
+        Ok(Self { terminate, interrupt, hangup: None, first: None })
+    }
+
+    /// As [`listen`](Self::listen), and SIGHUP, which asks to stop where it tells that the terminal has closed.
+    pub(super) fn listen_with_hangup() -> std::io::Result<Self> {
+        Ok(Self { hangup: Hangup::listen()?, ..Self::listen()? })
     }
 
     /// The next signal, other than an echo of the first.
@@ -32,6 +44,7 @@ impl Signals {
             let number = tokio::select! {
                 _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
                 _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+                () = Hangup::next(&mut self.hangup) => SignalKind::hangup().as_raw_value(),
             };
             match self.first {
                 None => {
@@ -45,6 +58,48 @@ impl Signals {
     }
 }
 
+/// The end of the terminal that the process was started from.
+struct Hangup {
+    signal: Signal,
+    /// Whether there was a terminal. Without one, SIGHUP is a daemon's "read your files again".
+    terminal: bool,
+}
+
+impl Hangup {
+    fn listen() -> std::io::Result<Option<Self>> {
+        if ignores_hangup() {
+            return Ok(None);
+        }
+        let terminal = File::open("/dev/tty").is_ok();
+        Ok(Some(Self { signal: signal(SignalKind::hangup())?, terminal }))
+    }
+
+    /// Waits until the terminal has closed; for ever where there is none to close.
+    ///
+    /// Cancel safe.
+    async fn next(hangup: &mut Option<Self>) {
+        let Some(Self { signal, terminal }) = hangup else { return pending().await };
+        while signal.recv().await.is_some() {
+            if *terminal {
+                return;
+            }
+            tracing::info!(
+                "SIGHUP: password and certificate files are read again at each login and connection"
+            );
+        }
+        pending().await
+    }
+}
+
+/// Whether SIGHUP was ignored when this process began. Only before a handler for it is set.
+fn ignores_hangup() -> bool {
+    const HANGUP: u64 = 1 << 0; // The bit of signal 1.
+    // Only Linux says so; elsewhere it is handled.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & HANGUP != 0)
+}
+
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
@@ -56,7 +111,8 @@ pub(super) enum Wish {
 /// The signals that `run` passes on, and that mean nothing to itself.
 #[cfg(target_os = "linux")]
 pub(super) struct PassedOn {
-    hangup: Signal,
+    /// None where it is ignored: the command has inherited that, too.
+    hangup: Option<Signal>,
     user1: Signal,
     user2: Signal,
     window: Signal,
@@ -66,7 +122,7 @@ pub(super) struct PassedOn {
 impl PassedOn {
     pub(super) fn listen() -> std::io::Result<Self> {
         Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
+            hangup: if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) },
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
             window: signal(SignalKind::window_change())?,
@@ -78,11 +134,19 @@ impl PassedOn {
     /// Cancel safe.
     pub(super) async fn next(&mut self) -> i32 {
         tokio::select! {
-            _ = self.hangup.recv() => SignalKind::hangup(),
+            _ = recv(&mut self.hangup) => SignalKind::hangup(),
             _ = self.user1.recv() => SignalKind::user_defined1(),
             _ = self.user2.recv() => SignalKind::user_defined2(),
             _ = self.window.recv() => SignalKind::window_change(),
         }
         .as_raw_value()
+    }
+}
+
+#[cfg(target_os = "linux")]
+async fn recv(signal: &mut Option<Signal>) -> Option<()> {
+    match signal {
+        Some(signal) => signal.recv().await,
+        None => pending().await,
     }
 }

@@ -67,16 +67,15 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = InvalidEndpoint;
 
+    /// White space around an endpoint is left out, and its scheme may be in any case.
     fn from_str(given: &str) -> Result<Self, InvalidEndpoint> {
+        let given = given.trim();
         let wrong = |problem| InvalidEndpoint { given: given.escape_debug().to_string(), problem };
-        let (scheme, rest) = if let Some(rest) = given.strip_prefix("https://") {
-            (Some(Scheme::Https), rest)
-        } else if let Some(rest) = given.strip_prefix("http://") {
-            (Some(Scheme::Http), rest)
-        } else if given.contains("://") {
-            return Err(wrong("only http:// and https:// are spoken"));
-        } else {
-            (None, given)
+        let (scheme, rest) = match given.split_once("://") {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(Scheme::Https), rest),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(Scheme::Http), rest),
+            Some(_) => return Err(wrong("only http:// and https:// are spoken")),
+            None => (None, given),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '@', ' ']) {
@@ -92,6 +91,9 @@ impl FromStr for Endpoint {
         }
         match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(address) if address.parse::<Ipv6Addr>().is_ok() => {}
+            Some(address) if has_zone(address) => {
+                return Err(wrong("an IPv6 address with a zone is not supported, use one without (no %)"));
+            }
             Some(_) => return Err(wrong("there is no IPv6 address in the brackets")),
             None if host.contains([':', '[', ']']) => return Err(wrong("an IPv6 address goes in brackets")),
             None => {}
@@ -108,6 +110,11 @@ impl FromStr for Endpoint {
     }
 }
 
+/// `fe80::1%eth0`: an address that means something only on one interface. No URI can hold it.
+fn has_zone(address: &str) -> bool {
+    address.split_once('%').is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -122,6 +129,9 @@ mod tests {
             ("http://10.0.0.1:2379", "http://10.0.0.1:2379"),
             ("https://etcd.example:2379/", "https://etcd.example:2379"),
             ("[::1]:2379", "http://[::1]:2379"),
+            (" \n etcd1:2379\t", "http://etcd1:2379"),
+            ("HTTP://etcd1:2379", "http://etcd1:2379"),
+            ("hTTps://etcd1:2379/", "https://etcd1:2379"),
         ] {
             assert_eq!(given.parse::<Endpoint>().unwrap().uri(false), uri);
         }
@@ -138,6 +148,8 @@ mod tests {
             ("host:99999", "not a number"),
             ("::1:2379", "brackets"),
             ("[]:2379", "no IPv6 address"),
+            ("[fe80::1%eth0]:2379", "with a zone is not supported"),
+            ("[nothing%eth0]:2379", "no IPv6 address"),
             ("[lo]calhost:2379", "brackets"),
             ("ftp://host:1", "only http"),
             ("host:2379/v3", "more than a host"),

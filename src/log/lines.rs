@@ -37,6 +37,13 @@ impl Stream {
         }
     }
 
+    fn backlog(self) -> &'static Backlog {
+        match self {
+            Self::Stdout => &OF_STDOUT,
+            Self::Stderr => &OF_STDERR,
+        }
+    }
+
     fn has_room(self) -> bool {
         fn asked(fd: BorrowedFd<'_>) -> bool {
             let mut asked = [PollFd::new(fd, PollFlags::POLLOUT)];
@@ -50,7 +57,8 @@ impl Stream {
     }
 }
 
-static BACKLOG: Backlog = Backlog { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
+static OF_STDOUT: Backlog = Backlog { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
+static OF_STDERR: Backlog = Backlog { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
 
 /// What could not be written on the spot.
 struct Backlog {
@@ -122,7 +130,8 @@ impl Backlog {
 /// On the way out: waits for lines that could not be written at once, but not for long.
 pub(crate) fn drain() {
     const WITHIN: Duration = Duration::from_millis(500);
-    BACKLOG.drain(WITHIN);
+    OF_STDOUT.drain(WITHIN);
+    OF_STDERR.drain(WITHIN);
 }
 
 thread_local! {
@@ -135,7 +144,7 @@ pub(crate) fn together(log: impl FnOnce()) {
     TOGETHER.set(Some((Stream::Stdout, Vec::new())));
     log();
     if let Some((stream, lines)) = TOGETHER.take() {
-        BACKLOG.write(stream, &lines);
+        stream.backlog().write(stream, &lines);
     }
 }
 
@@ -151,7 +160,7 @@ impl Write for Stream {
             None => true,
         });
         if alone {
-            BACKLOG.write(*self, line);
+            self.backlog().write(*self, line);
         }
         Ok(line.len())
     }

@@ -88,10 +88,19 @@ impl FromStr for Member {
 
     /// `NAME=HOST:PORT`.
     fn from_str(text: &str) -> Result<Self, InvalidGroup> {
+        let text = text.trim();
+        if text.matches('=').count() > 1 && text.contains(char::is_whitespace) || is_words(text) {
+            return Err(InvalidGroup::NoComma(shown(text)));
+        }
         let (name, address) = text.split_once('=').ok_or_else(|| InvalidGroup::NoAddress(shown(text)))?;
         let name = name.parse().map_err(|why| InvalidGroup::Name { name: shown(name), why })?;
         Ok(Self { name, address: address.parse()? })
     }
+}
+
+/// Whether these are several words, and no member: `a b`.
+fn is_words(text: &str) -> bool {
+    !text.contains('=') && text.contains(char::is_whitespace)
 }
 
 impl fmt::Display for Member {
@@ -114,6 +123,9 @@ pub enum InvalidGroup {
     /// Not `NAME=HOST:PORT`.
     #[error("'{0}' has no address; write NAME=HOST:PORT, as in server1=localhost:10000")]
     NoAddress(String),
+    /// Several members with nothing but blanks between them.
+    #[error("'{0}' is more than one member; write commas between them, as in a=host1:10000,b=host2:10000")]
+    NoComma(String),
     /// A name that can't be one.
     #[error("'{name}': {why}")]
     Name {
@@ -245,6 +257,11 @@ mod tests {
     }
 
     #[test]
+    fn blanks_and_line_breaks_around_a_member_are_left_out() {
+        assert_eq!(group(" a=h:1,\n  b=h:2, c=h:3\n"), group("a=h:1,b=h:2,c=h:3"));
+    }
+
+    #[test]
     fn another_election_or_another_member_is_another_cluster() {
         let leader = "leader".parse().unwrap();
         let cluster = |text| group(text).unwrap().cluster(&leader);
@@ -259,6 +276,9 @@ mod tests {
     fn says_what_is_wrong_with_a_list() {
         let problem = |text| group(text).unwrap_err().to_string();
         assert_eq!(problem("a"), "'a' has no address; write NAME=HOST:PORT, as in server1=localhost:10000");
+        for list in ["a b", "a=h:1 b=h:2", "a=h:1\n  b=h:2", "a=h:1,b=h:2 c=h:3"] {
+            assert!(problem(list).contains("write commas between them"), "{}", problem(list));
+        }
         assert_eq!(problem("a=h:1,a=h:2"), "'a' is listed twice; give each member a name of its own");
         assert_eq!(
             problem("a=h:1,b=H:1"),

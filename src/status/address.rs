@@ -29,6 +29,9 @@ impl FromStr for Address {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let how = "write a port, as in 8080 (this machine only), or HOST:PORT, as in 0.0.0.0:8080";
+        if let Some((scheme, _)) = text.split_once("://") {
+            return Err(format!("it is an address to listen on, without '{scheme}://' and path; {how}"));
+        }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         if !port.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(format!("'{port}' is not a port; {how}"));
@@ -61,9 +64,18 @@ impl fmt::Display for Address {
 pub(crate) struct Bound {
     pub(super) listener: TcpListener,
     pub(super) address: SocketAddr,
+    /// The host, as `--http` has it.
+    pub(super) host: Option<String>,
 }
 
 impl Address {
+    fn host(&self) -> Option<String> {
+        match self {
+            Self::Loopback { .. } => None,
+            Self::Explicit { host, .. } => Some(host.clone()),
+        }
+    }
+
     /// Listens. A name with several addresses gets the first that can be had.
     ///
     /// Needs a Tokio runtime around it.
@@ -76,7 +88,7 @@ impl Address {
         let mut problem = io::Error::from(io::ErrorKind::NotFound);
         for address in found {
             match listen(address) {
-                Ok(bound) => return Ok(bound),
+                Ok((listener, address)) => return Ok(Bound { listener, address, host: self.host() }),
                 Err(error) => problem = error,
             }
         }
@@ -84,7 +96,7 @@ impl Address {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<Bound> {
+fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // So that a server that was restarted need not wait for the connections of its former life.
     socket.set_reuseaddr(true)?;
@@ -92,7 +104,8 @@ fn listen(address: SocketAddr) -> io::Result<Bound> {
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?.into_std()?;
-    Ok(Bound { address: listener.local_addr()?, listener })
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
 fn explained(error: &io::Error) -> String {
@@ -125,6 +138,13 @@ mod tests {
     fn wider_addresses_are_taken_as_they_are_written() {
         for text in ["0.0.0.0:8080", "[::]:8080", "[::1]:0", "localhost:80", "status.example.com:65535"] {
             assert_eq!(parsed(text).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_url_is_told_to_be_too_much() {
+        for text in ["http://0.0.0.0:8080", "https://localhost:8080/", "http://"] {
+            assert!(parsed(text).unwrap_err().contains("without 'http"), "{text}");
         }
     }
 

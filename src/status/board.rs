@@ -528,7 +528,7 @@ mod tests {
             changes.mark_unchanged();
         }
         board.restarted();
-        let text = board.metrics().text(&board.situation());
+        let text = board.metrics().text(&board.situation(), crate::status::metrics::Form::OpenMetrics);
         assert!(text.contains("elect_terms_lost_total{reason=\"revoked\"} 1\n"), "{text}");
         assert!(text.contains("elect_command_restarts_total 1\n"), "{text}");
     }
@@ -626,11 +626,11 @@ mod tests {
         let (latency, left) = (Duration::from_millis(1), Duration::from_millis(170));
         board.event(&Event::Renewed { token: token(7), until: Timestamp::now(), latency, left });
         assert!(!changes.has_changed().unwrap());
-        let text = board.metrics().text(&board.situation());
+        let text = board.metrics().text(&board.situation(), crate::status::metrics::Form::OpenMetrics);
         assert!(text.contains("elect_renewals_total 1\n"), "{text}");
         assert!(text.contains("elect_peer_connected{peer=\"server3\"} 0\n"), "{text}");
         assert!(text.contains("elect_peer_connected{peer=\"server2\"} 1\n"), "{text}");
-        let again = board.metrics().text(&board.situation());
+        let again = board.metrics().text(&board.situation(), crate::status::metrics::Form::OpenMetrics);
         assert!(again.contains("elect_peer_refusals_total{reason=\"malformed\"} 3\n"), "{again}");
     }
 }

@@ -31,6 +31,7 @@ use tokio::{
 use super::{
     address::Bound,
     board::{Board, Identity},
+    hosts::Hosts,
     patient::Patient,
     routes::Routes,
     seats::{Seat, Seats},
@@ -76,7 +77,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(3);
 ///
 /// Fails only where the system has no thread or no file descriptor left.
 pub(crate) fn serve(bound: Bound, board: Board, etcd: Option<Settings>) -> io::Result<SocketAddr> {
-    let Bound { listener, address } = bound;
+    let Bound { listener, address, host } = bound;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _within = runtime.enter();
@@ -88,7 +89,7 @@ pub(crate) fn serve(bound: Bound, board: Board, etcd: Option<Settings>) -> io::R
             runtime.spawn(name(board.clone(), settings));
         }
         let seats = descriptors::to_serve(CONNECTIONS);
-        let routes = Routes::new(board, seats / ONE_LISTENS_OF);
+        let routes = Routes::new(board, seats / ONE_LISTENS_OF, Hosts::of(address, host));
         runtime.block_on(accept(&listener, &routes, &Seats::new(seats)))
     })?;
     Ok(address)
@@ -212,7 +213,7 @@ mod tests {
         let (name, election) = ("server1".parse().unwrap(), "leader".parse().unwrap());
         let sources = Sources::of(&etcd, &election);
         let identity = Identity { name, election, proof: Proof::Lease(Ttl::DEFAULT) };
-        Routes::new(Board::new(identity, sources), 1)
+        Routes::new(Board::new(identity, sources), 1, Hosts::Local { given: None })
     }
 
     /// What comes back for these bytes, when the client says no more.
@@ -245,7 +246,7 @@ mod tests {
             }
             let status = answer.strip_prefix(b"HTTP/1.1 ").or_else(|| answer.strip_prefix(b"HTTP/1.0 "));
             let status = std::str::from_utf8(&status.unwrap()[..3]).unwrap();
-            let known = ["200", "400", "404", "405", "413", "414", "431", "503", "505"];
+            let known = ["200", "400", "404", "405", "413", "414", "421", "431", "503", "505"];
             assert!(known.contains(&status), "{status}");
         });
     }

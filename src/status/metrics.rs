@@ -1,9 +1,9 @@
-//! Numbers for Prometheus, in the OpenMetrics text format.
+//! Numbers for Prometheus, in the OpenMetrics text format, or in the older one where a scraper wants that.
 //!
 //! What happens is counted when it happens; what is, is asked at the scrape, so that no gauge is older than
 //! the scrape that reads it.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use leader_election::Loss;
 use prometheus_client::{
@@ -18,8 +18,71 @@ use super::{
 };
 use crate::proof::Proof;
 
-/// What [`Metrics::text`] is written in.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// A format that metrics are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    OpenMetrics,
+    /// Prometheus' own text format, version 0.0.4: many scrapers read nothing else.
+    Text,
+}
+
+impl Form {
+    /// The one that a scraper with this `Accept` header wants; without one, OpenMetrics.
+    pub(crate) fn accepted(accept: &str) -> Self {
+        let quality = |wanted: &[&str]| {
+            let ranges = accept.split(',').filter_map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let kind = parts.next()?.to_ascii_lowercase();
+                let quality = parts.find_map(|part| part.strip_prefix("q=")?.trim().parse::<f32>().ok());
+                wanted.contains(&&*kind).then_some(quality.unwrap_or(1.0))
+            });
+            ranges.fold(0.0, f32::max)
+        };
+        if accept.trim().is_empty() {
+            return Self::OpenMetrics;
+        }
+        let open = quality(&["application/openmetrics-text"]);
+        if open > 0.0 && open >= quality(&["text/plain", "text/*"]) { Self::OpenMetrics } else { Self::Text }
+    }
+
+    pub(crate) const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// OpenMetrics as the older format: it names a counter like its sample, and knows no units and no `info`.
+fn as_text(open_metrics: &str) -> String {
+    let types = open_metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let types: BTreeMap<_, _> = types.collect();
+    let sample = |name: &str, kind: &str| match kind {
+        "info" => (format!("{name}_info"), "gauge".to_owned()),
+        "counter" => (format!("{name}_total"), kind.to_owned()),
+        "unknown" => (name.to_owned(), "untyped".to_owned()),
+        _ => (name.to_owned(), kind.to_owned()),
+    };
+    let mut text = String::new();
+    for line in open_metrics.lines() {
+        match line.splitn(4, ' ').collect::<Vec<_>>()[..] {
+            ["#", "EOF"] | ["#", "UNIT", ..] => {}
+            ["#", "TYPE", name, kind] => {
+                let (name, kind) = sample(name, kind);
+                text.push_str(&format!("# TYPE {name} {kind}\n"));
+            }
+            ["#", "HELP", name, help] => {
+                let (name, _) = sample(name, types.get(name).unwrap_or(&""));
+                text.push_str(&format!("# HELP {name} {help}\n"));
+            }
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}
 
 /// From a healthy etcd's fractions of a millisecond to the patience of a long TTL.
 const LATENCY: [f64; 14] =
@@ -212,7 +275,7 @@ impl Metrics {
     }
 
     /// All of it, as of this situation.
-    pub(crate) fn text(&self, situation: &Situation) -> String {
+    pub(crate) fn text(&self, situation: &Situation, form: Form) -> String {
         let term = match situation.role {
             Role::Leader { token, .. } => Some(token),
             Role::Follower { .. } | Role::Outside => None,
@@ -232,6 +295,47 @@ impl Metrics {
         }
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("writing to a string can't fail");
-        text
+        match form {
+            Form::OpenMetrics => text,
+            Form::Text => as_text(&text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scraper_gets_what_it_asks_for() {
+        let prometheus =
+            "application/openmetrics-text;version=1.0.0;q=0.75,text/plain;version=0.0.4;q=0.25,*/*;q=0.1";
+        let telegraf =
+            "application/vnd.google.protobuf;encoding=delimited;q=0.7,text/plain;version=0.0.4;q=0.3";
+        for (accept, form) in [
+            ("", Form::OpenMetrics),
+            (prometheus, Form::OpenMetrics),
+            ("application/openmetrics-text", Form::OpenMetrics),
+            (telegraf, Form::Text),
+            ("text/plain", Form::Text),
+            ("text/plain;q=0.9, application/openmetrics-text;q=0.1", Form::Text),
+            ("application/openmetrics-text;q=0, */*", Form::Text),
+            ("*/*", Form::Text),
+        ] {
+            assert_eq!(Form::accepted(accept), form, "{accept}");
+        }
+    }
+
+    #[test]
+    fn the_older_format_has_only_types_that_it_knows_and_no_units() {
+        let open = "# HELP elect Which server.\n# TYPE elect info\nelect_info{name=\"a\"} 1\n\
+                    # HELP elect_renewals Renewals.\n# TYPE elect_renewals counter\nelect_renewals_total 3\n\
+                    # HELP elect_last_contact_seconds Time.\n# TYPE elect_last_contact_seconds gauge\n\
+                    # UNIT elect_last_contact_seconds seconds\nelect_last_contact_seconds 0.5\n# EOF\n";
+        let text = "# HELP elect_info Which server.\n# TYPE elect_info gauge\nelect_info{name=\"a\"} 1\n\
+                    # HELP elect_renewals_total Renewals.\n# TYPE elect_renewals_total counter\n\
+                    elect_renewals_total 3\n# HELP elect_last_contact_seconds Time.\n\
+                    # TYPE elect_last_contact_seconds gauge\nelect_last_contact_seconds 0.5\n";
+        assert_eq!(as_text(open), text);
     }
 }

@@ -6,8 +6,10 @@ use hyper::{
     Method, Request, StatusCode,
     body::Body,
     header::{
-        ALLOW, CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
+        ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+        VARY, X_CONTENT_TYPE_OPTIONS,
     },
+    http::uri::Authority,
 };
 use leader_election::clock::Timestamp;
 use tokio::time::timeout;
@@ -16,6 +18,7 @@ use super::{
     answer::{self, Answer},
     board::Board,
     events::Listeners,
+    hosts::Hosts,
     metrics, page,
     report::Report,
     situation::{Role, silence},
@@ -35,15 +38,16 @@ const NAMES_WITHIN: Duration = Duration::from_secs(1);
 pub(crate) struct Routes {
     board: Board,
     listeners: Listeners,
+    hosts: Hosts,
     election: HeaderValue,
     name: HeaderValue,
 }
 
 impl Routes {
-    pub(crate) fn new(board: Board, listeners: usize) -> Self {
+    pub(crate) fn new(board: Board, listeners: usize, hosts: Hosts) -> Self {
         let identity = board.identity();
         let (election, name) = (header(identity.election.as_str()), header(identity.name.as_str()));
-        Self { board, listeners: Listeners::new(listeners), election, name }
+        Self { board, listeners: Listeners::new(listeners), hosts, election, name }
     }
 
     pub(crate) async fn answer<B: Body>(&self, request: Request<B>) -> Answer {
@@ -57,12 +61,26 @@ impl Routes {
             let mut refused = answer::line(StatusCode::PAYLOAD_TOO_LARGE, "no body is wanted\n");
             refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             refused
-        } else if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refused = answer::line(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
-            refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            refused
+        } else if let Some(host) = self.foreign_host(&request) {
+            answer::line(StatusCode::MISDIRECTED_REQUEST, foreign(host))
         } else {
-            self.route(request.uri().path(), request.method(), role)
+            let path = request.uri().path();
+            let methods = methods_of(path);
+            match *request.method() {
+                Method::GET | Method::HEAD => self.route(path, request.method(), request.headers(), role),
+                // What some load balancers ask where nobody names a method.
+                Method::OPTIONS if methods == WITH_OPTIONS => {
+                    let mut answer = self.route(path, request.method(), request.headers(), role);
+                    answer.headers_mut().insert(ALLOW, methods);
+                    answer
+                }
+                _ => {
+                    let text = "only what the header Allow has\n";
+                    let mut refused = answer::line(StatusCode::METHOD_NOT_ALLOWED, text);
+                    refused.headers_mut().insert(ALLOW, methods);
+                    refused
+                }
+            }
         };
         let headers = answer.headers_mut();
         headers.insert(ELECTION, self.election.clone());
@@ -76,7 +94,14 @@ impl Routes {
         answer
     }
 
-    fn route(&self, path: &str, method: &Method, role: Role) -> Answer {
+    /// The name that the client calls this server by, where it is nothing that it could be called.
+    fn foreign_host<'a, B>(&self, request: &'a Request<B>) -> Option<&'a str> {
+        let header = request.headers().get(HOST).map(|host| host.to_str().unwrap_or("(not ASCII)"));
+        let host = request.uri().authority().map(Authority::as_str).or(header)?;
+        (!self.hosts.allow(host)).then_some(host)
+    }
+
+    fn route(&self, path: &str, method: &Method, headers: &HeaderMap, role: Role) -> Answer {
         match path {
             "/leader" => yes_or_no(matches!(role, Role::Leader { .. }), "leader\n", "not the leader\n"),
             "/follower" => yes_or_no(matches!(role, Role::Follower { .. }), "follower\n", "not a follower\n"),
@@ -87,7 +112,7 @@ impl Routes {
             ),
             "/readyz" => self.ready(),
             "/status" => self.status(),
-            "/metrics" => self.metrics(),
+            "/metrics" => self.metrics(headers),
             "/events" => self.events(method),
             "/" => page::answer(),
             _ => answer::line(StatusCode::NOT_FOUND, "no such path\n"),
@@ -121,9 +146,13 @@ impl Routes {
         answer::whole(StatusCode::OK, "application/json", json + "\n")
     }
 
-    fn metrics(&self) -> Answer {
-        let text = self.board.metrics().text(&self.board.situation());
-        answer::whole(StatusCode::OK, metrics::CONTENT_TYPE, text)
+    fn metrics(&self, headers: &HeaderMap) -> Answer {
+        let accepts = headers.get_all(ACCEPT).iter().map(|accept| accept.to_str().unwrap_or_default());
+        let form = metrics::Form::accepted(&accepts.collect::<Vec<_>>().join(","));
+        let text = self.board.metrics().text(&self.board.situation(), form);
+        let mut answer = answer::whole(StatusCode::OK, form.content_type(), text);
+        answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+        answer
     }
 
     fn events(&self, method: &Method) -> Answer {
@@ -139,6 +168,25 @@ impl Routes {
             }
         }
     }
+}
+
+const USUAL: HeaderValue = HeaderValue::from_static("GET, HEAD");
+const WITH_OPTIONS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+
+/// What may be asked of a path. The routes that load balancers probe take OPTIONS too.
+fn methods_of(path: &str) -> HeaderValue {
+    match path {
+        "/leader" | "/follower" | "/livez" | "/readyz" => WITH_OPTIONS,
+        _ => USUAL,
+    }
+}
+
+fn foreign(host: &str) -> String {
+    let host = host.escape_debug();
+    format!(
+        "this server listens on this machine only, and '{host}' is none of its names; ask for localhost, or start it \
+         with --http HOST:PORT\n"
+    )
 }
 
 fn yes_or_no(is: bool, yes: &'static str, no: &'static str) -> Answer {

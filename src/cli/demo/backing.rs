@@ -10,7 +10,6 @@ use std::{
 };
 
 use anyhow::{Context, anyhow, bail};
-use leader_election::etcd::Endpoint;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep},
@@ -22,7 +21,7 @@ use super::{
     process::{self, Process},
     watch::{SERVERS, Server},
 };
-use crate::effects::program;
+use crate::{config::Endpoints, effects::program};
 
 /// What the compose files use: short, and renewals show each second.
 const TTL: &str = "3s";
@@ -49,7 +48,7 @@ impl Backing {
     /// Starts what has to run before the servers.
     ///
     /// Cancel safe: what was started ends.
-    pub(super) async fn start(etcd: Option<Vec<Endpoint>>, directory: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn start(etcd: Option<Vec<Endpoints>>, directory: &Path) -> anyhow::Result<Self> {
         let Some(endpoints) = etcd else {
             let ports = [Port::hold()?, Port::hold()?, Port::hold()?];
             let members = Server::ALL.map(|server| format!("{server}={}", ports[server.place()].address()));
@@ -58,7 +57,7 @@ impl Backing {
         // The election is ours alone: whatever else stands on that etcd is not to be disturbed.
         let election = format!("elect-demo-{:08x}", fastrand::u32(..));
         if !endpoints.is_empty() {
-            let endpoints: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
+            let endpoints: Vec<_> = endpoints.iter().map(Endpoints::to_string).collect();
             return Ok(Self::Etcd { endpoints: endpoints.join(","), election, own: None });
         }
         let ports = [Port::hold()?, Port::hold()?];
