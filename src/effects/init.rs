@@ -41,7 +41,7 @@ use nix::{
         signalfd::{SfdFlags, SignalFd},
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
-    unistd::{Pid, getppid},
+    unistd::Pid,
 };
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +88,6 @@ pub(crate) enum InitReport {
 /// What the command line says.
 struct Given {
     contained: Contained,
-    guard: Pid,
     orders: i32,
     reports: i32,
     command: Vec<OsString>,
@@ -113,8 +112,8 @@ impl Given {
         }
         let contained = Contained::parse(words.next()?.to_str()?)?;
         let mut number = || words.next()?.to_str()?.parse().ok();
-        let (guard, orders, reports) = (Pid::from_raw(number()?), number()?, number()?);
-        Some(Self { contained, guard, orders, reports, command: words.collect() })
+        let (orders, reports) = (number()?, number()?);
+        Some(Self { contained, orders, reports, command: words.collect() })
     }
 }
 
@@ -139,10 +138,11 @@ struct Running {
 }
 
 impl Init {
-    fn begin(Given { contained, guard, orders, reports, command }: Given) -> io::Result<Self> {
+    fn begin(Given { contained, orders, reports, command }: Given) -> io::Result<Self> {
         let orders = PolledReceiver::new(control::inherited_source(orders)?)?;
         let reports = Sender::new(control::inherited_sink(reports)?)?;
         let _ = prctl::set_name(c"elect-init");
+        // A guard that died before this is noticed by the end of its pipe.
         match contained {
             Contained::Namespace => {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -154,10 +154,6 @@ impl Init {
                 SigSet::all().thread_block()?;
                 children::adopt_orphans()?;
                 prctl::set_pdeathsig(Signal::SIGCONT)?;
-                // It died before we asked. In a namespace the pipe says so.
-                if getppid() != guard {
-                    return Err(io::Error::other("the guard is gone"));
-                }
             }
         }
         Ok(Self { contained, orders, reports, command, running: None })

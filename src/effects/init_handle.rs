@@ -39,7 +39,7 @@ impl InitHandle {
         let (orders, reports) = (Sender::new(orders)?, Receiver::new(reports)?);
 
         let mut init = Command::new("/proc/self/exe");
-        init.arg0("elect").arg(init::NAME).arg(contained.name()).arg(Pid::this().to_string());
+        init.arg0("elect").arg(init::NAME).arg(contained.name());
         init.arg(their_orders.as_raw_fd().to_string()).arg(their_reports.as_raw_fd().to_string());
         init.args(command).envs(variables.iter().map(|(key, value)| (key, value)));
         for withheld in WITHHELD {
