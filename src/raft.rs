@@ -70,6 +70,10 @@
 //!   before T are over: T's leader needed a majority that had waited for them, or their word that
 //!   they gave up. Leaders after T are safe from it: in T + 1 a second majority of votes can't be had, and from T + 2 on nobody heeds
 //!   a request of T + 1. A next attempt of the same server is an ordinary one.
+//! * **A leader is deposed** by a later term while its claim has time left. Its holder learns of that
+//!   only then, and may take until the end of the claim to stop. So the server votes for nobody, not even
+//!   on a transfer, before the holder has let go or the claim's end has passed ([`Core::is_held`](core::Core::is_held)). The
+//!   rest of the majority that proved the claim waits for *s + E* anyway.
 //! * **A group of one** hears only itself. Its *s* is when it last let itself be heard, so a
 //!   process that was frozen loses its claim all the same, and begins a new term.
 //!

@@ -14,6 +14,9 @@
 //!
 //! When the disk fails, nothing is written any more, and so nothing is said that would rest on it.
 //! The server gives leadership up and does not stand again; that others know its term and vote goes on.
+//!
+//! A term that is lost, whatever the reason, is its holder's until that has let go or the proved time is over: until
+//! then this server neither hands over nor votes.
 
 use std::{
     collections::VecDeque,
@@ -33,7 +36,7 @@ use super::{
     disk::Done,
     proposals::{Answer, Proposals},
     records::{self, Reading},
-    reign::{Parting, Reign},
+    reign::{Parting, Reign, Stopping},
     seen::{Leads, Published, Seen},
     state::{Compaction, State, Window},
 };
@@ -113,6 +116,8 @@ pub(super) struct Driver<O> {
     compaction: Compaction,
     campaigns: VecDeque<Campaign>,
     reign: Option<Reign>,
+    /// What was lost, and may not have been let go of.
+    stopping: Option<Stopping>,
     parting: Option<Parting>,
     proposals: Proposals,
     settling: Vec<oneshot::Sender<()>>,
@@ -151,6 +156,7 @@ impl<O: Outside> Driver<O> {
             compaction: Compaction::new(window),
             campaigns: VecDeque::new(),
             reign: None,
+            stopping: None,
             parting: None,
             proposals: Proposals::default(),
             settling: Vec::new(),
@@ -190,6 +196,7 @@ impl<O: Outside> Driver<O> {
                     Done::Failed(error) => self.fail(node, error.to_string()),
                 },
                 order = orders_of(&mut self.reign) => self.obey(node, order),
+                () = let_go(&mut self.stopping) => self.stopped(node),
                 place = called_off(&mut self.campaigns) => {
                     self.campaigns.remove(place);
                     self.go_on(node)
@@ -212,17 +219,21 @@ impl<O: Outside> Driver<O> {
     }
 
     fn is_idle(&self) -> bool {
-        self.campaigns.is_empty() && self.reign.is_none() && self.parting.is_none()
+        self.campaigns.is_empty() && self.reign.is_none() && self.stopping.is_none() && self.parting.is_none()
     }
 
     fn due(&self, node: &Node) -> Timestamp {
-        let others = [self.doubt_at, self.parting.as_ref().map(|parting| parting.by)];
+        let stopped = self.stopping.as_ref().map(|stopping| stopping.until);
+        let others = [self.doubt_at, stopped, self.parting.as_ref().map(|parting| parting.by)];
         others.into_iter().flatten().fold(node.deadline(), Timestamp::min)
     }
 
     fn on_time(&mut self, node: Node, now: Timestamp) -> Node {
         if self.doubt_at.is_some_and(|at| at <= now) {
             self.doubt(now);
+        }
+        if self.stopping.as_ref().is_some_and(|stopping| stopping.until <= now) {
+            return self.stopped(node);
         }
         if node.deadline() <= now { self.step(node, Input::Tick) } else { node }
     }
@@ -253,9 +264,10 @@ impl<O: Outside> Driver<O> {
     }
 
     /// What to tell the core, if somebody here wants to lead and it does not stand, or nobody does and it stands.
-    /// Whoever leads has won its campaign, and stands until the term is over, however that ends.
+    /// Whoever leads has won its campaign, and stands until the term is over, however that ends. A server whose disk
+    /// failed leads on, without a claim, until its holder has let go: only then another one may.
     fn stance(&mut self) -> Option<Input> {
-        if self.reign.is_some() {
+        if self.reign.is_some() || (self.failed.is_some() && self.stopping.is_some()) {
             return None;
         }
         let wanted = self.campaigns.front().map(|campaign| Arc::clone(&campaign.value));
@@ -343,9 +355,15 @@ impl<O: Outside> Driver<O> {
     /// Ends this server's term, for its holder first of all.
     fn lose(&mut self, loss: Loss) {
         if let Some(reign) = self.reign.take() {
-            reign.end(loss);
+            self.stopping = Some(reign.end(loss));
             self.published.leading(None);
         }
+    }
+
+    /// Nothing of the term that was lost is left.
+    fn stopped(&mut self, node: Node) -> Node {
+        self.stopping = None;
+        self.step(node, Input::LetGo)
     }
 
     /// What the holder of the term wants.
@@ -357,8 +375,9 @@ impl<O: Outside> Driver<O> {
                 return self.step(node, Input::Propose(vec![proposal]));
             }
             HolderOrder::Resign { done } => {
-                self.part(&node, done);
+                self.part(&node, Timestamp::now(), done);
                 self.lose(Loss::Resigned);
+                self.stopping = None;
             }
             HolderOrder::Lapsed => self.lose(Loss::Expired),
         }
@@ -366,8 +385,8 @@ impl<O: Outside> Driver<O> {
     }
 
     /// The term is being given up: somebody else is to lead, or anybody may.
-    fn part(&mut self, node: &Node, done: oneshot::Sender<Outcome>) {
-        let by = Timestamp::now() + self.identity.timing().longest();
+    fn part(&mut self, node: &Node, from: Timestamp, done: oneshot::Sender<Outcome>) {
+        let by = from + self.identity.timing().longest();
         self.parting = Some(Parting::new(done, node.term(), by));
     }
 
@@ -424,9 +443,9 @@ impl<O: Outside> Driver<O> {
             "the data directory can't be written any more; this server stops standing"
         );
         self.failed = Some(why.clone());
-        if self.reign.is_some() {
+        if let Some(until) = self.reign.as_ref().map(Reign::until) {
             // Nobody waits for it but `settled`: a process that ends at once would keep its word to the successor.
-            self.part(&node, oneshot::channel().0);
+            self.part(&node, until, oneshot::channel().0);
         }
         self.lose(Loss::ShutDown);
         for campaign in self.campaigns.drain(..) {
@@ -517,6 +536,14 @@ pub(super) fn moment() -> Moment {
 async fn orders_of(reign: &mut Option<Reign>) -> HolderOrder {
     match reign {
         Some(reign) => reign.order().await,
+        None => pending().await,
+    }
+}
+
+/// The holder of a lost term has let go of it.
+async fn let_go(stopping: &mut Option<Stopping>) {
+    match stopping {
+        Some(stopping) => stopping.let_go().await,
         None => pending().await,
     }
 }

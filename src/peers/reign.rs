@@ -30,6 +30,11 @@ impl Reign {
         self.tenure.term.token
     }
 
+    /// Until when it is proved.
+    pub(super) fn until(&self) -> Timestamp {
+        self.until
+    }
+
     /// A majority has answered. `false` if the holder found the term to have ended before.
     pub(super) fn extend(&mut self, until: Timestamp, timing: &Timing) -> bool {
         let now = Timestamp::now();
@@ -55,10 +60,26 @@ impl Reign {
         self.tenure.order().await
     }
 
-    /// Ends belief, then tells everybody why.
-    pub(super) fn end(self, loss: Loss) {
+    /// Ends belief, then tells everybody why. The holder hears of it only now, and may not have stopped yet.
+    pub(super) fn end(self, loss: Loss) -> Stopping {
         self.tenure.lose(loss);
         let _ = self.events.send(Event::Lost { token: self.token(), loss });
+        Stopping { tenure: self.tenure, until: self.until }
+    }
+}
+
+/// A term that was lost, whose holder may still be at work.
+#[derive(Debug)]
+pub(super) struct Stopping {
+    tenure: Tenure,
+    /// By then the holder has stopped: it knew from the start that the term might end here.
+    pub(super) until: Timestamp,
+}
+
+impl Stopping {
+    /// Waits until the holder has let go.
+    pub(super) async fn let_go(&mut self) {
+        self.tenure.let_go().await;
     }
 }
 

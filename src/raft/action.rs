@@ -50,10 +50,15 @@ pub(crate) enum Input {
     /// Stand for election, to announce this value if elected. Nothing happens if it is larger than
     /// [`Limits::record`](super::message::Limits).
     Stand(Arc<[u8]>),
-    /// Give leadership up, to another server if one can have it at once, and stand again later.
+    /// Its holder has let go of it: give leadership up, to another server if one can have it at once, and stand again later.
     Resign,
+    /// Stand without having asked who would vote. Asking is a courtesy, on which no safety may rest.
+    #[cfg(test)]
+    Campaign,
     /// Give leadership up as in [`Resign`](Self::Resign), and don't stand again. Votes and log go on.
     Withdraw,
+    /// The holder of the term that this server lost last has stopped all that rested on it.
+    LetGo,
     /// The state up to this entry, in place of the entries. Nothing happens if the entry was not
     /// applied, or if the state is larger than [`Limits::snapshot`](super::message::Limits).
     Compact(Snapshot),

@@ -73,6 +73,8 @@ pub(super) struct Core {
     applied: Index,
     /// When a leader was last heard; or when this server started, which has forgotten whom it heard.
     heard: Timestamp,
+    /// Until when the holder of a term that this server lost may still act on it.
+    holder_until: Option<Timestamp>,
     /// Whether to stand for election, and what to announce then.
     pub(super) standing: Option<std::sync::Arc<[u8]>>,
     writes: Writes,
@@ -100,6 +102,7 @@ impl Core {
             commit: committed,
             applied: committed,
             heard,
+            holder_until: None,
             standing: None,
             writes,
             refusals: Refusals::default(),
@@ -169,7 +172,27 @@ impl Core {
 
     /// Whether a leader may still be valid that counts on this server: then it votes for nobody.
     pub(super) fn clings(&self, now: Timestamp) -> bool {
-        now < self.heard + self.timing().shortest()
+        now < self.heard + self.timing().shortest() || self.is_held(now)
+    }
+
+    /// Whether the holder of a term that this server lost may still act on it: then there must be no
+    /// other leader, and this server votes for nobody, whatever it is told.
+    pub(super) fn is_held(&self, now: Timestamp) -> bool {
+        #[cfg(test)]
+        if self.config.is(Mutant::VotesBeforeTheHolderLetGo) {
+            return false;
+        }
+        self.holder_until.is_some_and(|until| now < until)
+    }
+
+    /// This server's term is lost, and its holder learns of it only now.
+    pub(super) fn hold_until(&mut self, until: Timestamp) {
+        self.holder_until = Some(until);
+    }
+
+    /// The holder of the lost term has let go of it.
+    pub(super) fn let_go(&mut self) {
+        self.holder_until = None;
     }
 
     pub(super) fn hear(&mut self, now: Timestamp) {
@@ -266,7 +289,8 @@ impl Core {
 
     /// Ends a step: what it changed becomes a write, and what rests on it waits.
     pub(super) fn finish(&mut self, turn: Turn) -> Actions {
-        let Turn { mut effects, resting, .. } = turn;
+        let Turn { moment, mut effects, resting } = turn;
+        self.holder_until.take_if(|until| *until <= moment.now);
         let change = self.log.take_change();
         let write = (change.is_some() || self.ballot != self.writes.ballot).then(|| {
             let number = self.writes.ask(self.ballot, self.log.last().index);

@@ -48,7 +48,8 @@ impl Server<Follower> {
 
     /// The leader of the term has given up, for this server (thesis §3.10).
     pub(super) fn take_over(self, turn: &mut Turn) -> Node {
-        if self.core.standing.is_some() { self.campaign(turn, true) } else { self.into() }
+        let may = self.core.standing.is_some() && !self.core.is_held(turn.now());
+        if may { self.campaign(turn, true) } else { self.into() }
     }
 
     /// A later term began; its leader is not known yet. How long to wait stays.

@@ -118,9 +118,12 @@ impl Server<Leader> {
 
     /// Ends the claim, if there is one.
     pub(super) fn lose(&mut self, turn: &mut Turn, loss: Loss) {
-        if let Claim::Held(_) = self.role.claim {
+        if let Claim::Held(validity) = &self.role.claim {
             let token = self.token();
             turn.tell(Tidings::Lost { token, loss });
+            if loss != Loss::Resigned {
+                self.core.hold_until(validity.until());
+            }
         }
         self.role.claim = Claim::GivenUp { by: turn.now() + self.core.timing().shortest() };
     }

@@ -9,7 +9,7 @@
 //! * **The network** has one place for each ordered pair. A message may be delivered at any time or
 //!   never, and a newer one takes its place: it is lost then, or was overtaken for good.
 //! * **A disk** is as fast as its server (the simulation has slow ones). A restart forgets all else.
-//! * **A leader** may be told to resign.
+//! * **A leader** may be told to resign. The holder of a term that was lost lets go at any time, or never.
 //!
 //! What is bounded: ticks, terms, restarts, resignations. Within these bounds the walk is complete.
 //! Draws are all zero, so timeouts are the shortest there are; a longer one is a timer that is late.
@@ -28,7 +28,10 @@ use super::{
     node::Node,
     timing::{Draw, Timing},
 };
-use crate::{clock::Timestamp, leadership::ClusterId};
+use crate::{
+    clock::Timestamp,
+    leadership::{ClusterId, Loss},
+};
 
 const SERVERS: usize = 3;
 
@@ -74,8 +77,9 @@ struct World {
 struct Server {
     node: Node,
     disk: Stored,
-    /// Its claim: the token, and until when it holds.
+    /// Its claim: the token, and until when it holds, or its holder may act on it though it is lost.
     claim: Option<(u64, Timestamp)>,
+    lost: bool,
 }
 
 /// What was seen to go wrong in a step; what is wrong in a state is seen in the state.
@@ -94,6 +98,7 @@ enum Action {
     Timer(usize),
     Tick,
     Restart(usize),
+    LetGo(usize),
     Resign(usize),
 }
 
@@ -141,6 +146,14 @@ fn moment(tick: u8) -> Moment {
     Moment { now: START + TICK * u32::from(tick), today: TimeOfDay(0), draw: Draw(0) }
 }
 
+impl Server {
+    /// The token is remembered: those after it are larger.
+    fn let_go(&mut self) {
+        self.claim = self.claim.map(|(token, _)| (token, START));
+        self.lost = false;
+    }
+}
+
 impl World {
     fn now(&self) -> Timestamp {
         moment(self.tick).now
@@ -168,10 +181,10 @@ impl World {
             Effect::Leadership(Tidings::Extended { token, until }) => {
                 self.servers[place].claim = Some((token.get(), until));
             }
-            // The token is remembered: those after it are larger.
-            Effect::Leadership(Tidings::Lost { token, .. }) => {
-                self.servers[place].claim = Some((token.get(), START));
+            Effect::Leadership(Tidings::Lost { loss: Loss::Superseded, .. }) => {
+                self.servers[place].lost = true
             }
+            Effect::Leadership(Tidings::Lost { .. }) => self.servers[place].let_go(),
             _ => {}
         }
     }
@@ -253,7 +266,7 @@ impl Model for Group {
             let disk = Stored::nothing();
             let mut node = self.start(place, &disk, 0);
             node.forget_writes();
-            Server { node, disk, claim: None }
+            Server { node, disk, claim: None, lost: false }
         };
         vec![World {
             tick: 0,
@@ -274,6 +287,9 @@ impl Model for Group {
         for (place, server) in world.servers.iter().enumerate() {
             if due(server) {
                 actions.push(Action::Timer(place));
+            }
+            if server.lost {
+                actions.push(Action::LetGo(place));
             }
             if world.restarts < self.restarts && world.tick > 0 {
                 actions.push(Action::Restart(place));
@@ -302,7 +318,11 @@ impl Model for Group {
                 let server = &mut next.servers[place];
                 server.node = node;
                 server.node.forget_writes();
-                server.claim = server.claim.map(|(token, _)| (token, START));
+                server.let_go();
+            }
+            Action::LetGo(place) => {
+                next.servers[place].let_go();
+                self.step(&mut next, place, Input::LetGo);
             }
             Action::Resign(place) => {
                 next.resignations += 1;

@@ -20,6 +20,8 @@ pub(crate) enum Mutant {
     ForgetsStickiness,
     /// A leader that gave up comes back in the same term if the transfer did not work.
     TakesLeadershipBack,
+    /// A server that lost its term votes while its holder may still act on it.
+    VotesBeforeTheHolderLetGo,
     /// A leader without a majority's answers goes on (thesis §6.2).
     IgnoresQuorum,
 }

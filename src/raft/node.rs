@@ -180,9 +180,18 @@ impl Node {
                 self
             }
             Input::Resign => self.resign(turn),
+            #[cfg(test)]
+            Input::Campaign => match self {
+                Self::Follower(server) => server.campaign(turn, false),
+                other => other,
+            },
             Input::Withdraw => {
                 self.core_mut().standing = None;
                 self.resign(turn)
+            }
+            Input::LetGo => {
+                self.core_mut().let_go();
+                self
             }
             Input::Compact(snapshot) => {
                 self.core_mut().compact(snapshot);
@@ -339,7 +348,8 @@ impl Node {
 
     /// RequestVote of Figure 2, and of thesis §4.2.3.
     fn vote(mut self, turn: &mut Turn, from: NodeId, last: Position, transfer: bool) -> Self {
-        let bound = !transfer && self.clings(turn.now());
+        let now = turn.now();
+        let bound = if transfer { self.core().is_held(now) } else { self.clings(now) };
         // Where the term's leader is known, the vote can't be of use to anybody.
         if bound || self.leader().is_some() || !self.core().can_vote_for(from, last) {
             return self;

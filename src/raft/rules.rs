@@ -696,3 +696,35 @@ fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
         assert!(refused(stored.clone()), "{stored:?}");
     }
 }
+
+/// The majority that proved the claim waits for its end. The deposed leader, which is one of it, has to wait too.
+#[test]
+fn contract_8_a_deposed_leader_votes_for_nobody_until_its_holder_has_let_go() {
+    for (transfer, lets_go) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut bench = Bench::leader();
+        let until = bench.now + Timing::DEFAULT.shortest() - Timing::DEFAULT.margin();
+        let term = bench.node().term().get();
+        let effects = bench.hear(C, term + 1, Message::Outdated);
+        assert_eq!(lost(&effects), Some(Loss::Superseded));
+        let last = bench.node().log().last();
+        let granted = |effects: &[Effect]| {
+            let granted =
+                |(_, message): &(NodeId, &Message)| matches!(message, Message::PreVoteGranted { .. });
+            sent(effects).iter().any(granted)
+        };
+        let request = Message::RequestVote { last, transfer };
+        let question = |bench: &Bench| Message::PreVote { last, sent: bench.now };
+        assert_eq!(votes(&bench.hear(C, term + 2, request.clone())), 0);
+        let asked = question(&bench);
+        let now = bench.node().term().get();
+        assert!(!granted(&bench.hear(C, now, asked)));
+        if lets_go {
+            bench.step(Input::LetGo);
+        } else {
+            bench.now = until;
+        }
+        let asked = question(&bench);
+        assert!(granted(&bench.hear(C, now, asked)));
+        assert_eq!(votes(&bench.hear(C, term + 2, request)), 1);
+    }
+}

@@ -371,10 +371,48 @@ async fn a_server_whose_disk_fails_gives_up_and_says_why() {
     // The other two commit it all the same, or it is lost: the leader can't know.
     let _ = timeout(Duration::from_secs(1), peers.propose(&leadership, *b"last")).await;
     assert_eq!(soon("the loss", leadership.lost()).await, Loss::ShutDown);
+    drop(leadership);
     let refused = soon("an answer", members.candidate(leader).campaign()).await;
     let Err(CampaignError::Failed(why)) = refused else { panic!("it has no disk") };
     assert!(why.contains("no space is left"), "{why}");
     assert!(soon("the next leader", next).await.unwrap().unwrap().holds());
+}
+
+/// The heir may stand as soon as it is told to. It is told once the holder has stopped, which is known by nothing
+/// but its letting go: here in a quarter of the proved time.
+#[tokio::test]
+async fn contract_8_after_a_disk_failure_the_next_leader_waits_for_the_holder() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let mut heir = members.candidate((leader + 1) % 3);
+    let next = tokio::spawn(async move { (heir.campaign().await, Timestamp::now()) });
+    let proved = leadership.deadline().unwrap();
+    members.disks[leader].breaks();
+    let _ = timeout(Duration::from_millis(1), members.peers[leader].propose(&leadership, *b"last")).await;
+    assert_eq!(soon("the loss", leadership.lost()).await, Loss::ShutDown);
+    tokio::time::sleep(proved.since(Timestamp::now()) / 4).await;
+    let let_go = Timestamp::now();
+    drop(leadership);
+    let (next, won) = soon("the next leader", next).await.unwrap();
+    assert!(next.unwrap().holds());
+    assert!(won >= let_go.min(proved), "the next one led while the holder was at work");
+}
+
+/// As above, for a holder that never lets go: the end of what was proved is enough.
+#[tokio::test]
+async fn contract_8_a_holder_that_does_not_let_go_has_its_proved_time_and_no_more() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let mut heir = members.candidate((leader + 1) % 3);
+    let next = tokio::spawn(async move { (heir.campaign().await, Timestamp::now()) });
+    let proved = leadership.deadline().unwrap();
+    members.disks[leader].breaks();
+    let _ = timeout(Duration::from_millis(1), members.peers[leader].propose(&leadership, *b"last")).await;
+    assert_eq!(soon("the loss", leadership.lost()).await, Loss::ShutDown);
+    let (next, won) = soon("the next leader", next).await.unwrap();
+    assert!(next.unwrap().holds());
+    assert!(won >= proved, "the next one led {:?} too early", proved.since(won));
+    drop(leadership);
 }
 
 #[tokio::test]

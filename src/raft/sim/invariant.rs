@@ -42,6 +42,8 @@ pub(crate) enum Seen<'a> {
     Restored { node: NodeId, state: StateMachine },
     /// A server said something of its leadership.
     Tidings { node: NodeId, tidings: Tidings, at: TrueTime, clock: Clock },
+    /// The holder of a term that was lost has let go of it.
+    LetGo { node: NodeId },
     /// A process is gone.
     Died { node: NodeId },
     /// Whether anybody's messages get to a server.

@@ -64,6 +64,11 @@ fn a_restarted_voter_that_votes_at_once_is_noticed() {
 }
 
 #[test]
+fn a_vote_of_a_deposed_leader_whose_holder_is_at_work_is_noticed() {
+    caught_in(Plan::of_depositions, Mutant::VotesBeforeTheHolderLetGo, &["one valid leader"]);
+}
+
+#[test]
 fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
     caught(Mutant::TakesLeadershipBack, &["one valid leader", "tokens grow"]);
 }

@@ -70,6 +70,8 @@ pub(crate) enum Fault {
     SlowDisk(NodeId, u32),
     /// All that is sent to it takes that much longer.
     Lag(Whom, Duration),
+    /// Begins a term without having asked anybody.
+    Campaign(Whom),
     /// An orderly end of leadership.
     Resign(Whom),
     /// The next to be elected is not heard any more after a while, and killed after another.
@@ -91,6 +93,13 @@ impl Plan {
     /// What `seed` stands for, as a run in which leaders come and go; one in sixteen is one anyway.
     pub(crate) fn of_short_reigns(seed: u64) -> Self {
         Self::drawn(seed, true)
+    }
+
+    /// What `seed` stands for, as a run in which leaders are deposed while their claims have time left.
+    pub(crate) fn of_depositions(seed: u64) -> Self {
+        let plan = Self::drawn(seed, false);
+        let mut rng = fastrand::Rng::with_seed(!seed);
+        Self { faults: depositions(&mut rng, plan.heal_at), ..plan }
     }
 
     fn drawn(seed: u64, short_reigns: bool) -> Self {
@@ -221,6 +230,22 @@ fn figure_8(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> 
     faults
 }
 
+/// One follower does not hear the leader, and asks for votes all the time; another one begins a later term.
+fn depositions(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
+    let mut faults = Vec::new();
+    let mut at = TrueTime(0).plus(Duration::from_millis(400));
+    while at < until {
+        faults.push((at, Fault::OneWay(Whom::Leader, Whom::Other(0))));
+        at = at.plus(Duration::from_millis(rng.u64(250..600)));
+        faults.push((at, Fault::Campaign(Whom::Other(1))));
+        at = at.plus(Duration::from_millis(rng.u64(100..400)));
+        faults.push((at, Fault::Mend));
+        at = at.plus(Duration::from_millis(rng.u64(0..600)));
+    }
+    faults.retain(|(at, _)| *at < until);
+    faults
+}
+
 /// Some faults that are harmless alone, one after the other; when the last of them has come.
 fn scheme(rng: &mut fastrand::Rng, start: TrueTime, faults: &mut Vec<(TrueTime, Fault)>) -> TrueTime {
     let mut at = start;
@@ -287,6 +312,7 @@ impl fmt::Display for Fault {
             Self::Weather(weather) => write!(f, "the network changes: {weather:?}"),
             Self::SlowDisk(node, times) => write!(f, "the disk of {node} takes {times} times as long"),
             Self::Lag(whom, by) => write!(f, "all that is sent to {whom} takes {by:?} longer"),
+            Self::Campaign(whom) => write!(f, "{whom} begins a term"),
             Self::Resign(whom) => write!(f, "{whom} is told to resign"),
             Self::Doom { mute, killed } => {
                 write!(f, "the next to be elected is mute after {mute:?}, and killed after {killed:?}")

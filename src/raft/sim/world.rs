@@ -21,7 +21,7 @@ use super::{
     plan::Plan,
 };
 use crate::{
-    leadership::ClusterId,
+    leadership::{ClusterId, Loss},
     raft::{
         action::{Actions, Content, Effect, Input, Moment, Proposal, ProposalId, Stored, Tidings, Write},
         core::Config,
@@ -41,6 +41,9 @@ pub(crate) const CLUSTER: ClusterId = ClusterId(0xE1EC7);
 /// A run has some thousand events. One with so many is going round in circles.
 const MOST_EVENTS: u64 = 200_000;
 
+/// How long the holder of a lost term takes to stop, in microseconds. Beyond the claim's end it does not matter.
+const HOLDER_STOPS_WITHIN: u64 = 400_000;
+
 /// What is going to happen.
 #[derive(Debug)]
 enum Event {
@@ -50,6 +53,7 @@ enum Event {
     Fault(usize),
     Thaw { node: NodeId, run: u32 },
     Start(NodeId),
+    LetGo { node: NodeId, run: u32 },
     Silence { node: NodeId, run: u32 },
     Kill { node: NodeId, run: u32 },
     Propose,
@@ -290,7 +294,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         let whose = match &event {
             Event::Deliver(envelope) => Some(envelope.to),
-            Event::Timer { node, .. } | Event::Synced { node, .. } => Some(*node),
+            Event::Timer { node, .. } | Event::Synced { node, .. } | Event::LetGo { node, .. } => Some(*node),
             _ => None,
         };
         let frozen = whose.and_then(|node| self.machines[node.place()].process.as_mut()?.frozen.as_mut());
@@ -305,6 +309,7 @@ impl World {
             Event::Fault(place) => self.fault(self.plan.faults[place].1),
             Event::Thaw { node, run } => self.thaw(node, run),
             Event::Start(node) => self.start(node),
+            Event::LetGo { node, run } => self.let_go(node, run),
             Event::Silence { node, run } if self.is_doomed(node, run) => self.cut(|from, _| from == node),
             Event::Kill { node, run } if self.is_doomed(node, run) => self.crash(node),
             Event::Silence { .. } | Event::Kill { .. } => {}
@@ -471,6 +476,21 @@ impl World {
             transcript.retain(|line| !line.ends_with("ms  "));
         }
         self.look(&Seen::Tidings { node, tidings, at: self.now, clock });
+        if let Tidings::Lost { token, loss } = tidings
+            && loss == Loss::Superseded
+        {
+            // Drawn apart, so that it changes nothing in runs in which no leader is deposed.
+            let takes = fastrand::Rng::with_seed(self.plan.seed ^ token.get()).u64(0..HOLDER_STOPS_WITHIN);
+            let run = self.machines[node.place()].run;
+            self.schedule(self.now.plus(Duration::from_micros(takes)), Event::LetGo { node, run });
+        }
+    }
+
+    fn let_go(&mut self, node: NodeId, run: u32) {
+        if self.machines[node.place()].run == run {
+            self.look(&Seen::LetGo { node });
+            self.step(node, Input::LetGo);
+        }
     }
 
     fn compact(&mut self, node: NodeId) {

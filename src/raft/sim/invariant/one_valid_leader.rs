@@ -1,12 +1,13 @@
 //! At no true instant do two servers validly lead (the contract's claim; safety.md).
 //!
 //! Nobody is asked what it thinks. A claim is valid until the server's own clock shows the end
-//! that it was told, frozen or not, unless the server said before that it lost it, or its process is
-//! gone. True time, which no server knows, decides whether two claims overlap.
+//! that it was told, frozen or not, unless the server gave it up, or its process is gone. A term that was
+//! lost is its holder's until then, or until the holder has let go: it may need that time to stop (point 8).
+//! True time, which no server knows, decides whether two claims overlap.
 
 use super::{Invariant, Seen};
 use crate::{
-    leadership::FencingToken,
+    leadership::{FencingToken, Loss},
     raft::{
         action::Tidings,
         identity::{Members, NodeId},
@@ -23,6 +24,8 @@ struct Claim {
     token: FencingToken,
     /// The first moment at which it is not valid any more.
     end: TrueTime,
+    /// Whether it was lost, and only its holder may still act on it.
+    lost: bool,
 }
 
 impl OneValidLeader {
@@ -38,7 +41,7 @@ impl OneValidLeader {
     }
 
     pub(super) fn leader(&self, at: TrueTime) -> Option<NodeId> {
-        self.valid(at).next()
+        self.valid(at).find(|node| self.claims[node.place()].is_some_and(|claim| !claim.lost))
     }
 
     fn hear(&mut self, node: NodeId, tidings: Tidings, at: TrueTime, clock: Clock) -> Result<(), String> {
@@ -48,18 +51,22 @@ impl OneValidLeader {
                 if let Some(other) = self.valid(at).next() {
                     return Err(format!("{node} leads with token {token} while {other} does"));
                 }
-                self.claims[node.place()] = Some(Claim { token, end: clock.when(until) });
+                self.claims[node.place()] = Some(Claim { token, end: clock.when(until), lost: false });
             }
             Tidings::Extended { token, until } => {
                 let end = clock.when(until);
                 match before {
-                    Some(claim) if claim.token == token && at < claim.end && claim.end <= end => {}
+                    Some(claim)
+                        if claim.token == token && !claim.lost && at < claim.end && claim.end <= end => {}
                     _ => return Err(format!("{node} extends with token {token} what is over: {before:?}")),
                 }
                 if let Some(other) = self.valid(at).find(|other| *other != node) {
                     return Err(format!("{node} goes on leading while {other} leads"));
                 }
-                self.claims[node.place()] = Some(Claim { token, end });
+                self.claims[node.place()] = Some(Claim { token, end, lost: false });
+            }
+            Tidings::Lost { loss: Loss::Superseded, .. } => {
+                self.claims[node.place()].iter_mut().for_each(|claim| claim.lost = true);
             }
             Tidings::Lost { .. } => self.claims[node.place()] = None,
         }
@@ -75,6 +82,10 @@ impl Invariant for OneValidLeader {
     fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match *seen {
             Seen::Tidings { node, tidings, at, clock } => self.hear(node, tidings, at, clock),
+            Seen::LetGo { node } => {
+                self.claims[node.place()].take_if(|claim| claim.lost);
+                Ok(())
+            }
             Seen::Died { node } => {
                 self.claims[node.place()] = None;
                 Ok(())

@@ -85,6 +85,7 @@ impl World {
             Fault::Weather(weather) => self.weather = weather,
             Fault::SlowDisk(node, times) => self.machines[node.place()].slow = times,
             Fault::Lag(whom, by) => self.each(whom, |world, node| world.machines[node.place()].lag = by),
+            Fault::Campaign(whom) => self.each(whom, |world, node| world.order(node, Input::Campaign)),
             Fault::Resign(whom) => self.each(whom, |world, node| world.resign(node)),
             Fault::Doom { mute, killed } => self.doom = Some((mute, killed)),
             Fault::PowerCut => self.members().for_each(|node| self.crash(node)),
@@ -136,10 +137,14 @@ impl World {
 
     /// Tells the server to give leadership up; a frozen one can't hear it.
     pub(crate) fn resign(&mut self, node: NodeId) {
-        let Some(process) = &self.machines[node.place()].process else { return };
-        if process.frozen.is_none() {
-            self.note(|| format!("{node} is told to resign"));
-            self.step(node, Input::Resign);
+        self.note(|| format!("{node} is told to resign"));
+        self.order(node, Input::Resign);
+    }
+
+    fn order(&mut self, node: NodeId, order: Input) {
+        let process = self.machines[node.place()].process.as_ref();
+        if process.is_some_and(|process| process.frozen.is_none()) {
+            self.step(node, order);
         }
     }
 
