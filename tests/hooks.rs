@@ -172,6 +172,23 @@ fn a_hook_that_takes_too_long_is_killed_and_the_next_one_runs() {
 }
 
 #[test]
+fn on_the_way_out_those_still_due_share_one_timeout() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let book = Book::new();
+    // Both are due at the end, and each would take all of the time for itself.
+    let slow = format!("echo begin >> {}; exec sleep 600", book.path().display());
+    let hooks = [("--on-following", slow.as_str()), ("--on-change", slow.as_str()), ("--hook-timeout", "2s")];
+    let mut run = Run::start(hooked("a", &etcd, &hooks).args(["--", "true"]));
+    let began = BootTime::now();
+    run.exits(0);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(4), "one timeout, not one each: {took:?}");
+    let log = run.stderr().join("\n");
+    assert!(log.contains("hooks were cut off at the end"), "{log}");
+    assert!(!book.lines().is_empty());
+}
+
+#[test]
 fn hooks_do_not_outlive_a_killed_supervisor() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let book = Book::new();

@@ -48,7 +48,7 @@ use super::{
 use crate::{
     config::{Place, UsageError},
     effects::{
-        children::{self, Kin},
+        children::{self, Kin, Rest, Unkillable},
         control::{End, Order, Start},
         environment::{self, Variables},
         guard::{self, Charge, Inherited},
@@ -78,9 +78,6 @@ const BY_SIGNAL: i32 = 128;
 
 /// A guard that has nothing to guard ends at once. It is not worth more than that.
 const DISMISS_WITHIN: Duration = Duration::from_secs(1);
-
-/// How soon orphans that were killed are looked for again.
-const SWEEP_AGAIN: Duration = Duration::from_millis(2);
 
 /// Runs the command while leading, for as long as it takes.
 pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
@@ -123,8 +120,8 @@ async fn stand<B: Backend>(
     let listening = "failed to listen for signals";
     let post = Post::new(journal, candidate.subscribe(), board, hooks, kin.clone());
     let post = post.context(listening)?;
-    let attendant = Attendant::new(post).context(listening)?;
-    let guard = start_guard(&kin)?;
+    let mut attendant = Attendant::new(post).context(listening)?;
+    let Some(guard) = start_guard(&mut attendant, &kin).await else { return Ok(ExitCode::SUCCESS) };
     let supervisor = Supervisor { options, candidate, guard, guarded: false, health, attendant, kin };
     let ended = supervisor.stand(&backend).await;
     log::drain();
@@ -147,10 +144,25 @@ pub(super) async fn guard(flags: Flags, inherited: Inherited) -> anyhow::Result<
     ended
 }
 
-fn start_guard(kin: &Kin) -> anyhow::Result<Supervision> {
+/// Starts a guard, and tries again where the machine has no room for a process now. `None`: told to stop meanwhile.
+async fn start_guard(attendant: &mut Attendant, kin: &Kin) -> Option<Supervision> {
     // All that follows `elect run`.
     let arguments: Vec<OsString> = std::env::args_os().skip(2).collect();
-    Supervision::start(&arguments, kin).context("failed to start the guard")
+    let mut pace = Pace::new();
+    loop {
+        match Supervision::start(&arguments, kin) {
+            Ok(guard) => return Some(guard),
+            Err(error) => {
+                let pause = pace.pause(Duration::ZERO);
+                error!(
+                    %error, ?pause,
+                    "failed to start the guard, and this server does not stand without one; it is tried again: look \
+                     at the limits of processes and descriptors (ulimit -u, ulimit -n, TasksMax)"
+                );
+                attendant.meanwhile(sleep(pause)).await?;
+            }
+        }
+    }
 }
 
 /// What stands, leads, and sees to the command.
@@ -217,7 +229,10 @@ impl<B: Backend> Supervisor<B> {
                     if self.attendant.meanwhile(sleep(pace.pause(Duration::ZERO))).await.is_none() {
                         return Ok(());
                     }
-                    self.guard = start_guard(&self.kin)?;
+                    let Some(guard) = start_guard(&mut self.attendant, &self.kin).await else {
+                        return Ok(());
+                    };
+                    self.guard = guard;
                 }
             }
         }
@@ -327,19 +342,23 @@ impl<B: Backend> Supervisor<B> {
 
     /// Kills and reaps what the guard left us, until there is nothing.
     async fn sweep(&mut self) {
-        let mut complaints = log::Seldom::new();
+        let (mut unreadable, mut unkillable) = (log::Seldom::new(), Unkillable::default());
         loop {
-            match self.kin.kill_strays() {
-                Ok(false) => return,
-                Ok(true) => {}
+            let again = match self.kin.kill_strays() {
+                Ok(Rest { any: false, .. }) => return,
+                Ok(rest) => {
+                    unkillable.tell(&rest, Timestamp::now());
+                    rest.again()
+                }
                 Err(error) => {
-                    if let Some(left_out) = complaints.pass(Timestamp::now()) {
+                    if let Some(left_out) = unreadable.pass(Timestamp::now()) {
                         warn!(%error, left_out, "/proc can't be read");
                     }
+                    Rest::default().again()
                 }
-            }
+            };
             // Whatever is asked for, this comes first.
-            let _ = self.attendant.meanwhile(sleep(SWEEP_AGAIN)).await;
+            let _ = self.attendant.meanwhile(sleep(again)).await;
         }
     }
 

@@ -9,68 +9,150 @@
 //! * A direct child keeps its process id until *we* reap it. So a signal never reaches a stranger, and a
 //!   child that was there throughout a look at `/proc` is found by it.
 //!
+//! What is gone is decided by reaping alone. `/proc` shows a process as a zombie as soon as its main thread has
+//! ended, however many other threads run on; and it may hide processes altogether.
+//!
 //! No cgroup is used. What these means can't reach: a process in uninterruptible sleep, and one that runs as
-//! a user whom we may not signal. They are waited for.
+//! a user whom we may not signal. They are waited for, and [`Rest`] says which they are.
 
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::unix::fs::MetadataExt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use leader_election::clock::Timestamp;
 use nix::{
     errno::Errno,
     sys::{
         prctl,
         signal::{Signal, kill, killpg},
-        wait::{WaitPidFlag, waitpid},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, getpgid},
 };
+use tracing::error;
+
+/// What a round of killing has left to the next one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Rest {
+    /// Whether there was a child.
+    pub(crate) any: bool,
+    /// Those that we may not signal.
+    pub(crate) refused: Vec<Pid>,
+}
+
+/// How soon what was killed is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// The same, where only such are left as can't be killed.
+const LOOK_AGAIN_IN_VAIN: Duration = Duration::from_millis(100);
+
+impl Rest {
+    /// When the next round is due.
+    pub(crate) fn again(&self) -> Duration {
+        if self.refused.is_empty() { LOOK_AGAIN } else { LOOK_AGAIN_IN_VAIN }
+    }
+}
+
+/// Complains of processes that may not be signalled: at once, and then at intervals.
+#[derive(Debug, Default)]
+pub(crate) struct Unkillable {
+    next: Option<Timestamp>,
+}
+
+impl Unkillable {
+    const AGAIN: Duration = Duration::from_secs(60);
+
+    pub(crate) fn tell(&mut self, rest: &Rest, now: Timestamp) {
+        if rest.refused.is_empty() || self.next.is_some_and(|next| now < next) {
+            return;
+        }
+        self.next = Some(now + Self::AGAIN);
+        for pid in &rest.refused {
+            let user = fs::metadata(format!("/proc/{pid}")).map(|of| of.uid()).ok();
+            error!(
+                %pid,
+                user,
+                "this process of the command may not be killed by this user: leadership is not released, and no \
+                 other command starts here, before it has ended; end it as root, and start elect run as a user who \
+                 may signal its command"
+            );
+        }
+    }
+}
 
 /// A process as `/proc` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Seen {
     pid: Pid,
     parent: Pid,
-    group: Pid,
-    zombie: bool,
+    /// Whether no thread of it runs any more.
+    ended: bool,
 }
 
 /// Makes this process the parent of all of its descendants that lose theirs.
+///
+/// # Errors
+///
+/// If `/proc` would not show what becomes of them. All of the killing depends on it, so it is better missed now.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
-    // All of the killing depends on it, so it is better missed now.
-    let seen = look_at([Pid::this()])
-        .map_err(|error| io::Error::new(error.kind(), format!("/proc can't be read: {error}")))?;
-    if seen.is_empty() {
+    must_be_ours(&own_link()?, &fs::read_to_string("/proc/self/status")?, Pid::this())?;
+    // Without the kernel's list all processes are looked at, so all must be shown.
+    if listed(Pid::this())?.is_none() && fs::read_to_string("/proc/1/stat").is_err() {
         return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "/proc does not show this process; is it mounted?",
+            io::ErrorKind::PermissionDenied,
+            "/proc hides processes (hidepid), and this kernel has no /proc/PID/task/TID/children; mount /proc \
+             without hidepid, or start elect with CAP_SYS_PTRACE",
         ));
     }
     Ok(())
 }
 
-/// Kills all children but `except`, and reaps those that are dead. Says whether there were any.
-///
-/// Repeat it until there were none.
-pub(crate) fn kill_all_but(except: impl Fn(Pid) -> bool) -> io::Result<bool> {
-    let mut any = false;
-    for child in children()?.into_iter().filter(|child| !except(child.pid)) {
-        any = true;
-        if !child.zombie {
-            let _ = kill(child.pid, Signal::SIGKILL);
-        }
-        reap(child.pid);
+fn own_link() -> io::Result<String> {
+    let link = fs::read_link("/proc/self").map_err(|error| {
+        io::Error::new(error.kind(), format!("/proc does not show this process ({error}); {REMOUNT}"))
+    })?;
+    Ok(link.to_string_lossy().into_owned())
+}
+
+const REMOUNT: &str = "mount the /proc of this process's own PID namespace, as by `unshare --mount-proc` or \
+                       `mount -t proc proc /proc`";
+
+/// Whether `/proc` is that of this process's own PID namespace: in another one's, all ids mean other processes.
+fn must_be_ours(link: &str, status: &str, me: Pid) -> io::Result<()> {
+    // From the namespace of this /proc down to the process's own: more than one is a /proc of further up.
+    let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let one = ids.is_none_or(|ids| ids.split_ascii_whitespace().count() == 1);
+    if link == me.to_string() && one {
+        return Ok(());
     }
-    Ok(any)
+    let why = format!("/proc belongs to another PID namespace: it shows process {me} as {link}; {REMOUNT}");
+    Err(io::Error::other(why))
+}
+
+/// Kills all children but `except`, and reaps those that are dead. Repeat it until there were none.
+///
+/// Each is killed, also one that looks like a zombie: only its main thread may have ended.
+pub(crate) fn kill_all_but(except: impl Fn(Pid) -> bool) -> io::Result<Rest> {
+    let mut rest = Rest::default();
+    for child in children()?.into_iter().filter(|child| !except(*child)) {
+        rest.any = true;
+        if kill(child, Signal::SIGKILL) == Err(Errno::EPERM) && !reap(child) {
+            rest.refused.push(child);
+        }
+        reap(child);
+    }
+    Ok(rest)
 }
 
 /// Reaps the dead children, but for `except`.
 pub(crate) fn reap_all_but(except: impl Fn(Pid) -> bool) -> io::Result<()> {
-    for child in children()?.into_iter().filter(|child| child.zombie && !except(child.pid)) {
-        reap(child.pid);
+    for child in children()?.into_iter().filter(|child| !except(*child)) {
+        reap(child);
     }
     Ok(())
 }
@@ -81,25 +163,31 @@ pub(crate) fn none_is_left() -> bool {
     waitpid(Pid::from_raw(-1), Some(any)) == Err(Errno::ECHILD)
 }
 
-/// Whether somebody in this group, other than its leader, is alive. The leader has ended, and is not reaped yet; its
+/// Whether a process of this group, other than its leader, is alive. The leader has ended, and is not reaped yet; its
 /// parent adopts orphans, as we do.
 pub(crate) fn group_outlives_its_leader(parent: Pid, leader: Pid) -> io::Result<bool> {
     // What it left behind is the parent's, or a descendant of what is.
-    if children_of(parent)?.iter().all(|child| child.pid == leader) {
+    let children = children_of(parent)?;
+    if children.iter().all(|child| *child == leader) {
         return Ok(false);
     }
-    let alive = |seen: Seen| seen.group == leader && seen.pid != leader && !seen.zombie;
-    Ok(processes()?.into_iter().any(alive))
+    let in_group = |pid: &Pid| *pid != leader && getpgid(Some(*pid)) == Ok(leader);
+    let alive = |pid| match look_at(pid) {
+        Ok(seen) => seen.is_some_and(|seen| !seen.ended),
+        // One that is not shown is not gone.
+        Err(_) => true,
+    };
+    Ok(children.into_iter().chain(shown()?).filter(in_group).any(alive))
 }
 
 /// The child of this process that has this process id in its own PID namespace.
 pub(crate) fn child_known_as(parent: Pid, inside: Pid) -> io::Result<Option<Pid>> {
-    let is_it = |child: &Seen| {
-        let status = fs::read_to_string(format!("/proc/{}/status", child.pid)).unwrap_or_default();
+    let is_it = |child: &Pid| {
+        let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
         let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
         ids.and_then(|ids| pid(ids.split_ascii_whitespace().next_back()?)) == Some(inside)
     };
-    Ok(children_of(parent)?.iter().find(|child| is_it(child)).map(|child| child.pid))
+    Ok(children_of(parent)?.into_iter().find(is_it))
 }
 
 /// Signals a group whose leader is a child of ours that was not reaped yet.
@@ -108,29 +196,32 @@ pub(crate) fn signal_group(leader: Pid, signal: Signal) {
     let _ = killpg(leader, signal);
 }
 
-fn reap(child: Pid) {
-    let _ = waitpid(child, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL));
+/// Reaps a child if it is dead, and says whether it was.
+fn reap(child: Pid) -> bool {
+    !matches!(
+        waitpid(child, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)),
+        Ok(WaitStatus::StillAlive) | Err(Errno::EINTR)
+    )
 }
 
-fn children() -> io::Result<Vec<Seen>> {
+fn children() -> io::Result<Vec<Pid>> {
     children_of(Pid::this())
 }
 
-fn children_of(parent: Pid) -> io::Result<Vec<Seen>> {
-    let mut seen = match listed(parent)? {
-        Some(pids) => look_at(pids)?,
-        None => processes()?,
-    };
-    seen.retain(|seen| seen.parent == parent);
-    Ok(seen)
+fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
+    Ok(match listed(parent)? {
+        Some(pids) => pids,
+        None => processes()?.into_iter().filter(|seen| seen.parent == parent).map(|seen| seen.pid).collect(),
+    })
 }
 
 /// The children of each thread of a process, as the kernel lists them: a question of microseconds, where a look at
-/// every process of the machine takes milliseconds, and most machines have more than one would think.
+/// every process of the machine takes milliseconds, and most machines have more than one would think. They are
+/// there whatever `/proc` hides.
 ///
 /// proc(5) calls these lists unreliable, for they leave others out when a child goes while they are read. Ours go
-/// when we reap them, and not while we read; those of another process may. `None`: some kernels have no such lists, and a thread that ends
-/// hands its children to another, whose list may have been read before.
+/// when we reap them, and not while we read; those of another process may. `None`: some kernels have no such lists,
+/// and a thread that ends hands its children to another, whose list may have been read before.
 fn listed(parent: Pid) -> io::Result<Option<Vec<Pid>>> {
     let mut pids = Vec::new();
     for thread in fs::read_dir(format!("/proc/{parent}/task"))? {
@@ -143,27 +234,27 @@ fn listed(parent: Pid) -> io::Result<Option<Vec<Pid>>> {
     Ok(Some(pids))
 }
 
-/// All processes of the machine.
-fn processes() -> io::Result<Vec<Seen>> {
+/// All processes that `/proc` shows.
+fn shown() -> io::Result<Vec<Pid>> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc")? {
         pids.extend(entry?.file_name().to_str().and_then(pid));
     }
-    look_at(pids)
+    Ok(pids)
 }
 
-fn look_at(pids: impl IntoIterator<Item = Pid>) -> io::Result<Vec<Seen>> {
-    let mut seen = Vec::new();
-    for pid in pids {
-        match fs::read_to_string(format!("/proc/{pid}/stat")) {
-            Ok(stat) => seen.extend(parse(pid, &stat)),
-            // Gone since, or not for us to see: then not a child of ours.
-            Err(error) if is_gone(&error) => {}
-            // No file descriptor left, say. Not to be taken for "nobody".
-            Err(error) => return Err(error),
-        }
+fn processes() -> io::Result<Vec<Seen>> {
+    shown()?.into_iter().filter_map(|pid| look_at(pid).transpose()).collect()
+}
+
+/// `None`: it is gone.
+fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => Ok(parse(pid, &stat)),
+        Err(error) if is_gone(&error) => Ok(None),
+        // Not for us to see, or no file descriptor left. Neither is to be taken for gone.
+        Err(error) => Err(error),
     }
-    Ok(seen)
 }
 
 fn pid(text: &str) -> Option<Pid> {
@@ -171,18 +262,22 @@ fn pid(text: &str) -> Option<Pid> {
 }
 
 fn is_gone(error: &io::Error) -> bool {
-    let gone = [Errno::ENOENT, Errno::ESRCH, Errno::EACCES, Errno::EPERM];
+    let gone = [Errno::ENOENT, Errno::ESRCH];
     error.raw_os_error().is_some_and(|error| gone.contains(&Errno::from_raw(error)))
 }
 
-/// `PID (NAME) STATE PARENT GROUP …`, where NAME may have anything in it.
+/// How many fields lie between a process's parent and the number of its threads.
+const PARENT_TO_THREADS: usize = 15;
+
+/// `PID (NAME) STATE PARENT …`, where NAME may have anything in it: proc(5).
 fn parse(pid: Pid, stat: &str) -> Option<Seen> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
-    let zombie = matches!(fields.next()?, "Z" | "X");
+    // It is that of the main thread. Others may run on.
+    let main_ended = matches!(fields.next()?, "Z" | "X");
     let parent = Pid::from_raw(fields.next()?.parse().ok()?);
-    let group = Pid::from_raw(fields.next()?.parse().ok()?);
-    Some(Seen { pid, parent, group, zombie })
+    let threads: u32 = fields.nth(PARENT_TO_THREADS)?.parse().ok()?;
+    Some(Seen { pid, parent, ended: main_ended && threads <= 1 })
 }
 
 /// The children that this process started for purposes of its own. Others are strays.
@@ -204,8 +299,8 @@ impl Kin {
         Known { kin: self.clone(), pid: pid.as_raw() }
     }
 
-    /// Kills and reaps the strays. Says whether there were any.
-    pub(crate) fn kill_strays(&self) -> io::Result<bool> {
+    /// Kills the strays, and reaps those that are dead. Repeat it until there were none.
+    pub(crate) fn kill_strays(&self) -> io::Result<Rest> {
         let known = self.known().clone();
         kill_all_but(|pid| known.contains(&pid.as_raw()))
     }
@@ -236,13 +331,34 @@ mod tests {
 
     use super::*;
 
+    /// The fields of a real one, but for the first.
+    fn stat(name: &str, state: &str, threads: u32) -> String {
+        format!("7 ({name}) {state} 3 5 4 0 -1 4227084 84 0 0 0 0 0 0 0 20 0 {threads} 0 306566 0 0")
+    }
+
     #[test]
     fn a_name_with_brackets_and_spaces_confuses_nobody() {
-        let seen = parse(Pid::from_raw(7), "7 (a) Z (9 9) b) S 3 5 5 0 -1").unwrap();
-        let expected =
-            Seen { pid: Pid::from_raw(7), parent: Pid::from_raw(3), group: Pid::from_raw(5), zombie: false };
-        assert_eq!(seen, expected);
-        assert!(parse(Pid::from_raw(7), "7 (a) Z 3 5 5").unwrap().zombie);
+        let seen = parse(Pid::from_raw(7), &stat("a) Z (9 9) b", "S", 1)).unwrap();
+        assert_eq!(seen, Seen { pid: Pid::from_raw(7), parent: Pid::from_raw(3), ended: false });
+    }
+
+    #[test]
+    fn a_process_whose_main_thread_has_ended_lives_on_in_the_others() {
+        let ended = |state, threads| parse(Pid::from_raw(7), &stat("a", state, threads)).unwrap().ended;
+        assert!(ended("Z", 1), "the zombie itself is counted");
+        assert!(!ended("Z", 2));
+        assert!(!ended("S", 1));
+    }
+
+    #[test]
+    fn a_proc_of_another_namespace_is_refused() {
+        let me = Pid::from_raw(7);
+        let says = |link, status| must_be_ours(link, status, me).map_err(|error| error.to_string());
+        assert_eq!(says("7", "Name:\telect\nNSpid:\t7\nNSpgid:\t7\n"), Ok(()));
+        assert_eq!(says("7", "Name:\telect\n"), Ok(()), "a kernel without namespaces");
+        let refused = says("4711", "NSpid:\t4711\t7\n").unwrap_err();
+        assert!(refused.contains("/proc") && refused.contains("mount"), "{refused}");
+        assert!(says("7", "NSpid:\t7\t7\n").is_err(), "by chance the same id in both");
     }
 
     #[test]
@@ -252,15 +368,14 @@ mod tests {
         let pids = started.each_ref().map(|child| Pid::from_raw(child.id().cast_signed()));
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
         waitid(Id::Pid(pids[1]), peek).unwrap();
-        let of = |seen: Vec<Seen>| pids.map(|pid| *seen.iter().find(|seen| seen.pid == pid).unwrap());
-        assert_eq!(of(children().unwrap()), of(processes().unwrap()));
+        let seen = processes().unwrap();
+        let of = |pid: Pid| *seen.iter().find(|seen| seen.pid == pid).unwrap();
         assert_eq!(
-            of(children().unwrap()).map(|seen| (seen.parent, seen.zombie)),
+            pids.map(|pid| (of(pid).parent, of(pid).ended)),
             [(Pid::this(), false), (Pid::this(), true)]
         );
-        if let Some(listed) = listed(Pid::this()).unwrap() {
-            assert!(pids.iter().all(|pid| listed.contains(pid)), "{listed:?}");
-        }
+        let listed = listed(Pid::this()).unwrap();
+        assert!(listed.is_none_or(|listed| pids.iter().all(|pid| listed.contains(pid))));
         started[0].kill().unwrap();
         for child in &mut started {
             child.wait().unwrap();
@@ -269,6 +384,6 @@ mod tests {
 
     #[test]
     fn this_process_is_seen() {
-        assert!(processes().unwrap().iter().any(|seen| seen.pid == Pid::this() && !seen.zombie));
+        assert!(processes().unwrap().iter().any(|seen| seen.pid == Pid::this() && !seen.ended));
     }
 }

@@ -39,7 +39,7 @@ use tracing::{debug, info, warn};
 
 use super::{
     budget::Budget,
-    children,
+    children::{self, Rest, Unkillable},
     control::{self, End, Order, Receiver, Report, Sender, Start},
     countdown::{Countdown, Due},
     deadman::DeadMansSwitch,
@@ -51,9 +51,6 @@ use super::{
 
 /// How long giving leadership up is tried in the supervisor's place. The lease ends by itself after that.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
-
-/// How soon a killed child is looked for again, where the kernel has not said that it ended.
-const KILL_AGAIN: Duration = Duration::from_millis(2);
 
 /// How soon the rest of a group that was told to stop is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -179,8 +176,17 @@ impl Guard {
         };
         init.order(&InitOrder::Start { token, cluster, backstop: countdown.backstop().into() });
         let contained = self.charge.contained;
-        self.running =
-            Some(Running { init, contained, command: None, countdown, switch, killing: false, ended: None });
+        self.running = Some(Running {
+            init,
+            contained,
+            command: None,
+            countdown,
+            switch,
+            killing: false,
+            again: Rest::default().again(),
+            unkillable: Unkillable::default(),
+            ended: None,
+        });
     }
 
     fn start_init(&self) -> io::Result<InitHandle> {
@@ -262,6 +268,9 @@ struct Running {
     /// For when this process can't.
     switch: DeadMansSwitch,
     killing: bool,
+    /// How soon what was killed is looked for again, where the kernel has not said that it ended.
+    again: Duration,
+    unkillable: Unkillable,
     /// Once its init has said so. The rest of its group may live on.
     ended: Option<End>,
 }
@@ -308,7 +317,7 @@ impl Running {
     fn due_at(&self) -> Timestamp {
         let now = Timestamp::now();
         if self.killing {
-            now + KILL_AGAIN
+            now + self.again
         } else if self.countdown.is_stopping() && self.ended.is_some() {
             self.countdown.next().min(now + LOOK_AGAIN)
         } else {
@@ -338,8 +347,8 @@ impl Running {
     /// Whether the rest of the group still uses the time it was given to stop.
     fn others_are_stopping(&self) -> bool {
         let Some(command) = self.command.filter(|_| self.countdown.is_stopping()) else { return false };
-        // If that can't be told, there is nobody to wait for.
-        children::group_outlives_its_leader(self.init.pid(), command).unwrap_or(false)
+        // Where that can't be told it has its time.
+        children::group_outlives_its_leader(self.init.pid(), command).unwrap_or(true)
     }
 
     /// Kills all there is: by its init, which the kernel ends last where that has a namespace, and then what it leaves us.
@@ -349,7 +358,10 @@ impl Running {
         if !self.init.is_gone() || !children::none_is_left() {
             let init = self.init.pid();
             // Not to be known counts as not to be over.
-            let _ = children::kill_all_but(|child| child == init);
+            if let Ok(rest) = children::kill_all_but(|child| child == init) {
+                self.unkillable.tell(&rest, Timestamp::now());
+                self.again = rest.again();
+            }
             return None;
         }
         let killed = || match self.command {

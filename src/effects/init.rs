@@ -60,9 +60,6 @@ pub(crate) const NAME: &str = "init";
 /// How long after the guard's own end the kernel ends a subreaper that could not run.
 const AFTER_GUARD: Duration = Duration::from_millis(50);
 
-/// How soon what was killed is looked for again.
-const KILL_AGAIN: Duration = Duration::from_millis(2);
-
 /// From the guard to its init.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -288,8 +285,7 @@ impl Init {
             children::signal_group(running.pid, Signal::SIGKILL);
         }
         while !children::none_is_left() {
-            let _ = children::kill_all_but(|_| false);
-            sleep(KILL_AGAIN);
+            sleep(children::kill_all_but(|_| false).unwrap_or_default().again());
         }
     }
 }

@@ -1,8 +1,17 @@
-//! A group of processes that may have only so much memory together, by the kernel's cgroups of either version.
+//! Groups of processes by the kernel's cgroups: of either version, with a limit of memory; of version 2, to be frozen.
 
-use std::{fs, path::PathBuf, process};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process,
+};
 
-use super::eventually::eventually;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{clock::BootTime, eventually::eventually, run::descendants_of};
 use crate::support::server::SOON;
 
 /// Where the controllers are mounted, and what their limit is called: version 2, version 1.
@@ -40,19 +49,78 @@ impl MemoryGroup {
     }
 }
 
+/// Where version 2 is mounted, alone or beside version 1.
+const UNIFIED: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+/// A group that can be frozen, removed with its handle. Whoever is still in it then is killed.
+#[derive(Debug)]
+pub(crate) struct FreezerGroup {
+    path: PathBuf,
+}
+
+impl FreezerGroup {
+    /// `None`, said aloud, where this process may not make one.
+    pub(crate) fn create() -> Option<Self> {
+        let made = UNIFIED.iter().find_map(|mounted| {
+            let path =
+                PathBuf::from(mounted).join(format!("elect-test-{}-{}", process::id(), fastrand::u32(..)));
+            fs::create_dir(&path).ok()?;
+            let group = Self { path };
+            group.path.join("cgroup.freeze").exists().then_some(group)
+        });
+        if made.is_none() {
+            eprintln!("skipped: no cgroup of version 2 can be made here");
+        }
+        made
+    }
+
+    /// Enters a process and all below it.
+    #[track_caller]
+    pub(crate) fn add_with_descendants(&self, process: u32) {
+        for pid in descendants_of(process).into_iter().chain([process]) {
+            fs::write(self.path.join("cgroup.procs"), pid.to_string()).expect("it is ours, and runs");
+        }
+    }
+
+    /// Returns a moment by which all of it stood still.
+    #[track_caller]
+    pub(crate) fn freeze(&self) -> BootTime {
+        self.set("1");
+        eventually(SOON, "the group to freeze", || {
+            let events = fs::read_to_string(self.path.join("cgroup.events")).ok()?;
+            events.lines().any(|line| line == "frozen 1").then(BootTime::now)
+        })
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.set("0");
+    }
+
+    fn set(&self, frozen: &str) {
+        fs::write(self.path.join("cgroup.freeze"), frozen).expect("it is ours");
+    }
+}
+
+impl Drop for FreezerGroup {
+    fn drop(&mut self) {
+        end(&self.path);
+    }
+}
+
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
-        let kill = |pid: &str| {
-            pid.parse().map(|pid| {
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
-            })
-        };
-        eventually(SOON, "the group to be empty", || {
-            for pid in fs::read_to_string(self.processes()).unwrap_or_default().lines() {
-                let _ = kill(pid);
-            }
-            let gone = fs::remove_dir(&self.path).is_ok() || !self.path.exists();
-            gone.then_some(())
-        });
+        end(&self.path);
     }
+}
+
+/// Kills whatever is in a group, and removes it.
+fn end(group: &Path) {
+    eventually(SOON, "the group to be empty", || {
+        for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+            if let Ok(pid) = pid.parse() {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        (fs::remove_dir(group).is_ok() || !group.exists()).then_some(())
+    });
 }

@@ -27,6 +27,7 @@ pub(crate) mod network;
 pub(crate) mod peers;
 pub(crate) mod pki;
 pub(crate) mod port;
+pub(crate) mod privilege;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod run;

@@ -155,6 +155,16 @@ impl Guarded {
         self.signal(Signal::SIGSTOP);
     }
 
+    /// Whether it stands still.
+    pub(crate) fn is_stopped(self) -> bool {
+        state_of(self.0.as_raw()).is_some_and(|state| state == "T")
+    }
+
+    /// Ends it by SIGKILL.
+    pub(crate) fn kill(self) {
+        kill(self.0, Signal::SIGKILL).expect("the command is there");
+    }
+
     /// Whether it has ended, reaped or not.
     pub(crate) fn has_ended(self) -> bool {
         state_of(self.0.as_raw()).is_none_or(|state| state == "Z")
@@ -163,6 +173,12 @@ impl Guarded {
 
 fn first_child(parent: Pid) -> Option<Pid> {
     children_of(parent.as_raw().cast_unsigned())?.first().copied().map(Pid::from_raw)
+}
+
+/// All below a process.
+pub(crate) fn descendants_of(process: u32) -> Vec<u32> {
+    let children = children_of(process).unwrap_or_default().into_iter().map(i32::cast_unsigned);
+    children.flat_map(|child| [vec![child], descendants_of(child)].concat()).collect()
 }
 
 fn children_of(parent: u32) -> Option<Vec<i32>> {
