@@ -1,7 +1,5 @@
 //! Whom a fault hits, by what was seen of the election last, and what that does to what it finds there.
 
-use std::collections::BTreeMap;
-
 use super::{
     arena::{Blocked, Host},
     backend::Backend,
@@ -18,6 +16,8 @@ pub(crate) enum Hit {
     Restarting(usize),
     GuardKilled(usize),
     GuardFrozen(usize),
+    PairKilled(usize),
+    PairFrozen(usize),
     Blocked(Blocked),
     Weather(Host, Weather),
     MemberKilled(usize),
@@ -31,7 +31,6 @@ pub(crate) struct Aim<'a> {
     pub(crate) on: Backend,
     pub(crate) candidates: &'a [Candidate],
     pub(crate) sight: &'a Sight,
-    pub(crate) going_on: &'a BTreeMap<usize, Hit>,
 }
 
 /// Whose guard, or whose share in the ground, is hit.
@@ -49,9 +48,11 @@ impl Aim<'_> {
         let names =
             |hosts: &[Host]| hosts.iter().map(|host| self.host_name(*host)).collect::<Vec<_>>().join(", ");
         match hit {
-            Hit::Restarting(place) | Hit::GuardFrozen(place) | Hit::GuardKilled(place) => {
-                format!("{fault} ({})", name(place))
-            }
+            Hit::Restarting(place)
+            | Hit::GuardFrozen(place)
+            | Hit::GuardKilled(place)
+            | Hit::PairKilled(place)
+            | Hit::PairFrozen(place) => format!("{fault} ({})", name(place)),
             Hit::Killed(places) => {
                 format!("{fault} ({})", places.iter().map(name).collect::<Vec<_>>().join(", "))
             }
@@ -112,18 +113,28 @@ impl Aim<'_> {
     pub(crate) fn resolve(&self, fault: Fault) -> Hit {
         let others = |host: Host| self.hosts().filter(move |other| *other != host);
         match fault {
-            Fault::Kill(whom) => self.kill([self.place(whom)]),
-            Fault::Freeze(whom) => self.freeze([self.place(whom)]),
-            Fault::KillAll => self.kill(0..self.candidates.len()),
-            Fault::KillMajority => self.kill(self.after_leader().take(self.candidates.len() / 2 + 1)),
-            Fault::FreezeOthers => self.freeze(self.after_leader().skip(1)),
+            Fault::Kill(whom) => Hit::Killed(vec![self.place(whom)]),
+            Fault::Freeze(whom) => frozen([self.place(whom)]),
+            Fault::KillPair(whom) => match self.place(whom) {
+                place if self.has_guard(place) => Hit::PairKilled(place),
+                place => Hit::Killed(vec![place]),
+            },
+            Fault::FreezePair(whom) => match self.place(whom) {
+                place if self.has_guard(place) => Hit::PairFrozen(place),
+                place => frozen([place]),
+            },
+            Fault::KillAll => Hit::Killed((0..self.candidates.len()).collect()),
+            Fault::KillMajority => {
+                Hit::Killed(self.after_leader().take(self.candidates.len() / 2 + 1).collect())
+            }
+            Fault::FreezeOthers => frozen(self.after_leader().skip(1)),
             Fault::Restart(whom) => Hit::Restarting(self.place(whom)),
             Fault::KillGuard(whom) => match self.place(whom) {
-                place if self.may_lose_guard(place) => Hit::GuardKilled(place),
+                place if self.has_guard(place) => Hit::GuardKilled(place),
                 _ => Hit::Nothing,
             },
             Fault::FreezeGuard(whom) => match self.place(whom) {
-                place if self.may_lose_guard(place) => Hit::GuardFrozen(place),
+                place if self.has_guard(place) => Hit::GuardFrozen(place),
                 _ => Hit::Nothing,
             },
             Fault::CutOff(site) => {
@@ -151,10 +162,7 @@ impl Aim<'_> {
                 Hit::Blocked(cut.collect())
             }
             Fault::Weather(site, weather) => Hit::Weather(self.host(site), weather),
-            Fault::Stutter(site) => match self.host(site) {
-                Host::Candidate(place) if self.guard_is_hit(place) => Hit::Nothing,
-                host => Hit::Stutter(host),
-            },
+            Fault::Stutter(site) => Hit::Stutter(self.host(site)),
             Fault::KillMember(member) => Hit::MemberKilled(self.member(member)),
             Fault::FreezeMember(member) => Hit::Frozen(vec![Host::Member(self.member(member))]),
             Fault::FreezeEtcd => Hit::Frozen((0..self.on.members()).map(Host::Member).collect()),
@@ -169,35 +177,14 @@ impl Aim<'_> {
         (leader..leader + count).map(move |place| place % count)
     }
 
-    fn kill(&self, places: impl IntoIterator<Item = usize>) -> Hit {
-        let places = self.with_guards(places);
-        if places.is_empty() { Hit::Nothing } else { Hit::Killed(places) }
+    /// Whether it is an `elect run` whose guard nothing was done to yet.
+    fn has_guard(&self, place: usize) -> bool {
+        self.candidates[place].kind == Kind::Run && self.candidates[place].has_whole_guard()
     }
+}
 
-    fn freeze(&self, places: impl IntoIterator<Item = usize>) -> Hit {
-        let places = self.with_guards(places);
-        if places.is_empty() {
-            Hit::Nothing
-        } else {
-            Hit::Frozen(places.into_iter().map(Host::Candidate).collect())
-        }
-    }
-
-    /// Of an `elect run` whose guard is hit, nobody would be there to end what it leaves.
-    fn with_guards(&self, places: impl IntoIterator<Item = usize>) -> Vec<usize> {
-        places.into_iter().filter(|place| !self.guard_is_hit(*place)).collect()
-    }
-
-    fn guard_is_hit(&self, place: usize) -> bool {
-        self.going_on.values().any(|hit| matches!(hit, Hit::GuardFrozen(other) if *other == place))
-    }
-
-    /// Whether it has a guard, and nothing is wrong with its supervisor, nor will be in a moment.
-    fn may_lose_guard(&self, place: usize) -> bool {
-        let stutters = |hit: &Hit| matches!(hit, Hit::Stutter(host) if *host == Host::Candidate(place));
-        let candidate = &self.candidates[place];
-        candidate.kind == Kind::Run && candidate.may_lose_one() && !self.going_on.values().any(stutters)
-    }
+fn frozen(places: impl IntoIterator<Item = usize>) -> Hit {
+    Hit::Frozen(places.into_iter().map(Host::Candidate).collect())
 }
 
 /// Between whom the network is broken.

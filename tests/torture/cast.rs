@@ -39,6 +39,9 @@ pub(crate) enum Kind {
     Library,
 }
 
+/// Whose command has no PID namespace. Others have one where the machine allows it.
+const UNCONTAINED: &str = "r2";
+
 /// Where a run keeps its files.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
@@ -146,6 +149,9 @@ impl Candidate {
             }
             Kind::Run => {
                 command.args(["run", "--name", &self.name]).args(self.flags(arena));
+                if self.name == UNCONTAINED {
+                    command.args(["--contain", "none"]);
+                }
                 command.env("RUST_LOG", belief::LOG).arg("--").arg(own).args(as_program("command"));
             }
             Kind::Library => {
@@ -261,9 +267,22 @@ impl Candidate {
         guard?.parse().ok().map(Pid::from_raw)
     }
 
-    /// Whether nothing is wrong with the one, so that something may be with the other of supervisor and guard.
-    pub(crate) fn may_lose_one(&self) -> bool {
-        self.stands() && !self.frozen && self.guard.is_none()
+    /// Whether nothing was done to its guard yet.
+    pub(crate) fn has_whole_guard(&self) -> bool {
+        self.stands() && self.guard.is_none()
+    }
+
+    /// Kills it and its guard, so that neither sees the other's end.
+    pub(crate) fn kill_with_guard(&mut self) {
+        let guard = self.find_guard();
+        if let (Some(process), Some(guard)) = (&self.process, guard) {
+            process.signal(Signal::SIGSTOP);
+            let _ = kill(guard, Signal::SIGSTOP);
+        }
+        self.kill();
+        if let Some(guard) = guard {
+            let _ = kill(guard, Signal::SIGKILL);
+        }
     }
 
     pub(crate) fn kill_guard(&mut self) {

@@ -167,8 +167,7 @@ impl Stage {
 
     fn begin(&mut self, number: usize, planned: Planned) {
         let sight = self.ground.sight();
-        let aim =
-            Aim { on: self.plan.on(), candidates: &self.candidates, sight: &sight, going_on: &self.going_on };
+        let aim = Aim { on: self.plan.on(), candidates: &self.candidates, sight: &sight };
         let hit = aim.resolve(planned.fault);
         let (kind, text) = (planned.fault.kind().to_owned(), aim.told(planned.fault, &hit));
         let whom = aim::whom(planned.fault).map(|whom| aim.place(whom));
@@ -190,8 +189,8 @@ impl Stage {
         let hit = self.going_on.remove(&number);
         self.shape();
         match hit {
-            Some(Hit::GuardFrozen(place)) => self.candidates[place].thaw_guard(),
-            Some(Hit::Killed(_)) => self.start_candidates(),
+            Some(Hit::GuardFrozen(place) | Hit::PairFrozen(place)) => self.candidates[place].thaw_guard(),
+            Some(Hit::Killed(_) | Hit::PairKilled(_)) => self.start_candidates(),
             _ => {}
         }
         self.note(What::Over { fault: number });
@@ -202,7 +201,10 @@ impl Stage {
         match (fault, hit, whom) {
             (_, Hit::Killed(places), _) => places.iter().for_each(|place| self.candidates[*place].kill()),
             (_, Hit::Restarting(place), _) => self.candidates[*place].tell(),
-            (_, Hit::GuardFrozen(place), _) => self.candidates[*place].freeze_guard(),
+            (_, Hit::PairKilled(place), _) => self.candidates[*place].kill_with_guard(),
+            (_, Hit::GuardFrozen(place) | Hit::PairFrozen(place), _) => {
+                self.candidates[*place].freeze_guard()
+            }
             (_, Hit::GuardKilled(place), _) => self.candidates[*place].kill_guard(),
             (_, Hit::Nothing, whom) => {
                 let name = whom.map_or("", |place| &self.candidates[place].name);
@@ -216,6 +218,7 @@ impl Stage {
     fn down(&self) -> BTreeSet<usize> {
         self.picked(|hit| match hit {
             Hit::Killed(places) => places.clone(),
+            Hit::PairKilled(place) => vec![*place],
             _ => Vec::new(),
         })
     }
@@ -252,6 +255,7 @@ impl Stage {
         let stutters = Duration::from_nanos(phase) < still;
         let frozen: BTreeSet<Host> = self.picked(|hit| match hit {
             Hit::Frozen(hosts) => hosts.clone(),
+            Hit::PairFrozen(place) => vec![Host::Candidate(*place)],
             Hit::Stutter(host) if stutters => vec![*host],
             _ => Vec::new(),
         });

@@ -46,6 +46,11 @@ pub(crate) enum Fault {
     KillGuard(Whom),
     /// The guard of an `elect run`: SIGSTOP, and SIGCONT when it is over.
     FreezeGuard(Whom),
+    /// SIGKILL to an `elect run` and its guard, before either can see the other's end. The same as `Kill` where there is no
+    /// guard.
+    KillPair(Whom),
+    /// SIGSTOP to both, and SIGCONT when it is over.
+    FreezePair(Whom),
     /// SIGKILL to all candidates at once.
     KillAll,
     /// SIGKILL to the leader and as many others as it takes to leave a minority.
@@ -103,6 +108,8 @@ impl Fault {
             Self::Restart(_) => "candidate restarted",
             Self::KillGuard(_) => "guard killed",
             Self::FreezeGuard(_) => "guard frozen",
+            Self::KillPair(_) => "killed with its guard",
+            Self::FreezePair(_) => "frozen with its guard",
             Self::KillAll => "all candidates killed",
             Self::KillMajority => "majority killed",
             Self::FreezeOthers => "all others frozen",
@@ -166,6 +173,8 @@ impl fmt::Display for Fault {
             Self::Restart(whom) => write!(f, "{whom} is told to stop"),
             Self::KillGuard(whom) => write!(f, "the guard of {whom} is killed"),
             Self::FreezeGuard(whom) => write!(f, "the guard of {whom} is frozen"),
+            Self::KillPair(whom) => write!(f, "{whom} and its guard are killed"),
+            Self::FreezePair(whom) => write!(f, "{whom} and its guard are frozen"),
             Self::KillAll => f.write_str("all candidates are killed"),
             Self::KillMajority => f.write_str("a majority is killed, the leader with it"),
             Self::FreezeOthers => f.write_str("all but the leader are frozen"),

@@ -7,7 +7,7 @@ use crate::backend::TTL;
 
 impl Draw {
     pub(super) fn fault_on_etcd(&mut self) -> Fault {
-        match self.rng.u8(0..40) {
+        match self.rng.u8(0..44) {
             0..=3 => Fault::Kill(self.whom()),
             4..=8 => Fault::Freeze(self.whom()),
             9..=10 => Fault::Restart(self.whom()),
@@ -30,6 +30,8 @@ impl Draw {
             33..=34 => Fault::MoveLeader,
             35..=36 => Fault::Revoke(self.whom()),
             37 => Fault::Delete(self.whom()),
+            38..=39 => Fault::KillPair(Whom::Leader),
+            40..=41 => Fault::FreezePair(Whom::Leader),
             _ => Fault::Compact,
         }
     }
@@ -39,7 +41,9 @@ impl Draw {
         let ttl = TTL;
         match fault {
             Fault::Restart(_) => Duration::from_secs(1),
-            Fault::Kill(_) | Fault::KillAll | Fault::KillMember(_) => self.up_to(1_000) + self.part_of(ttl),
+            Fault::Kill(_) | Fault::KillPair(_) | Fault::KillAll | Fault::KillMember(_) => {
+                self.up_to(1_000) + self.part_of(ttl)
+            }
             Fault::FreezeEtcd => self.around(ttl),
             _ => match self.rng.u8(0..10) {
                 0..=2 => Duration::from_millis(20) + self.up_to(700),

@@ -7,7 +7,7 @@ use crate::backend::{HEARTBEAT, LONGEST, SHORTEST};
 
 impl Draw {
     pub(super) fn fault_among_peers(&mut self) -> Fault {
-        match self.rng.u8(0..40) {
+        match self.rng.u8(0..44) {
             0..=3 => Fault::Kill(self.whom()),
             4..=9 => Fault::Freeze(self.whom()),
             10..=11 => Fault::Restart(self.whom()),
@@ -26,6 +26,8 @@ impl Draw {
             32..=34 => Fault::Stutter(self.peer()),
             35..=36 => Fault::KillMajority,
             37..=38 => Fault::FreezeOthers,
+            39..=40 => Fault::KillPair(Whom::Leader),
+            41..=42 => Fault::FreezePair(Whom::Leader),
             _ => Fault::KillAll,
         }
     }
