@@ -39,8 +39,8 @@ pub(crate) enum Kind {
     Library,
 }
 
-/// Whose command has no PID namespace. Others have one where the machine allows it.
-const UNCONTAINED: &str = "r2";
+/// Whose commands have no PID namespace. Others have one where the machine allows it.
+const UNCONTAINED: [&str; 2] = ["r2", "r3"];
 
 /// Where a run keeps its files.
 #[derive(Debug, Clone)]
@@ -149,7 +149,7 @@ impl Candidate {
             }
             Kind::Run => {
                 command.args(["run", "--name", &self.name]).args(self.flags(arena));
-                if self.name == UNCONTAINED {
+                if UNCONTAINED.contains(&self.name.as_str()) {
                     command.args(["--contain", "none"]);
                 }
                 command.env("RUST_LOG", belief::LOG).arg("--").arg(own).args(as_program("command"));

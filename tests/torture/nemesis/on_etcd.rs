@@ -59,7 +59,7 @@ impl Draw {
         let ttl = TTL;
         let none = Duration::ZERO;
         let leader = Site::Of(Whom::Leader);
-        match self.rng.u8(0..13) {
+        match self.rng.u8(0..15) {
             // The leader sleeps while etcd gets another leader, which gives every lease its time anew.
             0 => vec![
                 (none, self.around(ttl), Fault::Freeze(Whom::Leader)),
@@ -103,6 +103,9 @@ impl Draw {
                 (none, self.around(ttl), Fault::Deaf(leader)),
                 (self.up_to(300), none, Fault::Revoke(Whom::Leader)),
             ],
+            // Nothing is left to end the command but its init, or the kernel.
+            12 => vec![(none, self.around(ttl), Fault::KillPair(Whom::Leader))],
+            13 => vec![(none, ttl + self.part_of(ttl), Fault::FreezePair(Whom::Leader))],
             // The leader's member dies, and with it etcd's leader, while it is far from the others.
             _ => vec![
                 (none, self.part_of(ttl), Fault::KillMember(Member::Leading)),

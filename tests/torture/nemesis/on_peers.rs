@@ -51,7 +51,7 @@ impl Draw {
     pub(super) fn scheme_among_peers(&mut self) -> Vec<(Duration, Duration, Fault)> {
         let none = Duration::ZERO;
         let leader = Site::Of(Whom::Leader);
-        match self.rng.u8(0..17) {
+        match self.rng.u8(0..18) {
             // It wakes when another was just elected.
             0..=1 => vec![(none, SHORTEST + self.up_to(900), Fault::Freeze(Whom::Leader))],
             // … and that one sleeps by then.
@@ -125,6 +125,11 @@ impl Draw {
             14 => vec![
                 (none, Duration::from_secs(1), Fault::Restart(Whom::Leader)),
                 (self.up_to(30), self.around(SHORTEST), Fault::Freeze(Whom::Next)),
+            ],
+            // Nothing is left to end the command but its init, or the kernel.
+            16 => vec![
+                (none, self.around(LONGEST), Fault::KillPair(Whom::Leader)),
+                (2 * LONGEST, SHORTEST + self.part_of(LONGEST), Fault::FreezePair(Whom::Leader)),
             ],
             _ => vec![(none, self.part_of(LONGEST), Fault::KillAll)],
         }
