@@ -157,6 +157,88 @@ fn a_hook_for_leading_is_killed_when_its_term_is_over_and_holds_up_nothing() {
     diary.one_at_a_time();
 }
 
+/// As a hook for leading: a worker without a lock, and another that left its group.
+const HOOK_THAT_WORKS: &str = "WORKER_LOCK= setsid -f sh -c \"$WORKER; exit\"; WORKER_LOCK= exec $WORKER";
+
+fn leader_whose_hook_works(etcd: &Etcd, ttl: &str, diary: &Diary) -> (Run, u64, Run) {
+    let hook = ["--on-leading", HOOK_THAT_WORKS, "--hook-timeout", "500s"];
+    let leader = Run::start(diary.script(elect_run("a", &etcd.endpoint(), ttl).args(hook), "exec $WORKER"));
+    let token = diary.wait_for_term_after(0).token;
+    diary.wait_for_workers(token, 3);
+    let follower = Run::start(diary.script(elect_run("b", &etcd.endpoint(), ttl), "exec $WORKER"));
+    follower.wait_until_follower();
+    (leader, token, follower)
+}
+
+#[test]
+fn contract_13_a_hook_for_leading_is_gone_before_the_next_term_where_its_supervisor_is_stopped() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let diary = Diary::new();
+    let (mut leader, token, _follower) = leader_whose_hook_works(&etcd, "3s", &diary);
+    leader.freeze();
+    diary.wait_for_term_after(token);
+    diary.wait_for_end_of(token);
+    diary.one_at_a_time();
+    leader.thaw();
+}
+
+#[test]
+fn contract_13_a_hook_for_leading_is_gone_before_the_next_term_where_its_supervisor_is_killed() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let diary = Diary::new();
+    let (mut leader, token, _follower) = leader_whose_hook_works(&etcd, LONG, &diary);
+    let killed = leader.kill();
+    let next = diary.wait_for_term_after(token);
+    assert!(next.at - killed < AT_ONCE, "the guard released: {:?}", next.at - killed);
+    diary.wait_for_end_of(token);
+    diary.one_at_a_time();
+}
+
+#[test]
+fn contract_13_a_hook_for_leading_is_gone_before_the_next_term_where_the_guard_is_killed() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let diary = Diary::new();
+    let (leader, token, _follower) = leader_whose_hook_works(&etcd, LONG, &diary);
+    leader.guard().kill();
+    diary.wait_for_term_after(token);
+    diary.wait_for_end_of(token);
+    diary.one_at_a_time();
+}
+
+#[test]
+fn contract_13_a_hook_for_leading_is_gone_before_the_next_term_where_the_lease_is_revoked() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let diary = Diary::new();
+    let (_leader, token, _follower) = leader_whose_hook_works(&etcd, LONG, &diary);
+    let admin = etcd.admin();
+    let revoked = BootTime::now();
+    admin.revoke(admin.leader(ELECTION_NAME).unwrap().lease);
+    let last = diary.wait_for_end_of(token);
+    // Others may begin at once then; what is to be had is that it ends at once.
+    assert!(last - revoked < AT_ONCE, "{:?}", last - revoked);
+}
+
+#[test]
+fn what_a_finished_hook_for_leading_left_running_lives_as_long_as_the_term() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let diary = Diary::new();
+    let hook = "WORKER_LOCK= setsid -f sh -c \"$WORKER; exit\"; exit 0";
+    let elect = elect_run("a", &etcd.endpoint(), LONG).args(["--on-leading", hook, "--restart", "always"]);
+    // The command is started again, in the same term; the hook's worker is not its.
+    let mut leader = Run::start(diary.script(elect, "sleep 0.2; exit 3"));
+    let token = diary.wait_for_term_after(0).token;
+    let mut mark = Mark::START;
+    for _ in 0..2 {
+        mark = leader.wait_for_log(mark, "the command is started again");
+    }
+    let restarted = BootTime::now();
+    eventually(SOON, "the hook's worker to work on", || (diary.last_of(token) > restarted).then_some(()));
+    leader.signal(Signal::SIGTERM);
+    leader.wait_exit(SOON);
+    let ended = BootTime::now();
+    assert!(diary.wait_for_end_of(token) < ended);
+}
+
 #[test]
 fn a_hook_that_takes_too_long_is_killed_and_the_next_one_runs() {
     let etcd = Etcd::start(EtcdVersion::V3_7);

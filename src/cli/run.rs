@@ -27,7 +27,6 @@ use leader_election::{
     clock::{Timestamp, sleep_until},
     leadership::OrderError,
 };
-use nix::sys::signal::Signal;
 use tokio::{
     task::yield_now,
     time::{sleep, timeout},
@@ -51,7 +50,7 @@ use crate::{
         children::{self, Kin, Rest, Unkillable},
         control::{End, Order, Start},
         environment::{self, Variables},
-        guard::{self, Charge, Inherited},
+        guard::{self, Charge, Inherited, TermHook},
         health::Health,
         hooks::Hooks,
         namespace::Containment,
@@ -138,7 +137,9 @@ pub(super) async fn guard(flags: Flags, inherited: Inherited) -> anyhow::Result<
         Place::Peers(_) => None,
     };
     let contained = Containment::decide(options.contain).map_err(UsageError)?.how;
-    let charge = Charge { etcd, budget: options.budget, command: options.command, contained, variables };
+    let hook = options.hooks.on_leading.map(|command| TermHook { command, timeout: options.hooks.timeout });
+    let Options { budget, command, .. } = options;
+    let charge = Charge { etcd, budget, command, hook, contained, variables };
     let ended = guard::run(charge, inherited).await;
     log::drain();
     ended
@@ -296,8 +297,12 @@ impl<B: Backend> Supervisor<B> {
                         swept = true;
                     }
                     Instruction::SayStarted { pid } => self.attendant.post.command_started(pid),
+                    Instruction::SayHookEnded { how, timed_out } => {
+                        self.attendant.post.hook_ended(how, timed_out);
+                    }
+                    Instruction::LeaveHookOut => self.attendant.post.leave_hook_out(),
                     Instruction::SayEnded(Ran { how, why }) => {
-                        self.attendant.post.command_ended(&told(&how), &why.text());
+                        self.attendant.post.command_ended(&how.to_string(), &why.text());
                     }
                     Instruction::SayRestarting(pause) => self.attendant.post.restarting(pause),
                     Instruction::Finish(ran) => return ran,
@@ -329,6 +334,7 @@ impl<B: Backend> Supervisor<B> {
                     Notice::Asked(Wish::Stop(number)) => Input::Stop(number),
                     Notice::Asked(Wish::StopAtOnce) => Input::StopAtOnce,
                     Notice::PassOn(number) => Input::PassOn(number),
+                    Notice::HookDue => Input::HookDue,
                     // Perhaps a renewal.
                     Notice::Passed => continue,
                 },
@@ -420,16 +426,5 @@ fn shell_code(how: &End) -> u8 {
         End::Exited(code) => *code as u8,
         End::Signalled(number) => (BY_SIGNAL + number) as u8,
         End::NotStarted(_) => program::CANNOT_RUN,
-    }
-}
-
-fn told(how: &End) -> String {
-    match how {
-        End::Exited(code) => format!("exit code {code}"),
-        End::Signalled(number) => match Signal::try_from(*number) {
-            Ok(signal) => format!("killed by {signal}"),
-            Err(_) => format!("killed by signal {number}"),
-        },
-        End::NotStarted(why) => format!("not started: {why}"),
     }
 }

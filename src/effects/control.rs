@@ -9,6 +9,7 @@
 //! as stuck.
 
 use std::{
+    fmt,
     fs::File,
     io::{self, Read, Write},
     marker::PhantomData,
@@ -16,7 +17,10 @@ use std::{
 };
 
 use leader_election::{clock::Timestamp, leadership::Ticket};
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::{
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    sys::signal::Signal,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::net::unix::pipe;
 
@@ -35,8 +39,10 @@ pub(crate) enum Order {
     Signal(i32),
     /// The same, and kill what is left of it when its time is over.
     Stop(i32),
-    /// Kill it now.
+    /// Kill it now, and all else of the term. Answered with [`Report::Cleared`].
     Kill,
+    /// Start the hook of the term under way.
+    Hook,
     /// The term is over, and etcd knows: there is nothing to give up any more.
     Over,
 }
@@ -68,6 +74,14 @@ pub(crate) enum Report {
         /// The guard ended it because time ran out, and not because it was told to.
         ran_out: bool,
     },
+    /// The hook of the term has ended; what it left behind may be alive until the term is over.
+    HookEnded {
+        how: End,
+        /// It was killed because it took too long.
+        timed_out: bool,
+    },
+    /// Nothing is left of the term.
+    Cleared,
 }
 
 /// How a command ended.
@@ -77,6 +91,19 @@ pub(crate) enum End {
     Exited(i32),
     Signalled(i32),
     NotStarted(String),
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Signalled(number) => match Signal::try_from(*number) {
+                Ok(signal) => write!(f, "killed by {signal}"),
+                Err(_) => write!(f, "killed by signal {number}"),
+            },
+            Self::NotStarted(why) => write!(f, "not started: {why}"),
+        }
+    }
 }
 
 impl End {

@@ -24,7 +24,6 @@ use anyhow::Context;
 use leader_election::{
     clock::{Timestamp, sleep_until},
     etcd::{Etcd, Settings},
-    leadership::Ticket,
 };
 use nix::{
     sys::{prctl, signal::Signal},
@@ -45,7 +44,7 @@ use super::{
     deadman::DeadMansSwitch,
     environment::Variables,
     init::{InitOrder, InitReport},
-    init_handle::InitHandle,
+    init_handle::{InitHandle, Streams},
     namespace::Contained,
 };
 
@@ -65,9 +64,17 @@ pub(crate) struct Charge {
     pub(crate) etcd: Option<Settings>,
     pub(crate) budget: Budget,
     pub(crate) command: Vec<OsString>,
+    pub(crate) hook: Option<TermHook>,
     pub(crate) contained: Contained,
     /// What is true of all terms.
     pub(crate) variables: Variables,
+}
+
+/// The hook of a term: `--on-leading`.
+#[derive(Debug)]
+pub(crate) struct TermHook {
+    pub(crate) command: String,
+    pub(crate) timeout: Duration,
 }
 
 /// The descriptors that the supervisor left open for its guard.
@@ -91,11 +98,12 @@ pub(crate) async fn run(charge: Charge, inherited: Inherited) -> anyhow::Result<
     DeadMansSwitch::armed(Timestamp::from_nanos(u64::MAX)).context("the kernel gives the guard no timer")?;
     let mut signals = Caught::listen().context("failed to listen for signals")?;
 
-    let mut guard = Guard { charge, reports, init: None, running: None, ticket: None };
+    let mut guard =
+        Guard { charge, reports, init: None, running: None, hook: None, term: None, clearing: false };
     guard.make_ready();
     guard.report(&Report::Ready);
     loop {
-        let due_at = guard.running.as_ref().map(Running::due_at);
+        let due_at = guard.due_at();
         tokio::select! {
             biased;
             order = orders.next() => {
@@ -108,13 +116,17 @@ pub(crate) async fn run(charge: Charge, inherited: Inherited) -> anyhow::Result<
             }
             () = signals.any() => {}
             report = of_init(&mut guard.running) => guard.hear(report),
+            report = of_init(&mut guard.hook) => guard.hear_hook(report),
             () = sleep_until(due_at.unwrap_or(NEVER)), if due_at.is_some() => {}
         }
         guard.step();
+        if guard.running.is_none() && guard.init.is_none() {
+            guard.make_ready();
+        }
     }
 }
 
-/// What the init of the running command says next; for ever, where none runs.
+/// What the init of what is running says next; for ever, where none runs.
 async fn of_init(running: &mut Option<Running>) -> Option<InitReport> {
     match running {
         Some(running) => running.init.report().await,
@@ -128,8 +140,12 @@ struct Guard {
     /// The one for the next run.
     init: Option<InitHandle>,
     running: Option<Running>,
-    /// What gives up the term under way.
-    ticket: Option<Ticket>,
+    /// The hook of the term under way, and what it left behind.
+    hook: Option<Running>,
+    /// The term under way, until etcd knows that it is over.
+    term: Option<Start>,
+    /// Whether the supervisor waits for the end of all of it.
+    clearing: bool,
 }
 
 impl Guard {
@@ -139,8 +155,11 @@ impl Guard {
             (Order::Start(start), None) => self.start(*start),
             (Order::Start(_), Some(_)) => unreachable!("the supervisor waits for the end of one run"),
             (Order::Until(until), running) => {
-                if let Some(running) = running {
+                for running in running.iter_mut().chain(&mut self.hook) {
                     running.extend(until.into());
+                }
+                if let Some(term) = &mut self.term {
+                    term.until = until;
                 }
                 self.report(&Report::Heard(until));
             }
@@ -149,16 +168,20 @@ impl Guard {
                 running.countdown.stop(now);
                 running.ask_to_stop(number);
             }
-            (Order::Kill, Some(running)) => running.kill(),
-            (Order::Over, _) => self.ticket = None,
+            (Order::Kill, running) => {
+                running.iter_mut().chain(&mut self.hook).for_each(Running::kill);
+                self.clearing = true;
+            }
+            (Order::Hook, _) => self.start_hook(),
+            (Order::Over, _) => self.term = None,
             // It ended by itself meanwhile.
-            (Order::Signal(_) | Order::Stop(_) | Order::Kill, None) => {}
+            (Order::Signal(_) | Order::Stop(_), None) => {}
         }
     }
 
     fn start(&mut self, start: Start) {
-        let Start { token, cluster, until, ticket } = start;
-        self.ticket = ticket;
+        let Start { token, cluster, until, .. } = start.clone();
+        self.term = Some(start);
         let not_started = |why: String, ran_out| Report::Ended { how: End::NotStarted(why), ran_out };
         let Some(countdown) = Countdown::begin(self.charge.budget, until.into(), Timestamp::now()) else {
             return self.report(&not_started("no time was left to stop it in".into(), true));
@@ -176,22 +199,41 @@ impl Guard {
         };
         init.order(&InitOrder::Start { token, cluster, backstop: countdown.backstop().into() });
         let contained = self.charge.contained;
-        self.running = Some(Running {
-            init,
-            contained,
-            command: None,
-            countdown,
-            switch,
-            killing: false,
-            again: Rest::default().again(),
-            unkillable: Unkillable::default(),
-            ended: None,
-        });
+        self.running = Some(Running::of(init, contained, countdown, switch));
+    }
+
+    fn start_hook(&mut self) {
+        let not_started = |why: String| Report::HookEnded { how: End::NotStarted(why), timed_out: false };
+        match self.try_start_hook() {
+            Ok(hook) => self.hook = Some(hook),
+            Err(error) => self.report(&not_started(error.to_string())),
+        }
+    }
+
+    fn try_start_hook(&self) -> io::Result<Running> {
+        let (Some(hook), Some(term), None, false) =
+            (&self.charge.hook, &self.term, &self.hook, self.clearing)
+        else {
+            return Err(io::Error::other("its term is over"));
+        };
+        let now = Timestamp::now();
+        let countdown = Countdown::begin(self.charge.budget, term.until.into(), now)
+            .ok_or_else(|| io::Error::other("no time was left to stop it in"))?;
+        let switch = DeadMansSwitch::armed(countdown.backstop())?;
+        let command = ["sh".into(), "-c".into(), hook.command.clone().into()];
+        let mut variables = self.charge.variables.clone();
+        variables.push(("ELECT_EVENT", "leading".into()));
+        // No namespace: hooks are there to act on others.
+        let contained = Contained::Reaper;
+        let mut init = InitHandle::start(&command, &variables, contained, Streams::ErrorsOnly)?;
+        let (token, cluster) = (term.token.clone(), term.cluster.clone());
+        init.order(&InitOrder::Start { token, cluster, backstop: countdown.backstop().into() });
+        Ok(Running { late_at: now + hook.timeout, ..Running::of(init, contained, countdown, switch) })
     }
 
     fn start_init(&self) -> io::Result<InitHandle> {
         let Charge { command, variables, contained, .. } = &self.charge;
-        InitHandle::start(command, variables, *contained)
+        InitHandle::start(command, variables, *contained, Streams::Ours)
     }
 
     /// Starts the init of the next run, so that this need not be waited for then.
@@ -215,14 +257,50 @@ impl Guard {
         }
     }
 
+    fn hear_hook(&mut self, report: Option<InitReport>) {
+        let Some(hook) = &mut self.hook else { return };
+        match report {
+            Some(InitReport::Started { .. }) => {}
+            Some(InitReport::Ended(how)) => {
+                let timed_out = hook.late;
+                hook.ended = Some(how.clone());
+                self.report(&Report::HookEnded { how, timed_out });
+            }
+            None => hook.kill(),
+        }
+    }
+
+    fn due_at(&self) -> Option<Timestamp> {
+        let command = self.running.as_ref().map(Running::due_at);
+        let hook = self.hook.as_ref().map(Running::hook_due_at);
+        command.into_iter().chain(hook).min()
+    }
+
     /// Does what is due.
     fn step(&mut self) {
-        let Some(running) = &mut self.running else { return };
-        if let Some(how) = running.step(Timestamp::now()) {
+        let now = Timestamp::now();
+        let spare = self.init.as_ref().map(InitHandle::pid);
+        let of = |running: &Option<Running>| running.as_ref().map(|running| running.init.pid());
+        let (command, hook) = (of(&self.running), of(&self.hook));
+        if let Some(running) = &mut self.running
+            && let Some(how) = running.step(now, &Vec::from_iter(hook))
+        {
             let ran_out = running.countdown.ran_out();
             self.running = None;
             self.report(&Report::Ended { how, ran_out });
-            self.make_ready();
+        }
+        if let Some(hook) = &mut self.hook
+            && hook.hook_step(now, &Vec::from_iter(command.into_iter().chain(spare)))
+        {
+            if hook.ended.is_none() {
+                let how = End::Signalled(Signal::SIGKILL as i32);
+                self.report(&Report::HookEnded { how, timed_out: false });
+            }
+            self.hook = None;
+        }
+        if self.clearing && self.running.is_none() && self.hook.is_none() {
+            self.clearing = false;
+            self.report(&Report::Cleared);
         }
     }
 
@@ -236,17 +314,19 @@ impl Guard {
 
     /// The supervisor is gone: ends the command, then gives up its leadership.
     async fn bereaved(mut self, signals: &mut Caught) -> ExitCode {
-        if let Some(mut running) = self.running.take() {
+        if self.running.is_some() || self.hook.is_some() {
             warn!("the supervisor is gone: the command is killed");
-            running.kill();
-            while running.step(Timestamp::now()).is_none() {
-                tokio::select! {
-                    () = signals.any() => {}
-                    () = sleep_until(running.due_at()) => {}
-                }
-            }
         }
-        if let (Some(ticket), Some(etcd)) = (self.ticket, self.charge.etcd) {
+        self.running.iter_mut().chain(&mut self.hook).for_each(Running::kill);
+        self.step();
+        while let Some(due_at) = self.due_at() {
+            tokio::select! {
+                () = signals.any() => {}
+                () = sleep_until(due_at) => {}
+            }
+            self.step();
+        }
+        if let (Some(ticket), Some(etcd)) = (self.term.and_then(|term| term.ticket), self.charge.etcd) {
             let etcd = Etcd::start_on(Handle::current(), etcd);
             match etcd.release(ticket, RELEASE_WITHIN).await {
                 Ok(()) => info!("gave up leadership in the place of the supervisor"),
@@ -258,7 +338,7 @@ impl Guard {
     }
 }
 
-/// One run of the command.
+/// One run of the command, or of the hook of its term.
 struct Running {
     init: InitHandle,
     contained: Contained,
@@ -273,9 +353,28 @@ struct Running {
     unkillable: Unkillable,
     /// Once its init has said so. The rest of its group may live on.
     ended: Option<End>,
+    /// When it takes too long, and whether it did. The command never does.
+    late_at: Timestamp,
+    late: bool,
 }
 
 impl Running {
+    fn of(init: InitHandle, contained: Contained, countdown: Countdown, switch: DeadMansSwitch) -> Self {
+        Self {
+            init,
+            contained,
+            command: None,
+            countdown,
+            switch,
+            killing: false,
+            again: Rest::default().again(),
+            unkillable: Unkillable::default(),
+            ended: None,
+            late_at: NEVER,
+            late: false,
+        }
+    }
+
     /// The command has begun, and has this id for its init. Returns the one it has for us.
     fn began(&mut self, pid: Pid) -> Pid {
         let seen = match self.contained {
@@ -325,23 +424,49 @@ impl Running {
         }
     }
 
-    /// Does what is due, and returns how the command ended once nothing of it is left.
-    fn step(&mut self, now: Timestamp) -> Option<End> {
-        match self.countdown.due(now) {
-            Due::Nothing => {}
-            Due::Terminate => {
-                warn!("no renewal in time: the command is told to stop");
-                self.ask_to_stop(Signal::SIGTERM as i32);
-            }
-            Due::Kill => {
-                warn!("out of time: the command is killed");
-                self.kill();
-            }
-        }
+    /// Does what is due, and returns how the command ended once nothing of it is left but these others.
+    fn step(&mut self, now: Timestamp, others: &[Pid]) -> Option<End> {
+        self.count_down(now, "command");
         if !self.killing && self.ended.is_some() && !self.others_are_stopping() {
             self.kill();
         }
-        self.killing.then(|| self.kill_all()).flatten()
+        if !self.killing || !self.kill_all(others) {
+            return None;
+        }
+        let killed = || match self.command {
+            Some(_) => End::Signalled(Signal::SIGKILL as i32),
+            None => End::NotStarted("it was ended before".into()),
+        };
+        Some(self.ended.take().unwrap_or_else(killed))
+    }
+
+    fn hook_due_at(&self) -> Timestamp {
+        let late_at = if self.late || self.ended.is_some() { NEVER } else { self.late_at };
+        self.due_at().min(late_at)
+    }
+
+    /// The same for a hook. What it leaves behind has until the end of the term.
+    fn hook_step(&mut self, now: Timestamp, others: &[Pid]) -> bool {
+        self.count_down(now, "hook");
+        if !self.late && self.ended.is_none() && now >= self.late_at {
+            self.late = true;
+            self.pass_on(Signal::SIGKILL as i32);
+        }
+        self.killing && self.kill_all(others)
+    }
+
+    fn count_down(&mut self, now: Timestamp, what: &str) {
+        match self.countdown.due(now) {
+            Due::Nothing => {}
+            Due::Terminate => {
+                warn!("no renewal in time: the {what} is told to stop");
+                self.ask_to_stop(Signal::SIGTERM as i32);
+            }
+            Due::Kill => {
+                warn!("out of time: the {what} is killed");
+                self.kill();
+            }
+        }
     }
 
     /// Whether the rest of the group still uses the time it was given to stop.
@@ -351,24 +476,22 @@ impl Running {
         children::group_outlives_its_leader(self.init.pid(), command).unwrap_or(true)
     }
 
-    /// Kills all there is: by its init, which the kernel ends last where that has a namespace, and then what it leaves us.
-    fn kill_all(&mut self) -> Option<End> {
+    /// Kills all there is but these others, and says whether nothing is left: by its init, which the kernel ends last where
+    /// that has a namespace, and then what it leaves us.
+    fn kill_all(&mut self, others: &[Pid]) -> bool {
         self.init.kill();
+        let gone = self.init.is_gone();
         // The kernel has the last word.
-        if !self.init.is_gone() || !children::none_is_left() {
-            let init = self.init.pid();
-            // Not to be known counts as not to be over.
-            if let Ok(rest) = children::kill_all_but(|child| child == init) {
-                self.unkillable.tell(&rest, Timestamp::now());
-                self.again = rest.again();
-            }
-            return None;
+        if gone && others.is_empty() && children::none_is_left() {
+            return true;
         }
-        let killed = || match self.command {
-            Some(_) => End::Signalled(Signal::SIGKILL as i32),
-            None => End::NotStarted("it was ended before".into()),
-        };
-        Some(self.ended.take().unwrap_or_else(killed))
+        let init = self.init.pid();
+        let spared = |child: Pid| others.contains(&child) || (!gone && child == init);
+        // Not to be known counts as not to be over.
+        let Ok(rest) = children::kill_all_but(spared) else { return false };
+        self.unkillable.tell(&rest, Timestamp::now());
+        self.again = rest.again();
+        gone && !rest.any && !others.is_empty()
     }
 }
 

@@ -1,14 +1,18 @@
 //! `--on-leading`, `--on-following`, `--on-change`: short commands that are told of what happens.
 //!
 //! They run one at a time, in the order of what happened, in a task of their own: nothing waits for them, least
-//! of all a step-down. One for `leading` that still runs, or has not begun, when its term is over is killed,
-//! or left out.
+//! of all a step-down.
+//!
+//! One for `leading` is part of its term, and what is part of a term must not outlive it. So the guard starts it and
+//! ends it, like the command: when its turn has come, [`Hooks::of_term`] hands it to the supervisor, which has
+//! it started if the term still holds. One that still runs when its term is over is killed, and one that has not
+//! begun is left out.
 
 use std::{sync::Arc, time::Duration};
 
 use leader_election::FencingToken;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::timeout,
 };
@@ -16,6 +20,7 @@ use tracing::{info, warn};
 
 use super::{
     children::Kin,
+    control::End,
     environment::Variables,
     shell::{self, Outcome},
 };
@@ -60,9 +65,25 @@ pub(crate) struct Hooks {
     /// What is true of all events.
     variables: Variables,
     due: mpsc::Sender<Due>,
+    of_term: mpsc::Receiver<DueInTerm>,
     /// All terms up to this token are over.
     over: watch::Sender<Option<FencingToken>>,
     running: JoinHandle<()>,
+}
+
+/// A hook whose turn has come, for the guard to run. Dropping it leaves it out.
+#[derive(Debug)]
+pub(crate) struct DueInTerm {
+    pub(crate) term: FencingToken,
+    ended: oneshot::Sender<(End, bool)>,
+}
+
+impl DueInTerm {
+    /// It has ended, by itself or because it took too long.
+    pub(crate) fn ended(self, how: End, timed_out: bool) {
+        // Nobody waits any more on the way out.
+        let _ = self.ended.send((how, timed_out));
+    }
 }
 
 #[derive(Debug)]
@@ -75,10 +96,11 @@ struct Due {
 impl Hooks {
     pub(crate) fn start(commands: Commands, variables: Variables, kin: Kin) -> Self {
         let (due, queue) = mpsc::channel(WAITING);
+        let (for_guard, of_term) = mpsc::channel(1);
         let (over, ends) = watch::channel(None);
         let commands = Arc::new(commands);
-        let runner = Runner { commands: Arc::clone(&commands), ends, kin };
-        Self { commands, variables, due, over, running: tokio::spawn(runner.run_all(queue)) }
+        let runner = Runner { commands: Arc::clone(&commands), ends, for_guard, kin };
+        Self { commands, variables, due, of_term, over, running: tokio::spawn(runner.run_all(queue)) }
     }
 
     /// Has the hook for this run, if there is one. Returns at once.
@@ -100,15 +122,28 @@ impl Hooks {
         }
     }
 
-    /// The term is over: its hook must not go on.
+    /// The next hook that is part of a term, once its turn has come.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a later call returns it.
+    pub(crate) async fn of_term(&mut self) -> DueInTerm {
+        match self.of_term.recv().await {
+            Some(due) => due,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The term is over, and so is its hook: the next one has its turn.
     pub(crate) fn over(&self, term: FencingToken) {
         self.over.send_replace(Some(term));
     }
 
     /// Waits for those that are still due, each for its time at most, and for all of them no longer than that.
     pub(crate) async fn finish(self) {
-        let Self { commands, due, mut running, .. } = self;
-        drop(due);
+        let Self { commands, due, of_term, mut running, .. } = self;
+        // No term is left for one to run in.
+        drop((due, of_term));
         if timeout(commands.timeout, &mut running).await.is_err() {
             warn!("hooks were cut off at the end");
             running.abort();
@@ -120,6 +155,7 @@ impl Hooks {
 struct Runner {
     commands: Arc<Commands>,
     ends: watch::Receiver<Option<FencingToken>>,
+    for_guard: mpsc::Sender<DueInTerm>,
     kin: Kin,
 }
 
@@ -127,16 +163,11 @@ impl Runner {
     async fn run_all(self, mut queue: mpsc::Receiver<Due>) {
         while let Some(due) = queue.recv().await {
             let hook = due.occasion.name();
-            let mut ends = self.ends.clone();
-            let outcome = tokio::select! {
-                biased;
-                () = term_is_over(&mut ends, due.occasion) => {
-                    info!(hook, "its term is over: the hook is killed, or left out");
-                    continue;
-                }
-                outcome = shell::run(&due.command, &due.variables, self.commands.timeout, &self.kin) => outcome,
-            };
-            match outcome {
+            if let Occasion::Leading(term) = due.occasion {
+                self.run_in_term(term).await;
+                continue;
+            }
+            match shell::run(&due.command, &due.variables, self.commands.timeout, &self.kin).await {
                 Outcome::Ended(status) if status.success() => {}
                 Outcome::Ended(status) => warn!(hook, %status, "a hook failed"),
                 Outcome::TimedOut => {
@@ -146,14 +177,30 @@ impl Runner {
             }
         }
     }
-}
 
-/// Waits until the term that a hook is about is over; for ever, if it is about none.
-async fn term_is_over(ends: &mut watch::Receiver<Option<FencingToken>>, occasion: Occasion) {
-    if let Occasion::Leading(term) = occasion
-        && ends.wait_for(|over| over.is_some_and(|over| over >= term)).await.is_ok()
-    {
-        return;
+    /// Has the guard run the hook of this term, and waits for its end, or for that of the term.
+    async fn run_in_term(&self, term: FencingToken) {
+        let hook = Occasion::Leading(term).name();
+        let (ended, end) = oneshot::channel();
+        let ran = async {
+            // An error: it was left out.
+            self.for_guard.send(DueInTerm { term, ended }).await.ok()?;
+            end.await.ok()
+        };
+        let mut ends = self.ends.clone();
+        let ran = tokio::select! {
+            biased;
+            _ = ends.wait_for(|over| over.is_some_and(|over| over >= term)) => None,
+            ran = ran => ran,
+        };
+        match ran {
+            None => info!(hook, "its term is over: the hook is killed, or left out"),
+            Some((_, true)) => {
+                warn!(hook, timeout = ?self.commands.timeout, "a hook took too long and was killed");
+            }
+            Some((End::Exited(0), false)) => {}
+            Some((End::NotStarted(error), false)) => warn!(hook, error, "a hook could not be started"),
+            Some((how, false)) => warn!(hook, status = %how, "a hook failed"),
+        }
     }
-    std::future::pending().await
 }

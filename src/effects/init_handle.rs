@@ -3,8 +3,11 @@
 use std::{
     ffi::OsString,
     io,
-    os::{fd::AsRawFd, unix::process::CommandExt},
-    process::{Child, Command},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::CommandExt,
+    },
+    process::{Child, Command, Stdio},
 };
 
 use nix::unistd::Pid;
@@ -16,6 +19,15 @@ use super::{
     init::{self, InitOrder, InitReport},
     namespace::Contained,
 };
+
+/// The standard streams that a command has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Streams {
+    /// Those of `elect run`.
+    Ours,
+    /// No input, and all output to the standard error: the standard output is the command's.
+    ErrorsOnly,
+}
 
 /// An init that waits for its command, or has one. Dropping it ends its orders, and all that is below it.
 #[derive(Debug)]
@@ -33,6 +45,7 @@ impl InitHandle {
         command: &[OsString],
         variables: &Variables,
         contained: Contained,
+        streams: Streams,
     ) -> io::Result<Self> {
         let (their_orders, orders) = control::pipe()?;
         let (reports, their_reports) = control::pipe()?;
@@ -44,6 +57,10 @@ impl InitHandle {
         init.args(command).envs(variables.iter().map(|(key, value)| (key, value)));
         for withheld in WITHHELD {
             init.env_remove(withheld);
+        }
+        if streams == Streams::ErrorsOnly {
+            let errors = || Ok::<_, io::Error>(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
+            init.stdin(Stdio::null()).stdout(errors()?).stderr(errors()?);
         }
         // Nothing else is started between here and the end of this function: it would inherit them.
         control::bequeath(&their_orders)?;

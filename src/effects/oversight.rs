@@ -10,6 +10,8 @@
 //!            └───────────────────► Finished ◄────┘
 //! ```
 //!
+//! Where the term had a hook, *Clearing* comes before *Finished*: until nothing is left of the hook either.
+//!
 //! * A command is started only after the end of the one before was reported.
 //! * Loss is answered with KILL at once. A guard that was told so has [`ALLOWANCE`] to report the end.
 //! * A guard that has not reported the end by the [backstop](Budget::backstop) of what it last heard is destroyed,
@@ -51,6 +53,8 @@ pub(crate) enum Input {
     PassOn(i32),
     /// The check fails.
     Unfit,
+    /// It is the turn of the term's hook.
+    HookDue,
     /// The moment that [`Oversight::next`] names has come.
     Clock,
 }
@@ -70,6 +74,10 @@ pub(crate) enum Instruction {
     Sweep,
     /// Say that the command has started.
     SayStarted { pid: i32 },
+    /// Say that the term's hook has ended.
+    SayHookEnded { how: End, timed_out: bool },
+    /// Say that the term's hook does not run: there is no term for it any more.
+    LeaveHookOut,
     /// Say that nothing is left of the command.
     SayEnded(Ran),
     /// Say that it is started again after this pause.
@@ -127,6 +135,11 @@ enum Stage {
         how: End,
         ran: bool,
     },
+    /// The command is gone; what the term's hook is, or has left, is being killed. The guard has until then.
+    Clearing {
+        last: Ran,
+        by: Timestamp,
+    },
     Finished,
 }
 
@@ -146,6 +159,8 @@ pub(crate) struct Oversight {
     /// Why the command must end: the first reason counts.
     why: Option<Why>,
     lost: bool,
+    /// Whether the term's hook was started.
+    hooked: bool,
     /// Whether the guard was asked once more before it is judged.
     looked: bool,
     destroyed: bool,
@@ -171,6 +186,7 @@ impl Oversight {
             over_by: NEVER,
             why: None,
             lost: false,
+            hooked: false,
             looked: false,
             destroyed: false,
         };
@@ -198,7 +214,10 @@ impl Oversight {
         match &self.stage {
             Stage::Running { .. } if !self.destroyed => self.budget.backstop(self.heard).min(self.over_by),
             Stage::Pausing { until, .. } => *until,
-            Stage::Running { .. } | Stage::Sweeping { .. } | Stage::Finished => NEVER,
+            Stage::Clearing { by, .. } if !self.destroyed => *by,
+            Stage::Clearing { .. } | Stage::Running { .. } | Stage::Sweeping { .. } | Stage::Finished => {
+                NEVER
+            }
         }
     }
 
@@ -209,19 +228,22 @@ impl Oversight {
             Input::Lost(loss) => {
                 self.lost = true;
                 // The next leader may work already: no time for TERM.
-                self.end(Why::Lost(loss), now + ALLOWANCE, Order::Kill)
+                self.end(Why::Lost(loss), now, now + ALLOWANCE, Order::Kill)
             }
             Input::Said(report) => self.said(report, now),
             Input::GuardDied => self.guard_died(),
             Input::Swept => self.swept(),
-            Input::Stop(number) => self.end(Why::Told, self.stopped_by(now), Order::Stop(number)),
-            Input::StopAtOnce => self.end(Why::Told, now + GRACE, Order::Kill),
+            Input::Stop(number) => self.end(Why::Told, now, self.stopped_by(now), Order::Stop(number)),
+            Input::StopAtOnce => self.end(Why::Told, now, now + GRACE, Order::Kill),
             Input::PassOn(number) => match self.stage {
                 Stage::Running { .. } => vec![Instruction::Tell(Order::Signal(number))],
                 _ => Vec::new(),
             },
             Input::Unfit if self.is_ending() => Vec::new(),
-            Input::Unfit => self.end(Why::Unfit, self.stopped_by(now), Order::Stop(Signal::SIGTERM as i32)),
+            Input::Unfit => {
+                self.end(Why::Unfit, now, self.stopped_by(now), Order::Stop(Signal::SIGTERM as i32))
+            }
+            Input::HookDue => self.hook_due(now),
             Input::Clock => self.clock(now),
         }
     }
@@ -238,9 +260,21 @@ impl Oversight {
         }
         self.proved = until;
         match self.stage {
-            Stage::Running { .. } => vec![Instruction::Tell(Order::Until(until.into()))],
+            // Between two runs the hook may be there.
+            Stage::Running { .. } | Stage::Pausing { .. } => {
+                vec![Instruction::Tell(Order::Until(until.into()))]
+            }
             _ => Vec::new(),
         }
+    }
+
+    fn hook_due(&mut self, now: Timestamp) -> Vec<Instruction> {
+        let term = matches!(self.stage, Stage::Running { .. } | Stage::Pausing { .. });
+        if !term || self.is_ending() || now >= self.budget.terminate_at(self.proved) {
+            return vec![Instruction::LeaveHookOut];
+        }
+        self.hooked = true;
+        vec![Instruction::Tell(Order::Hook)]
     }
 
     fn said(&mut self, report: Report, now: Timestamp) -> Vec<Instruction> {
@@ -256,14 +290,26 @@ impl Oversight {
                 let why = self.why.unwrap_or(if ran_out { Why::RanOut } else { Why::Itself });
                 self.ended(Ran { how, why }, since, now)
             }
-            (Report::Ready | Report::Started { .. } | Report::Ended { .. }, _) => Vec::new(),
+            // It is killed with the term: that says enough.
+            (Report::HookEnded { .. }, Stage::Clearing { .. }) => Vec::new(),
+            (Report::HookEnded { .. }, _) if self.lost => Vec::new(),
+            (Report::HookEnded { how, timed_out }, _) => {
+                vec![Instruction::SayHookEnded { how, timed_out }]
+            }
+            (Report::Cleared, Stage::Clearing { last, .. }) => {
+                let last = last.clone();
+                vec![self.finish(last)]
+            }
+            (Report::Ready | Report::Started { .. } | Report::Ended { .. } | Report::Cleared, _) => {
+                Vec::new()
+            }
         }
     }
 
     fn ended(&mut self, ran: Ran, since: Timestamp, now: Timestamp) -> Vec<Instruction> {
         let said = Instruction::SayEnded(ran.clone());
         if ran.why != Why::Itself || !self.restart.wants(ran.how.exit_code()) {
-            return vec![said, self.finish(ran)];
+            return vec![said, self.clear(ran, now)];
         }
         let pause = self.pace.pause(now.since(since));
         self.stage = Stage::Pausing { until: now + pause, how: ran.how };
@@ -274,6 +320,7 @@ impl Oversight {
         let how = match &self.stage {
             Stage::Running { .. } => End::Signalled(Signal::SIGKILL as i32),
             Stage::Pausing { how, .. } => how.clone(),
+            Stage::Clearing { last, .. } => last.how.clone(),
             Stage::Sweeping { .. } | Stage::Finished => return Vec::new(),
         };
         self.why.get_or_insert(Why::GuardDied);
@@ -291,16 +338,16 @@ impl Oversight {
     }
 
     /// There is a reason to end the command.
-    fn end(&mut self, why: Why, by: Timestamp, order: Order) -> Vec<Instruction> {
+    fn end(&mut self, why: Why, now: Timestamp, by: Timestamp, order: Order) -> Vec<Instruction> {
         let why = *self.why.get_or_insert(why);
         self.over_by = self.over_by.min(by);
         match &self.stage {
             Stage::Running { .. } => vec![Instruction::Tell(order)],
             Stage::Pausing { how, .. } => {
                 let ran = Ran { how: how.clone(), why };
-                vec![self.finish(ran)]
+                vec![self.clear(ran, now)]
             }
-            Stage::Sweeping { .. } | Stage::Finished => Vec::new(),
+            Stage::Sweeping { .. } | Stage::Clearing { .. } | Stage::Finished => Vec::new(),
         }
     }
 
@@ -314,19 +361,30 @@ impl Oversight {
             return Vec::new();
         }
         match &self.stage {
-            Stage::Running { .. } if !self.looked => {
+            Stage::Running { .. } | Stage::Clearing { .. } if !self.looked => {
                 self.looked = true;
                 vec![Instruction::LookAgain]
             }
-            Stage::Running { .. } => {
+            Stage::Running { .. } | Stage::Clearing { .. } => {
                 self.destroyed = true;
                 vec![Instruction::Destroy]
             }
             Stage::Pausing { .. } if now < self.proved => self.start(now),
             // The loss is about to be told.
-            Stage::Pausing { .. } => self.end(Why::Lost(Loss::Expired), now, Order::Kill),
+            Stage::Pausing { .. } => self.end(Why::Lost(Loss::Expired), now, now, Order::Kill),
             Stage::Sweeping { .. } | Stage::Finished => Vec::new(),
         }
+    }
+
+    /// The command is gone for good. What is left of the hook goes as well.
+    fn clear(&mut self, last: Ran, now: Timestamp) -> Instruction {
+        if !self.hooked {
+            return self.finish(last);
+        }
+        self.why = Some(last.why);
+        self.looked = false;
+        self.stage = Stage::Clearing { last, by: now + ALLOWANCE };
+        Instruction::Tell(Order::Kill)
     }
 
     fn finish(&mut self, ran: Ran) -> Instruction {
@@ -389,7 +447,12 @@ mod tests {
     fn one_that_is_restarted_starts_after_a_pause_under_what_is_proved_by_then() {
         let mut oversight = begun(Restart::Always);
         oversight.see(ended(0), at(1000));
-        assert_eq!(oversight.see(Input::Proved(at(5500)), at(1050)), [], "nothing runs");
+        let told = Order::Until(at(5500).into());
+        assert_eq!(
+            oversight.see(Input::Proved(at(5500)), at(1050)),
+            [Instruction::Tell(told)],
+            "a hook may run"
+        );
         assert_eq!(oversight.see(Input::Clock, at(1099)), []);
         assert_eq!(oversight.see(Input::Clock, at(1100)), [Instruction::Start { until: at(5500) }]);
     }
@@ -458,11 +521,43 @@ mod tests {
         assert_eq!(oversight.see(Input::Swept, at(30)), [Instruction::Finish(ran)]);
     }
 
+    #[test]
+    fn a_term_with_a_hook_is_over_once_that_is_gone_too() {
+        let mut oversight = begun(Restart::Never);
+        assert_eq!(oversight.see(Input::HookDue, at(10)), [Instruction::Tell(Order::Hook)]);
+        let ended = oversight.see(ended(0), at(20));
+        assert_eq!(ended[1..], [Instruction::Tell(Order::Kill)]);
+        assert_eq!(oversight.next(), at(20) + ALLOWANCE);
+        assert_eq!(why(&oversight.see(Input::Said(Report::Cleared), at(21))), Why::Itself);
+    }
+
+    #[test]
+    fn a_guard_that_does_not_clear_up_is_destroyed_and_swept_up_after() {
+        let mut oversight = begun(Restart::Never);
+        oversight.see(Input::HookDue, at(10));
+        oversight.see(ended(0), at(20));
+        let by = at(20) + ALLOWANCE;
+        assert_eq!(oversight.see(Input::Clock, by), [Instruction::LookAgain]);
+        assert_eq!(oversight.see(Input::Clock, by), [Instruction::Destroy]);
+        assert_eq!(oversight.see(Input::GuardDied, by), [Instruction::Sweep]);
+        assert_eq!(why(&oversight.see(Input::Swept, by)), Why::Itself);
+    }
+
+    #[test]
+    fn a_hook_that_has_not_begun_does_not_where_its_term_is_about_to_end() {
+        let mut oversight = begun(Restart::Never);
+        assert_eq!(oversight.see(Input::HookDue, at(3250)), [Instruction::LeaveHookOut], "no renewal");
+        oversight.see(Input::Stop(TERM), at(10));
+        assert_eq!(oversight.see(Input::HookDue, at(20)), [Instruction::LeaveHookOut]);
+    }
+
     fn any_input() -> impl Strategy<Value = Input> {
         let moment = (0..20_000u64).prop_map(at);
         let report = prop_oneof![
             moment.clone().prop_map(|until| Report::Heard(until.into())),
             Just(Report::Started { pid: 7 }),
+            Just(Report::Cleared),
+            any::<bool>().prop_map(|timed_out| Report::HookEnded { how: End::Exited(0), timed_out }),
             (0..2, any::<bool>())
                 .prop_map(|(code, ran_out)| Report::Ended { how: End::Exited(code), ran_out }),
         ];
@@ -476,6 +571,7 @@ mod tests {
             1 => Just(Input::StopAtOnce),
             1 => Just(Input::PassOn(1)),
             1 => Just(Input::Unfit),
+            2 => Just(Input::HookDue),
             6 => Just(Input::Clock),
         ]
     }
@@ -495,18 +591,21 @@ mod tests {
             let mut now = at(0);
             // What the world is like, by what was ordered and reported.
             let (mut running, mut dead, mut finished, mut ending) = (true, false, false, false);
+            let mut hooked = false;
             let mut looked_again = false;
             for (input, pause) in seen {
                 now = now + Duration::from_millis(pause);
                 let before = (oversight.heard, oversight.over_by);
                 let instructions = oversight.see(input.clone(), now);
-                prop_assert!(!finished || instructions.is_empty());
+                let of_hook = |one: &Instruction| matches!(one, Instruction::SayHookEnded { .. } | Instruction::LeaveHookOut);
+                prop_assert!(!finished || instructions.iter().all(of_hook));
                 prop_assert!(oversight.over_by <= before.1, "what ends the command is not put off");
                 let restarted = instructions.iter().any(|one| matches!(one, Instruction::Start { .. }));
                 prop_assert!(restarted || oversight.heard >= before.0);
                 match &input {
                     Input::Said(Report::Ended { .. }) if !dead => running = false,
-                    Input::Swept if dead => running = false,
+                    Input::Swept if dead => (running, hooked) = (false, false),
+                    Input::Said(Report::Cleared) if !running => hooked = false,
                     Input::Lost(_) if running && !dead => {
                         prop_assert_eq!(&instructions[..], &[Instruction::Tell(Order::Kill)][..]);
                     }
@@ -526,10 +625,16 @@ mod tests {
                         }
                         Instruction::Finish(_) => {
                             prop_assert!(!running, "{:?} ends a term whose command may be alive", input);
+                            prop_assert!(!hooked, "{:?} ends a term whose hook may be alive", input);
                             finished = true;
                         }
                         Instruction::LookAgain => looked_again = true,
                         Instruction::Destroy => prop_assert!(looked_again, "judged before it was looked at again"),
+                        Instruction::Tell(Order::Hook) => {
+                            prop_assert!(!dead && !ending && !finished);
+                            hooked = true;
+                        }
+                        Instruction::Tell(Order::Kill | Order::Until(_)) => prop_assert!(!dead && !finished),
                         Instruction::Tell(_) => prop_assert!(running && !dead),
                         _ => {}
                     }

@@ -22,6 +22,8 @@ pub(super) enum Notice {
     Asked(Wish),
     /// A signal is for the command.
     PassOn(i32),
+    /// It is the turn of the term's hook.
+    HookDue,
     /// Something has happened, and was passed on.
     Passed,
 }
@@ -45,6 +47,7 @@ impl Attendant {
                     Notice::Asked(_) => return None,
                     // There is no command to pass it on to.
                     Notice::PassOn(_) | Notice::Passed => {}
+                    Notice::HookDue => self.post.leave_hook_out(),
                 },
                 done = &mut what => return Some(done),
             }
@@ -66,7 +69,7 @@ impl Attendant {
                 Notice::Asked(wish)
             }
             number = self.passed_on.next() => Notice::PassOn(number),
-            () = self.post.next() => Notice::Passed,
+            hook_due = self.post.next() => if hook_due { Notice::HookDue } else { Notice::Passed },
         }
     }
 

@@ -21,8 +21,9 @@ use super::super::{heartbeat, journal::Journal, transcript::Happened};
 use crate::{
     effects::{
         children::Kin,
+        control::End,
         environment,
-        hooks::{Hooks, Occasion},
+        hooks::{DueInTerm, Hooks, Occasion},
         systemd::Systemd,
     },
     status::Board,
@@ -36,6 +37,8 @@ pub(super) struct Post {
     /// When the board is told that the loop is alive.
     alive: Interval,
     hooks: Hooks,
+    /// The hook of the term under way, from its turn to its end.
+    hook: Option<DueInTerm>,
     systemd: Systemd,
     /// Hooks leave orphans behind, which are ours.
     child_ended: Signal,
@@ -61,6 +64,7 @@ impl Post {
             board,
             alive: heartbeat(),
             hooks,
+            hook: None,
             systemd: Systemd::from_environment(),
             child_ended: signal(SignalKind::child())?,
             kin,
@@ -70,12 +74,12 @@ impl Post {
         })
     }
 
-    /// Waits for the next thing that happens, and passes it on.
+    /// Waits for the next thing that happens, and passes it on. `true`: it is the turn of the term's hook.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: what has not been passed on yet is by a later call.
-    pub(super) async fn next(&mut self) {
+    pub(super) async fn next(&mut self) -> bool {
         tokio::select! {
             biased;
             event = self.events.recv() => match event {
@@ -87,7 +91,25 @@ impl Post {
             _ = self.child_ended.recv() => drop(self.kin.reap_strays()),
             _ = self.alive.tick() => self.board.tick(),
             () = self.systemd.feed() => {}
+            due = self.hooks.of_term() => {
+                let of_ours = self.claim.as_ref().is_some_and(|claim| claim.token() == due.term);
+                self.hook = of_ours.then_some(due);
+                return of_ours;
+            }
         }
+        false
+    }
+
+    /// The hook of the term has ended.
+    pub(super) fn hook_ended(&mut self, how: End, timed_out: bool) {
+        if let Some(due) = self.hook.take() {
+            due.ended(how, timed_out);
+        }
+    }
+
+    /// The hook of the term does not run.
+    pub(super) fn leave_hook_out(&mut self) {
+        self.hook = None;
     }
 
     fn event(&mut self, event: Event) {
@@ -122,6 +144,7 @@ impl Post {
     /// The command is gone, and the term is over, or about to be given up.
     pub(super) fn stepped_down(&mut self) {
         let Some(claim) = self.claim.take() else { return };
+        self.hook = None;
         self.hooks.over(claim.token());
         self.following = true;
         self.hooks.call(Occasion::Following, term(&claim));
