@@ -86,8 +86,8 @@
 //! | message | waits for the disk |
 //! |---|---|
 //! | RequestVote, VoteGranted | yes: term and vote |
-//! | Appended, for entries or a snapshot | yes: what it acknowledges |
-//! | Appended, for a heartbeat | no: it acknowledges only what is durable, so a slow disk deposes nobody |
+//! | Appended, for new entries or a snapshot | yes: what it acknowledges |
+//! | Appended, for a heartbeat, or for entries again | no: it acknowledges only what is durable, so a slow disk deposes nobody |
 //! | Append, Install, TimeoutNow | no: the leader's term was durable before it asked for votes; its own copy of an entry counts only once durable (thesis §10.2.1) |
 //! | pre-votes, Rejected, Outdated | no: they promise nothing |
 //!

@@ -9,7 +9,7 @@ use super::mutant::Mutant;
 use super::{
     action::WriteNumber,
     core::Turn,
-    identity::{Ballots, NodeId},
+    identity::{Ballots, NodeId, Position},
     leader::Leader,
     message::Message,
     node::{Node, Server},
@@ -19,10 +19,11 @@ use crate::clock::Timestamp;
 /// Asks who would vote for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PreCandidate {
-    /// When it began to ask. An answer to an older question does not count.
+    /// The time of the first ask of this candidacy. An answer to an older question does not count.
     since: Timestamp,
-    willing: Ballots,
-    /// When to ask again.
+    /// For each server that would vote for this one, the time of the newest ask that it answered.
+    willing: Vec<(NodeId, Timestamp)>,
+    /// The time of the next ask.
     deadline: Timestamp,
 }
 
@@ -32,7 +33,9 @@ pub(crate) struct Candidate {
     votes: Ballots,
     /// The write that makes its own vote durable, and countable.
     own: WriteNumber,
-    /// When to give this term up.
+    /// Whether that has been seen to be durable. Nobody is asked before.
+    asked: bool,
+    /// The time to give this term up; to look again, while nobody was asked.
     deadline: Timestamp,
 }
 
@@ -55,14 +58,8 @@ impl<R> Server<R> {
         if self.core.config.is(Mutant::IgnoresPreVote) {
             return self.campaign(turn, false);
         }
-        let (since, last) = (turn.now(), self.core.log.last());
-        for peer in self.core.members().others(self.core.me()) {
-            self.core.send(turn, peer, Message::PreVote { last, sent: since });
-        }
-        let mut willing = Ballots::default();
-        willing.add(self.core.me());
-        let deadline = since + self.core.timing().asking_interval(turn.moment.draw);
-        self.in_role(PreCandidate { since, willing, deadline }).decide(turn)
+        let (since, willing) = (turn.now(), Vec::new());
+        self.in_role(PreCandidate { since, willing, deadline: since }).ask(turn)
     }
 
     /// Begins a term, votes for itself, and asks for votes once that is durable (§5.2).
@@ -79,30 +76,76 @@ impl<R> Server<R> {
         }
         let deadline = self.core.election_deadline(&turn.moment);
         let own = self.core.coming_write();
-        self.in_role(Candidate { votes: Ballots::default(), own, deadline }).into()
+        self.in_role(Candidate { votes: Ballots::default(), own, asked: false, deadline }).into()
     }
 }
 
 impl Server<PreCandidate> {
+    /// Asks once more. The answers to earlier asks still count: where the round trip is longer than
+    /// the interval, no answer ever comes before the next ask.
+    pub(super) fn ask(mut self, turn: &mut Turn) -> Node {
+        let (sent, last) = (turn.now(), self.core.log.last());
+        #[cfg(test)]
+        if self.core.config.is(Mutant::CountsOnlyTheLastAsk) {
+            self.role.since = sent;
+            self.role.willing.clear();
+        }
+        for peer in self.core.members().others(self.core.me()) {
+            self.core.send(turn, peer, Message::PreVote { last, sent });
+        }
+        self.role.deadline = sent + self.core.timing().asking_interval(turn.moment.draw);
+        self.decide(turn)
+    }
+
     pub(super) fn would_vote(mut self, turn: &mut Turn, voter: NodeId, echo: Timestamp) -> Node {
         if (self.role.since..=turn.now()).contains(&echo) {
-            self.role.willing.add(voter);
+            self.role.willing.retain(|(known, at)| *known != voter || *at > echo);
+            if !self.role.willing.iter().any(|(known, _)| *known == voter) {
+                self.role.willing.push((voter, echo));
+            }
         }
         self.decide(turn)
     }
 
+    /// Begins a term if a majority would vote for this server, by answers to asks that are younger
+    /// than the shortest timeout: a voter may have heard a leader since.
     fn decide(self, turn: &mut Turn) -> Node {
-        if self.role.willing.count() < self.core.members().majority() {
+        let oldest = turn.now() - self.core.timing().shortest();
+        let willing = self.role.willing.iter().filter(|(_, asked)| *asked > oldest).count();
+        if willing + 1 < self.core.members().majority() || !self.core.may_begin_a_term() {
             return self.into();
         }
         self.campaign(turn, false)
     }
 
-    /// Leaves it to others, until it would ask again anyway: the later term that it learned of, or the
-    /// one that somebody for whom it would vote is about to begin.
+    /// A write is durable: perhaps the one that a new term had to wait for.
+    pub(super) fn after_write(self, turn: &mut Turn) -> Node {
+        self.decide(turn)
+    }
+
+    /// Leaves it to others, until it would ask again anyway: a later term has begun.
     pub(super) fn wait(self) -> Node {
         let deadline = self.role.deadline;
         self.in_role(super::follower::Follower::waiting(None, deadline)).into()
+    }
+
+    /// Would vote for the other. The one that ranks lower stops asking for itself, and leaves the
+    /// other some time to win: two that would vote for each other and go on would both begin the same
+    /// term, each with its own vote, and if both stopped, they would do so for ever.
+    pub(super) fn give_way(mut self, now: Timestamp, other: NodeId, last: Position) -> Node {
+        let ranks_lower = (self.core.log.last(), self.core.me()) < (last, other);
+        #[cfg(test)]
+        let ranks_lower = ranks_lower || self.core.config.is(Mutant::BothGiveWay);
+        if !ranks_lower {
+            return self.into();
+        }
+        match self.core.hold_back(now, other) {
+            Some(until) => {
+                let deadline = self.role.deadline.max(until);
+                self.in_role(super::follower::Follower::waiting(None, deadline)).into()
+            }
+            None => self.into(),
+        }
     }
 }
 
@@ -112,10 +155,24 @@ impl Server<Candidate> {
         self.count(turn)
     }
 
+    /// The deadline has come. The others were asked only once the own vote was durable, so that is when
+    /// their time begins: else a disk that is slower than an election timeout would begin one term
+    /// after the other, and ask for votes in each after it had given it up.
+    pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
+        if self.core.is_durable(self.role.own) || self.core.counts_from_the_ballot() {
+            return self.ask_around(turn);
+        }
+        self.role.deadline = self.core.election_deadline(&turn.moment);
+        self.into()
+    }
+
     /// Counts, with its own vote if that is durable.
     pub(super) fn count(mut self, turn: &mut Turn) -> Node {
         if self.core.is_durable(self.role.own) {
             self.role.votes.add(self.core.me());
+            if !std::mem::replace(&mut self.role.asked, true) && !self.core.counts_from_the_ballot() {
+                self.role.deadline = self.core.election_deadline(&turn.moment);
+            }
         }
         if self.role.votes.count() < self.core.members().majority() {
             return self.into();

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::mutant::Mutant;
 use super::{
     action::{Actions, Ballot, Effect, Moment, Persisted, Stored, Tidings, Write, WriteNumber},
-    identity::{Index, Members, NodeId, Position, Term},
+    identity::{Ballots, Index, Members, NodeId, Position, Term},
     log::{Accepted, Log, Snapshot, Unfit},
     message::{Envelope, Limits, Listener, Message, Refusal, Refusals},
     timing::Timing,
@@ -75,6 +75,8 @@ pub(super) struct Core {
     heard: Timestamp,
     /// Until when the holder of a term that this server lost may still act on it.
     holder_until: Option<Timestamp>,
+    /// Servers that this one held back for since it last heard a leader, or entered a term.
+    held_back_for: Ballots,
     /// Whether to stand for election, and what to announce then.
     pub(super) standing: Option<std::sync::Arc<[u8]>>,
     writes: Writes,
@@ -103,6 +105,7 @@ impl Core {
             applied: committed,
             heard,
             holder_until: None,
+            held_back_for: Ballots::default(),
             standing: None,
             writes,
             refusals: Refusals::default(),
@@ -141,6 +144,7 @@ impl Core {
     pub(super) fn enter(&mut self, term: Term) {
         assert!(term > self.term(), "terms only grow");
         self.ballot = Ballot { term, vote: None };
+        self.held_back_for = Ballots::default();
     }
 
     pub(super) fn vote_for(&mut self, node: NodeId) {
@@ -197,6 +201,17 @@ impl Core {
 
     pub(super) fn hear(&mut self, now: Timestamp) {
         self.heard = now;
+        self.held_back_for = Ballots::default();
+    }
+
+    /// Until when to hold the own candidacy back for that server's.
+    ///
+    /// Once for each other server, which is courtesy. Each time would let one that can't win, because
+    /// it hears no answer, keep all others from trying.
+    pub(super) fn hold_back(&mut self, now: Timestamp, other: NodeId) -> Option<Timestamp> {
+        let first = !self.held_back_for.contains(other);
+        self.held_back_for.add(other);
+        first.then(|| now + self.timing().grace())
     }
 
     pub(super) fn heard(&self) -> Timestamp {
@@ -277,6 +292,24 @@ impl Core {
         self.writes.asked.next()
     }
 
+    /// Whether the last term and vote are durable.
+    ///
+    /// A disk that has not kept one ballot will not keep the next one sooner: a new term would only
+    /// raise the term, and end whatever the group has reached meanwhile.
+    pub(super) fn may_begin_a_term(&self) -> bool {
+        self.counts_from_the_ballot() || self.is_durable(self.writes.balloted)
+    }
+
+    #[cfg(test)]
+    pub(super) fn counts_from_the_ballot(&self) -> bool {
+        self.config.is(Mutant::DoesNotWaitForItsDisk)
+    }
+
+    #[cfg(not(test))]
+    pub(super) fn counts_from_the_ballot(&self) -> bool {
+        false
+    }
+
     pub(super) fn is_durable(&self, write: WriteNumber) -> bool {
         self.writes.done >= write
     }
@@ -310,6 +343,7 @@ impl Core {
         assert!(self.writes.all_durable(), "all that was written is durable");
         self.writes.asked = WriteNumber::default();
         self.writes.done = WriteNumber::default();
+        self.writes.balloted = WriteNumber::default();
     }
 
     #[cfg(test)]
@@ -330,6 +364,8 @@ struct Writes {
     done: WriteNumber,
     /// Term and vote as of the last write that was asked for.
     ballot: Ballot,
+    /// The write that last changed them.
+    balloted: WriteNumber,
     /// Up to here the log in memory is on the disk.
     durable: Index,
     /// The end of the log in each write that is not durable yet, as far as it is the log still.
@@ -340,12 +376,15 @@ struct Writes {
 impl Writes {
     fn all_done(ballot: Ballot, durable: Index) -> Self {
         let (asked, done) = (WriteNumber::default(), WriteNumber::default());
-        Self { asked, done, ballot, durable, under_way: VecDeque::new(), held: VecDeque::new() }
+        let balloted = asked;
+        Self { asked, done, ballot, balloted, durable, under_way: VecDeque::new(), held: VecDeque::new() }
     }
 
     fn ask(&mut self, ballot: Ballot, end: Index) -> WriteNumber {
         self.asked = self.asked.next();
-        self.ballot = ballot;
+        if std::mem::replace(&mut self.ballot, ballot) != ballot {
+            self.balloted = self.asked;
+        }
         self.under_way.push_back((self.asked, end));
         self.asked
     }

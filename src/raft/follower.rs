@@ -9,22 +9,16 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// For how many heartbeats a server that would vote for another holds its own candidacy back.
-const HEARTBEATS_OF_GRACE: u32 = 2;
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Follower {
     leader: Option<NodeId>,
     /// When to stand, unless a leader is heard before.
     deadline: Timestamp,
-    /// Whether it held back already. Once is courtesy; each time would let a server that can't win,
-    /// because it hears no answer, keep all others from trying.
-    gave_way: bool,
 }
 
 impl Follower {
     pub(super) fn waiting(leader: Option<NodeId>, deadline: Timestamp) -> Self {
-        Self { leader, deadline, gave_way: false }
+        Self { leader, deadline }
     }
 
     pub(super) fn leader(&self) -> Option<NodeId> {
@@ -48,7 +42,8 @@ impl Server<Follower> {
 
     /// The leader of the term has given up, for this server (thesis §3.10).
     pub(super) fn take_over(self, turn: &mut Turn) -> Node {
-        let may = self.core.standing.is_some() && !self.core.is_held(turn.now());
+        let core = &self.core;
+        let may = core.standing.is_some() && !core.is_held(turn.now()) && core.may_begin_a_term();
         if may { self.campaign(turn, true) } else { self.into() }
     }
 
@@ -59,10 +54,9 @@ impl Server<Follower> {
     }
 
     /// Leaves the other server, for which this one would vote, some time to win.
-    pub(super) fn give_way(mut self, now: Timestamp) -> Self {
-        if !std::mem::replace(&mut self.role.gave_way, true) {
-            let grace = self.core.timing().heartbeat() * HEARTBEATS_OF_GRACE;
-            self.role.deadline = self.role.deadline.max(now + grace);
+    pub(super) fn give_way(mut self, now: Timestamp, other: NodeId) -> Self {
+        if let Some(until) = self.core.hold_back(now, other) {
+            self.role.deadline = self.role.deadline.max(until);
         }
         self
     }
@@ -85,11 +79,14 @@ impl Server<Follower> {
 
     fn append(&mut self, turn: &mut Turn, leader: NodeId, sent: Entries) {
         let Entries { previous, entries, commit, sent: echo } = sent;
+        let before = self.core.log.last();
         match self.core.accept(previous, &entries) {
             Ok(accepted) => {
                 self.core.commit_to(turn, commit.min(accepted.matched));
-                let (matched, heartbeat) = (accepted.matched, entries.is_empty());
-                self.acknowledge(turn, leader, matched, heartbeat, echo);
+                // Entries that are on their way to the disk already are as good as none: a new leader
+                // sends its first entry with each heartbeat until it is answered.
+                let heartbeat = accepted.cut.is_none() && self.core.log.last() == before;
+                self.acknowledge(turn, leader, accepted.matched, heartbeat, echo);
             }
             Err(Unfit::Conflict(conflict)) => {
                 let rejected = Message::Rejected { previous: previous.index, conflict, echo };
@@ -105,7 +102,7 @@ impl Server<Follower> {
         self.acknowledge(turn, leader, end, false, echo);
     }
 
-    /// Entries are acknowledged once they are durable. A heartbeat is answered at once, for as much
+    /// New entries are acknowledged once they are durable. A heartbeat is answered at once, for as much
     /// as is durable: a slow disk shall not depose a leader that is heard.
     fn acknowledge(&self, turn: &mut Turn, leader: NodeId, matched: Index, heartbeat: bool, echo: Timestamp) {
         if heartbeat || matched <= self.core.durable() {

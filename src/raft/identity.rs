@@ -83,6 +83,10 @@ impl Ballots {
         self.0 |= 1 << node.0;
     }
 
+    pub(crate) const fn contains(self, node: NodeId) -> bool {
+        self.0 >> node.0 & 1 == 1
+    }
+
     pub(crate) const fn count(self) -> usize {
         self.0.count_ones() as usize
     }

@@ -22,6 +22,12 @@ pub(crate) enum Mutant {
     TakesLeadershipBack,
     /// A server that lost its term votes while its holder may still act on it.
     VotesBeforeTheHolderLetGo,
+    /// Only answers to the newest ask count, though the round trip may be longer than the interval.
+    CountsOnlyTheLastAsk,
+    /// Of two servers that ask at one time both give way, and so again and again.
+    BothGiveWay,
+    /// A candidate's time begins before its own vote is durable, and so does its next term.
+    DoesNotWaitForItsDisk,
     /// A leader without a majority's answers goes on (thesis §6.2).
     IgnoresQuorum,
 }

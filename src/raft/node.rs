@@ -206,14 +206,15 @@ impl Node {
         }
         match self {
             Self::Follower(server) => server.tick(turn),
-            Self::PreCandidate(server) => server.ask_around(turn),
-            Self::Candidate(server) => server.ask_around(turn),
+            Self::PreCandidate(server) => server.ask(turn),
+            Self::Candidate(server) => server.tick(turn),
             Self::Leader(server) => server.tick(turn),
         }
     }
 
     fn after_write(self, turn: &mut Turn) -> Self {
         match self {
+            Self::PreCandidate(server) => server.after_write(turn),
             Self::Candidate(server) => server.count(turn),
             Self::Leader(server) => server.count(turn),
             other => other,
@@ -331,17 +332,15 @@ impl Node {
 
     /// Says whether it would vote for that server, and changes no term and no vote (thesis §9.6).
     ///
-    /// Whoever would vote for another leaves it some time to win. One that asks for itself, too, stops
-    /// until it would ask again: two who grant each other would both begin the same term, each with
-    /// its own vote, and nobody would win it.
+    /// A server that would vote for another leaves it some time to win.
     fn consider(self, turn: &mut Turn, from: NodeId, last: Position, sent: Timestamp) -> Self {
         if self.clings(turn.now()) || !self.core().up_to_date(last) {
             return self;
         }
         self.core().send(turn, from, Message::PreVoteGranted { echo: sent });
         match self {
-            Self::Follower(server) => server.give_way(turn.now()).into(),
-            Self::PreCandidate(server) => server.wait(),
+            Self::Follower(server) => server.give_way(turn.now(), from).into(),
+            Self::PreCandidate(server) => server.give_way(turn.now(), from, last),
             other => other,
         }
     }

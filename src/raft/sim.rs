@@ -30,14 +30,14 @@ use std::time::{Duration, Instant};
 
 use self::{
     invariant::Violation,
+    network::Weather,
     plan::Plan,
     shorten::{Kept, shortened},
     world::World,
 };
+use crate::raft::timing::Timing;
 
-/// How long after all trouble there must be a leader, at the latest.
-///
-/// An election takes one timeout, 0.5 s at most, and about one in ten is split and takes another.
+/// How long after all trouble, on a good network, all must have caught up with a leader at the latest.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many lines of a failed run are shown.
@@ -56,16 +56,22 @@ fn run_recorded(plan: Plan) -> World {
 fn finish(mut world: World) -> World {
     world.run_for(Duration::from_nanos(world.heals_at().0));
     world.heal();
+    world.elect();
+    world.clear_up();
     world.settle(SETTLES_WITHIN);
     world
 }
 
 /// Runs what a seed stands for; a violation panics with all that is needed to look into it.
 fn check(seed: u64) -> World {
-    let world = run(Plan::of(seed));
+    checked(Plan::of(seed))
+}
+
+fn checked(plan: Plan) -> World {
+    let world = run(plan.clone());
     match world.violation() {
         None => world,
-        Some(violation) => panic!("{}", report(&Plan::of(seed), violation)),
+        Some(violation) => panic!("{}", report(&plan, violation)),
     }
 }
 
@@ -114,6 +120,40 @@ blocks! {
     every_invariant_holds_in_every_run_6 5
     every_invariant_holds_in_every_run_7 6
     every_invariant_holds_in_every_run_8 7
+}
+
+#[test]
+fn groups_on_slow_disks_keep_every_invariant() {
+    (0..300).for_each(|seed| drop(checked(Plan::of_slow_disks(seed))));
+}
+
+#[test]
+fn groups_that_are_far_apart_keep_every_invariant() {
+    (0..300).for_each(|seed| drop(checked(Plan::of_far_apart(seed))));
+}
+
+/// The promise of `docs/peers.md`: whatever the timing, if its shortest timeout is at least three round
+/// trips and a heartbeat.
+#[test]
+fn contract_12_at_every_round_trip_a_leader_comes_within_four_timeouts_and_stays() {
+    for round_trip in [0, 10, 60, 100, 150, 300] {
+        for (heartbeat, spread) in [(10, 12), (50, 20), (round_trip.max(10) * 3 / 2, 12)] {
+            let shortest = (3 * round_trip + heartbeat).max(3 * heartbeat);
+            let ms = Duration::from_millis;
+            let timing = Timing::new(ms(heartbeat), ms(shortest), ms(shortest * spread / 10)).unwrap();
+            let half = Duration::from_micros(round_trip * 500 + 200);
+            let weather = Weather { delay: (half * 19 / 20, half), ..Weather::FAIR };
+            for seed in 0..24 {
+                let servers = [2, 3, 5, 7][seed as usize % 4];
+                let mut world = World::new(Plan { weather, timing, ..Plan::fair(servers, seed) });
+                let led = world.run_until(timing.longest() * 4, |world| world.valid_leader().is_some());
+                let leader = world.valid_leader();
+                world.run_for(timing.longest() * 2);
+                let kept = led && world.valid_leader() == leader;
+                assert!(kept, "{servers} servers, {round_trip} ms, {timing:?}, seed {seed}: led {led}");
+            }
+        }
+    }
 }
 
 /// A number from the environment, for the `make` targets.

@@ -116,10 +116,17 @@ impl Timing {
         self.shortest + share(self.longest - self.shortest, draw)
     }
 
+    /// How long a server that would vote for another holds its own candidacy back: until the other's
+    /// request can have come, which takes a round trip, and the sync of its own vote.
+    pub(crate) fn grace(&self) -> Duration {
+        self.shortest
+    }
+
     /// How long to wait before asking again who would vote for us.
     ///
     /// Asking changes nobody's term, so it may be done often: the first to ask is often refused
-    /// only because a voter heard the leader a moment later than itself.
+    /// only because a voter heard the leader a moment later than itself. And answers to earlier asks
+    /// count, so it may be done more often than answers can come.
     pub(crate) fn asking_interval(&self, draw: Draw) -> Duration {
         self.heartbeat + share(self.heartbeat, draw)
     }

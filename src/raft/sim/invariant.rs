@@ -48,8 +48,8 @@ pub(crate) enum Seen<'a> {
     Died { node: NodeId },
     /// Whether anybody's messages get to a server.
     Hearing { node: NodeId, anybody: bool },
-    /// The trouble was over for that long, and is or is not forgotten.
-    Settled { settled: bool, within: Duration },
+    /// The trouble was over for that long, and there is, or is not, what there must be then.
+    Expected { met: bool, what: &'static str, within: Duration },
     /// The run ends.
     Ended { node: NodeId, server: &'a Node },
 }

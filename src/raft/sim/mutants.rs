@@ -1,7 +1,9 @@
 //! Each safeguard, taken out: the simulation must notice, by the invariant that it protects.
 
-use super::{plan::Plan, run};
-use crate::raft::mutant::Mutant;
+use std::time::Duration;
+
+use super::{plan::Plan, run, world::World};
+use crate::raft::{identity::Term, mutant::Mutant};
 
 /// More than ten times what the rarest takes.
 const SEEDS: u64 = 40_000;
@@ -76,4 +78,31 @@ fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
 #[test]
 fn a_leader_that_goes_on_without_a_majority_is_noticed() {
     caught(Mutant::IgnoresQuorum, &["a leader again"]);
+}
+
+#[test]
+fn answers_to_the_newest_ask_alone_are_noticed() {
+    caught_in(Plan::of_far_apart, Mutant::CountsOnlyTheLastAsk, &["a leader again"]);
+}
+
+#[test]
+fn candidates_that_give_way_to_each_other_are_noticed() {
+    caught_in(Plan::of_far_apart, Mutant::BothGiveWay, &["a leader again"]);
+}
+
+#[test]
+fn a_candidate_that_does_not_wait_for_its_disk_is_noticed() {
+    let after_a_minute = |sync, mutant, seed| {
+        let sync = Duration::from_millis(sync);
+        let mut world = World::new(Plan { fsync: (sync, sync), mutant, ..Plan::fair(3, seed) });
+        world.run_for(Duration::from_secs(60));
+        let term = world.members().filter_map(|node| Some(world.server(node)?.term())).max();
+        (world.valid_leader().is_some(), term.map_or(0, Term::get))
+    };
+    for seed in 0..20 {
+        assert_eq!(after_a_minute(240, None, seed), (true, 1), "almost the shortest election timeout");
+        assert!(after_a_minute(300, None, seed).0, "a little more than it");
+        let (led, terms) = after_a_minute(300, Some(Mutant::DoesNotWaitForItsDisk), seed);
+        assert!(!led && terms > 100, "term {terms}");
+    }
 }

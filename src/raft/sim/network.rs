@@ -27,6 +27,16 @@ impl Weather {
         held_up: 0,
     };
 
+    /// The longest that a message and its answer take, if neither is held up.
+    pub(crate) fn round_trip(&self) -> Duration {
+        self.delay.1 * 2
+    }
+
+    /// Whether all messages come in time.
+    pub(crate) fn is_reliable(&self) -> bool {
+        self.lost == 0 && self.held_up == 0
+    }
+
     /// After how long the copies of a message arrive: none, one or two.
     pub(crate) fn deliveries(&self, rng: &mut fastrand::Rng) -> impl Iterator<Item = Duration> + use<> {
         let copies = match rng.u32(0..1000) {

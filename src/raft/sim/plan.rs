@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     /// How long a disk takes for an fsync.
     pub(crate) fsync: (Duration, Duration),
+    /// How many times as long some of the disks take, by server; those that are not listed, once.
+    pub(crate) slow: Vec<u32>,
     /// How late a timer may fire: a loaded machine.
     pub(crate) late: Duration,
     /// After how many applied entries a server compacts its log.
@@ -116,7 +118,7 @@ impl Plan {
         let faults =
             if short_reigns { figure_8(&mut rng, heal_at) } else { faults(&mut rng, servers as u8, heal_at) };
         let limits = limits(&mut rng);
-        Self {
+        let plan = Self {
             seed,
             timing: Timing::DEFAULT,
             limits: if short_reigns { Limits { entries: 1, ..limits } } else { limits },
@@ -129,7 +131,78 @@ impl Plan {
             faults,
             heal_at,
             mutant: None,
+            slow: Vec::new(),
+        };
+        match rng.u8(0..8) {
+            0 => plan.far_apart(&mut rng),
+            1 => plan.on_slow_disks(&mut rng),
+            _ => plan,
         }
+    }
+
+    /// What `seed` stands for, with servers that are far apart; one in eight is one anyway.
+    pub(crate) fn of_far_apart(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0xFA5);
+        Self::of(seed).far_apart(&mut rng)
+    }
+
+    /// What `seed` stands for, on disks that are slow, and some slower; one in eight is one anyway.
+    pub(crate) fn of_slow_disks(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0xD15C);
+        Self::of(seed).on_slow_disks(&mut rng)
+    }
+
+    /// The same trouble where a round trip takes 10 to 300 ms, with a timing that just serves, or more.
+    fn far_apart(self, rng: &mut fastrand::Rng) -> Self {
+        let round_trip = Duration::from_micros(rng.u64(10_000..300_000));
+        let most = round_trip / 2;
+        let delay = (most * rng.u32(60..100) / 100, most);
+        // A heartbeat is as short as it may be, or as long.
+        let heartbeat = match rng.u8(0..3) {
+            0 => Duration::from_millis(rng.u64(5..50)),
+            1 => Duration::from_millis(50),
+            _ => round_trip * rng.u32(20..150) / 100,
+        };
+        let weather = Weather { delay, ..self.weather };
+        let timing = serving(rng, round_trip, heartbeat, SYNC);
+        Self { weather, timing, fsync: (SYNC / 4, SYNC), late: Duration::ZERO, ..self }
+    }
+
+    /// The same trouble where a sync takes up to just under a quarter of the shortest timeout; on
+    /// some of the disks.
+    fn on_slow_disks(self, rng: &mut fastrand::Rng) -> Self {
+        let sync = Duration::from_micros(rng.u64(5_000..300_000));
+        let times = rng.u32(1..20);
+        let slow = (0..self.clocks.len()).map(|_| if rng.bool() { times } else { 1 }).collect();
+        let heartbeat = Duration::from_millis(rng.u64(10..60));
+        let (weather, late) = (Weather { delay: range((200, 900)), ..self.weather }, Duration::ZERO);
+        let timing = serving(rng, weather.round_trip(), heartbeat, sync);
+        Self { fsync: (sync / times / 2, sync / times), slow, weather, timing, late, ..self }
+    }
+
+    /// How many times as long the disk there takes.
+    pub(crate) fn slow(&self, node: NodeId) -> u32 {
+        self.slow.get(node.place()).copied().unwrap_or(1)
+    }
+
+    /// Within what time there must be a leader once nothing fails any more; `None` if the timing can't
+    /// serve with this network and these disks, where one may come, but need not.
+    pub(crate) fn elects_within(&self) -> Option<Duration> {
+        let slow = self.slow.iter().max().copied().unwrap_or(1);
+        let (sync, round_trip) = (self.fsync.1 * slow, self.weather.round_trip() + self.late * 2);
+        let shortest = self.timing.shortest() * 19 / 20; // By the fastest clock.
+        let serves = shortest >= round_trip * 3 + self.timing.heartbeat() && shortest >= sync * 4;
+        let attempts = if self.weather.is_reliable() { 4 } else { 16 };
+        serves.then(|| self.timing.longest() * attempts * 21 / 20)
+    }
+
+    /// Within what time so many entries are copied from one disk to the other, if none is lost; five
+    /// times that, if some are.
+    pub(crate) fn copies_within(&self, entries: usize) -> Duration {
+        let slow = self.slow.iter().max().copied().unwrap_or(1);
+        let at_once = self.limits.entries.min(self.limits.in_flight);
+        let rounds = entries.div_ceil(at_once) as u32 * if self.weather.is_reliable() { 1 } else { 5 };
+        (self.fsync.1 * slow + self.weather.round_trip()) * rounds
     }
 
     /// A group in which nothing goes wrong by itself.
@@ -147,8 +220,20 @@ impl Plan {
             faults: Vec::new(),
             heal_at: TrueTime(0),
             mutant: None,
+            slow: Vec::new(),
         }
     }
+}
+
+/// What a good disk takes at most.
+const SYNC: Duration = Duration::from_millis(5);
+
+/// A timing that serves with this round trip and these disks: by little, or by up to twice as much.
+fn serving(rng: &mut fastrand::Rng, round_trip: Duration, heartbeat: Duration, sync: Duration) -> Timing {
+    let least = (round_trip * 3 + heartbeat).max(heartbeat * 3).max(sync * 4) * 107 / 100;
+    let shortest = least * rng.u32(100..200) / 100;
+    let longest = shortest * rng.u32(121..200) / 100;
+    Timing::new(heartbeat, shortest, longest).expect("a heartbeat that fits in")
 }
 
 fn range((least, most): (u64, u64)) -> (Duration, Duration) {

@@ -25,7 +25,7 @@ use crate::{
     raft::{
         action::{Actions, Content, Effect, Input, Moment, Proposal, ProposalId, Stored, Tidings, Write},
         core::Config,
-        identity::{Index, Members, NodeId, Position},
+        identity::{Index, Members, NodeId, Position, Term},
         log::{Entry, Snapshot, TimeOfDay},
         message::{Envelope, Message},
         node::Node,
@@ -116,12 +116,12 @@ pub(crate) struct World {
 impl World {
     /// All servers start at about the same time, with empty disks.
     pub(crate) fn new(plan: Plan) -> Self {
-        let machine = |clock: &Clock| Machine {
+        let machine = |(place, clock): (usize, &Clock)| Machine {
             clock: *clock,
             stored: Stored::nothing(),
             process: None,
             run: 0,
-            slow: 1,
+            slow: plan.slow(NodeId::new(place as u8)),
             lag: Duration::ZERO,
         };
         let members = Members::of(plan.clocks.len()).unwrap();
@@ -130,7 +130,7 @@ impl World {
             rng: fastrand::Rng::with_seed(plan.seed ^ 0x5EED),
             queue: BinaryHeap::new(),
             scheduled: 0,
-            machines: plan.clocks.iter().map(machine).collect(),
+            machines: plan.clocks.iter().enumerate().map(machine).collect(),
             weather: plan.weather,
             cuts: Cuts::default(),
             healed: false,
@@ -566,10 +566,45 @@ impl World {
         self.schedule(self.now.plus(self.plan.propose_every), Event::Propose);
     }
 
-    /// After the trouble: a leader again within the bound, and everybody caught up with it.
+    /// After the trouble, on the plan's own network and disks: a leader within the bound that follows
+    /// from them, if the timing can serve there. And where nothing is lost, it stays.
+    pub(crate) fn elect(&mut self) {
+        let Some(within) = self.plan.elects_within() else { return };
+        let backlog = self.backlog();
+        let met = self.run_until(within, |world| world.raft_leader().is_some());
+        self.look(&Seen::Expected { met, what: "a leader", within });
+        // It may say so once the others have all that was in its log before.
+        // One that came out of the trouble may have missed too much of it to stay.
+        let reliable = self.plan.weather.is_reliable();
+        self.run_for(self.plan.timing.longest() * if reliable { 2 } else { 0 });
+        let within = within + self.plan.copies_within(backlog);
+        let met = self.run_until(within, |world| world.valid_leader().is_some());
+        self.look(&Seen::Expected { met, what: "a leader that may say so", within });
+        if met && reliable {
+            let within = self.plan.timing.longest() * 2;
+            let leader = self.leading();
+            self.run_for(within);
+            let met = self.leading() == leader;
+            self.look(&Seen::Expected { met, what: "the same leader all the time", within });
+        }
+    }
+
+    /// By how many entries the longest log is ahead of what is committed anywhere.
+    fn backlog(&self) -> usize {
+        let servers = || self.members().filter_map(|node| self.server(node));
+        let last = servers().map(|server| server.log().last().index).max().unwrap_or_default();
+        let least = servers().map(Node::committed).min().unwrap_or_default();
+        last.after(least)
+    }
+
+    fn leading(&self) -> Option<(NodeId, Term)> {
+        self.valid_leader().and_then(|leader| Some((leader, self.server(leader)?.term())))
+    }
+
+    /// After the trouble, on a good network: a leader, and everybody caught up with it.
     pub(crate) fn settle(&mut self, within: Duration) {
-        let settled = self.run_until(within, |world| world.valid_leader().is_some() && world.caught_up());
-        self.look(&Seen::Settled { settled, within });
+        let met = self.run_until(within, |world| world.valid_leader().is_some() && world.caught_up());
+        self.look(&Seen::Expected { met, what: "a leader that all have caught up with", within });
         for node in self.members() {
             if let Some(server) = self.server(node).cloned() {
                 self.look(&Seen::Ended { node, server: &server });

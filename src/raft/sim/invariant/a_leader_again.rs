@@ -1,5 +1,6 @@
-//! Once nothing goes wrong any more there is a leader within a bound, and everybody has what it has
-//! (§5.6, broadcast time ≪ election timeout ≪ time between failures).
+//! Once nothing fails any more there is a leader within a bound, and it stays: on the plan's own
+//! network and disks, if its timing can serve there. On good ones everybody has what it has (§5.6,
+//! broadcast time ≪ election timeout ≪ time between failures).
 
 use super::{Invariant, Seen};
 
@@ -12,8 +13,8 @@ impl Invariant for ALeaderAgain {
 
     fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match seen {
-            Seen::Settled { settled: false, within } => {
-                Err(format!("no leader that all have caught up with, {within:?} after all was well"))
+            Seen::Expected { met: false, what, within } => {
+                Err(format!("not {what}, {within:?} after all was well"))
             }
             _ => Ok(()),
         }

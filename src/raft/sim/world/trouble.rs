@@ -6,7 +6,7 @@ use super::{
     super::{
         invariant::Seen,
         network::Weather,
-        plan::{Fault, Whom},
+        plan::{Fault, Plan, Whom},
     },
     Event, World,
 };
@@ -148,14 +148,22 @@ impl World {
         }
     }
 
-    /// Ends all trouble: what is down is started, what is cut is mended.
+    /// From now on the network is good, and so are the disks.
+    pub(crate) fn clear_up(&mut self) {
+        self.weather = Weather::FAIR;
+        self.plan.fsync = Plan::fair(1, 0).fsync;
+        self.machines.iter_mut().for_each(|machine| machine.slow = 1);
+    }
+
+    /// Ends all faults: what is down is started, what is cut is mended. The network and the disks are
+    /// then as the plan has them, which may be far from good.
     pub(crate) fn heal(&mut self) {
         self.healed = true;
         self.doom = None;
         self.mend();
-        self.weather = Weather::FAIR;
+        self.weather = self.plan.weather;
         for node in self.members() {
-            self.machines[node.place()].slow = 1;
+            self.machines[node.place()].slow = self.plan.slow(node);
             self.start(node);
             let run = self.machines[node.place()].run;
             self.thaw(node, run);
