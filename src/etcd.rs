@@ -71,7 +71,7 @@ pub use crate::tls::{InvalidTls, Tls};
 use crate::{
     candidate::{Backend, Standing, Won, sealed},
     clock::Timestamp,
-    leadership::{OrderError, Ticket},
+    leadership::{ReleaseError, Released, Ticket},
     names::ElectionName,
     observe::{Fronts, Observer, Snapshot, SnapshotError},
     timing::Ttl,
@@ -242,21 +242,22 @@ impl Etcd {
     /// Gives up a term of leadership in the place of a process that is gone, so that the next
     /// candidate need not wait until its lease has expired.
     ///
-    /// Only for one who knows that the work of that term has ended.
+    /// Only for a caller that knows that the work of that term has ended. A ticket that is not true any more, or
+    /// never was, changes nothing: etcd compares cluster, key, `create_revision` and lease, and the lease is
+    /// revoked only after they matched. So a second call is harmless.
     ///
     /// # Errors
     ///
-    /// [`OrderError::Unconfirmed`] if etcd could not be told `within` this time (Tokio's clock):
-    /// the lease then ends by itself.
+    /// [`ReleaseError::Unconfirmed`] if etcd could not be told `within` this time (Tokio's clock): the lease then
+    /// ends by itself. The other variants are about the ticket.
     ///
     /// # Cancel safety
     ///
     /// Dropping the call goes on in the background.
-    pub async fn release(&self, ticket: Ticket, within: Duration) -> Result<(), OrderError> {
+    pub async fn release(&self, ticket: Ticket, within: Duration) -> Result<Released, ReleaseError> {
         let releasing = term::release(Arc::clone(&self.shared), ticket, Timestamp::now() + within);
         let released = self.shared.spawn(releasing).await;
-        let unconfirmed = |why: &dyn fmt::Display| OrderError::Unconfirmed(why.to_string());
-        released.map_err(|stopped| unconfirmed(&stopped))?.map_err(|trouble| unconfirmed(&trouble))
+        released.unwrap_or_else(|stopped| Err(ReleaseError::Unconfirmed(stopped.to_string())))
     }
 
     /// When etcd was last heard, by an answer that was not refused (boot-time clock); `None` if never.

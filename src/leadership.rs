@@ -183,7 +183,7 @@ impl Leadership {
     /// heard any more.
     pub fn ticket(&self) -> Option<Ticket> {
         match &self.backing {
-            Backing::Etcd(seat) => Some(seat.ticket()),
+            Backing::Etcd(seat) => Some(seat.ticket(self.term.cluster)),
             Backing::Peers => None,
         }
     }
@@ -356,10 +356,46 @@ impl Claim {
 /// It has nothing secret, and is of no use to anybody who may not write to the election.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Ticket {
+    /// The number of the cluster that has the key. Another one may have the same keys and leases: it was
+    /// restored from the same snapshot.
+    pub(crate) cluster: u64,
     pub(crate) key: Vec<u8>,
     pub(crate) created: i64,
     pub(crate) lease: i64,
     pub(crate) ttl: Ttl,
+}
+
+/// What came of a [`Ticket`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "it says whether there was anything to give up"]
+pub enum Released {
+    /// The term was given up: the next candidate may lead.
+    GivenUp,
+    /// The ticket's key was not there any more, or not that of its term and lease. Nothing was changed.
+    NothingHeld,
+}
+
+/// Why a [`Ticket`] did not give its term up for certain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReleaseError {
+    /// Nothing was changed: the ticket is for another cluster than the one that answers.
+    #[error("the ticket is for cluster {ticket}, and cluster {answered} answers")]
+    OtherCluster {
+        /// The cluster that has the key.
+        ticket: ClusterId,
+        /// The cluster that was asked.
+        answered: ClusterId,
+    },
+    /// Nothing was changed: no election makes such a ticket.
+    #[error("the ticket names no candidate's key")]
+    Malformed,
+    /// etcd refuses this caller, and will again.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// etcd did not confirm it in time: the lease then ends by itself.
+    #[error("not confirmed in time: {0}")]
+    Unconfirmed(String),
 }
 
 /// Why an order of the leader's was not carried out for certain.

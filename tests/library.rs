@@ -13,7 +13,7 @@ use leader_election::{
     candidate::{Event, Stopped},
     clock::Timestamp,
     etcd::{Endpoint, Etcd, Settings, TransactionError},
-    leadership::OrderError,
+    leadership::{OrderError, ReleaseError, Released, Ticket},
     observe::{Observer, State},
     timing::Ttl,
 };
@@ -347,6 +347,76 @@ on_each_etcd! {
         assert!(matches!(resigned, Err(OrderError::Unconfirmed(_))), "{resigned:?}");
         let took = Timestamp::now().since(asked);
         assert!(took < Duration::from_secs(6), "who resigns is on the way out: {took:?}");
+    }
+
+    async fn contract_12_a_ticket_gives_up_its_own_term_and_nothing_else(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        let mut waiting = candidate(&etcd, "server2", LONG);
+        let mut campaign = pin!(waiting.campaign());
+        select! {
+            won = &mut campaign => panic!("won out of turn: {won:?}"),
+            () = queued(&admin, 2) => {}
+        }
+        let others = admin.candidates("leader")[1].clone();
+        let ticket = leadership.ticket().unwrap();
+        let forged = |field: &str, value: serde_json::Value| -> Ticket {
+            let mut ticket = serde_json::to_value(&ticket).unwrap();
+            ticket[field] = value;
+            serde_json::from_value(ticket).unwrap()
+        };
+        // Those who read tickets are their own process, connected to etcd by themselves.
+        let reader = connected(&server.endpoint());
+        let released = async |ticket| soon("an answer", reader.release(ticket, SOON)).await;
+        let untouched = || {
+            assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (2, 2));
+            assert!(leadership.holds());
+        };
+
+        // Of an earlier term: the key has been made anew since.
+        let created = i64::try_from(leadership.token().get()).unwrap();
+        assert_eq!(released(forged("created", (created - 1).into())).await, Ok(Released::NothingHeld));
+        // Of another candidate's lease.
+        assert_eq!(released(forged("lease", others.lease.into())).await, Err(ReleaseError::Malformed));
+        assert_eq!(released(forged("created", 0.into())).await, Err(ReleaseError::Malformed));
+        assert_eq!(released(forged("lease", 0.into())).await, Err(ReleaseError::Malformed));
+        // Of another cluster, which has the same keys: it was restored from this one's snapshot.
+        let cluster = leadership.cluster().get() + 1;
+        let foreign = released(forged("cluster", cluster.into())).await;
+        assert!(matches!(foreign, Err(ReleaseError::OtherCluster { .. })), "{foreign:?}");
+        // Of another election, in which this lease holds nothing.
+        let key = format!("other/{}", leaders_key(&admin).rsplit_once('/').unwrap().1);
+        assert_eq!(released(forged("key", key.as_bytes().into())).await, Ok(Released::NothingHeld));
+        // What a release may revoke, it revokes before this returns.
+        soon("the reader to be done", reader.settled()).await;
+        untouched();
+
+        // The right one, twice.
+        assert_eq!(released(ticket.clone()).await, Ok(Released::GivenUp));
+        assert_eq!(soon("the loss", leadership.lost()).await, Loss::KeyDeleted);
+        drop(leadership);
+        let _next = soon("the next win", campaign).await.unwrap();
+        assert_eq!(released(ticket).await, Ok(Released::NothingHeld));
+        soon("the reader to be done", reader.settled()).await;
+        assert_eq!(admin.leases().len(), 1);
+    }
+
+    async fn contract_12_a_key_that_was_moved_to_another_lease_is_not_the_tickets(version: EtcdVersion) {
+        let server = Server::start(version);
+        let admin = server.admin();
+        let etcd = connected(&server.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        let ticket = leadership.ticket().unwrap();
+        let (other, _) = admin.grant(i64::try_from(LONG).unwrap());
+        admin.put_leased(leaders_key(&admin), "moved", other);
+        let reader = connected(&server.endpoint());
+        let released = soon("an answer", reader.release(ticket, SOON)).await;
+        assert_eq!(released, Ok(Released::NothingHeld));
+        soon("the reader to be done", reader.settled()).await;
+        assert_eq!(admin.leader("leader").unwrap().lease, other);
+        assert!(admin.leases().contains(&other));
     }
 
     async fn what_a_leader_proclaims_is_seen_by_observers(version: EtcdVersion) {

@@ -24,6 +24,7 @@ use anyhow::Context;
 use leader_election::{
     clock::{Timestamp, sleep_until},
     etcd::{Etcd, Settings},
+    leadership::Released,
 };
 use nix::{
     sys::{prctl, signal::Signal},
@@ -329,7 +330,8 @@ impl Guard {
         if let (Some(ticket), Some(etcd)) = (self.term.and_then(|term| term.ticket), self.charge.etcd) {
             let etcd = Etcd::start_on(Handle::current(), etcd);
             match etcd.release(ticket, RELEASE_WITHIN).await {
-                Ok(()) => info!("gave up leadership in the place of the supervisor"),
+                Ok(Released::GivenUp) => info!("gave up leadership in the place of the supervisor"),
+                Ok(Released::NothingHeld) => info!("the supervisor held no leadership any more"),
                 Err(error) => warn!(%error, "could not give up leadership in the place of the supervisor"),
             }
             let _ = timeout(RELEASE_WITHIN, etcd.settled()).await;

@@ -55,6 +55,12 @@ pub(crate) fn named_as_candidate(election: &ElectionName, key: &[u8]) -> Option<
     (lease.0 > 0 && candidate_key(election, lease) == key).then_some(lease)
 }
 
+/// Whether a key is the one that a candidate of some election made for `lease`.
+pub(crate) fn is_candidates_key(key: &[u8], lease: LeaseId) -> bool {
+    let election = key.strip_suffix(format!("/{lease}").as_bytes());
+    lease.0 > 0 && election.is_some_and(|election| !election.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +70,17 @@ mod tests {
         let election: ElectionName = "leader".parse().unwrap();
         assert_eq!(candidate_key(&election, LeaseId(0x694d_71dd)), b"leader/694d71dd");
         assert_eq!(prefix(&election), "leader/");
+    }
+
+    #[test]
+    fn a_candidates_key_ends_in_its_own_lease() {
+        let made = |key: &str, lease| is_candidates_key(key.as_bytes(), LeaseId(lease));
+        assert!(made("leader/2a", 42));
+        assert!(made("jobs/cleanup/2a", 42));
+        for (key, lease) in [("leader/2a", 43), ("leader/12a", 42), ("/2a", 42), ("2a", 42), ("leader/0", 0)]
+        {
+            assert!(!made(key, lease), "{key}");
+        }
     }
 
     #[test]

@@ -156,7 +156,7 @@ pub(crate) async fn expiry(validity: &SharedValidity) {
 }
 
 /// A pause after trouble, short beside any TTL, and not the same for everybody.
-fn short_pause() -> Duration {
+pub(super) fn short_pause() -> Duration {
     Duration::from_millis(fastrand::u64(40..=120))
 }
 

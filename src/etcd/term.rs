@@ -8,26 +8,28 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
+use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, ResponseHeader, Txn, TxnOp, TxnResponse};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Seat, Shared,
     announcement::Announcement,
-    layout::{LeaseId, Revision},
-    lease::{Held, LeaseEnd, Renewal},
+    layout::{self, LeaseId},
+    lease::{Held, LeaseEnd, Renewal, short_pause},
     progress::Answer,
-    trouble::Trouble,
+    trouble::{Remedy, Trouble},
     view::{Key, Look, Place, Sight},
 };
 use crate::{
     candidate::Event,
     clock::{self, Timestamp},
-    leadership::{FencingToken, Loss, Order, OrderError, Outcome, Tenure, Ticket},
+    leadership::{
+        ClusterId, FencingToken, Loss, Order, OrderError, Outcome, ReleaseError, Released, Tenure, Ticket,
+    },
 };
 
 /// How long a release is tried, at most: who waits for it is on the way out.
@@ -154,17 +156,86 @@ enum Shown {
     },
 }
 
-/// Gives up the term of a process that is gone.
-pub(super) async fn release(shared: Arc<Shared>, ticket: Ticket, deadline: Timestamp) -> Result<(), Trouble> {
-    let Ticket { key, created, lease, ttl } = ticket;
-    let held = Held::new(Arc::clone(&shared), LeaseId(lease), ttl);
-    let seat = Seat { shared, key, created: Revision(created), lease: LeaseId(lease), ttl };
-    seat.release(held, deadline).await
+/// Gives up the term of a process that is gone: see [`Etcd::release`](super::Etcd::release).
+pub(super) async fn release(
+    shared: Arc<Shared>,
+    ticket: Ticket,
+    deadline: Timestamp,
+) -> Result<Released, ReleaseError> {
+    let lease = LeaseId(ticket.lease);
+    if ticket.created <= 0 || !layout::is_candidates_key(&ticket.key, lease) {
+        return Err(ReleaseError::Malformed);
+    }
+    loop {
+        let left = deadline.since(Timestamp::now());
+        let tried = timeout(left, delete_for(&shared, &ticket)).await;
+        let trouble = match tried.unwrap_or_else(|_| Err(NotReleased::Trouble(Trouble::unanswered(left)))) {
+            Ok(Released::GivenUp) => {
+                // The key was on this lease, so it is the candidate's own.
+                Held::new(shared, lease, ticket.ttl).revoke_at_leisure();
+                return Ok(Released::GivenUp);
+            }
+            // Also after a deletion whose answer did not come. The lease holds nothing any more, and
+            // without proof that it is ours it is left to expire.
+            Ok(Released::NothingHeld) => return Ok(Released::NothingHeld),
+            Err(NotReleased::OtherCluster(answered)) => {
+                let ticket = ClusterId(ticket.cluster);
+                return Err(ReleaseError::OtherCluster { ticket, answered: ClusterId(answered) });
+            }
+            Err(NotReleased::Trouble(trouble)) => trouble,
+        };
+        if matches!(trouble.remedy, Remedy::Human | Remedy::Request) {
+            return Err(ReleaseError::Refused(trouble.message));
+        }
+        if Timestamp::now() >= deadline {
+            return Err(ReleaseError::Unconfirmed(trouble.message));
+        }
+        sleep(short_pause()).await;
+    }
+}
+
+enum NotReleased {
+    OtherCluster(u64),
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for NotReleased {
+    fn from(trouble: Trouble) -> Self {
+        Self::Trouble(trouble)
+    }
+}
+
+/// Deletes a ticket's key if it is the very one that the ticket is for.
+///
+/// The cluster is asked who it is before that, over the same connection: what answers may have the same keys,
+/// revisions and leases, and be another one.
+async fn delete_for(shared: &Shared, ticket: &Ticket) -> Result<Released, NotReleased> {
+    let link = shared.links.link().await?;
+    let patience = shared.call_patience(ticket.ttl);
+    let mut client = link.kv();
+
+    let known = shared.known();
+    let asked = client.get(&*ticket.key, Some(GetOptions::new().with_keys_only()));
+    let answer = shared.links.call(&link, patience, asked).await?;
+    let answered = answer.header().map(ResponseHeader::cluster_id);
+    if let Some(answered) = answered.filter(|answered| *answered != ticket.cluster) {
+        return Err(NotReleased::OtherCluster(answered));
+    }
+    shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+
+    let same_term = Compare::create_revision(&*ticket.key, CompareOp::Equal, ticket.created);
+    let same_lease = Compare::lease(&*ticket.key, CompareOp::Equal, ticket.lease);
+    let delete = Txn::new().when([same_term, same_lease]).and_then([TxnOp::delete(&*ticket.key, None)]);
+    let known = shared.known();
+    let answer = shared.links.call(&link, patience, client.txn(delete)).await?;
+    shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+    Ok(if answer.succeeded() { Released::GivenUp } else { Released::NothingHeld })
 }
 
 impl Seat {
-    pub(crate) fn ticket(&self) -> Ticket {
-        Ticket { key: self.key.clone(), created: self.created.0, lease: self.lease.0, ttl: self.ttl }
+    pub(crate) fn ticket(&self, cluster: ClusterId) -> Ticket {
+        let Self { key, created, lease, ttl, .. } = self;
+        Ticket { cluster: cluster.0, key: key.clone(), created: created.0, lease: lease.0, ttl: *ttl }
     }
 
     /// Runs a transaction that does something only while our key is the one we won with; whether
@@ -181,7 +252,8 @@ impl Seat {
         Ok(answer)
     }
 
-    /// Gives our place in the queue up, and has the lease revoked after that.
+    /// Gives our place in the queue up, and has the lease revoked after that: it is ours, whatever became of
+    /// the key.
     ///
     /// The next candidate waits for our key to go, and not for our lease: deleting one key is the
     /// least that etcd can do for it.
