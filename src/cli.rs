@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::FalseyValueParser};
 use leader_election::{
     CandidateName, ElectionName,
     peers::{Group, PeerAddress, Timing},
@@ -175,6 +175,17 @@ pub(crate) struct Shared {
     /// server [default: 250ms-500ms; run: 1s-2s].
     #[arg(long, value_name = "SHORTEST-LONGEST", env = "ELECT_ELECTION_TIMEOUT", help_heading = "peers")]
     pub(crate) election_timeout: Option<Range>,
+    /// Talk only with peers that prove that they know what is in this file (32 bytes or more), the same on each server.
+    #[arg(long, value_name = "FILE", env = "ELECT_SECRET_FILE", help_heading = "peers")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Listen for other machines with neither TLS nor a secret: whoever reaches the port can vote and lead.
+    #[arg(
+        long,
+        env = "ELECT_INSECURE_PEERS",
+        value_parser = FalseyValueParser::new(),
+        help_heading = "peers"
+    )]
+    pub(crate) insecure_peers: bool,
     /// Trust the certificate authorities in this PEM file. Turns TLS on.
     #[arg(long, value_name = "FILE", env = "ELECT_CACERT", help_heading = "TLS")]
     pub(crate) cacert: Option<PathBuf>,

@@ -109,6 +109,8 @@ pub(crate) struct File {
     data: Option<PathBuf>,
     heartbeat: Option<String>,
     election_timeout: Option<String>,
+    secret_file: Option<PathBuf>,
+    insecure_peers: Option<bool>,
     user: Option<String>,
     password_file: Option<PathBuf>,
     cacert: Option<PathBuf>,
@@ -196,6 +198,8 @@ impl Config {
             data: flags.data,
             heartbeat: flags.heartbeat,
             election_timeout: flags.election_timeout,
+            secret_file: flags.secret_file,
+            insecure_peers: flags.insecure_peers,
         };
         let member = member.or(file.member()?);
         let endpoints = match (flags.etcd, &file.etcd) {
@@ -309,6 +313,8 @@ impl File {
             data: self.data.clone(),
             heartbeat: parsed("heartbeat", &self.heartbeat, parse_heartbeat)?,
             election_timeout: parsed("election-timeout", &self.election_timeout, str::parse)?,
+            secret_file: self.secret_file.clone(),
+            insecure_peers: self.insecure_peers.unwrap_or_default(),
         })
     }
 }
@@ -529,6 +535,7 @@ mod tests {
             };
             // Whose files those would be is not for a fuzzer to find out.
             (file.cacert, file.cert, file.key, file.password_file) = (None, None, None, None);
+            file.secret_file = None;
             let Ok(config) = Config::of(Shared::default(), file) else { return };
             let name = || Ok("server1".parse().expect("it is a name"));
             let _ = config.standing(None, Stands::default(), Usual { name, timing: Timing::DEFAULT });

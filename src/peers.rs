@@ -24,14 +24,24 @@
 //! | `records` | committed records, for whoever reads them |
 //! | `seen` | what the driver shows of itself |
 //! | `look` | what one server knows of the election |
+//! | `greeting` | whether the other side is the member that it claims to be (pure) |
+//! | `secret` | what proves it where there is no TLS |
 //! | `hello` | whether two servers belong together (pure) |
+//! | `refusal` | why two don't talk: as logged here, and as told to the other side |
 //! | `transport` | the connections among them, and with those who ask who leads |
 //! | `answer` | what a server knows, on its way to somebody who asked |
 //! | `opinion` | what to make of what the servers say (pure) |
 //! | `client` | asking them |
 //! | `hostile` | tests: members that send anything at all |
 
-use std::{fmt, io, net::TcpListener, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener, ToSocketAddrs as _},
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     runtime,
@@ -43,6 +53,7 @@ mod answer;
 mod client;
 mod disk;
 mod driver;
+mod greeting;
 mod group;
 mod hello;
 #[cfg(test)]
@@ -52,7 +63,9 @@ mod opinion;
 mod outside;
 mod proposals;
 mod records;
+mod refusal;
 mod reign;
+mod secret;
 mod seen;
 mod settings;
 mod state;
@@ -66,6 +79,7 @@ pub use self::{
     look::{Contact, Evidence, Known, Look},
     proposals::ProposeError,
     records::{Missed, Record, Records},
+    secret::{InvalidSecret, Secret},
     settings::{InvalidSettings, Settings},
     store::StoreError,
 };
@@ -141,6 +155,15 @@ pub enum StartError {
         /// What the system says.
         problem: io::Error,
     },
+    /// It would listen for other machines, and nothing would prove which of them is a member.
+    #[error(
+        "{address} can be reached from other machines, and without TLS or a secret whoever reaches it can vote, lead, and \
+         depose a leader"
+    )]
+    Unprotected {
+        /// Where.
+        address: PeerAddress,
+    },
     /// The data directory is not to be used: it says why, and what to do.
     #[error(transparent)]
     Data(#[from] StoreError),
@@ -189,7 +212,7 @@ impl Peers {
         settings: Settings,
         ended: Option<oneshot::Sender<()>>,
     ) -> Result<Self, StartError> {
-        let listener = listen(settings.listen())?;
+        let listener = listen(&settings)?;
         let Opened { mut store, stored, directory, previous_shortest, .. } =
             Store::open(settings.data(), &Owner::of(&settings))?;
         keep_promise(&mut store, previous_shortest, settings.timing().shortest())?;
@@ -296,9 +319,23 @@ impl Peers {
 }
 
 /// Binds the address, before anything else: a member that nobody can reach is not what was ordered.
-fn listen(address: &PeerAddress) -> Result<TcpListener, StartError> {
-    TcpListener::bind((address.host(), address.port()))
-        .map_err(|problem| StartError::Listen { address: address.clone(), problem })
+/// Listens where the settings say, if it is safe to.
+fn listen(settings: &Settings) -> Result<TcpListener, StartError> {
+    let address = settings.listen();
+    let failed = |problem| StartError::Listen { address: address.clone(), problem };
+    let resolved = (address.host(), address.port()).to_socket_addrs().map_err(failed)?;
+    let resolved: Vec<SocketAddr> = resolved.collect();
+    let is_local = resolved.iter().all(|at| at.ip().to_canonical().is_loopback());
+    if !is_local && !settings.proves_members() && settings.group().members().len() > 1 {
+        if !settings.trusts_the_network() {
+            return Err(StartError::Unprotected { address: address.clone() });
+        }
+        tracing::warn!(
+            %address,
+            "no TLS and no secret: whoever can reach this port can vote, lead, and depose a leader"
+        );
+    }
+    TcpListener::bind(&*resolved).map_err(failed)
 }
 
 /// A leader counts on this member's votes for as long as the last run promised them. A shorter promise

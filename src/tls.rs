@@ -3,7 +3,11 @@
 use std::{fmt, io, path::Path, sync::Arc, time::Duration};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig,
+    client::verify_server_name,
+    server::{ParsedCertificate, WebPkiClientVerifier},
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -186,6 +190,27 @@ impl Mutual {
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(Arc::clone(&self.server))
+    }
+}
+
+/// What the other side has shown of itself in a handshake, in which it was found to be of an authority of ours.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerCertificate(CertificateDer<'static>);
+
+impl PeerCertificate {
+    /// The caller's, on a connection of ours to one that calls.
+    pub(crate) fn of(connection: &rustls::ServerConnection) -> Option<Self> {
+        let first = connection.peer_certificates()?.first()?;
+        Some(Self(first.clone().into_owned()))
+    }
+
+    /// Whether it is for this host: by a DNS name, or an IP address.
+    pub(crate) fn is_for(&self, host: &str) -> bool {
+        let (Ok(certificate), Ok(host)) = (ParsedCertificate::try_from(&self.0), ServerName::try_from(host))
+        else {
+            return false;
+        };
+        verify_server_name(&certificate, &host).is_ok()
     }
 }
 

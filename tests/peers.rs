@@ -7,12 +7,24 @@
 
 mod support;
 
+/// Where the code that is generated from the protocol looks for its codec.
+mod peers {
+    pub(crate) mod wire {
+        pub(crate) use tonic_prost::ProstCodec as ShortAtFirst;
+    }
+}
+
+#[path = "support/impostor.rs"]
+mod impostor;
+
 #[path = "peers/cut_off.rs"]
 mod cut_off;
 #[path = "peers/disks.rs"]
 mod disks;
 #[path = "peers/frozen.rs"]
 mod frozen;
+#[path = "peers/impostor.rs"]
+mod impostors;
 #[path = "peers/killed.rs"]
 mod killed;
 #[path = "peers/lines.rs"]

@@ -101,6 +101,10 @@ fn explained(error: StartError) -> anyhow::Error {
             };
             anyhow!("--listen {address}: {problem}")
         }
+        problem @ StartError::Unprotected { .. } => anyhow!(
+            "--listen {problem}; give all members a certificate each (--cacert, --cert, --key), or a secret \
+             (--secret-file), or say --insecure-peers where the network lets nobody else connect"
+        ),
         problem @ (StartError::Data(_) | StartError::Inconsistent(_)) => anyhow!("--data {problem}"),
         other => anyhow!(other),
     }

@@ -3,6 +3,9 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
+    io::Read as _,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -10,7 +13,7 @@ use std::{
 
 use leader_election::{
     CandidateName, ElectionName,
-    peers::{Client, Group, InvalidSettings, InvalidTiming, PeerAddress, Settings, Timing, Tls},
+    peers::{Client, Group, InvalidSettings, InvalidTiming, PeerAddress, Secret, Settings, Timing, Tls},
 };
 use ring::digest::{SHA256, digest};
 
@@ -32,17 +35,21 @@ pub(super) struct Member {
     pub(super) data: Option<PathBuf>,
     pub(super) heartbeat: Option<Duration>,
     pub(super) election_timeout: Option<Range>,
+    pub(super) secret_file: Option<PathBuf>,
+    pub(super) insecure_peers: bool,
 }
 
 impl Member {
     /// The flag of something that is said here, if anything is.
     pub(super) fn flag(&self) -> Option<&'static str> {
-        let Self { listen, data, heartbeat, election_timeout } = self;
+        let Self { listen, data, heartbeat, election_timeout, secret_file, insecure_peers } = self;
         let said = [
             ("--listen", listen.is_some()),
             ("--data", data.is_some()),
             ("--heartbeat", heartbeat.is_some()),
             ("--election-timeout", election_timeout.is_some()),
+            ("--secret-file", secret_file.is_some()),
+            ("--insecure-peers", *insecure_peers),
         ];
         said.into_iter().find_map(|(flag, said)| said.then_some(flag))
     }
@@ -54,6 +61,8 @@ impl Member {
             data: self.data.or(file.data),
             heartbeat: self.heartbeat.or(file.heartbeat),
             election_timeout: self.election_timeout.or(file.election_timeout),
+            secret_file: self.secret_file.or(file.secret_file),
+            insecure_peers: self.insecure_peers || file.insecure_peers,
         }
     }
 
@@ -120,12 +129,59 @@ impl Peers {
             Some(listen) => settings.listening_on(listen.clone()),
             None => settings,
         };
-        match &self.tls {
-            Some(tls) => settings.with_tls(tls).map_err(|error| tls_refused(&error)),
-            None => Ok(settings),
+        let settings = match &self.member.secret_file {
+            Some(file) => settings.with_secret(secret_in(file)?),
+            None => settings,
+        };
+        let settings = match &self.tls {
+            Some(tls) => settings.with_tls(tls).map_err(|error| tls_refused(&error))?,
+            None => settings,
+        };
+        match (self.member.insecure_peers, self.tls.is_some(), self.member.secret_file.is_some()) {
+            (false, _, _) => Ok(settings),
+            (true, false, false) => Ok(settings.trusting_the_network()),
+            (true, tls, _) => Err(UsageError(format!(
+                "--insecure-peers is for members that prove nothing to each other, and {} has them do so; leave out one of \
+                 the two",
+                if tls { "TLS (--cacert, --cert, --key)" } else { "--secret-file" }
+            ))),
         }
     }
 }
+
+/// The secret in a file that only its owner, or a group, can read.
+fn secret_in(path: &Path) -> Result<Secret, UsageError> {
+    let wrong = |problem: String| UsageError(format!("--secret-file {}: {problem}", path.display()));
+    let read = |path: &Path| {
+        let mut file = fs::File::open(path)?;
+        let mode = file.metadata()?.permissions().mode();
+        let mut secret = Vec::new();
+        file.by_ref().take(LARGEST_SECRET_FILE + 1).read_to_end(&mut secret)?;
+        std::io::Result::Ok((mode, secret))
+    };
+    let (mode, mut secret) = read(path).map_err(|error| wrong(error.to_string()))?;
+    if mode & ANYBODY != 0 {
+        return Err(wrong(format!(
+            "every user of this machine can get at it (mode {:03o}); chmod 600 it, or 640 for a group",
+            mode & 0o777
+        )));
+    }
+    if secret.len() as u64 > LARGEST_SECRET_FILE {
+        return Err(wrong(format!("it has more than {LARGEST_SECRET_FILE} bytes; is it the right file?")));
+    }
+    while secret.last().is_some_and(|last| b"\r\n".contains(last)) {
+        secret.pop();
+    }
+    Secret::new(&secret).map_err(|short| {
+        wrong(format!("{short}; make one with: head -c 32 /dev/urandom | base64, the same for all members"))
+    })
+}
+
+/// What those may do with a file who are neither its owner nor in its group: read it, or write it.
+const ANYBODY: u32 = 0o006;
+
+/// More than any secret.
+const LARGEST_SECRET_FILE: u64 = 64 << 10;
 
 fn tls_refused(why: &InvalidSettings) -> UsageError {
     UsageError(format!("--cacert, --cert, --key: {why}"))

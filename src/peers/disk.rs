@@ -53,6 +53,19 @@ pub(crate) enum Stranger {
     Unrecorded { node: NodeId },
 }
 
+impl Stranger {
+    /// What the other side may hear of it: everything but directories.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::OtherDirectory { .. } => "this member has another data directory than when it was first met: two \
+                 servers run under its name, or it lost its disk, and with it its vote; give it back the directory \
+                 that it had"
+                .to_owned(),
+            Self::Unrecorded { .. } => self.to_string(),
+        }
+    }
+}
+
 /// A handle to the thread. The thread ends when the handle is gone, after all that was queued is durable.
 #[derive(Debug)]
 pub(crate) struct Disk {

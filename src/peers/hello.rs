@@ -19,19 +19,16 @@ use crate::{
     raft::identity::{MAX_MEMBERS, NodeId},
 };
 
-/// The version of the messages in `proto/peers.proto`.
-const PROTOCOL: u32 = 1;
-
 /// Sixteen random bytes that were made with a data directory.
 pub(crate) type DirectoryBytes = [u8; 16];
 
-/// Which end of a connection we are.
+/// Which end of a connection we are, and who has greeted at the other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// We connected, to reach this member.
     Dialled(NodeId),
-    /// Somebody connected to us.
-    Accepted,
+    /// This member connected to us.
+    Accepted(NodeId),
 }
 
 /// A member that may talk to us as far as its words go: whether its directory is the right one is
@@ -45,11 +42,6 @@ pub(crate) struct Acquaintance {
 /// Why two servers don't talk. Names both, both values, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Difference {
-    #[error(
-        "'{us}' speaks version {PROTOCOL} of the peers' protocol, and '{them}' version {theirs}; \
-         install the same version on both"
-    )]
-    Protocol { us: CandidateName, them: String, theirs: u32 },
     #[error(
         "'{us}' stands for the election '{ours}', and '{them}' for '{theirs}'; \
          start both with the same --election"
@@ -65,12 +57,8 @@ pub(crate) enum Difference {
     Address { us: CandidateName, them: String, member: CandidateName, ours: String, theirs: String },
     #[error("'{them}' has {count} peers, and a group has at most {MAX_MEMBERS}")]
     Crowd { them: String, count: usize },
-    #[error("'{them}' is not among the peers {group}; start it with one of their names")]
-    Stranger { them: String, group: Group },
-    #[error("two servers call themselves '{us}'; start each with a name of its own")]
-    Namesake { us: CandidateName },
-    #[error("'{them}' answers at {at}, where '{us}' looks for '{sought}'; correct that address in --peers")]
-    SomebodyElse { us: CandidateName, them: String, sought: CandidateName, at: String },
+    #[error("'{greeted}' calls itself '{them}' now; install the same version on both")]
+    TwoNames { greeted: CandidateName, them: String },
     #[error("'{them}' called '{us}', and of these two the other one calls; install the same version on both")]
     Backwards { us: CandidateName, them: String },
     #[error(
@@ -85,7 +73,6 @@ pub(crate) enum Difference {
 /// What we say of ourselves.
 pub(crate) fn ours(settings: &Settings, directory: DirectoryBytes) -> proto::Hello {
     proto::Hello {
-        protocol: PROTOCOL,
         election: settings.election().as_str().to_owned(),
         members: members(settings.group()),
         name: settings.name().as_str().to_owned(),
@@ -107,7 +94,7 @@ pub(crate) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Whether the one that says this of itself is the member that may be at the other end.
+/// Whether the member that has greeted at the other end belongs with us, by what it says of itself.
 pub(crate) fn compare(
     settings: &Settings,
     end: End,
@@ -115,29 +102,17 @@ pub(crate) fn compare(
 ) -> Result<Acquaintance, Difference> {
     let us = || settings.name().clone();
     let them = || displayed(theirs.name.as_bytes());
-    if theirs.protocol != PROTOCOL {
-        return Err(Difference::Protocol { us: us(), them: them(), theirs: theirs.protocol });
-    }
     if theirs.election != settings.election().as_str() {
         let (ours, theirs) = (settings.election().to_string(), displayed(theirs.election.as_bytes()));
         return Err(Difference::Election { us: us(), them: them(), ours, theirs });
     }
-    if let End::Dialled(sought) = end
-        && theirs.name != settings.group().member(sought).name.as_str()
-    {
-        let member = settings.group().member(sought);
-        let (sought, at) = (member.name.clone(), member.address.to_string());
-        return Err(Difference::SomebodyElse { us: us(), them: them(), sought, at });
-    }
     same_members(settings, theirs)?;
-    let node = theirs.name.parse().ok().and_then(|name| settings.group().node(&name));
-    let Some(node) = node else {
-        return Err(Difference::Stranger { them: them(), group: settings.group().clone() });
-    };
-    if node == settings.me() {
-        return Err(Difference::Namesake { us: us() });
+    let (End::Dialled(node) | End::Accepted(node)) = end;
+    let greeted = &settings.group().member(node).name;
+    if theirs.name != greeted.as_str() {
+        return Err(Difference::TwoNames { greeted: greeted.clone(), them: them() });
     }
-    if end == End::Accepted && !dials(node, settings.me()) {
+    if matches!(end, End::Accepted(_)) && !dials(node, settings.me()) {
         return Err(Difference::Backwards { us: us(), them: them() });
     }
     let shortest = settings.timing().shortest();
@@ -217,14 +192,14 @@ mod tests {
 
     /// What 'b' says to this caller.
     fn refused(theirs: &proto::Hello) -> String {
-        compare(&settings("b", GROUP), End::Accepted, theirs).unwrap_err().to_string()
+        compare(&settings("b", GROUP), End::Accepted(node(0)), theirs).unwrap_err().to_string()
     }
 
     #[test]
     fn members_that_were_told_the_same_talk() {
         let met = |node| Ok(Acquaintance { node, directory: DIRECTORY });
         let reordered = hello("a", "c=h:3,b=h:2,a=h:1");
-        assert_eq!(compare(&settings("b", GROUP), End::Accepted, &reordered), met(node(0)));
+        assert_eq!(compare(&settings("b", GROUP), End::Accepted(node(0)), &reordered), met(node(0)));
         assert_eq!(compare(&settings("b", GROUP), End::Dialled(node(2)), &hello("c", GROUP)), met(node(2)));
     }
 
@@ -270,24 +245,14 @@ mod tests {
         let why = |end, theirs| compare(&us, end, &theirs).unwrap_err().to_string();
         assert_eq!(
             why(End::Dialled(node(2)), hello("a", GROUP)),
-            "'a' answers at h:3, where 'b' looks for 'c'; correct that address in --peers"
+            "'c' calls itself 'a' now; install the same version on both"
         );
-        assert_eq!(
-            why(End::Accepted, hello("b", GROUP)),
-            "two servers call themselves 'b'; start each with a name of its own"
-        );
-        assert!(why(End::Accepted, hello("c", GROUP)).contains("the other one calls"));
-        let stranger = proto::Hello { name: "x".to_owned(), ..hello("a", GROUP) };
-        assert_eq!(
-            why(End::Accepted, stranger),
-            "'x' is not among the peers a=h:1,b=h:2,c=h:3; start it with one of their names"
-        );
+        assert!(why(End::Accepted(node(0)), hello("c", GROUP)).contains("'a' calls itself 'c' now"));
+        assert!(why(End::Accepted(node(2)), hello("c", GROUP)).contains("the other one calls"));
     }
 
     #[test]
-    fn other_versions_and_missing_directories_are_refused() {
-        let newer = proto::Hello { protocol: 2, ..hello("a", GROUP) };
-        assert!(refused(&newer).contains("version 1 of the peers' protocol, and 'a' version 2"));
+    fn a_missing_directory_is_refused() {
         let none = proto::Hello { directory: Bytes::new(), ..hello("a", GROUP) };
         assert!(refused(&none).contains("which data directory"));
     }
@@ -304,12 +269,12 @@ mod tests {
     fn hellos() -> impl Strategy<Value = proto::Hello> {
         let text = || prop_oneof![Just("a".to_owned()), Just("leader".to_owned()), any::<String>()];
         let members = prop::collection::vec((text(), text()), 0..10);
-        (0..3_u32, text(), members, text(), prop::collection::vec(any::<u8>(), 0..20), any::<u64>()).prop_map(
-            |(protocol, election, members, name, directory, shortest_us)| {
+        (text(), members, text(), prop::collection::vec(any::<u8>(), 0..20), any::<u64>()).prop_map(
+            |(election, members, name, directory, shortest_us)| {
                 let listed = |(name, address)| proto::Member { name, address };
                 let members = members.into_iter().map(listed).collect();
                 let directory = Bytes::from(directory);
-                proto::Hello { protocol, election, members, name, directory, shortest_us }
+                proto::Hello { election, members, name, directory, shortest_us }
             },
         )
     }
@@ -318,7 +283,7 @@ mod tests {
         /// Whatever a stranger says: a refusal that fits into a log, and no panic.
         #[test]
         fn strangers_are_refused_on_one_line(theirs in hellos(), dialled: bool) {
-            let end = if dialled { End::Dialled(node(2)) } else { End::Accepted };
+            let end = if dialled { End::Dialled(node(2)) } else { End::Accepted(node(0)) };
             let why = compare(&settings("b", GROUP), end, &theirs).unwrap_err().to_string();
             prop_assert!(!why.chars().any(char::is_control));
             prop_assert!(why.len() < 4096);
@@ -341,7 +306,7 @@ mod tests {
                 accepting = accepting.with_timing(Timing::new(ms(50), ms(300), ms(500)).unwrap());
             }
             let at_dialling = compare(&dialling, End::Dialled(node(1)), &ours(&accepting, DIRECTORY));
-            let at_accepting = compare(&accepting, End::Accepted, &ours(&dialling, DIRECTORY));
+            let at_accepting = compare(&accepting, End::Accepted(node(0)), &ours(&dialling, DIRECTORY));
             prop_assert_eq!(at_dialling.is_ok(), at_accepting.is_ok());
             prop_assert_eq!(at_accepting.is_ok(), ours_at == theirs_at && same_election && same_timing);
         }

@@ -179,7 +179,7 @@ fn fuzz_greetings() {
         let [a, b] = &*members;
         let mut greeting = hello::ours(a, [7; 16]);
         if greeting.merge(bytes).is_ok() {
-            for end in [End::Accepted, End::Dialled(NodeId::new(0))] {
+            for end in [End::Accepted(NodeId::new(0)), End::Dialled(NodeId::new(0))] {
                 match hello::compare(b, end, &greeting) {
                     Ok(met) => assert_eq!(met.node, NodeId::new(0)),
                     Err(difference) => shown(difference.to_string()),

@@ -61,6 +61,6 @@ pub struct Contact {
     pub connected: bool,
     /// How long ago anything was heard from it; `None` if never.
     pub heard: Option<Duration>,
-    /// Why there is no connection, if it is known.
+    /// Why there is no connection, if it is known. Only of a member of this process: others are not told.
     pub problem: Option<String>,
 }

@@ -49,8 +49,6 @@ pub(super) struct Porter {
 }
 
 impl Greet for Porter {
-    type Stranger = Stranger;
-
     fn directory(&self) -> DirectoryBytes {
         *self.directory.as_bytes()
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Group, PeerAddress, Timing, Tls};
+use super::{Group, PeerAddress, Secret, Timing, Tls};
 use crate::{
     leadership::ClusterId,
     names::{CandidateName, ElectionName},
@@ -20,6 +20,8 @@ pub struct Settings {
     data: PathBuf,
     timing: Timing,
     tls: Option<Mutual>,
+    secret: Option<Secret>,
+    trusts_the_network: bool,
 }
 
 /// Why settings don't fit together.
@@ -60,7 +62,9 @@ impl Settings {
         };
         let listen = group.member(me).address.clone();
         let election = "leader".parse().expect("that is a valid name");
-        Ok(Self { group, me, election, listen, data: data.into(), timing: Timing::DEFAULT, tls: None })
+        let (data, timing) = (data.into(), Timing::DEFAULT);
+        let (tls, secret, trusts_the_network) = (None, None, false);
+        Ok(Self { group, me, election, listen, data, timing, tls, secret, trusts_the_network })
     }
 
     /// What is elected. All members must say the same.
@@ -88,7 +92,8 @@ impl Settings {
 
     /// Speaks TLS with the other members, both ways with the same certificate, and with nobody
     /// whose certificate is not trusted. The certificate has to be for the host that the others
-    /// know this member by, and to serve as a client's, too.
+    /// know this member by, and to serve as a client's, too: it is what proves, in both directions, which member a
+    /// connection is of. Who has another certificate of the authority may ask who leads, and nothing else.
     ///
     /// # Errors
     ///
@@ -96,6 +101,23 @@ impl Settings {
     pub fn with_tls(mut self, tls: &Tls) -> Result<Self, InvalidSettings> {
         self.tls = Some(tls.mutual().map_err(|why| InvalidSettings::OneSidedTls(why.to_string()))?);
         Ok(self)
+    }
+
+    /// Talks only with members that prove that they have this secret, too. All members must have the same.
+    ///
+    /// It proves who opened a connection, on a network whose packets nobody can alter. With TLS it is not needed.
+    #[must_use = "settings are made by value"]
+    pub fn with_secret(mut self, secret: Secret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// Listens beyond this machine although there is neither TLS nor a secret. Then whoever can reach the port can
+    /// vote, lead, and depose a leader: right only where the network lets nobody but the members connect.
+    #[must_use = "settings are made by value"]
+    pub fn trusting_the_network(mut self) -> Self {
+        self.trusts_the_network = true;
+        self
     }
 
     /// All members.
@@ -134,6 +156,19 @@ impl Settings {
 
     pub(crate) fn tls(&self) -> Option<&Mutual> {
         self.tls.as_ref()
+    }
+
+    pub(crate) fn secret(&self) -> Option<&Secret> {
+        self.secret.as_ref()
+    }
+
+    /// Whether members prove who they are.
+    pub(crate) fn proves_members(&self) -> bool {
+        self.tls.is_some() || self.secret.is_some()
+    }
+
+    pub(crate) fn trusts_the_network(&self) -> bool {
+        self.trusts_the_network
     }
 
     pub(crate) fn cluster(&self) -> ClusterId {

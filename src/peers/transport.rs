@@ -11,15 +11,21 @@
 //! Of two members the one whose name sorts first calls the other, by the gRPC call `Converse`:
 //!
 //! ```text
-//!   caller    ── Hello ──────────────────────►   the called one: compares, asks its disk
-//!   compares, asks its disk   ◄────── Hello ──   (or refuses: a status that says why)
+//!   caller    ── Greeting ───────────────────►   is that a member, by its certificate?
+//!   is that the member, by its proof?
+//!             ◄─────────────── Greeting, proof ──   (or refuses: a status that says why)
+//!             ── Hello, proof ───────────────►   checks, compares, is there another connection? asks its disk
+//!   checks, compares, asks its disk
+//!             ◄────────────────── Hello, proof ──   (or a Verdict that says why not)
 //!             ── Verdict ────────────────────►   (a refusal in it says why)
-//!             ◄─────────── Raft ─────────────►
+//!             ◄─────────────── Raft ─────────────►
 //! ```
 //!
-//! Nothing of Raft passes before both have taken the other's word, and only then does a new
-//! connection replace an older one: somebody with the wrong name, list or disk can't cut off the one
-//! who has the right ones. From whom a message is, for whom, and of which group is the
+//! Nothing is remembered of a caller, and nothing told to it but this server's name, before it has proved which member
+//! it is ([`greeting`](super::greeting)). Nothing of Raft passes before both have taken the other's word. A second
+//! connection of a member that has one is a reason to ask the first one whether it is alive, and replaces it only if
+//! there is no answer: one with the wrong name, list or disk, and one with a copy of the right ones, can't cut
+//! off the member that is connected. From whom a message is, for whom, and of which group is the
 //! connection's to say; what the message says of that does not exist.
 //!
 //! A refusal is for a person to remove, by starting one of the two anew. So both sides say why, once,
@@ -40,10 +46,11 @@
 //! Use more than a bounded number of connections ([`Lobby`]), buffers, headers and time before its
 //! first word; say anything larger than [`LARGEST_MESSAGE`]; end a connection of somebody else. What
 //! makes no sense ends the connection that it came on, and is counted. With TLS it needs a
-//! certificate for all of that.
+//! certificate for all of that. What it is told when it is turned away, and what is logged of it, are two types
+//! ([`refusal`](super::refusal)).
 
 use std::{
-    fmt, io,
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -77,7 +84,9 @@ use self::{contacts::Contacts, lobby::Lobby, said::Said};
 pub(super) use self::{dial::Target, pace::Pace, talk::Ending};
 use super::{
     Contact, Look, Settings,
+    disk::Stranger,
     hello::{self, DirectoryBytes, End},
+    refusal::Refusal,
     wire::{Route, proto},
 };
 use crate::{
@@ -115,9 +124,6 @@ const LAST_PAUSE: Duration = Duration::from_millis(250);
 
 /// What is known of data directories: ours, and those of members that were met before.
 pub(crate) trait Greet: Send + Sync + 'static {
-    /// Why a member is not the one that it was. Names it, and says what to do.
-    type Stranger: fmt::Display + Send;
-
     /// Our own.
     fn directory(&self) -> DirectoryBytes;
 
@@ -127,7 +133,7 @@ pub(crate) trait Greet: Send + Sync + 'static {
         &self,
         member: NodeId,
         directory: DirectoryBytes,
-    ) -> impl Future<Output = Result<(), Self::Stranger>> + Send;
+    ) -> impl Future<Output = Result<(), Stranger>> + Send;
 }
 
 /// What is told to those who ask who leads.
@@ -222,13 +228,20 @@ struct Shared<G> {
 }
 
 impl<G: Greet> Shared<G> {
+    /// Our own words, once the other side has proved itself.
+    fn hello(&self) -> proto::Hello {
+        hello::ours(&self.settings, self.greeter.directory())
+    }
+
     /// Whether this is a member that we may talk with.
-    async fn acquaint(&self, end: End, theirs: &proto::Hello) -> Result<NodeId, Ending> {
-        let met = hello::compare(&self.settings, end, theirs);
-        let met = met.map_err(|difference| Ending::Refused(difference.to_string()))?;
-        let known = self.greeter.meet(met.node, met.directory).await;
-        known.map_err(|stranger| Ending::Refused(stranger.to_string()))?;
-        Ok(met.node)
+    async fn acquaint(&self, end: End, theirs: &proto::Hello) -> Result<(), Ending> {
+        let met = hello::compare(&self.settings, end, theirs)?;
+        if let End::Accepted(node) = end
+            && !self.contacts.has_room(node, self.pace.attempt / 2).await
+        {
+            return Err(Refusal::Doubled.into());
+        }
+        Ok(self.greeter.meet(met.node, met.directory).await?)
     }
 }
 
@@ -236,15 +249,6 @@ impl<G> Shared<G> {
     /// From that member to us.
     fn route(&self, from: NodeId) -> Route {
         Route { cluster: self.settings.cluster(), from, to: self.settings.me() }
-    }
-
-    /// One that calls itself so has called, and was refused.
-    fn refused(&self, from: SocketAddr, claimed: &str, ending: &Ending) {
-        let node = claimed.parse().ok().and_then(|name| self.settings.group().node(&name));
-        match node.filter(|node| *node != self.settings.me()) {
-            Some(node) => self.contacts.apart(node, ending.clone()),
-            None => self.turned_away(from, ending),
-        }
     }
 
     /// Somebody has called, and was sent away.

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+pub(crate) use self::short::{LONGEST_FIRST_WORD, ShortAtFirst};
 use prost::Message as _;
 use proto::{entry, message::Kind};
 
@@ -17,6 +18,8 @@ use crate::{
         message::{Envelope, Message},
     },
 };
+
+mod short;
 
 /// The types that are generated from `proto/peers.proto`.
 pub(crate) mod proto {

@@ -1,5 +1,7 @@
 //! Bad input of a group of peers. What only a started server can find wrong is elsewhere.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use nix::sys::signal::Signal;
 
 use super::*;
@@ -105,6 +107,7 @@ fn what_is_for_peers_is_refused_without_them() {
             ("data", "/nowhere"),
             ("heartbeat", "50ms"),
             ("election-timeout", "250ms-500ms"),
+            ("secret-file", "/nowhere"),
         ] {
             let flag = format!("--{key}");
             is_refused_wherever_it_is_said(|| elect(command, &nobody), key, value, &[&flag, "add --peers"]);
@@ -237,4 +240,47 @@ fn a_data_directory_of_another_server_is_refused_and_stays_its_own() {
     assert_eq!(first.wait_exit(SOON).code(), Some(0));
     assert_says(&refusal(alone("server2", &other), 1), &["--data", "belongs to", "server1", "server2"]);
     alone("server1", &one).start().wait_for_line("I am the leader.", SOON);
+}
+
+#[test]
+fn a_secret_that_is_none_is_refused() {
+    let (nobody, files) = (Nobody::new(), Files::new());
+    let with_mode = |name: &str, content: &str, mode: u32| {
+        let path = files.write(name, content);
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    };
+    let good = "0123456789abcdef0123456789abcdef\n";
+    for (path, parts) in [
+        (
+            with_mode("short", "0123456789abcdef\n", 0o600),
+            ["at least 32 bytes, and this has 16", "/dev/urandom"],
+        ),
+        (with_mode("empty", "\n", 0o600), ["at least 32 bytes, and this has 0", "/dev/urandom"]),
+        (with_mode("open", good, 0o644), ["every user of this machine", "chmod 600"]),
+        (with_mode("writable", good, 0o602), ["every user of this machine", "chmod 600"]),
+        (files.path("missing"), ["missing", "No such file"]),
+    ] {
+        let path = path.to_str().unwrap();
+        let said = [&["--secret-file", path][..], &parts].concat();
+        is_refused_wherever_it_is_said(|| server(&nobody), "secret-file", path, &said);
+    }
+    // For those who only ask it is not read: they need none.
+    let mut status = Elect::new(["status", "--peers", &list(&nobody), "--secret-file", "/nowhere"]).start();
+    assert_eq!(status.wait_exit(SOON).code(), Some(4));
+    let group = with_mode("group", good, 0o640);
+    let both = server(&nobody).arg("--secret-file").arg(group).arg("--insecure-peers");
+    assert_says(&complaint(both), &["--insecure-peers", "--secret-file", "leave out one of the two"]);
+}
+
+#[test]
+fn a_server_does_not_listen_for_other_machines_without_a_proof_of_who_they_are() {
+    let (nobody, files) = (Nobody::new(), Files::new());
+    let data = files.path("data");
+    let beyond = || server(&nobody).arg("--data").arg(&data).args(["--listen", "0.0.0.0:1"]);
+    let said = refusal(beyond(), 1);
+    let parts = ["--listen 0.0.0.0:1 can be reached from other machines", "--cacert", "--secret-file"];
+    assert_says(&said, &parts);
+    assert_says(&said, &["--insecure-peers"]);
+    assert!(!data.exists(), "a directory was made for nothing");
 }

@@ -36,7 +36,9 @@ pub(crate) struct Aim<'a> {
 /// Whose guard, or whose share in the ground, is hit.
 pub(crate) fn whom(fault: Fault) -> Option<Whom> {
     match fault {
-        Fault::KillGuard(whom) | Fault::Revoke(whom) | Fault::Delete(whom) => Some(whom),
+        Fault::KillGuard(whom) | Fault::Revoke(whom) | Fault::Delete(whom) | Fault::Stranger(whom) => {
+            Some(whom)
+        }
         _ => None,
     }
 }
@@ -166,7 +168,9 @@ impl Aim<'_> {
             Fault::KillMember(member) => Hit::MemberKilled(self.member(member)),
             Fault::FreezeMember(member) => Hit::Frozen(vec![Host::Member(self.member(member))]),
             Fault::FreezeEtcd => Hit::Frozen((0..self.on.members()).map(Host::Member).collect()),
-            Fault::MoveLeader | Fault::Revoke(_) | Fault::Delete(_) | Fault::Compact => Hit::Nothing,
+            Fault::MoveLeader | Fault::Revoke(_) | Fault::Delete(_) | Fault::Compact | Fault::Stranger(_) => {
+                Hit::Nothing
+            }
         }
     }
 

@@ -28,6 +28,9 @@ use super::{
 };
 use crate::support::{elect::unconfigured, process::Process};
 
+/// What the members of a group prove to each other that they know.
+pub(crate) const SECRET: &str = "what no stranger on the peers' port knows";
+
 /// What a candidate is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -57,6 +60,11 @@ impl Paths {
 
     pub(crate) fn diary(&self, who: &str) -> PathBuf {
         self.dir.join(format!("{who}.diary"))
+    }
+
+    /// The group's secret, in a file.
+    pub(crate) fn secret(&self) -> PathBuf {
+        self.data.join("secret")
     }
 
     fn data(&self, who: &str) -> PathBuf {
@@ -161,6 +169,7 @@ impl Candidate {
                     Backend::Peers => command
                         .env(programs::PEERS, peers(arena))
                         .env(programs::LISTEN, arena.addresses(host).peer)
+                        .env(programs::SECRET, SECRET)
                         .env(programs::DATA, self.paths.data(&self.name)),
                 };
             }
@@ -190,6 +199,8 @@ impl Candidate {
                 written(HEARTBEAT),
                 "--election-timeout".into(),
                 format!("{}-{}", written(SHORTEST), written(LONGEST)),
+                "--secret-file".into(),
+                self.paths.secret().to_str().expect("temporary directories have plain names").into(),
             ],
         };
         let shared = ["--election", ELECTION, "--log-format", "json"].map(str::to_owned);
@@ -350,7 +361,7 @@ impl Candidate {
 }
 
 /// The group, under the addresses by which its members know each other.
-fn peers(arena: &Arena) -> String {
+pub(crate) fn peers(arena: &Arena) -> String {
     let cast = Backend::Peers.cast().iter().enumerate();
     let members = cast.map(|(place, (name, _))| {
         format!("{name}={}", arena.addresses(Host::Candidate(place)).announced_peer)

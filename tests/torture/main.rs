@@ -21,6 +21,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// Where the code that is generated from the protocol looks for its codec.
+mod peers {
+    pub(crate) mod wire {
+        pub(crate) use tonic_prost::ProstCodec as ShortAtFirst;
+    }
+}
+
+#[path = "../support/impostor.rs"]
+mod impostor;
+
 mod aim;
 mod arena;
 mod availability;
@@ -42,7 +52,7 @@ mod timeline;
 /// What the runs start as processes of their own; no tests.
 mod programs;
 
-use std::{env, fs, path::PathBuf, process::Command, time::Duration};
+use std::{env, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command, time::Duration};
 
 use tempfile::TempDir;
 
@@ -100,6 +110,8 @@ fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged
 fn run(plan: Plan, picture: bool) -> Judged {
     let data = beside_the_disk();
     let paths = Paths { dir: directory(plan.on(), plan.schedule.seed), data: data.path().to_owned() };
+    fs::write(paths.secret(), cast::SECRET).unwrap();
+    fs::set_permissions(paths.secret(), fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(paths.dir.join("schedule.txt"), plan.schedule.to_string()).unwrap();
     let history = Stage::set(plan.clone(), &paths).play();
     let judged = judge(&plan, &history, &paths, picture);

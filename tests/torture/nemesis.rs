@@ -200,7 +200,7 @@ mod tests {
     /// A nemesis that never does something finds nothing by it.
     #[test]
     fn every_kind_of_fault_happens_and_some_at_once() {
-        for (on, count) in [(Backend::Etcd, 19), (Backend::Peers, 14)] {
+        for (on, count) in [(Backend::Etcd, 19), (Backend::Peers, 15)] {
             let (kinds, at_once) = seen(on);
             assert_eq!(kinds.len(), count, "{kinds:?}");
             assert!(at_once >= 4, "{at_once}");

@@ -20,7 +20,7 @@ use leader_election::{
     Candidate, Leadership, Loss,
     candidate::Backend,
     etcd::{self, Etcd},
-    peers::{self, Peers, Timing},
+    peers::{self, Peers, Secret, Timing},
     timing::Ttl,
 };
 use nix::unistd::{Gid, Uid, setresgid};
@@ -46,6 +46,7 @@ pub(crate) const ETCD: &str = "TORTURE_ETCD";
 pub(crate) const PEERS: &str = "TORTURE_PEERS";
 pub(crate) const LISTEN: &str = "TORTURE_LISTEN";
 pub(crate) const DATA: &str = "TORTURE_DATA";
+pub(crate) const SECRET: &str = "TORTURE_SECRET";
 pub(crate) const STORE: &str = "TORTURE_STORE";
 pub(crate) const FILE: &str = "TORTURE_FILE";
 
@@ -190,7 +191,8 @@ fn member(name: &str, group: &str) -> Peers {
     let settings = settings
         .with_election(ELECTION.parse().expect("a name"))
         .with_timing(Timing::new(HEARTBEAT, SHORTEST, LONGEST).expect("they fit"))
-        .listening_on(variable(LISTEN).parse().expect("an address"));
+        .listening_on(variable(LISTEN).parse().expect("an address"))
+        .with_secret(Secret::new(variable(SECRET).as_bytes()).expect("it is long enough"));
     Peers::start(settings).expect("a member starts")
 }
 

@@ -29,7 +29,7 @@ use super::{
     talk::{Ending, innermost},
     tied::Tied,
 };
-use crate::peers::wire::proto::peers_server::PeersServer;
+use crate::{peers::wire::proto::peers_server::PeersServer, tls::PeerCertificate};
 
 /// Calls on one connection at a time. A caller has one; the other is for one that is just ending.
 const MOST_CALLS: u32 = 2;
@@ -56,6 +56,19 @@ pub(super) struct Guest {
     pub(super) stage: Arc<watch::Sender<Stage>>,
     /// How the connection has ended, once it has.
     pub(super) ending: Arc<OnceLock<Ending>>,
+}
+
+impl Guest {
+    /// Ends its visit. It has not proved that it is a member.
+    pub(super) fn turn_away<G>(&self, shared: &Shared<G>, ending: &Ending) {
+        if self.stage.send_replace(Stage::Over) != Stage::Stranger {
+            return;
+        }
+        match ending {
+            Ending::Closed | Ending::Broken(_) => shared.contacts.counts.count(Mishap::Left),
+            ending => shared.turned_away(self.from, ending),
+        }
+    }
 }
 
 /// Accepts whoever calls, until this is dropped.
@@ -115,11 +128,11 @@ async fn serve<G: Greet>(shared: &Arc<Shared<G>>, tcp: TcpStream, guest: &Guest)
         line = line(shared, tcp, guest.from) => line,
         () = sleep_until(until) => Err(Ending::Silent(FIRST_WORD)),
     };
-    let line = match line {
+    let (line, certificate) = match line {
         Ok(line) => line,
         Err(ending) => return ending,
     };
-    let desk = Desk::new(Arc::clone(shared), guest.clone(), line.heard());
+    let desk = Desk::new(Arc::clone(shared), guest.clone(), line.heard(), certificate);
     let service = PeersServer::new(desk).max_decoding_message_size(LARGEST_MESSAGE);
     let mut builder = http2::Builder::new(Tied::to(&guest.over));
     builder
@@ -156,8 +169,12 @@ async fn farewell() {
     sleep(FAREWELL).await;
 }
 
-/// TLS where we speak it, and a word to those who mistake the one for the other.
-async fn line<G: Greet>(shared: &Shared<G>, mut tcp: TcpStream, from: SocketAddr) -> Result<Line, Ending> {
+/// TLS where we speak it, with what the caller has shown, and a word to those who mistake the one for the other.
+async fn line<G: Greet>(
+    shared: &Shared<G>,
+    mut tcp: TcpStream,
+    from: SocketAddr,
+) -> Result<(Line, Option<PeerCertificate>), Ending> {
     tcp.set_nodelay(true).map_err(|error| Ending::Broken(error.to_string()))?;
     let Some(tls) = shared.settings.tls() else {
         let mut first = [0];
@@ -167,10 +184,13 @@ async fn line<G: Greet>(shared: &Shared<G>, mut tcp: TcpStream, from: SocketAddr
             part(&mut tcp, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
             return Err(Ending::Malformed("it speaks TLS, and this server has no certificate".to_owned()));
         }
-        return Ok(Line::plain(tcp));
+        return Ok((Line::plain(tcp), None));
     };
     match tls.acceptor().accept(tcp).into_fallible().await {
-        Ok(stream) => Ok(Line::tls(stream)),
+        Ok(stream) => {
+            let certificate = PeerCertificate::of(stream.get_ref().1);
+            Ok((Line::tls(stream), certificate))
+        }
         Err((error, mut tcp)) => {
             // The alert has been written. Let it arrive.
             part(&mut tcp, &[]).await;

@@ -1,7 +1,11 @@
 //! The other members, as far as there are connections to them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,7 +19,10 @@ use super::{
 use crate::{
     clock::Timestamp,
     names::CandidateName,
-    peers::{Contact, Group},
+    peers::{
+        Contact, Group,
+        wire::proto::{self, frame::Frame as Kind},
+    },
     raft::{identity::NodeId, message::Envelope},
 };
 
@@ -70,6 +77,42 @@ impl Contacts {
             Some(Ok(())) => {}
             Some(Err(Full)) => self.counts.count(Mishap::Overflow),
             None => self.counts.count(Mishap::Apart),
+        }
+    }
+
+    /// Whether a new connection of that member's may take the place of the one that there is: there is none, or it does
+    /// not answer when it is asked. A server that was started anew finds its old connection closed by its kernel; so one
+    /// that answers is another server, and this one comes too late.
+    ///
+    /// Waits for an answer for so long at most.
+    pub(super) async fn has_room(&self, node: NodeId, within: Duration) -> bool {
+        /// An answer takes a round trip, and whoever waits for this has a timeout far above it.
+        const LOOK_EVERY: Duration = Duration::from_millis(5);
+        let place = &self.places[node.place()];
+        let asked = Timestamp::now();
+        let Some(older) = place.lock().talk.as_ref().map(|talk| {
+            talk.outbox.introduce(Kind::Ping(proto::Ping {}));
+            talk.over.clone()
+        }) else {
+            return true;
+        };
+        let give_up = Instant::now() + within;
+        while Instant::now() < give_up {
+            sleep(LOOK_EVERY).await;
+            let state = place.lock();
+            match state.talk.as_ref().filter(|talk| is_same(&talk.over, &older)) {
+                None => return state.talk.is_none(),
+                Some(talk) if talk.heard.last() > Some(asked) => return false,
+                Some(_) => {}
+            }
+        }
+        true
+    }
+
+    /// Answers that member's question whether we are there.
+    pub(super) fn answer(&self, node: NodeId) {
+        if let Some(talk) = &self.places[node.place()].lock().talk {
+            talk.outbox.introduce(Kind::Pong(proto::Pong {}));
         }
     }
 
@@ -154,7 +197,11 @@ impl Place {
             name: self.name.clone(),
             connected,
             heard: heard.map(|at| now.since(at)),
-            problem: if connected { None } else { state.problem.as_ref().map(ToString::to_string) },
+            problem: if connected {
+                None
+            } else {
+                state.problem.as_ref().map(|problem| problem.told().as_str().to_owned())
+            },
         }
     }
 }

@@ -8,13 +8,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Greet, Shared,
     contacts::Talk,
-    dial::Target,
+    dial::{Connection, Target},
     queue::{Outbox, queue},
     talk::{Ending, first_word, hear},
 };
 use crate::{
     peers::{
-        hello::{self, End},
+        greeting::Calling,
+        hello::End,
+        refusal::Refusal,
         transport::{FAREWELL, FIRST_PAUSE, LAST_PAUSE},
         wire::proto::{self, frame::Frame as Kind},
     },
@@ -32,13 +34,12 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
         let over = shared.over.child_token();
         // What is left of this attempt ends with it, however it ends.
         let _over = over.clone().drop_guard();
-        let attempt = timeout(shared.pace.attempt, introduce(&shared, node, &mut target, &over)).await;
-        match attempt.unwrap_or_else(|_| Err(target.unanswered())) {
+        match attempt(&shared, node, &mut target, &over).await {
             Err(ending) => shared.contacts.apart(node, ending),
             Ok((mut frames, talk)) => {
                 let began = Instant::now();
                 shared.contacts.join(node, talk);
-                let ending = hear(&mut frames, shared.route(node), &shared.inbox).await;
+                let ending = hear(&mut frames, shared.route(node), &shared.inbox, &shared.contacts).await;
                 let stopped = ending == Ending::Stopped;
                 shared.contacts.leave(node, &over, ending);
                 if stopped {
@@ -57,34 +58,70 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
 
 type Frames = tonic::Streaming<proto::Frame>;
 
-/// Connects, and exchanges the first words.
-async fn introduce<G: Greet>(
+/// Connects, and exchanges the first words. Each is two round trips, or three, and has a time of its own.
+async fn attempt<G: Greet>(
     shared: &Shared<G>,
     node: NodeId,
     target: &mut Target,
     over: &CancellationToken,
 ) -> Result<(Frames, Talk), Ending> {
-    let connection = target.connect(over).await?;
-    let (outbox, outgoing) = queue();
-    outbox.introduce(Kind::Hello(hello::ours(&shared.settings, shared.greeter.directory())));
-    let answer = connection.client().converse(outgoing).await;
-    let mut frames =
-        answer.map_err(|status| target.explained(&connection.heard, status.into()))?.into_inner();
-    let theirs = match first_word(&mut frames).await? {
-        Kind::Hello(theirs) => theirs,
-        _ => return Err(Ending::Malformed("it did not say first who it is".to_owned())),
-    };
-    if let Err(ending) = shared.acquaint(End::Dialled(node), &theirs).await {
-        refuse(outbox, &ending, &mut frames).await;
-        return Err(ending);
-    }
-    outbox.introduce(Kind::Verdict(proto::Verdict { refusal: String::new() }));
+    let connected = timeout(shared.pace.attempt, target.connect(over)).await;
+    let connection = connected.unwrap_or_else(|_| Err(target.unanswered()))?;
+    let introduced = timeout(shared.pace.attempt, introduce(shared, node, target, &connection)).await;
+    let (frames, outbox) = introduced.unwrap_or_else(|_| Err(target.unanswered()))?;
     Ok((frames, Talk { outbox, heard: connection.heard, over: over.clone() }))
 }
 
+async fn introduce<G: Greet>(
+    shared: &Shared<G>,
+    node: NodeId,
+    target: &Target,
+    connection: &Connection,
+) -> Result<(Frames, Outbox), Ending> {
+    let (calling, greeting) = Calling::to(&shared.settings, node);
+    let (outbox, outgoing) = queue();
+    outbox.introduce(Kind::Greeting(greeting));
+    let answer = connection.client().converse(outgoing).await;
+    let mut frames =
+        answer.map_err(|status| target.explained(&connection.heard, status.into()))?.into_inner();
+    match acquaint(shared, node, calling, &outbox, &mut frames).await {
+        Ok(()) => {
+            outbox.introduce(Kind::Verdict(proto::Verdict { refusal: String::new() }));
+            Ok((frames, outbox))
+        }
+        Err(ending) => {
+            if let Ending::Refused(refusal) = &ending {
+                refuse(outbox, refusal, &mut frames).await;
+            }
+            Err(ending)
+        }
+    }
+}
+
+/// Has the other side prove itself, then does the same.
+async fn acquaint<G: Greet>(
+    shared: &Shared<G>,
+    node: NodeId,
+    calling: Calling,
+    outbox: &Outbox,
+    frames: &mut Frames,
+) -> Result<(), Ending> {
+    let session = match first_word(frames).await? {
+        Kind::Greeting(theirs) => calling.answered(&shared.settings, &theirs)?,
+        _ => return Err(Ending::Malformed("it did not say first who it is".to_owned())),
+    };
+    outbox.introduce(Kind::Introduction(session.introduce(&shared.hello())));
+    let theirs = match first_word(frames).await? {
+        Kind::Introduction(theirs) => session.introduced(&theirs)?,
+        Kind::Verdict(proto::Verdict { refusal }) => return Err(Ending::refused_by(&refusal)),
+        _ => return Err(Ending::Malformed("it did not introduce itself".to_owned())),
+    };
+    shared.acquaint(End::Dialled(node), &theirs).await
+}
+
 /// Tells the other side why it is refused, and gives that time to arrive.
-async fn refuse(outbox: Outbox, ending: &Ending, frames: &mut Frames) {
-    outbox.introduce(Kind::Verdict(proto::Verdict { refusal: ending.to_string() }));
+async fn refuse(outbox: Outbox, refusal: &Refusal, frames: &mut Frames) {
+    outbox.introduce(Kind::Verdict(refusal.told().verdict()));
     drop(outbox);
     // It has nothing to say to that; the end of what it says is the sign that it has heard.
     let _ = timeout(FAREWELL, frames.message()).await;

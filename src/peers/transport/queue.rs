@@ -73,9 +73,9 @@ impl Outbox {
         })
     }
 
-    /// Queues one of the first words, while there is nothing else in the queue.
+    /// Queues what is none of Raft's: a first word, or a question whether the other side is there.
     pub(super) fn introduce(&self, kind: Kind) {
-        // Nobody there to read it: the connection has ended, which others find out.
+        // Nobody there to read it, or no room: the connection has ended or is about to, which others find out.
         let _ = self.said.try_send(Said::Frame(proto::Frame { frame: Some(kind) }));
     }
 }

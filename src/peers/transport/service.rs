@@ -22,10 +22,12 @@ use super::{
 use crate::{
     peers::{
         answer,
-        hello::{self, End},
+        greeting::{self, Session},
+        hello::End,
         wire::proto::{self, frame::Frame as Kind, peers_server::Peers},
     },
     raft::identity::NodeId,
+    tls::PeerCertificate,
 };
 
 /// At least so often an observer hears that nothing has changed.
@@ -39,23 +41,30 @@ pub(super) struct Desk<G> {
     shared: Arc<Shared<G>>,
     guest: Guest,
     heard: Arc<Heard>,
+    certificate: Option<PeerCertificate>,
 }
 
 impl<G: Greet> Desk<G> {
-    pub(super) fn new(shared: Arc<Shared<G>>, guest: Guest, heard: Arc<Heard>) -> Self {
-        Self { shared, guest, heard }
+    pub(super) fn new(
+        shared: Arc<Shared<G>>,
+        guest: Guest,
+        heard: Arc<Heard>,
+        certificate: Option<PeerCertificate>,
+    ) -> Self {
+        Self { shared, guest, heard, certificate }
     }
 
-    /// Listens to the first Hello, and answers it.
-    async fn introduced(&self, frames: &mut Streaming<proto::Frame>) -> Result<NodeId, Ending> {
-        let theirs = match first_word(frames).await? {
-            Kind::Hello(theirs) => theirs,
-            _ => return Err(Ending::Malformed("it did not say first who it is".to_owned())),
-        };
-        self.shared.acquaint(End::Accepted, &theirs).await.inspect_err(|ending| {
-            self.guest.stage.send_replace(Stage::Over);
-            self.shared.refused(self.guest.from, &theirs.name, ending);
-        })
+    /// Listens to the Greeting.
+    async fn greeted(
+        &self,
+        frames: &mut Streaming<proto::Frame>,
+    ) -> Result<(NodeId, Session, proto::Greeting), Ending> {
+        match first_word(frames).await? {
+            Kind::Greeting(theirs) => {
+                Ok(greeting::answer(&self.shared.settings, self.certificate.as_ref(), &theirs)?)
+            }
+            _ => Err(Ending::Malformed("it did not say first who it is".to_owned())),
+        }
     }
 }
 
@@ -68,20 +77,20 @@ impl<G: Greet> Peers for Desk<G> {
         request: Request<Streaming<proto::Frame>>,
     ) -> Result<Response<Answering>, Status> {
         let mut frames = request.into_inner();
-        let introduced = timeout_at(self.guest.until, self.introduced(&mut frames)).await;
-        let node = introduced.unwrap_or(Err(Ending::Silent(FIRST_WORD))).map_err(|ending| {
-            if self.guest.stage.send_replace(Stage::Over) == Stage::Stranger {
-                self.shared.turned_away(self.guest.from, &ending);
-            }
-            ending.status()
-        })?;
+        let greeted = timeout_at(self.guest.until, self.greeted(&mut frames)).await;
+        let (node, session, greeting) =
+            greeted.unwrap_or(Err(Ending::Silent(FIRST_WORD))).map_err(|ending| {
+                self.guest.turn_away(&self.shared, &ending);
+                ending.status()
+            })?;
         let (outbox, outgoing) = queue();
-        outbox.introduce(Kind::Hello(hello::ours(&self.shared.settings, self.shared.greeter.directory())));
+        outbox.introduce(Kind::Greeting(greeting));
         let member = Member {
             shared: Arc::clone(&self.shared),
             guest: self.guest.clone(),
             heard: Arc::clone(&self.heard),
             node,
+            session,
         };
         let over = self.guest.over.clone();
         tokio::spawn(over.run_until_cancelled_owned(member.listen(frames, outbox)));
@@ -111,25 +120,58 @@ impl<G: Greet> Peers for Desk<G> {
     }
 }
 
-/// A member whose Hello was accepted.
+/// One that has greeted as a member.
 struct Member<G> {
     shared: Arc<Shared<G>>,
     guest: Guest,
     heard: Arc<Heard>,
     node: NodeId,
+    session: Session,
 }
 
 impl<G: Greet> Member<G> {
+    /// Has it prove that it is that member. Until then it is a stranger like any other.
+    async fn proved(&self, frames: &mut Streaming<proto::Frame>) -> Result<proto::Hello, Ending> {
+        match first_word(frames).await? {
+            Kind::Introduction(theirs) => Ok(self.session.introduced(&theirs)?),
+            Kind::Verdict(proto::Verdict { refusal }) => Err(Ending::refused_by(&refusal)),
+            _ => Err(Ending::Malformed("it did not introduce itself".to_owned())),
+        }
+    }
+
+    /// Takes its word, gives ours, and hears what it thinks of that.
+    async fn acquainted(
+        &self,
+        theirs: &proto::Hello,
+        outbox: &Outbox,
+        frames: &mut Streaming<proto::Frame>,
+    ) -> Result<(), Ending> {
+        self.shared.acquaint(End::Accepted(self.node), theirs).await?;
+        outbox.introduce(Kind::Introduction(self.session.introduce(&self.shared.hello())));
+        match first_word(frames).await? {
+            Kind::Verdict(proto::Verdict { refusal }) if refusal.is_empty() => Ok(()),
+            Kind::Verdict(proto::Verdict { refusal }) => Err(Ending::refused_by(&refusal)),
+            _ => Err(Ending::Malformed("it did not say whether it talks with us".to_owned())),
+        }
+    }
+
     async fn listen(self, mut frames: Streaming<proto::Frame>, outbox: Outbox) {
-        let Self { shared, guest, heard, node } = self;
-        let verdict = timeout_at(guest.until, first_word(&mut frames)).await;
-        let accepted = match verdict.unwrap_or(Err(Ending::Silent(FIRST_WORD))) {
-            Ok(Kind::Verdict(proto::Verdict { refusal })) if refusal.is_empty() => Ok(()),
-            Ok(Kind::Verdict(proto::Verdict { refusal })) => Err(Ending::refused_by(&refusal)),
-            Ok(_) => Err(Ending::Malformed("it did not say whether it talks with us".to_owned())),
-            Err(ending) => Err(ending),
+        let silent = |_| Err(Ending::Silent(FIRST_WORD));
+        let proved = timeout_at(self.guest.until, self.proved(&mut frames)).await.unwrap_or_else(silent);
+        let theirs = match proved {
+            Ok(theirs) => theirs,
+            Err(ending) => {
+                outbox.refuse(&ending);
+                self.guest.turn_away(&self.shared, &ending);
+                return;
+            }
         };
-        if let Err(ending) = accepted {
+        let acquainted = self.acquainted(&theirs, &outbox, &mut frames);
+        let acquainted =
+            timeout_at(self.guest.until, acquainted).await.unwrap_or(Err(Ending::Silent(FIRST_WORD)));
+        let Self { shared, guest, heard, node, .. } = self;
+        if let Err(ending) = acquainted {
+            outbox.refuse(&ending);
             shared.contacts.apart(node, ending);
             guest.stage.send_replace(Stage::Over);
             return;
@@ -139,7 +181,16 @@ impl<G: Greet> Member<G> {
         shared.contacts.join(node, Talk { outbox, heard, over: guest.over.clone() });
         // Also when this is dropped, because the connection is gone: then there is nothing to hear.
         let mut left = Left { shared: Arc::clone(&shared), guest, node, ending: None };
-        left.ending = Some(hear(&mut frames, shared.route(node), &shared.inbox).await);
+        left.ending = Some(hear(&mut frames, shared.route(node), &shared.inbox, &shared.contacts).await);
+    }
+}
+
+impl Outbox {
+    /// Says why the other side is refused, if that is for us to say.
+    fn refuse(&self, ending: &Ending) {
+        if let Ending::Refused(refusal) = ending {
+            self.introduce(Kind::Verdict(refusal.told().verdict()));
+        }
     }
 }
 

@@ -5,18 +5,17 @@ use std::{error::Error, time::Duration};
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 
-use super::{LARGEST_MESSAGE, counts::Mishap};
+use super::{LARGEST_MESSAGE, contacts::Contacts, counts::Mishap};
 use crate::{
-    names::displayed_within,
-    peers::wire::{
-        Route,
-        proto::{self, frame::Frame as Kind},
+    peers::{
+        refusal::{Refusal, Told, shown},
+        wire::{
+            LONGEST_FIRST_WORD, Route,
+            proto::{self, frame::Frame as Kind},
+        },
     },
     raft::message::Envelope,
 };
-
-/// Bytes of what others have against us that are shown.
-const LONGEST_REASON: usize = 1024;
 
 /// How a connection ended, or why there was none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,14 +45,19 @@ pub(crate) enum Ending {
     TlsRefused(String),
     #[error("what answers there is no server of a group: {0}")]
     SomethingElse(String),
-    /// The pair may not talk: see `hello`.
+    /// We don't talk with it.
+    #[error(transparent)]
+    Refused(Refusal),
+    /// It does not talk with us, as it says.
     #[error("{0}")]
-    Refused(String),
+    RefusedBy(String),
     #[error("it has no room for another connection")]
     NoRoom,
     #[error("what it sent makes no sense: {0}")]
     Malformed(String),
-    #[error("it sent a message of more than {LARGEST_MESSAGE} bytes")]
+    #[error(
+        "it sent a message of more than {LARGEST_MESSAGE} bytes, or a first word of more than {LONGEST_FIRST_WORD}"
+    )]
     Oversized,
     #[error("it did not say within {0:?} who it is")]
     Silent(Duration),
@@ -70,7 +74,7 @@ impl Ending {
     /// What this is counted as, if it is.
     pub(super) fn mishap(&self) -> Option<Mishap> {
         match self {
-            Self::Refused(_) => Some(Mishap::Refused),
+            Self::Refused(_) | Self::RefusedBy(_) => Some(Mishap::Refused),
             Self::Malformed(_) => Some(Mishap::Malformed),
             Self::Oversized => Some(Mishap::Oversized),
             Self::Silent(_) => Some(Mishap::Silent),
@@ -89,7 +93,7 @@ impl Ending {
 
     /// The other side's reason.
     pub(super) fn refused_by(reason: &str) -> Self {
-        Self::Refused(shown(reason))
+        Self::RefusedBy(shown(reason))
     }
 
     /// Whether somebody has to do something: waiting and trying again won't help.
@@ -102,9 +106,18 @@ impl Ending {
                 | Self::TlsRefused(_)
                 | Self::SomethingElse(_)
                 | Self::Refused(_)
+                | Self::RefusedBy(_)
                 | Self::Malformed(_)
                 | Self::Oversized
         )
+    }
+
+    /// What others than the readers of our own log may hear of it.
+    pub(super) fn told(&self) -> Told {
+        match self {
+            Self::Refused(refusal) => refusal.told(),
+            other => Told::harmless(other.to_string()),
+        }
     }
 
     /// What the other side has to hear of it.
@@ -117,7 +130,13 @@ impl Ending {
             Self::NoRoom => Code::ResourceExhausted,
             _ => Code::Unavailable,
         };
-        Status::new(code, self.to_string())
+        self.told().status(code)
+    }
+}
+
+impl<R: Into<Refusal>> From<R> for Ending {
+    fn from(refusal: R) -> Self {
+        Self::Refused(refusal.into())
     }
 }
 
@@ -134,10 +153,6 @@ impl From<Status> for Ending {
             (_, None) => Self::Broken(shown(status.message())),
         }
     }
-}
-
-fn shown(text: &str) -> String {
-    displayed_within(text.as_bytes(), LONGEST_REASON)
 }
 
 /// The cause that says most.
@@ -165,10 +180,17 @@ pub(super) async fn hear(
     frames: &mut Streaming<proto::Frame>,
     route: Route,
     inbox: &mpsc::Sender<Envelope>,
+    contacts: &Contacts,
 ) -> Ending {
     loop {
         let message = match first_word(frames).await {
             Ok(Kind::Message(message)) => message,
+            Ok(Kind::Ping(_)) => {
+                contacts.answer(route.from);
+                continue;
+            }
+            // That it came is all that there is to it.
+            Ok(Kind::Pong(_)) => continue,
             Ok(_) => return Ending::Malformed("it says twice who it is".to_owned()),
             Err(ending) => return ending,
         };

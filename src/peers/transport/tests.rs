@@ -17,7 +17,10 @@ use super::{Greet, Looks, Mishap, Network};
 use crate::{
     clock::Timestamp,
     leadership::FencingToken,
-    peers::{Contact, Evidence, Group, Known, Look, Settings, hello::DirectoryBytes},
+    peers::{
+        Contact, Evidence, Group, Known, Look, Settings, disk::Stranger, hello::DirectoryBytes,
+        store::DirectoryId,
+    },
     raft::{
         identity::{Index, NodeId, Position, Term},
         log::Snapshot,
@@ -52,19 +55,14 @@ struct Book {
 }
 
 impl Greet for Arc<Book> {
-    type Stranger = String;
-
     fn directory(&self) -> DirectoryBytes {
         self.own
     }
 
-    async fn meet(&self, member: NodeId, directory: DirectoryBytes) -> Result<(), String> {
-        let mut met = self.met.lock().unwrap();
-        if *met.entry(member).or_insert(directory) == directory {
-            Ok(())
-        } else {
-            Err(format!("{member} has another data directory than before"))
-        }
+    async fn meet(&self, node: NodeId, now: DirectoryBytes) -> Result<(), Stranger> {
+        let before = *self.met.lock().unwrap().entry(node).or_insert(now);
+        let [before, now] = [before, now].map(DirectoryId::from_bytes);
+        if before == now { Ok(()) } else { Err(Stranger::OtherDirectory { node, before, now }) }
     }
 }
 

@@ -8,18 +8,24 @@ use std::{
 };
 
 use leader_election::peers::{Answered, Client, Evidence, Known};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{Ground, Sight};
 use crate::{
     arena::{Arena, Host, Hub},
     backend::Backend,
+    cast,
     history::{At, Event, What},
+    impostor::{Impostor, Outcome},
+    nemesis::Fault,
     programs::ELECTION,
 };
 
 /// For one look, at members that may not answer: a part of the time that an election takes.
 const PATIENCE: Duration = Duration::from_millis(300);
+
+/// How often a stranger calls.
+const CALLS: usize = 20;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -32,23 +38,31 @@ pub(crate) struct Eye {
     client: Client,
     sight: Arc<Mutex<Sight>>,
     noted: Arc<Mutex<Vec<Event>>>,
+    /// Names and addresses, for a stranger to call.
+    members: Vec<(String, String)>,
+    /// The group as its members know it.
+    list: String,
+    /// Strangers that were taken for a member.
+    believed: Arc<Mutex<Vec<String>>>,
 }
 
 impl Eye {
     pub(super) fn open(arena: &Arc<Mutex<Arena>>) -> Self {
-        let client = {
+        let (client, members, list) = {
             let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
             let cast = Backend::Peers.cast().iter().enumerate();
             // Where they listen in truth: what lies between peers is not for us.
-            let group: Vec<String> = cast
-                .map(|(place, (name, _))| format!("{name}={}", arena.addresses(Host::Candidate(place)).peer))
+            let members: Vec<(String, String)> = cast
+                .map(|(place, (name, _))| ((*name).to_owned(), arena.addresses(Host::Candidate(place)).peer))
                 .collect();
+            let group: Vec<String> = members.iter().map(|(name, at)| format!("{name}={at}")).collect();
             let group = group.join(",").parse().expect("a group");
-            Client::new(group, ELECTION.parse().expect("a name"), None)
-                .expect("no TLS, nothing wrong with it")
+            let client = Client::new(group, ELECTION.parse().expect("a name"), None);
+            (client.expect("no TLS, nothing wrong with it"), members, cast::peers(&arena))
         };
         let hub = Hub::start(arena, "eye");
-        let eye = Self { hub, client, sight: Arc::default(), noted: Arc::default() };
+        let (sight, noted, believed) = (Arc::default(), Arc::default(), Arc::default());
+        let eye = Self { hub, client, sight, noted, members, list, believed };
         eye.hub.spawn(eye.clone().look_on());
         eye
     }
@@ -74,7 +88,33 @@ impl Ground for Eye {
         self.sight.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn strike(&self, fault: Fault, whom: &str) {
+        let Fault::Stranger(_) = fault else { return };
+        for (_, address) in self.members.iter().filter(|(name, _)| name != whom) {
+            let impostor = Impostor {
+                address: address.clone(),
+                name: whom.to_owned(),
+                directory: vec![0; 16],
+                members: self.list.clone(),
+                secret: true,
+                tls: None,
+            };
+            let believed = Arc::clone(&self.believed);
+            self.hub.spawn(async move {
+                for _ in 0..CALLS {
+                    if let Ok(Outcome::Believed(_)) = timeout(PATIENCE, impostor.call()).await {
+                        let told = format!("{impostor:?}");
+                        believed.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+                    }
+                }
+            });
+        }
+    }
+
     fn note_who_is_there(&self) {
+        let believed = self.believed.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(believed.is_empty(), "strangers were taken for members: {believed:#?}");
+        drop(believed);
         let client = self.client.clone();
         let names = there(&self.hub.wait(async move { client.looks(PATIENCE_AT_LAST).await }));
         let event = Event { at: At::now(), what: What::Queue { names } };

@@ -88,6 +88,9 @@ pub(crate) enum Fault {
     Delete(Whom),
     /// History is compacted up to now.
     Compact,
+
+    /// Somebody who is no member calls all others by its name, again and again for a moment.
+    Stranger(Whom),
 }
 
 /// How bad a link is.
@@ -124,6 +127,7 @@ impl Fault {
             Self::Revoke(_) => "lease revoked",
             Self::Delete(_) => "key deleted",
             Self::Compact => "compaction",
+            Self::Stranger(_) => "stranger calls",
         }
     }
 
@@ -131,7 +135,12 @@ impl Fault {
     pub(crate) fn is_a_moment(self) -> bool {
         matches!(
             self,
-            Self::KillGuard(_) | Self::MoveLeader | Self::Revoke(_) | Self::Delete(_) | Self::Compact
+            Self::KillGuard(_)
+                | Self::MoveLeader
+                | Self::Revoke(_)
+                | Self::Delete(_)
+                | Self::Compact
+                | Self::Stranger(_)
         )
     }
 }
@@ -195,6 +204,7 @@ impl fmt::Display for Fault {
             Self::Revoke(whom) => write!(f, "the lease of {whom} is revoked by somebody else"),
             Self::Delete(whom) => write!(f, "the key of {whom} is deleted by somebody else"),
             Self::Compact => f.write_str("history is compacted"),
+            Self::Stranger(whom) => write!(f, "a stranger calls all others as {whom}"),
         }
     }
 }

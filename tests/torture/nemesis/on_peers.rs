@@ -7,7 +7,7 @@ use crate::backend::{HEARTBEAT, LONGEST, SHORTEST};
 
 impl Draw {
     pub(super) fn fault_among_peers(&mut self) -> Fault {
-        match self.rng.u8(0..44) {
+        match self.rng.u8(0..47) {
             0..=3 => Fault::Kill(self.whom()),
             4..=9 => Fault::Freeze(self.whom()),
             10..=11 => Fault::Restart(self.whom()),
@@ -28,6 +28,7 @@ impl Draw {
             37..=38 => Fault::FreezeOthers,
             39..=40 => Fault::KillPair(Whom::Leader),
             41..=42 => Fault::FreezePair(Whom::Leader),
+            43..=45 => Fault::Stranger(self.whom()),
             _ => Fault::KillAll,
         }
     }

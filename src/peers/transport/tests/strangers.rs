@@ -17,10 +17,13 @@ use tonic::{Status, body::Body, codegen::http};
 
 use super::{
     super::{Ending, Pace, Target, dial::Connection},
+    proxy::{Mode, Proxy},
     *,
 };
 use crate::peers::{
-    Timing, hello,
+    Timing,
+    greeting::Calling,
+    hello,
     wire::proto::{self, frame::Frame as Kind},
 };
 
@@ -40,8 +43,18 @@ fn frame(kind: Kind) -> proto::Frame {
 }
 
 /// What a server of this name would say first.
+fn greeting_of(street: &Street, name: &str) -> Kind {
+    Kind::Greeting(Calling::to(&street.settings(name), NodeId::new(0)).1)
+}
+
+/// What it would say then, where nothing is to be proved.
 fn hello_of(street: &Street, name: &str) -> Kind {
-    Kind::Hello(hello::ours(&street.settings(name), directory(name)))
+    introduction(&hello::ours(&street.settings(name), directory(name)))
+}
+
+fn introduction(hello: &proto::Hello) -> Kind {
+    let (hello, proof) = (hello.encode_to_vec().into(), Bytes::new());
+    Kind::Introduction(proto::Introduction { hello, proof })
 }
 
 fn welcome() -> Kind {
@@ -132,11 +145,12 @@ async fn send_garbage(street: &Street, rng: &mut fastrand::Rng, kind: usize) {
         7 => write_to(address, &[]).await,
         // A member by its Hello, and no member by what follows.
         8 => {
-            let twice = [hello_of(street, "aa"), welcome(), hello_of(street, "aa")];
+            let twice =
+                [greeting_of(street, "aa"), hello_of(street, "aa"), welcome(), hello_of(street, "aa")];
             call_with(address, packed_frames(&twice)).await;
         }
         _ => {
-            let mut bytes = packed_frames(&[hello_of(street, "aa"), welcome()]);
+            let mut bytes = packed_frames(&[greeting_of(street, "aa"), hello_of(street, "aa"), welcome()]);
             bytes.extend(packed(
                 &frame(Kind::Message(proto::Message { term: 9, kind: None })).encode_to_vec(),
             ));
@@ -203,14 +217,23 @@ struct Puppet {
 }
 
 impl Puppet {
-    async fn call(street: &Street, to: &str, first: Kind) -> Result<Self, Status> {
+    async fn call(address: SocketAddr, first: Kind) -> Result<Self, Status> {
         let over = CancellationToken::new();
-        let connection = connect(street.address(to), &over).await.unwrap();
+        let connection = connect(address, &over).await.unwrap();
         let (says, said) = mpsc::channel(8);
         says.send(frame(first)).await.unwrap();
         let said = tokio_stream::wrappers::ReceiverStream::new(said);
         let hears = connection.client().converse(said).await?.into_inner();
         Ok(Self { says, hears, over })
+    }
+
+    /// Calls as the member 'a', up to the other side's answer to its Hello.
+    async fn introduced(address: SocketAddr, street: &Street, hello: Kind) -> (Self, Option<Kind>) {
+        let mut puppet = Self::call(address, greeting_of(street, "a")).await.unwrap();
+        assert!(matches!(puppet.hear().await, Some(Kind::Greeting(_))));
+        puppet.says.send(frame(hello)).await.unwrap();
+        let answer = puppet.hear().await;
+        (puppet, answer)
     }
 
     /// The next frame, or nothing more.
@@ -227,42 +250,90 @@ impl Drop for Puppet {
 }
 
 #[tokio::test]
-async fn only_an_accepted_connection_replaces_the_older_one() {
+async fn contract_11_a_second_connection_does_not_replace_one_that_answers() {
     let street = Street::of(&["a", "b"]);
     let b = street.start("b");
-    let mut first = Puppet::call(&street, "b", hello_of(&street, "a")).await.unwrap();
-    assert!(matches!(first.hear().await, Some(Kind::Hello(_))));
+    let proxy = Proxy::to(street.address("b")).await;
+    let call = async |address| Puppet::introduced(address, &street, hello_of(&street, "a")).await;
+    let (mut first, answer) = call(proxy.address).await;
+    assert!(matches!(answer, Some(Kind::Introduction(_))));
     assert!(!b.contact("a").connected, "not before its verdict");
     first.says.send(frame(welcome())).await.unwrap();
     b.connected("a").await;
 
-    let imposter = hello::ours(&street.settings("a"), *b"another director");
-    let refused = Puppet::call(&street, "b", Kind::Hello(imposter)).await.err().unwrap();
-    assert!(refused.message().contains("another data directory"), "{refused}");
-    // One that has only said Hello.
-    let mut second = Puppet::call(&street, "b", hello_of(&street, "a")).await.unwrap();
-    assert!(matches!(second.hear().await, Some(Kind::Hello(_))));
+    // One with all that the first one has.
+    let ((_second, answer), asked) = tokio::join!(call(street.address("b")), async {
+        let asked = first.hear().await;
+        first.says.send(frame(Kind::Pong(proto::Pong {}))).await.unwrap();
+        asked
+    });
+    assert_eq!(asked, Some(Kind::Ping(proto::Ping {})));
+    let Some(Kind::Verdict(proto::Verdict { refusal })) = answer else { panic!("{answer:?}") };
+    assert!(refusal.contains("the first connection answers"), "{refusal}");
     b.say("a", 5);
     assert!(matches!(first.hear().await, Some(Kind::Message(message)) if message.term == 5));
 
+    // Once nothing of the first one arrives, there is room.
+    proxy.mode.send_replace(Mode::Swallow);
+    let (mut second, answer) = call(street.address("b")).await;
+    assert!(matches!(answer, Some(Kind::Introduction(_))), "{answer:?}");
     second.says.send(frame(welcome())).await.unwrap();
-    assert!(first.hear().await.is_none(), "replaced, and ended");
-    until("nor can it say anything", || first.says.is_closed()).await;
+    let saying = async {
+        loop {
+            b.say("a", 6);
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = saying => {}
+        heard = second.hear() => {
+            assert!(matches!(heard, Some(Kind::Message(message)) if message.term == 6));
+        }
+    }
+
+    // Nor does one with another directory.
+    let imposter = introduction(&hello::ours(&street.settings("a"), *b"another director"));
+    let (_third, answer) = Puppet::introduced(street.address("b"), &street, imposter).await;
+    let Some(Kind::Verdict(proto::Verdict { refusal })) = answer else { panic!("{answer:?}") };
+    assert!(refusal.contains("two servers run under its name"), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_question_whether_it_is_there_is_answered() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    let (mut a, _) = Puppet::introduced(street.address("b"), &street, hello_of(&street, "a")).await;
+    a.says.send(frame(welcome())).await.unwrap();
     b.connected("a").await;
-    b.say("a", 6);
-    assert!(matches!(second.hear().await, Some(Kind::Message(message)) if message.term == 6));
+    a.says.send(frame(Kind::Ping(proto::Ping {}))).await.unwrap();
+    assert_eq!(a.hear().await, Some(Kind::Pong(proto::Pong {})));
 }
 
 #[tokio::test]
 async fn a_verdict_against_us_is_shown() {
     let street = Street::of(&["a", "b"]);
     let b = street.start("b");
-    let mut caller = Puppet::call(&street, "b", hello_of(&street, "a")).await.unwrap();
-    assert!(matches!(caller.hear().await, Some(Kind::Hello(_))));
+    let (caller, _) = Puppet::introduced(street.address("b"), &street, hello_of(&street, "a")).await;
     let verdict = Kind::Verdict(proto::Verdict { refusal: "because\nof that".to_owned() });
     caller.says.send(frame(verdict)).await.unwrap();
     until("shown, on one line", || b.problem("a") == "because\u{fffd}of that").await;
     assert!(!b.contact("a").connected);
+}
+
+/// What may be long is not looked at before its length is.
+#[tokio::test]
+async fn a_long_first_word_is_not_decoded() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    // As many empty members as fit: most of the work for the fewest bytes.
+    let hello = proto::Hello { members: vec![proto::Member::default(); 400_000], ..proto::Hello::default() };
+    let words = [greeting_of(&street, "a"), introduction(&hello)];
+    let words = words.iter().flat_map(|kind| packed(&frame(kind.clone()).encode_to_vec()));
+    call_with(street.address("b"), words.collect()).await;
+    assert_eq!(b.count(Mishap::Oversized), 1);
+    let first = [&[0x0A][..], &[0; 1 << 20]].concat();
+    call_with(street.address("b"), packed(&first)).await;
+    assert_eq!(b.count(Mishap::Oversized), 2);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Purp
 use tempfile::TempDir;
 
 use super::*;
-use crate::peers::Tls;
+use crate::peers::{Client, Tls};
 
 /// An authority, and what it has signed: files, as people have them.
 struct Authority {
@@ -114,6 +114,28 @@ async fn a_certificate_for_another_host_is_not_taken() {
     let authority = Authority::new("one");
     let called = authority.trusted_and_identified_by(&authority, "elsewhere.example");
     problem(Some(&authority.tls()), Some(&called), "not valid for name").await;
+}
+
+/// An observer's certificate is of the same authority, and for no member's host: with it one may look, and that is all.
+#[tokio::test]
+async fn contract_11_a_caller_whose_certificate_is_for_another_host_is_no_member() {
+    let (street, authority) = (Street::of(&["a", "b"]), Authority::new("one"));
+    let member = authority.tls();
+    let observer = authority.trusted_and_identified_by(&authority, "observer.example");
+    let b = start(&street, "b", Some(&member));
+    let a = start(&street, "a", Some(&observer));
+    until("it is told why", || a.problem("b").contains("the certificate is not for the host where 'a' is"))
+        .await;
+    until("counted", || b.count(Mishap::Refused) > 0).await;
+    assert!(!a.contact("b").connected && !b.contact("a").connected && b.problem("a").is_empty());
+    drop(a);
+
+    let client = Client::new(street.group(), "leader".parse().unwrap(), Some(&observer)).unwrap();
+    let looks = client.looks(PATIENCE).await;
+    assert!(looks[1].look.is_ok(), "{looks:?}");
+
+    let a = start(&street, "a", Some(&member));
+    a.connected("b").await;
 }
 
 #[test]

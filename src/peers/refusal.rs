@@ -1,0 +1,88 @@
+//! Why two servers don't talk: as it is logged here, and what the other side is told of it.
+//!
+//! These are two types, so that what helps to be taken for a member is not told by mistake: the id of another
+//! member's directory above all, and, to one that has proved nothing, whatever it has not said itself.
+
+use tonic::{Code, Status};
+
+use super::{disk::Stranger, greeting::Unproven, hello::Difference, wire::proto};
+use crate::names::displayed_within;
+
+/// Why this server does not talk with another one. Written out, it is for the log of this server only.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// It has not proved which member it is.
+    #[error(transparent)]
+    Unproven(#[from] Unproven),
+    /// It was started with something else.
+    #[error(transparent)]
+    Different(#[from] Difference),
+    /// It is not the member that it was.
+    #[error(transparent)]
+    Stranger(#[from] Stranger),
+    /// There is a connection of this member's already.
+    #[error(
+        "it connected a second time, and the first connection answers: two servers run under its name; start each \
+         with a name, and a data directory, of its own"
+    )]
+    Doubled,
+}
+
+/// What the other side is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Told(String);
+
+impl Refusal {
+    /// What the other side is told of this.
+    pub(crate) fn told(&self) -> Told {
+        Told(match self {
+            Self::Unproven(unproven) => unproven.told(),
+            Self::Stranger(stranger) => stranger.told(),
+            // Compared once the other side has proved itself: it is as much its business as ours.
+            Self::Different(_) | Self::Doubled => self.to_string(),
+        })
+    }
+}
+
+impl Told {
+    /// What says nothing of any member: of what has come, or of this server being busy.
+    pub(crate) fn harmless(text: String) -> Self {
+        Self(text)
+    }
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn status(self, code: Code) -> Status {
+        Status::new(code, self.0)
+    }
+
+    pub(crate) fn verdict(self) -> proto::Verdict {
+        proto::Verdict { refusal: self.0 }
+    }
+}
+
+/// Bytes of what others tell that are shown.
+const LONGEST_REASON: usize = 1024;
+
+/// What another server has told, made fit for a log.
+pub(crate) fn shown(told: &str) -> String {
+    displayed_within(told.as_bytes(), LONGEST_REASON)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{peers::store::DirectoryId, raft::identity::NodeId};
+
+    #[test]
+    fn contract_11_nobody_is_told_a_directory() {
+        let (before, now) = (DirectoryId::from_bytes([0xAB; 16]), DirectoryId::from_bytes([0xCD; 16]));
+        let refusal = Refusal::from(Stranger::OtherDirectory { node: NodeId::new(1), before, now });
+        assert!(refusal.to_string().contains("abab"), "{refusal}");
+        let told = refusal.told();
+        assert!(!told.as_str().contains("abab") && !told.as_str().contains("cdcd"), "{told:?}");
+        assert!(told.as_str().contains("another data directory than when it was first met"), "{told:?}");
+    }
+}
