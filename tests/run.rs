@@ -593,7 +593,7 @@ fn the_file_has_the_long_flags_as_keys() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("elect.toml");
     let keys = format!(
-        "etcd = \"{}\"\nname = \"from-the-file\"\nttl = \"9s\"\nkill-after = \"2s\"\nrestart = \"never\"\nonce = true\n\
+        "etcd = \"{}\"\nname = \"from-the-file\"\nttl = \"9s\"\nkill-after = \"2s\"\nrestart = \"never\"\nonce = true\ncontain = \"none\"\n\
          check = \"true\"\ncheck-interval = \"1s\"\ncheck-timeout = \"1s\"\ncheck-failures = 2\n\
          on-leading = \"echo hook >&2\"\non-following = \"true\"\non-change = \"true\"\nhook-timeout = \"5s\"\n",
         etcd.endpoint()

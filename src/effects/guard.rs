@@ -52,6 +52,9 @@ use super::{
 /// How long giving leadership up is tried in the supervisor's place. The lease ends by itself after that.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long an init without a namespace may take to kill what is below it. It takes a few milliseconds.
+const BY_ITSELF: Duration = Duration::from_millis(50);
+
 /// How soon the rest of a group that was told to stop is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -350,6 +353,8 @@ struct Running {
     /// For when this process can't.
     switch: DeadMansSwitch,
     killing: bool,
+    /// Until when an init without a namespace has time to kill what is below it, once that is to be killed.
+    by_itself_until: Option<Timestamp>,
     /// How soon what was killed is looked for again, where the kernel has not said that it ended.
     again: Duration,
     unkillable: Unkillable,
@@ -369,6 +374,7 @@ impl Running {
             countdown,
             switch,
             killing: false,
+            by_itself_until: None,
             again: Rest::default().again(),
             unkillable: Unkillable::default(),
             ended: None,
@@ -481,7 +487,13 @@ impl Running {
     /// Kills all there is but these others, and says whether nothing is left: by its init, which the kernel ends last where
     /// that has a namespace, and then what it leaves us.
     fn kill_all(&mut self, others: &[Pid]) -> bool {
-        self.init.kill();
+        let now = Timestamp::now();
+        // Killed at once, it would leave all of it to us; and if we are killed next, to nobody.
+        let by_itself = *self.by_itself_until.get_or_insert(now + BY_ITSELF);
+        match self.contained {
+            Contained::Reaper if now < by_itself => self.init.end(),
+            Contained::Reaper | Contained::Namespace => self.init.kill(),
+        }
         let gone = self.init.is_gone();
         // The kernel has the last word.
         if gone && others.is_empty() && children::none_is_left() {

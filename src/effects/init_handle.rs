@@ -10,7 +10,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tracing::debug;
 
 use super::{
@@ -33,7 +36,8 @@ pub(crate) enum Streams {
 #[derive(Debug)]
 pub(crate) struct InitHandle {
     child: Child,
-    orders: Sender<InitOrder>,
+    /// `None` once it was told to end.
+    orders: Option<Sender<InitOrder>>,
     reports: Receiver<InitReport>,
     /// Whether it has said all it will say.
     silent: bool,
@@ -66,7 +70,7 @@ impl InitHandle {
         control::bequeath(&their_orders)?;
         control::bequeath(&their_reports)?;
         let child = contained.spawn(init.process_group(0))?;
-        Ok(Self { child, orders, reports, silent: false })
+        Ok(Self { child, orders: Some(orders), reports, silent: false })
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -75,7 +79,8 @@ impl InitHandle {
 
     /// Gives an order. One that takes none is dead, or as good as dead: then so is its command.
     pub(crate) fn order(&mut self, order: &InitOrder) {
-        if let Err(error) = self.orders.send(order) {
+        let Some(orders) = &mut self.orders else { return };
+        if let Err(error) = orders.send(order) {
             debug!(%error, ?order, "the command's init takes no orders");
             self.kill();
         }
@@ -98,6 +103,14 @@ impl InitHandle {
                 self.kill();
                 None
             }
+        }
+    }
+
+    /// Has it kill all that is below it, as if this process were dead, and then end. One that was stopped is continued.
+    pub(crate) fn end(&mut self) {
+        if self.orders.take().is_some() && !self.is_gone() {
+            // Only we reap it, so the id is its own.
+            let _ = kill(self.pid(), Signal::SIGCONT);
         }
     }
 
