@@ -15,8 +15,9 @@ pub enum InvalidName {
     /// More bytes than the limit.
     #[error("a name may have at most {MAX_BYTES} bytes; this one has {0}")]
     TooLong(usize),
-    /// A line break, an escape, or the like: it would forge lines in a log.
-    #[error("a name must not contain control characters; this one has {0:?}")]
+    /// A line break, an escape, a mark that reverses what is written, or the like: it would forge lines in a
+    /// log, or show another name than it is.
+    #[error("a name must not contain control characters or invisible ones; this one has {0:?}")]
     ControlCharacter(char),
     /// An election is a prefix of keys in etcd; the separator is added to it.
     #[error("an election must not end with '/': etcd's own election adds it")]
@@ -30,7 +31,7 @@ fn checked(text: &str) -> Result<&str, InvalidName> {
     if text.len() > MAX_BYTES {
         return Err(InvalidName::TooLong(text.len()));
     }
-    match text.chars().find(|c| c.is_control()) {
+    match text.chars().find(|c| forges(*c)) {
         Some(c) => Err(InvalidName::ControlCharacter(c)),
         None => Ok(text),
     }
@@ -63,8 +64,9 @@ impl fmt::Display for CandidateName {
 
 /// What is elected: all candidates that stand under one name compete.
 ///
-/// In etcd it is a prefix of keys, so one election's name must not lie under
-/// another's (`leader` and `leader/europe`): the one would see the other's keys.
+/// In etcd it is a prefix of keys. One election's name may lie under another's (`leader` and
+/// `leader/europe`): they are apart from each other. But etcd's own clients in the outer one wait for
+/// the inner one's keys, too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElectionName(String);
 
@@ -90,8 +92,20 @@ impl fmt::Display for ElectionName {
     }
 }
 
-/// Makes what some other program stored fit to be shown: valid text, no control
-/// characters, bounded.
+/// Whether a character can make a line look like another one: it ends the line, commands the terminal,
+/// turns the direction of the text, or can't be seen.
+///
+/// The joiners U+200C and U+200D are needed to write Persian, Hindi and some emoji, and change nothing else.
+pub(crate) fn forges(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Makes foreign text fit to be shown, wherever that is: valid text, one line, nothing that
+/// [forges](forges) another, bounded as a name is.
 pub(crate) fn displayed(value: &[u8]) -> String {
     displayed_within(value, MAX_BYTES)
 }
@@ -99,14 +113,21 @@ pub(crate) fn displayed(value: &[u8]) -> String {
 /// The same for what may be longer than a name: `most` bytes of it.
 pub(crate) fn displayed_within(value: &[u8], most: usize) -> String {
     let cut = &value[..value.len().min(most)];
-    let mut shown: String = String::from_utf8_lossy(cut)
-        .chars()
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
-        .collect();
+    let shown = String::from_utf8_lossy(cut);
+    let mut shown: String =
+        shown.chars().map(|c| if forges(c) { char::REPLACEMENT_CHARACTER } else { c }).collect();
     if cut.len() < value.len() {
         shown.push('…');
     }
     shown
+}
+
+/// The same for an error of another program, which may speak in several lines.
+pub(crate) fn displayed_error(text: &str) -> String {
+    /// Enough for what went wrong and why; not for a page of HTML.
+    const MOST: usize = 1024;
+    let lines: Vec<_> = text.split(['\r', '\n']).map(str::trim).filter(|line| !line.is_empty()).collect();
+    displayed_within(lines.join(" ").as_bytes(), MOST)
 }
 
 #[cfg(test)]
@@ -125,12 +146,34 @@ mod tests {
         assert!("/service/leader".parse::<ElectionName>().is_ok());
     }
 
+    #[test]
+    fn what_turns_or_hides_text_is_refused_in_names_and_replaced_in_foreign_text() {
+        for forging in
+            ['\u{202e}', '\u{2028}', '\u{2029}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{e0041}', '\x1b']
+        {
+            let name = format!("a{forging}b");
+            assert_eq!(name.parse::<CandidateName>(), Err(InvalidName::ControlCharacter(forging)));
+            assert_eq!(displayed(name.as_bytes()), "a\u{fffd}b");
+        }
+        for fine in ["κόσμος", "نام\u{200c}ها", "👩\u{200d}🚀", "a b"] {
+            assert!(fine.parse::<CandidateName>().is_ok(), "{fine}");
+            assert_eq!(displayed(fine.as_bytes()), fine);
+        }
+        assert_eq!(displayed_error("refused\n  at line 1\r\n\x1b[2J"), "refused at line 1 \u{fffd}[2J");
+    }
+
     proptest! {
         #[test]
         fn anything_stored_can_be_shown_on_one_bounded_line(value in prop::collection::vec(any::<u8>(), 0..2000)) {
             let shown = displayed(&value);
-            prop_assert!(!shown.chars().any(char::is_control));
+            prop_assert!(!shown.chars().any(forges));
             prop_assert!(shown.chars().count() <= MAX_BYTES + 1);
+        }
+
+        #[test]
+        fn any_error_can_be_shown_on_one_bounded_line(text in any::<String>()) {
+            let shown = displayed_error(&text);
+            prop_assert!(!shown.chars().any(forges) && shown.chars().count() <= 1025);
         }
 
         #[test]

@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::{mpsc, watch};
@@ -34,8 +34,8 @@ pub enum State {
     Leader(Leader),
     /// Nobody leads.
     Vacant {
-        /// A key that somebody put by hand before all candidates, and that keeps them all
-        /// from leading until it is deleted.
+        /// A key before all candidates that is none of theirs, and that keeps them all from leading for as
+        /// long as it is there.
         blocked_by: Option<String>,
     },
     /// There is no contact; it is not known who leads.
@@ -79,6 +79,13 @@ pub struct Queued {
     pub token: Option<FencingToken>,
 }
 
+/// A time of day that another program claims, as far as it can be written down: from 1970 to 9999.
+pub(crate) fn claimed_time(at: SystemTime) -> SystemTime {
+    /// The last millisecond of the year 9999.
+    const LATEST: Duration = Duration::from_millis(253_402_300_799_999);
+    at.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + LATEST)
+}
+
 /// Why there is no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
@@ -100,8 +107,11 @@ impl SnapshotError {
 pub enum Front {
     /// A candidate: it leads, or is about to. This is its token.
     Candidate(FencingToken),
-    /// A key that somebody put by hand: nobody can lead until it is deleted.
+    /// A key put by hand, on no lease: nobody can lead until it is deleted.
     Foreign(String),
+    /// A key on a lease, and no candidate's (or one of several that were put at once): nobody can lead
+    /// until it has gone. That is for its owner to see to, who may still need it.
+    Leased(String),
     /// The queue is empty; among peers: no leader is known.
     Nobody,
 }
@@ -200,5 +210,23 @@ impl Stream for Observer {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Observation>> {
         self.observations.poll_recv(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_time_that_is_claimed_can_be_written_down() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let far = epoch.checked_add(Duration::from_secs(i64::MAX as u64)).unwrap();
+        for (claimed, written) in [
+            (far, "9999-12-31T23:59:59.999Z"),
+            (epoch - Duration::from_secs(1), "1970-01-01T00:00:00.000Z"),
+            (epoch + Duration::from_secs(1), "1970-01-01T00:00:01.000Z"),
+        ] {
+            assert_eq!(humantime::format_rfc3339_millis(claimed_time(claimed)).to_string(), written);
+        }
     }
 }

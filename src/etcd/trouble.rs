@@ -4,7 +4,9 @@ use std::{error::Error as StdError, fmt, time::Duration};
 
 use tonic::{Code, Status};
 
-/// A failed call, and its remedy.
+use crate::names::displayed_error;
+
+/// A failed call, and its remedy. What etcd, and libraries below, say of it is fit to be shown.
 #[derive(Debug, Clone)]
 pub(crate) struct Trouble {
     pub(crate) remedy: Remedy,
@@ -129,7 +131,7 @@ fn remedy_for_status(status: &Status) -> Remedy {
 fn describe(status: &Status) -> String {
     let text = match status.message() {
         "" => status.code().description().to_owned(),
-        text => text.strip_prefix("etcdserver: ").unwrap_or(text).to_owned(),
+        text => displayed_error(text.strip_prefix("etcdserver: ").unwrap_or(text)),
     };
     let hint = if text.contains("user name is empty") {
         "; authentication is on: give --user, and the password in ELECT_PASSWORD"
@@ -194,7 +196,7 @@ fn chain(error: &(dyn StdError + 'static)) -> String {
         }
         next = cause.source();
     }
-    said
+    displayed_error(&said)
 }
 
 #[cfg(test)]
@@ -225,5 +227,20 @@ mod tests {
             remedy(Code::InvalidArgument, "etcdserver: duplicate key given in txn request"),
             Remedy::Request
         );
+    }
+
+    #[test]
+    fn what_etcd_says_stays_on_its_line() {
+        let forged = "gone\n2026-01-01T00:00:00.000Z leader mallory\x1b[2J\u{202e}\u{2028}";
+        let status = |code| Trouble::from(etcd_client::Error::GRpcStatus(Status::new(code, forged)));
+        let said = [
+            status(Code::Unknown),
+            status(Code::PermissionDenied),
+            Trouble::watch_cancelled(forged),
+            Trouble::from(etcd_client::Error::WatchError(forged.into())),
+        ];
+        for Trouble { message, .. } in said {
+            assert!(message.contains("gone 2026") && !message.contains(crate::names::forges), "{message:?}");
+        }
     }
 }

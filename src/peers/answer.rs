@@ -12,6 +12,7 @@ use crate::{
     clock::Timestamp,
     leadership::FencingToken,
     names::{ElectionName, displayed},
+    observe::claimed_time,
     raft::identity::MAX_MEMBERS,
 };
 
@@ -124,7 +125,7 @@ fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAn
                 Evidence::Heard { ago: Duration::from_millis(answer.heard_ms) }
             };
             let since = Duration::from_millis(leader.since);
-            let since = UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH);
+            let since = claimed_time(UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH));
             let (value, token) = (displayed(&leader.value), FencingToken::new(leader.token));
             Some(Known { name: leads, value, token, since, evidence })
         }
@@ -251,6 +252,17 @@ mod tests {
             read_by(GROUP, "leader", stranger).unwrap_err(),
             "'c' answers there, and not 'b'; correct that address in --peers"
         );
+    }
+
+    #[test]
+    fn a_time_that_nobody_can_write_down_is_the_last_that_can_be() {
+        for since in [u64::MAX, 253_402_300_800_000, 1 << 62] {
+            let leader = proto::Leader { name: "a".to_owned(), since, ..proto::Leader::default() };
+            let answer = proto::Look { leader: Some(leader), ..told(&settings(), &vacant(), 15) };
+            let since = read_by(GROUP, "leader", answer).unwrap().look.leader.unwrap().since;
+            let shown = humantime::format_rfc3339_millis(since).to_string();
+            assert!(["9999-12-31T23:59:59.999Z", "1970-01-01T00:00:00.000Z"].contains(&&*shown), "{shown}");
+        }
     }
 
     #[test]
