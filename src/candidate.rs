@@ -142,6 +142,14 @@ pub enum Event {
         /// What was left, by then, of the time that had been proved before.
         left: Duration,
     },
+    /// The leader's key can't be watched, though its lease is renewed: the leader would not notice that
+    /// the key was deleted. Its term ends unless that changes.
+    Blind {
+        /// The term.
+        token: FencingToken,
+        /// When it ends, unless the key can be watched again by then (boot-time clock).
+        until: Timestamp,
+    },
     /// Leadership ended.
     Lost {
         /// The term that ended.

@@ -12,7 +12,8 @@
 //! | `progress` | answers from the past are refused |
 //! | `layout` | the keys of etcd's own election |
 //! | `lease` | renewing, and until when a lease is certain |
-//! | `view` | the queue, known exactly as of a revision |
+//! | `queue` | the queue at a revision: who is first (pure) |
+//! | `view` | the queue, followed from revision to revision |
 //! | `campaign` | when a win is one (pure) |
 //! | `stand` | the attempts, up to the win |
 //! | `term` | from the win to the loss |
@@ -49,6 +50,7 @@ mod link;
 mod model;
 mod observe;
 mod progress;
+mod queue;
 mod stand;
 mod term;
 mod trouble;

@@ -27,6 +27,9 @@ use support::{
 const SHORT: Duration = Duration::from_secs(3);
 const SHORT_TTL: &str = "3s";
 
+/// More than a clock's grain, and nothing to wait for.
+const MOMENT: Duration = Duration::from_millis(500);
+
 /// Long, where a test shows that nobody waits for it to pass, or that it has not passed.
 const LONG_TTL: &str = "30s";
 
@@ -392,6 +395,43 @@ on_each_etcd! {
             let mut others = (0..names.len()).filter(|&index| index != leader);
             others.find(|&other| servers[other].roles_since(before[other]).iter().any(|line| line == LEADER))
         });
+        led_one_at_a_time(&servers);
+    }
+
+    fn contract_12_etcd_back_after_longer_than_the_ttl_is_led_again_at_once(version: EtcdVersion) {
+        const TTL: Duration = Duration::from_secs(8);
+        let mut etcd = Etcd::start(version);
+        let proxies = [(); 3].map(|()| Proxy::start(&etcd.endpoint()));
+        let mut servers = Vec::new();
+        for (proxy, name) in proxies.iter().zip(["server1", "server2", "server3"]) {
+            servers.push(match servers.is_empty() {
+                true => Server::start_leader(name, &proxy.endpoint(), "8s"),
+                false => Server::start_follower(name, &proxy.endpoint(), "8s"),
+            });
+        }
+        let gone = etcd.kill();
+        servers[0].wait_for_line(CHANGE, SOON);
+        let asked = || proxies.iter().map(Proxy::connections).collect::<Vec<_>>();
+        let (before, since) = (asked(), BootTime::now());
+        eventually(SOON, "the outage to outlast all leases", || (BootTime::now() > gone + TTL + MOMENT).then_some(()));
+        let elapsed = (BootTime::now() - since).as_secs_f64();
+        for (before, after) in before.into_iter().zip(asked()) {
+            let rounds = (after - before) as f64;
+            assert!(rounds <= elapsed * 4.0 + 1.0, "{rounds} attempts to connect in {elapsed} s");
+        }
+
+        let marks: Vec<_> = servers.iter().map(|server| server.mark()).collect();
+        etcd.restart();
+        let serves = BootTime::now();
+        let led = eventually(SOON, "a leader", || {
+            servers.iter().zip(&marks).find_map(|(server, mark)| {
+                server.lines_since(*mark).into_iter().find(|line| line.text == LEADER)
+            })
+        });
+        // What etcd kept of the old leader's lease would have lasted for the whole TTL.
+        let took = if led.at > serves { led.at - serves } else { Duration::ZERO };
+        println!("led again {took:?} after etcd serves");
+        assert!(took < TTL / 4 + longest_stall(serves, led.at), "led again after {took:?}");
         led_one_at_a_time(&servers);
     }
 

@@ -628,7 +628,7 @@ fn nobody_who_looks_costs_etcd_nothing_and_a_look_at_the_names_is_made_once() {
         assert_eq!(status["candidates"][1]["name"], "server2");
     }
     let after_a_look = etcd.messages_received();
-    assert!(since(&before).contains("Txn"), "{after_a_look:?}");
+    assert!(since(&before).contains("Range"), "{after_a_look:?}");
     let mark = leader.mark();
     let mut events = [&leader, &follower].map(|served| Events::open(&served.address(), "/events"));
     for events in &mut events {

@@ -12,7 +12,9 @@ use support::{
     capture::Captured,
     elect::Elect,
     etcd::{Etcd, EtcdVersion},
-    etcdctl, on_each_etcd,
+    etcdctl,
+    eventually::eventually,
+    on_each_etcd,
     server::{CHANGE, FOLLOWER, LEADER, REFRESHING},
 };
 
@@ -46,6 +48,50 @@ fn end(candidate: &mut Captured, signal: Signal) {
 }
 
 on_each_etcd! {
+    fn contract_10_an_election_that_is_called_under_anothers_name_is_apart_from_it(version: EtcdVersion) {
+        let etcd = Etcd::start(version);
+        let server = |name: &str, election: &str| {
+            Elect::server(name, &etcd.endpoint()).args(["--ttl", "30s", "--election", election]).start()
+        };
+        let inner = server("inner", "jobs/cleanup");
+        inner.wait_for_line(LEADER, SOON);
+        // It announces itself at a key that lies under the other one's prefix, too.
+        eventually(SOON, "the announcement", || etcd.admin().get("jobs/cleanup"));
+        let outer = server("outer", "jobs");
+        outer.wait_for_line(LEADER, SOON);
+        let status = |election: &str| {
+            let mut status = Elect::new(["status", "--etcd", &etcd.endpoint(), "--election", election]).start();
+            assert_eq!(status.wait_exit(SOON).code(), Some(0));
+            status.stdout().join("\n")
+        };
+        assert!(status("jobs").contains("leader outer") && !status("jobs").contains("inner"));
+        assert!(status("jobs/cleanup").contains("leader inner"));
+
+        // One that comes later, or goes, is no news to the other.
+        let mut late = server("late", "jobs/later/still");
+        late.wait_for_line(LEADER, SOON);
+        late.signal(Signal::SIGTERM);
+        assert_eq!(late.wait_exit(SOON).code(), Some(0));
+        assert!(outer.stdout().iter().all(|line| line != CHANGE));
+    }
+
+    fn contract_10_a_key_of_another_program_by_the_elections_name_stays_as_it_is(version: EtcdVersion) {
+        let etcd = Etcd::start(version);
+        let (lease, _) = etcd.admin().grant(600);
+        for lease in [None, Some(lease)] {
+            let put = match lease {
+                None => etcd.admin().put("leader", "precious"),
+                Some(lease) => etcd.admin().put_leased("leader", "precious", lease),
+            };
+            let mut ours = Elect::server("ours", &etcd.endpoint()).args(["--ttl", "30s"]).start();
+            ours.wait_for_line(LEADER, SOON);
+            ours.signal(Signal::SIGTERM);
+            assert_eq!(ours.wait_exit(SOON).code(), Some(0));
+            let kept = etcd.admin().get("leader").unwrap();
+            assert_eq!((kept.value(), kept.mod_revision()), (&b"precious"[..], put));
+        }
+    }
+
     fn contract_10_etcdctl_waits_behind_ours_and_wins_when_ours_is_told_to_stop(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         let mut ours = Elect::server("ours", &etcd.endpoint()).args(["--ttl", "30s"]).start();

@@ -7,6 +7,7 @@ mod support;
 
 use std::{io::Read, net::TcpListener, os::unix::process::ExitStatusExt, time::Duration};
 
+use etcd_client::{PutOptions, Txn, TxnOp};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
@@ -127,6 +128,73 @@ fn servers<const N: usize>(etcd: &Etcd, names: [&str; N]) -> [Captured; N] {
 }
 
 on_each_etcd! {
+    fn contract_9_two_keys_put_at_one_revision_are_two_keys(version: EtcdVersion) {
+        let etcd = Etcd::start(version);
+        let mut client = etcd.admin().client();
+        let both = Txn::new().and_then([TxnOp::put("leader/x", "1", None), TxnOp::put("leader/y", "1", None)]);
+        wait_within(SOON, async move { client.txn(both).await }).unwrap().unwrap();
+        let observer = Observer::start(&etcd.endpoint());
+        let blocked_by = |key: &'static str| move |line: &Value| line["blocked_by"] == key;
+        observer.wait(blocked_by("leader/x"));
+        let server = server("server", &etcd);
+        etcd.admin().wait_for_candidates("leader", 3, SOON);
+
+        // Another key before it is left, and whoever only counted revisions would not see it.
+        etcd.admin().delete("leader/x");
+        observer.wait(blocked_by("leader/y"));
+        assert_eq!(Status::json(&etcd.endpoint()).1["blocked_by"], "leader/y");
+        assert!(server.stdout().iter().all(|line| line != LEADER));
+        let (_, status) = Status::json(&etcd.endpoint());
+        assert_eq!(names(&status), ["server"], "it keeps its place");
+
+        etcd.admin().delete("leader/y");
+        server.wait_for_line(LEADER, SOON);
+        observer.wait(leads("server"));
+        assert!(observer.all().iter().all(|line| line["state"] != "unknown"));
+    }
+
+    fn contract_9_of_two_candidates_put_at_one_revision_none_is_named(version: EtcdVersion) {
+        let etcd = Etcd::start(version);
+        let (lease, _) = etcd.admin().grant(600);
+        let (other, _) = etcd.admin().grant(600);
+        let put = |lease: i64| {
+            TxnOp::put(format!("leader/{lease:x}"), "candidate", Some(PutOptions::new().with_lease(lease)))
+        };
+        let mut client = etcd.admin().client();
+        let both = Txn::new().and_then([put(lease), put(other)]);
+        wait_within(SOON, async move { client.txn(both).await }).unwrap().unwrap();
+        let observer = Observer::start(&etcd.endpoint());
+        observer.wait(|line| line["state"] == "vacant" && !line["blocked_by"].is_null());
+        etcd.admin().revoke(lease);
+        observer.wait(leads("candidate"));
+    }
+
+    fn a_prefix_full_of_keys_costs_a_candidate_and_an_observer_no_more_memory(version: EtcdVersion) {
+        const KEYS: usize = 30_000;
+        // At 500 bytes a key it was four times as much.
+        const MOST_KIB: u64 = 4 << 10;
+        let etcd = Etcd::start(version);
+        let client = etcd.admin().client();
+        for batch in (0..KEYS).collect::<Vec<_>>().chunks(120) {
+            let puts: Vec<_> = batch.iter().map(|n| TxnOp::put(format!("full/{n:08}"), "", None)).collect();
+            let mut client = client.clone();
+            wait_within(SOON, async move { client.txn(Txn::new().and_then(puts)).await }).unwrap().unwrap();
+        }
+        let memory = |election: &str, settled: &'static str| {
+            let args = ["--etcd", &etcd.endpoint(), "--election", election];
+            let server = Elect::new(["server", "server"]).args(args).start();
+            let observer = Elect::new(["observe", "--json"]).args(args).start();
+            observer.wait_for_line(|line: &str| !line.is_empty(), SOON);
+            server.wait_for_line(move |line: &str| line.contains(settled), SOON);
+            [process::resident_kib(server.id()), process::resident_kib(observer.id())]
+        };
+        let empty = memory("empty", LEADER);
+        let full = memory("full", "nobody can lead until this key");
+        for (full, empty) in full.into_iter().zip(empty) {
+            assert!(full < empty + MOST_KIB, "{full} KiB, and {empty} KiB without the keys");
+        }
+    }
+
     fn contract_9_tells_of_a_leader_a_vacancy_and_the_next_leader(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         let observer = Observer::start(&etcd.endpoint());
@@ -400,7 +468,7 @@ on_each_etcd! {
         let etcd = Etcd::start(version);
         let admin = etcd.admin();
         // Also ones that look like a candidate's, but for the lease.
-        for key in [&b"leader/foreign"[..], b"leader/", b"leader/\xff\xfe\n", b"leader/2a", b"leader/sub/2a"]
+        for key in [&b"leader/foreign"[..], b"leader/", b"leader/\xff\xfe\n", b"leader/2a", b"leader/sub/me"]
         {
             let shown = String::from_utf8_lossy(key).replace('\n', "\u{fffd}");
             admin.put(key, if key.ends_with(b"foreign") { vec![b'x'; MEBIBYTE] } else { FOREIGN.to_vec() });

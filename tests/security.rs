@@ -29,6 +29,7 @@ use support::{
     metrics::Watches,
     on_each_etcd,
     pki::{KeyAndCert, Pki},
+    proxy::Proxy,
     runtime::wait_within,
     server::{CHANGE, FOLLOWER, LEADER, REFRESHING},
 };
@@ -230,6 +231,29 @@ on_each_etcd! {
         ended(reader("status"), 3);
         let observer = reader("observe").start();
         observer.wait_for_line(|line: &str| line.ends_with(" vacant"), SOON);
+    }
+
+    fn contract_4_a_leader_that_may_not_watch_its_key_any_more_says_so_and_then_stops(version: EtcdVersion) {
+        const TTL: Duration = Duration::from_secs(6);
+        let etcd = etcd_with_user(version, LONG_LIFETIME);
+        let proxy = Proxy::start(&etcd.endpoint());
+        let args = ["server", "server1", "--etcd", &proxy.endpoint(), "--ttl", "6s"];
+        let leader = logged_in(Elect::new(args)).start();
+        let line = |text: &'static str| move |line: &str| line.contains(text);
+        let leads = leader.wait_for_line(line(LEADER), SOON);
+
+        // Reading takes one permission, and renewing another. etcd asks for the first when a watch begins.
+        let mut client = etcd.admin().client();
+        let only_write = Permission::write("leader/").with_prefix();
+        wait_within(SOON, async move { client.role_grant_permission(USER, only_write).await }).unwrap().unwrap();
+        proxy.cut();
+        let warned = leader.wait_for_line_since(leads.mark(), line("can't be watched"), SOON);
+        let stopped = leader.wait_for_line_since(leads.mark(), line(CHANGE), SOON);
+        assert!(stopped.text.contains("could not be watched"), "{}", stopped.text);
+        assert!(stopped.at - warned.at > TTL / 2, "warned at {}, stopped at {}", warned.at, stopped.at);
+        let lines = leader.lines_since(leads.mark());
+        let renewals = lines.iter().filter(|line| line.text.contains(REFRESHING) && line.at < stopped.at);
+        assert!(renewals.count() > 0, "its lease was fine");
     }
 
     fn one_user_without_permission_does_not_disturb_another(version: EtcdVersion) {

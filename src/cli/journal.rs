@@ -154,6 +154,15 @@ impl Journal {
                     info!(target: TRANSCRIPT, ?latency, "{line}");
                 }
             }
+            Event::Blind { token, until } => {
+                let left = until.since(Timestamp::now());
+                warn!(
+                    token = token.get(),
+                    ends_in = ?left,
+                    "the leader's key can't be watched, though its lease is renewed; leadership ends unless it can be \
+                     watched again: may this user still read the election's prefix, and is etcd's store alive?"
+                );
+            }
             Event::Lost { token, loss } => {
                 for line in self.transcript.lines(Happened::Lost) {
                     info!(target: TRANSCRIPT, token = token.get(), reason = %loss, "{line}");
@@ -180,6 +189,13 @@ impl Journal {
             Front::Candidate(token) => self.happened(Happened::SeenLeader { token }),
             Front::Foreign(key) => {
                 warn!(key, "nobody can lead until this key, put by hand, is deleted");
+                self.happened(Happened::SeenVacant);
+            }
+            Front::Leased(key) => {
+                warn!(
+                    key,
+                    "nobody can lead before this key has gone with its lease: it is no candidate's, or one of several that were put at once"
+                );
                 self.happened(Happened::SeenVacant);
             }
             _ => self.happened(Happened::SeenVacant),

@@ -7,7 +7,7 @@
 
 use std::time::SystemTime;
 
-use crate::leadership::FencingToken;
+use crate::{leadership::FencingToken, observe::claimed_time};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Announcement {
@@ -36,7 +36,7 @@ impl Announcement {
     /// `None` for whatever some other program may have put there.
     pub(crate) fn from_json(value: &[u8]) -> Option<Self> {
         let stored: Stored = serde_json::from_slice(value).ok()?;
-        let since = humantime::parse_rfc3339_weak(&stored.since).ok()?;
+        let since = claimed_time(humantime::parse_rfc3339_weak(&stored.since).ok()?);
         Some(Self { leader: stored.leader, token: FencingToken::new(stored.token), since })
     }
 }
@@ -48,7 +48,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::etcd::layout;
+    use crate::etcd::layout::{self, LeaseId, Part};
 
     #[test]
     fn reads_what_it_writes() {
@@ -58,6 +58,13 @@ mod tests {
             since: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
         };
         assert_eq!(Announcement::from_json(&announcement.to_json()), Some(announcement));
+    }
+
+    #[test]
+    fn a_time_after_the_last_year_that_can_be_written_is_that_year() {
+        let claimed = br#"{"leader":"n","token":7,"since":"9999-12-31T23:59:60Z"}"#;
+        let announced = Announcement::from_json(claimed).unwrap();
+        assert!(String::from_utf8(announced.to_json()).unwrap().contains("9999-12-31T23:59:59"));
     }
 
     proptest! {
@@ -73,13 +80,15 @@ mod tests {
         let election = "leader".parse().unwrap();
         bolero::check!().for_each(|value: &[u8]| {
             if let Some(announced) = Announcement::from_json(value) {
+                // Which writes the time, as all do that show it.
                 assert_eq!(Announcement::from_json(&announced.to_json()).unwrap().token, announced.token);
             }
             let shown = crate::names::displayed(value);
-            assert!(!shown.contains(char::is_control) && shown.len() < 1024, "{shown:?}");
-            if let Some(lease) = layout::named_as_candidate(&election, value) {
-                assert_eq!(layout::candidate_key(&election, lease), value);
-            }
+            assert!(!shown.contains(crate::names::forges) && shown.len() < 1024, "{shown:?}");
+            let by_name = layout::part_of(&election, value, None);
+            let by_lease = layout::part_of(&election, value, Some((LeaseId(42), value)));
+            assert!(by_lease != Part::Candidate || value == layout::candidate_key(&election, LeaseId(42)));
+            assert!(by_lease != Part::Candidate || by_name == Part::Candidate);
         });
     }
 }

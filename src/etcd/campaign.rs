@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!   seen in the queue ──► behind somebody ──► … ──► first ──┐
-//!   etcd's Campaign returned ───────────────────────────────┴──► Win
+//!   etcd answered that it put our key ──────────────────────┴──► Win
 //! ```
 //!
 //! A win takes both, in either order. *First* is what the [view](super::view) of the queue
 //! shows: a linearizable read, carried on event by event, so that at one revision our own key
-//! was there, on our lease, with nobody before it. `Campaign` alone proves nothing: it returns
-//! success for a key that is long gone (etcd-io/etcd#11007). Its return is waited for all the
-//! same, because a call that is cut off later makes etcd resign in our name.
+//! was there, on our lease, with nobody before it and nobody at the same revision. The answer to the
+//! put says which `create_revision` is ours: a key of our name that another process made is not.
+//! (etcd's own `Campaign` proves less: it returns success for a key that is long gone,
+//! etcd-io/etcd#11007.)
 //!
 //! Nobody can come before us later: `create_revision` only grows. So first stays first for as
 //! long as our key lives. The moment the view is not sure any more (a broken watch), nothing
@@ -17,7 +18,8 @@
 
 use super::{
     layout::{LeaseId, Revision},
-    view::{Place, Sight},
+    queue::Place,
+    view::Sight,
 };
 
 /// An attempt that has not been won yet.
@@ -28,10 +30,12 @@ pub(crate) struct Campaign {
     created: Option<Revision>,
     /// Whether the view has ever shown us in the queue.
     queued: bool,
+    /// Whether the view is sure of what it shows.
+    sure: bool,
     /// Whether the view shows nobody before us, and is sure of it.
     first: bool,
-    /// Whether etcd's `Campaign` has returned.
-    returned: bool,
+    /// Whether etcd has answered that it put our key.
+    put: bool,
 }
 
 /// What was seen.
@@ -39,8 +43,8 @@ pub(crate) struct Campaign {
 pub(crate) enum Seen {
     /// What the view shows of our key.
     Sight(Sight),
-    /// etcd's `Campaign` returned success, for a key with this `create_revision`.
-    Returned { created: Revision },
+    /// etcd put our key, and this is its `create_revision`.
+    Put { created: Revision },
 }
 
 /// What to do next.
@@ -69,31 +73,36 @@ pub(crate) enum Why {
 
 impl Campaign {
     pub(crate) fn new(lease: LeaseId) -> Self {
-        Self { lease, created: None, queued: false, first: false, returned: false }
+        Self { lease, created: None, queued: false, sure: false, first: false, put: false }
     }
 
     /// Takes what was seen, and says what to do about it.
     pub(crate) fn see(&mut self, seen: Seen) -> Next {
         match seen {
-            Seen::Returned { created } => {
-                self.returned = true;
-                self.made(created).unwrap_or_else(|| self.settle(created))
+            Seen::Put { created } => {
+                self.put = true;
+                let shown = self.queued && self.sure;
+                let next = |rule: &Self| if shown { rule.settle(created) } else { Next::Expect };
+                self.made(created).unwrap_or_else(|| next(self))
             }
             Seen::Sight(Sight::Unsure { .. }) => {
-                self.first = false;
-                if self.returned { Next::Expect } else { Next::Wait }
+                (self.sure, self.first) = (false, false);
+                if self.put { Next::Expect } else { Next::Wait }
             }
-            Seen::Sight(Sight::At { revision, place }) => match place {
-                Place::Absent => self.absent(revision),
-                Place::Behind(key) | Place::First(key) => {
-                    if key.lease.is_some_and(|lease| lease != self.lease) {
-                        return Next::Abandon(Why::NotOurs);
+            Seen::Sight(Sight::At { revision, place }) => {
+                self.sure = true;
+                match place {
+                    Place::Absent => self.absent(revision),
+                    Place::Behind(key) | Place::First(key) => {
+                        if key.lease.is_some_and(|lease| lease != self.lease) {
+                            return Next::Abandon(Why::NotOurs);
+                        }
+                        self.queued = true;
+                        self.first = matches!(place, Place::First(_));
+                        self.made(key.created).unwrap_or_else(|| self.settle(key.created))
                     }
-                    self.queued = true;
-                    self.first = matches!(place, Place::First(_));
-                    self.made(key.created).unwrap_or_else(|| self.settle(key.created))
                 }
-            },
+            }
         }
     }
 
@@ -107,7 +116,7 @@ impl Campaign {
     fn absent(&mut self, revision: Revision) -> Next {
         self.first = false;
         let gone = self.queued || self.created.is_some_and(|created| created <= revision);
-        match (gone, self.returned) {
+        match (gone, self.put) {
             (true, _) => Next::Abandon(Why::KeyGone),
             (false, true) => Next::Expect,
             (false, false) => Next::Wait,
@@ -115,10 +124,10 @@ impl Campaign {
     }
 
     fn settle(&self, created: Revision) -> Next {
-        match (self.first, self.returned) {
+        match (self.first, self.put) {
             (true, true) => Next::Win { created },
-            (true, false) | (false, true) => Next::Expect,
-            (false, false) => Next::Follow { created },
+            (true, false) => Next::Expect,
+            (false, _) => Next::Follow { created },
         }
     }
 }
@@ -128,11 +137,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{clock::Timestamp, etcd::view::Key};
+    use crate::{clock::Timestamp, etcd::queue::Key};
 
     const OURS: LeaseId = LeaseId(7);
     const CREATED: Revision = Revision(10);
-    const RETURNED: Seen = Seen::Returned { created: CREATED };
+    const PUT: Seen = Seen::Put { created: CREATED };
     const UNSURE: Seen = Seen::Sight(Sight::Unsure { since: Timestamp::from_nanos(1) });
 
     fn key() -> Key {
@@ -159,45 +168,46 @@ mod tests {
     const WON: Next = Next::Win { created: CREATED };
 
     #[test]
-    fn contract_1_wins_by_the_view_and_the_return_in_either_order() {
+    fn contract_1_wins_by_the_view_and_the_answer_in_either_order() {
         assert_eq!(after(&[first()]), Next::Expect);
-        assert_eq!(after(&[first(), RETURNED]), WON);
-        assert_eq!(after(&[RETURNED]), Next::Expect);
-        assert_eq!(after(&[RETURNED, first()]), WON);
+        assert_eq!(after(&[first(), PUT]), WON);
+        assert_eq!(after(&[PUT]), Next::Expect);
+        assert_eq!(after(&[PUT, first()]), WON);
         assert_eq!(after(&[behind()]), Next::Follow { created: CREATED });
-        assert_eq!(after(&[behind(), RETURNED]), Next::Expect, "the view has to catch up");
-        assert_eq!(after(&[behind(), RETURNED, first()]), WON);
+        assert_eq!(after(&[behind(), PUT]), Next::Follow { created: CREATED });
+        assert_eq!(after(&[PUT, behind()]), Next::Follow { created: CREATED });
+        assert_eq!(after(&[behind(), PUT, first()]), WON);
     }
 
     #[test]
     fn contract_1_phantom_win_is_refused() {
         let gone = Next::Abandon(Why::KeyGone);
-        // Campaign returns success, but the key was seen to go.
+        // etcd put it, but the key was seen to go.
         assert_eq!(after(&[behind(), at(16, Place::Absent)]), gone);
         assert_eq!(after(&[first(), at(21, Place::Absent)]), gone);
         // … or came and went without being seen.
-        assert_eq!(after(&[RETURNED, at(10, Place::Absent)]), gone);
+        assert_eq!(after(&[PUT, at(10, Place::Absent)]), gone);
         // … or is on another lease, or made anew.
         let foreign = Key { lease: Some(LeaseId(8)), ..key() };
         let anew = Key { created: Revision(11), ..key() };
         for other in [foreign, anew] {
-            assert_eq!(after(&[RETURNED, at(20, Place::First(other))]), Next::Abandon(Why::NotOurs));
+            assert_eq!(after(&[PUT, at(20, Place::First(other))]), Next::Abandon(Why::NotOurs));
         }
     }
 
     #[test]
     fn contract_1_a_view_from_before_our_key_does_not_end_the_attempt() {
         assert_eq!(after(&[at(5, Place::Absent)]), Next::Wait);
-        assert_eq!(after(&[RETURNED, at(5, Place::Absent)]), Next::Expect);
-        assert_eq!(after(&[RETURNED, at(5, Place::Absent), first()]), WON);
+        assert_eq!(after(&[PUT, at(5, Place::Absent)]), Next::Expect);
+        assert_eq!(after(&[PUT, at(5, Place::Absent), first()]), WON);
     }
 
     #[test]
     fn contract_1_what_was_seen_before_the_view_broke_does_not_count() {
         assert_eq!(after(&[first(), UNSURE]), Next::Wait);
-        assert_eq!(after(&[first(), UNSURE, RETURNED]), Next::Expect);
-        assert_eq!(after(&[first(), UNSURE, RETURNED, at(30, Place::Absent)]), Next::Abandon(Why::KeyGone));
-        assert_eq!(after(&[first(), UNSURE, RETURNED, at(30, Place::First(key()))]), WON);
+        assert_eq!(after(&[first(), UNSURE, PUT]), Next::Expect);
+        assert_eq!(after(&[first(), UNSURE, PUT, at(30, Place::Absent)]), Next::Abandon(Why::KeyGone));
+        assert_eq!(after(&[first(), UNSURE, PUT, at(30, Place::First(key()))]), WON);
     }
 
     fn seen() -> impl Strategy<Value = Seen> {
@@ -213,22 +223,22 @@ mod tests {
             3 => keys.prop_map(Place::First),
         ];
         prop_oneof![
-            1 => Just(RETURNED),
+            1 => Just(PUT),
             1 => Just(UNSURE),
             5 => (5..30i64, places).prop_map(|(revision, place)| at(revision, place)),
         ]
     }
 
     proptest! {
-        /// Whatever is seen, in whatever order: a win comes only after the return, and only
+        /// Whatever is seen, in whatever order: a win comes only after the answer, and only
         /// while the newest sight is our own key with nobody before it.
         #[test]
-        fn contract_1_no_win_without_return_and_clear_sight(all in prop::collection::vec(seen(), 0..25)) {
+        fn contract_1_no_win_without_answer_and_clear_sight(all in prop::collection::vec(seen(), 0..25)) {
             let mut campaign = Campaign::new(OURS);
-            let (mut clear, mut returned) = (false, false);
+            let (mut clear, mut put) = (false, false);
             for seen in all {
                 match seen {
-                    Seen::Returned { .. } => returned = true,
+                    Seen::Put { .. } => put = true,
                     Seen::Sight(Sight::At { place: Place::First(seen), .. }) => {
                         clear = seen.created == CREATED && seen.lease.is_none_or(|lease| lease == OURS);
                     }
@@ -236,7 +246,7 @@ mod tests {
                 }
                 match campaign.see(seen) {
                     Next::Win { created } => {
-                        prop_assert!(clear && returned);
+                        prop_assert!(clear && put);
                         prop_assert_eq!(created, CREATED);
                         return Ok(());
                     }
@@ -252,18 +262,18 @@ mod tests {
             noise in prop::collection::vec(prop_oneof![
                 Just(behind()), Just(UNSURE), Just(at(5, Place::Absent)),
             ], 0..10),
-            returned_at in 0..10usize,
+            put_at in 0..10usize,
         ) {
             let mut campaign = Campaign::new(OURS);
             for (turn, seen) in noise.into_iter().enumerate() {
-                if turn == returned_at {
-                    prop_assert_ne!(campaign.see(RETURNED), Next::Wait);
+                if turn == put_at {
+                    prop_assert_ne!(campaign.see(PUT), Next::Wait);
                 }
                 if matches!(campaign.see(seen), Next::Abandon(_)) {
                     return Ok(());
                 }
             }
-            let _ = campaign.see(RETURNED);
+            let _ = campaign.see(PUT);
             prop_assert_eq!(campaign.see(first()), WON);
         }
     }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::announcement::Announcement;
 use crate::{leadership::FencingToken, names::ElectionName};
 
 /// A point in etcd's history.
@@ -42,17 +43,50 @@ pub(crate) fn candidate_key(election: &ElectionName, lease: LeaseId) -> Vec<u8> 
     format!("{election}/{lease}").into_bytes()
 }
 
-/// Whether a key under the election's prefix is one that a candidate made, as far as its
-/// name tells: `<election>/` and a lease's number.
-///
-/// Anything else there was put by hand. It holds up everybody behind it, as it does for
-/// etcd's own election, but it leads nothing.
-pub(crate) fn named_as_candidate(election: &ElectionName, key: &[u8]) -> Option<LeaseId> {
-    let number = key.strip_prefix(prefix(election).as_bytes())?;
-    let number = std::str::from_utf8(number).ok()?;
+/// How a key under an election's prefix belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Made by a candidate: `<election>/` and the number of the lease that it lies on.
+    Candidate,
+    /// Put by hand. It holds up everybody behind it, as it does for etcd's own election, but it leads
+    /// nothing.
+    Foreign,
+    /// Not part of the queue: it belongs to an election that is called `<election>/…`.
+    ///
+    /// Leaving it out is safe whoever put it: only keys of the form of [`Candidate`](Self::Candidate) can
+    /// lead this election, here and among etcd's own clients. (Those wait for every key under the prefix.)
+    Elsewhere,
+}
+
+/// Whose key this is, by its name and, where they are known, its lease and its value.
+pub(crate) fn part_of(election: &ElectionName, key: &[u8], known: Option<(LeaseId, &[u8])>) -> Part {
+    let Some(rest) = key.strip_prefix(prefix(election).as_bytes()) else { return Part::Elsewhere };
+    if let Some(named) = lease_named(rest) {
+        return match known {
+            Some((lease, _)) if lease != named => announced_or_foreign(known),
+            _ => Part::Candidate,
+        };
+    }
+    let last = rest.iter().rposition(|byte| *byte == b'/').map(|slash| &rest[slash + 1..]);
+    match last.and_then(lease_named) {
+        Some(_candidate_of_another) => Part::Elsewhere,
+        None => announced_or_foreign(known),
+    }
+}
+
+/// The leader of `<election>/x` announces itself at the key of that name, on its lease.
+fn announced_or_foreign(known: Option<(LeaseId, &[u8])>) -> Part {
+    match known {
+        Some((lease, value)) if lease.0 > 0 && Announcement::from_json(value).is_some() => Part::Elsewhere,
+        _ => Part::Foreign,
+    }
+}
+
+/// Reads the one form in which etcd itself writes a lease's number.
+fn lease_named(text: &[u8]) -> Option<LeaseId> {
+    let number = std::str::from_utf8(text).ok()?;
     let lease = LeaseId(i64::from_str_radix(number, 16).ok()?);
-    // Only the one form that etcd itself writes.
-    (lease.0 > 0 && candidate_key(election, lease) == key).then_some(lease)
+    (lease.0 > 0 && lease.to_string() == number).then_some(lease)
 }
 
 /// Whether a key is the one that a candidate of some election made for `lease`.
@@ -86,20 +120,32 @@ mod tests {
     #[test]
     fn a_key_put_by_hand_is_no_candidate() {
         let election: ElectionName = "leader".parse().unwrap();
-        let named = |key: &[u8]| named_as_candidate(&election, key);
-        assert_eq!(named(b"leader/2a"), Some(LeaseId(42)));
-        for key in [
-            "leader/me",
-            "leader/2A",
-            "leader/02a",
-            "leader/+2a",
-            "leader/-2a",
-            "leader/0",
-            "leader/",
-            "other/2a",
-        ] {
-            assert_eq!(named(key.as_bytes()), None, "{key}");
+        let part = |key: &[u8]| part_of(&election, key, None);
+        assert_eq!(part(b"leader/2a"), Part::Candidate);
+        for key in ["leader/me", "leader/2A", "leader/02a", "leader/+2a", "leader/-2a", "leader/0", "leader/"]
+        {
+            assert_eq!(part(key.as_bytes()), Part::Foreign, "{key}");
         }
-        assert_eq!(named(b"leader/\xff"), None);
+        assert_eq!(part(b"leader/\xff"), Part::Foreign);
+        assert_eq!(part(b"other/2a"), Part::Elsewhere);
+        let on = |lease| part_of(&election, b"leader/2a", Some((LeaseId(lease), b"me")));
+        assert_eq!([on(42), on(43), on(0)], [Part::Candidate, Part::Foreign, Part::Foreign]);
+    }
+
+    #[test]
+    fn keys_of_an_election_that_is_called_under_this_one_are_not_part_of_it() {
+        let election: ElectionName = "jobs".parse().unwrap();
+        let part = |key: &[u8]| part_of(&election, key, None);
+        for key in ["jobs/cleanup/2a", "jobs/cleanup/deep/694d71dd", "jobs//2a", "jobs/2a/2b"] {
+            assert_eq!(part(key.as_bytes()), Part::Elsewhere, "{key}");
+        }
+        assert_eq!(part(b"jobs/cleanup/me"), Part::Foreign);
+
+        let announced = br#"{"leader":"n","token":7,"since":"2026-01-01T00:00:00.000Z"}"#;
+        let inner = |lease, value: &[u8]| part_of(&election, b"jobs/cleanup", Some((LeaseId(lease), value)));
+        assert_eq!(inner(42, announced), Part::Elsewhere);
+        assert_eq!(inner(0, announced), Part::Foreign, "put by hand: it is on no lease");
+        assert_eq!(inner(42, b"mine"), Part::Foreign);
+        assert_eq!(part_of(&election, b"jobs/2a", Some((LeaseId(43), announced))), Part::Elsewhere);
     }
 }

@@ -23,13 +23,13 @@ use tokio::{
 use super::{
     Shared,
     layout::LeaseId,
-    link::Link,
+    link::{Link, Paused},
     progress::Answer,
     trouble::{Remedy, Trouble},
 };
 use crate::{
     clock::{self, Timestamp},
-    timing::Ttl,
+    timing::{Backoff, Ttl},
     validity::SharedValidity,
 };
 
@@ -136,6 +136,11 @@ impl Keeper {
                 };
                 return Err(self.broken(&link, why));
             }
+            if links.has_moved_on_from(&link) {
+                // Renewals are what notices in good time that a connection fell silent: they go where the
+                // watches are.
+                return Err(Trouble::elsewhere("another connection is in use"));
+            }
         }
     }
 
@@ -196,7 +201,7 @@ impl Held {
     /// Revokes the lease, and with it deletes its keys. Tries until `deadline`.
     pub(crate) async fn revoke(mut self, deadline: Timestamp) -> Result<(), Trouble> {
         self.revoked = true;
-        revoke(&self.shared, self.id, self.ttl, deadline).await
+        revoke(&self.shared, self.id, self.ttl, Some(deadline)).await
     }
 }
 
@@ -210,32 +215,87 @@ impl Drop for Held {
     }
 }
 
-/// Revokes a lease, unless that takes so long that it expires before.
+/// Revokes a lease, for as long as etcd may have it: an etcd that is away does not count that time, and
+/// gives every lease its full TTL again when it is back. Only a process that ends leaves it to that.
 async fn revoke_or_leave(shared: &Shared, id: LeaseId, ttl: Ttl) {
-    let deadline = Timestamp::now() + ttl.as_duration();
-    if let Err(trouble) = revoke(shared, id, ttl, deadline).await {
+    let expires = Timestamp::now() + ttl.as_duration();
+    let mut settling = shared.settling.subscribe();
+    let left = async {
+        // The sender lives as long as `shared`.
+        let _ = settling.wait_for(|settling| *settling).await;
+        clock::sleep_until(expires).await;
+    };
+    let trouble = tokio::select! {
+        biased;
+        revoked = revoke(shared, id, ttl, None) => revoked.err(),
+        () = left => Some(Trouble::unanswered(ttl.as_duration())),
+    };
+    if let Some(trouble) = trouble {
         tracing::debug!(lease = %id, %trouble, "left to expire by itself");
     }
 }
 
-async fn revoke(shared: &Shared, id: LeaseId, ttl: Ttl, deadline: Timestamp) -> Result<(), Trouble> {
+/// Revokes a lease. Tries until `deadline`, if there is one.
+async fn revoke(shared: &Shared, id: LeaseId, ttl: Ttl, deadline: Option<Timestamp>) -> Result<(), Trouble> {
+    let mut backoff = Backoff::between(Duration::from_millis(250), Duration::from_secs(3));
     loop {
         let once = async {
             let link = shared.links.link().await?;
             let mut client = link.leases();
             shared.links.call(&link, shared.call_patience(ttl), client.revoke(id.0)).await
         };
-        let left = deadline.since(Timestamp::now());
-        let trouble = match timeout(left, once).await {
-            Ok(Ok(_revoked)) => return Ok(()),
-            Ok(Err(trouble)) if trouble.remedy == Remedy::NewLease => return Ok(()),
-            Ok(Err(trouble)) if trouble.remedy == Remedy::Human => return Err(trouble),
-            Ok(Err(trouble)) => trouble,
-            Err(_) => return Err(Trouble::unanswered(left)),
+        let out_of_time = async {
+            match deadline {
+                Some(deadline) => clock::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
         };
-        if Timestamp::now() >= deadline {
-            return Err(trouble);
+        let attempt = async {
+            let trouble = match once.await {
+                Ok(_revoked) => return Some(Ok(())),
+                Err(trouble) if trouble.remedy == Remedy::NewLease => return Some(Ok(())),
+                Err(trouble) if trouble.remedy == Remedy::Human => return Some(Err(trouble)),
+                Err(trouble) => trouble,
+            };
+            let unreachable = trouble.remedy == Remedy::Unreachable;
+            if shared.links.pause(backoff.pause(), unreachable).await == Paused::Reachable {
+                backoff.reset();
+            }
+            None
+        };
+        tokio::select! {
+            biased;
+            ended = attempt => if let Some(ended) = ended { return ended },
+            () = out_of_time => return Err(Trouble::elsewhere("etcd did not confirm it in time")),
         }
-        sleep(short_pause()).await;
     }
+}
+
+/// Renews a lease that was given up for lost, if etcd still has it; returns when the renewal was sent.
+///
+/// # Errors
+///
+/// [`Remedy::NewLease`] where etcd does not have it any more, or with another TTL.
+pub(crate) async fn renew_once(
+    shared: &Shared,
+    link: &Link,
+    lease: LeaseId,
+    ttl: Ttl,
+) -> Result<Timestamp, Trouble> {
+    let gone = || Trouble { remedy: Remedy::NewLease, message: "etcd has the lease no more".into() };
+    let mut client = link.leases();
+    let opening = client.keep_alive(lease.0);
+    let (mut requests, mut answers) = shared.links.call(link, ttl.patience(), opening).await?;
+    let sent = Timestamp::now();
+    let known = shared.known();
+    let exchange = async {
+        requests.keep_alive().await?;
+        answers.message().await
+    };
+    let answer = shared.links.call(link, ttl.patience(), exchange).await?.ok_or_else(gone)?;
+    if answer.id() != lease.0 || answer.ttl() != i64::from(ttl.as_secs()) {
+        return Err(gone());
+    }
+    shared.accept(link, answer.header(), Answer::Local, known)?;
+    Ok(sent)
 }

@@ -7,12 +7,18 @@
 //! * whoever has trouble with a link says so ([`Links::failed`]), and everybody moves, except
 //!   renewals that are still answered on the old one;
 //! * the next one is raced for: an endpoint that doesn't answer within 250 ms gets
-//!   company from the one after it, and the first to answer is taken;
+//!   company from the one after it, and the first to answer is taken. Each address of a host name is an
+//!   endpoint of its own, and names are looked up at each connection;
+//! * a connection counts once a member that knows a leader has answered over it. So while etcd can't serve,
+//!   nobody here asks it anything but that, four times a second at most, and everybody goes on the moment it
+//!   can;
 //! * no channel has a timeout of its own, for it would cut off a standby's `Campaign`.
 //!   Each call that should be short is timed by its caller. Pings on the HTTP/2 level find
 //!   connections that fell silent under calls that may be long.
 
 use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -21,11 +27,18 @@ use std::{
 };
 
 use etcd_client::{
-    Channel, Client, ConnectOptions, ElectionClient, GetOptions, KvClient, LeaseClient, WatchClient,
-    WatchResponse,
+    Channel, Client, ConnectOptions, GetOptions, KvClient, LeaseClient, WatchClient, WatchResponse,
 };
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 use tonic::transport;
+
+use self::{
+    dial::{Dialer, addresses},
+    race::race,
+};
 
 use super::{
     Settings,
@@ -35,8 +48,12 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// How long an endpoint is waited for before the next one joins the race.
-const HEAD_START: Duration = Duration::from_millis(250);
+mod dial;
+mod race;
+
+/// Between two rounds of attempts to connect: four a second, and not those of all processes at once.
+const ROUND: Duration = Duration::from_millis(250);
+const JITTER_MS: u64 = 20;
 
 /// How long connecting, and logging in, may take at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -58,6 +75,7 @@ pub(crate) struct Link {
     client: Arc<Client>,
     generation: u64,
     endpoint: usize,
+    address: SocketAddr,
     watches: Arc<Watches>,
     /// When etcd's consensus was last heard through it, in nanoseconds of the boot-time clock.
     answered: Arc<AtomicU64>,
@@ -81,10 +99,6 @@ impl Link {
         self.client.lease_client()
     }
 
-    pub(crate) fn elections(&self) -> ElectionClient {
-        self.client.election_client()
-    }
-
     /// Notes that an answer came by it which took the whole of etcd. (A renewal's does not count:
     /// a member whose own store hangs goes on forwarding those.)
     pub(crate) fn answered(&self) {
@@ -97,8 +111,10 @@ pub(crate) struct Links {
     settings: Settings,
     /// The endpoint to try first.
     preferred: AtomicUsize,
-    connecting: tokio::sync::Mutex<()>,
+    connecting: tokio::sync::Mutex<Rounds>,
     current: Mutex<Option<Link>>,
+    /// The address that failed last: of the addresses of a name it is tried after the others.
+    avoided: Mutex<Option<SocketAddr>>,
     /// The newest generation that has failed.
     failed: watch::Sender<u64>,
 }
@@ -112,6 +128,7 @@ impl Links {
             preferred,
             connecting: tokio::sync::Mutex::default(),
             current: Mutex::default(),
+            avoided: Mutex::default(),
             failed: watch::Sender::new(0),
         }
     }
@@ -121,18 +138,56 @@ impl Links {
         if let Some(link) = self.current() {
             return Ok(link);
         }
-        let _one_at_a_time = self.connecting.lock().await;
+        let mut rounds = self.connecting.lock().await;
         if let Some(link) = self.current() {
             return Ok(link);
         }
+        if let Some(trouble) = rounds.too_soon() {
+            return Err(trouble);
+        }
+        if let Some(next) = rounds.next {
+            sleep_until(next).await;
+        }
+        rounds.begin();
         let generation = *self.failed.borrow() + 1;
-        let (endpoint, client) = self.race().await?;
+        let (endpoint, (address, client)) =
+            self.race().await.inspect_err(|trouble| rounds.failure = Some(trouble.clone()))?;
+        rounds.failure = None;
         let answered = Arc::new(AtomicU64::new(Timestamp::now().as_nanos()));
         let (client, watches) = (Arc::new(client), Arc::default());
-        let link = Link { client, generation, endpoint, watches, answered };
+        let link = Link { client, generation, endpoint, address, watches, answered };
         *self.lock() = Some(link.clone());
-        tracing::debug!(endpoint = %self.settings.endpoints[endpoint], generation, "connected to etcd");
+        tracing::debug!(endpoint = %self.settings.endpoints[endpoint], %address, generation, "connected to etcd");
         Ok(link)
+    }
+
+    /// Waits before another attempt. Where etcd could not be reached, only until it can be.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub(crate) async fn pause(&self, pause: Duration, unreachable: bool) -> Paused {
+        let over = Instant::now() + pause;
+        if !unreachable {
+            sleep_until(over).await;
+            return Paused::Over;
+        }
+        loop {
+            // A round that was begun goes on to its end: the next would have to wait for its time.
+            if self.link().await.is_ok() {
+                return Paused::Reachable;
+            }
+            if Instant::now() >= over {
+                return Paused::Over;
+            }
+            // The next round is begun by whoever comes first.
+            sleep_until(over.min(Instant::now() + ROUND / 10)).await;
+        }
+    }
+
+    /// Whether another link is in use, and this one was said to be no good.
+    pub(crate) fn has_moved_on_from(&self, link: &Link) -> bool {
+        self.lock().as_ref().is_some_and(|current| current.generation > link.generation)
     }
 
     /// Says that a link is no good. Everybody who uses it moves on.
@@ -140,6 +195,7 @@ impl Links {
         let mut current = self.lock();
         if current.as_ref().is_some_and(|current| current.generation == link.generation) {
             *current = None;
+            *self.avoided.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.address);
             let next = (link.endpoint + 1) % self.settings.endpoints.len();
             self.preferred.store(next, Ordering::Relaxed);
             self.failed.send_if_modified(|failed| {
@@ -225,23 +281,20 @@ impl Links {
     }
 
     /// Connects to the endpoints in turn, each with a head start, and takes the first.
-    async fn race(&self) -> Result<(usize, Client), Trouble> {
+    async fn race(&self) -> Result<(usize, (SocketAddr, Client)), Trouble> {
         let count = self.settings.endpoints.len();
         let first = self.preferred.load(Ordering::Relaxed);
-        let mut racing = JoinSet::new();
-        let mut problems = Vec::new();
-        for turn in 0..count {
-            let index = (first + turn) % count;
-            let settings = self.settings.clone();
-            racing.spawn(async move { (index, connect(&settings, index).await) });
-            let last = turn + 1 == count;
-            let head_start = if last { CONNECT_TIMEOUT } else { HEAD_START };
-            let winner = timeout(head_start, first_connected(&mut racing, &mut problems)).await;
-            if let Ok(Some(winner)) = winner {
-                return Ok(winner);
-            }
-        }
-        Err(self.unreachable(problems))
+        let avoided = *self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = |turn| (first + turn) % count;
+        let connecting = |turn| {
+            let (settings, index) = (self.settings.clone(), index(turn));
+            async move { connect(&settings, index, avoided).await.map(|connected| (index, connected)) }
+        };
+        let raced = race(count, CONNECT_TIMEOUT, connecting).await;
+        raced.map_err(|problems| {
+            let problems = problems.into_iter().map(|(turn, trouble)| (index(turn), trouble));
+            self.unreachable(problems.collect())
+        })
     }
 
     fn unreachable(&self, problems: Vec<(usize, Trouble)>) -> Trouble {
@@ -263,40 +316,85 @@ impl Links {
     }
 }
 
-/// The first of the racing connections to be made; `None` once all have failed.
-async fn first_connected(
-    racing: &mut JoinSet<(usize, Result<Client, Trouble>)>,
-    problems: &mut Vec<(usize, Trouble)>,
-) -> Option<(usize, Client)> {
-    while let Some(finished) = racing.join_next().await {
-        match finished {
-            Ok((index, Ok(client))) => return Some((index, client)),
-            Ok((index, Err(trouble))) => problems.push((index, trouble)),
-            Err(_panicked_or_aborted) => {}
-        }
-    }
-    None
+/// When there may be another round of attempts to connect.
+#[derive(Debug, Default)]
+struct Rounds {
+    next: Option<Instant>,
+    /// How the last one failed.
+    failure: Option<Trouble>,
 }
 
-/// Connects to one endpoint and, where there are credentials, logs in.
-async fn connect(settings: &Settings, index: usize) -> Result<Client, Trouble> {
+impl Rounds {
+    fn begin(&mut self) {
+        let jitter = Duration::from_millis(fastrand::u64(..JITTER_MS));
+        self.next = Some(Instant::now() + ROUND + jitter);
+    }
+
+    /// The answer to those who ask between two rounds.
+    fn too_soon(&self) -> Option<Trouble> {
+        self.failure.clone().filter(|_| self.next.is_some_and(|next| Instant::now() < next))
+    }
+}
+
+/// How a pause ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paused {
+    Over,
+    /// etcd can be reached again.
+    Reachable,
+}
+
+/// Connects to one endpoint, at the first of its addresses that answers.
+async fn connect(
+    settings: &Settings,
+    index: usize,
+    avoided: Option<SocketAddr>,
+) -> Result<(SocketAddr, Client), Trouble> {
     let endpoint = &settings.endpoints[index];
-    let connecting = async {
-        let channel = transport_to(endpoint, settings)?.connect().await?;
-        let client = Client::from_channel(Channel::Tonic(channel), Some(options(settings))).await?;
-        if settings.endpoints.len() > 1 || settings.tls.is_some() {
-            answers(&client).await?;
+    let addresses = addresses(endpoint, avoided, CONNECT_TIMEOUT).await?;
+    let connecting = |turn: usize| {
+        let (settings, address) = (settings.clone(), addresses[turn]);
+        async move { connect_to(&settings, index, address).await.map(|client| (address, client)) }
+    };
+    let raced = race(addresses.len(), CONNECT_TIMEOUT, connecting).await;
+    raced.map_err(|problems| together(&addresses, problems))
+}
+
+/// What is to be said of an endpoint none of whose addresses answered.
+fn together(addresses: &[SocketAddr], problems: BTreeMap<usize, Trouble>) -> Trouble {
+    let all = problems.len() == addresses.len();
+    let human = |trouble: &Trouble| trouble.remedy == Remedy::Human;
+    let remedy = if all && problems.values().all(human) { Remedy::Human } else { Remedy::Elsewhere };
+    let message = match (addresses, problems.values().next()) {
+        (_, None) => return Trouble::unanswered(CONNECT_TIMEOUT),
+        ([_only], Some(trouble)) => trouble.message.clone(),
+        (_, Some(_)) => {
+            let said = problems.iter().map(|(turn, trouble)| format!("{}: {trouble}", addresses[*turn].ip()));
+            said.collect::<Vec<_>>().join(", ")
         }
+    };
+    Trouble { remedy, message }
+}
+
+/// Connects to one address of an endpoint and, where there are credentials, logs in.
+async fn connect_to(settings: &Settings, index: usize, address: SocketAddr) -> Result<Client, Trouble> {
+    let endpoint = &settings.endpoints[index];
+    let dialer = Dialer::new(address);
+    let connected = dialer.connected();
+    let connecting = async {
+        let channel = transport_to(endpoint, settings)?.connect_with_connector(dialer).await?;
+        let client = Client::from_channel(Channel::Tonic(channel), Some(options(settings))).await?;
+        answers(&client).await?;
         Ok(client)
     };
-    let connected: Result<Result<_, Trouble>, _> = timeout(CONNECT_TIMEOUT, connecting).await;
-    let trouble = match connected {
+    let answered: Result<Result<_, Trouble>, _> = timeout(CONNECT_TIMEOUT, connecting).await;
+    let trouble = match answered {
         Ok(Ok(client)) => return Ok(client),
         Ok(Err(trouble)) => trouble,
         Err(_) => return Err(Trouble::unanswered(CONNECT_TIMEOUT)),
     };
     match &settings.tls {
-        Some(tls) if trouble.remedy == Remedy::Elsewhere => {
+        Some(tls) if trouble.remedy == Remedy::Elsewhere && connected.load(Ordering::Relaxed) => {
             let refusal = tls.refusal(endpoint.host(), endpoint.port()).await;
             Err(refusal.and_then(|refusal| Trouble::refused_certificate(&refusal)).unwrap_or(trouble))
         }
@@ -304,8 +402,12 @@ async fn connect(settings: &Settings, index: usize) -> Result<Client, Trouble> {
     }
 }
 
-/// Whether there is a living member behind a connection: the kernel of a frozen one goes on
-/// accepting them. What is asked does not matter, nor whether it is refused.
+/// Whether there is a living member behind a connection, and one that knows a leader (without one it
+/// refuses whatever we ask): the kernel of a frozen one goes on accepting them. What is asked does not
+/// matter, nor whether it is refused for us.
+///
+/// Not linearizably: a read that a member can't have confirmed keeps all that come after it waiting there,
+/// for up to half a second after there is a leader again.
 async fn answers(client: &Client) -> Result<(), Trouble> {
     let options = GetOptions::new().with_serializable().with_keys_only();
     match client.kv_client().get("elect", Some(options)).await.map_err(Trouble::from) {
@@ -319,7 +421,6 @@ fn transport_to(endpoint: &Endpoint, settings: &Settings) -> Result<transport::E
     let tls = settings.tls.is_some() || endpoint.wants_tls();
     let transport = transport::Endpoint::from_shared(endpoint.uri(tls))?
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         // Some call is always open while it matters, and etcd hangs up on idle pings.

@@ -8,11 +8,10 @@
 //! * **etcd** keeps keys in the order of their creation, each on a lease. A lease may end as
 //!   soon as its TTL, less what a fast clock takes off, has passed since etcd last handled a
 //!   renewal of it; or any time later; or never. A read is answered from the state of one
-//!   moment; a watch tells of every revision after it, in order. `Campaign` returns once no older
-//!   key is left, *whether or not* the own key is still there: that is how etcd announces
-//!   phantom wins.
+//!   moment; a watch tells of every revision after it, in order. The transaction that puts a key is
+//!   answered at any later time, *whether or not* the key is still there.
 //! * **The network** delivers whatever is under way after any delay, or never: a renewal (to
-//!   etcd and back), a read of the queue, `Campaign`'s request and its return, watch events, the
+//!   etcd and back), a read of the queue, the put of a key and its answer, watch events, the
 //!   revocation of a lease that was given up. A renewal whose answer does not come is given up
 //!   for a new one.
 //! * **The view** of a candidate lags behind etcd by any number of events. Its watch breaks at
@@ -21,7 +20,9 @@
 //!   from there; so what was compacted away in between needs no modelling of its own. Of
 //!   several sights that came meanwhile, a candidate sees the newest only.
 //! * **Candidates** give an attempt up at any time (a connection failed, patience ran out, etcd
-//!   said that the lease is gone), resign at any time, and stand again with a new lease.
+//!   said that the lease is gone), resign at any time, and stand again with a new lease. One that has
+//!   not led may also begin a new attempt on the lease and the key that it has, once etcd has renewed
+//!   that lease: however long its own proof has been over, as after an outage of etcd.
 //!   Freezing and crashing need no step of their own: a candidate that takes no step while time
 //!   goes on *is* frozen, and one that takes none ever again has crashed. Whatever arrived
 //!   meanwhile may be handled in any order after the thaw.
@@ -42,7 +43,8 @@
 //! [`Loss::Blind`](crate::leadership::Loss::Blind) is one of the reasons to resign at any time.
 //!
 //! Left out: members of etcd that lie or lag ([`progress`](super::progress) has tests of its
-//! own); keys that are put by hand, or moved to another lease; how many seconds a margin is
+//! own); keys that are put by hand, several at one revision, or moved to another lease, and queues that
+//! are kept in part ([`queue`] has tests of those); how many seconds a margin is
 //! ([`timing`](crate::timing)); whether anybody is elected in the end (the `sometimes` properties
 //! show that it can happen, not that it must).
 
@@ -56,7 +58,8 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 use super::{
     campaign::{Campaign, Next, Seen, Why},
     layout::{LeaseId, Revision},
-    view::{self, Place, Queue, Sight},
+    queue::{self, Entry, Place, Queue},
+    view::Sight,
 };
 use crate::{
     clock::Timestamp,
@@ -84,11 +87,13 @@ struct Election {
     /// What is taken off the TTL on our side.
     margin: i8,
     mutant: Option<Mutant>,
-    /// Whether etcd handles renewals and `Campaign`'s request the moment they are sent. Larger
+    /// Whether etcd handles renewals and puts the moment they are sent. Larger
     /// elections are gone through like this: a renewal handled late makes a lease that may end
     /// later, which any lease may; a request handled late comes from a candidate that was
     /// frozen, which any candidate may be. (The answers are late all the same.)
     prompt: bool,
+    /// Whether an attempt may be begun anew with the lease of the one before.
+    keeps: bool,
     /// Whether a candidate's state says how its last attempt ended, and what is seen of that.
     ///
     /// A proof does without, for the sake of fewer states.
@@ -113,17 +118,19 @@ enum ThirdParty {
 /// A safeguard that is taken out, to show that the checker misses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutant {
-    /// `Campaign`'s return alone is a win.
+    /// The answer that the key was put is a win.
     NoVerification,
     /// Leadership is believed until somebody says that it is over.
     NoDeadline,
     /// Validity counts from the answer, not from the send.
     CountsFromTheAnswer,
     /// Once the candidate right before us is gone we lead (microsoft/etcd3#176). Also taken out
-    /// is the wait for `Campaign`'s return, which would hide it.
+    /// is the wait for the answer to the put, which would hide it.
     OnlyTheOneBefore,
     /// A watch that broke is opened anew from the present on, and nothing is read.
     KeepsTheSight,
+    /// A lease that was kept is believed without having been renewed.
+    TrustsTheKeptLease,
 }
 
 /// Everything, at one moment.
@@ -237,7 +244,7 @@ struct Attempt {
     campaign: Campaign,
     /// Our key's `create_revision`, once etcd has made it.
     created: Option<Revision>,
-    returned: bool,
+    answered: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -253,8 +260,10 @@ enum Action {
     Tick,
     /// Stands, with a lease that was granted at once: see [`Election::stand`].
     Stand(usize),
+    /// Begins a new attempt with the lease and the key that it has: etcd has renewed the lease.
+    StandAgain(usize),
     EtcdPutsKey(usize),
-    CampaignReturns(usize),
+    PutAnswered(usize),
     /// The queue is read: shown at once, and seen at any later time.
     ViewReads(usize),
     /// The view shows the next revision.
@@ -285,6 +294,7 @@ impl Election {
             margin: DRIFT,
             mutant: None,
             prompt: false,
+            keeps: false,
             remembers: false,
         }
     }
@@ -353,7 +363,13 @@ impl Election {
                 }
                 return;
             }
-            Stage::Standing(attempt) => steps_of_attempt(world, who, attempt, actions),
+            Stage::Standing(attempt) => {
+                let renewable = world.etcd.lease(attempt.hold.lease).is_some();
+                if self.keeps && (renewable || self.mutant == Some(Mutant::TrustsTheKeptLease)) {
+                    actions.push(Action::StandAgain(who));
+                }
+                steps_of_attempt(world, who, attempt, actions);
+            }
             Stage::Leading(_) => {}
         }
         actions.push(Action::Leave(who));
@@ -425,6 +441,7 @@ impl Election {
                 world.etcd.end(lease);
             }
             Action::Stand(who) => self.stand(world, who),
+            Action::StandAgain(who) => self.stand_again(world, who),
             Action::SendRenewal(who) => {
                 let hold = candidates[who].holding();
                 hold.renewal = Some(Renewal { age: 0, answered: self.prompt });
@@ -453,7 +470,7 @@ impl Election {
                 let Stage::Standing(attempt) = &mut candidates[who].stage else { unreachable!() };
                 attempt.created = Some(etcd.put(attempt.hold.lease));
             }
-            Action::See(who) | Action::CampaignReturns(who) => self.campaign_sees(world, who, action),
+            Action::See(who) | Action::PutAnswered(who) => self.campaign_sees(world, who, action),
         }
     }
 
@@ -475,8 +492,24 @@ impl Election {
             hold,
             campaign: Campaign::new(lease),
             created: self.prompt.then(|| world.etcd.put(lease)),
-            returned: false,
+            answered: false,
         });
+    }
+
+    /// An attempt starts with the lease of the one before: `Attempt::start`, with a `kept` lease.
+    ///
+    /// The renewal is handled and heard of at once, for the reasons why a grant is.
+    fn stand_again(&self, world: &mut World, who: usize) {
+        let until = self.believed_until(0);
+        let candidate = &mut world.candidates[who];
+        let unseen = candidate.view.is_some();
+        let Stage::Standing(attempt) = &mut candidate.stage else { unreachable!() };
+        if self.mutant != Some(Mutant::TrustsTheKeptLease) {
+            world.etcd.renew(attempt.hold.lease);
+        }
+        attempt.begin_anew();
+        attempt.hold.validity = Validity::new(until);
+        attempt.hold.unseen = unseen;
     }
 
     /// An answer to a renewal: `Keeper::renew_over_a_stream`.
@@ -522,11 +555,11 @@ impl Election {
         let sight = world.candidates[who].sight();
         let Stage::Standing(attempt) = &mut world.candidates[who].stage else { unreachable!() };
         let next = match (action, attempt.created) {
-            (Action::CampaignReturns(_), Some(created)) => {
-                attempt.returned = true;
+            (Action::PutAnswered(_), Some(created)) => {
+                attempt.answered = true;
                 match self.mutant {
                     Some(Mutant::NoVerification) => Next::Win { created },
-                    _ => attempt.campaign.see(Seen::Returned { created }),
+                    _ => attempt.campaign.see(Seen::Put { created }),
                 }
             }
             _ => {
@@ -541,7 +574,7 @@ impl Election {
                 self.win(world, who, created);
             }
             Next::Abandon(why) => {
-                let phantom = attempt.returned && why == Why::KeyGone;
+                let phantom = attempt.answered && why == Why::KeyGone;
                 self.give_up(world, who, if phantom { Past::RefusedPhantom } else { Past::Other });
             }
         }
@@ -552,9 +585,17 @@ impl Election {
     fn simplify(&self, world: &mut World) {
         for who in 0..world.candidates.len() {
             // Who can't lead any more may leave, and nothing else that it may do matters.
+            // But one that has not led may stand again with the same key, for which only its lease counts.
             let over = |hold: &Hold| !self.remembers && !hold.validity.clone().holds_at(NOW);
             if world.candidates[who].hold().is_some_and(over) {
-                self.give_up(world, who, Past::Other);
+                let World { etcd, candidates, .. } = world;
+                match &mut candidates[who].stage {
+                    Stage::Standing(attempt) if self.keeps && etcd.lease(attempt.hold.lease).is_some() => {
+                        attempt.begin_anew();
+                        attempt.hold.unseen = false;
+                    }
+                    _ => self.give_up(world, who, Past::Other),
+                }
             }
             let idle = matches!(world.candidates[who].stage, Stage::Idle(_));
             if idle && world.attempts == self.attempts {
@@ -724,6 +765,15 @@ impl Candidate {
     }
 }
 
+impl Attempt {
+    /// Nothing that was seen counts any more.
+    fn begin_anew(&mut self) {
+        self.campaign = Campaign::new(self.hold.lease);
+        self.answered = false;
+        self.hold.renewal = None;
+    }
+}
+
 impl Etcd {
     fn lease(&self, id: LeaseId) -> Option<&Lease> {
         self.leases.iter().find(|lease| lease.id == id)
@@ -791,7 +841,7 @@ impl Etcd {
 
 impl View {
     fn queue(&self) -> Queue {
-        Queue::read(self.at, self.keys.iter().map(|key| (name(key.lease), key.created)))
+        Queue::read(self.at, self.keys.iter().map(|key| (name(key.lease), entry(key.created, None))))
     }
 
     fn sight(&self, lease: LeaseId) -> Sight {
@@ -810,7 +860,7 @@ impl View {
     /// One revision further on.
     fn carried_on(&self, revision: Revision, event: Event) -> Self {
         let mut queue = self.queue();
-        let now = event.put.then_some(view::Key { created: revision, lease: Some(event.lease) });
+        let now = event.put.then(|| entry(revision, Some(event.lease)));
         queue.happened(revision, &name(event.lease), now);
         let leases = self.keys.iter().map(|key| key.lease).chain(event.put.then_some(event.lease));
         let key = |lease| match queue.place(&name(lease)) {
@@ -828,20 +878,23 @@ fn place(sight: Sight) -> Option<Place> {
     }
 }
 
+fn entry(created: Revision, lease: Option<LeaseId>) -> Entry {
+    Entry { key: queue::Key { created, lease }, candidate: true, name: None }
+}
+
 fn name(lease: LeaseId) -> Vec<u8> {
     lease.0.to_be_bytes().into()
 }
 
 fn steps_of_attempt(world: &World, who: usize, attempt: &Attempt, actions: &mut Vec<Action>) {
-    let Some(created) = attempt.created else {
-        if world.etcd.lease(attempt.hold.lease).is_some() {
-            actions.push(Action::EtcdPutsKey(who));
+    match attempt.created {
+        None if world.etcd.lease(attempt.hold.lease).is_some() => actions.push(Action::EtcdPutsKey(who)),
+        // One that comes before it is the first is as good as one that comes then: until then the candidate
+        // waits, answered or not. Once true this stays true: no key is ever made with a smaller revision.
+        Some(created) if !attempt.answered && !world.etcd.any_before(created) => {
+            actions.push(Action::PutAnswered(who));
         }
-        return;
-    };
-    // Once true this stays true: no key is ever made with a smaller revision.
-    if !attempt.returned && !world.etcd.any_before(created) {
-        actions.push(Action::CampaignReturns(who));
+        None | Some(_) => {}
     }
 }
 
@@ -1007,6 +1060,11 @@ fn contract_1_one_leader_when_candidates_stand_again() {
 }
 
 #[test]
+fn contract_1_one_leader_when_candidates_keep_their_place_beyond_their_proof() {
+    prove(Election { keeps: true, breaks: true, prompt: true, ..Election::sound() });
+}
+
+#[test]
 fn contract_1_one_leader_though_watches_break() {
     prove(Election { breaks: true, prompt: true, ..Election::sound() });
 }
@@ -1030,6 +1088,11 @@ fn contract_1_two_leaders_without_verification() {
 #[test]
 fn contract_1_two_leaders_if_only_the_one_right_before_counts() {
     refute(Election { attempts: 3, ..Election::without(Mutant::OnlyTheOneBefore) }, ONE_LEADER);
+}
+
+#[test]
+fn contract_2_two_leaders_if_a_kept_lease_is_not_renewed_first() {
+    refute(Election { keeps: true, ..Election::without(Mutant::TrustsTheKeptLease) }, ONE_LEADER);
 }
 
 #[test]

@@ -6,26 +6,24 @@
 //! the connection is dead, so an observer asks for progress.
 
 use std::{
-    collections::BTreeMap,
     convert::Infallible,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use etcd_client::{
-    Event, EventType, GetOptions, KeyValue, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions,
-};
+use etcd_client::{Event, EventType, KeyValue, WatchOptions};
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 
 use super::{
     Shared,
     announcement::Announcement,
-    layout::{self, LeaseId, Revision},
-    link::Link,
+    layout::{self, Revision},
+    link::{Link, Paused},
     progress::Answer,
+    queue::{self, Entry, Head, PATIENCE, Queue, Want},
     trouble::{Remedy, Trouble},
 };
 use crate::{
@@ -38,15 +36,10 @@ use crate::{
 /// How often an observer asks whether it is still connected.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a read, or an observer's question, may stay unanswered.
-const PATIENCE: Duration = Duration::from_secs(2);
-
-/// More candidates than anybody lists; the rest are left out of a snapshot.
-const MOST_CANDIDATES: usize = 1000;
-
 /// Sends every state of the election until nobody listens, or etcd refuses us.
 pub(crate) async fn observe(shared: Arc<Shared>, election: ElectionName, told: mpsc::Sender<Observation>) {
-    let mut following = Following { shared, election, told, last: None, last_contact: None };
+    let mut following =
+        Following { shared: Arc::clone(&shared), election, told, last: None, last_contact: None };
     let mut backoff = Backoff::new();
     loop {
         let trouble = match following.follow(&mut backoff).await {
@@ -58,11 +51,14 @@ pub(crate) async fn observe(shared: Arc<Shared>, election: ElectionName, told: m
         }
         tracing::debug!(%trouble, "lost sight of the election, looking again");
         let refused = trouble.remedy == Remedy::Human;
+        let unreachable = trouble.remedy == Remedy::Unreachable;
         following.lost_sight(trouble).await;
         if refused {
             return;
         }
-        sleep(backoff.pause()).await;
+        if shared.links.pause(backoff.pause(), unreachable).await == Paused::Reachable {
+            backoff.reset();
+        }
     }
 }
 
@@ -88,7 +84,8 @@ impl Following {
         let mut client = link.watcher();
         // From what was read, and not from the revision after it: etcd answers no request for
         // progress while a watch is still to start. What comes twice is left out.
-        let options = WatchOptions::new().with_prefix().with_fragment().with_start_revision(view.read_at.0);
+        let options =
+            WatchOptions::new().with_prefix().with_fragment().with_start_revision(view.queue.at().0);
         let opening = client.watch(layout::prefix(&self.election), Some(options));
         let mut stream = shared.links.call(&link, PATIENCE, opening).await?;
         backoff.reset();
@@ -126,12 +123,8 @@ impl Following {
                 if !news {
                     continue;
                 }
-                // One that waited when we came leads now. If it is gone already, an event will say so.
-                if let Some(mut first) = view.queue.first_entry().filter(|first| first.get().seen.is_none())
-                    && !fill(&shared, &link, first.get_mut()).await?
-                {
-                    continue;
-                }
+                // One that waited when we came leads now, or more of the queue is to be read.
+                view.settle(&shared, &link).await?;
                 self.tell(&view).await;
             }
         }
@@ -143,7 +136,7 @@ impl Following {
 
     async fn tell(&mut self, view: &View) {
         let at = SystemTime::now();
-        let mut state = view.state(&self.election);
+        let mut state = view.state();
         if let State::Leader(leader) = &mut state {
             leader.since = leader.since.or_else(|| self.seen_since(leader.token, at));
         }
@@ -203,128 +196,101 @@ fn blamed(shared: &Shared, link: &Link, trouble: Trouble) -> Trouble {
 /// The queue as far as its events were seen.
 #[derive(Debug)]
 struct View {
-    read_at: Revision,
-    /// By `create_revision`: the order of the queue.
-    queue: BTreeMap<Revision, Entry>,
+    election: ElectionName,
+    queue: Queue,
     announced: Option<Announcement>,
 }
 
-#[derive(Debug)]
-struct Entry {
-    key: Vec<u8>,
-    /// What else is known. Nothing of those that were there before us and waited.
-    seen: Option<Content>,
-}
-
-#[derive(Debug)]
-struct Content {
-    lease: LeaseId,
-    /// Made fit to be shown.
-    value: String,
-}
-
 impl View {
-    fn state(&self, election: &ElectionName) -> State {
-        let Some((created, first)) = self.queue.first_key_value() else {
-            return State::Vacant { blocked_by: None };
+    fn state(&self) -> State {
+        let (key, entry) = match self.queue.head() {
+            Head::Candidate { key, entry } => (key, entry),
+            Head::Blocked { key, .. } => return State::Vacant { blocked_by: Some(displayed(key)) },
+            Head::Empty | Head::Unread => return State::Vacant { blocked_by: None },
         };
-        if !first.is_candidate(election) {
-            return State::Vacant { blocked_by: Some(displayed(&first.key)) };
-        }
-        let token = layout::token(*created);
+        let token = layout::token(entry.key.created);
         let since = self.announced.as_ref().filter(|said| said.token == token).map(|said| said.since);
-        State::Leader(Leader { name: first.name(), token, since })
+        State::Leader(Leader { name: name_of(key, entry), token, since })
     }
 
     /// Takes an event in; `false` if it was known already.
     fn happened(&mut self, event: &Event) -> bool {
         let Some(kv) = event.kv() else { return false };
-        let revision = Revision(kv.mod_revision());
-        if revision <= self.read_at {
-            return false;
+        let put = event.event_type() == EventType::Put;
+        let now = put.then(|| Entry::of(&self.election, kv)).flatten();
+        self.queue.happened(Revision(kv.mod_revision()), kv.key(), now)
+    }
+
+    fn want(&self) -> Option<Want> {
+        self.queue.want().or_else(|| match self.queue.head() {
+            Head::Candidate { key, entry } if entry.name.is_none() => {
+                Some(Want::Entry(key.to_vec(), self.queue.at()))
+            }
+            _ => None,
+        })
+    }
+
+    /// Asks for what is missing to tell who leads, and by what name.
+    async fn settle(&mut self, shared: &Shared, link: &Link) -> Result<(), Trouble> {
+        while let Some(want) = self.want() {
+            match want {
+                Want::Reading => self.queue = queue::read(shared, link, &self.election).await?,
+                Want::Entry(key, at) => {
+                    if !self.fill(shared, link, &key, at).await? {
+                        return Err(Trouble::elsewhere("etcd lost a key that was there at that revision"));
+                    }
+                }
+            }
         }
-        self.queue.retain(|_, entry| entry.key != kv.key());
-        if event.event_type() == EventType::Put {
-            self.queue.insert(Revision(kv.create_revision()), Entry::of(kv));
-        }
-        true
+        Ok(())
+    }
+
+    async fn fill(
+        &mut self,
+        shared: &Shared,
+        link: &Link,
+        key: &[u8],
+        at: Revision,
+    ) -> Result<bool, Trouble> {
+        let said = queue::value_at(shared, link, key, at).await?;
+        Ok(self.queue.learned(&self.election, key, said.as_ref()))
     }
 }
 
-impl Entry {
-    fn of(kv: &KeyValue) -> Self {
-        let content = Content { lease: LeaseId(kv.lease()), value: displayed(kv.value()) };
-        Self { key: kv.key().to_vec(), seen: Some(content) }
-    }
-
-    /// Made by a candidate, on the lease that the key is called by.
-    fn is_candidate(&self, election: &ElectionName) -> bool {
-        let named = layout::named_as_candidate(election, &self.key);
-        named.is_some_and(|lease| self.seen.as_ref().is_none_or(|seen| seen.lease == lease))
-    }
-
-    /// Its value, or its key where the value is not known.
-    fn name(&self) -> String {
-        self.seen.as_ref().map_or_else(|| displayed(&self.key), |seen| seen.value.clone())
-    }
+/// Its value, or its key where the value is not known.
+fn name_of(key: &[u8], entry: &Entry) -> String {
+    entry.name.clone().unwrap_or_else(|| displayed(key))
 }
 
-/// Reads the value of a key in the queue; `false` if it is gone by now.
-async fn fill(shared: &Shared, link: &Link, entry: &mut Entry) -> Result<bool, Trouble> {
-    let mut client = link.kv();
-    let known = shared.known();
-    let answer = shared.links.call(link, PATIENCE, client.get(entry.key.clone(), None)).await?;
-    shared.accept(link, answer.header(), Answer::Linearizable, known)?;
-    if let Some(kv) = answer.kvs().first() {
-        *entry = Entry::of(kv);
-    }
-    Ok(!answer.kvs().is_empty())
-}
-
-/// Reads the queue and its first value at one revision, and the announcement after that.
+/// Reads the queue, and the announcement after that.
 async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<View, Trouble> {
-    let prefix = layout::prefix(election);
-    let in_order = || GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
-    // Values are left out, for they may be large; all but the first.
-    let all = Txn::new().and_then([
-        TxnOp::get(prefix.clone(), Some(in_order().with_keys_only())),
-        TxnOp::get(prefix, Some(in_order().with_limit(1))),
-    ]);
-    let known = shared.known();
-    let mut client = link.kv();
-    let answer = shared.links.call(link, PATIENCE, client.txn(all)).await?;
-    let revision = shared.accept(link, answer.header(), Answer::Linearizable, known)?;
-    let found = answer.op_responses();
-    let [TxnOpResponse::Get(keys), TxnOpResponse::Get(first)] = found.as_slice() else {
-        return Err(Trouble::elsewhere("etcd's answer has not the form of the question"));
-    };
-    let entry =
-        |kv: &KeyValue| (Revision(kv.create_revision()), Entry { key: kv.key().to_vec(), seen: None });
-    let mut queue: BTreeMap<_, _> = keys.kvs().iter().map(entry).collect();
-    if let Some(first) = first.kvs().first() {
-        queue.insert(Revision(first.create_revision()), Entry::of(first));
-    }
+    let queue = queue::read(shared, link, election).await?;
+    let mut view = View { election: election.clone(), queue, announced: None };
+    view.settle(shared, link).await?;
     // Nice to have, and a key that this user need not be permitted to read.
+    let mut client = link.kv();
     let announced = shared.links.call(link, PATIENCE, client.get(election.as_str(), None)).await.ok();
     let announced = announced.as_ref().and_then(|answer| answer.kvs().first());
-    let announced = announced.and_then(|kv| Announcement::from_json(kv.value()));
-    Ok(View { read_at: revision, queue, announced })
+    view.announced = announced.and_then(|kv| Announcement::from_json(kv.value()));
+    Ok(view)
 }
 
 /// One look at the election: the leader, and the queue with its names.
 pub(crate) async fn snapshot(shared: Arc<Shared>, election: ElectionName) -> Result<Snapshot, Trouble> {
     let link = shared.links.link().await?;
     let mut view = read(&shared, &link, &election).await?;
-    for entry in view.queue.values_mut().take(MOST_CANDIDATES).filter(|entry| entry.seen.is_none()) {
-        // One that has left by now is listed by its key: it was there at that moment.
-        fill(&shared, &link, entry).await?;
+    let at = view.queue.at();
+    let unnamed = view.queue.iter().filter(|(_, entry)| entry.name.is_none());
+    for key in unnamed.map(|(key, _)| key.to_vec()).collect::<Vec<_>>() {
+        view.fill(&shared, &link, &key, at).await?;
     }
-    let candidates = view.queue.iter().take(MOST_CANDIDATES);
-    let candidates = candidates.filter(|(_, entry)| entry.is_candidate(&election));
+    let candidates = view.queue.iter().filter(|(_, entry)| entry.candidate);
+    let queued = |(key, entry): (&[u8], &Entry)| Queued {
+        name: name_of(key, entry),
+        token: Some(layout::token(entry.key.created)),
+    };
     Ok(Snapshot {
-        observation: Observation { at: SystemTime::now(), state: view.state(&election) },
-        candidates: candidates
-            .map(|(created, entry)| Queued { name: entry.name(), token: Some(layout::token(*created)) })
-            .collect(),
+        observation: Observation { at: SystemTime::now(), state: view.state() },
+        candidates: candidates.map(queued).collect(),
     })
 }

@@ -3,31 +3,35 @@
 //! ```text
 //! attempt:  grant a lease ─► keep it alive ───────────────────────────────┐
 //!               ├─► look at our key in the election's view                │ until the end
-//!               └─► Campaign (blocking) ─► win, by view and return ───────┤ of the term
+//!               └─► put our key ─► win, by the answer and the view ───────┤ of the term
 //! term:     renewals, the key, the holder's orders ◄──────────────────────┘
 //! ```
 //!
-//! An attempt is bound to one connection and one lease. Whatever goes wrong with either,
-//! the attempt is abandoned, its lease revoked, and the next one starts with a new lease:
-//! a cancelled `Campaign` makes etcd resign that lease's key in the background, so a retry
-//! on the same lease could lose what it had won.
+//! The key is put by the transaction with which etcd's own election and Go's concurrency package put
+//! theirs. Their `Campaign` then blocks until no older key is left under the prefix; that is what the view
+//! shows already. It would also wait for keys of elections that are called under ours, and where such a call
+//! is cut off, etcd resigns in the background in the caller's name.
+//!
+//! An attempt is bound to one lease. While that lives, the attempt keeps its place, whatever happens to
+//! the connection. Whatever goes wrong with the lease or the key, the attempt is abandoned, its lease
+//! revoked, and the next one starts with a new lease.
 
 use std::{sync::Arc, time::Duration};
 
-use etcd_client::CampaignResponse;
+use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinError,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Seat, Shared,
-    campaign::{Campaign, Next, Seen},
+    campaign::{Campaign, Next, Seen, Why},
     layout::{self, LeaseId, Revision},
-    lease::{Held, Keeper, LeaseEnd, Renewal},
-    link::Link,
+    lease::{self, Held, Keeper, LeaseEnd, Renewal},
+    link::{Link, Paused},
     progress::Answer,
     term,
     trouble::{Remedy, Trouble},
@@ -48,20 +52,29 @@ const RENEWALS: usize = 4;
 pub(crate) async fn stand(shared: Arc<Shared>, standing: Standing, mut won: Won) {
     let view = View::of(&shared, &standing.election);
     let mut backoff = Backoff::new();
+    // Of the attempt before, which never led: etcd may keep our place, though it was out of reach.
+    let mut kept = None;
     loop {
         let attempt = tokio::select! {
             biased;
             () = won.closed() => return,
-            attempt = Attempt::start(&shared, &standing, &view) => attempt,
+            attempt = Attempt::start(&shared, &standing, &view, &mut kept) => attempt,
         };
         let ended = match attempt {
-            Ok(attempt) => {
+            Ok(mut attempt) => {
                 let _ = standing.events.send(Event::Campaigning);
-                tokio::select! {
+                let ended = tokio::select! {
                     biased;
                     // Dropping the attempt leaves the queue.
                     () = won.closed() => return,
                     ended = attempt.contend(&standing, &mut backoff) => ended,
+                };
+                match ended {
+                    Ok(created) => attempt.win(created, &standing),
+                    Err(ended) => {
+                        kept = ended.keeps_place().then(|| attempt.leave());
+                        Err(ended)
+                    }
                 }
             }
             Err(ended) => Err(ended),
@@ -72,16 +85,17 @@ pub(crate) async fn stand(shared: Arc<Shared>, standing: Standing, mut won: Won)
                 let _ = won.send(Err(error));
                 return;
             }
-            Err(AttemptError::Again(trouble)) => {
+            Err(AttemptError::Again(trouble) | AttemptError::Anew(trouble)) => {
                 let pause = backoff.pause();
-                let _ = standing.events.send(Event::Retrying {
-                    unreachable: trouble.remedy == Remedy::Unreachable,
-                    problem: trouble.message,
-                    pause,
-                });
-                tokio::select! {
+                let unreachable = trouble.remedy == Remedy::Unreachable;
+                let _ =
+                    standing.events.send(Event::Retrying { unreachable, problem: trouble.message, pause });
+                let again = tokio::select! {
                     () = won.closed() => return,
-                    () = sleep(pause) => {}
+                    again = shared.links.pause(pause, unreachable) => again,
+                };
+                if again == Paused::Reachable {
+                    backoff.reset();
                 }
             }
         }
@@ -90,8 +104,10 @@ pub(crate) async fn stand(shared: Arc<Shared>, standing: Standing, mut won: Won)
 
 /// Why an attempt ended without a win.
 enum AttemptError {
-    /// Try again, with a new lease.
+    /// Try again, with the same lease if etcd still has it.
     Again(Trouble),
+    /// Try again, with a new lease.
+    Anew(Trouble),
     /// Retrying can't fix it.
     Final(CampaignError),
 }
@@ -107,6 +123,12 @@ impl From<Trouble> for AttemptError {
     }
 }
 
+impl AttemptError {
+    fn keeps_place(&self) -> bool {
+        matches!(self, Self::Again(_))
+    }
+}
+
 /// One lease, one connection, one try.
 struct Attempt {
     shared: Arc<Shared>,
@@ -118,25 +140,42 @@ struct Attempt {
     keeper: AbortOnDropHandle<LeaseEnd>,
     renewals: mpsc::Receiver<Renewal>,
     look: Look,
-    campaign: AbortOnDropHandle<Result<CampaignResponse, etcd_client::Error>>,
+    put: AbortOnDropHandle<Result<Put, Trouble>>,
+}
+
+/// What etcd answered to the transaction that puts our key.
+enum Put {
+    /// It is there, on our lease, with this `create_revision`.
+    Ours(Revision),
+    /// There is one of that name, on another lease.
+    Taken,
 }
 
 impl Attempt {
     /// Takes a lease, keeps it alive, looks at its key, and joins the queue.
+    ///
+    /// The lease that was `kept` is renewed, if etcd still has it. What is proved of it counts from there:
+    /// this attempt knows nothing of the one before.
     async fn start(
         shared: &Arc<Shared>,
         standing: &Standing,
         view: &Arc<View>,
+        kept: &mut Option<Held>,
     ) -> Result<Self, AttemptError> {
         let link = shared.links.link().await?;
         let ttl = standing.ttl;
-        let known = shared.known();
-        let sent = Timestamp::now();
-        let (lease, grant) = grant(shared, &link, ttl).await?;
-        shared.accept(&link, grant.header(), Answer::Linearizable, known)?;
-        if grant.ttl() != i64::from(ttl.as_secs()) {
-            return Err(raised(ttl, grant.ttl()));
+        let mut renewed = None;
+        if let Some(lease) = kept {
+            match lease::renew_once(shared, &link, lease.id(), ttl).await {
+                Ok(sent) => renewed = kept.take().map(|lease| (lease, sent)),
+                Err(trouble) if trouble.remedy == Remedy::NewLease => *kept = None,
+                Err(trouble) => return Err(trouble.into()),
+            }
         }
+        let (lease, sent) = match renewed {
+            Some(renewed) => renewed,
+            None => granted(shared, &link, ttl).await?,
+        };
 
         let key = layout::candidate_key(&standing.election, lease.id());
         let validity = Arc::new(SharedValidity::new(ttl.believed_until(sent)));
@@ -150,10 +189,9 @@ impl Attempt {
             granted: sent,
             renewed,
         };
-        let mut client = link.elections();
-        let (election, name, id) = (standing.election.as_str(), standing.name.as_str(), lease.id());
-        let (election, name) = (election.to_owned(), name.to_owned());
-        let campaign = shared.spawn(async move { client.campaign(election, name, id.0).await });
+        let name = standing.name.as_str().into();
+        let put = put(Arc::clone(shared), link.clone(), key.clone(), name, lease.id(), ttl);
+        let put = AbortOnDropHandle::new(shared.spawn(put));
         Ok(Self {
             shared: Arc::clone(shared),
             link,
@@ -164,19 +202,24 @@ impl Attempt {
             keeper: AbortOnDropHandle::new(shared.spawn(keeper.keep())),
             renewals,
             look,
-            campaign: AbortOnDropHandle::new(campaign),
+            put,
         })
     }
 
-    /// Waits in the queue until the win is verified.
+    /// Ends the attempt, and keeps its lease for the next one.
+    fn leave(self) -> Held {
+        self.lease
+    }
+
+    /// Waits in the queue until the win is verified; returns the key's `create_revision`.
     async fn contend(
-        mut self,
+        &mut self,
         standing: &Standing,
         backoff: &mut Backoff,
-    ) -> Result<(Leadership, Elected), AttemptError> {
+    ) -> Result<Revision, AttemptError> {
         let patience = self.shared.call_patience(self.ttl);
         let mut state = Campaign::new(self.lease.id());
-        let mut returned = false;
+        let (mut answered, mut following) = (false, false);
         let mut due = Due::now(patience);
         loop {
             let seen = tokio::select! {
@@ -186,48 +229,35 @@ impl Attempt {
                     return Err(Trouble::elsewhere("the connection failed while waiting in the queue").into());
                 }
                 sight = self.look.sight() => Seen::Sight(sight),
-                response = &mut self.campaign, if !returned => {
-                    returned = true;
-                    self.returned(response)?
+                put = &mut self.put, if !answered => {
+                    answered = true;
+                    match put {
+                        Ok(Ok(Put::Ours(created))) => Seen::Put { created },
+                        Ok(Ok(Put::Taken)) => return Err(AttemptError::Anew(Trouble::elsewhere(Why::NotOurs.to_string()))),
+                        Ok(Err(trouble)) => return Err(trouble.into()),
+                        Err(_panicked) => return Err(Trouble::elsewhere("the campaign failed").into()),
+                    }
                 }
                 () = due.passed() => {
-                    return Err(self.blame("etcd did not show the key in the queue, or did not answer Campaign").into());
+                    return Err(self.blame("etcd did not show the key in the queue").into());
                 }
             };
             let next = state.see(seen);
             due.follow(seen, next);
+            following &= !is_unsure(seen);
             match next {
                 Next::Wait | Next::Expect => {}
                 Next::Follow { created } => {
                     backoff.reset();
-                    let _ = standing.events.send(Event::Following { token: Some(layout::token(created)) });
+                    if !following {
+                        following = true;
+                        let _ =
+                            standing.events.send(Event::Following { token: Some(layout::token(created)) });
+                    }
                 }
-                Next::Win { created } => return self.win(created, standing),
-                Next::Abandon(why) => {
-                    return Err(AttemptError::Again(Trouble::elsewhere(why.to_string())));
-                }
+                Next::Win { created } => return Ok(created),
+                Next::Abandon(why) => return Err(AttemptError::Anew(Trouble::elsewhere(why.to_string()))),
             }
-        }
-    }
-
-    fn returned(
-        &self,
-        response: Result<Result<CampaignResponse, etcd_client::Error>, JoinError>,
-    ) -> Result<Seen, Trouble> {
-        let response = match response {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => {
-                let trouble = Trouble::from(error);
-                self.shared.links.blame(&self.link, &trouble);
-                return Err(trouble);
-            }
-            Err(_panicked) => return Err(Trouble::elsewhere("the campaign failed")),
-        };
-        match response.leader() {
-            Some(leader) if leader.key() == self.key && leader.lease() == self.lease.id().0 => {
-                Ok(Seen::Returned { created: Revision(leader.rev()) })
-            }
-            _ => Err(self.blame("etcd's Campaign returned another key than ours")),
         }
     }
 
@@ -275,10 +305,9 @@ impl Due {
     }
 
     fn follow(&mut self, seen: Seen, next: Next) {
-        let unsure = matches!(seen, Seen::Sight(Sight::Unsure { .. }));
         match next {
             // The view blames its own link for that.
-            _ if unsure => (self.at, self.expecting) = (None, false),
+            _ if is_unsure(seen) => (self.at, self.expecting) = (None, false),
             Next::Expect if !self.expecting => {
                 (self.at, self.expecting) = (Some(Instant::now() + self.patience), true);
             }
@@ -298,6 +327,50 @@ impl Due {
             None => std::future::pending().await,
         }
     }
+}
+
+fn is_unsure(seen: Seen) -> bool {
+    matches!(seen, Seen::Sight(Sight::Unsure { .. }))
+}
+
+/// Puts our key on our lease, unless there is one of that name: so asking twice changes nothing.
+async fn put(
+    shared: Arc<Shared>,
+    link: Link,
+    key: Vec<u8>,
+    name: Vec<u8>,
+    lease: LeaseId,
+    ttl: Ttl,
+) -> Result<Put, Trouble> {
+    let absent = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
+    let put = TxnOp::put(key.clone(), name, Some(PutOptions::new().with_lease(lease.0)));
+    let once = Txn::new().when([absent]).and_then([put]).or_else([TxnOp::get(key, None)]);
+    let known = shared.known();
+    let mut client = link.kv();
+    let answer = shared.links.call(&link, shared.call_patience(ttl), client.txn(once)).await?;
+    let revision = shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+    if answer.succeeded() {
+        return Ok(Put::Ours(revision));
+    }
+    match answer.op_responses().first() {
+        Some(TxnOpResponse::Get(there)) => Ok(match there.kvs().first() {
+            Some(kv) if kv.lease() == lease.0 => Put::Ours(Revision(kv.create_revision())),
+            _ => Put::Taken,
+        }),
+        _ => Err(Trouble::elsewhere("etcd's answer has not the form of the question")),
+    }
+}
+
+/// A lease that etcd granted just now, and when it was asked for.
+async fn granted(shared: &Arc<Shared>, link: &Link, ttl: Ttl) -> Result<(Held, Timestamp), AttemptError> {
+    let known = shared.known();
+    let sent = Timestamp::now();
+    let (lease, grant) = grant(shared, link, ttl).await?;
+    shared.accept(link, grant.header(), Answer::Linearizable, known)?;
+    if grant.ttl() != i64::from(ttl.as_secs()) {
+        return Err(raised(ttl, grant.ttl()));
+    }
+    Ok((lease, sent))
 }
 
 /// Asks for a lease.
@@ -362,8 +435,7 @@ impl Elected {
         // Whoever campaigned may be gone: then the leadership is dropped with the answer,
         // which orders the term to end.
         let _ = won.send(Ok(leadership));
-        let Attempt { shared, lease, ttl, key, keeper, renewals, look, campaign, .. } = attempt;
-        drop(campaign);
+        let Attempt { shared, lease, ttl, key, keeper, renewals, look, .. } = attempt;
         let seat = Seat { shared, key, created: self.created, lease: lease.id(), ttl };
         let term = term::Running { seat, lease, keeper, renewals, look, tenure: self.tenure, events };
         term.run(announce).await;

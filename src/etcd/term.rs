@@ -8,7 +8,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use etcd_client::{Compare, CompareOp, GetOptions, PutOptions, ResponseHeader, Txn, TxnOp, TxnResponse};
+use etcd_client::{
+    Compare, CompareOp, GetOptions, KeyValue, PutOptions, ResponseHeader, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
+};
 use tokio::{
     sync::{broadcast, mpsc, oneshot},
     time::{sleep, timeout},
@@ -21,8 +24,9 @@ use super::{
     layout::{self, LeaseId},
     lease::{Held, LeaseEnd, Renewal, short_pause},
     progress::Answer,
+    queue::{Key, Place},
     trouble::{Remedy, Trouble},
-    view::{Key, Look, Place, Sight},
+    view::{Look, Sight},
 };
 use crate::{
     candidate::Event,
@@ -30,6 +34,8 @@ use crate::{
     leadership::{
         ClusterId, FencingToken, Loss, Order, OrderError, Outcome, ReleaseError, Released, Tenure, Ticket,
     },
+    names::displayed,
+    timing::Ttl,
 };
 
 /// How long a release is tried, at most: who waits for it is on the way out.
@@ -53,8 +59,7 @@ impl Running {
             let announcing = self.seat.clone().announce(self.announcement());
             AbortOnDropHandle::new(self.seat.shared.spawn(announcing))
         });
-        // Set while the queue can't be seen: until then it must be seen again.
-        let mut blind_at: Option<Timestamp> = None;
+        let mut blindness: Option<Blindness> = None;
         let ended = loop {
             tokio::select! {
                 biased;
@@ -67,12 +72,14 @@ impl Running {
                     }),
                 },
                 sight = self.look.sight() => match self.shown(sight) {
-                    Shown::Seated => blind_at = None,
+                    Shown::Seated => blindness = None,
                     Shown::Lost(loss) => break Ended::Lost(loss),
-                    Shown::Nothing { since } => blind_at = Some(since + self.seat.ttl.as_duration()),
+                    Shown::Nothing { since } => blindness = Some(Blindness { since, told: false }),
                 },
-                () = async { clock::sleep_until(blind_at.expect("the branch is only taken with a time")).await },
-                    if blind_at.is_some() => break Ended::Lost(Loss::Blind),
+                blind = blind(&mut blindness, self.seat.ttl) => match blind {
+                    Blind::Until(until) => drop(self.events.send(Event::Blind { token, until })),
+                    Blind::ForTooLong => break Ended::Lost(Loss::Blind),
+                },
                 Some(renewal) = self.renewals.recv() => self.renewed(token, renewal),
                 order = self.tenure.order() => match order {
                     Order::Proclaim { value, done } => {
@@ -141,6 +148,35 @@ impl Running {
     }
 }
 
+/// The queue can't be seen, so that nobody would notice if our key were deleted.
+struct Blindness {
+    since: Timestamp,
+    /// Whether that was told.
+    told: bool,
+}
+
+enum Blind {
+    /// For long enough to tell of it; the term ends then, unless the queue is seen before.
+    Until(Timestamp),
+    ForTooLong,
+}
+
+/// Waits until a blindness is to be told of, or must end the term.
+///
+/// Cancel safe.
+async fn blind(blindness: &mut Option<Blindness>, ttl: Ttl) -> Blind {
+    let Some(Blindness { since, told }) = blindness else { return std::future::pending().await };
+    let end = *since + ttl.as_duration();
+    if *told {
+        clock::sleep_until(end).await;
+        return Blind::ForTooLong;
+    }
+    // Longer than it takes to connect anew, and early enough to do something about it.
+    clock::sleep_until(*since + ttl.as_duration() / 3).await;
+    *told = true;
+    Blind::Until(end)
+}
+
 enum Ended {
     Lost(Loss),
     Resigned(oneshot::Sender<Outcome>),
@@ -154,6 +190,16 @@ enum Shown {
     Nothing {
         since: Timestamp,
     },
+}
+
+/// Whether one of the transactions in a transaction was run, and not what it has in its place.
+fn any_succeeded(answer: &TxnResponse) -> bool {
+    let ran = |inner: &TxnOpResponse| matches!(inner, TxnOpResponse::Txn(inner) if inner.succeeded() || any_succeeded(inner));
+    answer.op_responses().iter().any(ran)
+}
+
+fn is_announcement(kv: &KeyValue) -> bool {
+    kv.lease() > 0 && Announcement::from_json(kv.value()).is_some()
 }
 
 /// Gives up the term of a process that is gone: see [`Etcd::release`](super::Etcd::release).
@@ -288,13 +334,59 @@ impl Seat {
         const PATIENCE: Duration = Duration::from_secs(5);
         // Whoever waits for the win goes first.
         tokio::task::yield_now().await;
-        let key = self.election_key();
-        let put = TxnOp::put(key, announcement.to_json(), Some(PutOptions::new().with_lease(self.lease.0)));
-        match timeout(PATIENCE, self.put_guarded(put)).await {
+        match timeout(PATIENCE, self.try_to_announce(announcement)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "could not announce the leader"),
             Err(_) => tracing::debug!("could not announce the leader in time"),
         }
+    }
+
+    /// Only where there is no such key, or the announcement of another leader. A key of somebody else's
+    /// by that name stays as it is, and does not go with our lease.
+    async fn try_to_announce(&self, announcement: Announcement) -> Result<(), OrderError> {
+        /// Somebody else may change it between the read and the write.
+        const ATTEMPTS: usize = 3;
+        let key = self.election_key();
+        for _ in 0..ATTEMPTS {
+            let there =
+                self.read(key.clone()).await.map_err(|trouble| OrderError::Unconfirmed(trouble.message))?;
+            if there.as_ref().is_some_and(|kv| !is_announcement(kv)) {
+                let key = displayed(&key);
+                tracing::info!(
+                    key,
+                    "this key is another program's, so since when the leader leads is not announced there"
+                );
+                return Ok(());
+            }
+            let unless = |revision, other: Vec<TxnOp>| {
+                let unchanged = Compare::mod_revision(key.clone(), CompareOp::Equal, revision);
+                let options = PutOptions::new().with_lease(self.lease.0);
+                let put = TxnOp::put(key.clone(), announcement.to_json(), Some(options));
+                TxnOp::txn(Txn::new().when([unchanged]).and_then([put]).or_else(other))
+            };
+            // The old leader's may go in between, with its lease.
+            let absent = unless(0, Vec::new());
+            let put = there.map_or(absent.clone(), |kv| unless(kv.mod_revision(), vec![absent]));
+            let answer =
+                self.guarded(put).await.map_err(|trouble| OrderError::Unconfirmed(trouble.message))?;
+            if !answer.succeeded() {
+                return Err(OrderError::NotLeading);
+            }
+            if any_succeeded(&answer) {
+                return Ok(());
+            }
+        }
+        Err(OrderError::Unconfirmed("another program writes to the same key".into()))
+    }
+
+    async fn read(&self, key: Vec<u8>) -> Result<Option<KeyValue>, Trouble> {
+        let link = self.shared.links.link().await?;
+        let known = self.shared.known();
+        let mut client = link.kv();
+        let mut answer =
+            self.shared.links.call(&link, self.shared.call_patience(self.ttl), client.get(key, None)).await?;
+        self.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+        Ok(answer.take_kvs().into_iter().next())
     }
 
     /// The key that is called as the election itself: ours, less the last part.

@@ -15,22 +15,19 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
-    time::Duration,
 };
 
-use etcd_client::{Event, EventType, GetOptions, KeyValue, WatchResponse};
-use tokio::{
-    sync::watch,
-    time::{sleep, timeout},
-};
+use etcd_client::{Event, EventType, KeyValue, WatchResponse};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Shared,
     layout::{self, LeaseId, Revision},
-    link::Link,
+    link::{Link, Paused},
     progress::{self, Answer},
-    trouble::Trouble,
+    queue::{self, Entry, Head, PATIENCE, Place, Queue, Want},
+    trouble::{Remedy, Trouble},
     watches::Watch,
 };
 use crate::{
@@ -41,9 +38,6 @@ use crate::{
     timing::Backoff,
 };
 
-/// How long a read, or the opening of a watch, may stay unanswered.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// What a view shows of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Sight {
@@ -51,83 +45,6 @@ pub(crate) enum Sight {
     Unsure { since: Timestamp },
     /// Where the key stood at a revision.
     At { revision: Revision, place: Place },
-}
-
-/// A key's place in the queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Place {
-    Absent,
-    Behind(Key),
-    First(Key),
-}
-
-/// What identifies the key of one attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Key {
-    pub(crate) created: Revision,
-    /// Unknown of a key that was there when the queue was read: from 3.7 on, etcd leaves the
-    /// lease out where only keys are asked for. It was ours when we put it.
-    pub(crate) lease: Option<LeaseId>,
-}
-
-/// The keys of an election at one revision. Pure.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Queue {
-    at: Revision,
-    keys: BTreeMap<Vec<u8>, Key>,
-    /// By `create_revision`: first come, first served.
-    order: BTreeMap<Revision, Vec<u8>>,
-}
-
-impl Queue {
-    pub(crate) fn read(at: Revision, keys: impl IntoIterator<Item = (Vec<u8>, Revision)>) -> Self {
-        let mut queue = Self { at, keys: BTreeMap::new(), order: BTreeMap::new() };
-        for (key, created) in keys {
-            queue.put(key, Key { created, lease: None });
-        }
-        queue
-    }
-
-    pub(crate) fn place(&self, key: &[u8]) -> Place {
-        match (self.keys.get(key), self.first()) {
-            (None, _) => Place::Absent,
-            (Some(own), Some(first)) if first == key => Place::First(*own),
-            (Some(own), _) => Place::Behind(*own),
-        }
-    }
-
-    fn sight(&self, key: &[u8]) -> Sight {
-        Sight::At { revision: self.at, place: self.place(key) }
-    }
-
-    fn first(&self) -> Option<&[u8]> {
-        self.order.first_key_value().map(|(_, key)| key.as_slice())
-    }
-
-    fn put(&mut self, key: Vec<u8>, what: Key) {
-        self.delete(&key);
-        self.order.insert(what.created, key.clone());
-        self.keys.insert(key, what);
-    }
-
-    fn delete(&mut self, key: &[u8]) {
-        if let Some(gone) = self.keys.remove(key) {
-            self.order.remove(&gone.created);
-        }
-    }
-
-    /// Takes the change of one key in; `false` if the queue was read after it.
-    pub(crate) fn happened(&mut self, revision: Revision, key: &[u8], now: Option<Key>) -> bool {
-        if revision < self.at || (revision == self.at && self.keys.get(key).copied() == now) {
-            return false;
-        }
-        self.at = revision;
-        match now {
-            Some(what) => self.put(key.to_vec(), what),
-            None => self.delete(key),
-        }
-        true
-    }
 }
 
 /// A view, and those who look at it. Kept up for as long as anybody holds it.
@@ -173,8 +90,13 @@ impl View {
     /// Looks at one key from now on.
     pub(crate) fn look_at(self: &Arc<Self>, key: Vec<u8>) -> Look {
         let mut known = self.known();
-        let sight = match &known.queue {
-            Ok(queue) => queue.sight(&key),
+        let sight = match &mut known.queue {
+            Ok(queue) => {
+                // A key is looked at before it is put. One that an earlier attempt has put may lie further back
+                // than what is kept: it counts as gone, and its candidate queues anew.
+                queue.track(&key, None);
+                sight(queue, &key)
+            }
             Err(since) => Sight::Unsure { since: *since },
         };
         let (sender, sights) = watch::channel(sight);
@@ -193,11 +115,11 @@ impl View {
         Fronts::new(front, move || view.tokens())
     }
 
-    /// The tokens of all who are in the queue, or since when that is not known.
+    /// The tokens of the first who are in the queue, and of those here; or since when that is not known.
     fn tokens(&self) -> Result<Vec<FencingToken>, Timestamp> {
         let known = self.known();
         let queue = known.queue.as_ref().map_err(|since| *since)?;
-        Ok(queue.order.keys().copied().map(layout::token).collect())
+        Ok(queue.revisions().into_iter().map(layout::token).collect())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -205,38 +127,68 @@ impl View {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The queue was read anew.
-    fn read(&self, queue: Queue) {
+    /// The queue was read anew. Where it may have more than was read, it comes back with the keys that have
+    /// to be asked for as well.
+    fn read(&self, mut queue: Queue) -> Option<(Queue, Vec<Vec<u8>>)> {
         let mut known = self.known();
-        known.front.send_if_modified(|front| show(&queue, &self.election, front));
+        let missed: Vec<_> = known.lookers.keys().filter(|key| queue.may_miss(key)).cloned().collect();
+        if !missed.is_empty() {
+            return Some((queue, missed));
+        }
+        for key in known.lookers.keys() {
+            queue.track(key, None);
+        }
+        known.front.send_if_modified(|front| show(&queue, front));
         for (key, looker) in &known.lookers {
-            looker.send_replace(queue.sight(key));
+            looker.send_replace(sight(&queue, key));
         }
         known.queue = Ok(queue);
+        None
     }
 
-    /// A message of the watch, whole.
-    fn happened(&self, events: &[Event]) {
-        let mut known = self.known();
-        let Known { queue: Ok(queue), lookers, front } = &mut *known else { return };
-        let first_before = queue.first().map(<[u8]>::to_vec);
-        let mut changed = Vec::new();
-        for (kind, kv) in events.iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
-            let now = (kind == EventType::Put)
-                .then(|| Key { created: Revision(kv.create_revision()), lease: Some(LeaseId(kv.lease())) });
-            if queue.happened(Revision(kv.mod_revision()), kv.key(), now) {
-                changed.push(kv.key().to_vec());
+    /// A message of the watch, whole. Returns what is to be asked for now.
+    fn happened(&self, events: &[Event]) -> Option<Want> {
+        self.change(|queue| {
+            let mut changed = Vec::new();
+            for (kind, kv) in events.iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
+                let put = kind == EventType::Put;
+                let now = put.then(|| Entry::of(&self.election, kv)).flatten();
+                if queue.happened(Revision(kv.mod_revision()), kv.key(), now) {
+                    changed.push(kv.key().to_vec());
+                }
             }
+            changed
+        })
+    }
+
+    /// What etcd says of one key. Returns what is to be asked for next.
+    fn learned(&self, key: &[u8], now: Option<&KeyValue>) -> Option<Want> {
+        let mut settled = false;
+        let next = self.change(|queue| {
+            settled = queue.learned(&self.election, key, now);
+            vec![key.to_vec()]
+        });
+        next.filter(|_| settled)
+    }
+
+    /// Changes the queue, and tells those who look at it.
+    fn change(&self, change: impl FnOnce(&mut Queue) -> Vec<Vec<u8>>) -> Option<Want> {
+        let mut known = self.known();
+        let Known { queue: Ok(queue), lookers, front } = &mut *known else { return None };
+        let first = |queue: &Queue| queue.iter().next().map(|(key, _)| key.to_vec());
+        let before = first(queue);
+        let mut changed = change(queue);
+        let after = first(queue);
+        if before != after {
+            changed.extend(before.into_iter().chain(after));
         }
-        if queue.first() != first_before.as_deref() {
-            changed.extend(queue.first().map(<[u8]>::to_vec));
-        }
-        front.send_if_modified(|front| show(queue, &self.election, front));
+        front.send_if_modified(|front| show(queue, front));
         for key in changed {
             if let Some(looker) = lookers.get(&key) {
-                looker.send_replace(queue.sight(&key));
+                looker.send_replace(sight(queue, &key));
             }
         }
+        queue.want()
     }
 
     /// The watch broke.
@@ -252,14 +204,21 @@ impl View {
     }
 }
 
+fn sight(queue: &Queue, key: &[u8]) -> Sight {
+    Sight::At { revision: queue.at(), place: queue.place(key) }
+}
+
 /// Writes down who is at the front; `true` if that is news.
-fn show(queue: &Queue, election: &ElectionName, known: &mut Option<Front>) -> bool {
-    let front = match queue.order.first_key_value() {
-        None => Front::Nobody,
-        Some((created, key)) if layout::named_as_candidate(election, key).is_some() => {
-            Front::Candidate(layout::token(*created))
-        }
-        Some((_, key)) => Front::Foreign(displayed(key)),
+fn show(queue: &Queue, known: &mut Option<Front>) -> bool {
+    let front = match queue.head() {
+        Head::Empty => Front::Nobody,
+        Head::Candidate { entry, .. } => Front::Candidate(layout::token(entry.key.created)),
+        Head::Blocked { key, entry } => match entry.key.lease {
+            Some(LeaseId(0)) => Front::Foreign(displayed(key)),
+            Some(_) => Front::Leased(displayed(key)),
+            None => return false,
+        },
+        Head::Unread => return false,
     };
     let news = known.as_ref() != Some(&front);
     *known = Some(front);
@@ -288,7 +247,11 @@ impl Look {
 
 impl Drop for Look {
     fn drop(&mut self) {
-        self.view.known().lookers.remove(&self.key);
+        let mut known = self.view.known();
+        known.lookers.remove(&self.key);
+        if let Ok(queue) = &mut known.queue {
+            queue.untrack(&self.key);
+        }
     }
 }
 
@@ -311,7 +274,10 @@ impl Follower {
             view.lost();
             tracing::debug!(%trouble, election = %self.election, "lost sight of the queue, reading it again");
             drop(view);
-            sleep(backoff.pause()).await;
+            let unreachable = trouble.remedy == Remedy::Unreachable;
+            if self.shared.links.pause(backoff.pause(), unreachable).await == Paused::Reachable {
+                backoff.reset();
+            }
         }
     }
 
@@ -331,16 +297,45 @@ impl Follower {
         let (mut queue, mut watch) = tokio::try_join!(self.read(link), self.watch(link))?;
         let made = timeout(PATIENCE, self.message(link, &mut watch, known)).await;
         let (made, at) = made.map_err(|_| self.broken(link, Trouble::unanswered(PATIENCE)))??;
-        while queue.at < at {
+        while queue.at() < at {
             queue = self.read(link).await?;
         }
-        self.looked_at()?.read(queue);
+        self.show(link, queue).await?;
         backoff.reset();
         let mut message = made;
         loop {
-            self.looked_at()?.happened(message.events());
+            let want = self.looked_at()?.happened(message.events());
+            self.settle(link, want).await?;
             (message, _) = self.message(link, &mut watch, known).await?;
         }
+    }
+
+    /// Shows a queue that was read.
+    async fn show(&self, link: &Link, queue: Queue) -> Result<(), Trouble> {
+        let mut shown = self.looked_at()?.read(queue);
+        while let Some((mut queue, missed)) = shown {
+            for key in missed {
+                let now = queue::key_at(&self.shared, link, &key, queue.at()).await?;
+                queue.track(&key, now);
+            }
+            shown = self.looked_at()?.read(queue);
+        }
+        let want = self.looked_at()?.change(|_| Vec::new());
+        Box::pin(self.settle(link, want)).await
+    }
+
+    /// Asks until the front of the queue is known. Events that come meanwhile wait.
+    async fn settle(&self, link: &Link, mut want: Option<Want>) -> Result<(), Trouble> {
+        while let Some(wanted) = want {
+            want = match wanted {
+                Want::Reading => return self.show(link, self.read(link).await?).await,
+                Want::Entry(key, at) => {
+                    let now = queue::value_at(&self.shared, link, &key, at).await?;
+                    self.looked_at()?.learned(&key, now.as_ref())
+                }
+            };
+        }
+        Ok(())
     }
 
     /// The next message of the watch, and the revision that it was sent at.
@@ -362,16 +357,8 @@ impl Follower {
         self.view.upgrade().ok_or_else(|| Trouble::elsewhere("nobody looks any more"))
     }
 
-    /// Reads all keys, linearizably and at one revision. Values may be large, and are left out.
     async fn read(&self, link: &Link) -> Result<Queue, Trouble> {
-        let known = self.shared.known();
-        let mut client = link.kv();
-        let options = GetOptions::new().with_prefix().with_keys_only();
-        let reading = client.get(layout::prefix(&self.election), Some(options));
-        let answer = self.shared.links.call(link, PATIENCE, reading).await?;
-        let at = self.shared.accept(link, answer.header(), Answer::Linearizable, known)?;
-        let created = |kv: &KeyValue| (kv.key().to_vec(), Revision(kv.create_revision()));
-        Ok(Queue::read(at, answer.kvs().iter().map(created)))
+        queue::read(&self.shared, link, &self.election).await
     }
 
     async fn watch(&self, link: &Link) -> Result<Watch, Trouble> {
@@ -381,82 +368,5 @@ impl Follower {
     fn broken(&self, link: &Link, trouble: Trouble) -> Trouble {
         self.shared.links.blame(link, &trouble);
         trouble
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn key(created: i64) -> Key {
-        Key { created: Revision(created), lease: None }
-    }
-
-    fn queue() -> Queue {
-        Queue::read(Revision(20), [(b"b".to_vec(), Revision(11)), (b"a".to_vec(), Revision(12))])
-    }
-
-    #[test]
-    fn first_is_who_came_first() {
-        let mut queue = queue();
-        assert_eq!(queue.place(b"b"), Place::First(key(11)));
-        assert_eq!(queue.place(b"a"), Place::Behind(key(12)));
-        assert!(queue.happened(Revision(21), b"b", None));
-        assert_eq!(queue.place(b"a"), Place::First(key(12)));
-        assert_eq!(queue.place(b"b"), Place::Absent);
-    }
-
-    #[test]
-    fn contract_7_what_happened_before_the_read_changes_nothing() {
-        let mut queue = queue();
-        assert!(!queue.happened(Revision(19), b"b", None));
-        assert_eq!(queue.place(b"b"), Place::First(key(11)));
-    }
-
-    #[test]
-    fn a_key_made_anew_stands_at_the_end() {
-        let mut queue = queue();
-        queue.happened(Revision(21), b"b", None);
-        queue.happened(Revision(22), b"b", Some(key(22)));
-        assert_eq!(queue.place(b"a"), Place::First(key(12)));
-        assert_eq!(queue.place(b"b"), Place::Behind(key(22)));
-    }
-
-    proptest! {
-        /// Following events gives the same queue as reading it at the end.
-        #[test]
-        fn contract_1_a_read_carried_on_is_as_good_as_a_read(
-            events in prop::collection::vec((0..5u8, any::<bool>()), 0..40),
-            read_after in 0..40usize,
-        ) {
-            let mut truth: BTreeMap<Vec<u8>, Revision> = BTreeMap::new();
-            let mut followed = None;
-            for (turn, (name, put)) in events.iter().enumerate() {
-                let revision = Revision(turn as i64 + 1);
-                let key = vec![*name];
-                if turn == read_after {
-                    let at = Revision(turn as i64);
-                    followed = Some(Queue::read(at, truth.clone()));
-                }
-                let change = match put {
-                    true => Some(*truth.entry(key.clone()).or_insert(revision)),
-                    // etcd makes no event of a deletion that deletes nothing.
-                    false => match truth.remove(&key) {
-                        Some(_) => None,
-                        None => continue,
-                    },
-                };
-                if let Some(queue) = &mut followed {
-                    let now = change.map(|created| Key { created, lease: None });
-                    queue.happened(revision, &key, now);
-                }
-            }
-            if let Some(followed) = followed {
-                let read = Queue::read(followed.at, truth);
-                prop_assert_eq!(followed, read);
-            }
-        }
     }
 }

@@ -197,7 +197,7 @@ impl Board {
         let mut state = self.state();
         let (token, blocked_by) = match front {
             Front::Candidate(token) => (Some(*token), None),
-            Front::Foreign(key) => (None, Some(key.clone())),
+            Front::Foreign(key) | Front::Leased(key) => (None, Some(key.clone())),
             _ => (None, None),
         };
         state.timeline.front(token, at);

@@ -170,3 +170,12 @@ fn spawn(command: Command) -> io::Result<Child> {
     SPAWNER.send((command, reply)).expect("the spawner serves as long as this process runs");
     child.recv().expect("the spawner answers each order")
 }
+
+/// How much memory of a process is in use, in KiB.
+#[track_caller]
+pub(crate) fn resident_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = line.expect("a running process has memory");
+    line.trim().trim_end_matches(" kB").parse().expect("it is a number")
+}

@@ -1,0 +1,459 @@
+//! The queue of one election at one revision: who is first, and where our own keys stand. Pure.
+//!
+//! The order is that of etcd's own election: by `create_revision`, first come first served. One
+//! transaction can create several keys at one revision. etcd's election has no order for those: each
+//! of their owners waits only for keys with a *lower* revision, so both would claim. Nobody is first
+//! here while another key has the same revision, whoever made the two.
+//!
+//! Everything under the prefix is in the queue, except the keys of another election whose name begins
+//! with this one's and a slash (see [`layout::part_of`]). A key that is no candidate's holds up
+//! everybody behind it, as in etcd's own election.
+//!
+//! Only the first [`ROOM`] keys are kept, and the keys that are looked at: a program that fills the
+//! prefix does not fill our memory. When the last of those kept has gone, and there are more, the queue
+//! is to be read again ([`Want::Reading`]).
+
+use std::collections::BTreeMap;
+
+use etcd_client::KeyValue;
+
+use super::layout::{self, LeaseId, Part, Revision};
+use crate::names::{ElectionName, displayed};
+
+mod reading;
+
+pub(crate) use self::reading::{PATIENCE, key_at, read, value_at};
+
+/// The keys kept. As many as are ever listed; a thousand handoffs pass before more must be read.
+pub(crate) const ROOM: usize = 1000;
+
+/// A key's place in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Absent,
+    Behind(Key),
+    First(Key),
+}
+
+/// What identifies the key of one attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) created: Revision,
+    /// Unknown of a key that was there when the queue was read: from 3.7 on, etcd leaves the
+    /// lease out where only keys are asked for. It was ours when we put it.
+    pub(crate) lease: Option<LeaseId>,
+}
+
+/// A key in the queue, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) key: Key,
+    /// Made by a candidate of this election, as far as its name and its lease tell.
+    pub(crate) candidate: bool,
+    /// Its value, fit to be shown. Unknown of a key that was there when the queue was read.
+    pub(crate) name: Option<String>,
+}
+
+impl Entry {
+    /// A key as an event, or a read with values, has it; `None` if it is not part of this queue.
+    pub(crate) fn of(election: &ElectionName, kv: &KeyValue) -> Option<Self> {
+        let lease = LeaseId(kv.lease());
+        let part = layout::part_of(election, kv.key(), Some((lease, kv.value())));
+        let key = Key { created: Revision(kv.create_revision()), lease: Some(lease) };
+        Self::new(part, key, Some(displayed(kv.value())))
+    }
+
+    /// A key of which only the key itself was read.
+    fn of_key(election: &ElectionName, kv: &KeyValue) -> Option<Self> {
+        let key = Key { created: Revision(kv.create_revision()), lease: None };
+        Self::new(layout::part_of(election, kv.key(), None), key, None)
+    }
+
+    fn new(part: Part, key: Key, name: Option<String>) -> Option<Self> {
+        match part {
+            Part::Elsewhere => None,
+            Part::Candidate => Some(Self { key, candidate: true, name }),
+            Part::Foreign => Some(Self { key, candidate: false, name }),
+        }
+    }
+}
+
+/// Who is at the front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Head<'a> {
+    Empty,
+    /// All keys that were kept have gone, and there are more.
+    Unread,
+    Candidate {
+        key: &'a [u8],
+        entry: &'a Entry,
+    },
+    /// A key that is no candidate's, or one of several that were created at one revision.
+    Blocked {
+        key: &'a [u8],
+        entry: &'a Entry,
+    },
+}
+
+/// What etcd has to be asked for before the front can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// The next keys.
+    Reading,
+    /// This key's lease and value at this revision, which say whether it belongs here.
+    Entry(Vec<u8>, Revision),
+}
+
+/// The keys of an election at one revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Queue {
+    at: Revision,
+    front: BTreeMap<(Revision, Vec<u8>), Entry>,
+    created: BTreeMap<Vec<u8>, Revision>,
+    /// All keys that were created up to here are kept; `None` if all are, whenever created.
+    up_to: Option<Revision>,
+    /// The keys that are looked at, which may not be among those kept.
+    far: BTreeMap<Vec<u8>, Option<Key>>,
+    room: usize,
+}
+
+impl Queue {
+    /// A queue that was read whole.
+    #[cfg(test)]
+    pub(crate) fn read(at: Revision, entries: impl IntoIterator<Item = (Vec<u8>, Entry)>) -> Self {
+        Self::read_up_to(at, None, ROOM, entries)
+    }
+
+    /// A queue of which all keys created up to a revision were read.
+    fn read_up_to(
+        at: Revision,
+        up_to: Option<Revision>,
+        room: usize,
+        entries: impl IntoIterator<Item = (Vec<u8>, Entry)>,
+    ) -> Self {
+        let (front, created, far) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut queue = Self { at, front, created, up_to, far, room };
+        for (key, entry) in entries {
+            queue.put(key, entry);
+        }
+        queue
+    }
+
+    /// The revision that it is known at.
+    pub(crate) fn at(&self) -> Revision {
+        self.at
+    }
+
+    /// Looks at a key from now on, which may lie further back than what is kept. Where it does, `now` is
+    /// what etcd said of it at this queue's revision.
+    pub(crate) fn track(&mut self, key: &[u8], now: Option<Key>) {
+        let now = self.key(key).or(now);
+        self.far.insert(key.to_vec(), now);
+    }
+
+    pub(crate) fn untrack(&mut self, key: &[u8]) {
+        self.far.remove(key);
+    }
+
+    /// Whether it takes a question to know where a key stands.
+    pub(crate) fn may_miss(&self, key: &[u8]) -> bool {
+        self.up_to.is_some() && !self.created.contains_key(key) && !self.far.contains_key(key)
+    }
+
+    pub(crate) fn place(&self, key: &[u8]) -> Place {
+        let mut front = self.front.iter();
+        // All that came before a key that is kept are kept.
+        if let Some(((created, first), entry)) = front.next()
+            && first == key
+        {
+            let tied = front.next().is_some_and(|((next, _), _)| next == created);
+            return if tied { Place::Behind(entry.key) } else { Place::First(entry.key) };
+        }
+        self.key(key).map_or(Place::Absent, Place::Behind)
+    }
+
+    fn key(&self, key: &[u8]) -> Option<Key> {
+        match self.created.get(key) {
+            Some(created) => self.front.get(&(*created, key.to_vec())).map(|entry| entry.key),
+            None => self.far.get(key).copied().flatten(),
+        }
+    }
+
+    pub(crate) fn head(&self) -> Head<'_> {
+        let mut front = self.front.iter();
+        let Some(((created, key), entry)) = front.next() else {
+            return if self.up_to.is_none() { Head::Empty } else { Head::Unread };
+        };
+        let tied: Vec<_> = front.take_while(|((next, _), _)| next == created).collect();
+        match tied.iter().find(|(_, tied)| !tied.candidate) {
+            _ if !entry.candidate => Head::Blocked { key, entry },
+            Some(((_, key), entry)) => Head::Blocked { key, entry },
+            None if !tied.is_empty() => Head::Blocked { key, entry },
+            None => Head::Candidate { key, entry },
+        }
+    }
+
+    pub(crate) fn want(&self) -> Option<Want> {
+        match self.head() {
+            Head::Unread => Some(Want::Reading),
+            Head::Blocked { key, entry } if entry.key.lease.is_none() => {
+                Some(Want::Entry(key.to_vec(), self.at))
+            }
+            Head::Empty | Head::Candidate { .. } | Head::Blocked { .. } => None,
+        }
+    }
+
+    /// The keys kept, first come first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
+        self.front.iter().map(|((_, key), entry)| (key.as_slice(), entry))
+    }
+
+    /// The revisions of the keys kept, first come first, and of those looked at further back.
+    pub(crate) fn revisions(&self) -> Vec<Revision> {
+        let far = self.far.iter().filter(|(key, _)| !self.created.contains_key(*key));
+        let mut far: Vec<_> = far.filter_map(|(_, key)| Some((*key)?.created)).collect();
+        far.sort_unstable();
+        self.front.keys().map(|(created, _)| *created).chain(far).collect()
+    }
+
+    /// Takes the change of one key in; `false` if the queue was read after it.
+    pub(crate) fn happened(&mut self, revision: Revision, key: &[u8], now: Option<Entry>) -> bool {
+        let known = self.entry(key) == now.as_ref() && self.key(key) == now.as_ref().map(|entry| entry.key);
+        if revision < self.at || (revision == self.at && known) {
+            return false;
+        }
+        self.at = revision;
+        match now {
+            Some(entry) => self.put(key.to_vec(), entry),
+            None => self.delete(key),
+        }
+        true
+    }
+
+    /// Takes in what etcd says of one key, to the question for it; `false` if it is not the key asked for.
+    pub(crate) fn learned(&mut self, election: &ElectionName, key: &[u8], now: Option<&KeyValue>) -> bool {
+        let known = self.created.get(key).map(|created| created.0);
+        let Some(kv) = now.filter(|kv| Some(kv.create_revision()) == known) else { return false };
+        match Entry::of(election, kv) {
+            Some(entry) => self.put(key.to_vec(), entry),
+            None => self.delete(key),
+        }
+        true
+    }
+
+    fn entry(&self, key: &[u8]) -> Option<&Entry> {
+        let created = *self.created.get(key)?;
+        self.front.get(&(created, key.to_vec()))
+    }
+
+    fn put(&mut self, key: Vec<u8>, entry: Entry) {
+        self.delete(&key);
+        let created = entry.key.created;
+        if let Some(far) = self.far.get_mut(&key) {
+            *far = Some(entry.key);
+        }
+        if self.up_to.is_none_or(|up_to| created <= up_to) {
+            self.created.insert(key.clone(), created);
+            self.front.insert((created, key), entry);
+            self.trim();
+        }
+    }
+
+    /// Whole revisions only: what is kept must hold all that came before each key of it.
+    fn trim(&mut self) {
+        while self.front.len() > self.room {
+            let ends = (self.front.first_key_value(), self.front.last_key_value());
+            let (Some((first, _)), Some((last, _))) = ends else { return };
+            let last = last.0;
+            if last == first.0 {
+                return;
+            }
+            for (_, key) in self.front.split_off(&(last, Vec::new())).into_keys() {
+                self.created.remove(&key);
+            }
+            self.up_to = Some(Revision(last.0 - 1));
+        }
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        if let Some(created) = self.created.remove(key) {
+            self.front.remove(&(created, key.to_vec()));
+        }
+        if let Some(far) = self.far.get_mut(key) {
+            *far = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(created: i64) -> Key {
+        Key { created: Revision(created), lease: None }
+    }
+
+    fn entry(created: i64) -> Entry {
+        Entry { key: key(created), candidate: true, name: None }
+    }
+
+    fn foreign(created: i64) -> Entry {
+        let key = Key { created: Revision(created), lease: Some(LeaseId(0)) };
+        Entry { key, candidate: false, name: None }
+    }
+
+    fn queue() -> Queue {
+        Queue::read(Revision(20), [(b"b".to_vec(), entry(11)), (b"a".to_vec(), entry(12))])
+    }
+
+    #[test]
+    fn first_is_who_came_first() {
+        let mut queue = queue();
+        assert_eq!(queue.place(b"b"), Place::First(key(11)));
+        assert_eq!(queue.place(b"a"), Place::Behind(key(12)));
+        assert!(queue.happened(Revision(21), b"b", None));
+        assert_eq!(queue.place(b"a"), Place::First(key(12)));
+        assert_eq!(queue.place(b"b"), Place::Absent);
+    }
+
+    #[test]
+    fn contract_7_what_happened_before_the_read_changes_nothing() {
+        let mut queue = queue();
+        assert!(!queue.happened(Revision(19), b"b", None));
+        assert_eq!(queue.place(b"b"), Place::First(key(11)));
+    }
+
+    #[test]
+    fn a_key_made_anew_stands_at_the_end() {
+        let mut queue = queue();
+        queue.happened(Revision(21), b"b", None);
+        queue.happened(Revision(22), b"b", Some(entry(22)));
+        assert_eq!(queue.place(b"a"), Place::First(key(12)));
+        assert_eq!(queue.place(b"b"), Place::Behind(key(22)));
+    }
+
+    #[test]
+    fn contract_1_of_two_keys_of_one_revision_neither_is_first() {
+        let mut queue = Queue::read(Revision(20), []);
+        assert!(queue.happened(Revision(21), b"x", Some(foreign(21))));
+        assert!(queue.happened(Revision(21), b"y", Some(foreign(21))));
+        queue.happened(Revision(22), b"own", Some(entry(22)));
+        queue.happened(Revision(23), b"x", None);
+        assert_eq!(queue.place(b"own"), Place::Behind(key(22)), "the other one still stands before it");
+        assert!(matches!(queue.head(), Head::Blocked { key: b"y", .. }));
+        queue.happened(Revision(24), b"y", None);
+        assert_eq!(queue.place(b"own"), Place::First(key(22)));
+
+        let pair = [(b"a".to_vec(), entry(5)), (b"b".to_vec(), entry(5))];
+        let queue = Queue::read(Revision(20), pair);
+        assert_eq!([queue.place(b"a"), queue.place(b"b")], [Place::Behind(key(5)); 2]);
+        assert!(matches!(queue.head(), Head::Blocked { key: b"a", .. }), "nobody can tell which leads");
+    }
+
+    #[test]
+    fn what_lies_further_back_than_the_room_is_read_when_its_turn_comes() {
+        let all = (1..=5).map(|n: u8| (vec![n], entry(n.into())));
+        let mut queue = Queue::read_up_to(Revision(5), None, 2, all);
+        assert!(queue.may_miss(&[4]));
+        queue.track(&[4], Some(key(4)));
+        queue.track(&[2], None);
+        assert_eq!(queue.place(&[4]), Place::Behind(key(4)));
+        assert_eq!(queue.iter().count(), 2);
+        assert_eq!(queue.revisions(), [1, 2, 4].map(Revision));
+        queue.happened(Revision(6), &[1], None);
+        queue.happened(Revision(7), &[3], None);
+        queue.happened(Revision(8), &[2], None);
+        assert_eq!((queue.head(), queue.want()), (Head::Unread, Some(Want::Reading)));
+        assert_eq!(queue.place(&[4]), Place::Behind(key(4)), "not before it is known");
+        queue.happened(Revision(9), &[4], None);
+        assert_eq!(queue.place(&[4]), Place::Absent);
+    }
+
+    /// What etcd holds: by key, the revision that made it.
+    type Truth = BTreeMap<Vec<u8>, Revision>;
+
+    fn first_in(truth: &Truth) -> Option<Revision> {
+        truth.values().min().copied()
+    }
+
+    proptest! {
+        /// Following events shows the same as reading at the end; whatever room there is, and with several
+        /// changes in one revision.
+        #[test]
+        fn contract_1_a_read_carried_on_is_as_good_as_a_read(
+            events in prop::collection::vec((0..8u8, any::<bool>(), any::<bool>()), 0..60),
+            read_after in 0..60usize,
+            room in 1..6usize,
+        ) {
+            let mut truth = Truth::new();
+            let mut followed: Option<Queue> = None;
+            let mut revision = Revision(1);
+            let mut in_this_one = Vec::new();
+            for (turn, (name, put, same_revision)) in events.iter().enumerate() {
+                let key = vec![*name];
+                if !same_revision || in_this_one.contains(&key) {
+                    revision = Revision(revision.0 + 1);
+                    in_this_one.clear();
+                    // A message of the watch has whole revisions, and is looked at when it ends.
+                    if let Some(queue) = &mut followed {
+                        if queue.want() == Some(Want::Reading) {
+                            let at = queue.at();
+                            *queue = reread(at, room, &truth);
+                        }
+                        shows(queue, &truth)?;
+                    }
+                    if turn >= read_after && followed.is_none() {
+                        followed = Some(reread(Revision(revision.0 - 1), room, &truth));
+                    }
+                }
+                in_this_one.push(key.clone());
+                let change = match put {
+                    true => Some(*truth.entry(key.clone()).or_insert(revision)),
+                    // etcd makes no event of a deletion that deletes nothing.
+                    false => match truth.remove(&key) {
+                        Some(_) => None,
+                        None => continue,
+                    },
+                };
+                if let Some(queue) = &mut followed {
+                    queue.happened(revision, &key, change.map(|created| entry(created.0)));
+                }
+            }
+        }
+    }
+
+    fn reread(at: Revision, room: usize, truth: &Truth) -> Queue {
+        let entries = truth.iter().map(|(key, created)| (key.clone(), entry(created.0)));
+        let mut queue = Queue::read_up_to(at, None, room, entries);
+        for name in 0..8u8 {
+            let now = truth.get(&vec![name]).map(|created| Key { created: *created, lease: None });
+            queue.track(&[name], now);
+        }
+        queue
+    }
+
+    fn shows(queue: &Queue, truth: &Truth) -> Result<(), TestCaseError> {
+        for name in 0..8u8 {
+            let first = truth.get(&vec![name]).is_some_and(|created| {
+                let others = truth.iter().filter(|(other, _)| **other != [name]);
+                others.into_iter().all(|(_, other)| other > created)
+            });
+            match (queue.place(&[name]), truth.get(&vec![name])) {
+                (Place::Absent, None) => {}
+                (Place::First(key), Some(created)) => prop_assert!(first && key.created == *created),
+                (Place::Behind(key), Some(created)) => prop_assert!(!first && key.created == *created),
+                (shown, known) => prop_assert!(false, "{shown:?}, and it is {known:?}"),
+            }
+        }
+        match queue.head() {
+            Head::Empty => prop_assert!(truth.is_empty()),
+            Head::Unread => prop_assert!(false, "it was read again"),
+            Head::Candidate { entry, .. } | Head::Blocked { entry, .. } => {
+                prop_assert_eq!(Some(entry.key.created), first_in(truth));
+            }
+        }
+        Ok(())
+    }
+}
