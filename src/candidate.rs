@@ -324,7 +324,7 @@ impl<B: Backend> Candidate<B> {
             return Ok(match leadership.resign().await {
                 Ok(()) => Stopped::Released,
                 Err(OrderError::NotLeading) => Stopped::Waiting,
-                Err(OrderError::Unconfirmed(why)) => Stopped::Unconfirmed(why),
+                Err(OrderError::Refused(why) | OrderError::Unconfirmed(why)) => Stopped::Unconfirmed(why),
             });
         }
     }

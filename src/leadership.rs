@@ -255,8 +255,9 @@ impl Leadership {
     ///
     /// # Errors
     ///
-    /// [`OrderError::NotLeading`] if leadership is over, [`OrderError::Unconfirmed`] if
-    /// the backend did not confirm it in time: it may or may not be visible.
+    /// [`OrderError::NotLeading`] if leadership is over, [`OrderError::Refused`] if the backend
+    /// does not take this value, and never made it visible, [`OrderError::Unconfirmed`] if
+    /// it did not confirm it in time: it may or may not be visible.
     ///
     /// # Cancel safety
     ///
@@ -405,6 +406,9 @@ pub enum OrderError {
     /// This process does not lead any more.
     #[error("leadership is over")]
     NotLeading,
+    /// The backend did not take it, and will not.
+    #[error("refused: {0}")]
+    Refused(String),
     /// The backend did not confirm it in time.
     #[error("not confirmed in time: {0}")]
     Unconfirmed(String),

@@ -46,6 +46,7 @@ use crate::{
     leadership::{Backing, FencingToken, Leadership, Loss, Order as HolderOrder, Outcome, Term as Held},
     raft::{
         action::{Actions, Content, Effect, Input, Moment, Proposal, Tidings, Write},
+        identity::Term,
         log::{Entry, Snapshot, TimeOfDay},
         message::{Envelope, Message},
         node::Node,
@@ -131,6 +132,8 @@ pub(super) struct Driver<O> {
     /// When candidates are told that there is no leader, unless there is one by then.
     doubt_at: Option<Timestamp>,
     failed: Option<String>,
+    /// When records of the terms up to this one, which this server lost, are given up if they are open still.
+    open_until: Option<(Timestamp, FencingToken)>,
 }
 
 struct Campaign {
@@ -166,6 +169,7 @@ impl<O: Outside> Driver<O> {
             confirmed: Timestamp::from_nanos(0),
             doubt_at: None,
             failed: None,
+            open_until: None,
         }
     }
 
@@ -224,13 +228,17 @@ impl<O: Outside> Driver<O> {
 
     fn due(&self, node: &Node) -> Timestamp {
         let stopped = self.stopping.as_ref().map(|stopping| stopping.until);
-        let others = [self.doubt_at, stopped, self.parting.as_ref().map(|parting| parting.by)];
+        let open = self.open_until.map(|(at, _)| at);
+        let others = [self.doubt_at, stopped, open, self.parting.as_ref().map(|parting| parting.by)];
         others.into_iter().flatten().fold(node.deadline(), Timestamp::min)
     }
 
     fn on_time(&mut self, node: Node, now: Timestamp) -> Node {
         if self.doubt_at.is_some_and(|at| at <= now) {
             self.doubt(now);
+        }
+        if let Some((_, token)) = self.open_until.take_if(|(at, _)| *at <= now) {
+            self.proposals.unconfirmed(Term::new(token.get()));
         }
         if self.stopping.as_ref().is_some_and(|stopping| stopping.until <= now) {
             return self.stopped(node);
@@ -355,6 +363,9 @@ impl<O: Outside> Driver<O> {
     /// Ends this server's term, for its holder first of all.
     fn lose(&mut self, loss: Loss) {
         if let Some(reign) = self.reign.take() {
+            // A term that was lost before keeps its own time, and takes this one along.
+            let by = Timestamp::now() + self.identity.timing().longest();
+            self.open_until = Some((self.open_until.map_or(by, |(at, _)| at), reign.token()));
             self.stopping = Some(reign.end(loss));
             self.published.leading(None);
         }

@@ -1,7 +1,11 @@
 //! Proposals that wait for their commit, and who waits for them.
 //!
 //! A leader's log takes a proposal at a place. Once an entry is applied at that index, the outcome is
-//! known for good: committed if the entry is of the proposal's term, lost if it is of another.
+//! known for good: committed if the entry is of the proposal's term, lost if it is of another. An entry
+//! of a later term that is applied anywhere before it decides the same: terms never fall along a log, so
+//! what has an older term and comes after it is in no log that has it.
+//!
+//! Nothing waits for ever: an election timeout after the term was lost, what is open is unconfirmed.
 
 use std::collections::BTreeMap;
 
@@ -80,6 +84,9 @@ impl Waiting {
             (Self::Value(done), Fate::Failed(ProposeError::NotLeading | ProposeError::Overtaken)) => {
                 drop(done.send(Err(OrderError::NotLeading)));
             }
+            (Self::Value(done), Fate::Failed(why @ (ProposeError::TooLarge { .. } | ProposeError::Busy))) => {
+                drop(done.send(Err(OrderError::Refused(why.to_string()))));
+            }
             (Self::Value(done), Fate::Failed(why)) => {
                 drop(done.send(Err(OrderError::Unconfirmed(why.to_string()))));
             }
@@ -138,12 +145,32 @@ impl Proposals {
 
     /// An entry is committed there.
     pub(super) fn applied(&mut self, at: Position) {
-        let Some((term, waiting)) = self.accepted.remove(&at.index) else { return };
-        waiting.tell(if term == at.term {
-            Fate::Committed(at.index)
-        } else {
-            Fate::Failed(ProposeError::Overtaken)
-        });
+        if let Some((term, waiting)) = self.accepted.remove(&at.index) {
+            let committed = term == at.term;
+            let fate =
+                if committed { Fate::Committed(at.index) } else { Fate::Failed(ProposeError::Overtaken) };
+            waiting.tell(fate);
+        }
+        self.fail(|term| term < at.term, || ProposeError::Overtaken);
+    }
+
+    /// What is open of terms up to this one won't be waited for any longer.
+    pub(super) fn unconfirmed(&mut self, through: Term) {
+        let why = || ProposeError::Unconfirmed("leadership was lost before a majority answered".into());
+        self.fail(|term| term <= through, why);
+    }
+
+    fn fail(&mut self, these: impl Fn(Term) -> bool, why: impl Fn() -> ProposeError) {
+        if !self.accepted.values().any(|(term, _)| these(*term)) {
+            return; // As nearly always.
+        }
+        for (index, (term, waiting)) in std::mem::take(&mut self.accepted) {
+            if these(term) {
+                waiting.tell(Fate::Failed(why()));
+            } else {
+                self.accepted.insert(index, (term, waiting));
+            }
+        }
     }
 
     /// All up to there is committed, and which entries those were is not known here.
@@ -179,6 +206,43 @@ mod tests {
         proposals.applied(at(6, 3));
         assert_eq!(committed.try_recv(), Ok(Ok(5)));
         assert_eq!(overtaken.try_recv(), Ok(Err(ProposeError::Overtaken)));
+    }
+
+    #[test]
+    fn contract_12_an_entry_of_a_later_term_overtakes_all_that_was_to_come_after_it() {
+        let mut proposals = Proposals::default();
+        let mut outcomes = Vec::new();
+        for index in 5..10 {
+            let (id, outcome) = asked(&mut proposals);
+            proposals.accepted(id, at(index, 2));
+            outcomes.push(outcome);
+        }
+        proposals.applied(at(5, 2));
+        proposals.applied(at(6, 3));
+        let mut told = outcomes.iter_mut().map(|outcome| outcome.try_recv());
+        assert_eq!(told.next(), Some(Ok(Ok(5))));
+        assert!(told.all(|outcome| outcome == Ok(Err(ProposeError::Overtaken))));
+    }
+
+    #[test]
+    fn contract_12_what_is_open_after_the_term_is_unconfirmed() {
+        let mut proposals = Proposals::default();
+        let (first, mut open) = asked(&mut proposals);
+        let (second, mut later) = asked(&mut proposals);
+        proposals.accepted(first, at(5, 2));
+        proposals.accepted(second, at(6, 4));
+        proposals.unconfirmed(Term::new(2));
+        assert!(matches!(open.try_recv(), Ok(Err(ProposeError::Unconfirmed(_)))));
+        assert!(later.try_recv().is_err(), "of a later term of this server's");
+    }
+
+    #[test]
+    fn a_value_that_is_certainly_refused_is_refused() {
+        let mut proposals = Proposals::default();
+        let (done, mut refused) = oneshot::channel();
+        let id = proposals.proclaim(done);
+        proposals.declined(id, Declined::TooLarge);
+        assert!(matches!(refused.try_recv(), Ok(Err(OrderError::Refused(_)))));
     }
 
     #[test]

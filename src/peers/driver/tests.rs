@@ -223,6 +223,27 @@ async fn contract_4_a_leader_that_is_cut_off_stops_before_another_leads() {
 }
 
 #[tokio::test]
+async fn contract_12_records_in_flight_at_the_loss_are_all_answered() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    members.cut_off(leader);
+    let mut outcomes = Vec::new();
+    for record in 0..5u8 {
+        let (answer, outcome) = oneshot::channel();
+        let (token, record) = (leadership.token(), Arc::from([record]));
+        let proposed = Proposed { token, record, answer: Answer::to(answer) };
+        members.peers[leader].shared.proposals.send(proposed).await.unwrap();
+        outcomes.push(outcome);
+    }
+    assert_eq!(soon("the loss", leadership.lost()).await, Loss::Expired);
+    // It stays cut off, and so never learns what became of them.
+    for outcome in outcomes {
+        let told = soon("an answer", outcome).await.unwrap();
+        assert!(matches!(told, Err(ProposeError::Unconfirmed(_))), "{told:?}");
+    }
+}
+
+#[tokio::test]
 async fn contract_6_a_server_whose_term_was_lost_stands_again_only_for_a_new_campaign() {
     let members = Members::of(3);
     let (leader, leadership) = first_leader(&members).await;
