@@ -53,6 +53,7 @@ use crate::{
         guard::{self, Charge, Inherited, TermHook},
         health::Health,
         hooks::Hooks,
+        init::BY_ITSELF,
         namespace::Containment,
         oversight::{Input, Instruction, Oversight, Ran, Why},
         program,
@@ -346,11 +347,18 @@ impl<B: Backend> Supervisor<B> {
         }
     }
 
-    /// Kills and reaps what the guard left us, until there is nothing.
+    /// Lets the inits that the guard left end what is below them, kills what is there after that, and reaps, until
+    /// there is nothing.
     async fn sweep(&mut self) {
         let (mut unreadable, mut unkillable) = (log::Seldom::new(), Unkillable::default());
+        let by_itself_until = Timestamp::now() + BY_ITSELF;
         loop {
-            let again = match self.kin.kill_strays() {
+            // Killed at once, the command's init would leave all of it to us; and if we are killed next, to no process.
+            let swept = match Timestamp::now() < by_itself_until {
+                true => self.kin.reap_strays(),
+                false => self.kin.kill_strays(),
+            };
+            let again = match swept {
                 Ok(Rest { any: false, .. }) => return,
                 Ok(rest) => {
                     unkillable.tell(&rest, Timestamp::now());

@@ -149,12 +149,14 @@ pub(crate) fn kill_all_but(except: impl Fn(Pid) -> bool) -> io::Result<Rest> {
     Ok(rest)
 }
 
-/// Reaps the dead children, but for `except`.
-pub(crate) fn reap_all_but(except: impl Fn(Pid) -> bool) -> io::Result<()> {
+/// Reaps the dead children, but for `except`. Others may be left where there were any.
+pub(crate) fn reap_all_but(except: impl Fn(Pid) -> bool) -> io::Result<Rest> {
+    let mut rest = Rest::default();
     for child in children()?.into_iter().filter(|child| !except(*child)) {
+        rest.any = true;
         reap(child);
     }
-    Ok(())
+    Ok(rest)
 }
 
 /// Whether the kernel knows of no child of ours. Reaps one that is dead.
@@ -306,7 +308,7 @@ impl Kin {
     }
 
     /// Reaps the strays that are dead.
-    pub(crate) fn reap_strays(&self) -> io::Result<()> {
+    pub(crate) fn reap_strays(&self) -> io::Result<Rest> {
         let known = self.known().clone();
         reap_all_but(|pid| known.contains(&pid.as_raw()))
     }

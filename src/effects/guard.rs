@@ -44,16 +44,13 @@ use super::{
     countdown::{Countdown, Due},
     deadman::DeadMansSwitch,
     environment::Variables,
-    init::{InitOrder, InitReport},
+    init::{BY_ITSELF, InitOrder, InitReport},
     init_handle::{InitHandle, Streams},
     namespace::Contained,
 };
 
 /// How long giving leadership up is tried in the supervisor's place. The lease ends by itself after that.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long an init without a namespace may take to kill what is below it. It takes a few milliseconds.
-const BY_ITSELF: Duration = Duration::from_millis(50);
 
 /// How soon the rest of a group that was told to stop is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);

@@ -57,6 +57,10 @@ use super::{
 /// The argument that makes this program one. Not for users, so the command line does not know it.
 pub(crate) const NAME: &str = "init";
 
+/// How long an init without a namespace may take to kill what is below it, before it is killed itself. It takes a few
+/// milliseconds.
+pub(crate) const BY_ITSELF: Duration = Duration::from_millis(50);
+
 /// How long after the guard's own end the kernel ends a subreaper that could not run.
 const AFTER_GUARD: Duration = Duration::from_millis(50);
 
