@@ -23,7 +23,7 @@ demo: build-deps
 	cargo run --quiet --bin elect -- demo
 
 # cargo-nextest where it is installed: it bounds each test's time and runs them side by side.
-test: export ELECT_TEST_TOOLS = required
+test: export TEST_TOOLS = required
 test: test-deps
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run; else cargo test --all-targets; fi
 	cargo test --doc

@@ -150,9 +150,9 @@ fn a_name_that_is_empty_too_long_or_not_printable_is_refused_before_anything_is_
         ("", "must not be empty"),
         (" \t ", "must not be empty"),
         (&*too_long, "at most 256 bytes; this one has 257"),
-        ("a\nI am the leader.", "control characters; this one has '\\n'"),
-        ("a\u{1b}[2Jb", "control characters; this one has '\\u{1b}'"),
-        ("a\u{7f}", "control characters; this one has '\\u{7f}'"),
+        ("a\nI am the leader.", "control characters or invisible ones; this one has '\\n'"),
+        ("a\u{1b}[2Jb", "control characters or invisible ones; this one has '\\u{1b}'"),
+        ("a\u{7f}", "control characters or invisible ones; this one has '\\u{7f}'"),
     ] {
         let server = || elect(&["server"], &nobody);
         assert_says(&complaint(server().arg(name)), &["NAME", reason]);

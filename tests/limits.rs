@@ -140,7 +140,10 @@ fn a_guard_without_descriptors_ends_its_command_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let pid_file = dir.path().join("pid");
     let script = format!("echo $$ >{}; exec sleep 1000", pid_file.display());
-    let mut run = Run::start(elect_run("a", &etcd.endpoint(), "60s").args(["--", "sh", "-c", &script]));
+    // In a namespace of its own, `$$` would be another process here.
+    let elect =
+        elect_run("a", &etcd.endpoint(), "60s").args(["--contain", "none", "--", "sh", "-c", &script]);
+    let mut run = Run::start(elect);
     let pid: i32 =
         eventually(SOON, "the command", || fs::read_to_string(&pid_file).ok()?.trim().parse().ok());
     allow(run.guard().id(), "3");

@@ -1,6 +1,6 @@
 //! Programs that people run beside `elect`, as Debian has them.
 //!
-//! `make test` installs them and then asks for them all (`ELECT_TEST_TOOLS=required`), so there nothing is
+//! `make test` installs them and then asks for them all (`TEST_TOOLS=required`), so there nothing is
 //! skipped unseen. Under a bare `cargo test` a test whose program is missing says so and passes.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 };
 
 /// Whether a missing program is an error.
-const REQUIRED: &str = "ELECT_TEST_TOOLS";
+const REQUIRED: &str = "TEST_TOOLS";
 
 /// The program, or `None` and a line that says that the test is skipped.
 #[track_caller]
