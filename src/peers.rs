@@ -26,6 +26,7 @@
 //! | `look` | what one server knows of the election |
 //! | `greeting` | whether the other side is the member that it claims to be (pure) |
 //! | `secret` | what proves it where there is no TLS |
+//! | `ledger` | what is known of the others' directories |
 //! | `hello` | whether two servers belong together (pure) |
 //! | `refusal` | why two don't talk: as logged here, and as told to the other side |
 //! | `transport` | the connections among them, and with those who ask who leads |
@@ -58,6 +59,7 @@ mod group;
 mod hello;
 #[cfg(test)]
 mod hostile;
+mod ledger;
 mod look;
 mod opinion;
 mod outside;
@@ -86,6 +88,7 @@ pub use self::{
 use self::{
     disk::Disk,
     driver::{Driver, Inlets, Order, Proposed, moment},
+    ledger::Ledger,
     outside::{Porter, World},
     proposals::Answer,
     seen::Published,
@@ -99,7 +102,12 @@ use crate::{
     leadership::Leadership,
     names::ElectionName,
     observe::{Fronts, Observer, Snapshot, SnapshotError},
-    raft::{core::Config, message::Limits, node::Node},
+    raft::{
+        core::Config,
+        membership::{Franchise, Identity},
+        message::Limits,
+        node::Node,
+    },
 };
 pub use crate::{
     raft::timing::{InvalidTiming, Timing},
@@ -215,18 +223,27 @@ impl Peers {
         let listener = listen(&settings)?;
         let Opened { mut store, stored, directory, previous_shortest, .. } =
             Store::open(settings.data(), &Owner::of(&settings))?;
-        keep_promise(&mut store, previous_shortest, settings.timing().shortest())?;
+        sit_out(previous_shortest, settings.timing().shortest());
+        let group = settings.group();
+        let run = store.begin_run(settings.timing().shortest(), group.size().count() == 1)?;
+        let (known, franchise) = (store.known().clone(), store.franchise());
+        let others = group.size().others(settings.me());
+        let identity = Identity { directory, run };
+        let ledger = Arc::new(Ledger::new(identity, store.writes(), known, franchise, others));
+        if let Some(waiting) = outside::waiting_for(group, &ledger) {
+            tracing::warn!("{waiting}");
+        }
         let snapshot_state = State::of(&stored.snapshot);
-        let node = Node::start(config(&settings), stored, &moment());
+        let node = Node::start(config(&settings, franchise), stored, &moment());
         let (Ok(state), Ok(node)) = (snapshot_state, node) else {
             return Err(StartError::Inconsistent(settings.data().to_owned()));
         };
 
         let published = Arc::new(Published::new(settings.clone(), node.term(), node.committed()));
         let (done, disk_news) = mpsc::unbounded_channel();
-        let disk = Arc::new(Disk::start(store, done)?);
+        let disk = Arc::new(Disk::start(store, Arc::clone(&ledger), done)?);
         let (inbox, messages) = mpsc::channel(INBOX);
-        let porter = Porter { directory, disk: Arc::clone(&disk) };
+        let porter = Porter { ledger, disk: Arc::clone(&disk) };
         let shown = Arc::clone(&published);
         let looks = Looks { look: Arc::new(move || shown.look()), changed: published.changes() };
         let network = Arc::new(Network::start(&runtime, &settings, listener, porter, inbox, looks)?);
@@ -235,7 +252,7 @@ impl Peers {
         let (orders, ordered) = mpsc::unbounded_channel();
         let (proposals, proposed) = mpsc::channel(PROPOSALS);
         let inlets = Inlets { orders: ordered, proposals: proposed, messages, disk: disk_news };
-        let world = World { network, disk };
+        let world = World { network, disk, group: settings.group().clone() };
         let driver = Driver::new(settings.clone(), state, Window::DEFAULT, Arc::clone(&published), world);
         runtime.spawn(async move {
             driver.run(node, inlets).await;
@@ -340,10 +357,7 @@ fn listen(settings: &Settings) -> Result<TcpListener, StartError> {
 
 /// A leader counts on this member's votes for as long as the last run promised them. A shorter promise
 /// begins when the longer one is over.
-fn keep_promise(store: &mut Store, before: Option<Duration>, shortest: Duration) -> Result<(), StoreError> {
-    if before == Some(shortest) {
-        return Ok(());
-    }
+fn sit_out(before: Option<Duration>, shortest: Duration) {
     if let Some(before) = before.filter(|before| *before > shortest) {
         tracing::warn!(?before, now = ?shortest, "the election timeout is shorter than it was: sitting out the longer one");
         let over = Timestamp::now() + before;
@@ -351,16 +365,16 @@ fn keep_promise(store: &mut Store, before: Option<Duration>, shortest: Duration)
             thread::sleep(over.since(Timestamp::now()));
         }
     }
-    store.keep_shortest(shortest)
 }
 
-fn config(settings: &Settings) -> Config {
+fn config(settings: &Settings, franchise: Franchise) -> Config {
     Config {
         me: settings.me(),
         members: settings.group().size(),
         cluster: settings.cluster(),
         timing: *settings.timing(),
         limits: Limits::DEFAULT,
+        franchise,
         #[cfg(test)]
         mutant: None,
     }

@@ -77,8 +77,14 @@
 //! * **A group of one** hears only itself. Its *s* is when it last let itself be heard, so a
 //!   process that was frozen loses its claim all the same, and begins a new term.
 //!
+//! # Who votes
+//!
+//! Only a server whose directory all others have recorded ([`Franchise`](membership::Franchise)), so that a disk that is lost, and with it
+//! a vote, is not replaced by one that votes again. See [`membership`].
+//!
 //! What is assumed: processes and machines that fail by stopping; disks that keep what they said is
-//! durable; one data directory for each member, used by one process at a time; clocks that go on in
+//! durable; one data directory for each member, used by one process at a time
+//! and never put back to an older copy (which is detected, and not made safe: see [`membership`]); clocks that go on in
 //! suspend.
 //!
 //! # What has to be durable before what
@@ -114,6 +120,7 @@ mod follower;
 pub(crate) mod identity;
 mod leader;
 pub(crate) mod log;
+pub(crate) mod membership;
 pub(crate) mod message;
 #[cfg(test)]
 mod model;

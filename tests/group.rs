@@ -9,7 +9,7 @@ use std::{
 };
 
 use leader_election::{
-    Candidate, Leadership, Loss,
+    CampaignError, Candidate, Leadership, Loss,
     peers::{Group, Member, Peers, Settings, Timing},
     timing::Ttl,
 };
@@ -131,4 +131,130 @@ async fn contract_4_a_leader_whose_peers_are_gone_loses_in_time() {
         }
     })
     .await;
+}
+
+/// Starts that member, once its directory is free.
+async fn start(group: &Group, place: usize, data: &Path) -> Peers {
+    soon("its directory to be free", async {
+        loop {
+            match Peers::start(settings(group, &group.members()[place], data)) {
+                Ok(peers) => return peers,
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+    .await
+}
+
+/// The term that a member has seen, after long enough for several elections.
+async fn nobody_leads(members: &[&Peers]) {
+    let stands = members.iter().map(|peers| {
+        let mut candidate = candidate(peers);
+        tokio::spawn(async move { candidate.campaign().await.map(drop) })
+    });
+    let stands: Vec<_> = stands.collect();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    for stand in stands {
+        assert!(!stand.is_finished(), "nobody may win");
+        stand.abort();
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn contract_11_a_new_group_begins_once_all_its_members_have_met() {
+    let (group, data) = (group(3), TempDir::new().unwrap());
+    let (one, three) = (start(&group, 0, data.path()).await, start(&group, 2, data.path()).await);
+    nobody_leads(&[&one, &three]).await;
+    let two = start(&group, 1, data.path()).await;
+    let (_, leadership) = first_leader(&[one, two, three]).await;
+    assert!(leadership.holds());
+}
+
+/// Of three that have met, two lose their disks. What comes in their places votes for nobody: the one that is left may
+/// have voted for a leader that they have forgotten.
+#[tokio::test]
+async fn contract_5_no_token_is_given_twice_by_servers_that_lost_their_disks() {
+    let (group, data) = (group(3), TempDir::new().unwrap());
+    let members = start_all(&group, data.path());
+    let (_, leadership) = first_leader(&members).await;
+    let token = leadership.token();
+    drop((leadership, members));
+    let elsewhere = TempDir::new().unwrap();
+    let (two, three) = (start(&group, 1, elsewhere.path()).await, start(&group, 2, elsewhere.path()).await);
+    nobody_leads(&[&two, &three]).await;
+    drop((two, three));
+    // With their own disks they are a group again.
+    let mut again = Vec::new();
+    for place in 0..3 {
+        again.push(start(&group, place, data.path()).await);
+    }
+    let (_, leadership) = first_leader(&again).await;
+    assert!(leadership.token() > token);
+}
+
+/// Waits until that server is told that it must not vote any more, and says why.
+async fn is_refused(peers: &Peers) -> String {
+    let refused = async {
+        loop {
+            let mut candidate = candidate(peers);
+            let outcome = timeout(Duration::from_millis(200), candidate.campaign()).await;
+            if let Ok(Err(CampaignError::Failed(why))) = outcome {
+                return why;
+            }
+        }
+    };
+    soon("it to be refused", refused).await
+}
+
+#[tokio::test]
+async fn contract_11_a_copy_of_a_directory_is_refused_in_use_and_later() {
+    let (group, data) = (group(3), TempDir::new().unwrap());
+    let mut members = start_all(&group, data.path());
+    let (leader, leadership) = first_leader(&members).await;
+    // It calls the others, so a copy of it that listens elsewhere reaches them, too.
+    let name = group.members()[0].name.as_str();
+    let (twice, old) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    for to in [&twice, &old] {
+        copy(&data.path().join(name), &to.path().join(name));
+    }
+    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let elsewhere = format!("127.0.0.1:{port}").parse().unwrap();
+    let twin = settings(&group, &group.members()[0], twice.path()).listening_on(elsewhere);
+    let twin = Peers::start(twin).unwrap();
+    let why = is_refused(&twin).await;
+    assert!(why.contains("is a copy"), "{why}");
+    assert!(leader == 0 || leadership.holds(), "the group leads on");
+    drop((twin, leadership));
+
+    // The member itself was not disturbed, and is started a few times. Then the copy is put in its place.
+    for _ in 0..2 {
+        drop(members.remove(0));
+        members.insert(0, start(&group, 0, data.path()).await);
+        drop(first_leader(&members).await);
+    }
+    drop(members.remove(0));
+    let restored = start(&group, 0, old.path()).await;
+    let why = is_refused(&restored).await;
+    assert!(why.contains("is an older copy"), "{why}");
+    drop(restored);
+    // And it is not started again.
+    let again = soon("its directory to be free", async {
+        loop {
+            match Peers::start(settings(&group, &group.members()[0], old.path())) {
+                Err(refused) if !refused.to_string().contains("in use") => return refused.to_string(),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    })
+    .await;
+    assert!(again.contains("must not be used any more") && again.contains("is an older copy"), "{again}");
+    assert!(first_leader(&members).await.1.holds(), "the others go on");
 }

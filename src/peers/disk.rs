@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  write, write, write ──► queue ──► all of them, in one transaction ──► Done::Persisted(the last)
-//!  meet ────────────────►       ──► remembered, if it is the first ──► its future
+//!  meet ────────────────►       ──► what is new is remembered ──► its future
 //! ```
 //!
 //! Whatever piled up during one `fdatasync` shares the next. Writes become durable in the order in which they
@@ -13,19 +13,22 @@
 //! members and their connections.
 
 use std::{
-    collections::BTreeMap,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, mpsc},
     thread,
 };
 
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
-use super::store::{DirectoryId, Store, StoreError};
+use super::{
+    ledger::{Ledger, Meeting},
+    store::{Store, StoreError},
+};
 use crate::raft::{
     action::{Persisted, Write},
     identity::NodeId,
+    membership::{Franchise, Objection, Record},
 };
 
 /// What became of writes.
@@ -33,6 +36,10 @@ use crate::raft::{
 pub(crate) enum Done {
     /// This one, and all before it, are durable.
     Persisted(Persisted),
+    /// All others have recorded this server: it may vote.
+    Met,
+    /// Another member has said that this server must not vote any more. Said at once, and durable as soon as the disk can.
+    Revoked(String),
     /// The disk has failed. This is said once. Nothing that was not yet persisted is going to be, and what
     /// rests on it must not be said.
     Failed(StoreError),
@@ -41,28 +48,30 @@ pub(crate) enum Done {
 /// Why a member is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Stranger {
-    /// There are two servers under one name, or there is one that lost its disk, and with it its vote.
-    #[error(
-        "this member has another data directory than when it was first met ({now}, and not {before}): two \
-         servers run under its name, or it lost its disk, and with it its vote; give it back the directory \
-         that it had"
-    )]
-    OtherDirectory { node: NodeId, before: DirectoryId, now: DirectoryId },
+    /// It is not the member that it was.
+    #[error(transparent)]
+    Objection(#[from] Objection),
     /// It was not met before, and our disk has failed. If we forgot it, we could not tell it from another one.
     #[error("this member was not met before, and can't be remembered, as the disk here has failed")]
-    Unrecorded { node: NodeId },
+    Unrecorded,
 }
 
 impl Stranger {
     /// What the other side may hear of it: everything but directories.
     pub(crate) fn told(&self) -> String {
         match self {
-            Self::OtherDirectory { .. } => "this member has another data directory than when it was first met: two \
-                 servers run under its name, or it lost its disk, and with it its vote; give it back the directory \
-                 that it had"
-                .to_owned(),
-            Self::Unrecorded { .. } => self.to_string(),
+            Self::Objection(Objection::OtherDirectory { .. }) => {
+                "this member has another data directory than when it was first met: two servers run under its name, or \
+                 it lost its disk, and with it its vote; give it back the directory that it had"
+                    .to_owned()
+            }
+            Self::Objection(_) | Self::Unrecorded => self.to_string(),
         }
+    }
+
+    /// Whether it proves to the other side that it must not vote any more.
+    pub(crate) fn revokes(&self) -> bool {
+        matches!(self, Self::Objection(objection) if objection.is_proof())
     }
 }
 
@@ -70,7 +79,8 @@ impl Stranger {
 #[derive(Debug)]
 pub(crate) struct Disk {
     jobs: mpsc::Sender<Job>,
-    known: Known,
+    ledger: Arc<Ledger>,
+    done: UnboundedSender<Done>,
     #[cfg_attr(not(test), expect(dead_code, reason = "only tests wait for the directory to be free"))]
     ended: oneshot::Receiver<Ended>,
 }
@@ -78,14 +88,9 @@ pub(crate) struct Disk {
 #[derive(Debug)]
 enum Job {
     Write(Write),
-    Meet(Meeting),
-}
-
-#[derive(Debug)]
-struct Meeting {
-    node: NodeId,
-    directory: DirectoryId,
-    answer: oneshot::Sender<Result<(), Stranger>>,
+    Meet(NodeId, Meeting, oneshot::Sender<Result<(), Stranger>>),
+    Confirm(NodeId, oneshot::Sender<Result<(), Stranger>>),
+    Revoke(String),
 }
 
 /// Never sent. It is dropped after the directory was closed.
@@ -98,16 +103,15 @@ impl Disk {
     /// # Errors
     ///
     /// Fails only where the system has no thread left.
-    pub(crate) fn start(store: Store, done: UnboundedSender<Done>) -> io::Result<Self> {
+    pub(crate) fn start(store: Store, ledger: Arc<Ledger>, done: UnboundedSender<Done>) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let (ends, ended) = oneshot::channel();
-        let known = Known::new(store.known().clone());
-        let keeper = Keeper { known: known.clone(), done };
+        let keeper = Keeper { ledger: Arc::clone(&ledger), done: done.clone() };
         thread::Builder::new().name("elect-disk".into()).spawn(move || {
             keeper.run(store, &queue);
             drop(ends);
         })?;
-        Ok(Self { jobs, known, ended })
+        Ok(Self { jobs, ledger, done, ended })
     }
 
     /// Asks for a write. Never waits; once the disk has failed, nothing comes of it.
@@ -116,34 +120,79 @@ impl Disk {
         let _ = self.jobs.send(Job::Write(write));
     }
 
-    /// Whether a member that was met may be listened to: if it has the directory that it always had, or was
-    /// never met before. Then this one is remembered, durably, before the answer.
+    /// What is known of the others.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Whether a member that was met may be listened to: see [`Record::judge`]. What is new of it is remembered, durably,
+    /// before the answer.
     ///
     /// # Errors
     ///
-    /// Refuses a member that has another directory than before.
+    /// Refuses a member that is not the one that it was.
     ///
     /// # Cancel safety
     ///
-    /// The question is asked at once. If the future is dropped, the directory may still be remembered.
+    /// The question is asked at once. If the future is dropped, what is new may still be remembered.
     pub(crate) fn meet(
         &self,
         node: NodeId,
-        directory: DirectoryId,
+        meeting: Meeting,
     ) -> impl Future<Output = Result<(), Stranger>> + Send + use<> {
-        let known = self.known.judge(node, directory);
-        let asked = known.is_none().then(|| {
-            let (answer, answered) = oneshot::channel();
-            let _ = self.jobs.send(Job::Meet(Meeting { node, directory, answer }));
-            answered
-        });
+        let asked = match self.ledger.judge(node, &meeting) {
+            Ok(None) => None,
+            Ok(Some(_)) => Some(Ok(self.ask(|answer| Job::Meet(node, meeting, answer)))),
+            Err(objection) => Some(Err(objection)),
+        };
         async move {
-            match (known, asked) {
-                (Some(known), _) => known,
-                (None, Some(asked)) => asked.await.unwrap_or(Err(Stranger::Unrecorded { node })),
-                (None, None) => Err(Stranger::Unrecorded { node }),
+            match asked {
+                None => Ok(()),
+                Some(Ok(asked)) => asked.await.unwrap_or(Err(Stranger::Unrecorded)),
+                Some(Err(objection)) => Err(objection.into()),
             }
         }
+    }
+
+    /// That member has recorded us, as it said. Remembered, durably, before the answer.
+    ///
+    /// # Errors
+    ///
+    /// The disk has failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`meet`](Self::meet).
+    pub(crate) fn confirmed(
+        &self,
+        node: NodeId,
+    ) -> impl Future<Output = Result<(), Stranger>> + Send + use<> {
+        let asked = self.ledger.confirmed(node).map(|_| self.ask(|answer| Job::Confirm(node, answer)));
+        async move {
+            match asked {
+                None => Ok(()),
+                Some(asked) => asked.await.unwrap_or(Err(Stranger::Unrecorded)),
+            }
+        }
+    }
+
+    /// Another member knows that this server must not vote any more.
+    pub(crate) fn revoked(&self, why: String) {
+        if self.ledger.franchise() == Franchise::Revoked {
+            return;
+        }
+        self.ledger.set_franchise(Franchise::Revoked);
+        let _ = self.done.send(Done::Revoked(why.clone()));
+        let _ = self.jobs.send(Job::Revoke(why));
+    }
+
+    fn ask(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<(), Stranger>>) -> Job,
+    ) -> oneshot::Receiver<Result<(), Stranger>> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.jobs.send(job(answer));
+        answered
     }
 
     /// Ends the thread, and waits until all that was queued is durable and the directory is free.
@@ -161,33 +210,9 @@ impl Disk {
     }
 }
 
-/// The directories of the other members, as they are on the disk.
-#[derive(Debug, Clone)]
-struct Known(Arc<Mutex<BTreeMap<NodeId, DirectoryId>>>);
-
-impl Known {
-    fn new(known: BTreeMap<NodeId, DirectoryId>) -> Self {
-        Self(Arc::new(Mutex::new(known)))
-    }
-
-    /// `None` of a member that was not met.
-    fn judge(&self, node: NodeId, now: DirectoryId) -> Option<Result<(), Stranger>> {
-        let before = *self.all().get(&node)?;
-        Some(if before == now { Ok(()) } else { Err(Stranger::OtherDirectory { node, before, now }) })
-    }
-
-    fn add(&self, node: NodeId, directory: DirectoryId) {
-        self.all().insert(node, directory);
-    }
-
-    fn all(&self) -> MutexGuard<'_, BTreeMap<NodeId, DirectoryId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What the thread has, besides its store.
 struct Keeper {
-    known: Known,
+    ledger: Arc<Ledger>,
     done: UnboundedSender<Done>,
 }
 
@@ -208,28 +233,61 @@ impl Keeper {
     }
 
     fn keep(&self, store: &mut Store, jobs: impl Iterator<Item = Job>) -> Result<(), StoreError> {
-        let (mut writes, mut meetings) = (Vec::new(), Vec::new());
+        let (mut writes, mut others) = (Vec::new(), Vec::new());
         for job in jobs {
             match job {
                 Job::Write(write) => writes.push(write),
-                Job::Meet(meeting) => meetings.push(meeting),
+                other => others.push(other),
             }
         }
-        store.write(&writes)?;
         if let Some(last) = writes.pop() {
-            let _ = self.done.send(Done::Persisted(last.persisted()));
+            let known = self.ledger.take_raised();
+            writes.push(last);
+            store.write(&writes, &known)?;
+            self.ledger.wrote(store.writes());
+            if let Some(last) = writes.pop() {
+                let _ = self.done.send(Done::Persisted(last.persisted()));
+            }
         }
-        for Meeting { node, directory, answer } in meetings {
-            // Another one may have been first, and be known by now.
-            let judgement = match self.known.judge(node, directory) {
-                Some(judgement) => judgement,
-                None => {
-                    store.keep_met(node, directory)?;
-                    self.known.add(node, directory);
-                    Ok(())
+        for job in others {
+            match job {
+                Job::Write(_) => {}
+                Job::Meet(node, meeting, answer) => {
+                    // Another one may have been first, and be known by now.
+                    let judgement = match self.ledger.judge(node, &meeting) {
+                        Ok(None) => Ok(()),
+                        Ok(Some(record)) => self.record(store, node, record).map(Ok)?,
+                        Err(objection) => Err(objection.into()),
+                    };
+                    let _ = answer.send(judgement);
                 }
-            };
-            let _ = answer.send(judgement);
+                Job::Confirm(node, answer) => {
+                    if let Some(record) = self.ledger.confirmed(node) {
+                        self.record(store, node, record)?;
+                    }
+                    let _ = answer.send(Ok(()));
+                }
+                Job::Revoke(why) => {
+                    store.revoke(&why)?;
+                    self.ledger.wrote(store.writes());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a member down; and once all others know this server, that it votes.
+    fn record(&self, store: &mut Store, node: NodeId, record: Record) -> Result<(), StoreError> {
+        let unmet = self.ledger.unmet();
+        let waiting = store.franchise() == Franchise::Waiting;
+        let met_all = record.mutual && unmet.iter().all(|unmet| *unmet == node);
+        let franchise = if waiting && met_all { Franchise::Full } else { store.franchise() };
+        store.keep_met(node, record, franchise)?;
+        self.ledger.wrote(store.writes());
+        self.ledger.record(node, record);
+        if waiting && met_all {
+            self.ledger.set_franchise(Franchise::Full);
+            let _ = self.done.send(Done::Met);
         }
         Ok(())
     }
@@ -249,14 +307,31 @@ mod tests {
             action::Ballot,
             identity::{Index, Position, Term},
             log::{Change, Entry, Payload},
+            membership::{DirectoryId, Identity, Run, RunId, Writes},
         },
     };
 
     const B: NodeId = NodeId::new(1);
     const C: NodeId = NodeId::new(2);
 
-    fn id(byte: u8) -> DirectoryId {
-        DirectoryId::from_bytes([byte; 16])
+    /// A first run on that directory.
+    fn identity(byte: u8) -> Identity {
+        let run = Run { number: 1, id: RunId::from_bytes([byte; 16]), began: Writes(2) };
+        Identity { directory: DirectoryId::from_bytes([byte; 16]), run }
+    }
+
+    fn meeting(byte: u8) -> Meeting {
+        let (writes, known_writes) = (Writes(9), Writes(0));
+        Meeting { identity: identity(byte), writes, known_writes, another_answers: false, mutual: false }
+    }
+
+    fn mutual(byte: u8) -> Meeting {
+        Meeting { mutual: true, ..meeting(byte) }
+    }
+
+    fn ledger(store: &Store) -> Arc<Ledger> {
+        let (known, franchise) = (store.known().clone(), store.franchise());
+        Arc::new(Ledger::new(identity(77), store.writes(), known, franchise, [B, C]))
     }
 
     fn owner() -> Owner {
@@ -270,7 +345,9 @@ mod tests {
 
     fn start(directory: &TempDir) -> (Disk, UnboundedReceiver<Done>) {
         let (done, dones) = unbounded_channel();
-        (Disk::start(open(directory).store, done).unwrap(), dones)
+        let store = open(directory).store;
+        let ledger = ledger(&store);
+        (Disk::start(store, ledger, done).unwrap(), dones)
     }
 
     fn write(number: u64, bytes: usize) -> Write {
@@ -310,7 +387,8 @@ mod tests {
         (1..=500).for_each(|number| jobs.send(Job::Write(write(number, 30))).unwrap());
         drop(jobs);
         let (done, mut dones) = unbounded_channel();
-        Keeper { known: Known::new(BTreeMap::new()), done }.run(open(&directory).store, &queue);
+        let store = open(&directory).store;
+        Keeper { ledger: ledger(&store), done }.run(store, &queue);
         let Ok(Done::Persisted(all)) = dones.try_recv() else { panic!("nothing was persisted") };
         assert_eq!(all, write(500, 0).persisted());
         assert!(dones.try_recv().is_err());
@@ -335,21 +413,85 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_member_is_known_by_its_first_directory_even_after_a_restart() {
+    async fn contract_11_a_member_is_known_by_its_first_directory_even_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
-        let stranger = Stranger::OtherDirectory { node: B, before: id(1), now: id(2) };
+        let (before, now) = (identity(1).directory, identity(2).directory);
+        let stranger = Stranger::Objection(Objection::OtherDirectory { before, now });
         let (disk, _dones) = start(&directory);
-        assert_eq!(within(disk.meet(B, id(1))).await, Ok(()));
-        assert_eq!(within(disk.meet(B, id(1))).await, Ok(()));
-        assert_eq!(within(disk.meet(B, id(2))).await, Err(stranger));
-        assert_eq!(within(disk.meet(C, id(2))).await, Ok(()), "another member");
+        assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
+        assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
+        assert_eq!(within(disk.meet(B, meeting(2))).await, Err(stranger));
+        assert_eq!(within(disk.meet(C, meeting(2))).await, Ok(()), "another member");
         within(disk.close()).await;
 
         let (disk, _dones) = start(&directory);
-        assert_eq!(within(disk.meet(B, id(2))).await, Err(stranger));
-        assert_eq!(within(disk.meet(B, id(1))).await, Ok(()));
-        assert!(matches!(stranger, Stranger::OtherDirectory { node: B, .. }), "{stranger}");
+        assert_eq!(within(disk.meet(B, meeting(2))).await, Err(stranger));
+        assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
         assert!(stranger.to_string().contains("another data directory than when it was first met (0202"));
+    }
+
+    #[tokio::test]
+    async fn contract_11_runs_and_writes_are_remembered_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let (disk, _dones) = start(&directory);
+        let run = |number, id: u8| {
+            let run = Run { number, id: RunId::from_bytes([id; 16]), began: Writes(number * 20) };
+            Meeting { identity: Identity { run, ..identity(1) }, ..meeting(1) }
+        };
+        assert_eq!(within(disk.meet(B, run(2, 2))).await, Ok(()));
+        disk.ledger().raise(B, Writes(50));
+        disk.write(write(1, 30));
+        within(disk.close()).await;
+
+        let (disk, _dones) = start(&directory);
+        assert_eq!(disk.ledger().writes_of(B), Writes(50), "with the write");
+        assert!(within(disk.meet(B, run(1, 1))).await.is_err(), "an older start");
+        assert!(within(disk.meet(B, run(2, 3))).await.is_err(), "the same start of a copy");
+        let older = Meeting { known_writes: disk.ledger().writes_of(B), writes: Writes(49), ..run(2, 2) };
+        assert!(within(disk.meet(B, older)).await.is_err(), "fewer writes than it had");
+        assert_eq!(within(disk.meet(B, run(3, 3))).await, Ok(()), "it began behind what was known");
+        let second = Meeting { another_answers: true, writes: Writes(60), ..run(4, 4) };
+        let twice = Err(Stranger::Objection(Objection::InUseTwice));
+        assert_eq!(within(disk.meet(B, second)).await, twice);
+    }
+
+    /// The number of writes that is passed on may overtake what the member itself has said.
+    #[tokio::test]
+    async fn what_a_member_said_before_it_was_asked_is_not_held_against_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let (disk, _dones) = start(&directory);
+        assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
+        let asked = disk.ledger().writes_of(B);
+        disk.ledger().raise(B, Writes(100));
+        assert_eq!(within(disk.meet(B, Meeting { known_writes: asked, ..meeting(1) })).await, Ok(()));
+        assert_eq!(disk.ledger().writes_of(B), Writes(100));
+    }
+
+    #[tokio::test]
+    async fn a_server_votes_once_all_others_have_recorded_it_and_for_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let (disk, mut dones) = start(&directory);
+        assert_eq!(within(disk.meet(B, mutual(1))).await, Ok(()));
+        assert_eq!(within(disk.meet(C, meeting(2))).await, Ok(()));
+        assert_eq!(disk.ledger().unmet(), [C], "it has not said that it knows us");
+        assert_eq!(disk.ledger().franchise(), Franchise::Waiting);
+        assert_eq!(within(disk.confirmed(C)).await, Ok(()));
+        assert!(matches!(within(dones.recv()).await, Some(Done::Met)));
+        within(disk.close()).await;
+        assert_eq!(open(&directory).store.franchise(), Franchise::Full);
+    }
+
+    #[tokio::test]
+    async fn contract_11_a_server_whose_right_is_revoked_does_not_start_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (disk, mut dones) = start(&directory);
+        disk.revoked("'b' says so".to_owned());
+        disk.revoked("'c' says so".to_owned());
+        assert!(matches!(within(dones.recv()).await, Some(Done::Revoked(why)) if why == "'b' says so"));
+        within(disk.close()).await;
+        assert!(dones.try_recv().is_err(), "said once");
+        let refused = Store::open(directory.path(), &owner()).unwrap_err();
+        assert!(refused.to_string().contains("'b' says so"), "{refused}");
     }
 
     #[tokio::test]
@@ -358,7 +500,7 @@ mod tests {
         let (disk, _dones) = start(&directory);
         // The thread is busy, so that all of them are asked about before it has judged one.
         (1..=20).for_each(|number| disk.write(write(number, 30_000)));
-        let meetings: Vec<_> = (1..=5).map(|byte| disk.meet(B, id(byte))).collect();
+        let meetings: Vec<_> = (1..=5).map(|byte| disk.meet(B, meeting(byte))).collect();
         let mut let_in = Vec::new();
         for (byte, meeting) in (1..).zip(meetings) {
             if within(meeting).await.is_ok() {
@@ -367,20 +509,26 @@ mod tests {
         }
         assert_eq!(let_in.len(), 1);
         within(disk.close()).await;
-        assert_eq!(*open(&directory).store.known(), [(B, id(let_in[0]))].into());
+        let known = open(&directory).store.known().clone();
+        assert_eq!(
+            known.into_values().map(|record| record.identity).collect::<Vec<_>>(),
+            [identity(let_in[0])]
+        );
     }
 
     #[tokio::test]
     async fn a_known_member_is_judged_without_the_disk() {
         let directory = tempfile::tempdir().unwrap();
         let mut opened = open(&directory);
-        opened.store.keep_met(B, id(1)).unwrap();
+        let known = Record::first(identity(1), Writes(9));
+        opened.store.keep_met(B, known, Franchise::Waiting).unwrap();
         let (jobs, queue) = mpsc::channel();
         let (_ends, ended) = oneshot::channel();
+        let (done, _dones) = unbounded_channel();
         // Nobody works on the queue.
-        let disk = Disk { jobs, known: Known::new(opened.store.known().clone()), ended };
-        assert_eq!(within(disk.meet(B, id(1))).await, Ok(()));
-        assert!(within(disk.meet(B, id(2))).await.is_err());
+        let disk = Disk { jobs, ledger: ledger(&opened.store), done, ended };
+        assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
+        assert!(within(disk.meet(B, meeting(2))).await.is_err());
         assert!(queue.try_recv().is_err());
     }
 
@@ -388,7 +536,8 @@ mod tests {
     async fn a_failed_disk_says_so_once_and_lets_nobody_new_in() {
         let (store, fail) = crate::peers::store::tests::failing(&owner());
         let (done, mut dones) = unbounded_channel();
-        let disk = Disk::start(store, done).unwrap();
+        let ledger = ledger(&store);
+        let disk = Disk::start(store, ledger, done).unwrap();
         disk.write(write(1, 30));
         assert!(matches!(within(dones.recv()).await, Some(Done::Persisted(_))));
         fail();
@@ -396,8 +545,8 @@ mod tests {
         let failed = within(dones.recv()).await;
         assert!(matches!(failed, Some(Done::Failed(StoreError::Full { .. }))), "{failed:?}");
         disk.write(write(3, 30));
-        assert_eq!(within(disk.meet(B, id(1))).await, Err(Stranger::Unrecorded { node: B }));
-        assert!(within(dones.recv()).await.is_none());
+        assert_eq!(within(disk.meet(B, meeting(1))).await, Err(Stranger::Unrecorded));
         within(disk.close()).await;
+        assert!(within(dones.recv()).await.is_none());
     }
 }

@@ -48,6 +48,7 @@ use crate::{
         action::{Actions, Content, Effect, Input, Moment, Proposal, Tidings, Write},
         identity::Term,
         log::{Entry, Snapshot, TimeOfDay},
+        membership::Franchise,
         message::{Envelope, Message},
         node::Node,
         timing::Draw,
@@ -61,6 +62,8 @@ pub(super) trait Outside {
     fn send(&self, envelope: Envelope);
     /// Makes a write durable, after all before it.
     fn write(&self, write: Write);
+    /// Which members have to be met before this server votes, in words; `None` if it does.
+    fn waiting_for(&self) -> Option<String>;
     /// Why there may be no leader, in words: whom this server is connected with.
     fn company(&self) -> Company;
 }
@@ -197,7 +200,18 @@ impl<O: Outside> Driver<O> {
                 biased;
                 Some(news) = inlets.disk.recv() => match news {
                     Done::Persisted(persisted) => self.step(node, Input::Persisted(persisted)),
-                    Done::Failed(error) => self.fail(node, error.to_string()),
+                    Done::Met => {
+                        tracing::info!("all members have met; this server votes from now on");
+                        self.step(node, Input::Franchise(Franchise::Full))
+                    }
+                    Done::Revoked(why) => {
+                        let node = self.step(node, Input::Franchise(Franchise::Revoked));
+                        self.fail(node, format!("this server votes for nobody any more, as {why}"))
+                    }
+                    Done::Failed(error) => {
+                        tracing::error!(problem = %error, "the data directory can't be written any more");
+                        self.fail(node, error.to_string())
+                    }
                 },
                 order = orders_of(&mut self.reign) => self.obey(node, order),
                 () = let_go(&mut self.stopping) => self.stopped(node),
@@ -449,10 +463,7 @@ impl<O: Outside> Driver<O> {
 
     /// The disk can't be relied on any more.
     fn fail(&mut self, node: Node, why: String) -> Node {
-        tracing::error!(
-            problem = why,
-            "the data directory can't be written any more; this server stops standing"
-        );
+        tracing::error!(problem = why, "this server stops standing");
         self.failed = Some(why.clone());
         if let Some(until) = self.reign.as_ref().map(Reign::until) {
             // Nobody waits for it but `settled`: a process that ends at once would keep its word to the successor.
@@ -524,10 +535,14 @@ impl<O: Outside> Driver<O> {
     /// Tells candidates why there is no leader, as far as it is known.
     fn doubt(&mut self, now: Timestamp) {
         let Company { connected, words } = self.outside.company();
+        let waiting = self.outside.waiting_for();
         for campaign in &mut self.campaigns {
             campaign.follows = None;
             let _ = campaign.events.send(Event::Retrying {
-                problem: format!("no leader is heard, and no majority votes for one: {words}"),
+                problem: match &waiting {
+                    Some(waiting) => format!("{waiting}: {words}"),
+                    None => format!("no leader is heard, and no majority votes for one: {words}"),
+                },
                 unreachable: connected == 0,
                 pause: LEADERLESS_PATIENCE,
             });

@@ -16,11 +16,11 @@ use prost::bytes::Bytes;
 use super::{Group, Settings, wire::proto};
 use crate::{
     names::{CandidateName, displayed},
-    raft::identity::{MAX_MEMBERS, NodeId},
+    raft::{
+        identity::{MAX_MEMBERS, NodeId},
+        membership::{DirectoryId, Identity, Run, RunId, Writes},
+    },
 };
-
-/// Sixteen random bytes that were made with a data directory.
-pub(crate) type DirectoryBytes = [u8; 16];
 
 /// Which end of a connection we are, and who has greeted at the other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,8 @@ pub(crate) enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Acquaintance {
     pub(crate) node: NodeId,
-    pub(crate) directory: DirectoryBytes,
+    pub(crate) identity: Identity,
+    pub(crate) writes: Writes,
 }
 
 /// Why two servers don't talk. Names both, both values, and what to do.
@@ -66,18 +67,24 @@ pub(crate) enum Difference {
          start both with the same --election-timeout"
     )]
     Timing { us: CandidateName, them: String, ours: Duration, theirs: Duration },
-    #[error("'{them}' does not say which data directory it has; install the same version on both")]
+    #[error(
+        "'{them}' does not say which data directory it has, or which start this is; install the same version on both"
+    )]
     NoDirectory { them: String },
 }
 
 /// What we say of ourselves.
-pub(crate) fn ours(settings: &Settings, directory: DirectoryBytes) -> proto::Hello {
+pub(crate) fn ours(settings: &Settings, identity: &Identity, writes: Writes) -> proto::Hello {
     proto::Hello {
         election: settings.election().as_str().to_owned(),
         members: members(settings.group()),
         name: settings.name().as_str().to_owned(),
-        directory: Bytes::copy_from_slice(&directory),
+        directory: Bytes::copy_from_slice(identity.directory.as_bytes()),
         shortest_us: micros(settings.timing().shortest()),
+        run: identity.run.number,
+        run_id: Bytes::copy_from_slice(identity.run.id.as_bytes()),
+        writes: writes.0,
+        began: identity.run.began.0,
     }
 }
 
@@ -120,9 +127,15 @@ pub(crate) fn compare(
         let theirs = Duration::from_micros(theirs.shortest_us);
         return Err(Difference::Timing { us: us(), them: them(), ours: shortest, theirs });
     }
-    let directory = theirs.directory.as_ref().try_into();
-    let directory = directory.map_err(|_| Difference::NoDirectory { them: them() })?;
-    Ok(Acquaintance { node, directory })
+    let identity = identity(theirs).ok_or_else(|| Difference::NoDirectory { them: them() })?;
+    Ok(Acquaintance { node, identity, writes: Writes(theirs.writes) })
+}
+
+fn identity(theirs: &proto::Hello) -> Option<Identity> {
+    let directory = DirectoryId::from_bytes(theirs.directory.as_ref().try_into().ok()?);
+    let id = RunId::from_bytes(theirs.run_id.as_ref().try_into().ok()?);
+    (theirs.run > 0 && theirs.began > 0)
+        .then_some(Identity { directory, run: Run { number: theirs.run, id, began: Writes(theirs.began) } })
 }
 
 /// Of two members, whether the first one connects to the second.
@@ -168,6 +181,22 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
+/// The first run on that directory, right after it was made.
+#[cfg(test)]
+pub(crate) fn first_run(directory: [u8; 16]) -> Identity {
+    let directory = DirectoryId::from_bytes(directory);
+    Identity {
+        directory,
+        run: Run { number: 1, id: RunId::from_bytes(*directory.as_bytes()), began: Writes(1) },
+    }
+}
+
+/// What a server says of itself in that run.
+#[cfg(test)]
+pub(crate) fn ours_on(settings: &Settings, directory: [u8; 16]) -> proto::Hello {
+    ours(settings, &first_run(directory), Writes(1))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -176,14 +205,13 @@ mod tests {
     use crate::peers::Timing;
 
     const GROUP: &str = "a=h:1,b=h:2,c=h:3";
-    const DIRECTORY: DirectoryBytes = [7; 16];
 
     fn settings(name: &str, group: &str) -> Settings {
         Settings::new(&name.parse().unwrap(), group.parse().unwrap(), "data").unwrap()
     }
 
     fn hello(name: &str, group: &str) -> proto::Hello {
-        ours(&settings(name, group), DIRECTORY)
+        ours_on(&settings(name, group), [7; 16])
     }
 
     fn node(place: u8) -> NodeId {
@@ -197,7 +225,7 @@ mod tests {
 
     #[test]
     fn members_that_were_told_the_same_talk() {
-        let met = |node| Ok(Acquaintance { node, directory: DIRECTORY });
+        let met = |node| Ok(Acquaintance { node, identity: first_run([7; 16]), writes: Writes(1) });
         let reordered = hello("a", "c=h:3,b=h:2,a=h:1");
         assert_eq!(compare(&settings("b", GROUP), End::Accepted(node(0)), &reordered), met(node(0)));
         assert_eq!(compare(&settings("b", GROUP), End::Dialled(node(2)), &hello("c", GROUP)), met(node(2)));
@@ -227,13 +255,13 @@ mod tests {
     fn says_which_elections_and_which_timeouts() {
         let other = settings("a", GROUP).with_election("other".parse().unwrap());
         assert_eq!(
-            refused(&ours(&other, DIRECTORY)),
+            refused(&ours_on(&other, [7; 16])),
             "'b' stands for the election 'leader', and 'a' for 'other'; start both with the same --election"
         );
         let ms = Duration::from_millis;
         let slow = settings("a", GROUP).with_timing(Timing::new(ms(50), ms(300), ms(500)).unwrap());
         assert_eq!(
-            refused(&ours(&slow, DIRECTORY)),
+            refused(&ours_on(&slow, [7; 16])),
             "the shortest election timeout of 'b' is 250ms, and that of 'a' 300ms; start both with the same \
              --election-timeout"
         );
@@ -253,8 +281,14 @@ mod tests {
 
     #[test]
     fn a_missing_directory_is_refused() {
-        let none = proto::Hello { directory: Bytes::new(), ..hello("a", GROUP) };
-        assert!(refused(&none).contains("which data directory"));
+        let bare = || hello("a", GROUP);
+        for none in [
+            proto::Hello { directory: Bytes::new(), ..bare() },
+            proto::Hello { run_id: Bytes::new(), ..bare() },
+            proto::Hello { run: 0, ..bare() },
+        ] {
+            assert!(refused(&none).contains("which data directory"));
+        }
     }
 
     #[test]
@@ -274,7 +308,8 @@ mod tests {
                 let listed = |(name, address)| proto::Member { name, address };
                 let members = members.into_iter().map(listed).collect();
                 let directory = Bytes::from(directory);
-                proto::Hello { election, members, name, directory, shortest_us }
+                let (run, run_id, writes, began) = (shortest_us, directory.clone(), shortest_us, shortest_us);
+                proto::Hello { election, members, name, directory, shortest_us, run, run_id, writes, began }
             },
         )
     }
@@ -305,8 +340,8 @@ mod tests {
                 let ms = Duration::from_millis;
                 accepting = accepting.with_timing(Timing::new(ms(50), ms(300), ms(500)).unwrap());
             }
-            let at_dialling = compare(&dialling, End::Dialled(node(1)), &ours(&accepting, DIRECTORY));
-            let at_accepting = compare(&accepting, End::Accepted(node(0)), &ours(&dialling, DIRECTORY));
+            let at_dialling = compare(&dialling, End::Dialled(node(1)), &ours_on(&accepting, [7; 16]));
+            let at_accepting = compare(&accepting, End::Accepted(node(0)), &ours_on(&dialling, [7; 16]));
             prop_assert_eq!(at_dialling.is_ok(), at_accepting.is_ok());
             prop_assert_eq!(at_accepting.is_ok(), ours_at == theirs_at && same_election && same_timing);
         }

@@ -27,6 +27,7 @@ use crate::{
         core::Config,
         identity::{Members, NodeId, Position},
         log::TimeOfDay,
+        membership::Franchise,
         message::{LONGEST_LEAP, Limits},
         node::Node,
         timing::{Draw, Timing},
@@ -58,7 +59,15 @@ impl Victim {
     fn new() -> Self {
         let (timing, limits) = (Timing::DEFAULT, Limits::DEFAULT);
         let members = Members::of(3).expect("three are a group");
-        let config = Config { me: ME, members, cluster: CLUSTER, timing, limits, mutant: None };
+        let config = Config {
+            me: ME,
+            members,
+            cluster: CLUSTER,
+            timing,
+            limits,
+            franchise: Franchise::Full,
+            mutant: None,
+        };
         let moment = Moment { now: START, today: TimeOfDay(0), draw: Draw(0) };
         let disk = Stored::nothing();
         let node = Node::start(config, disk.clone(), &moment).expect("an empty disk is in order");
@@ -177,7 +186,7 @@ fn fuzz_greetings() {
     let shown = |text: String| assert!(!text.contains(crate::names::forges) && text.len() < 8192, "{text:?}");
     bolero::check!().for_each(|bytes: &[u8]| {
         let [a, b] = &*members;
-        let mut greeting = hello::ours(a, [7; 16]);
+        let mut greeting = hello::ours_on(a, [7; 16]);
         if greeting.merge(bytes).is_ok() {
             for end in [End::Accepted(NodeId::new(0)), End::Dialled(NodeId::new(0))] {
                 match hello::compare(b, end, &greeting) {

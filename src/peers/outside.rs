@@ -5,19 +5,20 @@ use std::sync::Arc;
 use super::{
     disk::{Disk, Stranger},
     driver::{Company, Outside},
-    hello::DirectoryBytes,
-    store::DirectoryId,
+    group::Group,
+    ledger::{Ledger, Meeting},
     transport::{Greet, Network},
 };
 use crate::{
     clock::Timestamp,
-    raft::{action::Write, identity::NodeId, message::Envelope},
+    raft::{action::Write, identity::NodeId, membership::Franchise, message::Envelope},
 };
 
 /// Connections and a disk.
 pub(super) struct World {
     pub(super) network: Arc<Network>,
     pub(super) disk: Arc<Disk>,
+    pub(super) group: Group,
 }
 
 impl Outside for World {
@@ -27,6 +28,10 @@ impl Outside for World {
 
     fn write(&self, write: Write) {
         self.disk.write(write);
+    }
+
+    fn waiting_for(&self) -> Option<String> {
+        waiting_for(&self.group, self.disk.ledger())
     }
 
     fn company(&self) -> Company {
@@ -42,22 +47,35 @@ impl Outside for World {
     }
 }
 
+/// Why this server does not vote yet, if it does not.
+pub(super) fn waiting_for(group: &Group, ledger: &Ledger) -> Option<String> {
+    if ledger.franchise() != Franchise::Waiting {
+        return None;
+    }
+    let names: Vec<_> = ledger.unmet().iter().map(|node| group.member(*node).name.to_string()).collect();
+    Some(format!("a new group begins once all its members have met; waiting for {}", names.join(", ")))
+}
+
 /// Introduces this member, and remembers those whom it meets.
 pub(super) struct Porter {
-    pub(super) directory: DirectoryId,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) disk: Arc<Disk>,
 }
 
 impl Greet for Porter {
-    fn directory(&self) -> DirectoryBytes {
-        *self.directory.as_bytes()
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
-    fn meet(
-        &self,
-        member: NodeId,
-        directory: DirectoryBytes,
-    ) -> impl Future<Output = Result<(), Stranger>> + Send {
-        self.disk.meet(member, DirectoryId::from_bytes(directory))
+    fn meet(&self, member: NodeId, meeting: Meeting) -> impl Future<Output = Result<(), Stranger>> + Send {
+        self.disk.meet(member, meeting)
+    }
+
+    fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), Stranger>> + Send {
+        self.disk.confirmed(member)
+    }
+
+    fn revoked(&self, why: String) {
+        self.disk.revoked(why);
     }
 }

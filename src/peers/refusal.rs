@@ -30,36 +30,42 @@ pub(crate) enum Refusal {
 
 /// What the other side is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Told(String);
+pub(crate) struct Told {
+    text: String,
+    /// Whether the other side must not vote any more.
+    revokes: bool,
+}
 
 impl Refusal {
     /// What the other side is told of this.
     pub(crate) fn told(&self) -> Told {
-        Told(match self {
+        let text = match self {
             Self::Unproven(unproven) => unproven.told(),
             Self::Stranger(stranger) => stranger.told(),
             // Compared once the other side has proved itself: it is as much its business as ours.
             Self::Different(_) | Self::Doubled => self.to_string(),
-        })
+        };
+        let revokes = matches!(self, Self::Stranger(stranger) if stranger.revokes());
+        Told { text, revokes }
     }
 }
 
 impl Told {
     /// What says nothing of any member: of what has come, or of this server being busy.
     pub(crate) fn harmless(text: String) -> Self {
-        Self(text)
+        Self { text, revokes: false }
     }
 
     pub(crate) fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     pub(crate) fn status(self, code: Code) -> Status {
-        Status::new(code, self.0)
+        Status::new(code, self.text)
     }
 
     pub(crate) fn verdict(self) -> proto::Verdict {
-        proto::Verdict { refusal: self.0 }
+        proto::Verdict { refusal: self.text, revokes: self.revokes }
     }
 }
 
@@ -74,12 +80,12 @@ pub(crate) fn shown(told: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{peers::store::DirectoryId, raft::identity::NodeId};
+    use crate::raft::membership::{DirectoryId, Objection};
 
     #[test]
     fn contract_11_nobody_is_told_a_directory() {
         let (before, now) = (DirectoryId::from_bytes([0xAB; 16]), DirectoryId::from_bytes([0xCD; 16]));
-        let refusal = Refusal::from(Stranger::OtherDirectory { node: NodeId::new(1), before, now });
+        let refusal = Refusal::from(Stranger::from(Objection::OtherDirectory { before, now }));
         assert!(refusal.to_string().contains("abab"), "{refusal}");
         let told = refusal.told();
         assert!(!told.as_str().contains("abab") && !told.as_str().contains("cdcd"), "{told:?}");

@@ -1,8 +1,9 @@
 //! What a member must not forget: its term, its vote, its log, and whom it knows.
 //!
 //! ```text
-//!  DIR/elect.db    ├ preface, marks ┼ redb: identity ─ owner, directory id, shortest election timeout ┤
-//!                                          met ────── the other members' directory ids
+//!  DIR/elect.db    ├ preface, marks ┼ redb: identity ─ owner, directory id, shortest election timeout, ┤
+//!                                                     run, franchise
+//!                                          members ── what is known of the others: a Record each
 //!                                          state ──── number of the commit, term, vote
 //!                                          snapshot
 //!                                          log ────── index → entry
@@ -27,7 +28,8 @@
 //!
 //! Opening reads everything and checks every checksum: a directory whose bytes were changed is
 //! refused, or has its contents unchanged. It does not find out about a directory that was
-//! replaced by an older copy of itself. That takes back votes, and no member must be started from it.
+//! replaced by an older copy of itself: the other members do, by the number of the start and of the commit (see
+//! [`membership`](crate::raft::membership)).
 //!
 //! # Not here
 //!
@@ -62,10 +64,12 @@ use self::{
     file::{Behind, CommitNumber, DataFile, Medium},
 };
 use super::wire;
+pub(crate) use crate::raft::membership::DirectoryId;
 use crate::raft::{
     action::{Ballot, Stored, Write},
     identity::{NodeId, Term},
     log::{Change, Entry, Snapshot},
+    membership::{Franchise, Identity, Record, Run, RunId, Writes},
 };
 
 /// Who this is. Changes so rarely that it does not share a page with what changes each time.
@@ -74,7 +78,13 @@ const OWNER: &str = "owner";
 const DIRECTORY: &str = "directory";
 const SHORTEST: &str = "shortest election timeout, in nanoseconds";
 
-/// By the member's place.
+const RUN: &str = "run";
+const FRANCHISE: &str = "franchise";
+
+/// By the member's place: a [`Record`] as [`record_to_bytes`] writes it.
+const MEMBERS: TableDefinition<u8, &[u8]> = TableDefinition::new("members");
+
+/// The same of earlier versions, which knew directories only.
 const MET: TableDefinition<u8, &[u8; 16]> = TableDefinition::new("met");
 
 /// The number of the commit, the term, and the vote.
@@ -85,32 +95,6 @@ const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 /// Bytes of the database that redb may keep in memory. The log is in memory anyway, and all that a
 /// write needs is the last page of each table and the way there.
 const CACHE: usize = 1 << 20;
-
-/// Tells two directories apart, even under one name: 16 random bytes, made with the directory.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct DirectoryId([u8; 16]);
-
-impl DirectoryId {
-    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
-impl fmt::Display for DirectoryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for DirectoryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// A directory that was opened, and what is in it.
 #[derive(Debug)]
@@ -135,7 +119,10 @@ pub(crate) struct Store {
     latest: CommitNumber,
     /// The last entry's index; 0 if there is none. So that what only appends looks for nothing to cut.
     last: u64,
-    known: BTreeMap<NodeId, DirectoryId>,
+    known: BTreeMap<NodeId, Record>,
+    /// The last start, if it was counted.
+    run: Option<Run>,
+    franchise: Franchise,
 }
 
 /// All that a database has.
@@ -143,7 +130,11 @@ struct Contents {
     owner: Owner,
     directory: DirectoryId,
     shortest: Option<Duration>,
-    known: BTreeMap<NodeId, DirectoryId>,
+    known: BTreeMap<NodeId, Record>,
+    run: Option<Run>,
+    franchise: Franchise,
+    /// Why it is revoked, if it is.
+    revoked: Option<String>,
     latest: CommitNumber,
     stored: Stored,
 }
@@ -176,15 +167,16 @@ impl Store {
         let file = Arc::new(DataFile::create(medium).map_err(failed)?);
         let database = builder().create_with_backend(Behind(Arc::clone(&file)));
         let database = database.map_err(|error| StoreError::redb(&path, "written", error))?;
-        let directory = random(&path)?;
+        let directory = DirectoryId::from_bytes(random(&path)?);
         let (latest, last, known) = (CommitNumber(0), 0, BTreeMap::new());
-        let mut store = Self { database, file, path, latest, last, known };
+        let (run, franchise) = (None, Franchise::Waiting);
+        let mut store = Self { database, file, path, latest, last, known, run, franchise };
         store.commit(|transaction| {
             let mut identity = transaction.open_table(IDENTITY)?;
             identity.insert(OWNER, &*owner.to_bytes())?;
-            identity.insert(DIRECTORY, &directory.0[..])?;
+            identity.insert(DIRECTORY, &directory.as_bytes()[..])?;
             // Tables exist from the first time they are opened. A database that lacks one is damaged.
-            transaction.open_table(MET)?;
+            transaction.open_table(MEMBERS)?;
             transaction.open_table(LOG)?;
             transaction.open_table(SNAPSHOT)?;
             Ok(())
@@ -214,21 +206,30 @@ impl Store {
         if contents.latest < acknowledged {
             return Err(StoreError::damaged(&path, "what was written last is missing"));
         }
+        if let Some(why) = contents.revoked {
+            return Err(StoreError::Revoked { path, why });
+        }
         let settled = file.settle().and_then(|()| file.acknowledge(contents.latest));
         settled.map_err(|error| StoreError::io(&path, "written", error))?;
-        let Contents { directory, shortest, known, latest, stored, owner: _ } = contents;
+        let Contents { directory, shortest, known, run, mut franchise, latest, stored, .. } = contents;
         let last = stored.entries.last().map_or(0, |entry| entry.at.index.get());
-        let store = Self { database, file, path, latest, last, known };
+        // A version that did not count starts let every member vote that had met a majority. In a log there is what a
+        // leader of those said; a directory with none has given no vote that matters.
+        let begun = stored.snapshot != Snapshot::none() || !stored.entries.is_empty();
+        if run.is_none() && begun {
+            franchise = Franchise::Full;
+        }
+        let store = Self { database, file, path, latest, last, known, run, franchise };
         Ok(Opened { store, stored, directory, previous_shortest: shortest })
     }
 
-    /// Makes these durable, in this order and together.
+    /// Makes these durable, in this order and together, and what became known of other members with them.
     ///
     /// # Errors
     ///
     /// No space, or a disk that fails. Then all of them are durable or none, and which it is comes out at
     /// the next opening; nothing further can be written until then.
-    pub(crate) fn write(&mut self, writes: &[Write]) -> Result<(), StoreError> {
+    pub(crate) fn write(&mut self, writes: &[Write], known: &[(NodeId, Record)]) -> Result<(), StoreError> {
         let Some(newest) = writes.last() else { return Ok(()) };
         let ballot = Ballot { term: newest.term, vote: newest.vote };
         let mut last = self.last;
@@ -236,43 +237,92 @@ impl Store {
             for change in writes.iter().filter_map(|write| write.log.as_ref()) {
                 apply(transaction, change, &mut last)?;
             }
-            Ok(())
+            keep(transaction, known)
         })?;
+        self.known.extend(known.iter().copied());
         self.last = last;
         Ok(())
     }
 
-    /// Remembers, durably, for how long votes are promised from now on to a leader that was heard. A
-    /// later run with a shorter time first has to let this one pass.
+    /// Counts this start, durably, and gives it an id; and remembers for how long votes are promised from now on to a
+    /// leader that was heard. A later run with a shorter time first has to let this one pass.
+    ///
+    /// A member of a group of one has nobody to meet.
     ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    pub(crate) fn keep_shortest(&mut self, shortest: Duration) -> Result<(), StoreError> {
+    pub(crate) fn begin_run(&mut self, shortest: Duration, alone: bool) -> Result<Run, StoreError> {
         let nanos = u64::try_from(shortest.as_nanos()).unwrap_or(u64::MAX);
+        let number = self.run.map_or(0, |run| run.number) + 1;
+        let began = Writes(self.latest.0 + 1);
+        let run = Run { number, id: RunId::from_bytes(random(&self.path)?), began };
+        let franchise = if alone { Franchise::Full } else { self.franchise };
+        let known: Vec<_> = self.known.iter().map(|(node, record)| (*node, *record)).collect();
         self.commit(|transaction| {
-            transaction.open_table(IDENTITY)?.insert(SHORTEST, &nanos.to_le_bytes()[..])?;
-            Ok(())
-        })
+            {
+                let mut identity = transaction.open_table(IDENTITY)?;
+                identity.insert(SHORTEST, &nanos.to_le_bytes()[..])?;
+                identity.insert(RUN, &*run_to_bytes(&run))?;
+                identity.insert(FRANCHISE, &franchise_to_bytes(franchise, "")[..])?;
+            }
+            // Where an earlier version kept them elsewhere.
+            keep(transaction, &known)
+        })?;
+        self.run = Some(run);
+        self.franchise = franchise;
+        Ok(run)
     }
 
-    /// Remembers, durably, under which directory a member was met. In place of one that is known.
+    /// Remembers a member, durably, in place of what was known of it; and that this server votes from now on, once
+    /// all others know it.
     ///
     /// # Errors
     ///
     /// As [`write`](Self::write).
-    pub(crate) fn keep_met(&mut self, node: NodeId, directory: DirectoryId) -> Result<(), StoreError> {
+    pub(crate) fn keep_met(
+        &mut self,
+        node: NodeId,
+        record: Record,
+        franchise: Franchise,
+    ) -> Result<(), StoreError> {
         self.commit(|transaction| {
-            transaction.open_table(MET)?.insert(place(node), &directory.0)?;
+            keep(transaction, &[(node, record)])?;
+            transaction.open_table(IDENTITY)?.insert(FRANCHISE, &franchise_to_bytes(franchise, "")[..])?;
             Ok(())
         })?;
-        self.known.insert(node, directory);
+        self.known.insert(node, record);
+        self.franchise = franchise;
         Ok(())
     }
 
-    /// The directories under which other members were met.
-    pub(crate) fn known(&self) -> &BTreeMap<NodeId, DirectoryId> {
+    /// Remembers, durably, that this directory's server votes no more, and why.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`](Self::write).
+    pub(crate) fn revoke(&mut self, why: &str) -> Result<(), StoreError> {
+        let franchise = Franchise::Revoked;
+        self.commit(|transaction| {
+            transaction.open_table(IDENTITY)?.insert(FRANCHISE, &franchise_to_bytes(franchise, why)[..])?;
+            Ok(())
+        })?;
+        self.franchise = franchise;
+        Ok(())
+    }
+
+    /// What is known of the other members.
+    pub(crate) fn known(&self) -> &BTreeMap<NodeId, Record> {
         &self.known
+    }
+
+    pub(crate) fn franchise(&self) -> Franchise {
+        self.franchise
+    }
+
+    /// How many writes are durable here.
+    pub(crate) fn writes(&self) -> Writes {
+        Writes(self.latest.0)
     }
 
     /// What is to be said of a directory over which redb tripped.
@@ -352,10 +402,86 @@ fn place(node: NodeId) -> u8 {
     u8::try_from(node.place()).expect("a member's place was made from eight bits")
 }
 
-fn random(path: &Path) -> Result<DirectoryId, StoreError> {
+fn random(path: &Path) -> Result<[u8; 16], StoreError> {
     let random = ring::rand::generate(&ring::rand::SystemRandom::new());
     let failed = |_| StoreError::io(path, "given an id", std::io::Error::other("no random numbers"));
-    Ok(DirectoryId(random.map_err(failed)?.expose()))
+    Ok(random.map_err(failed)?.expose())
+}
+
+fn keep(transaction: &WriteTransaction, known: &[(NodeId, Record)]) -> Result<(), redb::Error> {
+    if known.is_empty() {
+        return Ok(());
+    }
+    let mut members = transaction.open_table(MEMBERS)?;
+    for (node, record) in known {
+        members.insert(place(*node), &*record_to_bytes(record))?;
+    }
+    Ok(())
+}
+
+const RUN_BYTES: usize = 8 + 16 + 8;
+const RECORD_BYTES: usize = 16 + RUN_BYTES + 8 + 1;
+
+fn run_to_bytes(run: &Run) -> Vec<u8> {
+    [&run.number.to_le_bytes()[..], run.id.as_bytes(), &run.began.0.to_le_bytes()].concat()
+}
+
+fn run_from_bytes(bytes: &[u8]) -> Option<Run> {
+    let (number, rest) = bytes.split_first_chunk()?;
+    let (id, began) = rest.split_first_chunk()?;
+    let began = Writes(u64::from_le_bytes(began.try_into().ok()?));
+    Some(Run { number: u64::from_le_bytes(*number), id: RunId::from_bytes(*id), began })
+}
+
+/// Directory, run, writes, and whether it is mutual.
+fn record_to_bytes(record: &Record) -> Vec<u8> {
+    let Record { identity, writes, mutual } = record;
+    [
+        identity.directory.as_bytes(),
+        &*run_to_bytes(&identity.run),
+        &writes.0.to_le_bytes(),
+        &[u8::from(*mutual)],
+    ]
+    .concat()
+}
+
+fn record_from_bytes(bytes: &[u8]) -> Option<Record> {
+    let bytes: &[u8; RECORD_BYTES] = bytes.try_into().ok()?;
+    let (directory, rest) = bytes.split_first_chunk()?;
+    let (run, rest) = rest.split_at(RUN_BYTES);
+    let (writes, mutual) = rest.split_first_chunk()?;
+    Some(Record {
+        identity: Identity { directory: DirectoryId::from_bytes(*directory), run: run_from_bytes(run)? },
+        writes: Writes(u64::from_le_bytes(*writes)),
+        mutual: mutual == [1],
+    })
+}
+
+fn franchise_to_bytes(franchise: Franchise, why: &str) -> Vec<u8> {
+    let kind = match franchise {
+        Franchise::Waiting => 0,
+        Franchise::Full => 1,
+        Franchise::Revoked => 2,
+    };
+    [&[kind], why.as_bytes()].concat()
+}
+
+fn franchise_from_bytes(bytes: &[u8]) -> Option<(Franchise, String)> {
+    let (kind, why) = bytes.split_first()?;
+    let franchise = match kind {
+        0 => Franchise::Waiting,
+        1 => Franchise::Full,
+        2 => Franchise::Revoked,
+        _ => return None,
+    };
+    Some((franchise, String::from_utf8_lossy(why).into_owned()))
+}
+
+/// What an earlier version remembered of a member: its directory.
+fn met_before(directory: &[u8; 16]) -> Record {
+    let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: Writes(0) };
+    let directory = DirectoryId::from_bytes(*directory);
+    Record::first(Identity { directory, run }, Writes::default())
 }
 
 impl Contents {
@@ -373,21 +499,48 @@ impl Contents {
             Ok::<_, redb::Error>(Duration::from_nanos(u64::from_le_bytes(nanos)))
         });
         let mut known = BTreeMap::new();
-        for met in transaction.open_table(MET)?.iter()? {
-            let (node, directory) = met?;
-            known.insert(NodeId::new(node.value()), DirectoryId(*directory.value()));
+        if let Some(met) = there(transaction.open_table(MET))? {
+            for met in met.iter()? {
+                let (node, directory) = met?;
+                known.insert(NodeId::new(node.value()), met_before(directory.value()));
+            }
         }
+        if let Some(members) = there(transaction.open_table(MEMBERS))? {
+            for member in members.iter()? {
+                let (node, record) = member?;
+                let record =
+                    record_from_bytes(record.value()).ok_or_else(|| corrupted("an unreadable member"))?;
+                known.insert(NodeId::new(node.value()), record);
+            }
+        }
+        let run =
+            of(RUN)?.map(|bytes| run_from_bytes(&bytes).ok_or_else(|| corrupted("an unreadable start")));
+        let franchise = of(FRANCHISE)?
+            .map(|bytes| franchise_from_bytes(&bytes).ok_or_else(|| corrupted("an unreadable franchise")));
+        let (franchise, why) = franchise.transpose()?.unwrap_or_default();
         let state = transaction.open_table(STATE)?.get(())?.ok_or_else(|| corrupted("no term"))?;
         let (latest, term, vote) = state.value();
         let ballot = Ballot { term: Term::new(term), vote: vote.map(NodeId::new) };
         Ok(Self {
             owner: owner.ok_or_else(|| corrupted("no owner"))?,
-            directory: DirectoryId(directory.ok_or_else(|| corrupted("no directory id"))?),
+            directory: DirectoryId::from_bytes(directory.ok_or_else(|| corrupted("no directory id"))?),
             shortest: shortest.transpose()?,
             known,
+            run: run.transpose()?,
+            franchise,
+            revoked: (franchise == Franchise::Revoked).then_some(why),
             latest: CommitNumber(latest),
             stored: Stored { ballot, snapshot: snapshot(&transaction)?, entries: entries(&transaction)? },
         })
+    }
+}
+
+/// A table, unless no version that wrote this directory had it.
+fn there<T>(opened: Result<T, redb::TableError>) -> Result<Option<T>, redb::Error> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -85,14 +85,16 @@ pub(super) use self::{dial::Target, pace::Pace, talk::Ending};
 use super::{
     Contact, Look, Settings,
     disk::Stranger,
-    hello::{self, DirectoryBytes, End},
-    refusal::Refusal,
+    hello::{self, Acquaintance, End},
+    ledger::{Ledger, Meeting},
+    refusal::{Refusal, shown},
     wire::{Route, proto},
 };
 use crate::{
     clock::Timestamp,
     raft::{
         identity::NodeId,
+        membership::Writes,
         message::{Envelope, Limits},
     },
 };
@@ -119,21 +121,25 @@ const FAREWELL: Duration = Duration::from_millis(250);
 /// The first pause before calling again. A member that was restarted is back in less.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 
-/// The last one: a call that is refused costs next to nothing.
+/// The last one: a call in vain costs next to nothing.
 const LAST_PAUSE: Duration = Duration::from_millis(250);
+
+/// The pause after a refusal: a person has to do something about it.
+const PAUSE_AFTER_A_REFUSAL: Duration = Duration::from_secs(1);
 
 /// What is known of data directories: ours, and those of members that were met before.
 pub(crate) trait Greet: Send + Sync + 'static {
-    /// Our own.
-    fn directory(&self) -> DirectoryBytes;
+    /// What is known.
+    fn ledger(&self) -> &Arc<Ledger>;
 
-    /// Whether that member may have this directory: if it is the first that it is met with, it is
-    /// remembered, and no other one will do from then on.
-    fn meet(
-        &self,
-        member: NodeId,
-        directory: DirectoryBytes,
-    ) -> impl Future<Output = Result<(), Stranger>> + Send;
+    /// Whether that member may be listened to. What is new of it is remembered, durably, before the answer.
+    fn meet(&self, member: NodeId, meeting: Meeting) -> impl Future<Output = Result<(), Stranger>> + Send;
+
+    /// That member has said that it has recorded us, which is remembered, durably, before the answer.
+    fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), Stranger>> + Send;
+
+    /// A member has proved itself, and says that we must not vote any more.
+    fn revoked(&self, why: String);
 }
 
 /// What is told to those who ask who leads.
@@ -174,7 +180,7 @@ impl Network {
         let listener = TcpListener::from_std(listener)?;
         let (group, me) = (settings.group(), settings.me());
         let pace = Pace::of(settings.timing());
-        let contacts = Arc::new(Contacts::of(group, me, pace));
+        let contacts = Arc::new(Contacts::of(group, me, pace, Arc::clone(greeter.ledger())));
         let over = CancellationToken::new();
         let shared = Arc::new(Shared {
             settings: settings.clone(),
@@ -230,18 +236,33 @@ struct Shared<G> {
 impl<G: Greet> Shared<G> {
     /// Our own words, once the other side has proved itself.
     fn hello(&self) -> proto::Hello {
-        hello::ours(&self.settings, self.greeter.directory())
+        let ledger = self.greeter.ledger();
+        hello::ours(&self.settings, &ledger.identity(), ledger.writes())
     }
 
     /// Whether this is a member that we may talk with.
-    async fn acquaint(&self, end: End, theirs: &proto::Hello) -> Result<(), Ending> {
-        let met = hello::compare(&self.settings, end, theirs)?;
-        if let End::Accepted(node) = end
-            && !self.contacts.has_room(node, self.pace.attempt / 2).await
-        {
-            return Err(Refusal::Doubled.into());
+    ///
+    /// `known_writes` is what was known of it before it could say what it says here.
+    async fn acquaint(&self, end: End, theirs: &proto::Hello, known_writes: Writes) -> Result<(), Ending> {
+        let Acquaintance { node, identity, writes } = hello::compare(&self.settings, end, theirs)?;
+        let (mut another_answers, mutual) = (false, matches!(end, End::Dialled(_)));
+        if end == End::Accepted(node) && !self.contacts.has_room(node, self.pace.attempt / 2).await {
+            another_answers = self.greeter.ledger().is_another_run(node, &identity);
+            if !another_answers {
+                return Err(Refusal::Doubled.into());
+            }
         }
-        Ok(self.greeter.meet(met.node, met.directory).await?)
+        let meeting = Meeting { identity, writes, known_writes, another_answers, mutual };
+        Ok(self.greeter.meet(node, meeting).await?)
+    }
+
+    /// A member that has proved itself refuses us.
+    fn refused_by(&self, node: NodeId, verdict: &proto::Verdict) -> Ending {
+        if verdict.revokes {
+            let name = &self.settings.group().member(node).name;
+            self.greeter.revoked(format!("'{name}' says: {}", shown(&verdict.refusal)));
+        }
+        Ending::refused_by(&verdict.refusal)
     }
 }
 

@@ -57,7 +57,12 @@ impl Route {
 
 impl From<Envelope> for proto::Message {
     fn from(envelope: Envelope) -> Self {
-        Self { term: envelope.term.get(), kind: Some(envelope.message.into()) }
+        Self {
+            term: envelope.term.get(),
+            kind: Some(envelope.message.into()),
+            writes: 0,
+            tallies: Vec::new(),
+        }
     }
 }
 

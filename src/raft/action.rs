@@ -17,6 +17,7 @@ use std::sync::Arc;
 use super::{
     identity::{NodeId, Position, Term},
     log::{Change, Entry, Snapshot, TimeOfDay},
+    membership::Franchise,
     message::Envelope,
     timing::Draw,
 };
@@ -59,6 +60,8 @@ pub(crate) enum Input {
     Withdraw,
     /// The holder of the term that this server lost last has stopped all that rested on it.
     LetGo,
+    /// Whether this server votes has changed, durably. One whose right is revoked and that leads is to resign.
+    Franchise(Franchise),
     /// The state up to this entry, in place of the entries. Nothing happens if the entry was not
     /// applied, or if the state is larger than [`Limits::snapshot`](super::message::Limits).
     Compact(Snapshot),

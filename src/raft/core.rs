@@ -11,6 +11,7 @@ use super::{
     action::{Actions, Ballot, Effect, Moment, Persisted, Stored, Tidings, Write, WriteNumber},
     identity::{Ballots, Index, Members, NodeId, Position, Term},
     log::{Accepted, Log, Snapshot, Unfit},
+    membership::Franchise,
     message::{Envelope, Limits, Listener, Message, Refusal, Refusals},
     timing::Timing,
 };
@@ -24,6 +25,8 @@ pub(crate) struct Config {
     pub(crate) cluster: ClusterId,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
+    /// Whether this server may vote at its start.
+    pub(crate) franchise: Franchise,
     #[cfg(test)]
     pub(crate) mutant: Option<Mutant>,
 }
@@ -77,6 +80,7 @@ pub(super) struct Core {
     holder_until: Option<Timestamp>,
     /// Servers that this one held back for since it last heard a leader, or entered a term.
     held_back_for: Ballots,
+    franchise: Franchise,
     /// Whether to stand for election, and what to announce then.
     pub(super) standing: Option<std::sync::Arc<[u8]>>,
     writes: Writes,
@@ -97,6 +101,7 @@ impl Core {
         let heard = if config.is(Mutant::ForgetsStickiness) { Timestamp::from_nanos(0) } else { heard };
         let committed = log.snapshot().at.index;
         let writes = Writes::all_done(stored.ballot, log.last().index);
+        let franchise = config.franchise;
         Some(Self {
             config,
             ballot: stored.ballot,
@@ -106,6 +111,7 @@ impl Core {
             heard,
             holder_until: None,
             held_back_for: Ballots::default(),
+            franchise,
             standing: None,
             writes,
             refusals: Refusals::default(),
@@ -156,13 +162,29 @@ impl Core {
         self.ballot.vote = Some(node);
     }
 
+    /// Whether this server votes at all, for others or for itself.
+    pub(super) fn may_vote(&self) -> bool {
+        #[cfg(test)]
+        if self.config.is(Mutant::VotesBeforeAllHaveMet) && self.franchise == Franchise::Waiting {
+            return true;
+        }
+        self.franchise == Franchise::Full
+    }
+
+    /// Once it is revoked, it stays so.
+    pub(super) fn enfranchise(&mut self, franchise: Franchise) {
+        if self.franchise != Franchise::Revoked {
+            self.franchise = franchise;
+        }
+    }
+
     /// Whether this server may vote for that one in the current term (RequestVote of Figure 2).
     pub(super) fn can_vote_for(&self, node: NodeId, last: Position) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::VotesTwice) {
-            return self.up_to_date(last);
+            return self.may_vote() && self.up_to_date(last);
         }
-        self.ballot.vote.is_none_or(|vote| vote == node) && self.up_to_date(last)
+        self.may_vote() && self.ballot.vote.is_none_or(|vote| vote == node) && self.up_to_date(last)
     }
 
     /// Whether a log that ends there has all that this one may have to keep (§5.4.1).

@@ -33,7 +33,7 @@ impl Follower {
 impl Server<Follower> {
     /// No leader was heard for the whole election timeout.
     pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
-        if self.core.standing.is_some() {
+        if self.core.standing.is_some() && self.core.may_vote() {
             return self.ask_around(turn);
         }
         self.role.deadline = self.core.election_deadline(&turn.moment);
@@ -43,7 +43,8 @@ impl Server<Follower> {
     /// The leader of the term has given up, for this server (thesis §3.10).
     pub(super) fn take_over(self, turn: &mut Turn) -> Node {
         let core = &self.core;
-        let may = core.standing.is_some() && !core.is_held(turn.now()) && core.may_begin_a_term();
+        let free = core.may_vote() && !core.is_held(turn.now()) && core.may_begin_a_term();
+        let may = core.standing.is_some() && free;
         if may { self.campaign(turn, true) } else { self.into() }
     }
 

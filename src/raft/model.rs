@@ -23,6 +23,7 @@ use super::{
     core::Config,
     identity::{Index, Members, NodeId, Position, Term},
     log::TimeOfDay,
+    membership::Franchise,
     message::{Envelope, Limits, Message, Refusals},
     mutant::Mutant,
     node::Node,
@@ -110,7 +111,15 @@ impl Group {
     fn config(&self, place: usize) -> Config {
         let members = Members::of(SERVERS).unwrap();
         let (me, cluster, mutant) = (NodeId::new(place as u8), ClusterId(1), self.mutant);
-        Config { me, members, cluster, timing: Self::timing(), limits: Limits::DEFAULT, mutant }
+        Config {
+            me,
+            members,
+            cluster,
+            timing: Self::timing(),
+            limits: Limits::DEFAULT,
+            franchise: Franchise::Full,
+            mutant,
+        }
     }
 
     fn start(&self, place: usize, disk: &Stored, tick: u8) -> Node {

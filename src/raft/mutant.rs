@@ -28,6 +28,14 @@ pub(crate) enum Mutant {
     BothGiveWay,
     /// A candidate's time begins before its own vote is durable, and so does its next term.
     DoesNotWaitForItsDisk,
+    /// A server votes that one of the others has never met.
+    VotesBeforeAllHaveMet,
+    /// A server whose directory is another one than before is taken for the same member.
+    IgnoresDirectories,
+    /// A server is not known by its starts.
+    IgnoresRuns,
+    /// A server is not known by its number of writes.
+    IgnoresWrites,
     /// A leader without a majority's answers goes on (thesis §6.2).
     IgnoresQuorum,
 }

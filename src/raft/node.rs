@@ -193,6 +193,15 @@ impl Node {
                 self.core_mut().let_go();
                 self
             }
+            Input::Franchise(franchise) => {
+                self.core_mut().enfranchise(franchise);
+                match self {
+                    Self::PreCandidate(_) | Self::Candidate(_) if !self.core().may_vote() => {
+                        self.resign(turn)
+                    }
+                    other => other,
+                }
+            }
             Input::Compact(snapshot) => {
                 self.core_mut().compact(snapshot);
                 self
@@ -334,7 +343,7 @@ impl Node {
     ///
     /// A server that would vote for another leaves it some time to win.
     fn consider(self, turn: &mut Turn, from: NodeId, last: Position, sent: Timestamp) -> Self {
-        if self.clings(turn.now()) || !self.core().up_to_date(last) {
+        if self.clings(turn.now()) || !self.core().may_vote() || !self.core().up_to_date(last) {
             return self;
         }
         self.core().send(turn, from, Message::PreVoteGranted { echo: sent });

@@ -13,6 +13,7 @@ use super::{
     core::Config,
     identity::{Index, Members, NodeId, Position, Term},
     log::{Conflict, Entry, Payload, Snapshot, TimeOfDay},
+    membership::Franchise,
     message::{Envelope, Limits, Message, Refusal},
     node::Node,
     timing::{Draw, Timing},
@@ -46,7 +47,15 @@ impl Bench {
     fn just_started(members: usize, disk: Stored) -> Self {
         let members = Members::of(members).unwrap();
         let (timing, limits) = (Timing::DEFAULT, Limits::DEFAULT);
-        let config = Config { me: ME, members, cluster: CLUSTER, timing, limits, mutant: None };
+        let config = Config {
+            me: ME,
+            members,
+            cluster: CLUSTER,
+            timing,
+            limits,
+            franchise: Franchise::Full,
+            mutant: None,
+        };
         let now = Timestamp::from_nanos(1_000_000_000_000);
         let node = Node::start(config, disk.clone(), &moment(now)).unwrap();
         let mut bench = Self { node: Some(node), now, writes: Vec::new(), disk };
@@ -676,7 +685,15 @@ fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
     let refused = |stored: Stored| {
         let (timing, limits) = (Timing::DEFAULT, Limits::DEFAULT);
         let members = Members::of(3).unwrap();
-        let config = Config { me: ME, members, cluster: CLUSTER, timing, limits, mutant: None };
+        let config = Config {
+            me: ME,
+            members,
+            cluster: CLUSTER,
+            timing,
+            limits,
+            franchise: Franchise::Full,
+            mutant: None,
+        };
         Node::start(config, stored, &moment(Timestamp::from_nanos(1))).is_err()
     };
     let mut good = Stored::nothing();
@@ -727,4 +744,28 @@ fn contract_8_a_deposed_leader_votes_for_nobody_until_its_holder_has_let_go() {
         assert!(granted(&bench.hear(C, now, asked)));
         assert_eq!(votes(&bench.hear(C, term + 2, request)), 1);
     }
+}
+
+#[test]
+fn contract_11_a_server_that_has_not_met_all_neither_votes_nor_stands() {
+    let mut bench = Bench::of(3);
+    for franchise in [Franchise::Waiting, Franchise::Revoked] {
+        bench.step(Input::Franchise(franchise));
+        assert_eq!(bench.expire(), vec![], "it asks nobody");
+        bench.pass(Timing::DEFAULT.longest());
+        let (term, sent) = (bench.node().term().get(), bench.now);
+        assert_eq!(bench.hear(B, term, Message::PreVote { last: at(0, 0), sent }), vec![]);
+        assert_eq!(votes(&bench.hear(B, term + 1, ask(at(0, 0)))), 0);
+    }
+    bench.step(Input::Franchise(Franchise::Full));
+    assert_eq!(votes(&bench.hear(B, 9, ask(at(0, 0)))), 0, "what is revoked stays so");
+}
+
+#[test]
+fn contract_11_a_server_that_has_met_all_votes_from_then_on() {
+    let mut bench = Bench::of(3);
+    bench.step(Input::Franchise(Franchise::Waiting));
+    assert_eq!(votes(&bench.hear(B, 1, ask(at(0, 0)))), 0);
+    bench.step(Input::Franchise(Franchise::Full));
+    assert_eq!(votes(&bench.hear(B, 2, ask(at(0, 0)))), 1);
 }

@@ -156,6 +156,52 @@ fn contract_12_at_every_round_trip_a_leader_comes_within_four_timeouts_and_stays
     }
 }
 
+/// Seeds of runs in which leaders are deposed.
+const SEEDS_OF_DEPOSITIONS: u64 = 500;
+
+#[test]
+fn contract_8_a_leader_that_is_deposed_has_its_proved_time() {
+    for seed in 0..SEEDS_OF_DEPOSITIONS {
+        let world = run(Plan::of_depositions(seed));
+        assert_eq!(world.violation(), None, "seed {seed}");
+    }
+}
+
+/// Seeds of runs in which disks are lost, and in which they are put back.
+const SEEDS_OF_DISKS: u64 = 500;
+
+/// How long servers have to meet after all trouble.
+const MEET_WITHIN: Duration = Duration::from_secs(1);
+
+/// Runs a plan that may leave no majority of disks: there need not be a leader in the end.
+fn run_with_bad_disks(plan: Plan) -> World {
+    let mut world = World::new(plan);
+    world.run_for(Duration::from_nanos(world.heals_at().0));
+    world.heal();
+    world.run_for(MEET_WITHIN);
+    world.find_the_forgetful();
+    world
+}
+
+#[test]
+fn contract_11_disks_that_are_lost_make_no_second_leader_and_no_token_twice() {
+    for seed in 0..SEEDS_OF_DISKS {
+        let world = run_with_bad_disks(Plan::of_lost_disks(seed));
+        assert_eq!(world.violation(), None, "seed {seed}");
+    }
+}
+
+/// That is all: until it is noticed, a vote may have been given twice.
+#[test]
+fn contract_11_a_disk_that_was_put_back_is_noticed() {
+    for seed in 0..SEEDS_OF_DISKS {
+        let world = run_with_bad_disks(Plan::of_old_disks(seed));
+        let of_disks = ["members are known", "a disk that went back is noticed"];
+        let violation = world.violation().filter(|violation| of_disks.contains(&violation.invariant));
+        assert_eq!(violation, None, "seed {seed}");
+    }
+}
+
 /// A number from the environment, for the `make` targets.
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)

@@ -117,6 +117,11 @@ impl Impostor {
             name: self.name.clone(),
             directory: self.directory.clone().into(),
             shortest_us: look.shortest_us,
+            // Later than anything that the member can have said.
+            run: 1_000_000,
+            run_id: vec![7; 16].into(),
+            writes: 1 << 40,
+            began: 1 << 40,
         };
         let (hello, proof) = (hello.encode_to_vec().into(), Vec::new().into());
         send(Kind::Introduction(proto::Introduction { hello, proof })).await?;
@@ -125,11 +130,11 @@ impl Impostor {
             Some(Kind::Verdict(verdict)) => return Ok(Outcome::Refused(verdict.refusal)),
             other => panic!("{other:?}"),
         }
-        send(Kind::Verdict(proto::Verdict { refusal: String::new() })).await?;
+        send(Kind::Verdict(proto::Verdict::default())).await?;
         // As a leader that hands over, to one that follows another.
         if look.role != "leader" {
             let kind = Some(Word::TimeoutNow(proto::TimeoutNow {}));
-            send(Kind::Message(proto::Message { term: look.term + 1, kind })).await?;
+            send(Kind::Message(proto::Message { term: look.term + 1, kind, ..Default::default() })).await?;
         }
         Ok(Outcome::Believed(say_yes(says, hears).await))
     }
@@ -155,7 +160,7 @@ async fn say_yes(says: mpsc::Sender<proto::Frame>, mut hears: Streaming<proto::F
             }
             _ => continue,
         };
-        let answer = proto::Message { term: message.term, kind: Some(kind) };
+        let answer = proto::Message { term: message.term, kind: Some(kind), ..Default::default() };
         if says.send(frame(Kind::Message(answer))).await.is_err() {
             break;
         }

@@ -14,7 +14,7 @@ use crate::{
     leadership::OrderError,
     observe::Front,
     peers::{Group, Missed, Peers, ProposeError, Settings, Shared, StoreError, Timing},
-    raft::{action::Stored, core::Config, message::Limits},
+    raft::{action::Stored, core::Config, membership::Franchise, message::Limits},
     timing::Ttl,
 };
 
@@ -77,6 +77,10 @@ impl Outside for Double {
             Done::Failed(StoreError::Full { path: "data".into(), what: "written" })
         };
         let _ = self.news.send(news);
+    }
+
+    fn waiting_for(&self) -> Option<String> {
+        None
     }
 
     fn company(&self) -> Company {
@@ -142,6 +146,7 @@ fn start(
         cluster: settings.cluster(),
         timing: *settings.timing(),
         limits: Limits::DEFAULT,
+        franchise: Franchise::Full,
         mutant: None,
     };
     let node = Node::start(config, stored, &moment()).unwrap();

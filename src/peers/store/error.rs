@@ -96,6 +96,18 @@ pub enum StoreError {
         /// What does not add up.
         why: String,
     },
+    /// Another member knows that this is not the only or not the newest one of this member's.
+    #[error(
+        "{path}: must not be used any more, as {why}. It has forgotten, or will, what others count on. Start this member \
+         from the directory of which this is a copy, if there is one; else the others go on without it, until all \
+         members are set up anew, with new directories and another election name"
+    )]
+    Revoked {
+        /// The file.
+        path: PathBuf,
+        /// What the other member said.
+        why: String,
+    },
     /// The system failed otherwise.
     #[error("{path}: can't be {what}: {source}")]
     Io {

@@ -153,7 +153,7 @@ proptest! {
         let (mut shortest, mut met) = (None, BTreeMap::new());
         for (count, then) in steps {
             let writes: Vec<_> = (0..count).map(|_| author.write()).collect();
-            store.write(&writes).unwrap();
+            store.write(&writes, &[]).unwrap();
             let opened = match then {
                 // Closed.
                 0 => {
@@ -168,14 +168,14 @@ proptest! {
                 }
                 2 => {
                     let duration = Duration::from_nanos(author.random.u64(..));
-                    store.keep_shortest(duration).unwrap();
+                    store.begin_run(duration, false).unwrap();
                     shortest = Some(duration);
                     continue;
                 }
                 _ => {
-                    let (node, directory) = (NodeId::new(author.random.u8(..3)), DirectoryId(author.random.u128(..).to_be_bytes()));
-                    store.keep_met(node, directory).unwrap();
-                    met.insert(node, directory);
+                    let (node, record) = (NodeId::new(author.random.u8(..3)), record(&mut author.random));
+                    store.keep_met(node, record, Franchise::Waiting).unwrap();
+                    met.insert(node, record);
                     continue;
                 }
             };
@@ -186,6 +186,74 @@ proptest! {
         }
         drop(store);
         prop_assert_eq!(resume(&platter).unwrap().stored, author.kept);
+    }
+}
+
+fn record(random: &mut fastrand::Rng) -> Record {
+    let mut id = || random.u128(..).to_be_bytes();
+    let (directory, run) = (DirectoryId::from_bytes(id()), RunId::from_bytes(id()));
+    let identity =
+        Identity { directory, run: Run { number: random.u64(..), id: run, began: Writes(random.u64(..)) } };
+    Record { identity, writes: Writes(random.u64(..)), mutual: random.bool() }
+}
+
+#[test]
+fn each_start_is_counted_and_has_an_id_and_writes_are_counted_through() {
+    let platter = Platter::default();
+    let mut opened = begin(&platter);
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        let before = opened.store.writes();
+        runs.push(opened.store.begin_run(Duration::from_millis(250), false).unwrap());
+        assert!(opened.store.writes() > before);
+        let writes = opened.store.writes();
+        drop(opened);
+        opened = resume(&platter).unwrap();
+        assert_eq!(opened.store.writes(), writes);
+    }
+    assert_eq!(runs.iter().map(|run| run.number).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(runs[0].id != runs[1].id && runs[1].id != runs[2].id);
+}
+
+#[test]
+fn the_right_to_vote_is_kept_and_a_directory_that_lost_it_is_not_opened() {
+    let platter = Platter::default();
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut store = begin(&platter).store;
+    store.begin_run(Duration::from_millis(250), false).unwrap();
+    drop(store);
+    let mut opened = resume(&platter).unwrap();
+    assert_eq!(opened.store.franchise(), Franchise::Waiting);
+    opened.store.keep_met(NodeId::new(1), record(&mut random), Franchise::Full).unwrap();
+    drop(opened);
+    let mut opened = resume(&platter).unwrap();
+    assert_eq!(opened.store.franchise(), Franchise::Full);
+    opened.store.revoke("'b' says that it is a copy").unwrap();
+    drop(opened);
+    let refused = resume(&platter).unwrap_err();
+    assert!(matches!(refused, StoreError::Revoked { .. }));
+    assert!(refused.to_string().contains("as 'b' says that it is a copy"), "{refused}");
+}
+
+/// A directory of a version that did not count starts: as it is here before the first one.
+#[test]
+fn a_directory_of_an_earlier_version_votes_if_there_is_anything_in_its_log() {
+    for (entries, franchise) in [(0, Franchise::Waiting), (1, Franchise::Full)] {
+        let platter = Platter::default();
+        let mut store = begin(&platter).store;
+        let mut author = Author::new(1);
+        (0..entries).for_each(|_| store.write(&[author.append(10)], &[]).unwrap());
+        drop(store);
+        let mut opened = resume(&platter).unwrap();
+        assert_eq!(opened.store.franchise(), franchise);
+        opened.store.begin_run(Duration::from_millis(250), false).unwrap();
+        opened.store.write(&[author.append(10)], &[]).unwrap();
+        drop(opened);
+        assert_eq!(
+            resume(&platter).unwrap().store.franchise(),
+            franchise,
+            "what a leader sent later makes no difference"
+        );
     }
 }
 
@@ -208,7 +276,7 @@ fn a_write_costs_one_sync() {
     for _ in 0..200 {
         let writes: Vec<_> = (0..3).map(|_| author.write()).collect();
         let before = platter.syncs();
-        store.write(&writes).unwrap();
+        store.write(&writes, &[]).unwrap();
         assert_eq!(platter.syncs(), before + 1);
     }
 }
@@ -218,7 +286,7 @@ fn nothing_to_write_costs_nothing() {
     let platter = Platter::default();
     let mut store = begin(&platter).store;
     let before = platter.syncs();
-    store.write(&[]).unwrap();
+    store.write(&[], &[]).unwrap();
     assert_eq!(platter.syncs(), before);
 }
 
@@ -240,7 +308,7 @@ fn a_log_that_is_compacted_does_not_grow() {
         if last.get().is_multiple_of(EVERY) {
             log.compact(last, Arc::from([1; 2000])).unwrap();
         }
-        store.write(&[Write::numbered(number, ballot, log.take_change())]).unwrap();
+        store.write(&[Write::numbered(number, ballot, log.take_change())], &[]).unwrap();
         if last.get().is_multiple_of(EVERY) {
             largest.push(platter.len());
         }

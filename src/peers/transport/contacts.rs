@@ -21,9 +21,14 @@ use crate::{
     names::CandidateName,
     peers::{
         Contact, Group,
+        ledger::{Ledger, Tally},
         wire::proto::{self, frame::Frame as Kind},
     },
-    raft::{identity::NodeId, message::Envelope},
+    raft::{
+        identity::{MAX_MEMBERS, NodeId},
+        membership::{Objection, Writes},
+        message::Envelope,
+    },
 };
 
 /// One place for each member, ourselves included.
@@ -32,6 +37,7 @@ pub(super) struct Contacts {
     me: NodeId,
     pace: Pace,
     places: Vec<Place>,
+    pub(super) ledger: Arc<Ledger>,
     pub(super) counts: Counts,
 }
 
@@ -46,6 +52,8 @@ struct State {
     talk: Option<Talk>,
     /// Of connections that are over.
     heard: Option<Timestamp>,
+    /// The last question that was answered on a connection.
+    answered: Option<u64>,
     problem: Option<Ending>,
     /// Since the last connection.
     said: Said<Ending>,
@@ -61,13 +69,19 @@ pub(super) struct Talk {
 }
 
 impl Contacts {
-    pub(super) fn of(group: &Group, me: NodeId, pace: Pace) -> Self {
+    pub(super) fn of(group: &Group, me: NodeId, pace: Pace, ledger: Arc<Ledger>) -> Self {
         let place = |name: &CandidateName| {
-            let state = State { talk: None, heard: None, problem: None, said: Said::nothing(OF_A_MEMBER) };
+            let state = State {
+                talk: None,
+                heard: None,
+                answered: None,
+                problem: None,
+                said: Said::nothing(OF_A_MEMBER),
+            };
             Place { name: name.clone(), state: Mutex::new(state) }
         };
         let places = group.members().iter().map(|member| place(&member.name)).collect();
-        Self { me, pace, places, counts: Counts::default() }
+        Self { me, pace, places, ledger, counts: Counts::default() }
     }
 
     /// Sends a message, or counts it as one that could not be sent.
@@ -89,9 +103,10 @@ impl Contacts {
         /// An answer takes a round trip, and whoever waits for this has a timeout far above it.
         const LOOK_EVERY: Duration = Duration::from_millis(5);
         let place = &self.places[node.place()];
-        let asked = Timestamp::now();
+        // What was sent before it was asked proves nothing: it may be all that is left of a server that is gone.
+        let nonce = fastrand::u64(..);
         let Some(older) = place.lock().talk.as_ref().map(|talk| {
-            talk.outbox.introduce(Kind::Ping(proto::Ping {}));
+            talk.outbox.introduce(Kind::Ping(proto::Ping { nonce }));
             talk.over.clone()
         }) else {
             return true;
@@ -102,7 +117,7 @@ impl Contacts {
             let state = place.lock();
             match state.talk.as_ref().filter(|talk| is_same(&talk.over, &older)) {
                 None => return state.talk.is_none(),
-                Some(talk) if talk.heard.last() > Some(asked) => return false,
+                Some(_) if state.answered == Some(nonce) => return false,
                 Some(_) => {}
             }
         }
@@ -110,10 +125,35 @@ impl Contacts {
     }
 
     /// Answers that member's question whether we are there.
-    pub(super) fn answer(&self, node: NodeId) {
+    pub(super) fn answer(&self, node: NodeId, nonce: u64) {
         if let Some(talk) = &self.places[node.place()].lock().talk {
-            talk.outbox.introduce(Kind::Pong(proto::Pong {}));
+            talk.outbox.introduce(Kind::Pong(proto::Pong { nonce }));
         }
+    }
+
+    /// That member has answered our question whether it is there.
+    pub(super) fn answered(&self, node: NodeId, nonce: u64) {
+        self.places[node.place()].lock().answered = Some(nonce);
+    }
+
+    /// Takes what a member's message says of its own writes, and a leader's of the others'. On one connection they never
+    /// get fewer.
+    pub(super) fn count_writes(
+        &self,
+        node: NodeId,
+        before: &mut Writes,
+        message: &proto::Message,
+    ) -> Result<(), Objection> {
+        let now = Writes(message.writes);
+        if now < *before {
+            return Err(Objection::FewerWrites { before: before.0, now: now.0 });
+        }
+        *before = now;
+        self.ledger.raise(node, now);
+        message.tallies.iter().take(usize::from(MAX_MEMBERS)).filter_map(Tally::read).for_each(|tally| {
+            self.ledger.heed(tally);
+        });
+        Ok(())
     }
 
     /// From now on this is the connection to that member. An older one is ended.

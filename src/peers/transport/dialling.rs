@@ -17,7 +17,7 @@ use crate::{
         greeting::Calling,
         hello::End,
         refusal::Refusal,
-        transport::{FAREWELL, FIRST_PAUSE, LAST_PAUSE},
+        transport::{FAREWELL, FIRST_PAUSE, LAST_PAUSE, PAUSE_AFTER_A_REFUSAL},
         wire::proto::{self, frame::Frame as Kind},
     },
     raft::identity::NodeId,
@@ -34,8 +34,13 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
         let over = shared.over.child_token();
         // What is left of this attempt ends with it, however it ends.
         let _over = over.clone().drop_guard();
+        let mut pause = None;
         match attempt(&shared, node, &mut target, &over).await {
-            Err(ending) => shared.contacts.apart(node, ending),
+            Err(ending) => {
+                let refused = matches!(ending, Ending::Refused(_) | Ending::RefusedBy(_));
+                pause = refused.then_some(PAUSE_AFTER_A_REFUSAL);
+                shared.contacts.apart(node, ending);
+            }
             Ok((mut frames, talk)) => {
                 let began = Instant::now();
                 shared.contacts.join(node, talk);
@@ -52,7 +57,7 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
             }
         }
         drop(_over);
-        sleep(backoff.pause()).await;
+        sleep(pause.unwrap_or_else(|| backoff.pause())).await;
     }
 }
 
@@ -79,14 +84,14 @@ async fn introduce<G: Greet>(
     connection: &Connection,
 ) -> Result<(Frames, Outbox), Ending> {
     let (calling, greeting) = Calling::to(&shared.settings, node);
-    let (outbox, outgoing) = queue();
+    let (outbox, outgoing) = queue(Arc::clone(&shared.contacts.ledger));
     outbox.introduce(Kind::Greeting(greeting));
     let answer = connection.client().converse(outgoing).await;
     let mut frames =
         answer.map_err(|status| target.explained(&connection.heard, status.into()))?.into_inner();
     match acquaint(shared, node, calling, &outbox, &mut frames).await {
         Ok(()) => {
-            outbox.introduce(Kind::Verdict(proto::Verdict { refusal: String::new() }));
+            outbox.introduce(Kind::Verdict(proto::Verdict::default()));
             Ok((frames, outbox))
         }
         Err(ending) => {
@@ -110,13 +115,14 @@ async fn acquaint<G: Greet>(
         Kind::Greeting(theirs) => calling.answered(&shared.settings, &theirs)?,
         _ => return Err(Ending::Malformed("it did not say first who it is".to_owned())),
     };
+    let known_writes = shared.contacts.ledger.writes_of(node);
     outbox.introduce(Kind::Introduction(session.introduce(&shared.hello())));
     let theirs = match first_word(frames).await? {
         Kind::Introduction(theirs) => session.introduced(&theirs)?,
-        Kind::Verdict(proto::Verdict { refusal }) => return Err(Ending::refused_by(&refusal)),
+        Kind::Verdict(verdict) => return Err(shared.refused_by(node, &verdict)),
         _ => return Err(Ending::Malformed("it did not introduce itself".to_owned())),
     };
-    shared.acquaint(End::Dialled(node), &theirs).await
+    shared.acquaint(End::Dialled(node), &theirs, known_writes).await
 }
 
 /// Tells the other side why it is refused, and gives that time to arrive.

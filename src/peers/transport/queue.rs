@@ -18,7 +18,10 @@ use tonic::Status;
 
 use super::LARGEST_MESSAGE;
 use crate::{
-    peers::wire::proto::{self, frame::Frame as Kind},
+    peers::{
+        ledger::Ledger,
+        wire::proto::{self, frame::Frame as Kind},
+    },
     raft::message::{Envelope, Message},
 };
 
@@ -32,10 +35,10 @@ const MOST_BYTES: usize = 4 * LARGEST_MESSAGE;
 const OVERHEAD: usize = 64;
 
 /// A queue's two ends.
-pub(super) fn queue() -> (Outbox, Outgoing) {
+pub(super) fn queue(ledger: Arc<Ledger>) -> (Outbox, Outgoing) {
     let (said, saying) = mpsc::channel(MOST_MESSAGES);
     let waiting = Arc::new(AtomicUsize::new(0));
-    (Outbox { said, waiting: Arc::clone(&waiting) }, Outgoing { saying, waiting })
+    (Outbox { said, waiting: Arc::clone(&waiting) }, Outgoing { saying, waiting, ledger })
 }
 
 /// Takes what is to be said.
@@ -96,6 +99,7 @@ fn cost(envelope: &Envelope) -> usize {
 pub(super) struct Outgoing {
     saying: mpsc::Receiver<Said>,
     waiting: Arc<AtomicUsize>,
+    ledger: Arc<Ledger>,
 }
 
 impl Stream for Outgoing {
@@ -107,11 +111,23 @@ impl Stream for Outgoing {
                 Said::Frame(frame) => frame,
                 Said::Message(envelope) => {
                     self.waiting.fetch_sub(cost(&envelope), Ordering::Relaxed);
-                    proto::Frame { frame: Some(Kind::Message(envelope.into())) }
+                    proto::Frame { frame: Some(Kind::Message(counted(&self.ledger, envelope))) }
                 }
             })
         })
     }
+}
+
+/// A message, with what this server has written; and if it is a heartbeat, with what it knows of the others. At the last
+/// moment, so that it is as new as it can be.
+fn counted(ledger: &Ledger, envelope: Envelope) -> proto::Message {
+    let heartbeat = matches!(&envelope.message, Message::Append { entries, .. } if entries.is_empty());
+    let mut message = proto::Message::from(envelope);
+    message.writes = ledger.writes().0;
+    if heartbeat {
+        message.tallies = ledger.tallies().into_iter().map(Into::into).collect();
+    }
+    message
 }
 
 /// The same for the end that answers a call, where each could be an error instead.
@@ -163,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_member_that_does_not_read_costs_a_bounded_number_of_messages() {
-        let (outbox, mut outgoing) = queue();
+        let (outbox, mut outgoing) = queue(Ledger::of_nobody());
         let sent: Vec<u64> =
             (1..=1000).filter(|term| outbox.send(envelope(*term, Message::Outdated)).is_ok()).collect();
         assert_eq!(sent, (1..=MOST_MESSAGES as u64).collect::<Vec<_>>(), "the oldest, in order");
@@ -173,7 +189,7 @@ mod tests {
 
     #[test]
     fn and_a_bounded_number_of_bytes() {
-        let (outbox, mut outgoing) = queue();
+        let (outbox, mut outgoing) = queue(Ledger::of_nobody());
         let sent = (0..100).filter(|_| outbox.send(snapshot(1 << 20)).is_ok()).count();
         assert_eq!(sent, 4);
         assert!(outbox.send(envelope(1, Message::Outdated)).is_ok(), "a small one still has room");
@@ -185,7 +201,7 @@ mod tests {
 
     #[tokio::test]
     async fn ends_with_the_outbox_after_what_was_said() {
-        let (outbox, mut outgoing) = queue();
+        let (outbox, mut outgoing) = queue(Ledger::of_nobody());
         outbox.send(envelope(5, Message::Outdated)).unwrap();
         drop(outbox);
         let frame = outgoing.next().await.unwrap();

@@ -26,7 +26,7 @@ use crate::{
         hello::End,
         wire::proto::{self, frame::Frame as Kind, peers_server::Peers},
     },
-    raft::identity::NodeId,
+    raft::{identity::NodeId, membership::Writes},
     tls::PeerCertificate,
 };
 
@@ -83,7 +83,9 @@ impl<G: Greet> Peers for Desk<G> {
                 self.guest.turn_away(&self.shared, &ending);
                 ending.status()
             })?;
-        let (outbox, outgoing) = queue();
+        let ledger = &self.shared.contacts.ledger;
+        let known_writes = ledger.writes_of(node);
+        let (outbox, outgoing) = queue(Arc::clone(ledger));
         outbox.introduce(Kind::Greeting(greeting));
         let member = Member {
             shared: Arc::clone(&self.shared),
@@ -91,6 +93,7 @@ impl<G: Greet> Peers for Desk<G> {
             heard: Arc::clone(&self.heard),
             node,
             session,
+            known_writes,
         };
         let over = self.guest.over.clone();
         tokio::spawn(over.run_until_cancelled_owned(member.listen(frames, outbox)));
@@ -127,6 +130,8 @@ struct Member<G> {
     heard: Arc<Heard>,
     node: NodeId,
     session: Session,
+    /// What was known of its writes before we greeted it.
+    known_writes: Writes,
 }
 
 impl<G: Greet> Member<G> {
@@ -134,7 +139,7 @@ impl<G: Greet> Member<G> {
     async fn proved(&self, frames: &mut Streaming<proto::Frame>) -> Result<proto::Hello, Ending> {
         match first_word(frames).await? {
             Kind::Introduction(theirs) => Ok(self.session.introduced(&theirs)?),
-            Kind::Verdict(proto::Verdict { refusal }) => Err(Ending::refused_by(&refusal)),
+            Kind::Verdict(proto::Verdict { refusal, .. }) => Err(Ending::refused_by(&refusal)),
             _ => Err(Ending::Malformed("it did not introduce itself".to_owned())),
         }
     }
@@ -146,11 +151,13 @@ impl<G: Greet> Member<G> {
         outbox: &Outbox,
         frames: &mut Streaming<proto::Frame>,
     ) -> Result<(), Ending> {
-        self.shared.acquaint(End::Accepted(self.node), theirs).await?;
+        self.shared.acquaint(End::Accepted(self.node), theirs, self.known_writes).await?;
         outbox.introduce(Kind::Introduction(self.session.introduce(&self.shared.hello())));
         match first_word(frames).await? {
-            Kind::Verdict(proto::Verdict { refusal }) if refusal.is_empty() => Ok(()),
-            Kind::Verdict(proto::Verdict { refusal }) => Err(Ending::refused_by(&refusal)),
+            Kind::Verdict(verdict) if verdict.refusal.is_empty() => {
+                Ok(self.shared.greeter.confirmed(self.node).await?)
+            }
+            Kind::Verdict(verdict) => Err(self.shared.refused_by(self.node, &verdict)),
             _ => Err(Ending::Malformed("it did not say whether it talks with us".to_owned())),
         }
     }

@@ -8,13 +8,14 @@ use tonic::{Code, Status, Streaming};
 use super::{LARGEST_MESSAGE, contacts::Contacts, counts::Mishap};
 use crate::{
     peers::{
+        disk::Stranger,
         refusal::{Refusal, Told, shown},
         wire::{
             LONGEST_FIRST_WORD, Route,
             proto::{self, frame::Frame as Kind},
         },
     },
-    raft::message::Envelope,
+    raft::{membership::Writes, message::Envelope},
 };
 
 /// How a connection ended, or why there was none.
@@ -182,18 +183,24 @@ pub(super) async fn hear(
     inbox: &mpsc::Sender<Envelope>,
     contacts: &Contacts,
 ) -> Ending {
+    let mut written = Writes::default();
     loop {
         let message = match first_word(frames).await {
             Ok(Kind::Message(message)) => message,
-            Ok(Kind::Ping(_)) => {
-                contacts.answer(route.from);
+            Ok(Kind::Ping(proto::Ping { nonce })) => {
+                contacts.answer(route.from, nonce);
                 continue;
             }
-            // That it came is all that there is to it.
-            Ok(Kind::Pong(_)) => continue,
+            Ok(Kind::Pong(proto::Pong { nonce })) => {
+                contacts.answered(route.from, nonce);
+                continue;
+            }
             Ok(_) => return Ending::Malformed("it says twice who it is".to_owned()),
             Err(ending) => return ending,
         };
+        if let Err(objection) = contacts.count_writes(route.from, &mut written, &message) {
+            return Stranger::from(objection).into();
+        }
         let envelope = match route.decode(message) {
             Ok(envelope) => envelope,
             Err(malformed) => return Ending::Malformed(malformed.to_string()),

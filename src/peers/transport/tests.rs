@@ -18,12 +18,15 @@ use crate::{
     clock::Timestamp,
     leadership::FencingToken,
     peers::{
-        Contact, Evidence, Group, Known, Look, Settings, disk::Stranger, hello::DirectoryBytes,
-        store::DirectoryId,
+        Contact, Evidence, Group, Known, Look, Settings,
+        disk::Stranger,
+        hello,
+        ledger::{Ledger, Meeting},
     },
     raft::{
         identity::{Index, NodeId, Position, Term},
         log::Snapshot,
+        membership::{Franchise, Identity, Run, RunId, Writes},
         message::{Envelope, Message},
     },
 };
@@ -50,19 +53,29 @@ pub(in crate::peers) async fn until(what: &str, mut so: impl FnMut() -> bool) {
 
 /// Remembers directories as the disk does.
 struct Book {
-    own: DirectoryBytes,
-    met: Mutex<BTreeMap<NodeId, DirectoryBytes>>,
+    ledger: Arc<Ledger>,
+    revoked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Greet for Arc<Book> {
-    fn directory(&self) -> DirectoryBytes {
-        self.own
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
-    async fn meet(&self, node: NodeId, now: DirectoryBytes) -> Result<(), Stranger> {
-        let before = *self.met.lock().unwrap().entry(node).or_insert(now);
-        let [before, now] = [before, now].map(DirectoryId::from_bytes);
-        if before == now { Ok(()) } else { Err(Stranger::OtherDirectory { node, before, now }) }
+    async fn meet(&self, node: NodeId, meeting: Meeting) -> Result<(), Stranger> {
+        if let Some(record) = self.ledger.judge(node, &meeting)? {
+            self.ledger.record(node, record);
+        }
+        Ok(())
+    }
+
+    async fn confirmed(&self, node: NodeId) -> Result<(), Stranger> {
+        self.ledger.confirmed(node).into_iter().for_each(|record| self.ledger.record(node, record));
+        Ok(())
+    }
+
+    fn revoked(&self, why: String) {
+        self.revoked.lock().unwrap().push(why);
     }
 }
 
@@ -108,7 +121,7 @@ impl Street {
 }
 
 /// A directory id for a server of this name.
-fn directory(name: &str) -> DirectoryBytes {
+fn directory(name: &str) -> [u8; 16] {
     let mut directory = [0; 16];
     directory[..name.len()].copy_from_slice(name.as_bytes());
     directory
@@ -121,19 +134,26 @@ pub(in crate::peers) struct Server {
     inbox: mpsc::Receiver<Envelope>,
     look: Arc<Mutex<Look>>,
     changed: watch::Sender<()>,
+    ledger: Arc<Ledger>,
+    /// What others said of this server's right to vote.
+    revoked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    fn start(settings: Settings, listener: std::net::TcpListener, directory: DirectoryBytes) -> Self {
+    fn start(settings: Settings, listener: std::net::TcpListener, directory: [u8; 16]) -> Self {
         Self::with_inbox(settings, listener, directory, 1024)
     }
 
     fn with_inbox(
         settings: Settings,
         listener: std::net::TcpListener,
-        directory: DirectoryBytes,
+        directory: [u8; 16],
         room: usize,
     ) -> Self {
+        Self::on(settings, listener, hello::first_run(directory), room)
+    }
+
+    fn on(settings: Settings, listener: std::net::TcpListener, identity: Identity, room: usize) -> Self {
         let (received, inbox) = mpsc::channel(room);
         let look = Arc::new(Mutex::new(nobody_leads(&settings)));
         let (changed, changes) = watch::channel(());
@@ -144,9 +164,13 @@ impl Server {
             },
             changed: changes,
         };
-        let book = Arc::new(Book { own: directory, met: Mutex::default() });
+        let others = settings.group().size().others(settings.me());
+        let (records, writes) = (BTreeMap::new(), Writes(9));
+        let ledger = Arc::new(Ledger::new(identity, writes, records, Franchise::Waiting, others));
+        let revoked = Arc::default();
+        let book = Arc::new(Book { ledger: Arc::clone(&ledger), revoked: Arc::clone(&revoked) });
         let network = Network::start(&Handle::current(), &settings, listener, book, received, looks).unwrap();
-        Self { network, settings, inbox, look, changed }
+        Self { network, settings, inbox, look, changed, ledger, revoked }
     }
 
     fn node(&self, name: &str) -> NodeId {

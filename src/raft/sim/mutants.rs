@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{plan::Plan, run, world::World};
+use super::{plan::Plan, run, run_with_bad_disks, world::World};
 use crate::raft::{identity::Term, mutant::Mutant};
 
 /// More than ten times what the rarest takes.
@@ -14,6 +14,10 @@ fn caught(mutant: Mutant, invariants: &[&str]) {
 }
 
 fn caught_in(plan_of: fn(u64) -> Plan, mutant: Mutant, invariants: &[&str]) {
+    caught_by(run, plan_of, mutant, invariants);
+}
+
+fn caught_by(run: fn(Plan) -> World, plan_of: fn(u64) -> Plan, mutant: Mutant, invariants: &[&str]) {
     let found = (0..SEEDS).find_map(|seed| {
         let plan = Plan { mutant: Some(mutant), ..plan_of(seed) };
         let violation = run(plan).violation().cloned()?;
@@ -68,6 +72,40 @@ fn a_restarted_voter_that_votes_at_once_is_noticed() {
 #[test]
 fn a_vote_of_a_deposed_leader_whose_holder_is_at_work_is_noticed() {
     caught_in(Plan::of_depositions, Mutant::VotesBeforeTheHolderLetGo, &["one valid leader"]);
+}
+
+/// What a second vote, given on a new disk, may lead to.
+const FORGOTTEN_VOTES: [&str; 5] =
+    ["election safety", "tokens grow", "one valid leader", "leader completeness", "state machine safety"];
+
+#[test]
+fn a_vote_of_one_that_has_not_met_all_is_noticed() {
+    caught_by(run_with_bad_disks, Plan::of_lost_disks, Mutant::VotesBeforeAllHaveMet, &FORGOTTEN_VOTES);
+}
+
+#[test]
+fn a_new_disk_that_is_taken_for_the_old_one_is_noticed() {
+    caught_by(run_with_bad_disks, Plan::of_lost_disks, Mutant::IgnoresDirectories, &FORGOTTEN_VOTES);
+}
+
+#[test]
+fn an_old_disk_that_nobody_knows_by_its_starts_is_noticed() {
+    caught_by(
+        run_with_bad_disks,
+        Plan::of_old_disks,
+        Mutant::IgnoresRuns,
+        &["a disk that went back is noticed"],
+    );
+}
+
+#[test]
+fn an_old_disk_that_nobody_knows_by_its_writes_is_noticed() {
+    caught_by(
+        run_with_bad_disks,
+        Plan::of_old_disks,
+        Mutant::IgnoresWrites,
+        &["a disk that went back is noticed"],
+    );
 }
 
 #[test]

@@ -34,6 +34,10 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<(TrueTime, Fault)>,
     /// When all faults end.
     pub(crate) heal_at: TrueTime,
+    /// Whether disks are lost or put back.
+    pub(crate) disks: bool,
+    /// Whether servers have yet to meet at the start.
+    pub(crate) strangers: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -72,6 +76,12 @@ pub(crate) enum Fault {
     SlowDisk(NodeId, u32),
     /// All that is sent to it takes that much longer.
     Lag(Whom, Duration),
+    /// Killed, and its disk lost; started on a new one after that long.
+    Wipe(Whom, Duration),
+    /// A copy of its disk is made.
+    BackUp(Whom),
+    /// Killed, and its disk put back to the copy; started after that long.
+    PutBack(Whom, Duration),
     /// Begins a term without having asked anybody.
     Campaign(Whom),
     /// An orderly end of leadership.
@@ -104,6 +114,22 @@ impl Plan {
         Self { faults: depositions(&mut rng, plan.heal_at), ..plan }
     }
 
+    /// What `seed` stands for, as a new group that loses disks; never that of the last server.
+    pub(crate) fn of_lost_disks(seed: u64) -> Self {
+        let plan = Self::drawn(seed, false);
+        let servers = plan.clocks.len() as u8;
+        let mut rng = fastrand::Rng::with_seed(!seed);
+        let (disks, strangers) = (true, rng.bool());
+        Self { faults: lost_disks(&mut rng, servers, plan.heal_at), disks, strangers, ..plan }
+    }
+
+    /// What `seed` stands for, as a run in which disks are put back to older copies.
+    pub(crate) fn of_old_disks(seed: u64) -> Self {
+        let plan = Self::drawn(seed, false);
+        let mut rng = fastrand::Rng::with_seed(!seed);
+        Self { faults: old_disks(&mut rng, plan.heal_at), disks: true, ..plan }
+    }
+
     fn drawn(seed: u64, short_reigns: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let servers = [3, 3, 3, 3, 5, 5, 5, 2, 4, 7, 1][rng.usize(0..11)];
@@ -130,6 +156,8 @@ impl Plan {
             propose_every: Duration::from_millis([10, 40, 200][rng.usize(0..3)]),
             faults,
             heal_at,
+            disks: false,
+            strangers: false,
             mutant: None,
             slow: Vec::new(),
         };
@@ -219,6 +247,8 @@ impl Plan {
             propose_every: Duration::MAX,
             faults: Vec::new(),
             heal_at: TrueTime(0),
+            disks: false,
+            strangers: false,
             mutant: None,
             slow: Vec::new(),
         }
@@ -315,6 +345,46 @@ fn figure_8(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> 
     faults
 }
 
+/// Some are away, some lose their disks, and the others go on.
+fn lost_disks(rng: &mut fastrand::Rng, servers: u8, until: TrueTime) -> Vec<(TrueTime, Fault)> {
+    let mut faults = Vec::new();
+    let mut at = TrueTime(0);
+    let server = |rng: &mut fastrand::Rng| Whom::Server(NodeId::new(rng.u8(0..servers)));
+    while at < until {
+        let down = Duration::from_millis(rng.u64(0..400));
+        let lost = NodeId::new(rng.u8(0..servers.saturating_sub(1).max(1)));
+        faults.push(match rng.u8(0..8) {
+            0..=1 if servers > 1 => (at, Fault::Wipe(Whom::Server(lost), down)),
+            2..=3 => (at, Fault::Crash(server(rng))),
+            4 => (at, Fault::CutOff(server(rng))),
+            5 => (at, Fault::Bounce(server(rng), down)),
+            6 => (at, Fault::Mend),
+            _ => (at, Fault::StartAll),
+        });
+        at = at.plus(Duration::from_millis(rng.u64(0..500)));
+    }
+    faults
+}
+
+/// A server's disk is copied, and put back while others are away.
+fn old_disks(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
+    let mut faults = Vec::new();
+    let mut at = TrueTime(0).plus(Duration::from_millis(400));
+    while at < until {
+        let whom = if rng.bool() { Whom::Leader } else { Whom::Other(rng.u8(0..2)) };
+        let down = Duration::from_millis(rng.u64(0..400));
+        faults.push(match rng.u8(0..7) {
+            0..=1 => (at, Fault::BackUp(whom)),
+            2 => (at, Fault::PutBack(whom, down)),
+            3..=4 => (at, Fault::Bounce(whom, down)),
+            5 => (at, Fault::CutOff(whom)),
+            _ => (at, Fault::Mend),
+        });
+        at = at.plus(Duration::from_millis(rng.u64(0..500)));
+    }
+    faults
+}
+
 /// One follower does not hear the leader, and asks for votes all the time; another one begins a later term.
 fn depositions(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
     let mut faults = Vec::new();
@@ -397,6 +467,11 @@ impl fmt::Display for Fault {
             Self::Weather(weather) => write!(f, "the network changes: {weather:?}"),
             Self::SlowDisk(node, times) => write!(f, "the disk of {node} takes {times} times as long"),
             Self::Lag(whom, by) => write!(f, "all that is sent to {whom} takes {by:?} longer"),
+            Self::Wipe(whom, down) => write!(f, "{whom} loses its disk, and is started after {down:?}"),
+            Self::BackUp(whom) => write!(f, "the disk of {whom} is copied"),
+            Self::PutBack(whom, down) => {
+                write!(f, "the disk of {whom} is put back to the copy; it is started after {down:?}")
+            }
             Self::Campaign(whom) => write!(f, "{whom} begins a term"),
             Self::Resign(whom) => write!(f, "{whom} is told to resign"),
             Self::Doom { mute, killed } => {

@@ -5,11 +5,12 @@
 //! machine.
 
 mod machine;
+mod meeting;
 mod trouble;
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
+    collections::{BTreeMap, BinaryHeap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -27,13 +28,14 @@ use crate::{
         core::Config,
         identity::{Index, Members, NodeId, Position, Term},
         log::{Entry, Snapshot, TimeOfDay},
+        membership::{Franchise, Identity, Record, Writes},
         message::{Envelope, Message},
         node::Node,
         timing::Draw,
     },
 };
 
-use self::machine::{Machine, Process};
+use self::machine::{Machine, Papers, Process};
 pub(crate) use self::machine::{StateMachine, fingerprint};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xE1EC7);
@@ -47,7 +49,8 @@ const HOLDER_STOPS_WITHIN: u64 = 400_000;
 /// What is going to happen.
 #[derive(Debug)]
 enum Event {
-    Deliver(Envelope),
+    Deliver(Box<Mail>),
+    Call { node: NodeId, run: u32 },
     Timer { node: NodeId, run: u32 },
     Synced { node: NodeId, run: u32 },
     Fault(usize),
@@ -58,6 +61,15 @@ enum Event {
     Kill { node: NodeId, run: u32 },
     Propose,
     Heal,
+}
+
+/// A message, and what the connection says of its sender.
+#[derive(Debug, Clone)]
+struct Mail {
+    envelope: Envelope,
+    from: Identity,
+    writes: Writes,
+    tallies: Vec<(NodeId, Record)>,
 }
 
 #[derive(Debug)]
@@ -95,6 +107,8 @@ pub(crate) struct World {
     queue: BinaryHeap<Reverse<Scheduled>>,
     scheduled: u64,
     machines: Vec<Machine>,
+    /// Of all servers: each has an id.
+    starts: u64,
     weather: Weather,
     cuts: Cuts,
     healed: bool,
@@ -119,6 +133,10 @@ impl World {
         let machine = |(place, clock): (usize, &Clock)| Machine {
             clock: *clock,
             stored: Stored::nothing(),
+            papers: Papers::blank(place as u64),
+            backup: None,
+            tampered: false,
+            known_better_by: Vec::new(),
             process: None,
             run: 0,
             slow: plan.slow(NodeId::new(place as u8)),
@@ -131,6 +149,7 @@ impl World {
             queue: BinaryHeap::new(),
             scheduled: 0,
             machines: plan.clocks.iter().enumerate().map(machine).collect(),
+            starts: 0,
             weather: plan.weather,
             cuts: Cuts::default(),
             healed: false,
@@ -154,6 +173,9 @@ impl World {
         }
         if world.plan.heal_at > TrueTime(0) {
             world.schedule(world.plan.heal_at, Event::Heal);
+        }
+        if !world.plan.strangers {
+            world.acquaint_all();
         }
         for node in members.all() {
             world.start(node);
@@ -293,8 +315,11 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let whose = match &event {
-            Event::Deliver(envelope) => Some(envelope.to),
-            Event::Timer { node, .. } | Event::Synced { node, .. } | Event::LetGo { node, .. } => Some(*node),
+            Event::Deliver(mail) => Some(mail.envelope.to),
+            Event::Call { node, .. }
+            | Event::Timer { node, .. }
+            | Event::Synced { node, .. }
+            | Event::LetGo { node, .. } => Some(*node),
             _ => None,
         };
         let frozen = whose.and_then(|node| self.machines[node.place()].process.as_mut()?.frozen.as_mut());
@@ -303,7 +328,8 @@ impl World {
             return;
         }
         match event {
-            Event::Deliver(envelope) => self.deliver(envelope),
+            Event::Deliver(mail) => self.deliver(*mail),
+            Event::Call { node, run } => self.call(node, run),
             Event::Timer { node, run } => self.timer(node, run),
             Event::Synced { node, run } => self.synced(node, run),
             Event::Fault(place) => self.fault(self.plan.faults[place].1),
@@ -318,9 +344,11 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, envelope: Envelope) {
-        let Envelope { from, to, .. } = envelope;
-        if self.cuts.passes(from, to) && self.machines[to.place()].process.is_some() {
+    fn deliver(&mut self, mail: Mail) {
+        let Envelope { from, to, .. } = mail.envelope;
+        let arrives = self.cuts.passes(from, to) && self.machines[to.place()].process.is_some();
+        if arrives && self.takes(&mail) {
+            let envelope = mail.envelope;
             if self.verbose {
                 self.note(|| envelope.to_string());
             }
@@ -346,6 +374,7 @@ impl World {
         let done: Vec<Write> = process.writes.drain(..process.syncing).collect();
         process.syncing = 0;
         done.iter().for_each(|write| machine.stored.apply(write));
+        self.wrote(node, done.len() as u64);
         let last = done.into_iter().next_back().expect("an fsync is of something");
         self.sync(node);
         self.step(node, Input::Persisted(last.persisted()));
@@ -440,8 +469,9 @@ impl World {
         self.sent += 1;
         self.rejections += u64::from(matches!(envelope.message, Message::Rejected { .. }));
         let lag = self.machines[envelope.to.place()].lag;
+        let mail = self.mail(envelope);
         for delay in self.weather.deliveries(&mut self.rng) {
-            self.schedule(self.now.plus(delay + lag), Event::Deliver(envelope.clone()));
+            self.schedule(self.now.plus(delay + lag), Event::Deliver(Box::new(mail.clone())));
         }
     }
 
@@ -517,9 +547,16 @@ impl World {
 
     pub(crate) fn start(&mut self, node: NodeId) {
         let moment = self.moment(node);
+        if self.machines[node.place()].process.is_none() {
+            self.begin_run(node);
+        }
         let members = Members::of(self.machines.len()).unwrap();
+        let franchise = match self.machines[node.place()].papers.franchise {
+            Franchise::Waiting if members.count() == 1 => Franchise::Full,
+            franchise => franchise,
+        };
         let Plan { timing, limits, mutant, .. } = self.plan;
-        let config = Config { me: node, members, cluster: CLUSTER, timing, limits, mutant };
+        let config = Config { me: node, members, cluster: CLUSTER, timing, limits, franchise, mutant };
         let machine = &mut self.machines[node.place()];
         if machine.process.is_some() {
             return;
@@ -535,7 +572,13 @@ impl World {
             syncing: 0,
             frozen: None,
             state,
+            admitted: BTreeMap::new(),
+            raised: BTreeMap::new(),
         });
+        if self.has_to_call(node) {
+            let run = self.machines[node.place()].run;
+            self.schedule(self.now, Event::Call { node, run });
+        }
         if self.now > TrueTime(0) {
             self.note(|| format!("{node} is started"));
         }

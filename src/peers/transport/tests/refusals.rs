@@ -113,7 +113,7 @@ async fn two_servers_under_the_name_that_calls() {
     // It takes the connections meant for the first one, too: they share the socket's queue.
     let elsewhere = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let second = Server::start(street.settings("a"), elsewhere, *b"another director");
-    until("the second is refused", || second.problem("b").contains("the first connection answers")).await;
+    until("the second is refused", || second.problem("b").contains("another data directory")).await;
     assert!(first.contact("b").connected && b.contact("a").connected, "the first one is not disturbed");
     first.say("b", 7);
     assert_eq!(b.hear().await, (NodeId::new(0), 7));
@@ -123,7 +123,7 @@ async fn two_servers_under_the_name_that_calls() {
     drop(first);
     until("the first is gone", || !b.contact("a").connected).await;
     until("and the second not let in", || second.problem("b").contains("another data directory")).await;
-    assert!(b.problem("a").contains("another data directory"));
+    until("which is shown, too", || b.problem("a").contains("another data directory")).await;
 }
 
 /// The caller has met the called one with another directory: its verdict tells.
@@ -169,4 +169,46 @@ async fn nobody_there() {
     until("it says where", || a.problem("b").starts_with(&format!("nothing can be reached at {address}")))
         .await;
     assert_eq!(a.contact("b").heard, None);
+}
+
+/// A server on a copy of a member's directory, as it says who it is: the directory is the same, the run another one.
+fn copy_of(name: &str, run: u64) -> Identity {
+    let first = hello::first_run(directory(name));
+    Identity { run: Run { number: run, id: RunId::from_bytes([9; 16]), began: Writes(9 + run) }, ..first }
+}
+
+#[tokio::test]
+async fn contract_11_a_copy_beside_the_member_is_told_not_to_vote_and_the_member_is_not_disturbed() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    let first = street.start("a");
+    b.connected("a").await;
+    let elsewhere = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let copy = Server::on(street.settings("a"), elsewhere(), copy_of("a", 2), 1024);
+    until("the copy is told", || !copy.revoked.lock().unwrap().is_empty()).await;
+    let told = copy.revoked.lock().unwrap()[0].clone();
+    assert!(told.contains("'b' says: ") && told.contains("is a copy"), "{told}");
+    assert!(first.contact("b").connected && b.contact("a").connected);
+    assert!(first.revoked.lock().unwrap().is_empty());
+
+    // The same start on the copy, after the member has gone.
+    drop((copy, first));
+    until("the first is gone", || !b.contact("a").connected).await;
+    let copy = Server::on(street.settings("a"), elsewhere(), copy_of("a", 1), 1024);
+    until("the copy is told", || !copy.revoked.lock().unwrap().is_empty()).await;
+    assert!(!b.contact("a").connected);
+    // A later one on the member's own directory.
+    let again = Server::on(street.settings("a"), elsewhere(), copy_of("a", 3), 1024);
+    again.connected("b").await;
+    assert!(again.revoked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn both_sides_know_that_they_have_met_and_how_much_the_other_has_written() {
+    let street = Street::of(&["a", "b"]);
+    let (a, b) = (street.start("a"), street.start("b"));
+    until("they have met", || a.ledger.unmet().is_empty() && b.ledger.unmet().is_empty()).await;
+    a.ledger.wrote(Writes(70));
+    a.say("b", 1);
+    until("b knows", || b.ledger.writes_of(NodeId::new(0)) == Writes(70)).await;
 }

@@ -49,7 +49,7 @@ fn greeting_of(street: &Street, name: &str) -> Kind {
 
 /// What it would say then, where nothing is to be proved.
 fn hello_of(street: &Street, name: &str) -> Kind {
-    introduction(&hello::ours(&street.settings(name), directory(name)))
+    introduction(&hello::ours_on(&street.settings(name), directory(name)))
 }
 
 fn introduction(hello: &proto::Hello) -> Kind {
@@ -58,7 +58,7 @@ fn introduction(hello: &proto::Hello) -> Kind {
 }
 
 fn welcome() -> Kind {
-    Kind::Verdict(proto::Verdict { refusal: String::new() })
+    Kind::Verdict(proto::Verdict::default())
 }
 
 /// A call with these bytes in it, whatever they are.
@@ -140,7 +140,11 @@ async fn send_garbage(street: &Street, rng: &mut fastrand::Rng, kind: usize) {
         }
         // Somebody who forgets to say Hello, or says nothing.
         6 => {
-            call_with(address, packed_frames(&[Kind::Message(proto::Message { term: 9, kind: None })])).await
+            call_with(
+                address,
+                packed_frames(&[Kind::Message(proto::Message { term: 9, ..Default::default() })]),
+            )
+            .await
         }
         7 => write_to(address, &[]).await,
         // A member by its Hello, and no member by what follows.
@@ -152,7 +156,7 @@ async fn send_garbage(street: &Street, rng: &mut fastrand::Rng, kind: usize) {
         _ => {
             let mut bytes = packed_frames(&[greeting_of(street, "aa"), hello_of(street, "aa"), welcome()]);
             bytes.extend(packed(
-                &frame(Kind::Message(proto::Message { term: 9, kind: None })).encode_to_vec(),
+                &frame(Kind::Message(proto::Message { term: 9, ..Default::default() })).encode_to_vec(),
             ));
             call_with(address, bytes).await;
         }
@@ -264,11 +268,12 @@ async fn contract_11_a_second_connection_does_not_replace_one_that_answers() {
     // One with all that the first one has.
     let ((_second, answer), asked) = tokio::join!(call(street.address("b")), async {
         let asked = first.hear().await;
-        first.says.send(frame(Kind::Pong(proto::Pong {}))).await.unwrap();
-        asked
+        let Some(Kind::Ping(proto::Ping { nonce })) = asked else { panic!("{asked:?}") };
+        first.says.send(frame(Kind::Pong(proto::Pong { nonce }))).await.unwrap();
+        nonce
     });
-    assert_eq!(asked, Some(Kind::Ping(proto::Ping {})));
-    let Some(Kind::Verdict(proto::Verdict { refusal })) = answer else { panic!("{answer:?}") };
+    assert_ne!(asked, 0);
+    let Some(Kind::Verdict(proto::Verdict { refusal, .. })) = answer else { panic!("{answer:?}") };
     assert!(refusal.contains("the first connection answers"), "{refusal}");
     b.say("a", 5);
     assert!(matches!(first.hear().await, Some(Kind::Message(message)) if message.term == 5));
@@ -292,9 +297,9 @@ async fn contract_11_a_second_connection_does_not_replace_one_that_answers() {
     }
 
     // Nor does one with another directory.
-    let imposter = introduction(&hello::ours(&street.settings("a"), *b"another director"));
+    let imposter = introduction(&hello::ours_on(&street.settings("a"), *b"another director"));
     let (_third, answer) = Puppet::introduced(street.address("b"), &street, imposter).await;
-    let Some(Kind::Verdict(proto::Verdict { refusal })) = answer else { panic!("{answer:?}") };
+    let Some(Kind::Verdict(proto::Verdict { refusal, .. })) = answer else { panic!("{answer:?}") };
     assert!(refusal.contains("two servers run under its name"), "{refusal}");
 }
 
@@ -305,8 +310,8 @@ async fn a_question_whether_it_is_there_is_answered() {
     let (mut a, _) = Puppet::introduced(street.address("b"), &street, hello_of(&street, "a")).await;
     a.says.send(frame(welcome())).await.unwrap();
     b.connected("a").await;
-    a.says.send(frame(Kind::Ping(proto::Ping {}))).await.unwrap();
-    assert_eq!(a.hear().await, Some(Kind::Pong(proto::Pong {})));
+    a.says.send(frame(Kind::Ping(proto::Ping::default()))).await.unwrap();
+    assert_eq!(a.hear().await, Some(Kind::Pong(proto::Pong::default())));
 }
 
 #[tokio::test]
@@ -314,7 +319,7 @@ async fn a_verdict_against_us_is_shown() {
     let street = Street::of(&["a", "b"]);
     let b = street.start("b");
     let (caller, _) = Puppet::introduced(street.address("b"), &street, hello_of(&street, "a")).await;
-    let verdict = Kind::Verdict(proto::Verdict { refusal: "because\nof that".to_owned() });
+    let verdict = Kind::Verdict(proto::Verdict { refusal: "because\nof that".to_owned(), revokes: false });
     caller.says.send(frame(verdict)).await.unwrap();
     until("shown, on one line", || b.problem("a") == "because\u{fffd}of that").await;
     assert!(!b.contact("a").connected);

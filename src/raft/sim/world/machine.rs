@@ -1,6 +1,10 @@
 //! One machine: disk, clock, and the process on it, with what a driver keeps beside its node.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     super::clock::{Clock, TrueTime},
@@ -8,8 +12,9 @@ use super::{
 };
 use crate::raft::{
     action::{Stored, Write},
-    identity::Position,
+    identity::{NodeId, Position},
     log::{Entry, Payload, Snapshot},
+    membership::{DirectoryId, Franchise, Identity, Record, Run, RunId, Writes},
     node::Node,
 };
 
@@ -18,6 +23,13 @@ use crate::raft::{
 pub(super) struct Machine {
     pub(super) clock: Clock,
     pub(super) stored: Stored,
+    pub(super) papers: Papers,
+    /// A copy of the disk, to be put back later.
+    pub(super) backup: Option<(Stored, Papers)>,
+    /// Whether its disk was ever lost or put back.
+    pub(super) tampered: bool,
+    /// Servers that knew, durably, of something that its disk had when it was put back to an older state.
+    pub(super) known_better_by: Vec<NodeId>,
     pub(super) process: Option<Process>,
     /// Processes started so far: what was meant for an older one is lost.
     pub(super) run: u32,
@@ -39,6 +51,33 @@ pub(super) struct Process {
     /// What happened to it while it was frozen.
     pub(super) frozen: Option<Vec<Event>>,
     pub(super) state: StateMachine,
+    /// With whom it is connected, or was last.
+    pub(super) admitted: BTreeMap<NodeId, Identity>,
+    /// Numbers of writes of others that go to the disk with the next write.
+    pub(super) raised: BTreeMap<NodeId, Writes>,
+}
+
+/// What a disk holds beside Raft's own: who this is, and who the others are.
+#[derive(Debug, Clone)]
+pub(super) struct Papers {
+    pub(super) identity: Identity,
+    pub(super) writes: Writes,
+    pub(super) known: BTreeMap<NodeId, Record>,
+    pub(super) franchise: Franchise,
+}
+
+impl Papers {
+    /// Of a new disk.
+    pub(super) fn blank(number: u64) -> Self {
+        let directory = DirectoryId::from_bytes(u128::from(number).to_be_bytes());
+        let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: Writes(0) };
+        let identity = Identity { directory, run };
+        Self { identity, writes: Writes(0), known: BTreeMap::new(), franchise: Franchise::Waiting }
+    }
+
+    pub(super) fn wrote(&mut self, writes: u64) {
+        self.writes.0 += writes;
+    }
 }
 
 /// What is applied: the hash of all that was applied before, in order.

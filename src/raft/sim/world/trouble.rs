@@ -19,6 +19,7 @@ impl World {
         let Some(process) = machine.process.take() else { return };
         let survive = self.rng.usize(0..=process.writes.len());
         process.writes.iter().take(survive).for_each(|write| machine.stored.apply(write));
+        machine.papers.wrote(survive as u64);
         machine.run += 1;
         self.note(|| format!("{node} is killed"));
         self.look(&Seen::Died { node });
@@ -85,6 +86,9 @@ impl World {
             Fault::Weather(weather) => self.weather = weather,
             Fault::SlowDisk(node, times) => self.machines[node.place()].slow = times,
             Fault::Lag(whom, by) => self.each(whom, |world, node| world.machines[node.place()].lag = by),
+            Fault::Wipe(whom, down) => self.each(whom, |world, node| world.wipe(node, down)),
+            Fault::BackUp(whom) => self.each(whom, Self::back_up),
+            Fault::PutBack(whom, down) => self.each(whom, |world, node| world.put_back(node, down)),
             Fault::Campaign(whom) => self.each(whom, |world, node| world.order(node, Input::Campaign)),
             Fault::Resign(whom) => self.each(whom, |world, node| world.resign(node)),
             Fault::Doom { mute, killed } => self.doom = Some((mute, killed)),

@@ -1,0 +1,248 @@
+//! Which server may speak as a member: what is remembered of each, and what a newcomer is judged by.
+//!
+//! A vote lives on a disk. A server that comes back with another disk, with an older copy of its own, or with a copy that
+//! is in use elsewhere, has forgotten votes that others count on. So each server knows the others by three things:
+//!
+//! | | made | a member that | has |
+//! |---|---|---|---|
+//! | [`DirectoryId`] | with the data directory | lost its disk | another one |
+//! | [`Run`]: a number and a random id | at each start, durably before the first word | runs on a copy | another id under the same number, a smaller number, or a second run beside one that is alive |
+//! | the number of durable writes | with each write | got an older copy of its disk back | a smaller one |
+//!
+//! The end of the log would not do in place of the writes' number: it goes back by itself when a later leader
+//! overwrites a tail.
+//!
+//! # What this prevents, and what it does not
+//!
+//! It *prevents* that a new disk counts: a server votes only once all others have recorded its directory
+//! ([`Franchise`]), so a disk that takes its place is refused by each of them, and never votes.
+//!
+//! It *detects* restored and copied disks, when they meet a server that knows better. It does not make them safe: a vote
+//! that only its receiver remembers does not stop a second one elsewhere.
+//!
+//! Pure: the store keeps what is remembered, the transport asks.
+
+use std::fmt;
+
+/// Tells two directories apart, even under one name: 16 random bytes, made with the directory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct DirectoryId([u8; 16]);
+
+/// Tells two starts apart, even with one number: 16 random bytes, made at the start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RunId([u8; 16]);
+
+/// One start of a server on a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Run {
+    /// Starts on the directory so far, this one included. 0 of one that was met by a version that did not count.
+    pub(crate) number: u64,
+    pub(crate) id: RunId,
+    /// The write that counted it: what was written before is of earlier ones.
+    pub(crate) began: Writes,
+}
+
+/// Who a server is, for as long as its process lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    pub(crate) directory: DirectoryId,
+    pub(crate) run: Run,
+}
+
+/// Durable writes of a directory, counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub(crate) struct Writes(pub(crate) u64);
+
+/// What a server remembers of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Record {
+    pub(crate) identity: Identity,
+    /// The most that is known to be durable there.
+    pub(crate) writes: Writes,
+    /// Whether the other one has recorded this server, too, as it has said.
+    pub(crate) mutual: bool,
+}
+
+/// Whether this server votes, pre-votes and stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) enum Franchise {
+    /// Not yet: one of the others has not recorded its directory, and would not know it from a new one.
+    #[default]
+    Waiting,
+    /// All others have.
+    Full,
+    /// Never again: another member knows that this is no member's only and newest disk.
+    Revoked,
+}
+
+/// Why a server is not the member that it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub(crate) enum Objection {
+    /// There are two servers under one name, or there is one that lost its disk, and with it its vote.
+    #[error(
+        "this member has another data directory than when it was first met ({now}, and not {before}): two \
+         servers run under its name, or it lost its disk, and with it its vote; give it back the directory \
+         that it had"
+    )]
+    OtherDirectory { before: DirectoryId, now: DirectoryId },
+    #[error(
+        "this member's data directory is an older copy of the one that it had: it is at write {now}, and was at {before}"
+    )]
+    FewerWrites { before: u64, now: u64 },
+    #[error(
+        "this member's data directory is an older copy of the one that it had: this is its start number {now}, and \
+         there was a number {before}"
+    )]
+    OlderRun { before: u64, now: u64 },
+    #[error("this member's data directory is a copy: it was started for the {number}. time twice")]
+    SameRunTwice { number: u64 },
+    #[error(
+        "this member's data directory is a copy: the server that was started before is still connected, and answers"
+    )]
+    InUseTwice,
+}
+
+impl Objection {
+    /// Whether it proves that this disk has forgotten something, or will: then it must not vote any more.
+    pub(crate) fn is_proof(&self) -> bool {
+        !matches!(self, Self::OtherDirectory { .. })
+    }
+}
+
+impl Record {
+    /// Of a server that is met for the first time.
+    pub(crate) fn first(identity: Identity, writes: Writes) -> Self {
+        Self { identity, writes, mutual: false }
+    }
+
+    /// Whether that is the member on record, as far as it can be known without having asked for its number of writes.
+    ///
+    /// `another_answers` says that a connection of another run of it is there, and was answered on just now.
+    pub(crate) fn judge(&self, said: &Identity, another_answers: bool) -> Result<(), Objection> {
+        let known = &self.identity;
+        if said.directory != known.directory {
+            return Err(Objection::OtherDirectory { before: known.directory, now: said.directory });
+        }
+        let (before, now) = (known.run.number, said.run.number);
+        if now < before {
+            return Err(Objection::OlderRun { before, now });
+        }
+        if now == before && now > 0 && said.run.id != known.run.id {
+            return Err(Objection::SameRunTwice { number: now });
+        }
+        // All that is known here was written before the later start, if that was on the same disk; and however much it
+        // has written since.
+        if before > 0 && now > before && said.run.began <= self.writes {
+            return Err(Objection::FewerWrites { before: self.writes.0, now: said.run.began.0 - 1 });
+        }
+        if said.run != known.run && another_answers {
+            return Err(Objection::InUseTwice);
+        }
+        Ok(())
+    }
+
+    /// Whether a server may have made only so many writes in the run on record. It said so after `self` was on record: what is on its way
+    /// while another one passes a larger number on would look like a disk that went back.
+    pub(crate) fn judge_writes(&self, said: Writes) -> Result<(), Objection> {
+        if said < self.writes {
+            return Err(Objection::FewerWrites { before: self.writes.0, now: said.0 });
+        }
+        Ok(())
+    }
+}
+
+impl DirectoryId {
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl RunId {
+    pub(crate) const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(directory: u8, number: u64, id: u8) -> Identity {
+        let run = Run { number, id: RunId::from_bytes([id; 16]), began: Writes(number * 100) };
+        Identity { directory: DirectoryId::from_bytes([directory; 16]), run }
+    }
+
+    /// It has written ten times since it was started.
+    fn record(directory: u8, number: u64, id: u8) -> Record {
+        Record::first(identity(directory, number, id), Writes(number * 100 + 10))
+    }
+
+    #[test]
+    fn contract_11_a_member_comes_back_and_a_copy_of_it_does_not() {
+        let known = record(1, 5, 5);
+        assert_eq!(known.judge(&identity(1, 5, 5), false), Ok(()), "it connects again");
+        assert_eq!(known.judge(&identity(1, 5, 5), true), Ok(()), "while its old connection still answers");
+        assert_eq!(known.judge(&identity(1, 6, 6), false), Ok(()), "it was started again");
+        assert_eq!(known.judge(&identity(1, 9, 9), false), Ok(()), "several times");
+        for (said, answers, why) in [
+            (identity(2, 5, 5), false, "another data directory"),
+            (identity(1, 4, 4), false, "an older copy"),
+            (identity(1, 5, 6), false, "is a copy"),
+            (identity(1, 6, 6), true, "is a copy"),
+        ] {
+            let objection = known.judge(&said, answers).unwrap_err();
+            assert!(objection.to_string().contains(why), "{objection}");
+            assert_eq!(objection.is_proof(), said.directory == known.identity.directory);
+        }
+    }
+
+    #[test]
+    fn contract_11_a_disk_that_went_back_is_known_by_its_writes() {
+        let known = record(1, 5, 5);
+        assert_eq!(known.judge_writes(Writes(510)), Ok(()));
+        let started = |began| {
+            let sixth = identity(1, 6, 6);
+            Identity { run: Run { began: Writes(began), ..sixth.run }, ..sixth }
+        };
+        assert_eq!(known.judge(&started(511), false), Ok(()));
+        // Whatever it has written since.
+        let objections = [known.judge_writes(Writes(509)), known.judge(&started(510), false)];
+        for objection in objections.map(Result::unwrap_err) {
+            assert_eq!(objection, Objection::FewerWrites { before: 510, now: 509 });
+            assert!(objection.is_proof() && objection.to_string().contains("an older copy"), "{objection}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_was_met_by_an_earlier_version_is_known_by_its_directory() {
+        let known = record(1, 0, 0);
+        assert_eq!(known.judge(&identity(1, 1, 7), false), Ok(()));
+        assert!(known.judge(&identity(2, 1, 7), false).is_err());
+    }
+}

@@ -1,0 +1,257 @@
+//! How servers get to know each other, and disks that are lost or put back to an older state.
+//!
+//! A connection is made whenever two servers can hear each other: both say who they are, and both judge. Nothing of
+//! Raft passes before. What the transport does in round trips is one moment here.
+
+use std::time::Duration;
+
+use super::{super::invariant::Violation, Event, Mail, World, machine::Papers};
+use crate::raft::{
+    action::{Input, Stored},
+    identity::NodeId,
+    membership::{Franchise, Objection, Record, Run, RunId, Writes},
+    message::{Envelope, Message},
+    mutant::Mutant,
+};
+
+/// How often a server calls those with whom it is not connected.
+const CALL_EVERY: Duration = Duration::from_millis(40);
+
+impl World {
+    /// All have met, long ago.
+    pub(super) fn acquaint_all(&mut self) {
+        let records: Vec<Record> = self
+            .machines
+            .iter()
+            .map(|machine| Record {
+                mutual: true,
+                ..Record::first(machine.papers.identity, machine.papers.writes)
+            })
+            .collect();
+        for (place, machine) in self.machines.iter_mut().enumerate() {
+            let others = records.iter().enumerate().filter(|(other, _)| *other != place);
+            machine.papers.known =
+                others.map(|(other, record)| (NodeId::new(other as u8), *record)).collect();
+            machine.papers.franchise = Franchise::Full;
+        }
+    }
+
+    /// Counts a start, durably.
+    pub(super) fn begin_run(&mut self, node: NodeId) {
+        self.starts += 1;
+        let papers = &mut self.machines[node.place()].papers;
+        papers.wrote(1);
+        let number = papers.identity.run.number + 1;
+        let id = RunId::from_bytes(u128::from(self.starts).to_be_bytes());
+        papers.identity.run = Run { number, id, began: papers.writes };
+    }
+
+    /// Whether somebody has yet to be met by those who have no reason to say anything.
+    pub(super) fn has_to_call(&self, node: NodeId) -> bool {
+        self.plan.disks || self.machines[node.place()].papers.franchise == Franchise::Waiting
+    }
+
+    /// Connects with all others that can be reached, now and again.
+    pub(super) fn call(&mut self, node: NodeId, run: u32) {
+        if self.machines[node.place()].run != run {
+            return;
+        }
+        for other in self.members().filter(|other| *other != node) {
+            if !self.connected(node, other) {
+                self.introduce(node, other);
+            }
+        }
+        self.schedule(self.now.plus(CALL_EVERY), Event::Call { node, run });
+    }
+
+    fn connected(&self, node: NodeId, other: NodeId) -> bool {
+        let admits = |one: NodeId, other: NodeId| {
+            let process = self.machines[one.place()].process.as_ref();
+            process.is_some_and(|it| {
+                it.admitted.get(&other) == Some(&self.machines[other.place()].papers.identity)
+            })
+        };
+        admits(node, other) && admits(other, node)
+    }
+
+    /// Both say who they are, if both can hear each other.
+    fn introduce(&mut self, one: NodeId, other: NodeId) {
+        let awake = |node: NodeId| {
+            self.machines[node.place()].process.as_ref().is_some_and(|process| process.frozen.is_none())
+        };
+        let hear = self.cuts.passes(one, other) && self.cuts.passes(other, one);
+        if !hear || !awake(one) || !awake(other) {
+            return;
+        }
+        let judged = [(one, other), (other, one)].map(|(judge, said)| (judge, said, self.judge(judge, said)));
+        let refusals: Vec<_> =
+            judged.iter().filter_map(|(judge, said, judged)| Some((*judge, *said, judged.err()?))).collect();
+        for (judge, said, objection) in &refusals {
+            self.refuse(*judge, *said, *objection);
+        }
+        if refusals.is_empty() {
+            for (judge, said, record) in judged {
+                if let Ok(record) = record {
+                    self.admit(judge, said, record);
+                }
+            }
+        }
+    }
+
+    /// What a server knows of another one: on its disk, and in memory.
+    fn known(&self, of: NodeId, at: NodeId) -> Option<Record> {
+        let machine = &self.machines[at.place()];
+        let mut record = *machine.papers.known.get(&of)?;
+        let raised = machine.process.as_ref().and_then(|process| process.raised.get(&of));
+        record.writes = record.writes.max(raised.copied().unwrap_or_default());
+        Some(record)
+    }
+
+    fn judge(&self, judge: NodeId, said: NodeId) -> Result<Record, Objection> {
+        let Papers { identity, writes, .. } = self.machines[said.place()].papers;
+        let now = |known: Option<Record>| Record {
+            mutual: true,
+            ..known.unwrap_or(Record::first(identity, writes))
+        };
+        let Some(mut known) = self.known(said, judge) else { return Ok(now(None)) };
+        match self.plan.mutant {
+            Some(Mutant::IgnoresDirectories) if known.identity.directory != identity.directory => {
+                known = Record::first(identity, writes);
+            }
+            Some(Mutant::IgnoresRuns) => known.identity.run = identity.run,
+            Some(Mutant::IgnoresWrites) => known.writes = Writes(0),
+            _ => {}
+        }
+        known.judge(&identity, false)?;
+        if known.identity.run == identity.run {
+            known.judge_writes(writes)?;
+        }
+        Ok(Record { identity, writes: known.writes.max(writes), mutual: true })
+    }
+
+    fn refuse(&mut self, judge: NodeId, said: NodeId, objection: Objection) {
+        if !self.machines[said.place()].tampered && !self.machines[judge.place()].tampered {
+            let what = format!("{judge} refuses {said}, whose disk is as it was: {objection}");
+            self.violation.get_or_insert(Violation { invariant: "members are known", what });
+        }
+        if objection.is_proof() && self.machines[said.place()].papers.franchise != Franchise::Revoked {
+            self.note(|| format!("{judge} refuses {said}: {objection}"));
+            self.machines[said.place()].papers.franchise = Franchise::Revoked;
+            self.step(said, Input::Franchise(Franchise::Revoked));
+            self.step(said, Input::Resign);
+        }
+    }
+
+    fn admit(&mut self, judge: NodeId, said: NodeId, record: Record) {
+        let others = self.machines.len() - 1;
+        let machine = &mut self.machines[judge.place()];
+        let Some(process) = &mut machine.process else { return };
+        process.admitted.insert(said, record.identity);
+        if machine.papers.known.insert(said, record) != Some(record) {
+            machine.papers.wrote(1);
+        }
+        let all = machine.papers.known.values().filter(|record| record.mutual).count() == others;
+        if all && machine.papers.franchise == Franchise::Waiting {
+            machine.papers.franchise = Franchise::Full;
+            self.note(|| format!("{judge} has met all"));
+            self.step(judge, Input::Franchise(Franchise::Full));
+        }
+    }
+
+    /// What is sent goes with what the sender has written, and a heartbeat with what it knows of the others.
+    pub(super) fn mail(&self, envelope: Envelope) -> Mail {
+        let sender = &self.machines[envelope.from.place()];
+        let heartbeat = matches!(&envelope.message, Message::Append { entries, .. } if entries.is_empty());
+        let known = |node: &NodeId| Some((*node, self.known(*node, envelope.from)?));
+        let tallies =
+            if heartbeat { sender.papers.known.keys().filter_map(known).collect() } else { Vec::new() };
+        Mail { from: sender.papers.identity, writes: sender.papers.writes, tallies, envelope }
+    }
+
+    /// Whether what has come is of one with whom the receiver is connected, or can be. Where all disks are good, that only
+    /// shows that nobody is refused.
+    pub(super) fn takes(&mut self, mail: &Mail) -> bool {
+        let Envelope { from, to, .. } = mail.envelope;
+        let admits = |world: &Self| {
+            let process = world.machines[to.place()].process.as_ref();
+            process.is_some_and(|process| process.admitted.get(&from) == Some(&mail.from))
+        };
+        if !admits(self) && self.machines[from.place()].papers.identity == mail.from {
+            self.introduce(from, to);
+        }
+        if !admits(self) {
+            // Where all disks are good, what is still on its way from a process that is gone does no harm; and it has to
+            // be shown that it does none.
+            return !self.plan.disks;
+        }
+        let tallies = mail.tallies.iter().map(|(node, record)| (*node, record.identity, record.writes));
+        for (node, identity, writes) in std::iter::once((from, mail.from, mail.writes)).chain(tallies) {
+            let known = self.known(node, to);
+            if known.is_some_and(|known| known.identity == identity && known.writes < writes)
+                && let Some(process) = &mut self.machines[to.place()].process
+            {
+                process.raised.insert(node, writes);
+            }
+        }
+        true
+    }
+
+    /// What became known of others goes to the disk with a write of its own.
+    pub(super) fn wrote(&mut self, node: NodeId, writes: u64) {
+        let machine = &mut self.machines[node.place()];
+        machine.papers.wrote(writes);
+        let raised = machine.process.as_mut().map(|process| std::mem::take(&mut process.raised));
+        for (node, writes) in raised.into_iter().flatten() {
+            if let Some(record) = machine.papers.known.get_mut(&node) {
+                record.writes = record.writes.max(writes);
+            }
+        }
+    }
+
+    /// The disk is lost; the server comes back on a new one.
+    pub(super) fn wipe(&mut self, node: NodeId, down: Duration) {
+        self.crash(node);
+        self.starts += 1;
+        let machine = &mut self.machines[node.place()];
+        (machine.stored, machine.papers) = (Stored::nothing(), Papers::blank(1000 + self.starts));
+        (machine.tampered, machine.backup) = (true, None);
+        machine.known_better_by.clear();
+        self.schedule(self.now.plus(down), Event::Start(node));
+    }
+
+    pub(super) fn back_up(&mut self, node: NodeId) {
+        let machine = &mut self.machines[node.place()];
+        machine.backup = Some((machine.stored.clone(), machine.papers.clone()));
+    }
+
+    /// The disk is put back to the copy.
+    pub(super) fn put_back(&mut self, node: NodeId, down: Duration) {
+        let Some((stored, papers)) = self.machines[node.place()].backup.clone() else { return };
+        self.crash(node);
+        let knows_better = |other: &NodeId| {
+            let known = self.machines[other.place()].papers.known.get(&node);
+            known.is_some_and(|known| known.writes > papers.writes)
+        };
+        let better: Vec<NodeId> =
+            self.members().filter(|other| *other != node && knows_better(other)).collect();
+        let machine = &mut self.machines[node.place()];
+        (machine.stored, machine.papers) = (stored, papers);
+        machine.tampered = true;
+        machine.known_better_by = better;
+        self.schedule(self.now.plus(down), Event::Start(node));
+    }
+
+    /// A server whose disk went back, and of which another one knows better, must not vote any more in the end.
+    pub(crate) fn find_the_forgetful(&mut self) {
+        for node in self.members() {
+            let machine = &self.machines[node.place()];
+            let knows = |other: &&NodeId| !self.machines[other.place()].tampered;
+            let witness = machine.known_better_by.iter().find(knows);
+            if let (Some(witness), true) = (witness, machine.papers.franchise != Franchise::Revoked) {
+                let what = format!("{node} runs on an older copy of its disk, as {witness} knows, and votes");
+                self.violation
+                    .get_or_insert(Violation { invariant: "a disk that went back is noticed", what });
+            }
+        }
+    }
+}
