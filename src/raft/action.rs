@@ -53,7 +53,8 @@ pub(crate) enum Input {
     Stand(Arc<[u8]>),
     /// Its holder has let go of it: give leadership up, to another server if one can have it at once, and stand again later.
     Resign,
-    /// Stand without having asked who would vote. Asking is a courtesy, on which no safety may rest.
+    /// Stand without having asked who would vote. Asking is a courtesy, on which no safety may rest; that
+    /// no leader was heard for the shortest timeout is none.
     #[cfg(test)]
     Campaign,
     /// Give leadership up as in [`Resign`](Self::Resign), and don't stand again. Votes and log go on.

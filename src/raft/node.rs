@@ -182,7 +182,9 @@ impl Node {
             Input::Resign => self.resign(turn),
             #[cfg(test)]
             Input::Campaign => match self {
-                Self::Follower(server) => server.campaign(turn, false),
+                // Where a leader counts on it, its own vote is not free either.
+                Self::Follower(server) if !server.core.clings(turn.now()) => server.campaign(turn, false),
+                Self::Candidate(server) if !server.core.clings(turn.now()) => server.campaign(turn, false),
                 other => other,
             },
             Input::Withdraw => {

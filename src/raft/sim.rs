@@ -157,14 +157,11 @@ fn contract_12_at_every_round_trip_a_leader_comes_within_four_timeouts_and_stays
 }
 
 /// Seeds of runs in which leaders are deposed.
-const SEEDS_OF_DEPOSITIONS: u64 = 500;
+const SEEDS_OF_DEPOSITIONS: u64 = 150;
 
 #[test]
 fn contract_8_a_leader_that_is_deposed_has_its_proved_time() {
-    for seed in 0..SEEDS_OF_DEPOSITIONS {
-        let world = run(Plan::of_depositions(seed));
-        assert_eq!(world.violation(), None, "seed {seed}");
-    }
+    (0..SEEDS_OF_DEPOSITIONS).for_each(|seed| drop(checked(Plan::of_depositions(seed))));
 }
 
 /// Seeds of runs in which disks are lost, and in which they are put back.

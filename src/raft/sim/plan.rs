@@ -82,7 +82,7 @@ pub(crate) enum Fault {
     BackUp(Whom),
     /// Killed, and its disk put back to the copy; started after that long.
     PutBack(Whom, Duration),
-    /// Begins a term without having asked anybody.
+    /// Begins a term without having asked anybody, if it has not heard a leader for long enough.
     Campaign(Whom),
     /// An orderly end of leadership.
     Resign(Whom),
@@ -385,16 +385,22 @@ fn old_disks(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)>
     faults
 }
 
-/// One follower does not hear the leader, and asks for votes all the time; another one begins a later term.
+/// One follower does not hear the leader, and begins a later term; the leader learns of it while others,
+/// on which it counts, still keep to it.
 fn depositions(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
     let mut faults = Vec::new();
     let mut at = TrueTime(0).plus(Duration::from_millis(400));
     while at < until {
         faults.push((at, Fault::OneWay(Whom::Leader, Whom::Other(0))));
         at = at.plus(Duration::from_millis(rng.u64(250..600)));
-        faults.push((at, Fault::Campaign(Whom::Other(1))));
-        at = at.plus(Duration::from_millis(rng.u64(100..400)));
+        faults.push((at, Fault::Campaign(Whom::Other(0))));
+        at = at.plus(Duration::from_millis(rng.u64(20..200)));
         faults.push((at, Fault::Mend));
+        // By now the leader may be deposed, and one of these may be it.
+        for place in [0, 1] {
+            at = at.plus(Duration::from_millis(rng.u64(0..80)));
+            faults.push((at, Fault::Campaign(Whom::Other(place))));
+        }
         at = at.plus(Duration::from_millis(rng.u64(0..600)));
     }
     faults.retain(|(at, _)| *at < until);
