@@ -89,7 +89,8 @@ fn contract_8_a_leader_that_is_told_to_stop_stops_and_then_hands_over() {
 #[test]
 fn a_follower_comes_and_goes_without_a_word() {
     let group = Group::of(3);
-    let [(_, leader), (one, mut follower), _] = three(&group);
+    // The third has a name, or it would be killed here.
+    let [(_, leader), (one, mut follower), _third] = three(&group);
     let before = leader.story();
     follower.stop(0);
     assert_eq!(follower.story(), story(&group, one, &[FOLLOWER]));

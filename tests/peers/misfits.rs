@@ -32,19 +32,42 @@ fn instead(mut args: Vec<String>, flag: &str, value: &str) -> Vec<String> {
     args
 }
 
-/// Two of three elect a leader. The third was told something else: it and those whom it meets say what, and it
+/// All three have met, for no group begins before that. Then the third is away, and one of the other two leads.
+#[track_caller]
+fn two_of_three(group: &Group) -> (Vec<Server>, Lead) {
+    let mut servers = group.start_all();
+    let lead = settled(&servers);
+    let marks: Vec<Mark> = servers.iter().map(|server| server.mark()).collect();
+    servers.pop().unwrap().stop(0);
+    if lead.place < 2 {
+        return (servers, lead);
+    }
+    let lead = leads_after(&servers, lead.token);
+    let follower = 1 - lead.place;
+    servers[follower].wait_for_line_since(marks[follower], told(FOLLOWER), SOON);
+    (servers, lead)
+}
+
+/// The third, with these flags, on a directory of its own.
+fn odd_one(group: &Group, args: Vec<String>) -> Server {
+    let data = group.data(2).with_file_name("odd");
+    group.start_as(2, Elect::new(instead(args, "--data", data.to_str().unwrap())))
+}
+
+/// Two of three have a leader. The third was told something else: it and those whom it meets say what, and it
 /// never has a leader.
 #[track_caller]
 fn does_not_fit(group: &Group, odd: Vec<String>, parts: &[&str]) {
-    let two = [group.start(0), group.start(1)];
-    let Lead { place, .. } = settled(&two);
-    let odd = group.start_as(2, Elect::new(odd));
+    let (two, Lead { place, .. }) = two_of_three(group);
+    let mark = two[place].mark();
+    let odd = odd_one(group, odd);
     for server in two.iter().chain([&odd]) {
         says(server, parts);
     }
-    odd.wait_for_line(with_parts(&["no majority votes", "0 of 2 others are connected"]), SOON);
+    let waits = ["a new group begins once all its members have met", "0 of 2 others are connected"];
+    odd.wait_for_line(with_parts(&waits), SOON);
     leads_on(&two[place], two[place].mark(), 2);
-    assert!(!saw_a_change(&two[place], Mark::START));
+    assert!(!saw_a_change(&two[place], mark));
     for server in two.iter().chain([&odd]) {
         says_it_once(server);
     }
@@ -59,9 +82,8 @@ fn a_list_with_another_address_is_refused_and_both_sides_say_which() {
     let parts =
         ["looks for 'server2' at", group.address(1), "127.0.0.1:9", "start both with the same --peers"];
     // It does not find the second at all: only the first one gets to tell.
-    let two = [group.start(0), group.start(1)];
-    settled(&two);
-    let odd = group.start_as(2, Elect::new(odd));
+    let (two, _) = two_of_three(&group);
+    let odd = odd_one(&group, odd);
     for server in [&two[0], &two[1], &odd] {
         says(server, &parts);
     }
@@ -83,9 +105,8 @@ fn a_list_with_one_more_member_is_refused_and_both_sides_say_which() {
     let list = format!("{},server4=127.0.0.1:9", group.list());
     let odd = instead(group.command_line(2), "--peers", &list);
     let parts = ["'server3' has server4=127.0.0.1:9 among its peers", "has not"];
-    let two = [group.start(0), group.start(1)];
-    settled(&two);
-    let odd = group.start_as(2, Elect::new(odd));
+    let (two, _) = two_of_three(&group);
+    let odd = odd_one(&group, odd);
     for server in [&two[0], &two[1], &odd] {
         says(server, &parts);
     }
@@ -150,10 +171,17 @@ fn a_port_that_is_taken_or_is_not_here_is_refused_with_a_remedy() {
 
 #[test]
 fn a_peer_whose_host_is_not_known_is_looked_for_again_and_again() {
-    let mut group = Group::of(2);
-    group.add("server3", "no-such-host.invalid:10000");
-    let servers = [group.start(0), group.start(1)];
-    let Lead { place, .. } = settled(&servers);
+    let group = Group::of(3);
+    let mut servers = group.start_all();
+    let Lead { token, .. } = settled(&servers);
+    for server in &mut servers {
+        server.kill();
+    }
+    // They have met. Where the third is now, nobody knows.
+    let list = group.list().replace(group.address(2), "no-such-host.invalid:10000");
+    let again = |place| Elect::new(group.command_line_with(place, &list, &group.data(place)));
+    let servers = [0, 1].map(|place| group.start_as(place, again(place)));
+    let Lead { place, .. } = leads_after(&servers, token);
     for server in &servers {
         server.wait_for_line(with_parts(&["the host no-such-host.invalid can't be found"]), SOON);
     }
