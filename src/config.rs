@@ -468,7 +468,10 @@ struct Login {
 }
 
 /// Never shown, in no form of the configuration.
-struct Password(String);
+enum Password {
+    Given(String),
+    InFile(PathBuf),
+}
 
 impl Password {
     /// From the file that a flag names, the environment, or the file that the configuration names.
@@ -478,25 +481,31 @@ impl Password {
             found => found,
         };
         let password = match (flag, in_environment, configured) {
-            (Some(path), _, _) | (None, Err(env::VarError::NotPresent), Some(path)) => password_in(path)?,
-            (None, Ok(password), _) => password,
+            (Some(path), _, _) | (None, Err(env::VarError::NotPresent), Some(path)) => {
+                Self::InFile(path.to_owned())
+            }
+            (None, Ok(password), _) => Self::Given(without_line_break(&password)),
             (None, Err(env::VarError::NotPresent), None) => return Ok(None),
             (None, Err(env::VarError::NotUnicode(_)), _) => {
                 return Err(UsageError("ELECT_PASSWORD is not UTF-8, which etcd's passwords are".into()));
             }
         };
-        Ok(Some(Self(password)))
+        Ok(Some(password))
     }
 }
 
 impl Login {
     fn credentials(self) -> Result<Option<Credentials>, UsageError> {
-        match (self.user, self.password.map(|password| password.0)) {
+        let user = self.user.as_deref().map(without_line_break);
+        match (user, self.password) {
             (None, None) => Ok(None),
             (Some(user), _) if user.is_empty() => {
                 Err(UsageError("--user is empty; name a user, or leave it out".into()))
             }
-            (Some(user), Some(password)) if !password.is_empty() => {
+            (Some(user), Some(Password::InFile(path))) => Credentials::in_file(user, path)
+                .map(Some)
+                .map_err(|error| UsageError(format!("--password-file {error}"))),
+            (Some(user), Some(Password::Given(password))) if !password.is_empty() => {
                 Ok(Some(Credentials::new(user, password)))
             }
             (Some(_), _) => {
@@ -507,14 +516,9 @@ impl Login {
     }
 }
 
-fn password_in(path: &Path) -> Result<String, UsageError> {
-    let wrong = |problem: String| UsageError(format!("--password-file {}: {problem}", path.display()));
-    let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
-    let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(wrong("it is empty; write the password into it".into()));
-    }
-    Ok(password.to_owned())
+/// A secret that was made by `echo` ends with a line break, which is not meant.
+fn without_line_break(secret: &str) -> String {
+    secret.trim_end_matches(['\r', '\n']).to_owned()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `endpoint` | where etcd is |
 //! | `link` | one connection at a time, and failing over |
+//! | `diagnosis` | what speaks where no connection could be made |
 //! | `trouble` | errors, by what to do about them |
 //! | `progress` | answers from the past are refused |
 //! | `layout` | the keys of etcd's own election |
@@ -24,6 +25,7 @@
 use std::{
     collections::BTreeMap,
     fmt, io,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -41,6 +43,7 @@ use tokio::{
 
 mod announcement;
 pub(crate) mod campaign;
+mod diagnosis;
 mod endpoint;
 mod fence;
 mod layout;
@@ -149,13 +152,75 @@ pub struct Credentials {
 impl Credentials {
     /// A user and a password.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
-        Self { user: user.into(), password: Password(password.into()) }
+        Self { user: user.into(), password: Password::Given(password.into()) }
     }
+
+    /// A user whose password is in a file. It is read again at each login, so it may be changed there while this
+    /// runs. Line breaks at its end are not the password's.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a file that can't be read, or has no password in it.
+    pub fn in_file(user: impl Into<String>, file: impl Into<PathBuf>) -> Result<Self, InvalidPassword> {
+        let file = file.into();
+        let read = password_in(&file)?;
+        let password = Password::InFile(Arc::new(PasswordFile { file, read: Mutex::new(read) }));
+        Ok(Self { user: user.into(), password })
+    }
+
+    /// Whether the next login may be with another password.
+    fn may_change(&self) -> bool {
+        matches!(self.password, Password::InFile(_))
+    }
+
+    /// The password for a login now.
+    async fn password(&self) -> String {
+        let file = match &self.password {
+            Password::Given(password) => return password.clone(),
+            Password::InFile(file) => Arc::clone(file),
+        };
+        // A file system that hangs must not hold up renewals.
+        let again = Arc::clone(&file);
+        let found = tokio::task::spawn_blocking(move || password_in(&again.file)).await;
+        let mut read = file.read.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(Ok(password)) => *read = password,
+            Ok(Err(error)) => tracing::warn!(%error, "the password read before is used"),
+            Err(_stopped) => {}
+        }
+        read.clone()
+    }
+}
+
+fn password_in(file: &Path) -> Result<String, InvalidPassword> {
+    let invalid = |problem: String| InvalidPassword { file: file.display().to_string(), problem };
+    let text = std::fs::read_to_string(file).map_err(|error| invalid(error.to_string()))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(invalid("it is empty; write the password into it".into())),
+        password => Ok(password.to_owned()),
+    }
+}
+
+/// Why a file has no password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {problem}")]
+pub struct InvalidPassword {
+    file: String,
+    problem: String,
 }
 
 /// Never shown.
 #[derive(Clone)]
-struct Password(String);
+enum Password {
+    Given(String),
+    InFile(Arc<PasswordFile>),
+}
+
+struct PasswordFile {
+    file: PathBuf,
+    /// As it was last read.
+    read: Mutex<String>,
+}
 
 impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

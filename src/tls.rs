@@ -1,6 +1,12 @@
 //! Certificates, read and looked at before anything is sent.
 
-use std::{fmt, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 use rustls::{
@@ -20,6 +26,15 @@ pub struct Tls {
     /// Certificates in PEM form.
     ca: Option<Vec<u8>>,
     identity: Option<Pem>,
+    files: Arc<Files>,
+}
+
+/// Where it was read from.
+#[derive(Clone, Default)]
+struct Files {
+    ca: Option<PathBuf>,
+    /// The certificate's and the key's.
+    identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// A certificate and its key.
@@ -57,6 +72,7 @@ impl Tls {
     /// A file that can't be read, or has no certificate in it.
     pub fn trusting(mut self, ca: &Path) -> Result<Self, InvalidTls> {
         self.ca = Some(certificates(ca)?);
+        Arc::make_mut(&mut self.files).ca = Some(ca.to_owned());
         Ok(self)
     }
 
@@ -66,16 +82,51 @@ impl Tls {
     ///
     /// Files that can't be read, or have no certificate and no private key in them.
     pub fn identified_by(mut self, certificate: &Path, key: &Path) -> Result<Self, InvalidTls> {
-        let certificate = certificates(certificate)?;
-        let pem = Pem { certificate, key: read(key)? };
-        PrivateKeyDer::from_pem_slice(&pem.key)
-            .map_err(|_| InvalidTls::new(key, "there is no private key in it, in PEM form"))?;
+        let pem = Pem { certificate: certificates(certificate)?, key: read(key)? };
+        if is_encrypted(&pem.key) {
+            let problem = "the key is encrypted, and this asks for no passphrase: decrypt it, as in `openssl pkey -in FILE`";
+            return Err(InvalidTls::new(key, problem));
+        }
+        let der = pem.key();
+        let der = der.map_err(|_| InvalidTls::new(key, "there is no private key in it, in PEM form"))?;
+        if provider().key_provider.load_private_key(der).is_err() {
+            let problem =
+                "its kind of key is not supported; use RSA (2048 bits or more), P-256, P-384 or Ed25519";
+            return Err(InvalidTls::new(key, problem));
+        }
         // Made here once, and thrown away, for the TLS library to compare the two.
         transport::Endpoint::from_static("https://etcd")
             .tls_config(TlsOptions::new().identity(Identity::from_pem(&pem.certificate, &pem.key)))
             .map_err(|_| InvalidTls::new(key, "it is not the private key of that certificate"))?;
         self.identity = Some(pem);
+        Arc::make_mut(&mut self.files).identity = Some((certificate.to_owned(), key.to_owned()));
         Ok(self)
+    }
+
+    /// The same files as they are now, for a connection that is about to be made: certificates are renewed on disk.
+    /// Where they can't be used, as in the middle of a renewal, it is what was read before.
+    ///
+    /// Not on this thread: a file system that hangs must not hold up renewals.
+    pub(crate) async fn current(&self) -> Self {
+        let tls = self.clone();
+        tokio::task::spawn_blocking(move || tls.reread()).await.unwrap_or_else(|_stopped| self.clone())
+    }
+
+    fn reread(&self) -> Self {
+        let read = || {
+            let mut tls = Self::default();
+            if let Some(ca) = &self.files.ca {
+                tls = tls.trusting(ca)?;
+            }
+            match &self.files.identity {
+                Some((certificate, key)) => tls.identified_by(certificate, key),
+                None => Ok(tls),
+            }
+        };
+        read().unwrap_or_else(|error: InvalidTls| {
+            tracing::debug!(%error, "the certificates read before are used");
+            self.clone()
+        })
     }
 
     pub(crate) fn client_config(&self) -> TlsOptions {
@@ -95,11 +146,11 @@ impl Tls {
     /// a request is under way by then, its alert is lost in the closing of the connection as
     /// often as not. So connect, send nothing, and listen: etcd refuses us with an alert, or
     /// begins to speak HTTP/2.
-    pub(crate) async fn refusal(&self, host: &str, port: u16) -> Option<io::Error> {
-        let config = self.listening()?;
+    pub(crate) async fn refusal(&self, host: &str, address: SocketAddr) -> Option<io::Error> {
+        let config = self.current().await.listening()?;
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()?;
         let listening = async {
-            let tcp = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+            let tcp = TcpStream::connect(address).await?;
             let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
             stream.read(&mut [0; 1]).await
         };
@@ -135,6 +186,11 @@ impl Tls {
     ///
     /// [`OneSided`] where an authority or a certificate of our own is missing.
     pub(crate) fn mutual(&self) -> Result<Mutual, OneSided> {
+        let current = Current { stamp: self.files.stamp(), both: self.both()? };
+        Ok(Mutual { source: self.clone(), current: Arc::new(Mutex::new(current)) })
+    }
+
+    fn both(&self) -> Result<Both, OneSided> {
         let (Some(pem), Some(roots), Some(client)) = (&self.identity, self.roots(), self.listening()) else {
             return Err(OneSided::Missing);
         };
@@ -149,12 +205,12 @@ impl Tls {
             .with_single_cert(pem.chain(), pem.key().map_err(|error| OneSided::Unusable(error.to_string()))?)
             .map_err(unusable)?;
         server.alpn_protocols = vec![HTTP_2.to_vec()];
-        Ok(Mutual { client: Arc::new(client), server: Arc::new(server) })
+        Ok(Both { client: Arc::new(client), server: Arc::new(server) })
     }
 }
 
 /// The one protocol that is spoken inside.
-const HTTP_2: &[u8] = b"h2";
+pub(crate) const HTTP_2: &[u8] = b"h2";
 
 impl Pem {
     fn chain(&self) -> Vec<CertificateDer<'static>> {
@@ -166,15 +222,48 @@ impl Pem {
     }
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+/// Whether a key is behind a passphrase: PKCS #8 says so in its label, older forms in a header.
+fn is_encrypted(pem: &[u8]) -> bool {
+    let pem = String::from_utf8_lossy(pem);
+    pem.contains("BEGIN ENCRYPTED PRIVATE KEY") || pem.contains("Proc-Type: 4,ENCRYPTED")
+}
+
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// TLS among equals: the same authority and the same certificate, whoever calls whom.
+/// TLS among equals: the same authority and the same certificate, whoever calls whom. The files are read again at the
+/// first connection after they changed.
 #[derive(Clone)]
 pub(crate) struct Mutual {
+    source: Tls,
+    current: Arc<Mutex<Current>>,
+}
+
+/// What connections are made with, and how the files were when it was read from them.
+struct Current {
+    stamp: Stamp,
+    both: Both,
+}
+
+/// When each file was written, and how long it is.
+type Stamp = Vec<Option<(SystemTime, u64)>>;
+
+#[derive(Clone)]
+struct Both {
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
+}
+
+impl Files {
+    fn stamp(&self) -> Stamp {
+        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
+        let stamp = |path: &PathBuf| {
+            let metadata = std::fs::metadata(path).ok()?;
+            Some((metadata.modified().ok()?, metadata.len()))
+        };
+        self.ca.iter().chain(identity).map(stamp).collect()
+    }
 }
 
 impl fmt::Debug for Mutual {
@@ -185,11 +274,28 @@ impl fmt::Debug for Mutual {
 
 impl Mutual {
     pub(crate) fn connector(&self) -> TlsConnector {
-        TlsConnector::from(Arc::clone(&self.client))
+        TlsConnector::from(self.both().client)
     }
 
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(Arc::clone(&self.server))
+        TlsAcceptor::from(self.both().server)
+    }
+
+    fn both(&self) -> Both {
+        let stamp = self.source.files.stamp();
+        // Nothing in here panics half way through a change.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if stamp != current.stamp {
+            current.stamp = stamp;
+            match self.source.reread().both() {
+                Ok(both) => {
+                    tracing::info!("the certificates were read again");
+                    current.both = both;
+                }
+                Err(error) => tracing::warn!(%error, "the certificates read before are used"),
+            }
+        }
+        current.both.clone()
     }
 }
 
@@ -243,4 +349,41 @@ fn certificates(path: &Path) -> Result<Vec<u8>, InvalidTls> {
         return Err(InvalidTls::new(path, "there is no certificate in it, in PEM form"));
     }
     Ok(pem)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+
+    use super::*;
+
+    /// Writes a new certificate and its key; returns the certificate's text.
+    fn issue(directory: &Path) -> String {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["peer1".to_owned()]).unwrap();
+        // Another length each time, where the clock of the file system is coarse.
+        let comment = format!("{}\n", "#".repeat(fastrand::usize(1..1000)));
+        std::fs::write(directory.join("cert"), comment + &cert.pem()).unwrap();
+        std::fs::write(directory.join("key"), KeyPair::serialize_pem(&signing_key)).unwrap();
+        cert.pem()
+    }
+
+    #[test]
+    fn renewed_certificates_are_used_and_broken_ones_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (cert, key) = (directory.path().join("cert"), directory.path().join("key"));
+        issue(directory.path());
+        let tls = Tls::default().trusting(&cert).unwrap().identified_by(&cert, &key).unwrap();
+        let mutual = tls.mutual().unwrap();
+        let before = mutual.both();
+        assert!(Arc::ptr_eq(&before.server, &mutual.both().server), "nothing has changed");
+
+        let renewed = issue(directory.path());
+        let now = tls.reread();
+        assert!(String::from_utf8_lossy(&now.identity.unwrap().certificate).contains(&renewed));
+        let after = mutual.both();
+        assert!(!Arc::ptr_eq(&before.server, &after.server) && !Arc::ptr_eq(&before.client, &after.client));
+
+        std::fs::write(&cert, "cut off").unwrap();
+        assert_eq!(tls.reread().identity.unwrap().certificate, tls.identity.as_ref().unwrap().certificate);
+    }
 }

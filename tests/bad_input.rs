@@ -389,6 +389,39 @@ fn a_certificate_that_cannot_be_used_is_refused_before_anything_is_sent() {
     nobody.assert_untouched();
 }
 
+/// Made for this test, and used nowhere.
+const P521_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIBsMAE5Mj4LrKJL0xE
+6HmzR03JGupfqeroubkhvAgvfnsPw09uds/LmW7v/L4+AjXZ6SfiVQffDdjnFGQo
+wVdSUlChgYkDgYYABAGJgY0XiZgVJIuwXAqTlQpUb0GOEyOiOEA/B74HWvNkOjIV
+ucVmkVceii8sQIkPM1UMc1QpjTs0eoeDxYpnYup0FgCw7e4WG9C7VlUuZwRr8tbb
+0emdqYPEqqq8aH1OV3lB9INj6/0rxCC3tm+ej9Qrte6Y/yAhOPR/CKy6HEeuKp+g
+Ug==
+-----END PRIVATE KEY-----
+";
+
+#[test]
+fn a_key_that_is_of_no_use_is_told_apart_from_a_wrong_one() {
+    let nobody = Nobody::new();
+    let files = Files::new();
+    let pki = Pki::new();
+    let (ca, cert) = (pki.ca.to_str().unwrap(), pki.client.cert.to_str().unwrap());
+    let label = |label: &str| format!("-----BEGIN {label}-----\nAAAA\n-----END {label}-----\n");
+    let header = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n\
+                  -----END RSA PRIVATE KEY-----\n";
+    for (key, reason) in [
+        (label("ENCRYPTED PRIVATE KEY"), "the key is encrypted"),
+        (header.to_owned(), "the key is encrypted"),
+        (P521_KEY.to_owned(), "its kind of key is not supported; use RSA"),
+    ] {
+        let key = files.write("key.pem", key);
+        let args = ["--cacert", ca, "--cert", cert, "--key", key.to_str().unwrap()];
+        assert_says(&complaint(elect(&["status"], &nobody).args(args)), &["--key", reason]);
+    }
+    nobody.assert_untouched();
+}
+
 #[test]
 fn half_of_a_client_certificate_is_refused_before_anything_is_sent() {
     let nobody = Nobody::new();
@@ -657,6 +690,31 @@ on_each_etcd! {
         assert_eq!(etcd.admin().leases(), [0; 0]);
     }
 
+    /// A secret that was made by `echo` ends with a line break.
+    fn a_line_break_after_a_user_or_a_password_is_not_meant(version: EtcdVersion) {
+        let etcd = Etcd::builder(version).auth(Duration::from_secs(60)).start();
+        etcd.admin().add_user("alice", PASSWORD, "leader");
+        let files = Files::new();
+        let password = files.write("password", format!("{PASSWORD}\r\n"));
+        for end in ["\n", "\r\n"] {
+            let status = || Elect::new(["status", "--etcd", &*etcd.endpoint()]);
+            let user = format!("alice{end}");
+            let mut by_variable = status().env("ELECT_USER", &user);
+            by_variable = by_variable.env("ELECT_PASSWORD", format!("{PASSWORD}{end}"));
+            assert_eq!(by_variable.start().wait_exit(SOON).code(), Some(3));
+            let by_file = status().args(["--user", "alice", "--password-file"]).arg(&password);
+            assert_eq!(by_file.start().wait_exit(SOON).code(), Some(3));
+        }
+    }
+
+    fn a_password_for_a_user_without_one_ends_with_the_remedy(version: EtcdVersion) {
+        let etcd = Etcd::builder(version).auth(Duration::from_secs(60)).start();
+        etcd.admin().add_user_without_password("alice");
+        let server = Elect::server("a", &etcd.endpoint()).args(["--user", "alice"]);
+        let said = refusal(server.env("ELECT_PASSWORD", PASSWORD), 1);
+        assert_says(&said, &["keeps no password for this user", "etcdctl user passwd", "--cert"]);
+    }
+
     fn a_login_where_etcd_has_none_ends_with_the_remedy(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         for (command, code) in [(COMMANDS[0], 1), (COMMANDS[1], 1), (COMMANDS[2], 4)] {
@@ -679,4 +737,15 @@ fn the_minimum_is_what_this_etcd_grants_and_not_a_number_of_ours() {
 /// Where a command says why it knows nothing differs: `status` prints it as a state.
 fn all_said(elect: &support::capture::Captured) -> String {
     [elect.stdout(), elect.stderr()].concat().join("\n")
+}
+
+/// It makes the headers of its answers up, and keeps the lease of a dead leader alive.
+#[test]
+fn a_grpc_proxy_in_front_of_etcd_is_refused_by_name() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let port = ReservedPort::new();
+    let _proxy = etcd.grpc_proxy(&port.address());
+    // It waits until the proxy listens.
+    let said = refusal(Elect::server("server1", &port.address()), 1);
+    assert_says(&said, &["grpc-proxy", "give --etcd the members"]);
 }

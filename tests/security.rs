@@ -22,7 +22,7 @@ use leader_election::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
-    capture::{Captured, Line, Mark},
+    capture::{Captured, Line, Mark, Stream},
     clock::BootTime,
     elect::Elect,
     etcd::{Etcd, EtcdVersion},
@@ -459,4 +459,56 @@ fn commands() -> [(&'static [&'static str], i32); 3] {
 
 fn with_certificate(elect: Elect, pki: &Pki, client: &KeyAndCert) -> Elect {
     elect.arg("--cacert").arg(&pki.ca).arg("--cert").arg(&client.cert).arg("--key").arg(&client.key)
+}
+
+/// A password that is replaced, as a vault does it: in etcd, and in the file that the servers were given. All sessions
+/// end with etcd's restart.
+#[test]
+fn a_password_that_is_replaced_is_followed_whichever_is_written_first() {
+    const NEW: &str = "Qm3-another-secret";
+    for file_first in [true, false] {
+        let mut etcd = Etcd::builder(EtcdVersion::V3_7).auth(LONG_LIFETIME).start();
+        etcd.admin().add_user(USER, PASSWORD, "leader");
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("password");
+        fs::write(&file, format!("{PASSWORD}\n")).unwrap();
+        let server = Elect::server("server1", &etcd.endpoint()).args(TTL);
+        let server = server.args(["--user", USER, "--password-file"]).arg(&file).start();
+        let leads = server.wait_for_line(LEADER, SOON);
+
+        if file_first {
+            fs::write(&file, format!("{NEW}\n")).unwrap();
+        }
+        etcd.admin().change_password(USER, NEW);
+        etcd.restart();
+        if !file_first {
+            // It says what is wrong for now, and does not end.
+            let refused = |line: &str| line.contains("authentication failed");
+            server.wait_for_line_since(leads.mark(), refused, SOON);
+            fs::write(&file, format!("{NEW}\n")).unwrap();
+        }
+        let mark = server.mark();
+        server.wait_for_line_since(mark, REFRESHING, SOON);
+    }
+}
+
+/// TLS on one side only, and the port of the other members.
+#[test]
+fn what_is_wrong_with_a_connection_is_said_with_what_to_do() {
+    let pki = Arc::new(Pki::new());
+    let with_tls = Etcd::builder(EtcdVersion::V3_7).tls(Arc::clone(&pki)).start();
+    let without = Etcd::start(EtcdVersion::V3_7);
+    let ca = pki.ca.to_str().unwrap();
+    for (endpoint, flags, remedy) in [
+        (with_tls.endpoint(), &[][..], "etcd speaks TLS there: give --cacert"),
+        (without.endpoint(), &["--cacert", ca], "etcd speaks no TLS there: leave out --cacert"),
+        (without.peer_address(), &[], "that is no port for clients: if it is etcd's peer port"),
+    ] {
+        for (format, stream) in [("plain", Stream::Stderr), ("full", Stream::Stdout)] {
+            let args = ["server", "server1", "--etcd", &endpoint, "--log-format", format];
+            let server = Elect::new(args).args(flags).start();
+            let said = server.wait_for_line(|line: &str| line.contains(remedy), SOON);
+            assert_eq!(said.stream, stream, "{format}: {}", said.text);
+        }
+    }
 }

@@ -32,6 +32,8 @@ pub(super) struct Journal {
     refreshing: Pace,
     failures: Seldom,
     lasting: Lasting,
+    /// Whether there was a connection, or what to check about it was told.
+    told_what_to_check: bool,
 }
 
 /// When a problem that lasts is told of where single failures are not.
@@ -121,6 +123,7 @@ impl Journal {
             refreshing,
             failures: Seldom::new(),
             lasting: Lasting::default(),
+            told_what_to_check: false,
         }
     }
 
@@ -132,7 +135,10 @@ impl Journal {
     pub(super) fn event(&mut self, event: Event) {
         self.believe(&event);
         match event {
-            Event::Campaigning => self.happened(Happened::Campaigning),
+            Event::Campaigning => {
+                self.told_what_to_check = true;
+                self.happened(Happened::Campaigning);
+            }
             Event::Following { token } => {
                 self.lasting.over();
                 self.happened(Happened::Queued { own: token });
@@ -177,6 +183,12 @@ impl Journal {
                 warn!(problem, retry_in = ?pause, left_out, "the attempt failed");
                 // Peers dial each other all the time.
                 if unreachable && matches!(self.reaching, Line::Connecting { .. }) {
+                    if !std::mem::replace(&mut self.told_what_to_check, true) {
+                        warn!(
+                            "no connection to etcd: check that it runs, that --etcd has its address for clients, and that \
+                             both sides speak TLS (--cacert, https://) or neither"
+                        );
+                    }
                     self.reaching();
                 }
             }

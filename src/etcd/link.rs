@@ -17,7 +17,7 @@
 //!   connections that fell silent under calls that may be long.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -41,12 +41,13 @@ use self::{
 };
 
 use super::{
-    Settings,
+    Credentials, Settings,
+    diagnosis::Looks,
     endpoint::Endpoint,
     trouble::{Remedy, Trouble},
     watches::{Watch, Watches},
 };
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, tls::Tls};
 
 mod dial;
 mod race;
@@ -57,6 +58,9 @@ const JITTER_MS: u64 = 20;
 
 /// How long connecting, and logging in, may take at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// From etcd's being told of a new password to the file's having it (boot-time clock).
+const PASSWORD_WITHIN: Duration = Duration::from_secs(60);
 
 /// etcd hangs up on clients that ping more often than every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
@@ -117,6 +121,13 @@ pub(crate) struct Links {
     avoided: Mutex<Option<SocketAddr>>,
     /// The newest generation that has failed.
     failed: watch::Sender<u64>,
+    /// Until there was a connection: what breaks later is not the configuration, and an etcd that comes back is not
+    /// to be asked by more connections than one a round.
+    looks: Arc<Looks>,
+    /// Endpoints that are no members of etcd. They stay that until this process is started anew.
+    proxies: Mutex<BTreeSet<usize>>,
+    /// Since when logins are refused that were taken before.
+    refused_since: Mutex<Option<Timestamp>>,
 }
 
 impl Links {
@@ -130,6 +141,9 @@ impl Links {
             current: Mutex::default(),
             avoided: Mutex::default(),
             failed: watch::Sender::new(0),
+            looks: Arc::default(),
+            proxies: Mutex::default(),
+            refused_since: Mutex::default(),
         }
     }
 
@@ -157,6 +171,7 @@ impl Links {
         let (client, watches) = (Arc::new(client), Arc::default());
         let link = Link { client, generation, endpoint, address, watches, answered };
         *self.lock() = Some(link.clone());
+        *self.refused_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
         tracing::debug!(endpoint = %self.settings.endpoints[endpoint], %address, generation, "connected to etcd");
         Ok(link)
     }
@@ -232,7 +247,7 @@ impl Links {
             let asked = Timestamp::now();
             match timeout(patience, call).await {
                 Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(error)) => Err(Trouble::from(error)).inspect_err(|trouble| self.blame(link, trouble)),
+                Ok(Err(error)) => Err(self.judge(link, Trouble::from(error))),
                 Err(_) => {
                     if link.answered.load(Ordering::Relaxed) <= asked.as_nanos() {
                         self.failed(link);
@@ -264,11 +279,41 @@ impl Links {
     }
 
     /// Fails the link if this trouble was the link's fault.
+    ///
+    /// Where it was that the login ran out and was refused when it was renewed, it is: the password may have changed, and
+    /// the next connection logs in with the one that its file has by then. That refusal is final.
+    fn judge(&self, link: &Link, mut trouble: Trouble) -> Trouble {
+        if trouble.is_refused_login() {
+            trouble.remedy = Remedy::Elsewhere;
+        }
+        self.blame(link, &trouble);
+        trouble
+    }
+
+    /// Fails the link if this trouble was the link's fault.
     pub(crate) fn blame(&self, link: &Link, trouble: &Trouble) {
+        if trouble.is_proxy() {
+            self.proxies().insert(link.endpoint);
+        }
         match trouble.remedy {
             Remedy::Elsewhere | Remedy::Unreachable => self.failed(link),
             Remedy::NewLease | Remedy::Request | Remedy::Human => {}
         }
+    }
+
+    /// Whether a login that was refused just now may be taken yet: it was taken before, and its password is in a file,
+    /// which is written again after etcd was told of a new one.
+    fn awaits_password(&self) -> bool {
+        let was_taken = *self.failed.borrow() > 0;
+        let in_file = self.settings.credentials.as_ref().is_some_and(Credentials::may_change);
+        let mut refused = self.refused_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *refused.get_or_insert_with(Timestamp::now);
+        was_taken && in_file && Timestamp::now().since(since) < PASSWORD_WITHIN
+    }
+
+    fn proxies(&self) -> std::sync::MutexGuard<'_, BTreeSet<usize>> {
+        // One insertion, whole by itself.
+        self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn current(&self) -> Option<Link> {
@@ -285,10 +330,17 @@ impl Links {
         let count = self.settings.endpoints.len();
         let first = self.preferred.load(Ordering::Relaxed);
         let avoided = *self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
+        let looks = (*self.failed.borrow() == 0).then(|| Arc::clone(&self.looks));
         let index = |turn| (first + turn) % count;
         let connecting = |turn| {
-            let (settings, index) = (self.settings.clone(), index(turn));
-            async move { connect(&settings, index, avoided).await.map(|connected| (index, connected)) }
+            let (settings, index, looks) = (self.settings.clone(), index(turn), looks.clone());
+            let proxy = self.proxies().contains(&index);
+            async move {
+                if proxy {
+                    return Err(Trouble { remedy: Remedy::Human, ..Trouble::proxy() });
+                }
+                connect(&settings, index, avoided, looks).await.map(|connected| (index, connected))
+            }
         };
         let raced = race(count, CONNECT_TIMEOUT, connecting).await;
         raced.map_err(|problems| {
@@ -300,10 +352,13 @@ impl Links {
     fn unreachable(&self, problems: Vec<(usize, Trouble)>) -> Trouble {
         let human = |(_, trouble): &(usize, Trouble)| trouble.remedy == Remedy::Human;
         // Those that did not answer at all may yet be the ones that let us in.
-        let remedy = if problems.len() == self.settings.endpoints.len() && problems.iter().all(human) {
-            Remedy::Human
-        } else {
-            Remedy::Unreachable
+        let all = problems.len() == self.settings.endpoints.len() && problems.iter().all(human);
+        let login = problems.iter().any(|(_, trouble)| trouble.is_refused_login());
+        let remedy = match (all, login) {
+            (false, _) => Remedy::Unreachable,
+            // It is reached; and each login costs it more than a call does, so the pauses get longer.
+            (true, true) if self.awaits_password() => Remedy::Elsewhere,
+            (true, _) => Remedy::Human,
         };
         let endpoint = |index: usize| &self.settings.endpoints[index];
         let message = if problems.is_empty() {
@@ -349,12 +404,13 @@ async fn connect(
     settings: &Settings,
     index: usize,
     avoided: Option<SocketAddr>,
+    looks: Option<Arc<Looks>>,
 ) -> Result<(SocketAddr, Client), Trouble> {
     let endpoint = &settings.endpoints[index];
     let addresses = addresses(endpoint, avoided, CONNECT_TIMEOUT).await?;
     let connecting = |turn: usize| {
-        let (settings, address) = (settings.clone(), addresses[turn]);
-        async move { connect_to(&settings, index, address).await.map(|client| (address, client)) }
+        let (settings, address, looks) = (settings.clone(), addresses[turn], looks.clone());
+        async move { connect_to(&settings, index, address, looks).await.map(|client| (address, client)) }
     };
     let raced = race(addresses.len(), CONNECT_TIMEOUT, connecting).await;
     raced.map_err(|problems| together(&addresses, problems))
@@ -377,13 +433,22 @@ fn together(addresses: &[SocketAddr], problems: BTreeMap<usize, Trouble>) -> Tro
 }
 
 /// Connects to one address of an endpoint and, where there are credentials, logs in.
-async fn connect_to(settings: &Settings, index: usize, address: SocketAddr) -> Result<Client, Trouble> {
+async fn connect_to(
+    settings: &Settings,
+    index: usize,
+    address: SocketAddr,
+    looks: Option<Arc<Looks>>,
+) -> Result<Client, Trouble> {
     let endpoint = &settings.endpoints[index];
     let dialer = Dialer::new(address);
     let connected = dialer.connected();
     let connecting = async {
-        let channel = transport_to(endpoint, settings)?.connect_with_connector(dialer).await?;
-        let client = Client::from_channel(Channel::Tonic(channel), Some(options(settings))).await?;
+        let tls = match &settings.tls {
+            Some(tls) => Some(tls.current().await),
+            None => None,
+        };
+        let channel = transport_to(endpoint, tls)?.connect_with_connector(dialer).await?;
+        let client = Client::from_channel(Channel::Tonic(channel), Some(options(settings).await)).await?;
         answers(&client).await?;
         Ok(client)
     };
@@ -393,13 +458,21 @@ async fn connect_to(settings: &Settings, index: usize, address: SocketAddr) -> R
         Ok(Err(trouble)) => trouble,
         Err(_) => return Err(Trouble::unanswered(CONNECT_TIMEOUT)),
     };
-    match &settings.tls {
-        Some(tls) if trouble.remedy == Remedy::Elsewhere && connected.load(Ordering::Relaxed) => {
-            let refusal = tls.refusal(endpoint.host(), endpoint.port()).await;
-            Err(refusal.and_then(|refusal| Trouble::refused_certificate(&refusal)).unwrap_or(trouble))
-        }
-        _ => Err(trouble),
+    if trouble.remedy != Remedy::Elsewhere || !connected.load(Ordering::Relaxed) {
+        return Err(trouble);
     }
+    if let Some(tls) = &settings.tls
+        && let Some(refusal) = tls.refusal(endpoint.host(), address).await
+        && let Some(refused) = Trouble::refused_certificate(&refusal)
+    {
+        return Err(refused);
+    }
+    let Some(looks) = looks else { return Err(trouble) };
+    let tls = settings.tls.is_some() || endpoint.wants_tls();
+    Err(match looks.mismatch(endpoint.host(), address, tls).await {
+        Some(hint) => trouble.with_hint(hint),
+        None => trouble,
+    })
 }
 
 /// Whether there is a living member behind a connection, and one that knows a leader (without one it
@@ -417,25 +490,21 @@ async fn answers(client: &Client) -> Result<(), Trouble> {
     }
 }
 
-fn transport_to(endpoint: &Endpoint, settings: &Settings) -> Result<transport::Endpoint, transport::Error> {
-    let tls = settings.tls.is_some() || endpoint.wants_tls();
-    let transport = transport::Endpoint::from_shared(endpoint.uri(tls))?
+fn transport_to(endpoint: &Endpoint, tls: Option<Tls>) -> Result<transport::Endpoint, transport::Error> {
+    let speaks_tls = tls.is_some() || endpoint.wants_tls();
+    let transport = transport::Endpoint::from_shared(endpoint.uri(speaks_tls))?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
         // Some call is always open while it matters, and etcd hangs up on idle pings.
         .keep_alive_while_idle(false);
-    if tls {
-        transport.tls_config(settings.tls.clone().unwrap_or_default().client_config())
-    } else {
-        Ok(transport)
-    }
+    if speaks_tls { transport.tls_config(tls.unwrap_or_default().client_config()) } else { Ok(transport) }
 }
 
-fn options(settings: &Settings) -> ConnectOptions {
+async fn options(settings: &Settings) -> ConnectOptions {
     let options = ConnectOptions::new().with_require_leader(true).with_auto_token_refresh(true);
     match &settings.credentials {
-        Some(credentials) => options.with_user(&*credentials.user, &*credentials.password.0),
+        Some(credentials) => options.with_user(&*credentials.user, credentials.password().await),
         None => options,
     }
 }

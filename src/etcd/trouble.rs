@@ -2,8 +2,10 @@
 
 use std::{error::Error as StdError, fmt, time::Duration};
 
+use rustls::CertificateError;
 use tonic::{Code, Status};
 
+use super::diagnosis::NO_PORT_FOR_CLIENTS;
 use crate::names::displayed_error;
 
 /// A failed call, and its remedy. What etcd, and libraries below, say of it is fit to be shown.
@@ -12,6 +14,9 @@ pub(crate) struct Trouble {
     pub(crate) remedy: Remedy,
     pub(crate) message: String,
 }
+
+const PROXY: &str = "what answers there is not etcd but its grpc-proxy: nobody can lead safely through that, since it makes up what \
+                     etcd would say, and keeps the leases of dead leaders alive; give --etcd the members of etcd themselves";
 
 /// What to do about a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,12 +47,32 @@ impl Trouble {
         Self { remedy: Remedy::Human, message: format!("{hint} ({})", chain(error)) }
     }
 
+    /// Whether etcd did not take the user's name or password.
+    pub(crate) fn is_refused_login(&self) -> bool {
+        self.remedy == Remedy::Human && self.message.contains("authentication failed")
+    }
+
+    /// The same, with what to do about it.
+    pub(crate) fn with_hint(mut self, hint: &str) -> Self {
+        self.message = format!("{}; {hint}", self.message);
+        self
+    }
+
     /// A watch was cancelled; etcd gives the reason as text only.
     pub(crate) fn watch_cancelled(reason: &str) -> Self {
         let text = reason.split_once("desc = ").map_or(reason, |(_, text)| text);
         let status = Status::unknown(text);
         let message = format!("etcd cancelled the watch: {}", describe(&status));
         Self { remedy: remedy_for_status(&status), message }
+    }
+
+    /// What answered is not etcd.
+    pub(crate) fn proxy() -> Self {
+        Self::elsewhere(PROXY)
+    }
+
+    pub(crate) fn is_proxy(&self) -> bool {
+        self.message == PROXY
     }
 
     pub(crate) fn unanswered(patience: Duration) -> Self {
@@ -103,7 +128,7 @@ fn remedy_for_status(status: &Status) -> Remedy {
     let says = |text| status.message().contains(text);
     if says("requested lease not found") {
         Remedy::NewLease
-    } else if says("authentication failed, invalid user ID or password")
+    } else if says("authentication failed")
         || says("authentication is not enabled")
         || says("user name is empty")
         || says("user name not found")
@@ -137,6 +162,11 @@ fn describe(status: &Status) -> String {
         "; authentication is on: give --user, and the password in ELECT_PASSWORD"
     } else if text.contains("authentication is not enabled") {
         "; leave out --user, or turn authentication on in etcd"
+    } else if text.contains("no password user") {
+        "; etcd keeps no password for this user: set one there (etcdctl user passwd), or leave out --user and log in by \
+         the name in a certificate (--cert, --key)"
+    } else if text.starts_with("unknown service") {
+        return format!("{text}; {NO_PORT_FOR_CLIENTS}");
     } else if text.contains("invalid user ID or password") {
         "; check --user and ELECT_PASSWORD or --password-file"
     } else if text.contains("permission denied") {
@@ -170,8 +200,8 @@ fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<&'static str>
         let tls = error
             .downcast_ref::<rustls::Error>()
             .or_else(|| io.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
-        if let Some(rustls::Error::InvalidCertificate(_)) = tls {
-            return Some("etcd's certificate is not trusted: check --cacert");
+        if let Some(rustls::Error::InvalidCertificate(why)) = tls {
+            return Some(not_accepted(why));
         }
         let text = error.to_string();
         if let Some((_, alert)) = text.split_once("received fatal alert: ")
@@ -182,6 +212,33 @@ fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<&'static str>
         next = error.source();
     }
     None
+}
+
+/// What is wrong with etcd's certificate, and what to do about it.
+fn not_accepted(why: &CertificateError) -> &'static str {
+    match why {
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "etcd's certificate is for other names than this address: use one of them in --etcd, or add this one to the \
+             certificate (subjectAltName)"
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "etcd's certificate has expired: renew it, or set this machine's clock"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "etcd's certificate is not valid yet: set this machine's clock, or etcd's"
+        }
+        // webpki's own, which rustls passes on as text only.
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "etcd's certificate is an authority's (CA:TRUE), as `openssl req -x509` makes them: give etcd one that is \
+             not (basicConstraints=CA:FALSE), signed by that authority or by itself"
+        }
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "etcd's certificate has a kind of key or signature that is not supported, as P-521 (`etcd --auto-tls` makes \
+             those): use RSA, P-256, P-384 or Ed25519"
+        }
+        _ => "etcd's certificate is not trusted: check --cacert",
+    }
 }
 
 /// An error and what caused it, each said once.
@@ -208,11 +265,25 @@ mod tests {
     }
 
     #[test]
+    fn the_authority_is_blamed_only_where_it_is_not_trusted() {
+        for why in
+            [CertificateError::NotValidForName, CertificateError::Expired, CertificateError::NotValidYet]
+        {
+            assert!(!not_accepted(&why).contains("--cacert"), "{why:?}: {}", not_accepted(&why));
+        }
+        assert!(not_accepted(&CertificateError::UnknownIssuer).contains("check --cacert"));
+    }
+
+    #[test]
     fn sorts_what_etcd_answers() {
         assert_eq!(remedy(Code::NotFound, "etcdserver: requested lease not found"), Remedy::NewLease);
         assert_eq!(remedy(Code::Unknown, "etcdserver: requested lease not found"), Remedy::NewLease);
         assert_eq!(
             remedy(Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password"),
+            Remedy::Human
+        );
+        assert_eq!(
+            remedy(Code::Unknown, "auth: authentication failed, password was given for no password user"),
             Remedy::Human
         );
         assert_eq!(remedy(Code::PermissionDenied, "etcdserver: permission denied"), Remedy::Human);

@@ -183,7 +183,8 @@ async fn hear(mut messages: WatchResponseStream, routes: &Mutex<Routes<Box<Watch
         let sender =
             Sender { id: message.watch_id(), created: message.created(), canceled: message.canceled() };
         if let Err(Confused) = lock(routes).tell(sender, message) {
-            return Trouble::elsewhere("etcd answered for another watch than the one that was asked for");
+            // etcd numbers watches as it is told to; `etcd grpc-proxy` numbers them by itself.
+            return Trouble::proxy();
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 
 use etcd_client::{
     Client, CompactionOptions, ConnectOptions, DeleteOptions, Error, GetOptions, KeyValue, Permission,
-    PutOptions, RoleRevokePermissionOptions, SortOrder, SortTarget,
+    PutOptions, RoleRevokePermissionOptions, SortOrder, SortTarget, UserAddOptions,
 };
 use tonic::Code;
 
@@ -258,6 +258,14 @@ impl Admin {
         call("revoke a permission", async move {
             client.role_revoke_permission(name, prefix, Some(options)).await
         });
+    }
+
+    /// Adds a user who can log in only by the name in a certificate.
+    #[track_caller]
+    pub(crate) fn add_user_without_password(&self, name: &str) {
+        let (mut client, name) = (self.client(), name.to_owned());
+        let options = UserAddOptions::new().with_no_pwd();
+        call("add a user", async move { client.user_add(name, "", Some(options)).await });
     }
 
     #[track_caller]

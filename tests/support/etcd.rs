@@ -9,7 +9,7 @@ mod builder;
 mod launch;
 mod version;
 
-use std::{fs, net::TcpStream, thread, time::Duration};
+use std::{fs, net::TcpStream, process::Stdio, thread, time::Duration};
 
 use etcd_client::{Client, ConnectOptions};
 
@@ -20,6 +20,7 @@ use super::{
     clock::BootTime,
     eventually::eventually,
     metrics::{self, MessagesReceived, Watches},
+    process::{self, Process},
     runtime::wait_within,
 };
 
@@ -66,6 +67,21 @@ impl Etcd {
     /// `127.0.0.1:PORT`, as `elect --etcd` takes it.
     pub(crate) fn endpoint(&self) -> String {
         self.launch.site.client.address()
+    }
+
+    /// Starts `etcd grpc-proxy` in front of it, at this address. It listens some time later.
+    pub(crate) fn grpc_proxy(&self, address: &str) -> Process {
+        let mut command = process::command(self.launch.how.version.program());
+        command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
+        command.args(["grpc-proxy", "start", "--endpoints", &self.endpoint(), "--listen-addr", address]);
+        command.args(["--advertise-client-url", address]);
+        command.current_dir(self.launch.dir.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        Process::start("etcd grpc-proxy", command)
+    }
+
+    /// Where it listens for other members, and not for clients.
+    pub(crate) fn peer_address(&self) -> String {
+        self.launch.site.peer.address()
     }
 
     /// `http://127.0.0.1:PORT`, or `https` with TLS.
