@@ -87,7 +87,8 @@ fn a_damaged_directory_is_refused_and_the_others_go_on() {
         bytes
     };
     let used = |whole: &[u8]| whole.iter().rposition(|byte| *byte != 0).unwrap();
-    let damages: [(&dyn Fn(&[u8]) -> Vec<u8>, bool); 7] = [
+    type Damage<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    let damages: [(Damage<'_>, bool); 7] = [
         (&|whole| flipped(whole, 0), true),
         (&|whole| vec![0; whole.len()], true),
         (&|_| Vec::new(), true),
