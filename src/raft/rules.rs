@@ -45,19 +45,8 @@ impl Bench {
     }
 
     fn just_started(members: usize, disk: Stored) -> Self {
-        let members = Members::of(members).unwrap();
-        let (timing, limits) = (Timing::DEFAULT, Limits::DEFAULT);
-        let config = Config {
-            me: ME,
-            members,
-            cluster: CLUSTER,
-            timing,
-            limits,
-            franchise: Franchise::Full,
-            mutant: None,
-        };
         let now = Timestamp::from_nanos(1_000_000_000_000);
-        let node = Node::start(config, disk.clone(), &moment(now)).unwrap();
+        let node = Node::start(config(members), disk.clone(), &moment(now)).unwrap();
         let mut bench = Self { node: Some(node), now, writes: Vec::new(), disk };
         assert_eq!(bench.step(Input::Stand(Arc::from(*b"me"))), vec![]);
         bench
@@ -140,6 +129,19 @@ impl Bench {
         let mut again = Self::just_started(3, self.disk);
         again.now = again.now.max(self.now);
         again
+    }
+}
+
+/// Of a member whose group has met.
+fn config(members: usize) -> Config {
+    Config {
+        me: ME,
+        members: Members::of(members).unwrap(),
+        cluster: CLUSTER,
+        timing: Timing::DEFAULT,
+        limits: Limits::DEFAULT,
+        franchise: Franchise::Full,
+        mutant: None,
     }
 }
 
@@ -682,20 +684,7 @@ fn a_value_that_is_proclaimed_goes_through_the_log() {
 
 #[test]
 fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
-    let refused = |stored: Stored| {
-        let (timing, limits) = (Timing::DEFAULT, Limits::DEFAULT);
-        let members = Members::of(3).unwrap();
-        let config = Config {
-            me: ME,
-            members,
-            cluster: CLUSTER,
-            timing,
-            limits,
-            franchise: Franchise::Full,
-            mutant: None,
-        };
-        Node::start(config, stored, &moment(Timestamp::from_nanos(1))).is_err()
-    };
+    let refused = |stored: Stored| Node::start(config(3), stored, &moment(Timestamp::from_nanos(1))).is_err();
     let mut good = Stored::nothing();
     good.ballot.term = Term::new(2);
     good.entries = vec![entry(1, 1), entry(2, 2)];
