@@ -10,20 +10,24 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{fs, net::Ipv4Addr, time::Duration};
 
 use support::{
     capture::{Mark, longest_stall},
     cluster::Cluster,
-    etcd::EtcdVersion,
+    elect::Elect,
+    etcd::{Etcd, EtcdVersion},
     eventually::eventually,
     on_each_etcd,
+    port::ReservedPort,
+    privilege,
     proxy::{Mode, Proxy},
     server::{
-        AT_ONCE, CHANGE, FOLLOWER, LEADER, SOON, Server, Status, beginning, led_one_at_a_time, start_in_turn,
-        token_of,
+        AT_ONCE, CHANGE, FOLLOWER, Form, LEADER, SOON, Server, Status, beginning, connecting,
+        led_one_at_a_time, start_in_turn, token_of,
     },
 };
+use tempfile::TempDir;
 
 const MEMBERS: usize = 3;
 
@@ -186,6 +190,50 @@ on_each_etcd! {
         servers[1 - leader].wait_for_line_since(before, LEADER, SOON);
         led_one_at_a_time(&servers);
     }
+}
+
+/// A headless Service of Kubernetes: one name, which has the addresses of all members, and tomorrow others.
+#[test]
+fn contract_6_each_address_of_a_name_is_failed_over_to_and_names_are_looked_up_anew() {
+    const HOSTS: [Ipv4Addr; 3] =
+        [Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 0, 0, 3), Ipv4Addr::new(127, 0, 0, 4)];
+    const NAME: &str = "etcd.test";
+    if !privilege::can_mount() {
+        return;
+    }
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let ports = ReservedPort::same_on(HOSTS);
+    let endpoint = format!("{NAME}:{}", ports[0].number());
+    let members = ports.map(|port| Proxy::start_at(port, &etcd.endpoint()));
+    let [first, second, third] = &members;
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("hosts");
+    // Written in place: it is the same file that the server sees as /etc/hosts.
+    let resolves_to = |hosts: &[Ipv4Addr]| {
+        let lines: String = hosts.iter().map(|host| format!("{host} {NAME}\n")).collect();
+        fs::write(&file, lines).unwrap();
+    };
+    resolves_to(&HOSTS[..2]);
+    let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let elect = Elect::of("unshare", ["--mount", "sh", "-c", script]).arg(&file);
+    let elect = elect.args([env!("CARGO_BIN_EXE_elect"), "server", "leader", "--etcd", &endpoint]);
+    let elect = elect.args(["--ttl", TTL, "--log-format", "plain"]);
+    let leader = Server::of(elect.start(), "leader", connecting(&endpoint), Form::Plain);
+    leader.wait_for_line(LEADER, SOON);
+    let start = leader.mark();
+    let moves_on = |from: &Proxy, how: Mode, to: &Proxy| {
+        let before = leader.mark();
+        from.set(how);
+        // The first may have been on its way.
+        leader.wait_for_refreshing_since(before, 2);
+        assert!(to.open_connections() > 0, "it renews through another address");
+    };
+    let (theirs, other) = if first.open_connections() > 0 { (first, second) } else { (second, first) };
+    moves_on(theirs, Mode::Silence, other);
+
+    resolves_to(&HOSTS[2..]);
+    moves_on(other, Mode::Refuse, third);
+    assert_eq!(leader.roles_since(start), [""; 0]);
 }
 
 /// What happens to a member.

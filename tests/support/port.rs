@@ -15,31 +15,43 @@ const RANGE: std::ops::Range<u16> = 15_000..32_000;
 /// Far more than it takes, even where hundreds of the 17,000 are in use.
 const ATTEMPTS: usize = 1_000;
 
-/// A TCP port on 127.0.0.1 that no other `ReservedPort` on this machine has.
+/// A TCP port on a loopback address, 127.0.0.1 by default, that no other `ReservedPort` on this machine has.
 #[derive(Debug)]
 pub(crate) struct ReservedPort {
+    host: Ipv4Addr,
     number: u16,
     _reservation: UdpSocket,
 }
 
 impl ReservedPort {
     pub(crate) fn new() -> Self {
-        (0..ATTEMPTS).find_map(|_| Self::reserve(fastrand::u16(RANGE))).expect("one of 17,000 ports is free")
+        let any = || Self::reserve(Ipv4Addr::LOCALHOST, fastrand::u16(RANGE));
+        (0..ATTEMPTS).find_map(|_| any()).expect("one of 17,000 ports is free")
+    }
+
+    /// The same port on each of these addresses.
+    pub(crate) fn same_on<const N: usize>(hosts: [Ipv4Addr; N]) -> [Self; N] {
+        let any = || {
+            let number = fastrand::u16(RANGE);
+            let reserved: Vec<_> = hosts.iter().filter_map(|host| Self::reserve(*host, number)).collect();
+            reserved.try_into().ok()
+        };
+        (0..ATTEMPTS).find_map(|_| any()).expect("one of 17,000 ports is free on all of them")
     }
 
     pub(crate) fn number(&self) -> u16 {
         self.number
     }
 
-    /// `127.0.0.1:PORT`.
+    /// `HOST:PORT`.
     pub(crate) fn address(&self) -> String {
-        format!("{}:{}", Ipv4Addr::LOCALHOST, self.number)
+        format!("{}:{}", self.host, self.number)
     }
 
-    fn reserve(number: u16) -> Option<Self> {
-        let reservation = UdpSocket::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
-        // Somebody outside these tests may listen there.
-        TcpListener::bind((Ipv4Addr::LOCALHOST, number)).ok()?;
-        Some(Self { number, _reservation: reservation })
+    fn reserve(host: Ipv4Addr, number: u16) -> Option<Self> {
+        let reservation = UdpSocket::bind((host, number)).ok()?;
+        // A program outside these tests may listen there.
+        TcpListener::bind((host, number)).ok()?;
+        Some(Self { host, number, _reservation: reservation })
     }
 }

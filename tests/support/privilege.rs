@@ -25,6 +25,17 @@ pub(crate) fn is_root() -> bool {
     root
 }
 
+/// Whether a file can be mounted in a mount namespace of a process's own; else says that the test is skipped.
+pub(crate) fn can_mount() -> bool {
+    let tried =
+        Command::new("unshare").args(["--mount", "mount", "--bind", "/etc/hosts", "/etc/hosts"]).output();
+    let can = tried.is_ok_and(|tried| tried.status.success());
+    if !can {
+        eprintln!("skipped: nothing can be mounted here");
+    }
+    can
+}
+
 /// A program as `nobody`.
 pub(crate) fn as_nobody(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");

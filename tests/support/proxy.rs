@@ -76,8 +76,13 @@ impl Proxy {
     /// Starts a proxy to `target`, an `ADDRESS:PORT`, in [`Mode::Pass`].
     #[track_caller]
     pub(crate) fn start(target: &str) -> Self {
+        Self::start_at(ReservedPort::new(), target)
+    }
+
+    /// Starts a proxy at this port.
+    #[track_caller]
+    pub(crate) fn start_at(port: ReservedPort, target: &str) -> Self {
         let target = target.parse().expect("the target is an IP address and a port");
-        let port = ReservedPort::new();
         let address = port.address();
         let (mode, modes) = watch::channel(Mode::Pass);
         let (orders, inbox) = mpsc::unbounded_channel();
@@ -89,7 +94,7 @@ impl Proxy {
         proxy
     }
 
-    /// `127.0.0.1:PORT`, to be used instead of the server's.
+    /// `HOST:PORT`, to be used instead of the server's.
     pub(crate) fn endpoint(&self) -> String {
         self.address.clone()
     }
