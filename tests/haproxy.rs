@@ -109,10 +109,9 @@ fn a_leader_that_was_frozen_answers_nothing_when_it_runs_on() {
 fn an_answer_with_an_older_token_than_one_before_it_becomes_503() {
     let Some(haproxy) = haproxy() else { return };
     // By their health all three lead, as it may look for the time between two checks.
-    let [old, new, never] = NAMES.map(StandIn::leading);
-    old.answers_with("7");
-    new.answers_with("9");
-    never.down();
+    let [old, new, never] = NAMES.map(StandIn::down);
+    old.leads("7");
+    new.leads("9");
     let balancer = Balancer::start(haproxy, [old.node(), new.node(), never.node()]);
     balancer.wait_for_health(&[true, true, false]);
     balancer.wait_for_200_by("server2");
@@ -121,7 +120,7 @@ fn an_answer_with_an_older_token_than_one_before_it_becomes_503() {
     assert!(old_refused > 0 && new_passed > 0, "{old_refused} {new_passed}");
 
     // It is not the server that is shut out but the term.
-    old.answers_with("11");
+    old.leads("11");
     balancer.wait_for_200_by("server1");
     balancer.tally("server1", "server2");
 }
@@ -129,35 +128,35 @@ fn an_answer_with_an_older_token_than_one_before_it_becomes_503() {
 #[test]
 fn an_answer_without_a_right_to_give_it_becomes_503() {
     let Some(haproxy) = haproxy() else { return };
-    let [only, second, third] = NAMES.map(StandIn::leading);
-    second.down();
-    third.down();
+    let [only, second, third] = NAMES.map(StandIn::down);
+    only.leads("7");
     let balancer = Balancer::start(haproxy, [only.node(), second.node(), third.node()]);
-    only.answers_with("7");
     balancer.wait_for_200_by("server1");
     balancer.wait_for_health(&[true, false, false]);
 
-    let too_long = "9".repeat(19);
-    for token in ["", "0", "-8", "+8", "8x", "x", "8 9", "8,9", "0x8", "08", "8.5", too_long.as_str()] {
-        only.answers_with(token);
+    let (longest, too_long) = ("9".repeat(18), "9".repeat(19));
+    let no_numbers = ["", "0", "-7", "+7", "7x", "x", "7 7", "7,7", "0x7", "07", "7.0", too_long.as_str()];
+    let other_terms = ["6", "8", longest.as_str()];
+    for token in no_numbers.into_iter().chain(other_terms) {
+        only.claims(&[token]);
         assert_eq!(balancer.get().status, 503, "{token:?}");
     }
-    only.answers_with_headers(&[]);
+    only.claims(&[]);
     assert_eq!(balancer.get().text(), "not the leader\n");
-    only.answers_with_headers(&["8", "8"]);
+    only.claims(&["7", "7"]);
     assert_eq!(balancer.get().status, 503, "which of the two?");
-    // None of these has raised the bar.
-    only.answers_with("7");
+    // None of these has raised the bar: not for this term, nor for the next.
+    only.claims(&["7"]);
     assert_eq!(balancer.get().status, 200);
+    second.leads("8");
+    balancer.wait_for_200_by("server2");
 }
 
 #[test]
 fn a_request_under_way_at_a_deposed_leader_is_cut_off() {
     let Some(haproxy) = haproxy() else { return };
-    let [deposed, second, third] = NAMES.map(StandIn::leading);
-    second.down();
-    third.down();
-    deposed.answers_with("7");
+    let [deposed, second, third] = NAMES.map(StandIn::down);
+    deposed.leads("7");
     let balancer = Balancer::start(haproxy, [deposed.node(), second.node(), third.node()]);
     balancer.wait_for_health(&[true, false, false]);
     balancer.wait_for_200_by("server1");
@@ -166,7 +165,7 @@ fn a_request_under_way_at_a_deposed_leader_is_cut_off() {
     let address = balancer.address();
     let client = thread::spawn(move || http::try_get(&address, "/"));
     stuck.wait_for_a_request();
-    deposed.down();
+    deposed.ends();
     // The service is stuck until `stuck` is dropped, so what the client gets is not its answer.
     eventually(SOON, "the client to be told", || client.is_finished().then_some(()));
     let told = client.join().unwrap().expect("HAProxy answers in its place");
@@ -178,9 +177,8 @@ fn a_request_under_way_at_a_deposed_leader_is_cut_off() {
 #[test]
 fn while_nobody_leads_clients_are_told_so_at_once() {
     let Some(haproxy) = haproxy() else { return };
-    let all = NAMES.map(StandIn::leading);
-    all.iter().for_each(|one| one.answers_with("7"));
-    all.iter().for_each(StandIn::down);
+    let all = NAMES.map(StandIn::down);
+    all.iter().for_each(|one| one.claims(&["7"]));
     let balancer = Balancer::start(haproxy, all.each_ref().map(StandIn::node));
     balancer.wait_for_health(&[false, false, false]);
     assert_eq!(balancer.get().status, 503);
@@ -253,7 +251,7 @@ impl Balancer {
             match answer.status {
                 200 => assert_eq!(answer.header("name"), Some(passes), "not {refused}"),
                 status => {
-                    assert_eq!((status, answer.text()), (503, "no longer the leader\n"));
+                    assert_eq!((status, answer.text()), (503, "not the term that leads\n"));
                     assert_eq!(answer.header("name"), None, "nothing of the refused answer is left");
                 }
             }
@@ -415,7 +413,9 @@ fn nobody_answered_after(answers: &[Answered], leads: &Line, deposed: &[&str]) {
 
 /// A server, and the service behind it, that say what they are told to say.
 struct StandIn {
-    leads: Arc<AtomicBool>,
+    /// What `/leader` says: the token, or 503.
+    leads: Arc<Mutex<Option<String>>>,
+    /// What the service says: one `Elect-Token` for each.
     tokens: Arc<Mutex<Vec<String>>>,
     stick: Arc<Mutex<Option<Stick>>>,
     elect: Service,
@@ -438,16 +438,16 @@ impl Stuck {
 }
 
 impl StandIn {
-    /// `/leader` says 200 until it is told otherwise.
-    fn leading(name: &'static str) -> Self {
-        let leads = Arc::new(AtomicBool::new(true));
+    /// `/leader` says 503 until it is told otherwise.
+    fn down(name: &'static str) -> Self {
+        let leads = Arc::new(Mutex::new(None::<String>));
         let tokens = Arc::new(Mutex::new(Vec::<String>::new()));
         let stick = Arc::new(Mutex::new(None::<Stick>));
         let elect = {
             let leads = Arc::clone(&leads);
-            Service::start(move |path| {
-                let up = path == "/leader" && leads.load(SeqCst);
-                Answer::new(if up { 200 } else { 503 }, "")
+            Service::start(move |path| match leads.lock().unwrap().clone() {
+                Some(token) if path == "/leader" => Answer::new(200, "").with("Elect-Token", token),
+                _ => Answer::new(503, ""),
             })
         };
         let service = {
@@ -471,16 +471,19 @@ impl StandIn {
         Node { service: self.service.address(), elect_port: self.elect.port() }
     }
 
-    fn down(&self) {
-        self.leads.store(false, SeqCst);
+    /// The server leads with this token, and the service says so.
+    fn leads(&self, token: &str) {
+        *self.leads.lock().unwrap() = Some(token.to_owned());
+        self.claims(&[token]);
     }
 
-    fn answers_with(&self, token: &str) {
-        self.answers_with_headers(&[token]);
+    /// The server leads no more. Of its service that is not said.
+    fn ends(&self) {
+        *self.leads.lock().unwrap() = None;
     }
 
-    /// One `Elect-Token` for each.
-    fn answers_with_headers(&self, tokens: &[&str]) {
+    /// The service says so, whatever its server says.
+    fn claims(&self, tokens: &[&str]) {
         *self.tokens.lock().unwrap() = tokens.iter().map(|&token| token.to_owned()).collect();
     }
 
