@@ -72,7 +72,7 @@ use self::{
     trouble::Trouble,
     view::View,
 };
-pub use crate::tls::{InvalidTls, Tls};
+pub use crate::tls::{Expiry, InvalidTls, Tls};
 use crate::{
     candidate::{Backend, Standing, Won, sealed},
     clock::Timestamp,
@@ -134,6 +134,11 @@ impl Settings {
     pub fn with_credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
         self
+    }
+
+    /// The certificates that it speaks TLS with, if any were given.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref()
     }
 
     /// The endpoints, as they were given.

@@ -111,7 +111,7 @@ use crate::{
 };
 pub use crate::{
     raft::timing::{InvalidTiming, Timing},
-    tls::{InvalidTls, Tls},
+    tls::{Expiry, InvalidTls, Tls},
 };
 
 /// A member of a group, as candidates and observers use it. Cheap to clone.

@@ -15,6 +15,7 @@
 //! | `address` | `--http ADDR`: parsed, and bound before anything else |
 //! | `board` | what is known, shared by both threads |
 //! | `situation` | what it means, at one moment (pure) |
+//! | `certificates` | when they end, read from their files at a scrape |
 //! | `timeline` | terms that began and ended (pure) |
 //! | `http` | connections, and their limits |
 //! | `seats` | which connection makes room for the next |
@@ -29,6 +30,7 @@
 mod address;
 mod answer;
 mod board;
+mod certificates;
 mod events;
 mod hosts;
 mod http;

@@ -10,11 +10,11 @@ use std::{
 
 use etcd_client::{Certificate, Identity, TlsOptions};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
-    client::verify_server_name,
+    CertificateError, ClientConfig, RootCertStore, ServerConfig,
+    client::{verify_server_cert_signed_by_trust_anchor, verify_server_name},
     server::{ParsedCertificate, WebPkiClientVerifier},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tonic::transport;
@@ -129,6 +129,20 @@ impl Tls {
         })
     }
 
+    /// Returns when the certificates end that the next connection uses: of the files as they are now, or as
+    /// they were last read, where they can't be used.
+    ///
+    /// Reads the files, so it may take as long as the file system does.
+    pub fn expiry(&self) -> Expiry {
+        let now = self.reread();
+        let authorities = now.ca.iter().flat_map(|ca| chain(ca));
+        let shown = now.identity.iter().flat_map(Pem::chain);
+        Expiry {
+            own: shown.filter_map(|certificate| not_after(&certificate)).min(),
+            authority: authorities.filter_map(|certificate| not_after(&certificate)).max(),
+        }
+    }
+
     pub(crate) fn client_config(&self) -> TlsOptions {
         let options = match &self.ca {
             Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
@@ -214,11 +228,41 @@ pub(crate) const HTTP_2: &[u8] = b"h2";
 
 impl Pem {
     fn chain(&self) -> Vec<CertificateDer<'static>> {
-        CertificateDer::pem_slice_iter(&self.certificate).filter_map(Result::ok).collect()
+        chain(&self.certificate)
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, rustls_pki_types::pem::Error> {
         PrivateKeyDer::from_pem_slice(&self.key)
+    }
+}
+
+/// The certificates in a PEM file that was looked at before.
+fn chain(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
+}
+
+/// When certificates end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Expiry {
+    /// The certificate that is shown to the other side, or one in its chain: the first to end.
+    pub own: Option<SystemTime>,
+    /// The authorities that were named: the last to end. Before it another may have taken over.
+    pub authority: Option<SystemTime>,
+}
+
+/// The end of a certificate's time, if it can be read.
+///
+/// The verifier looks at that first of all, so at the end of time it says when the certificate ended, whoever signed it.
+fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+    let certificate = ParsedCertificate::try_from(certificate).ok()?;
+    let end_of_time = UnixTime::since_unix_epoch(Duration::MAX);
+    let (nobody, none) = (RootCertStore::empty(), &[]);
+    match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], end_of_time, none) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
+        }
+        _ => None,
     }
 }
 
@@ -273,6 +317,10 @@ impl fmt::Debug for Mutual {
 }
 
 impl Mutual {
+    pub(crate) fn source(&self) -> &Tls {
+        &self.source
+    }
+
     pub(crate) fn connector(&self) -> TlsConnector {
         TlsConnector::from(self.both().client)
     }
@@ -353,7 +401,7 @@ fn certificates(path: &Path) -> Result<Vec<u8>, InvalidTls> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+    use rcgen::{CertificateParams, CertifiedKey, KeyPair, generate_simple_self_signed};
 
     use super::*;
 
@@ -365,6 +413,40 @@ mod tests {
         std::fs::write(directory.join("cert"), comment + &cert.pem()).unwrap();
         std::fs::write(directory.join("key"), KeyPair::serialize_pem(&signing_key)).unwrap();
         cert.pem()
+    }
+
+    fn ending(year: i32) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["peer1".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn new_year(year: u64) -> Option<SystemTime> {
+        let leap_days = (1970..year).filter(|year| year % 4 == 0).count() as u64;
+        let days = (year - 1970) * 365 + leap_days;
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(days * 24 * 60 * 60))
+    }
+
+    #[test]
+    fn the_first_of_a_chain_and_the_last_of_the_authorities_count_as_the_files_are_now() {
+        let directory = tempfile::tempdir().unwrap();
+        let [ca, cert, key] = ["ca", "cert", "key"].map(|name| directory.path().join(name));
+        // Ended already, and long ago: that is what an alert is about.
+        let ((own, own_key), (above, _)) = (ending(2041), ending(2040));
+        std::fs::write(&cert, own.clone() + &above).unwrap();
+        std::fs::write(&key, &own_key).unwrap();
+        std::fs::write(&ca, ending(2001).0 + &ending(2002).0).unwrap();
+        assert_eq!(Tls::default().expiry(), Expiry::default());
+        let tls = Tls::default().trusting(&ca).unwrap();
+        assert_eq!(tls.expiry(), Expiry { own: None, authority: new_year(2002) });
+        let tls = tls.identified_by(&cert, &key).unwrap();
+        assert_eq!(tls.expiry(), Expiry { own: new_year(2040), authority: new_year(2002) });
+
+        std::fs::write(&cert, &own).unwrap();
+        assert_eq!(tls.expiry().own, new_year(2041), "read again");
+        std::fs::write(&cert, "cut off").unwrap();
+        assert_eq!(tls.expiry().own, new_year(2040), "what was read first is what is used");
     }
 
     #[test]

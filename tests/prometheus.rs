@@ -9,6 +9,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,6 +20,8 @@ use support::{
     etcd::{Etcd, EtcdVersion},
     eventually::eventually,
     http,
+    peers::Group,
+    pki::Pki,
     port::ReservedPort,
     process,
     server::{FOLLOWER, LEADER, SOON},
@@ -61,7 +64,8 @@ fn every_alert_has_a_test_in_which_it_fires() {
 
 #[test]
 fn every_number_that_alerts_and_dashboard_name_is_exported() {
-    let page = Site::start().metrics();
+    // On etcd, with certificates, and among peers: some numbers there are of one only.
+    let page = Site::start().metrics() + &a_peer_waits();
     let (series, families) = (series_of(&page), families_of(&page));
     assert!(series.contains("elect_leader") && series.contains("elect_info"), "{series:?}");
     // The tests of the alerts as well: an invented series would make an alert fire there and nowhere else.
@@ -80,6 +84,24 @@ fn every_number_that_alerts_and_dashboard_name_is_exported() {
     let mut unseen = &series - &names_in(&read(Path::new(DASHBOARD)));
     unseen.retain(|name| !name.ends_with("_sum") && !name.ends_with("_count"));
     assert!(unseen.is_empty(), "on no panel: {unseen:?}");
+}
+
+#[test]
+fn a_certificate_that_is_renewed_on_disk_shows_at_the_next_scrape() {
+    let site = Site::start();
+    let ends = |which: &str| {
+        let series = format!("elect_certificate_expiry_timestamp_seconds{{certificate=\"{which}\"}} ");
+        let page = site.metrics();
+        let value = page.lines().find_map(|line| line.strip_prefix(&series));
+        value.unwrap_or_else(|| panic!("no {series}in {page}")).parse::<f64>().unwrap()
+    };
+    let (own, authority) = (ends("own"), ends("authority"));
+    assert!(own > 2e9 && authority > 2e9, "{own} {authority}");
+    let renewed = site.pki.client_until(2001);
+    fs::copy(&renewed.cert, &site.pki.client.cert).unwrap();
+    fs::copy(&renewed.key, &site.pki.client.key).unwrap();
+    let (own, same) = (ends("own"), ends("authority"));
+    assert_eq!((own, same), (978_307_200.0, authority), "it ended with the year 2000");
 }
 
 #[test]
@@ -126,27 +148,33 @@ fn prometheus_scrapes_real_servers_and_sees_a_failover() {
     prometheus.wait_for(&format!("election:token > {token}"));
 }
 
-/// Two servers of one election; the first leads.
+/// Two servers of one election; the first leads. Both have certificates.
 struct Site {
     servers: [Captured; 2],
     ports: [ReservedPort; 2],
+    pki: Arc<Pki>,
     _etcd: Etcd,
 }
 
 impl Site {
     #[track_caller]
     fn start() -> Self {
-        let etcd = Etcd::start(EtcdVersion::V3_7);
+        let pki = Arc::new(Pki::new());
+        let etcd = Etcd::builder(EtcdVersion::V3_7).tls(Arc::clone(&pki)).start();
         let ports = [ReservedPort::new(), ReservedPort::new()];
+        let files = [("--cacert", &pki.ca), ("--cert", &pki.client.cert), ("--key", &pki.client.key)];
         let server = |name: &str, port: &ReservedPort, line: &str| {
-            let elect =
+            let mut elect =
                 Elect::server(name, &etcd.endpoint()).args(["--ttl", "3s", "--http", &port.address()]);
+            for (flag, file) in files {
+                elect = elect.arg(flag).arg(file);
+            }
             let server = elect.start();
             server.wait_for_line(line, SOON);
             server
         };
         let servers = [server("server1", &ports[0], LEADER), server("server2", &ports[1], FOLLOWER)];
-        Self { servers, ports, _etcd: etcd }
+        Self { servers, ports, pki, _etcd: etcd }
     }
 
     fn addresses(&self) -> [String; 2] {
@@ -157,6 +185,17 @@ impl Site {
     fn metrics(&self) -> String {
         http::get(&self.ports[0].address(), "/metrics").text().to_owned()
     }
+}
+
+/// What a member exports while it waits for the only other one.
+fn a_peer_waits() -> String {
+    let group = Group::of(2);
+    let port = ReservedPort::new();
+    let line = group.command_line(0);
+    let elect = Elect::new(&line).args(["--http", &port.address()]);
+    let _waiting = group.start_as(0, elect);
+    let page = || http::try_get(&port.address(), "/metrics").ok().filter(|answer| answer.status == 200);
+    eventually(SOON, "a page of metrics", page).text().to_owned()
 }
 
 /// Debian's Prometheus with the files that we ship, but for the addresses of the servers.

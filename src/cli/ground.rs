@@ -51,17 +51,18 @@ impl Stage {
     pub(super) fn on_etcd(self, settings: etcd::Settings, ttl: Ttl) -> anyhow::Result<Ground<Etcd>> {
         self.journal.reaching();
         let etcd = Etcd::start_on(Handle::current(), settings.clone());
-        let sources = Sources::of(&etcd, &self.election);
+        let sources = Sources::of(&etcd, &self.election, settings.tls());
         let candidate = Candidate::new(etcd.clone(), self.election.clone(), self.name.clone(), ttl);
         self.ground(etcd, candidate.announcing(true), sources, Some(settings))
     }
 
     /// On this runtime, which must not be blocked.
     pub(super) fn among_peers(self, settings: peers::Settings) -> anyhow::Result<Ground<Peers>> {
+        let tls = settings.tls().cloned();
         let peers = Peers::start_on(Handle::current(), settings).map_err(explained)?;
         // Not before it does.
         self.journal.reaching();
-        let sources = Sources::among_peers(&peers, &self.election);
+        let sources = Sources::among_peers(&peers, &self.election, tls.as_ref());
         self.ground(peers.clone(), Candidate::member(peers), sources, None)
     }
 

@@ -101,7 +101,7 @@ impl Client {
     /// Asks the group of a member, as that member would.
     pub(super) fn of(settings: &Settings) -> Self {
         let (group, election) = (settings.group().clone(), settings.election().clone());
-        Self { inquiry: Arc::new(Inquiry { group, election, tls: settings.tls().cloned() }) }
+        Self { inquiry: Arc::new(Inquiry { group, election, tls: settings.mutual_tls().cloned() }) }
     }
 
     /// Who leads, and who stands, as the servers say within that time (of tokio's clock).

@@ -131,7 +131,7 @@ pub(crate) fn answer(
         return Err(Unproven::NotAMember { us, them, group: settings.group().clone() });
     };
     let member = settings.group().member(node);
-    if settings.tls().is_some() {
+    if settings.mutual_tls().is_some() {
         let host = member.address.host();
         if !certificate.is_some_and(|certificate| certificate.is_for(host)) {
             return Err(Unproven::Certificate { them: member.name.clone(), host: host.to_owned() });

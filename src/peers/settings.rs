@@ -150,11 +150,16 @@ impl Settings {
         &self.data
     }
 
+    /// The certificates that it speaks TLS with, if any were given.
+    pub fn tls(&self) -> Option<&Tls> {
+        self.tls.as_ref().map(Mutual::source)
+    }
+
     pub(crate) fn me(&self) -> NodeId {
         self.me
     }
 
-    pub(crate) fn tls(&self) -> Option<&Mutual> {
+    pub(crate) fn mutual_tls(&self) -> Option<&Mutual> {
         self.tls.as_ref()
     }
 

@@ -22,11 +22,12 @@ use leader_election::{
     clock::Timestamp,
     leadership::Claim,
     observe::{Front, Fronts, Snapshot, State as Observed},
-    peers::{Look, Peers},
+    peers::{Look, Peers, Tls},
 };
 use tokio::sync::{Notify, watch};
 
 use super::{
+    certificates::Certificates,
     metrics::Metrics,
     situation::{Candidate, Evidence, Leads, PastTerm, Peer, Place, Queue, Role, Situation, role, who_leads},
     timeline::Timeline,
@@ -71,22 +72,24 @@ pub(crate) struct Sources {
     /// Among peers: what this one knows of the others.
     look: Option<Box<dyn Fn() -> Look + Send + Sync>>,
     refused: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
+    certificates: Certificates,
 }
 
 impl Sources {
-    pub(crate) fn of(backend: &impl Backend, election: &ElectionName) -> Self {
+    pub(crate) fn of(backend: &impl Backend, election: &ElectionName, tls: Option<&Tls>) -> Self {
         let fronts = backend.fronts(election);
         let backend = backend.clone();
         let last_contact = Box::new(move || backend.last_contact());
-        Self { fronts, last_contact, look: None, refused: Box::new(Vec::new) }
+        let certificates = Certificates::of(tls);
+        Self { fronts, last_contact, look: None, refused: Box::new(Vec::new), certificates }
     }
 
-    pub(crate) fn among_peers(peers: &Peers, election: &ElectionName) -> Self {
+    pub(crate) fn among_peers(peers: &Peers, election: &ElectionName, tls: Option<&Tls>) -> Self {
         let (looked, refused) = (peers.clone(), peers.clone());
         Self {
             look: Some(Box::new(move || looked.look())),
             refused: Box::new(move || refused.refusals()),
-            ..Self::of(peers, election)
+            ..Self::of(peers, election, tls)
         }
     }
 }
@@ -229,6 +232,10 @@ impl Board {
 
     pub(super) fn metrics(&self) -> &Metrics {
         &self.0.metrics
+    }
+
+    pub(super) fn certificates(&self) -> &Certificates {
+        &self.0.sources.certificates
     }
 
     /// Whether the loop has ticked lately, by `now`.
@@ -445,20 +452,21 @@ fn servers(look: Look, own: String, role: Role, leads: &Leads) -> Vec<Peer> {
 mod tests {
     use leader_election::{
         Loss,
-        etcd::{Etcd, Settings},
+        etcd::{Etcd, Expiry, Settings},
         peers::{Contact, Evidence as Known, Known as KnownLeader, Timing},
         timing::Ttl,
     };
     use tokio::runtime::Handle;
 
     use super::*;
+    use crate::status::metrics::Form;
 
     /// A board of a process that has never heard etcd.
     fn board() -> Board {
         let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), nowhere);
         let identity = identity(Proof::Lease(Ttl::DEFAULT));
-        let sources = Sources::of(&etcd, &identity.election);
+        let sources = Sources::of(&etcd, &identity.election, None);
         Board::new(identity, sources)
     }
 
@@ -528,7 +536,7 @@ mod tests {
             changes.mark_unchanged();
         }
         board.restarted();
-        let text = board.metrics().text(&board.situation(), crate::status::metrics::Form::OpenMetrics);
+        let text = board.metrics().text(&board.situation(), Expiry::default(), Form::OpenMetrics);
         assert!(text.contains("elect_terms_lost_total{reason=\"revoked\"} 1\n"), "{text}");
         assert!(text.contains("elect_command_restarts_total 1\n"), "{text}");
     }
@@ -584,7 +592,7 @@ mod tests {
             last_contact: Box::new(|| Some(Timestamp::now())),
             look: Some(Box::new(look_from_server1)),
             refused: Box::new(|| vec![("malformed", 3)]),
-            ..Sources::of(&etcd, &identity.election)
+            ..Sources::of(&etcd, &identity.election, None)
         };
         Board::new(identity, sources)
     }
@@ -626,11 +634,11 @@ mod tests {
         let (latency, left) = (Duration::from_millis(1), Duration::from_millis(170));
         board.event(&Event::Renewed { token: token(7), until: Timestamp::now(), latency, left });
         assert!(!changes.has_changed().unwrap());
-        let text = board.metrics().text(&board.situation(), crate::status::metrics::Form::OpenMetrics);
+        let text = board.metrics().text(&board.situation(), Expiry::default(), Form::OpenMetrics);
         assert!(text.contains("elect_renewals_total 1\n"), "{text}");
         assert!(text.contains("elect_peer_connected{peer=\"server3\"} 0\n"), "{text}");
         assert!(text.contains("elect_peer_connected{peer=\"server2\"} 1\n"), "{text}");
-        let again = board.metrics().text(&board.situation(), crate::status::metrics::Form::OpenMetrics);
+        let again = board.metrics().text(&board.situation(), Expiry::default(), Form::OpenMetrics);
         assert!(again.contains("elect_peer_refusals_total{reason=\"malformed\"} 3\n"), "{again}");
     }
 }

@@ -211,7 +211,7 @@ mod tests {
         let settings = Settings::new(["localhost:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), settings);
         let (name, election) = ("server1".parse().unwrap(), "leader".parse().unwrap());
-        let sources = Sources::of(&etcd, &election);
+        let sources = Sources::of(&etcd, &election, None);
         let identity = Identity { name, election, proof: Proof::Lease(Ttl::DEFAULT) };
         Routes::new(Board::new(identity, sources), 1, Hosts::Local { given: None })
     }

@@ -3,9 +3,14 @@
 //! What happens is counted when it happens; what is, is asked at the scrape, so that no gauge is older than
 //! the scrape that reads it.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::atomic::AtomicU64,
+    time::{Duration, SystemTime},
+};
 
-use leader_election::Loss;
+use leader_election::{Loss, etcd::Expiry};
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
@@ -97,7 +102,8 @@ pub(crate) struct Metrics {
     leader: Gauge,
     token: Gauge,
     queue_position: Gauge,
-    last_contact: Gauge<f64, std::sync::atomic::AtomicU64>,
+    last_contact: Gauge<f64, AtomicU64>,
+    certificate_expiry: Family<Certificate, Gauge<f64, AtomicU64>>,
     terms_lost: Family<Lost, Counter>,
     renewals: Counter,
     renewal_latency: Histogram,
@@ -110,6 +116,11 @@ pub(crate) struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Peer {
     peer: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Certificate {
+    certificate: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -166,6 +177,7 @@ impl Metrics {
             token: Gauge::default(),
             queue_position: Gauge::default(),
             last_contact: Gauge::default(),
+            certificate_expiry: Family::default(),
             terms_lost: Family::default(),
             renewals: Counter::default(),
             renewal_latency: Histogram::new(LATENCY),
@@ -213,6 +225,12 @@ impl Metrics {
             },
             Unit::Seconds,
             self.last_contact.clone(),
+        );
+        registry.register_with_unit(
+            "elect_certificate_expiry_timestamp",
+            "When a certificate ends that TLS is spoken with, by its file at the scrape",
+            Unit::Seconds,
+            self.certificate_expiry.clone(),
         );
         registry.register(
             "elect_terms_lost",
@@ -275,7 +293,7 @@ impl Metrics {
     }
 
     /// All of it, as of this situation.
-    pub(crate) fn text(&self, situation: &Situation, form: Form) -> String {
+    pub(crate) fn text(&self, situation: &Situation, expiry: Expiry, form: Form) -> String {
         let term = match situation.role {
             Role::Leader { token, .. } => Some(token),
             Role::Follower { .. } | Role::Outside => None,
@@ -285,6 +303,12 @@ impl Metrics {
         self.token.set(term.map_or(0, |token| token.get() as i64));
         self.queue_position.set(situation.role.place().unwrap_or(0) as i64);
         self.last_contact.set(situation.unheard.as_secs_f64());
+        for (certificate, ends) in [("own", expiry.own), ("authority", expiry.authority)] {
+            let ends = ends.and_then(|ends| ends.duration_since(SystemTime::UNIX_EPOCH).ok());
+            if let Some(ends) = ends {
+                self.certificate_expiry.get_or_create(&Certificate { certificate }).set(ends.as_secs_f64());
+            }
+        }
         for peer in situation.servers.iter().flatten().filter(|peer| !peer.own) {
             let labels = Peer { peer: peer.name.clone() };
             self.peer_connected.get_or_create(&labels).set(peer.connected.into());

@@ -51,8 +51,10 @@ impl Routes {
     }
 
     pub(crate) async fn answer<B: Body>(&self, request: Request<B>) -> Answer {
-        if request.uri().path() == "/status" {
-            self.names().await;
+        match request.uri().path() {
+            "/status" => self.names().await,
+            "/metrics" => self.board.certificates().read().await,
+            _ => {}
         }
         // Nothing is awaited from here on, and the role is asked once: an answer is of one moment, and does
         // not contradict itself.
@@ -149,7 +151,8 @@ impl Routes {
     fn metrics(&self, headers: &HeaderMap) -> Answer {
         let accepts = headers.get_all(ACCEPT).iter().map(|accept| accept.to_str().unwrap_or_default());
         let form = metrics::Form::accepted(&accepts.collect::<Vec<_>>().join(","));
-        let text = self.board.metrics().text(&self.board.situation(), form);
+        let expiry = self.board.certificates().expiry();
+        let text = self.board.metrics().text(&self.board.situation(), expiry, form);
         let mut answer = answer::whole(StatusCode::OK, form.content_type(), text);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         answer

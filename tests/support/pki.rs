@@ -36,7 +36,8 @@ pub(crate) struct Pki {
     pub(crate) foreign_ca: PathBuf,
     /// A client certificate of the foreign authority, with the same name as the good one.
     pub(crate) foreign_client: KeyAndCert,
-    _dir: TempDir,
+    authority: Authority,
+    dir: TempDir,
 }
 
 impl Pki {
@@ -59,8 +60,17 @@ impl Pki {
                 &[],
                 &[Purpose::ClientAuth],
             ),
-            _dir: dir,
+            authority,
+            dir,
         }
+    }
+
+    /// Another client certificate, which ends when this year begins.
+    pub(crate) fn client_until(&self, year: i32) -> KeyAndCert {
+        let directory = subdirectory(self.dir.path(), &format!("until-{year}"));
+        let mut params = named(CLIENT_NAME, &[]);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.authority.sign_as(&directory, CLIENT_NAME, params, &[Purpose::ClientAuth])
     }
 
     /// The options of a client that the server accepts.
@@ -76,6 +86,7 @@ impl Pki {
     }
 }
 
+#[derive(Debug)]
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -92,7 +103,16 @@ impl Authority {
     }
 
     fn sign(&self, dir: &Path, name: &str, subject_alt_names: &[&str], purposes: &[Purpose]) -> KeyAndCert {
-        let mut params = named(name, subject_alt_names);
+        self.sign_as(dir, name, named(name, subject_alt_names), purposes)
+    }
+
+    fn sign_as(
+        &self,
+        dir: &Path,
+        name: &str,
+        mut params: CertificateParams,
+        purposes: &[Purpose],
+    ) -> KeyAndCert {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = purposes.to_vec();
         params.use_authority_key_identifier_extension = true;

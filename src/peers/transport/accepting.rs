@@ -176,7 +176,7 @@ async fn line<G: Greet>(
     from: SocketAddr,
 ) -> Result<(Line, Option<PeerCertificate>), Ending> {
     tcp.set_nodelay(true).map_err(|error| Ending::Broken(error.to_string()))?;
-    let Some(tls) = shared.settings.tls() else {
+    let Some(tls) = shared.settings.mutual_tls() else {
         let mut first = [0];
         let read = tcp.peek(&mut first).await.map_err(|error| Ending::Broken(error.to_string()))?;
         if read > 0 && first[0] == TLS_HANDSHAKE {

@@ -27,7 +27,7 @@ use crate::{
 /// Calls that member, again and again, for as long as anybody listens to what it says.
 pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId) {
     let member = shared.settings.group().member(node);
-    let tls = shared.settings.tls().cloned();
+    let tls = shared.settings.mutual_tls().cloned();
     let mut target = Target::new(member.address.clone(), tls, shared.pace);
     let mut backoff = Backoff::between(FIRST_PAUSE, LAST_PAUSE);
     loop {
