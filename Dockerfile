@@ -11,6 +11,8 @@
 # The choice is made inside the stage and not by naming another one, because the
 # classic builder runs every stage, wanted or not.
 
+# Names and not digests: a digest that nobody renews keeps Debian's security fixes out. To pin, pass your registry's:
+# --build-arg DEBIAN_IMAGE=debian@sha256:… (docker image inspect -f '{{index .RepoDigests 0}}' debian:bookworm-slim).
 ARG RUST_IMAGE=rust:1-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
 
