@@ -108,14 +108,15 @@ impl From<Message> for Kind {
                 commit: commit.get(),
                 sent: sent.as_nanos(),
             }),
-            Message::Appended { matched, echo } => {
-                Self::Appended(proto::Appended { matched: matched.get(), echo: echo.as_nanos() })
+            Message::Appended { matched, echo, stands } => {
+                Self::Appended(proto::Appended { matched: matched.get(), echo: echo.as_nanos(), stands })
             }
-            Message::Rejected { previous, conflict, echo } => Self::Rejected(proto::Rejected {
+            Message::Rejected { previous, conflict, echo, stands } => Self::Rejected(proto::Rejected {
                 previous: previous.get(),
                 conflict_term: conflict.term.map(Term::get),
                 conflict_first: conflict.first.get(),
                 echo: echo.as_nanos(),
+                stands,
             }),
             Message::Install { snapshot, sent } => {
                 Self::Install(proto::Install { snapshot: Some(snapshot.into()), sent: sent.as_nanos() })
@@ -148,6 +149,7 @@ impl TryFrom<Kind> for Message {
             Kind::Appended(answer) => Self::Appended {
                 matched: Index::new(answer.matched),
                 echo: Timestamp::from_nanos(answer.echo),
+                stands: answer.stands,
             },
             Kind::Rejected(answer) => Self::Rejected {
                 previous: Index::new(answer.previous),
@@ -156,6 +158,7 @@ impl TryFrom<Kind> for Message {
                     first: Index::new(answer.conflict_first),
                 },
                 echo: Timestamp::from_nanos(answer.echo),
+                stands: answer.stands,
             },
             Kind::Install(install) => Self::Install {
                 snapshot: install.snapshot.ok_or(Malformed("no snapshot in Install"))?.try_into()?,
@@ -271,11 +274,15 @@ mod tests {
             (positions(), prop::collection::vec(entries(), 0..5), indexes(), timestamps()).prop_map(
                 |(previous, entries, commit, sent)| Message::Append { previous, entries, commit, sent }
             ),
-            (indexes(), timestamps()).prop_map(|(matched, echo)| Message::Appended { matched, echo }),
-            (indexes(), any::<Option<u64>>(), indexes(), timestamps()).prop_map(
-                |(previous, term, first, echo)| {
+            (indexes(), timestamps(), any::<bool>()).prop_map(|(matched, echo, stands)| Message::Appended {
+                matched,
+                echo,
+                stands
+            }),
+            (indexes(), any::<Option<u64>>(), indexes(), timestamps(), any::<bool>()).prop_map(
+                |(previous, term, first, echo, stands)| {
                     let conflict = Conflict { term: term.map(Term::new), first };
-                    Message::Rejected { previous, conflict, echo }
+                    Message::Rejected { previous, conflict, echo, stands }
                 }
             ),
             (snapshots(), timestamps()).prop_map(|(snapshot, sent)| Message::Install { snapshot, sent }),

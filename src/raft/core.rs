@@ -171,6 +171,11 @@ impl Core {
         self.franchise == Franchise::Full
     }
 
+    /// Whether this server would lead, if it were elected.
+    pub(super) fn stands(&self) -> bool {
+        self.standing.is_some() && self.may_vote()
+    }
+
     /// Once it is revoked, it stays so.
     pub(super) fn enfranchise(&mut self, franchise: Franchise) {
         if self.franchise != Franchise::Revoked {

@@ -33,7 +33,7 @@ impl Follower {
 impl Server<Follower> {
     /// No leader was heard for the whole election timeout.
     pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
-        if self.core.standing.is_some() && self.core.may_vote() {
+        if self.core.stands() {
             return self.ask_around(turn);
         }
         self.role.deadline = self.core.election_deadline(&turn.moment);
@@ -43,8 +43,7 @@ impl Server<Follower> {
     /// The leader of the term has given up, for this server (thesis §3.10).
     pub(super) fn take_over(self, turn: &mut Turn) -> Node {
         let core = &self.core;
-        let free = core.may_vote() && !core.is_held(turn.now()) && core.may_begin_a_term();
-        let may = core.standing.is_some() && free;
+        let may = core.stands() && !core.is_held(turn.now()) && core.may_begin_a_term();
         if may { self.campaign(turn, true) } else { self.into() }
     }
 
@@ -90,7 +89,8 @@ impl Server<Follower> {
                 self.acknowledge(turn, leader, accepted.matched, heartbeat, echo);
             }
             Err(Unfit::Conflict(conflict)) => {
-                let rejected = Message::Rejected { previous: previous.index, conflict, echo };
+                let (previous, stands) = (previous.index, self.core.stands());
+                let rejected = Message::Rejected { previous, conflict, echo, stands };
                 self.core.send(turn, leader, rejected);
             }
             Err(Unfit::Committed) => self.core.refusals.count(Refusal::Impossible),
@@ -106,11 +106,12 @@ impl Server<Follower> {
     /// New entries are acknowledged once they are durable. A heartbeat is answered at once, for as much
     /// as is durable: a slow disk shall not depose a leader that is heard.
     fn acknowledge(&self, turn: &mut Turn, leader: NodeId, matched: Index, heartbeat: bool, echo: Timestamp) {
+        let stands = self.core.stands();
         if heartbeat || matched <= self.core.durable() {
             let matched = matched.min(self.core.durable());
-            self.core.send(turn, leader, Message::Appended { matched, echo });
+            self.core.send(turn, leader, Message::Appended { matched, echo, stands });
         } else {
-            self.core.send_when_durable(turn, leader, Message::Appended { matched, echo });
+            self.core.send_when_durable(turn, leader, Message::Appended { matched, echo, stands });
         }
     }
 }

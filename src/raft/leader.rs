@@ -184,13 +184,21 @@ impl Server<Leader> {
         (self.role.elected..=turn.now()).contains(&echo)
     }
 
-    pub(super) fn appended(mut self, turn: &mut Turn, from: NodeId, matched: Index, echo: Timestamp) -> Node {
+    pub(super) fn appended(
+        mut self,
+        turn: &mut Turn,
+        from: NodeId,
+        matched: Index,
+        echo: Timestamp,
+        stands: bool,
+    ) -> Node {
         if !self.sent_at(turn, echo) || matched > self.core.log.last().index {
             return self.refuse();
         }
         let echo = self.credited(turn, echo);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
-            progress.appended(&self.core, matched, echo);
+            progress.answer(echo, stands);
+            progress.appended(&self.core, matched);
             progress.stream(&self.core, turn);
         }
         self.count(turn)
@@ -203,12 +211,14 @@ impl Server<Leader> {
         previous: Index,
         conflict: Conflict,
         echo: Timestamp,
+        stands: bool,
     ) -> Node {
         if !self.sent_at(turn, echo) {
             return self.refuse();
         }
         let echo = self.credited(turn, echo);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
+            progress.answer(echo, stands);
             if progress.rejected(&self.core, turn, previous, conflict, echo) {
                 progress.probe(&self.core, turn);
             }
@@ -219,6 +229,16 @@ impl Server<Leader> {
     fn refuse(mut self) -> Node {
         self.core.refusals.count(Refusal::Impossible);
         self.into()
+    }
+
+    #[cfg(test)]
+    fn hands_over_to_any(&self) -> bool {
+        self.core.config.is(Mutant::HandsOverToAny)
+    }
+
+    #[cfg(not(test))]
+    fn hands_over_to_any(&self) -> bool {
+        false
     }
 
     #[cfg(test)]
@@ -282,14 +302,15 @@ impl Server<Leader> {
         self.hand_over(turn)
     }
 
-    /// Tells the follower that has most to stand, once it has all.
+    /// Tells the follower that has most to stand, of those that would, once it has all.
     ///
     /// Only a claim that was given up gets here, and it is never taken back: the word may arrive
     /// late, or twice, and voters will not wait for anybody's validity then.
     fn hand_over(self, turn: &mut Turn) -> Node {
         let lately = Some(turn.now() - self.core.timing().shortest());
         let alive = self.role.peers.iter().filter(|peer| peer.answered >= lately);
-        match alive.max_by_key(|peer| peer.matched).map(|peer| (peer.peer, peer.matched)) {
+        let may_follow = alive.filter(|peer| peer.stands || self.hands_over_to_any());
+        match may_follow.max_by_key(|peer| peer.matched).map(|peer| (peer.peer, peer.matched)) {
             Some((_, matched)) if matched < self.core.log.last().index => return self.into(),
             Some((peer, _)) => self.core.send(turn, peer, Message::TimeoutNow),
             None => {}

@@ -61,16 +61,18 @@ pub(crate) enum Message {
         commit: Index,
         sent: Timestamp,
     },
-    /// The log is the leader's, durably, up to `matched`.
+    /// The log is the leader's, durably, up to `matched`. `stands` if its sender would take over.
     Appended {
         matched: Index,
         echo: Timestamp,
+        stands: bool,
     },
     /// The log lacks the entry before those that were sent, at `previous`, or has another there.
     Rejected {
         previous: Index,
         conflict: Conflict,
         echo: Timestamp,
+        stands: bool,
     },
     /// Everything up to a point that the leader's log does not reach back to. In one piece: it is
     /// bounded, so Figure 13's offsets are left to the transport.

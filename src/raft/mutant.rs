@@ -20,6 +20,8 @@ pub(crate) enum Mutant {
     ForgetsStickiness,
     /// A leader that gave up comes back in the same term if the transfer did not work.
     TakesLeadershipBack,
+    /// A leader hands over to a server that does not stand.
+    HandsOverToAny,
     /// A server that lost its term votes while its holder may still act on it.
     VotesBeforeTheHolderLetGo,
     /// Only answers to the newest ask count, though the round trip may be longer than the interval.

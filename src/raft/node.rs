@@ -309,12 +309,12 @@ impl Node {
             }
             Message::TimeoutNow if !self.disputes(from) => self.follow(turn, from).take_over(turn),
             Message::Append { .. } | Message::Install { .. } | Message::TimeoutNow => self.impossible(),
-            Message::Appended { matched, echo } => match self {
-                Self::Leader(server) => server.appended(turn, from, matched, echo),
+            Message::Appended { matched, echo, stands } => match self {
+                Self::Leader(server) => server.appended(turn, from, matched, echo, stands),
                 other => other,
             },
-            Message::Rejected { previous, conflict, echo } => match self {
-                Self::Leader(server) => server.rejected(turn, from, previous, conflict, echo),
+            Message::Rejected { previous, conflict, echo, stands } => match self {
+                Self::Leader(server) => server.rejected(turn, from, previous, conflict, echo, stands),
                 other => other,
             },
             Message::Outdated => self,

@@ -26,6 +26,8 @@ pub(super) struct Progress {
     next: Index,
     /// When we sent the newest message that it has answered, by our clock.
     pub(super) answered: Option<Timestamp>,
+    /// Whether it would take over, as it said in that answer.
+    pub(super) stands: bool,
     /// How many entries may be sent and not answered: all that the limits allow, or after a rejection
     /// what one message holds, and then twice as many with each answer.
     window: usize,
@@ -44,8 +46,8 @@ enum Mode {
 impl Progress {
     /// Of a follower that a new leader knows nothing of; `next` is the leader's first own entry.
     pub(super) fn unknown(peer: NodeId, next: Index, window: usize) -> Self {
-        let (matched, answered, went_back) = (Index::ZERO, None, None);
-        Self { peer, matched, next, answered, window, went_back, mode: Mode::Probe }
+        let (matched, answered, stands, went_back) = (Index::ZERO, None, false, None);
+        Self { peer, matched, next, answered, stands, window, went_back, mode: Mode::Probe }
     }
 
     /// Sends a heartbeat, and with it what is due again.
@@ -107,9 +109,15 @@ impl Progress {
         core.send(turn, self.peer, Message::Install { snapshot, sent });
     }
 
+    /// The follower has answered what we sent at `echo`.
+    pub(super) fn answer(&mut self, echo: Timestamp, stands: bool) {
+        if Some(echo) >= self.answered {
+            (self.answered, self.stands) = (Some(echo), stands);
+        }
+    }
+
     /// The follower's log is ours up to `matched`.
-    pub(super) fn appended(&mut self, core: &Core, matched: Index, echo: Timestamp) {
-        self.answer(echo);
+    pub(super) fn appended(&mut self, core: &Core, matched: Index) {
         if matched > self.matched {
             self.window = (2 * self.window).min(core.config.limits.in_flight);
         }
@@ -131,7 +139,6 @@ impl Progress {
         conflict: Conflict,
         echo: Timestamp,
     ) -> bool {
-        self.answer(echo);
         // Where messages overtake each other, one gap is rejected many times. Going back for each, and
         // sending everything anew, would make more rejections than it answers.
         let recent = self.went_back <= Some(echo);
@@ -149,10 +156,6 @@ impl Progress {
         self.window = core.config.limits.entries.min(core.config.limits.in_flight);
         self.went_back = Some(turn.now());
         resume < std::mem::replace(&mut self.next, resume)
-    }
-
-    fn answer(&mut self, echo: Timestamp) {
-        self.answered = self.answered.max(Some(echo));
     }
 
     /// Probes at once where the last rejection pointed.

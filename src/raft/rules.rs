@@ -122,7 +122,7 @@ impl Bench {
     /// That follower has all, as of now.
     fn acknowledge(&mut self, follower: NodeId) -> Vec<Effect> {
         let (term, matched) = (self.node().term().get(), self.node().log().last().index);
-        self.hear(follower, term, Message::Appended { matched, echo: self.now })
+        self.hear(follower, term, Message::Appended { matched, echo: self.now, stands: true })
     }
 
     fn restart(self) -> Self {
@@ -348,7 +348,7 @@ fn contract_1_a_leader_claims_nothing_before_an_entry_of_its_term_is_committed()
     let effects = bench.hear(B, 1, Message::VoteGranted);
     assert_eq!(bench.node().role(), "leader");
     assert!(!gained(&effects));
-    let heartbeat_answered = Message::Appended { matched: Index::ZERO, echo: bench.now };
+    let heartbeat_answered = Message::Appended { matched: Index::ZERO, echo: bench.now, stands: true };
     assert!(!gained(&bench.hear(B, 1, heartbeat_answered)));
     let effects = bench.acknowledge(B);
     let token = FencingToken::new(1);
@@ -371,7 +371,7 @@ fn contract_2_validity_counts_from_the_send_of_what_a_majority_answered() {
     let sent = bench.now;
     bench.pass(Duration::from_millis(120));
     let matched = bench.node().log().last().index;
-    let effects = bench.hear(C, 1, Message::Appended { matched, echo: sent });
+    let effects = bench.hear(C, 1, Message::Appended { matched, echo: sent, stands: true });
     assert_eq!(until(&effects), Some(Timing::DEFAULT.believed_until(sent)));
 }
 
@@ -380,7 +380,7 @@ fn contract_2_an_answer_that_comes_too_late_revives_nothing() {
     let mut bench = Bench::leader();
     let sent = bench.now;
     bench.pass(Timing::DEFAULT.shortest());
-    let effects = bench.hear(B, 1, Message::Appended { matched: Index::new(1), echo: sent });
+    let effects = bench.hear(B, 1, Message::Appended { matched: Index::new(1), echo: sent, stands: true });
     assert_eq!((lost(&effects), until(&effects)), (Some(Loss::Expired), None));
 }
 
@@ -388,9 +388,9 @@ fn contract_2_an_answer_that_comes_too_late_revives_nothing() {
 fn an_answer_to_what_was_never_sent_is_refused() {
     let mut bench = Bench::leader();
     let later = bench.now + Duration::from_secs(60);
-    let effects = bench.hear(C, 1, Message::Appended { matched: Index::ZERO, echo: later });
+    let effects = bench.hear(C, 1, Message::Appended { matched: Index::ZERO, echo: later, stands: true });
     assert_eq!(until(&effects), None);
-    bench.hear(C, 1, Message::Appended { matched: Index::new(99), echo: bench.now });
+    bench.hear(C, 1, Message::Appended { matched: Index::new(99), echo: bench.now, stands: true });
     assert_eq!(bench.node().refusals().of(Refusal::Impossible), 2);
 }
 
@@ -428,9 +428,9 @@ fn nothing_that_rests_on_a_write_is_said_before_it_is_durable() {
     let echo = Timestamp::from_nanos(7);
     // A heartbeat meanwhile is answered at once, but for nothing that is not durable.
     let effects = bench.step(Input::Receive(envelope(B, ME, 1, append(at(1, 1), &[]))));
-    assert_eq!(sent(&effects), [(B, &Message::Appended { matched: Index::ZERO, echo })]);
+    assert_eq!(sent(&effects), [(B, &Message::Appended { matched: Index::ZERO, echo, stands: true })]);
     let effects = bench.sync();
-    assert_eq!(sent(&effects), [(B, &Message::Appended { matched: Index::new(1), echo })]);
+    assert_eq!(sent(&effects), [(B, &Message::Appended { matched: Index::new(1), echo, stands: true })]);
 }
 
 #[test]
@@ -531,6 +531,23 @@ fn a_successor_is_brought_up_to_date_before_it_is_told_to_stand() {
     assert!(!sent(&effects).iter().any(|(_, message)| **message == Message::TimeoutNow));
     let effects = bench.acknowledge(B);
     assert_eq!(sent(&effects).last(), Some(&(B, &Message::TimeoutNow)));
+}
+
+#[test]
+fn contract_12_of_those_that_stand_the_one_that_has_most_takes_over() {
+    for (b_stands, c_stands, told) in
+        [(true, true, Some(B)), (false, true, Some(C)), (true, false, Some(B)), (false, false, None)]
+    {
+        let mut bench = Bench::leader();
+        let (term, echo, last) = (bench.node().term().get(), bench.now, bench.node().log().last().index);
+        bench.hear(B, term, Message::Appended { matched: last, echo, stands: b_stands });
+        bench.hear(C, term, Message::Appended { matched: Index::ZERO, echo, stands: c_stands });
+        let mut effects = bench.step(Input::Resign);
+        assert_eq!(bench.node().role() == "leader", told == Some(C), "it waits until C has all");
+        effects.extend(bench.hear(C, term, Message::Appended { matched: last, echo, stands: c_stands }));
+        let word = |(to, message): &(NodeId, &Message)| (**message == Message::TimeoutNow).then_some(*to);
+        assert_eq!(sent(&effects).iter().find_map(word), told);
+    }
 }
 
 #[test]
@@ -648,9 +665,10 @@ fn one_gap_that_is_rejected_many_times_is_filled_once() {
     bench.sync();
     bench.pass(Duration::from_millis(1));
     let conflict = Conflict { term: None, first: Index::new(5) };
-    let rejected = |previous| Message::Rejected { previous: Index::new(previous), conflict, echo };
+    let rejected =
+        |previous| Message::Rejected { previous: Index::new(previous), conflict, echo, stands: true };
     assert_eq!(sent(&bench.hear(B, 1, rejected(10))).len(), 1, "it goes back");
-    let filled = Message::Appended { matched: Index::new(60), echo: bench.now };
+    let filled = Message::Appended { matched: Index::new(60), echo: bench.now, stands: true };
     assert_eq!(sent(&bench.hear(B, 1, filled)).len(), 1, "and the rest follows");
     for previous in 61..100 {
         assert_eq!(bench.hear(B, 1, rejected(previous)), vec![], "it knows of that gap");
@@ -666,7 +684,8 @@ fn answers_that_wait_for_a_stuck_disk_are_bounded() {
     }
     let answers = bench.sync();
     assert_eq!(sent(&answers).len(), Limits::DEFAULT.held);
-    let newest = Message::Appended { matched: Index::new(1000), echo: Timestamp::from_nanos(7) };
+    let newest =
+        Message::Appended { matched: Index::new(1000), echo: Timestamp::from_nanos(7), stands: true };
     assert_eq!(sent(&answers).last(), Some(&(B, &newest)));
 }
 

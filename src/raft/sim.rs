@@ -35,7 +35,7 @@ use self::{
     shorten::{Kept, shortened},
     world::World,
 };
-use crate::raft::timing::Timing;
+use crate::raft::{mutant::Mutant, timing::Timing};
 
 /// How long after all trouble, on a good network, all must have caught up with a leader at the latest.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
@@ -153,6 +153,34 @@ fn contract_12_at_every_round_trip_a_leader_comes_within_four_timeouts_and_stays
                 assert!(kept, "{servers} servers, {round_trip} ms, {timing:?}, seed {seed}: led {led}");
             }
         }
+    }
+}
+
+/// What a handoff takes in a group in which some do not stand, and at least one besides the leader does.
+fn handoff(servers: usize, seed: u64, mutant: Option<Mutant>) -> Duration {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut world = World::new(Plan { mutant, ..Plan::fair(servers, seed) });
+    let led = |world: &World| world.valid_leader().is_some();
+    assert!(world.run_until(SETTLES_WITHIN, led));
+    let leader = world.valid_leader();
+    let mut others: Vec<_> = world.members().filter(|node| Some(*node) != leader).collect();
+    rng.shuffle(&mut others);
+    let idle = rng.usize(1..others.len());
+    others.iter().take(idle).for_each(|node| world.withdraw(*node));
+    world.run_for(Duration::from_millis(rng.u64(100..300)));
+    let start = world.now();
+    leader.into_iter().for_each(|leader| world.resign(leader));
+    assert!(world.run_until(SETTLES_WITHIN, led));
+    assert_eq!(world.violation(), None);
+    Duration::from_nanos(world.now().0 - start.0)
+}
+
+/// No election timeout is waited for.
+#[test]
+fn contract_12_a_handoff_goes_to_a_server_that_stands() {
+    for seed in 0..200 {
+        let took = handoff([3, 5, 7][seed as usize % 3], seed, None);
+        assert!(took < Duration::from_millis(50), "seed {seed}: {took:?}");
     }
 }
 

@@ -156,7 +156,7 @@ async fn say_yes(says: mpsc::Sender<proto::Frame>, mut hears: Streaming<proto::F
             Some(Word::Append(append)) => {
                 let last = append.entries.last().and_then(|entry| entry.at).or(append.previous);
                 let matched = last.map(|at| at.index).unwrap_or_default();
-                Word::Appended(proto::Appended { matched, echo: append.sent })
+                Word::Appended(proto::Appended { matched, echo: append.sent, stands: false })
             }
             _ => continue,
         };

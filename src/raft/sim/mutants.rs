@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{plan::Plan, run, run_with_bad_disks, world::World};
-use crate::raft::{identity::Term, mutant::Mutant};
+use super::{handoff, plan::Plan, run, run_with_bad_disks, world::World};
+use crate::raft::{identity::Term, mutant::Mutant, timing::Timing};
 
 /// More than ten times what the rarest takes.
 const SEEDS: u64 = 40_000;
@@ -111,6 +111,12 @@ fn an_old_disk_that_nobody_knows_by_its_writes_is_noticed() {
 #[test]
 fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
     caught(Mutant::TakesLeadershipBack, &["one valid leader", "tokens grow"]);
+}
+
+#[test]
+fn a_handoff_to_a_server_that_does_not_stand_is_noticed() {
+    let took = (0..100).map(|seed| handoff(3, seed, Some(Mutant::HandsOverToAny))).max();
+    assert!(took > Some(Timing::DEFAULT.shortest()), "{took:?}");
 }
 
 #[test]

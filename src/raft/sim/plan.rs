@@ -86,6 +86,10 @@ pub(crate) enum Fault {
     Campaign(Whom),
     /// An orderly end of leadership.
     Resign(Whom),
+    /// It does not stand any more: its work's check fails.
+    Withdraw(Whom),
+    /// It stands again.
+    Stand(Whom),
     /// The next to be elected is not heard any more after a while, and killed after another.
     Doom {
         mute: Duration,
@@ -480,6 +484,8 @@ impl fmt::Display for Fault {
             }
             Self::Campaign(whom) => write!(f, "{whom} begins a term"),
             Self::Resign(whom) => write!(f, "{whom} is told to resign"),
+            Self::Withdraw(whom) => write!(f, "{whom} does not stand any more"),
+            Self::Stand(whom) => write!(f, "{whom} stands again"),
             Self::Doom { mute, killed } => {
                 write!(f, "the next to be elected is mute after {mute:?}, and killed after {killed:?}")
             }

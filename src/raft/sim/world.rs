@@ -127,6 +127,11 @@ pub(crate) struct World {
     verbose: bool,
 }
 
+/// What a server stands with.
+fn announcement(node: NodeId) -> Arc<[u8]> {
+    Arc::from(node.to_string().into_bytes())
+}
+
 impl World {
     /// All servers start at about the same time, with empty disks.
     pub(crate) fn new(plan: Plan) -> Self {
@@ -140,6 +145,7 @@ impl World {
             process: None,
             run: 0,
             slow: plan.slow(NodeId::new(place as u8)),
+            stands: true,
             lag: Duration::ZERO,
         };
         let members = Members::of(plan.clocks.len()).unwrap();
@@ -583,7 +589,9 @@ impl World {
             self.note(|| format!("{node} is started"));
         }
         self.look(&Seen::Restored { node, state });
-        self.step(node, Input::Stand(Arc::from(node.to_string().into_bytes())));
+        if self.machines[node.place()].stands {
+            self.step(node, Input::Stand(announcement(node)));
+        }
     }
 
     /// Proposes records to that server, in one step; where a leader put them is in `accepted`.

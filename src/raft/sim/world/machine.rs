@@ -34,6 +34,8 @@ pub(super) struct Machine {
     /// Processes started so far: what was meant for an older one is lost.
     pub(super) run: u32,
     pub(super) slow: u32,
+    /// Whether a server that runs there stands.
+    pub(super) stands: bool,
     /// How much longer a message to it takes.
     pub(super) lag: Duration,
 }

@@ -8,7 +8,7 @@ use super::{
         network::Weather,
         plan::{Fault, Plan, Whom},
     },
-    Event, World,
+    Event, World, announcement,
 };
 use crate::raft::{action::Input, identity::NodeId};
 
@@ -91,6 +91,8 @@ impl World {
             Fault::PutBack(whom, down) => self.each(whom, |world, node| world.put_back(node, down)),
             Fault::Campaign(whom) => self.each(whom, |world, node| world.order(node, Input::Campaign)),
             Fault::Resign(whom) => self.each(whom, |world, node| world.resign(node)),
+            Fault::Withdraw(whom) => self.each(whom, Self::withdraw),
+            Fault::Stand(whom) => self.each(whom, Self::stand),
             Fault::Doom { mute, killed } => self.doom = Some((mute, killed)),
             Fault::PowerCut => self.members().for_each(|node| self.crash(node)),
             Fault::StartAll => self.members().for_each(|node| self.start(node)),
@@ -143,6 +145,17 @@ impl World {
     pub(crate) fn resign(&mut self, node: NodeId) {
         self.note(|| format!("{node} is told to resign"));
         self.order(node, Input::Resign);
+    }
+
+    /// Tells the server not to stand any more, nor after a restart.
+    pub(crate) fn withdraw(&mut self, node: NodeId) {
+        self.machines[node.place()].stands = false;
+        self.order(node, Input::Withdraw);
+    }
+
+    fn stand(&mut self, node: NodeId) {
+        self.machines[node.place()].stands = true;
+        self.order(node, Input::Stand(announcement(node)));
     }
 
     fn order(&mut self, node: NodeId, order: Input) {
