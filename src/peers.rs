@@ -24,6 +24,7 @@
 //! | `records` | committed records, for whoever reads them |
 //! | `seen` | what the driver shows of itself |
 //! | `look` | what one server knows of the election |
+//! | `measured` | round trips, syncs, and the timing that they need (pure) |
 //! | `greeting` | whether the other side is the member that it claims to be (pure) |
 //! | `secret` | what proves it where there is no TLS |
 //! | `ledger` | what is known of the others' directories |
@@ -61,6 +62,7 @@ mod hello;
 mod hostile;
 mod ledger;
 mod look;
+mod measured;
 mod opinion;
 mod outside;
 mod proposals;
@@ -79,6 +81,7 @@ pub use self::{
     client::{Answered, Client},
     group::{Group, InvalidAddress, InvalidGroup, Member, PeerAddress},
     look::{Contact, Evidence, Known, Look},
+    measured::{SyncTimes, TimingAdvice},
     proposals::ProposeError,
     records::{Missed, Record, Records},
     secret::{InvalidSecret, Secret},
@@ -86,7 +89,7 @@ pub use self::{
     store::StoreError,
 };
 use self::{
-    disk::Disk,
+    disk::{Disk, Syncs},
     driver::{Driver, Inlets, Order, Proposed, moment},
     ledger::Ledger,
     outside::{Porter, World},
@@ -241,18 +244,18 @@ impl Peers {
 
         let published = Arc::new(Published::new(settings.clone(), node.term(), node.committed()));
         let (done, disk_news) = mpsc::unbounded_channel();
-        let disk = Arc::new(Disk::start(store, Arc::clone(&ledger), done)?);
+        let disk = Arc::new(Disk::start(store, Arc::clone(&ledger), Syncs::of(&settings), done)?);
         let (inbox, messages) = mpsc::channel(INBOX);
         let porter = Porter { ledger, disk: Arc::clone(&disk) };
         let shown = Arc::clone(&published);
         let looks = Looks { look: Arc::new(move || shown.look()), changed: published.changes() };
         let network = Arc::new(Network::start(&runtime, &settings, listener, porter, inbox, looks)?);
-        published.connected_by(&network);
+        published.looks_at(&network, disk.syncs());
 
         let (orders, ordered) = mpsc::unbounded_channel();
         let (proposals, proposed) = mpsc::channel(PROPOSALS);
         let inlets = Inlets { orders: ordered, proposals: proposed, messages, disk: disk_news };
-        let world = World { network, disk, group: settings.group().clone() };
+        let world = World { network, disk, group: settings.group().clone(), timing: *settings.timing() };
         let driver = Driver::new(settings.clone(), state, Window::DEFAULT, Arc::clone(&published), world);
         runtime.spawn(async move {
             driver.run(node, inlets).await;

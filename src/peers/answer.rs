@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::bytes::Bytes;
 
-use super::{Contact, Evidence, Group, Known, Look, Member, Settings, hello::micros, wire::proto};
+use super::{
+    Contact, Evidence, Group, Known, Look, Member, Settings, SyncTimes, Timing, hello::micros, wire::proto,
+};
 use crate::{
     clock::Timestamp,
     leadership::FencingToken,
@@ -47,6 +49,7 @@ pub(crate) fn told(settings: &Settings, look: &Look, echo: u64) -> proto::Look {
         name: contact.name.to_string(),
         connected: contact.connected,
         heard_ms: contact.heard.map(millis),
+        round_trip_us: contact.round_trip.map(micros),
     };
     proto::Look {
         election: settings.election().to_string(),
@@ -62,6 +65,13 @@ pub(crate) fn told(settings: &Settings, look: &Look, echo: u64) -> proto::Look {
         standing: look.standing,
         echo,
         shortest_us: micros(settings.timing().shortest()),
+        longest_us: micros(settings.timing().longest()),
+        heartbeat_us: micros(settings.timing().heartbeat()),
+        syncs: Some(proto::SyncTimes {
+            last_us: micros(look.syncs.last),
+            worst_us: micros(look.syncs.worst),
+            usual_us: look.syncs.usual.map(micros),
+        }),
     }
 }
 
@@ -132,9 +142,15 @@ fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAn
     };
     let contact = |contact: proto::Contact| {
         let heard = contact.heard_ms.map(Duration::from_millis);
-        Ok(Contact { name: name(&contact.name)?, connected: contact.connected, heard, problem: None })
+        let round_trip = contact.round_trip_us.map(Duration::from_micros);
+        let (name, connected) = (name(&contact.name)?, contact.connected);
+        Ok(Contact { name, connected, heard, round_trip, problem: None })
     };
     let contacts = answer.contacts.into_iter().take(group.members().len()).map(contact);
+    // Of a server that does not tell them, they are 0, and make no timing.
+    let [heartbeat, shortest, longest] =
+        [answer.heartbeat_us, answer.shortest_us, answer.longest_us].map(Duration::from_micros);
+    let syncs = answer.syncs.unwrap_or_default();
     Ok(Look {
         name: asked.name.clone(),
         term: answer.term,
@@ -142,6 +158,13 @@ fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAn
         standing: answer.standing,
         leader,
         contacts: contacts.collect::<Result<_, _>>()?,
+        timing: Timing::new(heartbeat, shortest, longest).ok(),
+        syncs: SyncTimes {
+            last: Duration::from_micros(syncs.last_us),
+            worst: Duration::from_micros(syncs.worst_us),
+            usual: syncs.usual_us.map(Duration::from_micros),
+            ..SyncTimes::default()
+        },
     })
 }
 
@@ -187,21 +210,32 @@ mod tests {
                 Known { name: name(who), value, token, since, evidence }
             },
         );
-        let contact = (any::<bool>(), prop::option::of(span()), prop::option::of("[a-z ]{1,30}"));
+        let spans = (prop::option::of(span()), prop::option::of(span()));
+        let contact = (any::<bool>(), spans, prop::option::of("[a-z ]{1,30}"));
         let contacts = (contact.clone(), contact).prop_map(move |(a, c)| {
-            let contact =
-                |who, (connected, heard, problem)| Contact { name: name(who), connected, heard, problem };
+            let contact = |who, (connected, (heard, round_trip), problem)| Contact {
+                name: name(who),
+                connected,
+                heard,
+                round_trip,
+                problem,
+            };
             vec![contact(0, a), contact(2, c)]
         });
+        let syncs = (span(), span(), prop::option::of(span()));
+        let syncs =
+            syncs.prop_map(|(last, worst, usual)| SyncTimes { last, worst, usual, ..SyncTimes::default() });
         let rest = (any::<u64>(), "[a-z-]{1,13}", any::<bool>());
-        (rest, prop::option::of(leader), contacts).prop_map(
-            move |((term, role, standing), leader, contacts)| Look {
+        (rest, prop::option::of(leader), contacts, syncs).prop_map(
+            move |((term, role, standing), leader, contacts, syncs)| Look {
                 name: name(1),
                 term,
                 role,
                 standing,
                 leader,
                 contacts,
+                timing: Some(Timing::DEFAULT),
+                syncs,
             },
         )
     }
@@ -223,7 +257,16 @@ mod tests {
 
     fn vacant() -> Look {
         let (name, role) = ("b".parse().unwrap(), "follower".to_owned());
-        Look { name, term: 3, role, standing: false, leader: None, contacts: Vec::new() }
+        Look {
+            name,
+            term: 3,
+            role,
+            standing: false,
+            leader: None,
+            contacts: Vec::new(),
+            timing: Some(Timing::DEFAULT),
+            syncs: SyncTimes::default(),
+        }
     }
 
     #[test]

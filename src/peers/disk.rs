@@ -15,20 +15,26 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
 };
 
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
 use super::{
+    Settings, SyncTimes, Timing,
     ledger::{Ledger, Meeting},
+    measured::DiskMeter,
     store::{Store, StoreError},
 };
-use crate::raft::{
-    action::{Persisted, Write},
-    identity::NodeId,
-    membership::{Franchise, Objection, Record},
+use crate::{
+    clock::Timestamp,
+    raft::{
+        action::{Persisted, Write},
+        identity::NodeId,
+        membership::{Franchise, Objection, Record},
+    },
 };
 
 /// What became of writes.
@@ -80,6 +86,7 @@ impl Stranger {
 pub(crate) struct Disk {
     jobs: mpsc::Sender<Job>,
     ledger: Arc<Ledger>,
+    syncs: Arc<Syncs>,
     done: UnboundedSender<Done>,
     #[cfg_attr(not(test), expect(dead_code, reason = "only tests wait for the directory to be free"))]
     ended: oneshot::Receiver<Ended>,
@@ -103,21 +110,32 @@ impl Disk {
     /// # Errors
     ///
     /// Fails only where the system has no thread left.
-    pub(crate) fn start(store: Store, ledger: Arc<Ledger>, done: UnboundedSender<Done>) -> io::Result<Self> {
+    pub(crate) fn start(
+        store: Store,
+        ledger: Arc<Ledger>,
+        syncs: Syncs,
+        done: UnboundedSender<Done>,
+    ) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
         let (ends, ended) = oneshot::channel();
-        let keeper = Keeper { ledger: Arc::clone(&ledger), done: done.clone() };
+        let syncs = Arc::new(syncs);
+        let keeper = Keeper { ledger: Arc::clone(&ledger), syncs: Arc::clone(&syncs), done: done.clone() };
         thread::Builder::new().name("elect-disk".into()).spawn(move || {
             keeper.run(store, &queue);
             drop(ends);
         })?;
-        Ok(Self { jobs, ledger, done, ended })
+        Ok(Self { jobs, ledger, syncs, done, ended })
     }
 
     /// Asks for a write. Never waits; once the disk has failed, nothing comes of it.
     pub(crate) fn write(&self, write: Write) {
         // A thread that is gone has said why.
         let _ = self.jobs.send(Job::Write(write));
+    }
+
+    /// How long it takes to make writes durable.
+    pub(crate) fn syncs(&self) -> &Arc<Syncs> {
+        &self.syncs
     }
 
     /// What is known of the others.
@@ -210,9 +228,45 @@ impl Disk {
     }
 }
 
+/// How long it takes to make writes durable: each transaction with its `fdatasync`.
+#[derive(Debug)]
+pub(crate) struct Syncs {
+    timing: Timing,
+    data: PathBuf,
+    meter: Mutex<DiskMeter>,
+}
+
+impl Syncs {
+    pub(crate) fn of(settings: &Settings) -> Self {
+        Self { timing: *settings.timing(), data: settings.data().to_owned(), meter: Mutex::default() }
+    }
+
+    pub(crate) fn times(&self) -> SyncTimes {
+        self.meter().times()
+    }
+
+    /// Does something that ends with a sync, and warns if that took too long for the timing.
+    fn timed<T>(&self, synced: impl FnOnce() -> T) -> T {
+        let began = Timestamp::now();
+        let outcome = synced();
+        let now = Timestamp::now();
+        let advice = self.meter().synced(now, now.since(began), &self.timing);
+        if let Some(advice) = advice {
+            tracing::warn!(data = %self.data.display(), "{advice}");
+        }
+        outcome
+    }
+
+    fn meter(&self) -> MutexGuard<'_, DiskMeter> {
+        // Nothing in here panics half way through a change.
+        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What the thread has, besides its store.
 struct Keeper {
     ledger: Arc<Ledger>,
+    syncs: Arc<Syncs>,
     done: UnboundedSender<Done>,
 }
 
@@ -243,7 +297,7 @@ impl Keeper {
         if let Some(last) = writes.pop() {
             let known = self.ledger.take_raised();
             writes.push(last);
-            store.write(&writes, &known)?;
+            self.syncs.timed(|| store.write(&writes, &known))?;
             self.ledger.wrote(store.writes());
             if let Some(last) = writes.pop() {
                 let _ = self.done.send(Done::Persisted(last.persisted()));
@@ -268,7 +322,7 @@ impl Keeper {
                     let _ = answer.send(Ok(()));
                 }
                 Job::Revoke(why) => {
-                    store.revoke(&why)?;
+                    self.syncs.timed(|| store.revoke(&why))?;
                     self.ledger.wrote(store.writes());
                 }
             }
@@ -282,7 +336,7 @@ impl Keeper {
         let waiting = store.franchise() == Franchise::Waiting;
         let met_all = record.mutual && unmet.iter().all(|unmet| *unmet == node);
         let franchise = if waiting && met_all { Franchise::Full } else { store.franchise() };
-        store.keep_met(node, record, franchise)?;
+        self.syncs.timed(|| store.keep_met(node, record, franchise))?;
         self.ledger.wrote(store.writes());
         self.ledger.record(node, record);
         if waiting && met_all {
@@ -334,9 +388,13 @@ mod tests {
         Arc::new(Ledger::new(identity(77), store.writes(), known, franchise, [B, C]))
     }
 
-    fn owner() -> Owner {
+    fn settings() -> Settings {
         let group = "a=h:1,b=h:2,c=h:3".parse().unwrap();
-        Owner::of(&Settings::new(&"a".parse().unwrap(), group, "unused").unwrap())
+        Settings::new(&"a".parse().unwrap(), group, "unused").unwrap()
+    }
+
+    fn owner() -> Owner {
+        Owner::of(&settings())
     }
 
     fn open(directory: &TempDir) -> crate::peers::store::Opened {
@@ -347,7 +405,7 @@ mod tests {
         let (done, dones) = unbounded_channel();
         let store = open(directory).store;
         let ledger = ledger(&store);
-        (Disk::start(store, ledger, done).unwrap(), dones)
+        (Disk::start(store, ledger, Syncs::of(&settings()), done).unwrap(), dones)
     }
 
     fn write(number: u64, bytes: usize) -> Write {
@@ -388,7 +446,7 @@ mod tests {
         drop(jobs);
         let (done, mut dones) = unbounded_channel();
         let store = open(&directory).store;
-        Keeper { ledger: ledger(&store), done }.run(store, &queue);
+        Keeper { ledger: ledger(&store), syncs: Arc::new(Syncs::of(&settings())), done }.run(store, &queue);
         let Ok(Done::Persisted(all)) = dones.try_recv() else { panic!("nothing was persisted") };
         assert_eq!(all, write(500, 0).persisted());
         assert!(dones.try_recv().is_err());
@@ -526,7 +584,8 @@ mod tests {
         let (_ends, ended) = oneshot::channel();
         let (done, _dones) = unbounded_channel();
         // Nobody works on the queue.
-        let disk = Disk { jobs, ledger: ledger(&opened.store), done, ended };
+        let syncs = Arc::new(Syncs::of(&settings()));
+        let disk = Disk { jobs, ledger: ledger(&opened.store), syncs, done, ended };
         assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
         assert!(within(disk.meet(B, meeting(2))).await.is_err());
         assert!(queue.try_recv().is_err());
@@ -537,7 +596,7 @@ mod tests {
         let (store, fail) = crate::peers::store::tests::failing(&owner());
         let (done, mut dones) = unbounded_channel();
         let ledger = ledger(&store);
-        let disk = Disk::start(store, ledger, done).unwrap();
+        let disk = Disk::start(store, ledger, Syncs::of(&settings()), done).unwrap();
         disk.write(write(1, 30));
         assert!(matches!(within(dones.recv()).await, Some(Done::Persisted(_))));
         fail();

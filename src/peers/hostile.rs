@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 use prost::Message as _;
 
 use super::{
-    Group, Look, Settings, answer,
+    Group, Look, Settings, SyncTimes, answer,
     hello::{self, End},
     wire::{Route, entry_from_bytes, entry_to_bytes, proto, snapshot_from_bytes, snapshot_to_bytes},
 };
@@ -202,6 +202,8 @@ fn fuzz_greetings() {
             standing: true,
             leader: None,
             contacts: Vec::new(),
+            timing: Some(*a.timing()),
+            syncs: SyncTimes::default(),
         };
         let mut told = answer::told(a, &look, START.as_nanos());
         if told.merge(bytes).is_ok() {

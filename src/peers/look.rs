@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::{SyncTimes, Timing, TimingAdvice};
 use crate::{leadership::FencingToken, names::CandidateName};
 
 /// What one server knows, at one moment. All durations count back from, or on from, that moment.
@@ -20,6 +21,17 @@ pub struct Look {
     pub leader: Option<Known>,
     /// The other members, sorted by name.
     pub contacts: Vec<Contact>,
+    /// The timing that it was started with; `None` of a server that does not say so.
+    pub timing: Option<Timing>,
+    /// How long its disk takes to make writes durable. Of another server only the last, the worst and the usual are known.
+    pub syncs: SyncTimes,
+}
+
+impl Look {
+    /// The timing that the round trips and syncs need which are usual there, if its own does not serve them.
+    pub fn timing_advice(&self) -> Option<TimingAdvice> {
+        TimingAdvice::for_usual(self.timing.as_ref()?, &self.contacts, &self.syncs)
+    }
 }
 
 /// A leader, as one server knows it.
@@ -61,6 +73,8 @@ pub struct Contact {
     pub connected: bool,
     /// How long ago anything was heard from it; `None` if never.
     pub heard: Option<Duration>,
+    /// How long a question and its answer take, usually (the median of the last few). `None` as long as too few are known.
+    pub round_trip: Option<Duration>,
     /// Why there is no connection, if it is known. Only of a member of this process: others are not told.
     pub problem: Option<String>,
 }

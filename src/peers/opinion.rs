@@ -145,7 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::peers::Look;
+    use crate::peers::{Look, SyncTimes};
 
     const SHORTEST: Duration = Duration::from_millis(250);
 
@@ -169,7 +169,8 @@ mod tests {
     /// What that member said so long ago.
     fn word(of: &str, term: u64, age: u64, leader: Option<Known>) -> Word {
         let (role, contacts) = ("follower".to_owned(), Vec::new());
-        let look = Look { name: name(of), term, role, standing: true, leader, contacts };
+        let (timing, syncs) = (None, SyncTimes::default());
+        let look = Look { name: name(of), term, role, standing: true, leader, contacts, timing, syncs };
         let answer = Answer { look, from: now() - ms(age), shortest: SHORTEST };
         Word { name: name(of), answer: Some(answer), problem: None }
     }

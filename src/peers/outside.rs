@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{
+    Timing, TimingAdvice,
     disk::{Disk, Stranger},
     driver::{Company, Outside},
     group::Group,
@@ -19,6 +20,7 @@ pub(super) struct World {
     pub(super) network: Arc<Network>,
     pub(super) disk: Arc<Disk>,
     pub(super) group: Group,
+    pub(super) timing: Timing,
 }
 
 impl Outside for World {
@@ -41,8 +43,10 @@ impl Outside for World {
             format!("; {}: {problem}", contact.name)
         });
         let connected = contacts.iter().filter(|contact| contact.connected).count();
-        let words =
-            format!("{connected} of {} others are connected{}", contacts.len(), apart.collect::<String>());
+        let advice = TimingAdvice::for_usual(&self.timing, &contacts, &self.disk.syncs().times());
+        let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
+        let (others, apart) = (contacts.len(), apart.collect::<String>());
+        let words = format!("{connected} of {others} others are connected{apart}{advice}");
         Company { connected, words }
     }
 }

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::{
     Settings,
+    disk::Syncs,
     look::{Evidence, Known, Look},
     transport::{Mishap, Network},
 };
@@ -61,6 +62,7 @@ pub(super) struct Published {
     refusals: Mutex<Refusals>,
     /// Not kept by this: it asks for what is here.
     network: OnceLock<Weak<Network>>,
+    syncs: OnceLock<Arc<Syncs>>,
 }
 
 impl Published {
@@ -76,12 +78,14 @@ impl Published {
             claim: Mutex::new(None),
             refusals: Mutex::default(),
             network: OnceLock::new(),
+            syncs: OnceLock::new(),
         }
     }
 
-    /// From now on it is known with whom this server is connected.
-    pub(super) fn connected_by(&self, network: &Arc<Network>) {
+    /// From now on it is known with whom this server is connected, and how fast its disk is.
+    pub(super) fn looks_at(&self, network: &Arc<Network>, syncs: &Arc<Syncs>) {
         let _ = self.network.set(Arc::downgrade(network));
+        let _ = self.syncs.set(Arc::clone(syncs));
     }
 
     fn network(&self) -> Option<Arc<Network>> {
@@ -179,6 +183,8 @@ impl Published {
             standing,
             leader: leader.and_then(|leader| self.known(leader, now)),
             contacts,
+            timing: Some(*self.settings.timing()),
+            syncs: self.syncs.get().map(|syncs| syncs.times()).unwrap_or_default(),
         }
     }
 

@@ -180,7 +180,7 @@ impl Network {
         let listener = TcpListener::from_std(listener)?;
         let (group, me) = (settings.group(), settings.me());
         let pace = Pace::of(settings.timing());
-        let contacts = Arc::new(Contacts::of(group, me, pace, Arc::clone(greeter.ledger())));
+        let contacts = Arc::new(Contacts::of(settings, pace, Arc::clone(greeter.ledger())));
         let over = CancellationToken::new();
         let shared = Arc::new(Shared {
             settings: settings.clone(),

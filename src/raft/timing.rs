@@ -24,6 +24,20 @@ const HEARTBEATS_IN_MINIMUM: u32 = 3;
 /// again and again.
 const SPREAD_SHARE: u32 = 5;
 
+/// Round trips that fit into the minimum election timeout beside a heartbeat: the questions before an election, the
+/// votes, and the leader's first heartbeat, before another server would stand.
+const ROUND_TRIPS_IN_MINIMUM: u32 = 3;
+
+/// Syncs that fit into the minimum election timeout: of a vote, on both sides one after the other, with as much left for
+/// the way there and back.
+const SYNCS_IN_MINIMUM: u32 = 4;
+
+/// What is advised has room for round trips and syncs that are longer than what was measured by one part in so many.
+const ROOM_SHARE: u32 = 4;
+
+/// What is advised is a multiple of this, so that it reads well.
+const STEP: Duration = Duration::from_millis(50);
+
 /// Longer than anybody would wait, and short enough for all sums below.
 const LONGEST: Duration = Duration::from_secs(3600);
 
@@ -106,6 +120,34 @@ impl Timing {
         self.shortest / MARGIN_SHARE
     }
 
+    /// The longest round trip between members with which a leader is elected, and stays.
+    pub fn longest_round_trip(&self) -> Duration {
+        (self.shortest - self.heartbeat) / ROUND_TRIPS_IN_MINIMUM
+    }
+
+    /// The time of a sync from which on it is too long for a leader to be elected, and to stay.
+    pub fn longest_sync(&self) -> Duration {
+        self.shortest / SYNCS_IN_MINIMUM
+    }
+
+    /// A longer election timeout that serves this round trip; `None` if this one does.
+    pub(crate) fn for_round_trip(&self, takes: Duration) -> Option<Self> {
+        let needed = || self.heartbeat.saturating_add(with_room(takes, ROUND_TRIPS_IN_MINIMUM));
+        (takes > self.longest_round_trip()).then(|| self.with_shortest(needed()))
+    }
+
+    /// A longer election timeout that serves a disk that syncs in this time; `None` if this one does.
+    pub(crate) fn for_sync(&self, takes: Duration) -> Option<Self> {
+        (takes >= self.longest_sync()).then(|| self.with_shortest(with_room(takes, SYNCS_IN_MINIMUM)))
+    }
+
+    fn with_shortest(&self, needed: Duration) -> Self {
+        let steps = needed.as_nanos().div_ceil(STEP.as_nanos());
+        let most = LONGEST.as_nanos() / STEP.as_nanos() / 2;
+        let shortest = STEP * u32::try_from(steps.min(most)).unwrap_or(u32::MAX);
+        Self { heartbeat: self.heartbeat, shortest, longest: shortest * 2 }
+    }
+
     /// Until when a leader may believe itself that sent at `sent` what a majority answered.
     pub(crate) fn believed_until(&self, sent: Timestamp) -> Timestamp {
         sent + (self.shortest - self.margin())
@@ -130,6 +172,11 @@ impl Timing {
     pub(crate) fn asking_interval(&self, draw: Draw) -> Duration {
         self.heartbeat + share(self.heartbeat, draw)
     }
+}
+
+/// So many times that long, and some room.
+fn with_room(takes: Duration, times: u32) -> Duration {
+    takes.saturating_mul(times).saturating_add(takes.saturating_mul(times) / ROOM_SHARE)
 }
 
 fn share(of: Duration, draw: Draw) -> Duration {
@@ -171,6 +218,33 @@ mod tests {
         fn no_timeout_is_shorter_than_what_a_voter_keeps_to(draw: u64) {
             let timeout = Timing::DEFAULT.election_timeout(Draw(draw));
             prop_assert!((ms(250)..ms(500)).contains(&timeout));
+        }
+    }
+
+    #[test]
+    fn what_serves_needs_no_advice_and_what_does_not_gets_a_timing_that_does() {
+        let timing = |shortest, longest| Timing::new(ms(50), ms(shortest), ms(longest)).ok();
+        assert_eq!(Timing::DEFAULT.for_round_trip(ms(66)), None);
+        assert_eq!(Timing::DEFAULT.for_round_trip(ms(67)), timing(350, 700));
+        assert_eq!(Timing::DEFAULT.for_round_trip(ms(100)), timing(450, 900));
+        assert_eq!(Timing::DEFAULT.for_sync(ms(62)), None);
+        assert_eq!(Timing::DEFAULT.for_sync(Timing::DEFAULT.longest_sync()), timing(350, 700));
+        assert_eq!(Timing::DEFAULT.for_sync(ms(240)), timing(1200, 2400));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_advised_serves(heartbeat in 1..1000_u64, times in 3..20_u64, takes in 0..400_000_u64) {
+            let shortest = heartbeat * times;
+            let timing = Timing::new(ms(heartbeat), ms(shortest), ms(shortest * 2)).unwrap();
+            for advised in [timing.for_round_trip(ms(takes)), timing.for_sync(ms(takes))].into_iter().flatten() {
+                let Timing { heartbeat, shortest, longest } = advised;
+                prop_assert_eq!(Timing::new(heartbeat, shortest, longest), Ok(advised));
+                prop_assert!(shortest > timing.shortest);
+            }
+            let serves = |advised: Option<Timing>| advised.unwrap_or(timing);
+            prop_assert!(serves(timing.for_round_trip(ms(takes))).longest_round_trip() >= ms(takes));
+            prop_assert!(serves(timing.for_sync(ms(takes))).longest_sync() > ms(takes) || takes == 0);
         }
     }
 

@@ -29,7 +29,9 @@ use tokio::sync::{Notify, watch};
 use super::{
     certificates::Certificates,
     metrics::Metrics,
-    situation::{Candidate, Evidence, Leads, PastTerm, Peer, Place, Queue, Role, Situation, role, who_leads},
+    situation::{
+        Candidate, Evidence, Leads, Measured, PastTerm, Peer, Place, Queue, Role, Situation, role, who_leads,
+    },
     timeline::Timeline,
 };
 use crate::proof::Proof;
@@ -281,6 +283,8 @@ impl Board {
         let waits = matches!(role, Role::Follower { token: None, .. });
         let own_name = || self.0.identity.name.to_string();
         let own = waits.then(|| Candidate { token: None, name: Some(own_name()) });
+        let measured =
+            look.as_ref().map(|look| Measured { syncs: look.syncs.clone(), advice: look.timing_advice() });
         let servers = look.map(|look| servers(look, own_name(), role, &leads));
         let terms = state.timeline.terms();
         let terms = terms.map(|(token, term)| PastTerm { token, name: name(token), term: term.clone() });
@@ -292,6 +296,7 @@ impl Board {
             leader,
             queue: queue.ok().map(|queue| queue.into_iter().map(named).chain(own).collect()),
             servers,
+            measured,
             refused: (self.0.sources.refused)(),
             unheard,
             fresh: unheard <= proof.out_of_touch_after(),
@@ -432,6 +437,7 @@ fn servers(look: Look, own: String, role: Role, leads: &Leads) -> Vec<Peer> {
         own: false,
         connected: contact.connected,
         heard: contact.heard,
+        round_trip: contact.round_trip,
         problem: contact.problem,
     });
     let own = Peer {
@@ -441,6 +447,7 @@ fn servers(look: Look, own: String, role: Role, leads: &Leads) -> Vec<Peer> {
         own: true,
         connected: true,
         heard: Some(Duration::ZERO),
+        round_trip: None,
         problem: None,
     };
     let mut servers: Vec<_> = others.chain([own]).collect();
@@ -453,7 +460,7 @@ mod tests {
     use leader_election::{
         Loss,
         etcd::{Etcd, Expiry, Settings},
-        peers::{Contact, Evidence as Known, Known as KnownLeader, Timing},
+        peers::{Contact, Evidence as Known, Known as KnownLeader, SyncTimes, Timing},
         timing::Ttl,
     };
     use tokio::runtime::Handle;
@@ -558,12 +565,23 @@ mod tests {
         assert_eq!(board.situation().terms[0].name.as_deref(), Some("server499"));
         assert!(board.state().names.contains_key(&token(1499)), "asked for, and not to be had");
     }
+
+    /// Two of a millisecond, and one of 30.
+    fn syncs() -> SyncTimes {
+        let mut syncs = SyncTimes::default();
+        (syncs.last, syncs.worst) = (Duration::from_millis(1), Duration::from_millis(30));
+        syncs.total = Duration::from_millis(32);
+        (syncs.counts[2], syncs.counts[7]) = (2, 1);
+        syncs
+    }
+
     /// What server1 of three knows when server2 leads, and server3 is gone.
     fn look_from_server1() -> Look {
         let contact = |name: &str, connected| Contact {
             name: name.parse().unwrap(),
             connected,
             heard: Some(Duration::from_millis(20)),
+            round_trip: connected.then(|| Duration::from_micros(100_250)),
             problem: (!connected).then(|| "connection refused".into()),
         };
         Look {
@@ -579,6 +597,8 @@ mod tests {
                 evidence: Known::Heard { ago: Duration::from_millis(20) },
             }),
             contacts: vec![contact("server3", false), contact("server2", true)],
+            timing: Some(Timing::DEFAULT),
+            syncs: syncs(),
         }
     }
 
@@ -638,6 +658,19 @@ mod tests {
         assert!(text.contains("elect_renewals_total 1\n"), "{text}");
         assert!(text.contains("elect_peer_connected{peer=\"server3\"} 0\n"), "{text}");
         assert!(text.contains("elect_peer_connected{peer=\"server2\"} 1\n"), "{text}");
+        for line in [
+            "elect_peer_round_trip_seconds{peer=\"server2\"} 0.10025",
+            "elect_disk_sync_seconds_sum 0.032",
+            "elect_disk_sync_seconds_count 3",
+            "elect_disk_sync_seconds_bucket{le=\"0.0005\"} 0",
+            "elect_disk_sync_seconds_bucket{le=\"0.001\"} 2",
+            "elect_disk_sync_seconds_bucket{le=\"0.05\"} 3",
+            "elect_disk_sync_seconds_bucket{le=\"+Inf\"} 3",
+            "elect_election_timeout_advised_seconds 0.45",
+        ] {
+            assert!(text.lines().any(|printed| printed == line), "{line} is not in {text}");
+        }
+        assert!(!text.contains("round_trip_seconds{peer=\"server3\"}"), "it is not known: {text}");
         let again = board.metrics().text(&board.situation(), Expiry::default(), Form::OpenMetrics);
         assert!(again.contains("elect_peer_refusals_total{reason=\"malformed\"} 3\n"), "{again}");
     }

@@ -6,20 +6,22 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::atomic::AtomicU64,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, SystemTime},
 };
 
-use leader_election::{Loss, etcd::Expiry};
+use leader_election::{Loss, etcd::Expiry, peers::SyncTimes};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    encoding::{
+        EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, MetricEncoder, NoLabelSet, text,
+    },
+    metrics::{MetricType, counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::{Registry, Unit},
 };
 
 use super::{
     board::Identity,
-    situation::{Role, Situation},
+    situation::{Measured, Role, Situation},
 };
 use crate::proof::Proof;
 
@@ -111,6 +113,32 @@ pub(crate) struct Metrics {
     command_restarts: Counter,
     peer_connected: Family<Peer, Gauge>,
     peer_refusals: Family<Refused, Counter>,
+    peer_round_trip: Family<Peer, Gauge<f64, AtomicU64>>,
+    disk_sync: SyncHistogram,
+    election_timeout_advised: Gauge<f64, AtomicU64>,
+}
+
+/// A histogram that somebody else keeps: the library counts syncs, whether there is a scraper or not.
+#[derive(Debug, Clone, Default)]
+struct SyncHistogram(Arc<Mutex<SyncTimes>>);
+
+impl SyncHistogram {
+    fn set(&self, times: SyncTimes) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = times;
+    }
+}
+
+impl EncodeMetric for SyncHistogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
+        let times = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bounds = SyncTimes::bounds().map(|bound| bound.as_secs_f64()).chain([f64::INFINITY]);
+        let buckets: Vec<_> = bounds.zip(times.counts).collect();
+        encoder.encode_histogram::<NoLabelSet>(times.total.as_secs_f64(), times.count(), &buckets, None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -185,6 +213,9 @@ impl Metrics {
             command_restarts: Counter::default(),
             peer_connected: Family::default(),
             peer_refusals: Family::default(),
+            peer_round_trip: Family::default(),
+            disk_sync: SyncHistogram::default(),
+            election_timeout_advised: Gauge::default(),
         };
         for loss in REASONS {
             // Getting it makes it.
@@ -273,6 +304,24 @@ impl Metrics {
                 "Messages and connections that were not listened to",
                 self.peer_refusals.clone(),
             );
+            registry.register_with_unit(
+                "elect_peer_round_trip",
+                "How long this peer's answers usually take",
+                Unit::Seconds,
+                self.peer_round_trip.clone(),
+            );
+            registry.register_with_unit(
+                "elect_disk_sync",
+                "From the start of a write to the data directory until it was durable",
+                Unit::Seconds,
+                self.disk_sync.clone(),
+            );
+            registry.register_with_unit(
+                "elect_election_timeout_advised",
+                "Shortest election timeout that the round trips and syncs need, 0 where the one that is set serves",
+                Unit::Seconds,
+                self.election_timeout_advised.clone(),
+            );
         }
         self
     }
@@ -312,6 +361,19 @@ impl Metrics {
         for peer in situation.servers.iter().flatten().filter(|peer| !peer.own) {
             let labels = Peer { peer: peer.name.clone() };
             self.peer_connected.get_or_create(&labels).set(peer.connected.into());
+            match peer.round_trip {
+                Some(takes) => {
+                    self.peer_round_trip.get_or_create(&labels).set(takes.as_secs_f64());
+                }
+                None => {
+                    self.peer_round_trip.remove(&labels);
+                }
+            }
+        }
+        if let Some(Measured { syncs, advice }) = &situation.measured {
+            let advised = advice.as_ref().map_or(Duration::ZERO, |advice| advice.needed().shortest());
+            self.disk_sync.set(syncs.clone());
+            self.election_timeout_advised.set(advised.as_secs_f64());
         }
         for (reason, count) in &situation.refused {
             let refused = self.peer_refusals.get_or_create(&Refused { reason });

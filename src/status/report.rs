@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     board::Identity,
     metrics::slug,
-    situation::{Candidate, Leads, Peer, Role, Situation},
+    situation::{Candidate, Leads, Measured, Peer, Role, Situation},
 };
 use crate::proof::Proof;
 
@@ -55,6 +55,9 @@ struct SeenPeer<'a> {
     connected: bool,
     /// How long ago it was heard; of the one that answers, 0.
     heard_ms: Option<u64>,
+    /// How long its answers usually take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    round_trip_ms: Option<f64>,
     /// Whether it leads, as far as that is known there.
     leader: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,7 +83,19 @@ struct Server<'a> {
     /// Whether etcd was heard within the TTL, or a leader lately.
     fresh: bool,
     healthy: bool,
+    /// Among peers: how long its disk takes to make writes durable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sync_ms: Option<Syncs>,
+    /// Among peers: the flag to change where the timing can't serve the round trips and syncs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timing_advice: Option<String>,
     version: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Syncs {
+    last: f64,
+    worst: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -145,6 +160,7 @@ impl<'a> SeenPeer<'a> {
             name: &peer.name,
             connected: peer.connected,
             heard_ms: peer.heard.map(millis),
+            round_trip_ms: peer.round_trip.map(precise_millis),
             leader: peer.leads,
             problem: peer.problem.as_deref(),
         }
@@ -171,6 +187,14 @@ impl<'a> Server<'a> {
             last_contact_ms: millis(situation.unheard),
             fresh: situation.fresh,
             healthy: situation.healthy,
+            sync_ms: situation.measured.as_ref().map(|Measured { syncs, .. }| Syncs {
+                last: precise_millis(syncs.last),
+                worst: precise_millis(syncs.worst),
+            }),
+            timing_advice: situation
+                .measured
+                .as_ref()
+                .and_then(|measured| Some(measured.advice.as_ref()?.to_string())),
             version: env!("CARGO_PKG_VERSION"),
         }
     }
@@ -192,6 +216,11 @@ impl<'a> Term<'a> {
 /// RFC 3339, UTC, milliseconds.
 fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
+}
+
+/// With microseconds behind the point: round trips and syncs may take less than a millisecond.
+fn precise_millis(span: Duration) -> f64 {
+    span.as_micros() as f64 / 1000.0
 }
 
 fn millis(span: Duration) -> u64 {

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use leader_election::FencingToken;
+use leader_election::{
+    FencingToken,
+    peers::{SyncTimes, TimingAdvice},
+};
 
 use crate::proof::Proof;
 
@@ -172,6 +175,8 @@ pub(crate) struct Situation {
     pub(crate) queue: Option<Vec<Candidate>>,
     /// Among peers: all of them, sorted by name.
     pub(crate) servers: Option<Vec<Peer>>,
+    /// Among peers: what this one measures.
+    pub(crate) measured: Option<Measured>,
     /// Among peers: how often what was not listened to, by reason.
     pub(crate) refused: Vec<(&'static str, u64)>,
     /// For how long etcd, or a leader, has not been heard.
@@ -184,6 +189,14 @@ pub(crate) struct Situation {
     pub(crate) terms: Vec<PastTerm>,
 }
 
+/// What one server of a group measures of its disk, and what that and the round trips ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Measured {
+    pub(crate) syncs: SyncTimes,
+    /// `None` where the group's timing serves.
+    pub(crate) advice: Option<TimingAdvice>,
+}
+
 /// One server of a group, as this one sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Peer {
@@ -193,6 +206,8 @@ pub(crate) struct Peer {
     pub(crate) connected: bool,
     /// How long ago it was heard; `None` if never.
     pub(crate) heard: Option<Duration>,
+    /// How long its answers usually take; `None` of this one, and as long as too few are known.
+    pub(crate) round_trip: Option<Duration>,
     /// Why it is not connected, if that is known.
     pub(crate) problem: Option<String>,
     pub(crate) leads: bool,

@@ -20,8 +20,9 @@ use crate::{
     clock::Timestamp,
     names::CandidateName,
     peers::{
-        Contact, Group,
+        Contact, Settings, Timing, TimingAdvice,
         ledger::{Ledger, Tally},
+        measured::Recent,
         wire::proto::{self, frame::Frame as Kind},
     },
     raft::{
@@ -36,7 +37,10 @@ use crate::{
 pub(super) struct Contacts {
     me: NodeId,
     pace: Pace,
+    timing: Timing,
     places: Vec<Place>,
+    /// The longest of the shortest election timeouts that were advised.
+    advised: Mutex<Duration>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) counts: Counts,
 }
@@ -66,10 +70,38 @@ pub(super) struct Talk {
     pub(super) heard: Arc<Heard>,
     /// Ends the connection.
     pub(super) over: CancellationToken,
+    pub(super) round_trips: RoundTrips,
+}
+
+/// How long the answers took to our questions whether a member is there.
+#[derive(Debug, Default)]
+pub(super) struct RoundTrips {
+    /// The question that is not answered yet, and when it was asked.
+    asked: Option<(u64, Timestamp)>,
+    recent: Recent,
+}
+
+impl RoundTrips {
+    /// The question to ask at `now`, unless there is one that is not answered.
+    fn ask(&mut self, nonce: u64, now: Timestamp) -> Option<u64> {
+        if self.asked.is_some() {
+            return None;
+        }
+        self.asked = Some((nonce, now));
+        Some(nonce)
+    }
+
+    /// Whether that was the answer.
+    fn answered(&mut self, nonce: u64, now: Timestamp) -> bool {
+        let Some((_, asked)) = self.asked.take_if(|(asked, _)| *asked == nonce) else { return false };
+        self.recent.add(now.since(asked));
+        true
+    }
 }
 
 impl Contacts {
-    pub(super) fn of(group: &Group, me: NodeId, pace: Pace, ledger: Arc<Ledger>) -> Self {
+    pub(super) fn of(settings: &Settings, pace: Pace, ledger: Arc<Ledger>) -> Self {
+        let (group, me, timing) = (settings.group(), settings.me(), *settings.timing());
         let place = |name: &CandidateName| {
             let state = State {
                 talk: None,
@@ -81,7 +113,8 @@ impl Contacts {
             Place { name: name.clone(), state: Mutex::new(state) }
         };
         let places = group.members().iter().map(|member| place(&member.name)).collect();
-        Self { me, pace, places, ledger, counts: Counts::default() }
+        let (advised, counts) = (Mutex::default(), Counts::default());
+        Self { me, pace, timing, places, advised, ledger, counts }
     }
 
     /// Sends a message, or counts it as one that could not be sent.
@@ -131,9 +164,39 @@ impl Contacts {
         }
     }
 
-    /// That member has answered our question whether it is there.
+    /// Asks that member whether it is there, to see how long the answer takes.
+    pub(super) fn measure(&self, node: NodeId) {
+        if let Some(talk) = &mut self.places[node.place()].lock().talk
+            && let Some(nonce) = talk.round_trips.ask(fastrand::u64(..), Timestamp::now())
+        {
+            talk.outbox.introduce(Kind::Ping(proto::Ping { nonce }));
+        }
+    }
+
+    /// That member has answered a question whether it is there.
     pub(super) fn answered(&self, node: NodeId, nonce: u64) {
-        self.places[node.place()].lock().answered = Some(nonce);
+        let now = Timestamp::now();
+        let place = &self.places[node.place()];
+        let mut state = place.lock();
+        let measured = state.talk.as_mut().is_some_and(|talk| talk.round_trips.answered(nonce, now));
+        if !measured {
+            state.answered = Some(nonce);
+            return;
+        }
+        let usual = state.talk.as_ref().and_then(|talk| talk.round_trips.recent.usual());
+        drop(state);
+        self.advise(usual.and_then(|usual| TimingAdvice::for_round_trip(&self.timing, &place.name, usual)));
+    }
+
+    /// Says what timing is needed, unless that, or a longer one, was said before.
+    fn advise(&self, advice: Option<TimingAdvice>) {
+        let Some(advice) = advice else { return };
+        let needed = advice.needed().shortest();
+        let mut advised = self.advised.lock().unwrap_or_else(PoisonError::into_inner);
+        if *advised < needed {
+            *advised = needed;
+            tracing::warn!("{advice}");
+        }
     }
 
     /// Takes what a member's message says of its own writes, and a leader's of the others'. On one connection they never
@@ -237,6 +300,7 @@ impl Place {
             name: self.name.clone(),
             connected,
             heard: heard.map(|at| now.since(at)),
+            round_trip: state.talk.as_ref().and_then(|talk| talk.round_trips.recent.usual()),
             problem: if connected {
                 None
             } else {
@@ -249,4 +313,28 @@ impl Place {
 /// Whether two tokens end the same connection.
 fn is_same(one: &CancellationToken, other: &CancellationToken) -> bool {
     one == other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Timestamp {
+        Timestamp::from_nanos(millis * 1_000_000)
+    }
+
+    #[test]
+    fn one_question_at_a_time_is_measured_and_only_by_its_own_answer() {
+        let mut round_trips = RoundTrips::default();
+        assert_eq!(round_trips.ask(1, at(0)), Some(1));
+        assert_eq!(round_trips.ask(2, at(500)), None, "the first one is not answered yet");
+        assert!(!round_trips.answered(2, at(600)), "that was not asked to measure");
+        assert!(round_trips.answered(1, at(700)));
+        assert!(!round_trips.answered(1, at(800)), "answered already");
+        for nonce in 2..5 {
+            assert_eq!(round_trips.recent.usual(), None);
+            assert!(round_trips.ask(nonce, at(1000)).is_some() && round_trips.answered(nonce, at(1020)));
+        }
+        assert_eq!(round_trips.recent.usual(), Some(Duration::from_millis(20)));
+    }
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Greet, Shared,
-    contacts::Talk,
+    contacts::{RoundTrips, Talk},
     dial::{Connection, Target},
     queue::{Outbox, queue},
     talk::{Ending, first_word, hear},
@@ -74,7 +74,10 @@ async fn attempt<G: Greet>(
     let connection = connected.unwrap_or_else(|_| Err(target.unanswered()))?;
     let introduced = timeout(shared.pace.attempt, introduce(shared, node, target, &connection)).await;
     let (frames, outbox) = introduced.unwrap_or_else(|_| Err(target.unanswered()))?;
-    Ok((frames, Talk { outbox, heard: connection.heard, over: over.clone() }))
+    Ok((
+        frames,
+        Talk { outbox, heard: connection.heard, over: over.clone(), round_trips: RoundTrips::default() },
+    ))
 }
 
 async fn introduce<G: Greet>(

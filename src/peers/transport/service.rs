@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     FIRST_WORD, Greet, Shared,
     accepting::{Guest, Stage},
-    contacts::Talk,
+    contacts::{RoundTrips, Talk},
     counts::Mishap,
     line::Heard,
     lobby::Place,
@@ -185,7 +185,9 @@ impl<G: Greet> Member<G> {
         }
         guest.stage.send_replace(Stage::Known);
         shared.lobby.leave(&guest.over);
-        shared.contacts.join(node, Talk { outbox, heard, over: guest.over.clone() });
+        shared
+            .contacts
+            .join(node, Talk { outbox, heard, over: guest.over.clone(), round_trips: RoundTrips::default() });
         // Also when this is dropped, because the connection is gone: then there is nothing to hear.
         let mut left = Left { shared: Arc::clone(&shared), guest, node, ending: None };
         left.ending = Some(hear(&mut frames, shared.route(node), &shared.inbox, &shared.contacts).await);

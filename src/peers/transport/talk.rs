@@ -2,7 +2,10 @@
 
 use std::{error::Error, time::Duration};
 
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
 use tonic::{Code, Status, Streaming};
 
 use super::{LARGEST_MESSAGE, contacts::Contacts, counts::Mishap};
@@ -17,6 +20,10 @@ use crate::{
     },
     raft::{membership::Writes, message::Envelope},
 };
+
+/// How often a member is asked, to see how long the answer takes. A handful of small words beside the heartbeats, and
+/// enough that a person who looks, or reads the log after some seconds, finds an answer.
+const MEASURE_EVERY: Duration = Duration::from_millis(500);
 
 /// How a connection ended, or why there was none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -184,8 +191,18 @@ pub(super) async fn hear(
     contacts: &Contacts,
 ) -> Ending {
     let mut written = Writes::default();
+    let mut measure = interval(MEASURE_EVERY);
+    measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let message = match first_word(frames).await {
+        let word = tokio::select! {
+            // Nothing is lost of a word that has not come as a whole.
+            word = first_word(frames) => word,
+            _ = measure.tick() => {
+                contacts.measure(route.from);
+                continue;
+            }
+        };
+        let message = match word {
             Ok(Kind::Message(message)) => message,
             Ok(Kind::Ping(proto::Ping { nonce })) => {
                 contacts.answer(route.from, nonce);

@@ -18,7 +18,7 @@ use crate::{
     clock::Timestamp,
     leadership::FencingToken,
     peers::{
-        Contact, Evidence, Group, Known, Look, Settings,
+        Contact, Evidence, Group, Known, Look, Settings, SyncTimes,
         disk::Stranger,
         hello,
         ledger::{Ledger, Meeting},
@@ -236,6 +236,8 @@ fn nobody_leads(settings: &Settings) -> Look {
         standing: true,
         leader: None,
         contacts: Vec::new(),
+        timing: Some(*settings.timing()),
+        syncs: SyncTimes::default(),
     }
 }
 

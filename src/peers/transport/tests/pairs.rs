@@ -23,6 +23,18 @@ async fn messages_arrive_in_order_both_ways() {
 }
 
 #[tokio::test]
+async fn both_ends_of_a_connection_measure_it() {
+    let street = Street::of(&["a", "b"]);
+    let (a, b) = (street.start("a"), street.start("b"));
+    a.connected("b").await;
+    let round_trips = || a.contact("b").round_trip.zip(b.contact("a").round_trip);
+    until("both know how long an answer takes", || round_trips().is_some()).await;
+    drop(b);
+    until("a has noticed", || !a.contact("b").connected).await;
+    assert_eq!(a.contact("b").round_trip, None, "it is not known any more");
+}
+
+#[tokio::test]
 async fn the_largest_message_passes() {
     let street = Street::of(&["a", "b"]);
     let (a, mut b) = (street.start("a"), street.start("b"));
