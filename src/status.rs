@@ -47,4 +47,5 @@ pub(crate) use self::{
     address::{Address, Bound},
     board::{Board, Identity, Sources},
     http::serve,
+    report::precise_millis,
 };

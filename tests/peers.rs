@@ -37,6 +37,8 @@ mod observed;
 mod run;
 #[path = "peers/strangers.rs"]
 mod strangers;
+#[path = "peers/timing.rs"]
+mod timing;
 
 #[test]
 #[ignore = "what the other tests run; not a test"]

@@ -1,12 +1,15 @@
 //! Observations as text for people, and as JSON for programs.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use leader_election::{
     FencingToken,
     observe::{Observation, Snapshot, State},
+    peers::Answered,
 };
 use serde::Serialize;
+
+use crate::status::precise_millis;
 
 /// One JSON object. A field that is not known is `null`.
 #[derive(Debug, Serialize)]
@@ -23,6 +26,39 @@ pub(super) struct Json<'a> {
     problem: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<Vec<JsonCandidate<'a>>>,
+    /// Of peers, by those that have answered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    measured: Vec<Measured<'a>>,
+}
+
+/// What one server of a group measures of the others and of its disk.
+#[derive(Debug, Serialize)]
+pub(super) struct Measured<'a> {
+    pub(super) server: &'a str,
+    round_trips_ms: BTreeMap<&'a str, f64>,
+    last_sync_ms: f64,
+    worst_sync_ms: f64,
+    /// The flag to change where the timing can't serve that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) timing_advice: Option<String>,
+}
+
+impl<'a> Measured<'a> {
+    /// `None` of a server that has not answered.
+    pub(super) fn of(answered: &'a Answered) -> Option<Self> {
+        let look = answered.look.as_ref().ok()?;
+        let round_trips = look
+            .contacts
+            .iter()
+            .filter_map(|contact| Some((contact.name.as_str(), precise_millis(contact.round_trip?))));
+        Some(Self {
+            server: answered.member.name.as_str(),
+            round_trips_ms: round_trips.collect(),
+            last_sync_ms: precise_millis(look.syncs.last),
+            worst_sync_ms: precise_millis(look.syncs.worst),
+            timing_advice: look.timing_advice().map(|advice| advice.to_string()),
+        })
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -43,6 +79,7 @@ impl<'a> Json<'a> {
             blocked_by: None,
             problem: None,
             candidates: None,
+            measured: Vec::new(),
         };
         match state {
             State::Leader(leader) => Self {
@@ -62,11 +99,11 @@ impl<'a> Json<'a> {
         }
     }
 
-    pub(super) fn of_snapshot(snapshot: &'a Snapshot) -> Self {
+    pub(super) fn of_snapshot(snapshot: &'a Snapshot, measured: Vec<Measured<'a>>) -> Self {
         let queued = snapshot.candidates.iter();
         let candidates = queued
             .map(|queued| JsonCandidate { name: &queued.name, token: queued.token.map(FencingToken::get) });
-        Self { candidates: Some(candidates.collect()), ..Self::of(&snapshot.observation) }
+        Self { candidates: Some(candidates.collect()), measured, ..Self::of(&snapshot.observation) }
     }
 }
 

@@ -11,12 +11,13 @@ use leader_election::{
     ElectionName,
     etcd::Etcd,
     observe::{Observation, Snapshot, State},
+    peers::Answered,
 };
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     UNKNOWN, VACANT,
-    show::{self, Json},
+    show::{self, Json, Measured},
 };
 use crate::config::{Backend, Config};
 
@@ -25,11 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
     let Config { backend, election, .. } = config;
-    let snapshot = match backend {
-        Backend::Etcd(settings) => look(&Etcd::start(settings).context("failed to start")?, election).await,
-        Backend::Peers(peers) => peers.client(election)?.snapshot(PATIENCE).await,
+    let (snapshot, servers) = match backend {
+        Backend::Etcd(settings) => {
+            let etcd = Etcd::start(settings).context("failed to start")?;
+            (look(&etcd, election).await, Vec::new())
+        }
+        Backend::Peers(peers) => peers.client(election)?.survey(PATIENCE).await,
     };
-    match print(&snapshot, json) {
+    match print(&snapshot, &servers, json) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(error).context("failed to print");
         }
@@ -65,10 +69,11 @@ async fn look(etcd: &Etcd, election: ElectionName) -> Snapshot {
     Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates: Vec::new() }
 }
 
-fn print(snapshot: &Snapshot, json: bool) -> io::Result<()> {
+fn print(snapshot: &Snapshot, servers: &[Answered], json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    let measured: Vec<_> = servers.iter().filter_map(Measured::of).collect();
     if json {
-        serde_json::to_writer(&mut out, &Json::of_snapshot(snapshot))?;
+        serde_json::to_writer(&mut out, &Json::of_snapshot(snapshot, measured))?;
         return writeln!(out);
     }
     writeln!(out, "{}", show::text(&snapshot.observation))?;
@@ -77,6 +82,11 @@ fn print(snapshot: &Snapshot, json: bool) -> io::Result<()> {
         match waiting.token {
             Some(token) => writeln!(out, "  waits: {} (token {token})", waiting.name)?,
             None => writeln!(out, "  waits: {}", waiting.name)?,
+        }
+    }
+    for Measured { server, timing_advice, .. } in measured {
+        if let Some(advice) = timing_advice {
+            writeln!(out, "  {server}: {advice}")?;
         }
     }
     Ok(())

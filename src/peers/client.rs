@@ -113,6 +113,24 @@ impl Client {
     ///
     /// Cancel safe: it only asks.
     pub async fn snapshot(&self, within: Duration) -> Snapshot {
+        self.survey(within).await.0
+    }
+
+    /// What each server says within that time (of tokio's clock), sorted by name.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only asks.
+    pub async fn looks(&self, within: Duration) -> Vec<Answered> {
+        self.survey(within).await.1
+    }
+
+    /// Both, by one question to each server: as [`snapshot`](Self::snapshot) and as [`looks`](Self::looks).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only asks.
+    pub async fn survey(&self, within: Duration) -> (Snapshot, Vec<Answered>) {
         let mut asked = self.ask();
         asked.settle(within).await;
         let opinion = asked.opinion(None);
@@ -122,19 +140,10 @@ impl Client {
             Opinion::Vacant => State::Vacant { blocked_by: None },
             Opinion::Unknown(problem) => State::Unknown { last_known: None, problem },
         };
-        Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates }
-    }
-
-    /// What each server says within that time (of tokio's clock), sorted by name.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: it only asks.
-    pub async fn looks(&self, within: Duration) -> Vec<Answered> {
-        let mut asked = self.ask();
-        asked.settle(within).await;
+        let snapshot = Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates };
         let words = self.inquiry.group.members().iter().zip(asked.words);
-        words.map(|(member, word)| Answered { member: member.clone(), look: newest(word) }).collect()
+        let answered = words.map(|(member, word)| Answered { member: member.clone(), look: newest(word) });
+        (snapshot, answered.collect())
     }
 
     /// The election as it goes on: the present state at first, then every change.

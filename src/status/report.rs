@@ -219,7 +219,7 @@ fn time(at: SystemTime) -> String {
 }
 
 /// With microseconds behind the point: round trips and syncs may take less than a millisecond.
-fn precise_millis(span: Duration) -> f64 {
+pub(crate) fn precise_millis(span: Duration) -> f64 {
     span.as_micros() as f64 / 1000.0
 }
 

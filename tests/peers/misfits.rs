@@ -6,6 +6,7 @@ use crate::support::{
     eventually::eventually,
     peers::{Group, Lead, leads_after, leads_on, problems, saw_a_change, settled, told, with_parts},
     pki::{KeyAndCert, Pki},
+    port::ReservedPort,
     server::{FOLLOWER, SOON, Server},
 };
 
@@ -88,6 +89,25 @@ fn a_list_with_another_address_is_refused_and_both_sides_say_which() {
         says(server, &parts);
     }
     assert!(odd.told().iter().all(|told| told.token.is_none() && told.text != FOLLOWER));
+}
+
+/// All others call the one whose name sorts last. It listens elsewhere than they call, and can't find that out from them.
+#[test]
+fn a_server_that_nobody_calls_says_what_to_compare() {
+    let group = Group::of(3);
+    let elsewhere = ReservedPort::new();
+    let list = group.list().replace(group.address(2), &elsewhere.address());
+    let others = [group.start(0), group.start(1)];
+    let odd =
+        Elect::new(instead(group.command_line(2), "--peers", &list)).args(["--log-format", "full"]).start();
+    let compare =
+        format!("its --peers has for 'server3': compare that with {}, where this", elsewhere.address());
+    let parts = ["server1: it has not called yet; it calls the address that ", &compare];
+    odd.wait_for_line(with_parts(&parts), SOON);
+    for other in others {
+        let parts = ["server3: nothing can be reached at", group.address(2)];
+        other.wait_for_line(with_parts(&parts), SOON);
+    }
 }
 
 #[test]

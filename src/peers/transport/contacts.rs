@@ -20,7 +20,7 @@ use crate::{
     clock::Timestamp,
     names::CandidateName,
     peers::{
-        Contact, Settings, Timing, TimingAdvice,
+        Contact, PeerAddress, Settings, Timing, TimingAdvice,
         ledger::{Ledger, Tally},
         measured::Recent,
         wire::proto::{self, frame::Frame as Kind},
@@ -39,6 +39,8 @@ pub(super) struct Contacts {
     pace: Pace,
     timing: Timing,
     places: Vec<Place>,
+    /// Where this server listens, for those that have to call it.
+    listen: PeerAddress,
     /// The longest of the shortest election timeouts that were advised.
     advised: Mutex<Duration>,
     pub(super) ledger: Arc<Ledger>,
@@ -114,7 +116,8 @@ impl Contacts {
         };
         let places = group.members().iter().map(|member| place(&member.name)).collect();
         let (advised, counts) = (Mutex::default(), Counts::default());
-        Self { me, pace, timing, places, advised, ledger, counts }
+        let listen = settings.listen().clone();
+        Self { me, pace, timing, places, listen, advised, ledger, counts }
     }
 
     /// Sends a message, or counts it as one that could not be sent.
@@ -283,7 +286,22 @@ impl Contacts {
     /// The others, as they stand now, sorted by name.
     pub(super) fn seen(&self, now: Timestamp) -> Vec<Contact> {
         let others = self.places.iter().enumerate().filter(|(place, _)| *place != self.me.place());
-        others.map(|(_, place)| place.seen(now)).collect()
+        others.map(|(number, place)| self.contact(number, place.seen(now))).collect()
+    }
+
+    /// Of a member that has to call this one, and never did, there is no attempt that could have failed. So what may be
+    /// wrong is said at once.
+    fn contact(&self, place: usize, contact: Contact) -> Contact {
+        let calls_us = place < self.me.place();
+        if !calls_us || contact.connected || contact.problem.is_some() {
+            return contact;
+        }
+        let (name, listen) = (&self.places[self.me.place()].name, &self.listen);
+        let problem = format!(
+            "it has not called yet; it calls the address that its --peers has for '{name}': compare that with {listen}, \
+             where this server listens"
+        );
+        Contact { problem: Some(problem), ..contact }
     }
 }
 
