@@ -11,11 +11,12 @@
 
 use std::{error::Error, sync::Mutex};
 
-use etcd_client::{Txn, TxnOp};
 use leader_election::{
-    Candidate, FencingToken, Leadership,
-    etcd::{Etcd, Settings},
-    timing::Ttl,
+    FencingToken, Leadership,
+    etcd::{
+        Etcd,
+        etcd_client::{Txn, TxnOp},
+    },
 };
 
 /// Any store that can compare and set: a row in a database, an object with a version.
@@ -42,7 +43,7 @@ impl Store {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let etcd = Etcd::start(Settings::new(["localhost:2379".parse()?])?)?;
+    let etcd = Etcd::connect("localhost:2379")?;
     let store = Store::default();
 
     let old = lead(&etcd, "alice").await?;
@@ -58,12 +59,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // Where the resource is etcd itself, it does the comparing: the transaction runs only
     // while this term is the current one.
     let put = Txn::new().and_then([TxnOp::put("fenced", "by bob", None)]);
-    println!("bob's guarded transaction: {:?}", new.transaction(put).await.map(|answer| answer.succeeded()));
+    let answer = etcd.transaction(&new, put).await?;
+    println!("bob's guarded transaction ran: {}", answer.succeeded());
     new.resign().await?;
     Ok(())
 }
 
 async fn lead(etcd: &Etcd, name: &str) -> Result<Leadership, Box<dyn Error>> {
-    let mut candidate = Candidate::new(etcd.clone(), "fenced".parse()?, name.parse()?, Ttl::DEFAULT);
-    Ok(candidate.campaign().await?)
+    Ok(etcd.candidate("fenced")?.named(name)?.campaign().await?)
 }

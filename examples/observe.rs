@@ -6,14 +6,11 @@
 
 use std::error::Error;
 
-use leader_election::{
-    etcd::{Etcd, Settings},
-    observe::State,
-};
+use leader_election::{etcd::Etcd, observe::State};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let etcd = Etcd::start(Settings::new(["localhost:2379".parse()?])?)?;
+    let etcd = Etcd::connect("localhost:2379")?;
     let mut observer = etcd.observe("worker".parse()?);
     while let Some(observation) = observer.next().await {
         match observation.state {

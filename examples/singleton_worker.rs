@@ -9,18 +9,13 @@
 
 use std::{error::Error, time::Duration};
 
-use leader_election::{
-    Candidate, Leadership,
-    candidate::Stopped,
-    etcd::{Etcd, Settings},
-    timing::Ttl,
-};
+use leader_election::{LeadershipHandle, candidate::Stopped, etcd::Etcd};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let name = std::env::args().nth(1).ok_or("usage: singleton_worker NAME")?;
-    let etcd = Etcd::start(Settings::new(["localhost:2379".parse()?])?)?;
-    let mut candidate = Candidate::new(etcd.clone(), "worker".parse()?, name.parse()?, Ttl::DEFAULT);
+    let etcd = Etcd::connect("localhost:2379")?;
+    let mut candidate = etcd.candidate("worker")?.named(name)?;
 
     let stop = async { tokio::signal::ctrl_c().await.unwrap_or(()) };
     println!("waiting for my turn");
@@ -34,7 +29,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Called once for every term, and dropped the moment it is lost.
-async fn work(leadership: &Leadership) {
+async fn work(leadership: LeadershipHandle) {
     println!("leading, with token {}", leadership.token());
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     // Asked before each step, because a process may be frozen between any two.

@@ -10,22 +10,30 @@
 //!       CampaignError                                 stop the work, resign
 //! ```
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{
+    ops::ControlFlow,
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio_stream::{
+    Stream, StreamExt,
+    wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
+};
 
 use crate::{
     clock::Timestamp,
-    leadership::{FencingToken, Leadership, Loss, OrderError},
+    leadership::{FencingToken, Leadership, LeadershipHandle, Loss, OrderError},
     names::{CandidateName, ElectionName},
     observe::{Fronts, Observer, Snapshot, SnapshotError},
-    peers::Peers,
     timing::Ttl,
 };
 
 /// Something that candidates can stand on, and that others can ask who leads. Cheap to clone.
 ///
-/// Sealed: [`Etcd`](crate::etcd::Etcd) and [`Peers`]. What is said here holds for each of them; what one of them
+/// Sealed: [`Etcd`](crate::etcd::Etcd) and [`Peers`](crate::peers::Peers). What is said here holds for each of them; what one of them
 /// adds is said at its own methods.
 pub trait Backend: sealed::Stand + Clone + Send + Sync + 'static {
     /// The states of an election, in order: see [`Observer`].
@@ -166,10 +174,65 @@ pub enum Event {
         /// The pause before the next attempt.
         pause: Duration,
     },
+    /// Events were left out here: their reader was too slow.
+    Missed {
+        /// How many.
+        count: u64,
+    },
 }
 
-/// How many events a slow subscriber may fall behind before it misses some.
+/// How many events a slow reader may fall behind before it misses some.
 const EVENTS: usize = 64;
+
+/// The events of one candidate, in order: see [`Candidate::subscribe`].
+///
+/// A reader that falls more than 64 behind misses the oldest, and is told so ([`Event::Missed`]).
+#[derive(Debug)]
+pub struct Events(BroadcastStream<Event>);
+
+impl Events {
+    /// The next event; `None` once the candidate is gone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: no event is lost.
+    pub async fn next(&mut self) -> Option<Event> {
+        StreamExt::next(self).await
+    }
+
+    /// The next event, if it is there already.
+    pub fn try_next(&mut self) -> Option<Event> {
+        match Pin::new(self).poll_next(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(event) => event,
+            Poll::Pending => None,
+        }
+    }
+}
+
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        Pin::new(&mut self.0).poll_next(cx).map(|next| {
+            next.map(|event| {
+                event.unwrap_or_else(|BroadcastStreamRecvError::Lagged(count)| Event::Missed { count })
+            })
+        })
+    }
+}
+
+/// Whether a candidate's process leads, to be asked from anywhere: a request handler, a health check. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LeadershipStatus {
+    latest: watch::Receiver<Option<LeadershipHandle>>,
+}
+
+impl LeadershipStatus {
+    /// The term of leadership under way; `None` unless this process leads *now*.
+    pub fn leadership(&self) -> Option<LeadershipHandle> {
+        self.latest.borrow().clone().filter(LeadershipHandle::holds)
+    }
+}
 
 /// Stands for election by one name, as often as it takes.
 #[derive(Debug)]
@@ -180,6 +243,8 @@ pub struct Candidate<B> {
     ttl: Ttl,
     announce: bool,
     events: broadcast::Sender<Event>,
+    /// The latest term that was won.
+    latest: watch::Sender<Option<LeadershipHandle>>,
 }
 
 /// How [`Candidate::lead_until`] ended.
@@ -195,37 +260,27 @@ pub enum Stopped {
     Unconfirmed(String),
 }
 
-impl Candidate<Peers> {
-    /// This member of a group as a candidate in its election, by its own name. Stands only once it is told
-    /// to.
-    pub fn member(peers: Peers) -> Self {
-        let (election, name) = (peers.settings().election().clone(), peers.settings().name().clone());
-        // Peers have no lease.
-        Self::new(peers, election, name, Ttl::DEFAULT)
-    }
-}
-
 impl<B: Backend> Candidate<B> {
-    /// A candidate called `name` in `election`. Stands only once it is told to.
-    ///
-    /// `ttl` is how long etcd keeps its lease. Among peers it means nothing: see
-    /// [`member`](Candidate::member).
-    pub fn new(backend: B, election: ElectionName, name: CandidateName, ttl: Ttl) -> Self {
-        let (events, _) = broadcast::channel(EVENTS);
-        Self { backend, election, name, ttl, announce: false, events }
+    /// A candidate, which stands only once it is told to. `ttl` and `announce` mean nothing among peers.
+    pub(crate) fn new(
+        backend: B,
+        election: ElectionName,
+        name: CandidateName,
+        ttl: Ttl,
+        announce: bool,
+    ) -> Self {
+        let (events, latest) = (broadcast::Sender::new(EVENTS), watch::Sender::new(None));
+        Self { backend, election, name, ttl, announce, events, latest }
     }
 
-    /// Whether a leader on etcd also writes who leads, and since when, to the key that is
-    /// called as the election itself (`leader`). Off unless turned on. Among peers all know it anyway.
-    #[must_use = "a candidate that is dropped never stands"]
-    pub fn announcing(mut self, announce: bool) -> Self {
-        self.announce = announce;
-        self
+    /// The events of this candidate from now on.
+    pub fn subscribe(&self) -> Events {
+        Events(BroadcastStream::new(self.events.subscribe()))
     }
 
-    /// What happens to this candidate from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+    /// Whether this candidate leads, for other parts of the program.
+    pub fn status(&self) -> LeadershipStatus {
+        LeadershipStatus { latest: self.latest.subscribe() }
     }
 
     /// Waits in the queue until this process leads.
@@ -250,14 +305,16 @@ impl<B: Backend> Candidate<B> {
             events: self.events.clone(),
         };
         self.backend.stand(standing, won);
-        outcome.await.unwrap_or(Err(CampaignError::Stopped))
+        let leadership = outcome.await.unwrap_or(Err(CampaignError::Stopped))?;
+        self.latest.send_replace(Some(leadership.handle()));
+        Ok(leadership)
     }
 
     /// Campaigns and runs `work` in each term of leadership, for ever.
     ///
     /// The work is dropped the moment leadership is lost, and called again with the
     /// next one. When it returns `Continue`, leadership is given up and contended for
-    /// again; on `Break`, given up for good.
+    /// again; on `Break`, given up for good. A handle that the work leaves somewhere keeps nothing.
     ///
     /// # Errors
     ///
@@ -267,13 +324,16 @@ impl<B: Backend> Candidate<B> {
     ///
     /// Dropping the call drops the work first, then gives leadership up or leaves the
     /// queue, in the background.
-    pub async fn lead<T>(
+    pub async fn lead<T, F>(
         &mut self,
-        mut work: impl AsyncFnMut(&Leadership) -> ControlFlow<T>,
-    ) -> Result<T, CampaignError> {
+        mut work: impl FnMut(LeadershipHandle) -> F,
+    ) -> Result<T, CampaignError>
+    where
+        F: Future<Output = ControlFlow<T>>,
+    {
         loop {
             let leadership = self.campaign().await?;
-            let done = leadership.run(work(&leadership)).await;
+            let done = leadership.run(work(leadership.handle())).await;
             match done {
                 // Lost while we worked, or before the release was confirmed: the next
                 // campaign starts from the end of the queue either way.
@@ -290,7 +350,23 @@ impl<B: Backend> Candidate<B> {
     /// Campaigns and runs `work` in each term of leadership until `shutdown` resolves;
     /// then stops the work, gives leadership up, and says whether that was confirmed.
     ///
-    /// Work that returns has given leadership up, and contends again.
+    /// Work that returns has given leadership up, and contends again. A function will do, or a closure that returns a
+    /// future; the call can be spawned if both can:
+    ///
+    /// ```no_run
+    /// # use leader_election::{etcd::Etcd, LeadershipHandle};
+    /// # struct Queue;
+    /// async fn work(leadership: LeadershipHandle, queue: std::sync::Arc<Queue>) { /* … */ }
+    ///
+    /// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+    /// let queue = std::sync::Arc::new(Queue);
+    /// let mut candidate = Etcd::connect("localhost:2379")?.candidate("leader")?.named("server1")?;
+    /// let stop = async { tokio::signal::ctrl_c().await.unwrap_or(()) };
+    /// let leading = tokio::spawn(async move {
+    ///     candidate.lead_until(stop, |leadership| work(leadership, queue.clone())).await
+    /// });
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -299,12 +375,15 @@ impl<B: Backend> Candidate<B> {
     /// # Cancel safety
     ///
     /// As for [`lead`](Self::lead).
-    pub async fn lead_until(
+    pub async fn lead_until<F>(
         &mut self,
         shutdown: impl Future<Output = ()>,
-        mut work: impl AsyncFnMut(&Leadership),
-    ) -> Result<Stopped, CampaignError> {
-        let mut shutdown = std::pin::pin!(shutdown);
+        mut work: impl FnMut(LeadershipHandle) -> F,
+    ) -> Result<Stopped, CampaignError>
+    where
+        F: Future<Output = ()>,
+    {
+        let mut shutdown = pin!(shutdown);
         loop {
             let leadership = tokio::select! {
                 biased;
@@ -314,7 +393,7 @@ impl<B: Backend> Candidate<B> {
             tokio::select! {
                 biased;
                 () = &mut shutdown => {}
-                worked = leadership.run(work(&leadership)) => {
+                worked = leadership.run(work(leadership.handle())) => {
                     if worked.is_ok() {
                         drop(leadership.resign().await);
                     }

@@ -26,6 +26,7 @@ use std::{
     collections::BTreeMap,
     fmt, io,
     path::{Path, PathBuf},
+    str::FromStr,
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
@@ -74,13 +75,15 @@ use self::{
 };
 pub use crate::tls::{Expiry, InvalidTls, Tls};
 use crate::{
-    candidate::{Backend, Standing, Won, sealed},
+    candidate::{Backend, Candidate, Standing, Won, sealed},
     clock::Timestamp,
     leadership::{ReleaseError, Released, Ticket},
-    names::ElectionName,
+    names::{CandidateName, ElectionName, InvalidName},
     observe::{Fronts, Observer, Snapshot, SnapshotError},
     timing::Ttl,
 };
+/// What [`Etcd::transaction`] takes and gives.
+pub use etcd_client;
 
 /// How to reach etcd, and as whom.
 #[derive(Debug, Clone)]
@@ -100,6 +103,31 @@ pub enum InvalidSettings {
     /// A certificate would be ignored, and everything sent in the clear.
     #[error("certificates are given, but '{0}' is without TLS; write https:// or leave the scheme out")]
     TlsForbidden(Endpoint),
+    /// One of them is no endpoint.
+    #[error(transparent)]
+    Endpoint(#[from] InvalidEndpoint),
+}
+
+/// Why [`Etcd::connect`] failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The list of endpoints is not to be used.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// The system has no thread or no file descriptor left.
+    #[error("failed to start")]
+    System(#[from] io::Error),
+}
+
+impl FromStr for Settings {
+    type Err = InvalidSettings;
+
+    /// A list of endpoints, as in `a:2379,b:2379,c:2379`: no TLS, no user.
+    fn from_str(endpoints: &str) -> Result<Self, InvalidSettings> {
+        let given = endpoints.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
+        Self::new(given.map(str::parse).collect::<Result<Vec<_>, _>>()?)
+    }
 }
 
 impl Settings {
@@ -249,6 +277,30 @@ impl fmt::Debug for Etcd {
 }
 
 impl Etcd {
+    /// Uses the etcd at these endpoints: one, or several members of one cluster, as in `a:2379,b:2379,c:2379`.
+    ///
+    /// For TLS or a user, see [`Settings`] and [`start`](Self::start). Connects when there is something to do.
+    ///
+    /// # Errors
+    ///
+    /// See [`ConnectError`]. An etcd that can't be reached is none: that is tried again for as long as it takes.
+    pub fn connect(endpoints: &str) -> Result<Self, ConnectError> {
+        Ok(Self::start(endpoints.parse()?)?)
+    }
+
+    /// A candidate in this election, as soon as it has a [name](CandidateBuilder::named).
+    ///
+    /// # Errors
+    ///
+    /// Refuses a text that can't be the name of an election.
+    pub fn candidate(
+        &self,
+        election: impl TryInto<ElectionName, Error: Into<InvalidName>>,
+    ) -> Result<CandidateBuilder, InvalidName> {
+        let election = election.try_into().map_err(Into::into)?;
+        Ok(CandidateBuilder { etcd: self.clone(), election, ttl: Ttl::DEFAULT, announce: false })
+    }
+
     /// Starts the thread. Connects when there is something to do.
     ///
     /// # Errors
@@ -383,6 +435,46 @@ impl sealed::Stand for Etcd {
     }
 }
 
+/// A candidate on etcd, before it has a name: see [`Etcd::candidate`].
+#[derive(Debug, Clone)]
+#[must_use = "a candidate has a name"]
+pub struct CandidateBuilder {
+    etcd: Etcd,
+    election: ElectionName,
+    ttl: Ttl,
+    announce: bool,
+}
+
+impl CandidateBuilder {
+    /// How long etcd keeps the candidate's lease after its last renewal: [`Ttl::DEFAULT`] unless said. A leader that
+    /// dies is followed after ⅔ of it at the earliest.
+    pub fn ttl(mut self, ttl: Ttl) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Whether the candidate, once it leads, also writes who leads, and since when, to the key that is called
+    /// as the election itself (`leader`). Off unless turned on.
+    pub fn announce(mut self, announce: bool) -> Self {
+        self.announce = announce;
+        self
+    }
+
+    /// The candidate, by a name that others see: its host, for example. Stands only once it is told to.
+    ///
+    /// # Errors
+    ///
+    /// Refuses a text that can't be a name.
+    pub fn named(
+        self,
+        name: impl TryInto<CandidateName, Error: Into<InvalidName>>,
+    ) -> Result<Candidate<Etcd>, InvalidName> {
+        let name = name.try_into().map_err(Into::into)?;
+        let Self { etcd, election, ttl, announce } = self;
+        Ok(Candidate::new(etcd, election, name, ttl, announce))
+    }
+}
+
 /// No answer came at the very start of the machine.
 const NEVER: u64 = 0;
 
@@ -497,7 +589,7 @@ impl Drop for Counted {
 
 /// The leader's place in etcd.
 #[derive(Debug, Clone)]
-pub(crate) struct Seat {
+struct Seat {
     shared: Arc<Shared>,
     key: Vec<u8>,
     created: Revision,

@@ -1,16 +1,13 @@
-//! The guard that a won campaign returns, and how it ends.
+//! The guard that a won campaign returns, the handles that ask about it, and how it ends.
 //!
-//! [`Leadership`] is held by whoever does the leader's work. The thread that renews
-//! holds the other ends (`Tenure`): it extends the validity, says why leadership was
-//! lost, and carries out what the holder orders.
+//! [`Leadership`] is the guard: one for each term, which ends with it. A [`LeadershipHandle`] asks about the
+//! term and speaks in its name. The thread that renews holds the other ends (`Tenure`): it extends the validity, says
+//! why leadership was lost, and carries out what the guard and the handles order.
 
-use std::{fmt, future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{fmt, future::poll_fn, ops::Deref, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use tokio::sync::{
-    mpsc::{
-        self,
-        error::{TryRecvError, TrySendError},
-    },
+    mpsc::{self, error::TryRecvError},
     oneshot, watch,
 };
 
@@ -106,8 +103,10 @@ impl fmt::Display for Loss {
 ///
 /// Only a won campaign makes one, and it is not `Clone`: a function that takes
 /// `&Leadership` cannot be called by a follower. It cannot stop a process that is
-/// paused between the check and the write, so send [`token`](Self::token) with every
+/// paused between the check and the write, so send [`token`](LeadershipHandle::token) with every
 /// write and have the receiver refuse a lower one.
+///
+/// All that it can be asked is at [`LeadershipHandle`].
 ///
 /// Dropping it ends the belief at once and gives leadership up in the background: wait for
 /// [`Backend::settled`](crate::candidate::Backend::settled) before the process ends.
@@ -115,23 +114,84 @@ impl fmt::Display for Loss {
 #[derive(Debug)]
 #[must_use = "dropping this gives up leadership"]
 pub struct Leadership {
-    term: Arc<Term>,
-    loss: watch::Receiver<Option<Loss>>,
-    orders: mpsc::Sender<Order>,
-    pub(crate) backing: Backing,
+    handle: LeadershipHandle,
+    orders: mpsc::UnboundedSender<Order>,
 }
 
 impl Leadership {
     /// A leadership for its holder, and the other ends of it for the thread that renews.
-    pub(crate) fn new(term: Term, backing: Backing) -> (Self, Tenure) {
+    pub(crate) fn new(term: Term) -> (Self, Tenure) {
         let term = Arc::new(term);
         let (lost, loss) = watch::channel(None);
-        // One holder, which waits for each answer: more orders can't be under way.
-        let (orders, received) = mpsc::channel(4);
+        // As many orders wait as there are callers: each waits for its answer.
+        let (orders, received) = mpsc::unbounded_channel();
         let tenure = Tenure { term: Arc::clone(&term), lost, orders: received };
-        (Self { term, loss, orders, backing }, tenure)
+        let handle = LeadershipHandle { term, loss, orders: orders.downgrade() };
+        (Self { handle, orders }, tenure)
     }
 
+    /// The same term, for other parts of the program.
+    pub fn handle(&self) -> LeadershipHandle {
+        self.handle.clone()
+    }
+
+    /// Gives leadership up, and waits until the next candidate may lead.
+    ///
+    /// Stop the work first: belief ends the moment this is called. The lease, which holds no place
+    /// any more, is given back in the background: see
+    /// [`Backend::settled`](crate::candidate::Backend::settled).
+    ///
+    /// # Errors
+    ///
+    /// [`OrderError::NotLeading`] if it was lost already. [`OrderError::Unconfirmed`] if
+    /// the backend could not be told before the deadline: the lease then ends by itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the call goes on resigning in the background.
+    pub async fn resign(self) -> Result<(), OrderError> {
+        if !self.holds() {
+            return Err(OrderError::NotLeading);
+        }
+        // The order goes first: to the renewing thread, a belief that ends without one is a loss.
+        let (done, outcome) = oneshot::channel();
+        let _ = self.orders.send(Order::Resign { done });
+        self.term.validity.end();
+        outcome.await.unwrap_or(Err(OrderError::NotLeading))
+    }
+}
+
+impl Deref for Leadership {
+    type Target = LeadershipHandle;
+
+    fn deref(&self) -> &LeadershipHandle {
+        &self.handle
+    }
+}
+
+impl Drop for Leadership {
+    fn drop(&mut self) {
+        // A holder that finds the deadline behind it, and goes, has not resigned.
+        let order = if self.holds() { Order::resign() } else { Order::Lapsed };
+        // The order goes first, as in `resign`.
+        let _ = self.orders.send(order);
+        self.term.validity.end();
+    }
+}
+
+/// One term of leadership, to be asked about and acted for: by the work, an HTTP handler, a metric.
+///
+/// Cheap to clone, and it holds nothing: the term ends with its [`Leadership`], however many handles there are.
+/// From then on [`holds`](Self::holds) says no, and [`lost`](Self::lost) why.
+#[derive(Debug, Clone)]
+pub struct LeadershipHandle {
+    term: Arc<Term>,
+    loss: watch::Receiver<Option<Loss>>,
+    /// Weak: the last strong one's end orders to resign.
+    orders: mpsc::WeakUnboundedSender<Order>,
+}
+
+impl LeadershipHandle {
     /// This term's fencing token.
     pub fn token(&self) -> FencingToken {
         self.term.token
@@ -142,7 +202,7 @@ impl Leadership {
         self.term.cluster
     }
 
-    /// Whom this process stood as.
+    /// The name of this process's candidate.
     pub fn name(&self) -> &CandidateName {
         &self.term.name
     }
@@ -158,34 +218,26 @@ impl Leadership {
     /// leader may take: after a freeze this says no before any timer had a chance to.
     /// Once it has said no it never says yes again.
     pub fn holds(&self) -> bool {
-        self.term.holds()
+        self.term.validity.holds_at(Timestamp::now())
     }
 
     /// Until when leadership is proved so far (boot-time clock); `None` once it is known to be
     /// lost. It may lie in the past: ask [`holds`](Self::holds).
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.term.deadline()
+        self.term.validity.until()
     }
 
     /// How much of the proved time is left (boot-time clock); zero once lost.
     pub fn remaining(&self) -> Duration {
-        self.term.remaining()
-    }
-
-    /// The same term, for others to ask about.
-    pub fn claim(&self) -> Claim {
-        Claim { term: Arc::clone(&self.term) }
+        self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
     }
 
     /// What it takes to give this term up after this process is gone.
     ///
     /// `None` where there is nothing to give up: a term among peers is over as soon as its leader is not
     /// heard any more.
-    pub fn ticket(&self) -> Option<Ticket> {
-        match &self.backing {
-            Backing::Etcd(seat) => Some(seat.ticket(self.term.cluster)),
-            Backing::Peers => None,
-        }
+    pub fn ticket(&self) -> Option<&Ticket> {
+        self.term.ticket.as_ref()
     }
 
     /// Waits until leadership can no longer be proved, and says why.
@@ -216,7 +268,7 @@ impl Leadership {
 
     /// Waits until the deadline has passed, by our own look at the clock.
     async fn expired(&self) {
-        /// Whoever ended belief before the deadline says at once why.
+        /// What ends belief before the deadline says at once why.
         const REASON_FOLLOWS: Duration = Duration::from_millis(100);
         loop {
             let Some(until) = self.deadline() else {
@@ -266,88 +318,12 @@ impl Leadership {
         if !self.holds() {
             return Err(OrderError::NotLeading);
         }
-        let value = value.into();
-        self.order(|done| Order::Proclaim { value, done }).await
-    }
-
-    /// Gives leadership up, and waits until the next candidate may lead.
-    ///
-    /// Stop the work first: belief ends the moment this is called. The lease, which holds no place
-    /// any more, is given back in the background: see
-    /// [`Backend::settled`](crate::candidate::Backend::settled).
-    ///
-    /// # Errors
-    ///
-    /// [`OrderError::NotLeading`] if it was lost already. [`OrderError::Unconfirmed`] if
-    /// the backend could not be told before the deadline: the lease then ends by itself.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the call goes on resigning in the background.
-    pub async fn resign(self) -> Result<(), OrderError> {
-        if !self.holds() {
-            return Err(OrderError::NotLeading);
-        }
-        // The order goes first: to the renewing thread, a belief that ends without one is a loss.
-        let (done, outcome) = oneshot::channel();
-        let sent = self.orders.try_send(Order::Resign { done });
-        self.term.validity.end();
-        if let Err(TrySendError::Full(order)) = sent {
-            self.orders.send(order).await.map_err(|_| OrderError::NotLeading)?;
-        }
-        outcome.await.unwrap_or(Err(OrderError::NotLeading))
-    }
-
-    async fn order(&self, order: impl FnOnce(oneshot::Sender<Outcome>) -> Order) -> Outcome {
         let (done, answer) = oneshot::channel();
-        self.orders.send(order(done)).await.map_err(|_| OrderError::NotLeading)?;
+        let orders = self.orders.upgrade().ok_or(OrderError::NotLeading)?;
+        orders.send(Order::Proclaim { value: value.into(), done }).map_err(|_| OrderError::NotLeading)?;
+        // While this waits, the guard alone keeps the term.
+        drop(orders);
         answer.await.unwrap_or(Err(OrderError::NotLeading))
-    }
-}
-
-impl Drop for Leadership {
-    fn drop(&mut self) {
-        // Whoever finds the deadline behind it, and goes, has not resigned.
-        let order = if self.holds() { Order::resign() } else { Order::Lapsed };
-        // The order goes first, as in `resign`. If there is no room for it, the channel's closing
-        // orders to resign, a moment later.
-        let _ = self.orders.try_send(order);
-        self.term.validity.end();
-    }
-}
-
-/// A term of leadership as others may ask about it: an HTTP handler, a metric, a status line.
-///
-/// It can be cloned, so it is no licence to work: only [`Leadership`] is.
-#[derive(Debug, Clone)]
-pub struct Claim {
-    term: Arc<Term>,
-}
-
-impl Claim {
-    /// The term's fencing token.
-    pub fn token(&self) -> FencingToken {
-        self.term.token
-    }
-
-    /// The cluster whose [`token`](Self::token) this is.
-    pub fn cluster(&self) -> ClusterId {
-        self.term.cluster
-    }
-
-    /// Whether this process leads *now*: see [`Leadership::holds`].
-    pub fn holds(&self) -> bool {
-        self.term.holds()
-    }
-
-    /// Until when leadership is proved so far: see [`Leadership::deadline`].
-    pub fn deadline(&self) -> Option<Timestamp> {
-        self.term.deadline()
-    }
-
-    /// How much of the proved time is left (boot-time clock); zero once lost.
-    pub fn remaining(&self) -> Duration {
-        self.term.remaining()
     }
 }
 
@@ -422,29 +398,8 @@ pub(crate) struct Term {
     pub(crate) name: CandidateName,
     pub(crate) election: ElectionName,
     pub(crate) validity: Arc<SharedValidity>,
-}
-
-impl Term {
-    fn holds(&self) -> bool {
-        self.validity.holds_at(Timestamp::now())
-    }
-
-    fn deadline(&self) -> Option<Timestamp> {
-        self.validity.until()
-    }
-
-    fn remaining(&self) -> Duration {
-        self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
-    }
-}
-
-/// What the backend needs for a guarded write.
-#[derive(Debug)]
-pub(crate) enum Backing {
-    /// The leader's key in etcd.
-    Etcd(crate::etcd::Seat),
-    /// None: the term itself is in everything that peers say to each other.
-    Peers,
+    /// `None` among peers: the term itself is in everything that peers say to each other.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// The renewing thread's ends of a [`Leadership`].
@@ -452,7 +407,7 @@ pub(crate) enum Backing {
 pub(crate) struct Tenure {
     pub(crate) term: Arc<Term>,
     lost: watch::Sender<Option<Loss>>,
-    orders: mpsc::Receiver<Order>,
+    orders: mpsc::UnboundedReceiver<Order>,
 }
 
 impl Tenure {
@@ -490,7 +445,7 @@ impl Tenure {
 
 pub(crate) type Outcome = Result<(), OrderError>;
 
-/// What the holder of a [`Leadership`] wants done.
+/// An order of a [`Leadership`] or one of its handles.
 #[derive(Debug)]
 pub(crate) enum Order {
     Proclaim {
@@ -505,7 +460,7 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    /// To resign, with nobody waiting for it.
+    /// To resign, with no caller that waits for it.
     fn resign() -> Self {
         Self::Resign { done: oneshot::channel().0 }
     }
@@ -518,13 +473,14 @@ mod tests {
 
     fn tenure(validity: Arc<SharedValidity>) -> Tenure {
         let (lost, _) = watch::channel(None);
-        let (_, orders) = mpsc::channel(1);
+        let (_, orders) = mpsc::unbounded_channel();
         let term = Arc::new(Term {
             token: FencingToken::new(1),
             cluster: ClusterId(1),
             name: "a".parse().unwrap(),
             election: "leader".parse().unwrap(),
             validity,
+            ticket: None,
         });
         Tenure { term, lost, orders }
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!  Settings ─► Etcd ─► Candidate ── campaign() ──► Leadership ──► your work
 //!             (thread     │                         token(), holds(), lost(),
-//!            that renews) └─ lead(work): the loop    proclaim(), transaction(), resign()
+//!            that renews) ├─ lead(work): the loop    proclaim(), resign()
+//!                │        └─ status(): do we lead?
 //!                │
 //!                └─► Observer: a leader, a vacancy, or unknown since when
 //! ```
@@ -11,23 +12,23 @@
 //! [`Candidate`] waits in etcd's queue, and [`Candidate::campaign`] returns a
 //! [`Leadership`] once a linearizable read has shown that it is first. The guard says for
 //! the cost of a clock read whether this process leads *now*, resolves
-//! [`lost`](Leadership::lost) by its deadline at the latest, and carries the
+//! [`lost`](LeadershipHandle::lost) by its deadline at the latest, and carries the
 //! [`FencingToken`] that a resource can check.
 //!
 //! ```no_run
-//! use leader_election::{Candidate, etcd::{Etcd, Settings}, timing::Ttl};
+//! use leader_election::{LeadershipHandle, etcd::Etcd};
 //!
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let etcd = Etcd::start(Settings::new(["localhost:2379".parse()?])?)?;
-//! let mut candidate = Candidate::new(etcd, "leader".parse()?, "server1".parse()?, Ttl::DEFAULT);
-//!
-//! candidate.lead(async |leadership| {
+//! async fn work(leadership: LeadershipHandle) {
 //!     while leadership.holds() {
 //!         // one step of the work, with leadership.token() in every write
 //! #       tokio::task::yield_now().await;
 //!     }
-//!     std::ops::ControlFlow::<()>::Continue(())
-//! }).await?;
+//! }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut candidate = Etcd::connect("localhost:2379")?.candidate("leader")?.named("server1")?;
+//! let stop = async { tokio::signal::ctrl_c().await.unwrap_or(()) };
+//! candidate.lead_until(stop, work).await?;
 //! # Ok(()) }
 //! ```
 //!
@@ -46,7 +47,7 @@ mod tls;
 pub mod validity;
 
 pub use self::{
-    candidate::{CampaignError, Candidate},
-    leadership::{FencingToken, Leadership, Loss},
+    candidate::{CampaignError, Candidate, LeadershipStatus},
+    leadership::{FencingToken, Leadership, LeadershipHandle, Loss},
     names::{CandidateName, ElectionName},
 };

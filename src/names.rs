@@ -1,6 +1,6 @@
 //! Names of candidates and elections, parsed once into what can only be valid.
 
-use std::{fmt, str::FromStr};
+use std::{convert::Infallible, fmt, str::FromStr};
 
 /// Longest name, in bytes: long enough for a host's full name, short enough for a log line.
 const MAX_BYTES: usize = 256;
@@ -22,6 +22,33 @@ pub enum InvalidName {
     /// An election is a prefix of keys in etcd; the separator is added to it.
     #[error("an election must not end with '/': etcd's own election adds it")]
     TrailingSlash,
+}
+
+/// A name that is one already can't be invalid: what takes a name or a text needs one error for both.
+impl From<Infallible> for InvalidName {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+macro_rules! from_text {
+    ($name:ty) => {
+        impl TryFrom<&str> for $name {
+            type Error = InvalidName;
+
+            fn try_from(text: &str) -> Result<Self, InvalidName> {
+                text.parse()
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                text.parse()
+            }
+        }
+    };
 }
 
 fn checked(text: &str) -> Result<&str, InvalidName> {
@@ -56,6 +83,8 @@ impl FromStr for CandidateName {
     }
 }
 
+from_text!(CandidateName);
+
 impl fmt::Display for CandidateName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -85,6 +114,8 @@ impl FromStr for ElectionName {
         if text.ends_with('/') { Err(InvalidName::TrailingSlash) } else { Ok(Self(text.to_owned())) }
     }
 }
+
+from_text!(ElectionName);
 
 impl fmt::Display for ElectionName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A [`Peers`] is one member of a [`Group`]: it votes, and keeps the group's log, for as long as it is there.
-//! A [`Candidate`](crate::Candidate) on it also stands for election. The fencing token is Raft's term.
+//! A [`Candidate`] on it also stands for election. The fencing token is Raft's term.
 //!
 //! Raft itself is `src/raft.rs`, pure. Here is what makes a server of it.
 //!
@@ -100,9 +100,9 @@ use self::{
     transport::{Looks, Network},
 };
 use crate::{
-    candidate::{Backend, CampaignError, Standing, Won, sealed},
+    candidate::{Backend, CampaignError, Candidate, Standing, Won, sealed},
     clock::Timestamp,
-    leadership::Leadership,
+    leadership::LeadershipHandle,
     names::ElectionName,
     observe::{Fronts, Observer, Snapshot, SnapshotError},
     raft::{
@@ -111,6 +111,7 @@ use crate::{
         message::Limits,
         node::Node,
     },
+    timing::Ttl,
 };
 pub use crate::{
     raft::timing::{InvalidTiming, Timing},
@@ -265,6 +266,13 @@ impl Peers {
         Ok(Self { shared: Arc::new(Shared { settings, published, runtime, orders, proposals }) })
     }
 
+    /// This member as a candidate in its group's election, by its own name. Stands only once it is told to.
+    pub fn candidate(&self) -> Candidate<Peers> {
+        let settings = self.settings();
+        let (election, name) = (settings.election().clone(), settings.name().clone());
+        Candidate::new(self.clone(), election, name, Ttl::DEFAULT, false)
+    }
+
     /// What this member knows of the election, at this moment.
     pub fn look(&self) -> Look {
         self.shared.published.look()
@@ -293,10 +301,10 @@ impl Peers {
     /// # Cancel safety
     ///
     /// Dropping the call leaves it open whether the record is committed. Inside
-    /// [`Leadership::run`] that happens when leadership is lost.
+    /// [`LeadershipHandle::run`] that happens when leadership is lost.
     pub async fn propose(
         &self,
-        leadership: &Leadership,
+        leadership: &LeadershipHandle,
         record: impl Into<Arc<[u8]>>,
     ) -> Result<u64, ProposeError> {
         let ours = leadership.cluster() == self.shared.settings.cluster();

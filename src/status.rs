@@ -4,7 +4,7 @@
 //!  the election's loop                        the thread "elect-http"
 //!  event, leading, tick ──► Board ──► situation() ──► routes: /leader … /metrics
 //!                             │                          │
-//!     Claim: asked at each request                    /events, /
+//!       LeadershipHandle: asked at each request        /events, /
 //! ```
 //!
 //! The loop writes and never waits; the thread serves, and whatever its clients do, the loop goes on. etcd is asked for

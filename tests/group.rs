@@ -11,7 +11,6 @@ use std::{
 use leader_election::{
     CampaignError, Candidate, Leadership, Loss,
     peers::{Group, Member, Peers, Settings, Timing},
-    timing::Ttl,
 };
 use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
@@ -47,8 +46,7 @@ fn start_all(group: &Group, data: &Path) -> Vec<Peers> {
 }
 
 fn candidate(peers: &Peers) -> Candidate<Peers> {
-    let settings = peers.settings();
-    Candidate::new(peers.clone(), settings.election().clone(), settings.name().clone(), Ttl::DEFAULT)
+    peers.candidate()
 }
 
 /// Whoever wins first, and its place. The others don't stand any more.

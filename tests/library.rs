@@ -5,16 +5,25 @@
 
 mod support;
 
-use std::{cell::Cell, future::pending, ops::ControlFlow, pin::pin, thread, time::Duration};
+use std::{
+    cell::Cell,
+    future::pending,
+    ops::ControlFlow,
+    pin::pin,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
 
 use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use leader_election::{
-    CampaignError, Candidate, FencingToken, Leadership, Loss,
-    candidate::{Event, Stopped},
+    CampaignError, Candidate, FencingToken, Leadership, LeadershipHandle, LeadershipStatus, Loss,
+    candidate::{Backend, Event, Stopped},
     clock::Timestamp,
-    etcd::{Endpoint, Etcd, Settings, TransactionError},
+    etcd::{Etcd, TransactionError},
     leadership::{OrderError, ReleaseError, Released, Ticket},
     observe::{Observer, State},
+    peers::Peers,
     timing::Ttl,
 };
 use support::{
@@ -41,8 +50,7 @@ const LONG: u64 = 60;
 const MEBIBYTE: usize = 1 << 20;
 
 fn connected(endpoint: &str) -> Etcd {
-    let endpoint: Endpoint = endpoint.parse().unwrap();
-    Etcd::start(Settings::new([endpoint]).unwrap()).unwrap()
+    Etcd::connect(endpoint).unwrap()
 }
 
 fn ttl(seconds: u64) -> Ttl {
@@ -50,7 +58,7 @@ fn ttl(seconds: u64) -> Ttl {
 }
 
 fn candidate(etcd: &Etcd, name: &str, ttl_seconds: u64) -> Candidate<Etcd> {
-    Candidate::new(etcd.clone(), "leader".parse().unwrap(), name.parse().unwrap(), ttl(ttl_seconds))
+    etcd.candidate("leader").unwrap().ttl(ttl(ttl_seconds)).named(name).unwrap()
 }
 
 fn observer(etcd: &Etcd) -> Observer {
@@ -63,6 +71,65 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 async fn won(candidate: &mut Candidate<Etcd>) -> Leadership {
     soon("a win", candidate.campaign()).await.unwrap()
+}
+
+async fn soon_leads(status: &LeadershipStatus) -> LeadershipHandle {
+    soon("the status", async {
+        loop {
+            if let Some(leadership) = status.leadership() {
+                return leadership;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+/// All that a program may want to spawn can be spawned.
+#[allow(dead_code, reason = "it is only compiled")]
+fn every_future_can_be_spawned(etcd: Etcd, mut candidate: Candidate<Etcd>, peers: Peers) {
+    fn spawned<T: Send + 'static>(_: impl Future<Output = T> + Send + 'static) {}
+    fn bound<'a, T: Send>(_: impl Future<Output = T> + Send + 'a) {}
+    bound(candidate.campaign());
+    bound(candidate.lead(|_| async { ControlFlow::Break(()) }));
+    spawned(async move {
+        let state = Arc::new(String::new());
+        let stopped = candidate.lead_until(pending(), |leadership| {
+            let state = Arc::clone(&state);
+            async move { drop((state, leadership.lost().await)) }
+        });
+        stopped.await
+    });
+    spawned({
+        let (etcd, ticket) = (etcd.clone(), None::<Ticket>);
+        async move {
+            etcd.snapshot("leader".parse().unwrap()).await.unwrap();
+            let _ = etcd.release(ticket.unwrap(), SOON).await.unwrap();
+            etcd.settled().await;
+            etcd.observe("leader".parse().unwrap()).next().await;
+            etcd.fronts(&"leader".parse().unwrap()).next().await
+        }
+    });
+    spawned({
+        let peers = peers.clone();
+        async move {
+            let leadership = peers.candidate().campaign().await.unwrap();
+            peers.propose(&leadership, *b"record").await.unwrap();
+            peers.committed(0).next().await;
+            peers.snapshot("leader".parse().unwrap()).await.unwrap();
+            peers.settled().await;
+        }
+    });
+    spawned(async move {
+        let mut candidate = etcd.candidate("leader").unwrap().named("server1").unwrap();
+        let mut events = candidate.subscribe();
+        let leadership = candidate.campaign().await.unwrap();
+        etcd.transaction(&leadership, Txn::new()).await.unwrap();
+        leadership.proclaim("value").await.unwrap();
+        leadership.run(pending::<()>()).await.unwrap_err();
+        leadership.resign().await.unwrap();
+        events.next().await
+    });
 }
 
 /// Waits until this many candidates are in the queue, without holding up what else the test waits for.
@@ -199,7 +266,7 @@ on_each_etcd! {
         }
         assert_eq!(leadership.run(pending::<()>()).await, Err(Loss::KeyDeleted));
         assert_eq!(leadership.proclaim("still here").await, Err(OrderError::NotLeading));
-        assert_eq!(leadership.transaction(Txn::new()).await.unwrap_err(), TransactionError::NotLeading);
+        assert_eq!(etcd.transaction(&leadership, Txn::new()).await.unwrap_err(), TransactionError::NotLeading);
         assert_eq!(leadership.resign().await, Err(OrderError::NotLeading));
     }
 
@@ -271,7 +338,7 @@ on_each_etcd! {
         drop(leadership);
         let told = soon("the loss to be told", async {
             loop {
-                if let Event::Lost { loss, .. } = events.recv().await.unwrap() {
+                if let Event::Lost { loss, .. } = events.next().await.unwrap() {
                     break loss;
                 }
             }
@@ -361,7 +428,7 @@ on_each_etcd! {
             () = queued(&admin, 2) => {}
         }
         let others = admin.candidates("leader")[1].clone();
-        let ticket = leadership.ticket().unwrap();
+        let ticket = leadership.ticket().cloned().unwrap();
         let forged = |field: &str, value: serde_json::Value| -> Ticket {
             let mut ticket = serde_json::to_value(&ticket).unwrap();
             ticket[field] = value;
@@ -408,7 +475,7 @@ on_each_etcd! {
         let admin = server.admin();
         let etcd = connected(&server.endpoint());
         let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
-        let ticket = leadership.ticket().unwrap();
+        let ticket = leadership.ticket().cloned().unwrap();
         let (other, _) = admin.grant(i64::try_from(LONG).unwrap());
         admin.put_leased(leaders_key(&admin), "moved", other);
         let reader = connected(&server.endpoint());
@@ -417,6 +484,98 @@ on_each_etcd! {
         soon("the reader to be done", reader.settled()).await;
         assert_eq!(admin.leader("leader").unwrap().lease, other);
         assert!(admin.leases().contains(&other));
+    }
+
+    async fn a_spawned_loop_has_work_with_state_and_a_handle_that_is_kept_holds_nothing_open(version: EtcdVersion) {
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let mut candidate = candidate(&etcd, "server1", LONG);
+        let status = candidate.status();
+        assert!(status.leadership().is_none());
+        let kept = Arc::new(Mutex::new(None));
+        let (stop, stopped) = oneshot::channel();
+        let leading = tokio::spawn({
+            let kept = Arc::clone(&kept);
+            let shutdown = async { stopped.await.unwrap() };
+            async move {
+                let work = |leadership: LeadershipHandle| {
+                    let kept = Arc::clone(&kept);
+                    async move {
+                        *kept.lock().unwrap() = Some(leadership);
+                        pending().await
+                    }
+                };
+                candidate.lead_until(shutdown, work).await
+            }
+        });
+        let leadership: LeadershipHandle = soon("the work to begin", async {
+            loop {
+                if let Some(leadership) = kept.lock().unwrap().clone() {
+                    return leadership;
+                }
+                sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        assert_eq!(soon_leads(&status).await.token(), leadership.token());
+        leadership.proclaim("10.0.0.1:8080").await.unwrap();
+
+        stop.send(()).unwrap();
+        assert_eq!(soon("the end", leading).await.unwrap(), Ok(Stopped::Released));
+        assert_eq!(server.admin().candidates("leader"), [], "the next one may lead");
+        assert!(!leadership.holds());
+        assert!(status.leadership().is_none());
+        assert_eq!(leadership.proclaim("too late").await, Err(OrderError::NotLeading));
+        soon("the loss", leadership.lost()).await;
+    }
+
+    async fn a_guard_that_is_dropped_beside_its_handles_gives_the_place_up(version: EtcdVersion) {
+        let server = Server::start(version);
+        let (first, second) = (connected(&server.endpoint()), connected(&server.endpoint()));
+        let leadership = won(&mut candidate(&first, "first", LONG)).await;
+        let handle = leadership.handle();
+        drop(leadership);
+        let next = won(&mut candidate(&second, "second", LONG)).await;
+        assert!(!handle.holds());
+        assert!(next.token() > handle.token());
+    }
+
+    async fn a_transaction_is_not_run_in_another_cluster(version: EtcdVersion) {
+        let (server, other) = (Server::start(version), Server::start(version));
+        for _ in 0..3 {
+            server.admin().put("noise", "");
+        }
+        let leadership = won(&mut candidate(&connected(&server.endpoint()), "server1", LONG)).await;
+        let elsewhere = connected(&other.endpoint());
+        // The same key, of the same revision.
+        while other.admin().put("noise", "") < i64::try_from(leadership.token().get()).unwrap() - 1 {}
+        let key = server.admin().leader("leader").unwrap().key;
+        assert_eq!(other.admin().put(key, "server1"), i64::try_from(leadership.token().get()).unwrap());
+        let write = Txn::new().and_then([TxnOp::put("resource", "1", None)]);
+        let refused = elsewhere.transaction(&leadership, write).await;
+        assert!(matches!(refused, Err(TransactionError::Refused(_))), "{refused:?}");
+        assert!(other.admin().get("resource").is_none());
+    }
+
+    async fn a_reader_of_events_that_is_too_slow_is_told_how_many_it_missed(version: EtcdVersion) {
+        let server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let mut candidate = candidate(&etcd, "server1", LONG);
+        let mut events = candidate.subscribe();
+        // Each term is told of in two events or more.
+        for _ in 0..40 {
+            won(&mut candidate).await.resign().await.unwrap();
+        }
+        let Some(Event::Missed { count }) = events.try_next() else { panic!("none is missed") };
+        assert!(count > 0);
+        let mut kept = 0;
+        while events.try_next().is_some() {
+            kept += 1;
+        }
+        assert_eq!(kept, 64);
+        drop(candidate);
+        soon("the tasks to end", etcd.settled()).await;
+        assert!(soon("the end of the events", events.next()).await.is_none());
     }
 
     async fn what_a_leader_proclaims_is_seen_by_observers(version: EtcdVersion) {
@@ -453,14 +612,14 @@ on_each_etcd! {
         let etcd = connected(&server.endpoint());
         let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
         let put = |value: &str| TxnOp::put("resource", value, None);
-        let answer = leadership.transaction(Txn::new().and_then([put("1")])).await.unwrap();
+        let answer = etcd.transaction(&leadership, Txn::new().and_then([put("1")])).await.unwrap();
         assert!(answer.succeeded());
         let is = |value: &str| Compare::value("resource", CompareOp::Equal, value);
-        let answer = leadership.transaction(Txn::new().when([is("1")]).and_then([put("2")])).await.unwrap();
+        let answer = etcd.transaction(&leadership, Txn::new().when([is("1")]).and_then([put("2")])).await.unwrap();
         assert!(answer.succeeded());
         let otherwise =
             Txn::new().when([is("1")]).and_then([put("3")]).or_else([TxnOp::get("resource", None)]);
-        let answer = leadership.transaction(otherwise).await.unwrap();
+        let answer = etcd.transaction(&leadership, otherwise).await.unwrap();
         assert!(!answer.succeeded(), "its own condition does not hold, which is no loss");
         assert_eq!(answer.op_responses().len(), 1);
         assert_eq!(server.admin().get("resource").unwrap().value(), b"2");
@@ -477,7 +636,7 @@ on_each_etcd! {
 
         assert!(deposed.holds(), "it can't know yet: this is what fencing is for");
         let before = transactions(&server);
-        let writing = deposed.transaction(Txn::new().and_then([TxnOp::put("resource", "stale", None)]));
+        let writing = behind.transaction(&deposed, Txn::new().and_then([TxnOp::put("resource", "stale", None)]));
         let answering = async {
             // Only once etcd has it may anything reach the deposed leader, be it the answer or the news.
             soon("the transaction to arrive", async {
@@ -493,7 +652,7 @@ on_each_etcd! {
         assert!(admin.get("resource").is_none());
         assert_eq!(soon("the loss", deposed.lost()).await, Loss::KeyDeleted);
 
-        next.transaction(Txn::new().and_then([TxnOp::put("resource", "current", None)])).await.unwrap();
+        direct.transaction(&next, Txn::new().and_then([TxnOp::put("resource", "current", None)])).await.unwrap();
         assert_eq!(admin.get("resource").unwrap().value(), b"current");
     }
 
@@ -522,7 +681,7 @@ on_each_etcd! {
         let etcd = connected(&proxy.endpoint());
         let leadership = won(&mut candidate(&etcd, "server1", 8)).await;
         proxy.set(Mode::SilenceReplies);
-        let write = leadership.transaction(Txn::new().and_then([TxnOp::put("resource", "1", None)]));
+        let write = etcd.transaction(&leadership, Txn::new().and_then([TxnOp::put("resource", "1", None)]));
         let written = soon("an answer", write).await;
         assert!(matches!(written, Err(TransactionError::Unconfirmed(_))), "{written:?}");
         assert_eq!(server.admin().get("resource").unwrap().value(), b"1");
@@ -550,7 +709,7 @@ on_each_etcd! {
         let too_many = Txn::new()
             .and_then((0..200).map(|i| TxnOp::put(format!("key{i}"), "", None)).collect::<Vec<_>>());
         for transaction in [twice, too_large, too_many] {
-            let refused = leadership.transaction(transaction).await;
+            let refused = etcd.transaction(&leadership, transaction).await;
             assert!(matches!(refused, Err(TransactionError::Refused(_))), "{refused:?}");
         }
         assert!(leadership.proclaim(vec![b'x'; 2 * MEBIBYTE]).await.is_err());
@@ -558,12 +717,12 @@ on_each_etcd! {
         let fine = Txn::new().and_then([put(b"3".to_vec())]);
         select! {
             won = &mut campaign => panic!("won beside the leader: {won:?}"),
-            written = leadership.transaction(fine) => drop(written.unwrap()),
+            written = etcd.transaction(&leadership, fine) => drop(written.unwrap()),
         }
         assert!(leadership.holds());
         assert_eq!(proxy.connections(), 1);
         assert_eq!(admin.candidates("leader"), before);
-        while let Ok(event) = waiting_events.try_recv() {
+        while let Some(event) = waiting_events.try_next() {
             assert!(!matches!(event, Event::Retrying { .. }), "{event:?}");
         }
     }
@@ -595,15 +754,18 @@ on_each_etcd! {
         let mut candidate = candidate(&etcd, "server1", LONG);
         let (tell, mut told) = mpsc::unbounded_channel();
         let mut terms = 0;
-        let working = candidate.lead(async |leadership: &Leadership| {
-            let _work = Work(|| tell.send(Told::Dropped).unwrap());
-            tell.send(Told::Began(leadership.token())).unwrap();
+        let working = candidate.lead(|leadership| {
             terms += 1;
-            match terms {
-                // Given up by itself, and contended for again.
-                3 => ControlFlow::Continue(()),
-                4 => ControlFlow::Break("done"),
-                _ => pending().await,
+            let (term, tell) = (terms, &tell);
+            async move {
+                let _work = Work(|| tell.send(Told::Dropped).unwrap());
+                tell.send(Told::Began(leadership.token())).unwrap();
+                match term {
+                    // Given up by itself, and contended for again.
+                    3 => ControlFlow::Continue(()),
+                    4 => ControlFlow::Break("done"),
+                    _ => pending().await,
+                }
             }
         });
         let disturbing = async {
@@ -637,7 +799,7 @@ on_each_etcd! {
         let began = Cell::new(Some(began));
         let mut candidate = candidate(&etcd, "server1", LONG);
         let shutdown = async { beginning.await.unwrap() };
-        let stopped = candidate.lead_until(shutdown, async |_: &Leadership| {
+        let stopped = candidate.lead_until(shutdown, async |_| {
             let _work = Work(|| in_queue_at_drop.set(Some(admin.candidates("leader").len())));
             if let Some(began) = began.take() {
                 began.send(()).unwrap();
@@ -657,7 +819,7 @@ on_each_etcd! {
         let (first, second) = (connected(&server.endpoint()), connected(&server.endpoint()));
         let _leader = won(&mut candidate(&first, "first", LONG)).await;
         let mut waiting = candidate(&second, "second", LONG);
-        let stopped = waiting.lead_until(queued(&admin, 2), async |_: &Leadership| panic!("it never leads"));
+        let stopped = waiting.lead_until(queued(&admin, 2), async |_| panic!("it never leads"));
         assert_eq!(soon("the end", stopped).await, Ok(Stopped::Waiting));
         soon("the place in the queue to be given back", second.settled()).await;
         assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
@@ -669,7 +831,7 @@ on_each_etcd! {
         let etcd = connected(&server.endpoint());
         let one = won(&mut candidate(&etcd, "server1", LONG)).await;
         let mut elsewhere =
-            Candidate::new(etcd.clone(), "elsewhere".parse().unwrap(), "server1".parse().unwrap(), ttl(2));
+            etcd.candidate("elsewhere").unwrap().ttl(ttl(2)).named("server1").unwrap();
         let other = won(&mut elsewhere).await;
         assert!(other.token() > one.token());
 
@@ -690,8 +852,8 @@ on_each_etcd! {
         let etcd = connected(&server.endpoint());
         let mut campaigns = JoinSet::new();
         for index in 0..ELECTIONS {
-            let election = format!("election{index}").parse().unwrap();
-            let mut candidate = Candidate::new(etcd.clone(), election, "a".parse().unwrap(), ttl(LONG));
+            let election = format!("election{index}");
+            let mut candidate = etcd.candidate(election).unwrap().ttl(ttl(LONG)).named("a").unwrap();
             campaigns.spawn(async move { candidate.campaign().await.unwrap() });
         }
         let mut led = soon("all to win", campaigns.join_all()).await;
@@ -701,7 +863,7 @@ on_each_etcd! {
         let deposed = led.pop().unwrap();
         assert_eq!(server.admin().delete_prefix(format!("{}/", deposed.election())), 1);
         assert_eq!(soon("the loss", deposed.lost()).await, Loss::KeyDeleted);
-        assert!(led.iter().all(Leadership::holds));
+        assert!(led.iter().all(|one| one.holds()));
 
         // What nobody needs any more is taken off the stream, and at last the stream is closed.
         drop((deposed, led.split_off(ELECTIONS / 2)));
@@ -728,7 +890,7 @@ on_each_etcd! {
             });
             // Each has looked at whom it waits for before the next one comes.
             soon("it to follow", async {
-                while !matches!(events.recv().await.unwrap(), Event::Following { .. }) {}
+                while !matches!(events.next().await.unwrap(), Event::Following { .. }) {}
             })
             .await;
         }
@@ -752,7 +914,7 @@ on_each_etcd! {
         let mut events = second.subscribe();
         let (leadership, _) = wins_after(&mut second, &server.admin(), 2, first.resign()).await;
         let own = leadership.token();
-        let mut next = async || soon("an event", events.recv()).await.unwrap();
+        let mut next = async || soon("an event", events.next()).await.unwrap();
         assert!(matches!(next().await, Event::Campaigning));
         // Renewals while it waits are its own business.
         assert!(matches!(next().await, Event::Following { token } if token == Some(own)));
@@ -816,7 +978,7 @@ on_each_etcd! {
         let mut events = candidate.subscribe();
         let campaign = candidate.campaign();
         let starting = async {
-            while !matches!(events.recv().await.unwrap(), Event::Retrying { unreachable: true, .. }) {}
+            while !matches!(events.next().await.unwrap(), Event::Retrying { unreachable: true, .. }) {}
             server.restart();
         };
         let (won, ()) = soon("a win", async { join!(campaign, starting) }).await;

@@ -15,7 +15,7 @@ use std::{
 
 use etcd_client::{Error, Permission};
 use leader_election::{
-    CampaignError, Candidate, Loss,
+    CampaignError, Loss,
     etcd::{Credentials, Settings},
     timing::Ttl,
 };
@@ -164,7 +164,7 @@ on_each_etcd! {
         let etcd = leader_election::etcd::Etcd::start(settings).unwrap();
         let candidate = |election: &str| {
             let ttl = Ttl::new(Duration::from_secs(3)).unwrap();
-            Candidate::new(etcd.clone(), election.parse().unwrap(), "a".parse().unwrap(), ttl)
+            etcd.candidate(election).unwrap().ttl(ttl).named("a").unwrap()
         };
         let first = candidate("elections/first").campaign().await.unwrap();
         assert_eq!(server.watches(), Watches { streams: 1, watches: 1 });

@@ -14,14 +14,13 @@ use std::{collections::VecDeque, env, fs, time::Duration};
 
 use leader_election::{
     Candidate, ElectionName, Leadership, Loss,
-    candidate::Event,
+    candidate::{Event, Events},
     etcd::{Etcd, Settings},
     timing::Ttl,
 };
 use support::{etcd::EtcdVersion, proxy::Proxy};
 use tokio::{
     runtime::Handle,
-    sync::broadcast::{Receiver, error::TryRecvError},
     task::{JoinHandle, JoinSet},
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
@@ -112,7 +111,7 @@ async fn soak(length: Duration) {
 struct Seat {
     candidate: Candidate<Etcd>,
     leadership: Leadership,
-    events: Receiver<Event>,
+    events: Events,
     renewals: usize,
     /// What was left of the validity when a renewal was acknowledged, at least.
     least_left: Duration,
@@ -132,7 +131,7 @@ async fn all_lead(etcd: &Etcd) -> VecDeque<Seat> {
 }
 
 fn candidate(etcd: &Etcd, election: ElectionName, name: &str) -> Candidate<Etcd> {
-    Candidate::new(etcd.clone(), election, name.parse().unwrap(), Ttl::new(TTL).unwrap())
+    etcd.candidate(election).unwrap().ttl(Ttl::new(TTL).unwrap()).named(name).unwrap()
 }
 
 /// A campaign that waits behind somebody.
@@ -142,7 +141,7 @@ async fn queue(mut candidate: Candidate<Etcd>) -> JoinHandle<(Candidate<Etcd>, L
         let leadership = candidate.campaign().await.unwrap();
         (candidate, leadership)
     });
-    while !matches!(events.recv().await, Ok(Event::Following { .. })) {}
+    while !matches!(events.next().await, Some(Event::Following { .. })) {}
     campaign
 }
 
@@ -165,16 +164,16 @@ impl Seat {
 
     fn follow(&mut self) {
         loop {
-            match self.events.try_recv() {
-                Ok(Event::Renewed { left, .. }) => {
+            match self.events.try_next() {
+                Some(Event::Renewed { left, .. }) => {
                     self.renewals += 1;
                     self.least_left = self.least_left.min(left);
                 }
-                Ok(Event::Retrying { problem, .. }) => panic!("an attempt failed: {problem}"),
-                Ok(Event::Lost { loss, .. }) => assert_eq!(loss, Loss::Resigned),
-                Ok(_) => {}
-                Err(TryRecvError::Empty) => return,
-                Err(error) => panic!("{error}"),
+                Some(Event::Retrying { problem, .. }) => panic!("an attempt failed: {problem}"),
+                Some(Event::Missed { count }) => panic!("{count} events were missed"),
+                Some(Event::Lost { loss, .. }) => assert_eq!(loss, Loss::Resigned),
+                Some(_) => {}
+                None => return,
             }
         }
     }

@@ -16,7 +16,7 @@ use std::{env, pin::pin, sync::Arc, thread, time::Duration};
 
 use leader_election::{
     Candidate, Leadership,
-    candidate::{Backend, Event},
+    candidate::{Backend, Event, Events},
     clock::Timestamp,
     etcd::{Etcd, Settings},
     peers::{self, Peers},
@@ -25,7 +25,7 @@ use leader_election::{
 use tokio::{
     runtime::Handle,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{broadcast, watch},
+    sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval},
 };
@@ -40,12 +40,12 @@ async fn main() -> Result<(), Failure> {
         ["claimant", endpoint, election, name, ttl] => {
             let ttl = Ttl::new(Duration::from_secs(ttl.parse()?))?;
             let etcd = Etcd::start(settings(endpoint)?)?;
-            claimant(Candidate::new(etcd, election.parse()?, name.parse()?, ttl)).await
+            claimant(etcd.candidate(election)?.ttl(ttl).named(name)?).await
         }
         ["peer", name, group, data, election] => {
             let settings = peers::Settings::new(&name.parse()?, group.parse()?, data)?;
             let peers = Peers::start(settings.with_election(election.parse()?))?;
-            let candidate = Candidate::member(peers);
+            let candidate = peers.candidate();
             tokio::spawn(tell_of_following(candidate.subscribe()));
             claimant(candidate).await
         }
@@ -55,7 +55,7 @@ async fn main() -> Result<(), Failure> {
             let peers = Peers::start_on(Handle::current(), settings.listening_on(listen.parse()?))?;
             println!("votes");
             stand.recv().await;
-            let mut candidate = Candidate::member(peers.clone());
+            let mut candidate = peers.candidate();
             match how {
                 "voter" => claimant(candidate).await,
                 _ => Ok(propose(&peers, Arc::new(candidate.campaign().await?)).await?),
@@ -81,7 +81,7 @@ async fn main() -> Result<(), Failure> {
 }
 
 fn settings(endpoint: &str) -> Result<Settings, Failure> {
-    Ok(Settings::new([endpoint.parse()?])?)
+    Ok(endpoint.parse()?)
 }
 
 /// Claims to lead for as long as the guard says so, and asks nothing but the guard.
@@ -104,8 +104,8 @@ async fn claimant<B: Backend>(mut candidate: Candidate<B>) -> Result<(), Failure
     }
 }
 
-async fn tell_of_following(mut events: broadcast::Receiver<Event>) {
-    while let Ok(event) = events.recv().await {
+async fn tell_of_following(mut events: Events) {
+    while let Some(event) = events.next().await {
         if let Event::Following { .. } = event {
             println!("I am a follower.");
         }
@@ -172,8 +172,7 @@ async fn crowd(etcd: Etcd, election: &str, count: usize, ttl: Ttl) -> Result<(),
     let started = watch::Sender::new(None);
     let mut candidates = JoinSet::new();
     for number in 0..count {
-        let name = number.to_string().parse()?;
-        let candidate = Candidate::new(etcd.clone(), election.parse()?, name, ttl);
+        let candidate = etcd.candidate(election)?.ttl(ttl).named(number.to_string())?;
         candidates.spawn(one_of_many(candidate, started.subscribe()));
     }
     go.recv().await;
@@ -213,8 +212,7 @@ async fn elections(etcd: Etcd, prefix: &str, count: usize, ttl: Ttl) -> Result<(
     let start = Timestamp::now();
     let mut standing = JoinSet::new();
     for number in 0..count {
-        let election = format!("{prefix}-{number}").parse()?;
-        let mut candidate = Candidate::new(etcd.clone(), election, "bench".parse()?, ttl);
+        let mut candidate = etcd.candidate(format!("{prefix}-{number}"))?.ttl(ttl).named("bench")?;
         standing.spawn(async move { candidate.campaign().await });
     }
     let mut led = Vec::with_capacity(count);
@@ -231,7 +229,7 @@ async fn elections(etcd: Etcd, prefix: &str, count: usize, ttl: Ttl) -> Result<(
             biased;
             _ = terminate.recv() => break,
             _ = look.tick() => {
-                let left = led.iter().map(Leadership::remaining).min();
+                let left = led.iter().map(|one| one.remaining()).min();
                 least_left = least_left.min(left.unwrap_or_default());
             }
         }

@@ -52,8 +52,9 @@ impl Stage {
         self.journal.reaching();
         let etcd = Etcd::start_on(Handle::current(), settings.clone());
         let sources = Sources::of(&etcd, &self.election, settings.tls());
-        let candidate = Candidate::new(etcd.clone(), self.election.clone(), self.name.clone(), ttl);
-        self.ground(etcd, candidate.announcing(true), sources, Some(settings))
+        let candidate =
+            etcd.candidate(self.election.clone())?.ttl(ttl).announce(true).named(self.name.clone())?;
+        self.ground(etcd, candidate, sources, Some(settings))
     }
 
     /// On this runtime, which must not be blocked.
@@ -63,7 +64,8 @@ impl Stage {
         // Not before it does.
         self.journal.reaching();
         let sources = Sources::among_peers(&peers, &self.election, tls.as_ref());
-        self.ground(peers.clone(), Candidate::member(peers), sources, None)
+        let candidate = peers.candidate();
+        self.ground(peers, candidate, sources, None)
     }
 
     fn ground<B: Backend>(

@@ -192,6 +192,7 @@ impl Journal {
                     self.reaching();
                 }
             }
+            Event::Missed { count } => warn!(missed = count, "log lines were left out"),
             _ => {}
         }
     }

@@ -262,7 +262,7 @@ impl<B: Backend> Supervisor<B> {
 
     /// One term, from the win to its release.
     async fn lead(&mut self, leadership: Leadership) -> After {
-        self.attendant.post.leading(leadership.claim());
+        self.attendant.post.leading(leadership.handle());
         let Ran { how, why } = self.oversee(&leadership).await;
         // Nothing of the term is left. Only now may another one begin.
         self.attendant.post.stepped_down();
@@ -423,7 +423,7 @@ fn start(leadership: &Leadership, until: Timestamp) -> Order {
         token: leadership.token().to_string(),
         cluster: leadership.cluster().to_string(),
         until: until.into(),
-        ticket: leadership.ticket(),
+        ticket: leadership.ticket().cloned(),
     }))
 }
 

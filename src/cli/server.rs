@@ -14,10 +14,9 @@ use leader_election::{
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{broadcast::error::RecvError, oneshot},
+    sync::oneshot,
     time::timeout,
 };
-use tracing::warn;
 
 use super::{
     LEAVE_WITHIN,
@@ -72,9 +71,9 @@ async fn stand<B: Backend>(ground: Ground<B>, mut signals: Signals) -> anyhow::R
         let _ = stopping.await;
     };
     // There is no work but to lead, and to say so.
-    let mut standing = pin!(candidate.lead_until(stopping, async |leadership| {
-        board.leading(leadership.claim());
-        pending().await
+    let mut standing = pin!(candidate.lead_until(stopping, |leadership| {
+        board.leading(leadership);
+        pending()
     }));
     let mut alive = heartbeat();
     let outcome = loop {
@@ -90,22 +89,18 @@ async fn stand<B: Backend>(ground: Ground<B>, mut signals: Signals) -> anyhow::R
                 }
                 None => return Ok(at_once()),
             },
-            event = events.recv() => match event {
-                Ok(event) => {
-                    board.event(&event);
-                    systemd.event(&event);
-                    log.event(event);
-                }
-                Err(RecvError::Lagged(missed)) => warn!(missed, "log lines were left out"),
-                Err(RecvError::Closed) => {}
-            },
+            Some(event) = events.next() => {
+                board.event(&event);
+                systemd.event(&event);
+                log.event(event);
+            }
             outcome = &mut standing => break outcome,
             front = fronts.next() => log.seen(front),
             _ = alive.tick() => board.tick(),
             () = systemd.feed() => {}
         }
     };
-    while let Ok(event) = events.try_recv() {
+    while let Some(event) = events.try_next() {
         board.event(&event);
         log.event(event);
     }

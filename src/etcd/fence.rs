@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
 
-use super::trouble::Remedy;
-use crate::leadership::{Backing, Leadership};
+use super::{
+    Etcd, Seat,
+    trouble::{Remedy, Trouble},
+};
+use crate::leadership::LeadershipHandle;
 
 /// Why a guarded transaction did not run, or may not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +25,7 @@ pub enum TransactionError {
     Unconfirmed(String),
 }
 
-impl Leadership {
+impl Etcd {
     /// Runs a transaction in etcd if, at that moment and by etcd's own word, this term of
     /// leadership is still the current one.
     ///
@@ -37,17 +40,23 @@ impl Leadership {
     /// # Cancel safety
     ///
     /// Dropping the call leaves it open whether the transaction runs.
-    pub async fn transaction(&self, transaction: Txn) -> Result<TxnResponse, TransactionError> {
-        if !self.holds() {
+    pub async fn transaction(
+        &self,
+        leadership: &LeadershipHandle,
+        transaction: Txn,
+    ) -> Result<TxnResponse, TransactionError> {
+        if !leadership.holds() {
             return Err(TransactionError::NotLeading);
         }
-        let Backing::Etcd(seat) = &self.backing else {
+        let Some(ticket) = leadership.ticket() else {
             return Err(TransactionError::Refused("this leadership was not won on etcd".into()));
         };
-        let seat = seat.clone();
-        let shared = Arc::clone(&seat.shared);
+        let (seat, cluster) = (Seat::of(Arc::clone(&self.shared), ticket), ticket.cluster);
         // On the renewing thread's runtime, where the connection lives.
-        let running = shared.spawn(async move { seat.guarded(TxnOp::txn(transaction)).await });
+        let running = self.shared.spawn(async move {
+            seat.is_in(cluster).await?;
+            seat.guarded(TxnOp::txn(transaction)).await
+        });
         let answer = running.await.map_err(|stopped| TransactionError::Unconfirmed(stopped.to_string()))?;
         let answer = answer.map_err(|trouble| match trouble.remedy {
             Remedy::Request | Remedy::Human => TransactionError::Refused(trouble.message),
@@ -59,6 +68,23 @@ impl Leadership {
         match answer.op_responses().into_iter().next() {
             Some(TxnOpResponse::Txn(inner)) => Ok(inner),
             _ => Err(TransactionError::Unconfirmed("etcd's answer has not the form of the question".into())),
+        }
+    }
+}
+
+impl Seat {
+    /// Fails unless this is the cluster that the term was won in: another one, restored from the same snapshot, may
+    /// have the same key with the same revision.
+    async fn is_in(&self, cluster: u64) -> Result<(), Trouble> {
+        if self.shared.cluster().is_none() {
+            self.read(self.key.clone()).await?;
+        }
+        match self.shared.cluster() {
+            Some(known) if known == cluster => Ok(()),
+            _ => Err(Trouble {
+                remedy: Remedy::Human,
+                message: "this term was won in another cluster of etcd".into(),
+            }),
         }
     }
 }

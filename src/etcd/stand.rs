@@ -40,7 +40,7 @@ use super::{
 use crate::{
     candidate::{CampaignError, Event, Standing, Won},
     clock::Timestamp,
-    leadership::{Backing, ClusterId, Leadership, Tenure, Term},
+    leadership::{ClusterId, Leadership, Tenure, Term, Ticket},
     timing::{Backoff, Ttl},
     validity::SharedValidity,
 };
@@ -271,20 +271,20 @@ impl Attempt {
         let expired =
             || AttemptError::Again(Trouble::elsewhere("the lease expired before the win was verified"));
         let cluster = self.shared.cluster().ok_or_else(expired)?;
+        let (key, lease) = (self.key.clone(), self.lease.id().0);
         let term = Term {
             token: layout::token(created),
             cluster: ClusterId(cluster),
             name: standing.name.clone(),
             election: standing.election.clone(),
             validity: Arc::clone(&self.validity),
+            ticket: Some(Ticket { cluster, key, created: created.0, lease, ttl: self.ttl }),
         };
-        let (shared, key) = (Arc::clone(&self.shared), self.key.clone());
-        let seat = Seat { shared, key, created, lease: self.lease.id(), ttl: self.ttl };
         let until = self.validity.until().ok_or_else(expired)?;
         if !self.validity.holds_at(Timestamp::now()) {
             return Err(expired());
         }
-        let (leadership, tenure) = Leadership::new(term, Backing::Etcd(seat));
+        let (leadership, tenure) = Leadership::new(term);
         let elected = Elected { attempt: self, tenure, created, until };
         Ok((leadership, elected))
     }

@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     Seat, Shared,
     announcement::Announcement,
-    layout::{self, LeaseId},
+    layout::{self, LeaseId, Revision},
     lease::{Held, LeaseEnd, Renewal, short_pause},
     progress::Answer,
     queue::{Key, Place},
@@ -279,9 +279,10 @@ async fn delete_for(shared: &Shared, ticket: &Ticket) -> Result<Released, NotRel
 }
 
 impl Seat {
-    pub(crate) fn ticket(&self, cluster: ClusterId) -> Ticket {
-        let Self { key, created, lease, ttl, .. } = self;
-        Ticket { cluster: cluster.0, key: key.clone(), created: created.0, lease: lease.0, ttl: *ttl }
+    /// The place that a ticket names.
+    pub(super) fn of(shared: Arc<Shared>, ticket: &Ticket) -> Self {
+        let Ticket { key, created, lease, ttl, .. } = ticket.clone();
+        Self { shared, key, created: Revision(created), lease: LeaseId(lease), ttl }
     }
 
     /// Runs a transaction that does something only while our key is the one we won with; whether
@@ -379,7 +380,7 @@ impl Seat {
         Err(OrderError::Unconfirmed("another program writes to the same key".into()))
     }
 
-    async fn read(&self, key: Vec<u8>) -> Result<Option<KeyValue>, Trouble> {
+    pub(super) async fn read(&self, key: Vec<u8>) -> Result<Option<KeyValue>, Trouble> {
         let link = self.shared.links.link().await?;
         let known = self.shared.known();
         let mut client = link.kv();

@@ -43,7 +43,7 @@ use super::{
 use crate::{
     candidate::{CampaignError, Event, Standing, Won},
     clock::Timestamp,
-    leadership::{Backing, FencingToken, Leadership, Loss, Order as HolderOrder, Outcome, Term as Held},
+    leadership::{FencingToken, Leadership, Loss, Order as HolderOrder, Outcome, Term as Held},
     raft::{
         action::{Actions, Content, Effect, Input, Moment, Proposal, Tidings, Write},
         identity::Term,
@@ -366,10 +366,11 @@ impl<O: Outside> Driver<O> {
             name: self.identity.name().clone(),
             election: self.identity.election().clone(),
             validity: Arc::new(SharedValidity::new(until)),
+            ticket: None,
         };
-        let (leadership, tenure) = Leadership::new(term, Backing::Peers);
+        let (leadership, tenure) = Leadership::new(term);
         let _ = campaign.events.send(Event::Elected { token, until });
-        self.published.leading(Some(leadership.claim()));
+        self.published.leading(Some(leadership.handle()));
         self.reign = Some(Reign::new(tenure, campaign.events, until));
         let _ = campaign.won.send(Ok(leadership));
     }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    leadership::{Claim, FencingToken},
+    leadership::{FencingToken, LeadershipHandle},
     names::displayed,
     observe::Front,
     raft::{
@@ -57,7 +57,7 @@ pub(super) struct Published {
     /// When a leader, or as a leader a majority, was last heard, in nanoseconds of the boot-time clock.
     heard: AtomicU64,
     /// This server's own term, if it leads.
-    claim: Mutex<Option<Claim>>,
+    leadership: Mutex<Option<LeadershipHandle>>,
     /// What the core did not listen to.
     refusals: Mutex<Refusals>,
     /// Not kept by this: it asks for what is here.
@@ -75,7 +75,7 @@ impl Published {
             fronts: watch::Sender::new(None),
             committed: watch::Sender::new(committed),
             heard: AtomicU64::new(Timestamp::now().as_nanos()),
-            claim: Mutex::new(None),
+            leadership: Mutex::new(None),
             refusals: Mutex::default(),
             network: OnceLock::new(),
             syncs: OnceLock::new(),
@@ -134,8 +134,8 @@ impl Published {
         self.committed.send_replace(index);
     }
 
-    pub(super) fn leading(&self, claim: Option<Claim>) {
-        *locked(&self.claim) = claim;
+    pub(super) fn leading(&self, leadership: Option<LeadershipHandle>) {
+        *locked(&self.leadership) = leadership;
     }
 
     /// When this server last had company: a leader, or as a leader a majority.
@@ -191,9 +191,9 @@ impl Published {
     /// `None` of our own term, if the clock has ended it and the driver does not know yet.
     fn known(&self, leader: Leads, now: Timestamp) -> Option<Known> {
         let evidence = if leader.who == self.settings.me() {
-            let claim = locked(&self.claim);
-            let own = claim.as_ref().filter(|claim| claim.token() == leader.token)?;
-            // What is left first: if the claim still holds after that, it was more than nothing.
+            let leadership = locked(&self.leadership);
+            let own = leadership.as_ref().filter(|own| own.token() == leader.token)?;
+            // What is left first: if it still holds after that, it was more than nothing.
             let certain = own.remaining();
             own.holds().then_some(Evidence::Itself { certain })?
         } else {

@@ -3,7 +3,7 @@
 //! The election's loop writes to it, the HTTP thread reads. Each holds the lock for as long as it takes to
 //! copy a few words, and nothing is rendered, sent or awaited under it: no client can hold up the loop.
 //!
-//! A [`Claim`] says whether this process leads, at the moment when it is asked. Nothing here keeps that as a
+//! A [`LeadershipHandle`] says whether this process leads, at the moment when it is asked. Nothing here keeps that as a
 //! flag.
 
 use std::{
@@ -20,7 +20,7 @@ use leader_election::{
     CandidateName, ElectionName, FencingToken,
     candidate::{Backend, Event},
     clock::Timestamp,
-    leadership::Claim,
+    leadership::LeadershipHandle,
     observe::{Front, Fronts, Snapshot, State as Observed},
     peers::{Look, Peers, Tls},
 };
@@ -117,7 +117,7 @@ struct State {
 enum Stands {
     Outside,
     Behind(Option<FencingToken>),
-    Leads(Claim),
+    Leads(LeadershipHandle),
 }
 
 /// Names of tokens. `None`: asked for, and it has none that can be had.
@@ -171,11 +171,11 @@ impl Board {
         self.changed();
     }
 
-    /// This process leads, as long as the claim holds.
-    pub(crate) fn leading(&self, claim: Claim) {
+    /// This process leads, as long as that holds.
+    pub(crate) fn leading(&self, leadership: LeadershipHandle) {
         let mut state = self.state();
-        state.timeline.elected(claim.token(), SystemTime::now());
-        state.stands = Stands::Leads(claim);
+        state.timeline.elected(leadership.token(), SystemTime::now());
+        state.stands = Stands::Leads(leadership);
         drop(state);
         self.changed();
     }

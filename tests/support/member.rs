@@ -21,10 +21,7 @@ use std::{
     time::Duration,
 };
 
-use leader_election::{
-    Candidate,
-    peers::{Peers, Settings, Timing},
-};
+use leader_election::peers::{Peers, Settings, Timing};
 
 use super::{
     capture::{Captured, Mark},
@@ -76,7 +73,7 @@ async fn take_part(settings: Settings) {
             }
         }
     });
-    let mut candidate = Candidate::member(peers.clone());
+    let mut candidate = peers.candidate();
     loop {
         let leadership = match candidate.campaign().await {
             Ok(leadership) => leadership,

@@ -19,7 +19,7 @@ use std::{
 use leader_election::{
     Candidate, Leadership, Loss,
     candidate::Backend,
-    etcd::{self, Etcd},
+    etcd::Etcd,
     peers::{self, Peers, Secret, Timing},
     timing::Ttl,
 };
@@ -167,19 +167,15 @@ async fn stand(name: &str) {
     if let Ok(group) = env::var(PEERS) {
         let peers = member(name, &group);
         let reading = tokio::spawn(guarded::read_on(peers.clone(), Arc::clone(&diary), name.to_owned()));
-        let candidate = Candidate::member(peers.clone());
+        let candidate = peers.candidate();
         lead(name, candidate, &diary, &Guarded::Log(peers.clone()), backend::Backend::Peers).await;
         reading.abort();
         leave(peers).await;
     } else {
-        let endpoints = variable(ETCD);
-        let endpoints: Vec<_> =
-            endpoints.split(',').map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
-        let settings = etcd::Settings::new(endpoints).expect("settings");
-        let etcd = Etcd::start(settings).expect("a thread");
-        let (election, ttl) = (ELECTION.parse().expect("a name"), Ttl::new(TTL).expect("a TTL"));
-        let candidate = Candidate::new(etcd.clone(), election, name.parse().expect("a name"), ttl);
-        lead(name, candidate, &diary, &Guarded::Etcd, backend::Backend::Etcd).await;
+        let etcd = Etcd::connect(&variable(ETCD)).expect("endpoints, and a thread");
+        let ttl = Ttl::new(TTL).expect("a TTL");
+        let candidate = etcd.candidate(ELECTION).expect("a name").ttl(ttl).named(name).expect("a name");
+        lead(name, candidate, &diary, &Guarded::Etcd(etcd.clone()), backend::Backend::Etcd).await;
         leave(etcd).await;
     }
 }

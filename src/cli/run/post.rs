@@ -6,16 +6,15 @@ use std::{io, time::Duration};
 
 use leader_election::{
     FencingToken,
-    candidate::Event,
-    leadership::Claim,
+    candidate::{Event, Events},
+    leadership::LeadershipHandle,
     observe::{Front, Fronts},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::broadcast::{self, error::RecvError},
     time::Interval,
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use super::super::{heartbeat, journal::Journal, transcript::Happened};
 use crate::{
@@ -31,7 +30,7 @@ use crate::{
 
 pub(super) struct Post {
     journal: Journal,
-    events: broadcast::Receiver<Event>,
+    events: Events,
     fronts: Fronts,
     board: Board,
     /// When the board is told that the loop is alive.
@@ -45,14 +44,14 @@ pub(super) struct Post {
     kin: Kin,
     /// What `on-following` was last told, if anything: it is told of changes.
     following: bool,
-    claim: Option<Claim>,
+    leadership: Option<LeadershipHandle>,
     last_front: Option<Option<FencingToken>>,
 }
 
 impl Post {
     pub(super) fn new(
         journal: Journal,
-        events: broadcast::Receiver<Event>,
+        events: Events,
         board: Board,
         hooks: Hooks,
         kin: Kin,
@@ -69,7 +68,7 @@ impl Post {
             child_ended: signal(SignalKind::child())?,
             kin,
             following: false,
-            claim: None,
+            leadership: None,
             last_front: None,
         })
     }
@@ -82,17 +81,13 @@ impl Post {
     pub(super) async fn next(&mut self) -> bool {
         tokio::select! {
             biased;
-            event = self.events.recv() => match event {
-                Ok(event) => self.event(event),
-                Err(RecvError::Lagged(missed)) => warn!(missed, "log lines were left out"),
-                Err(RecvError::Closed) => std::future::pending().await,
-            },
+            Some(event) = self.events.next() => self.event(event),
             front = self.fronts.next() => self.front(front),
             _ = self.child_ended.recv() => drop(self.kin.reap_strays()),
             _ = self.alive.tick() => self.board.tick(),
             () = self.systemd.feed() => {}
             due = self.hooks.of_term() => {
-                let of_ours = self.claim.as_ref().is_some_and(|claim| claim.token() == due.term);
+                let of_ours = self.leadership.as_ref().is_some_and(|leadership| leadership.token() == due.term);
                 self.hook = of_ours.then_some(due);
                 return of_ours;
             }
@@ -115,7 +110,7 @@ impl Post {
     fn event(&mut self, event: Event) {
         self.board.event(&event);
         self.systemd.event(&event);
-        if matches!(event, Event::Following { .. }) && self.claim.is_none() {
+        if matches!(event, Event::Following { .. }) && self.leadership.is_none() {
             self.follow();
         }
         self.journal.event(event);
@@ -127,27 +122,27 @@ impl Post {
             _ => None,
         };
         if self.last_front.replace(leader) != Some(leader) {
-            let of_ours = self.claim.as_ref().map(term).unwrap_or_default();
+            let of_ours = self.leadership.as_ref().map(term).unwrap_or_default();
             self.hooks.call(Occasion::Change(leader), of_ours);
         }
         self.journal.seen(front);
     }
 
     /// This process leads from now on.
-    pub(super) fn leading(&mut self, claim: Claim) {
+    pub(super) fn leading(&mut self, leadership: LeadershipHandle) {
         self.following = false;
-        self.board.leading(claim.clone());
-        self.hooks.call(Occasion::Leading(claim.token()), term(&claim));
-        self.claim = Some(claim);
+        self.board.leading(leadership.clone());
+        self.hooks.call(Occasion::Leading(leadership.token()), term(&leadership));
+        self.leadership = Some(leadership);
     }
 
     /// The command is gone, and the term is over, or about to be given up.
     pub(super) fn stepped_down(&mut self) {
-        let Some(claim) = self.claim.take() else { return };
+        let Some(leadership) = self.leadership.take() else { return };
         self.hook = None;
-        self.hooks.over(claim.token());
+        self.hooks.over(leadership.token());
         self.following = true;
-        self.hooks.call(Occasion::Following, term(&claim));
+        self.hooks.call(Occasion::Following, term(&leadership));
     }
 
     /// The command of this term runs.
@@ -180,7 +175,7 @@ impl Post {
 
     /// Passes on what is left, and waits for the hooks that are due.
     pub(super) async fn finish(mut self) {
-        while let Ok(event) = self.events.try_recv() {
+        while let Some(event) = self.events.try_next() {
             self.event(event);
         }
         self.hooks.finish().await;
@@ -193,10 +188,10 @@ impl Post {
     }
 
     fn token(&self) -> Option<u64> {
-        self.claim.as_ref().map(|claim| claim.token().get())
+        self.leadership.as_ref().map(|leadership| leadership.token().get())
     }
 }
 
-fn term(claim: &Claim) -> environment::Variables {
-    environment::of_term(claim.token(), claim.cluster())
+fn term(leadership: &LeadershipHandle) -> environment::Variables {
+    environment::of_term(leadership.token(), leadership.cluster())
 }

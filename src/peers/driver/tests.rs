@@ -15,7 +15,6 @@ use crate::{
     observe::Front,
     peers::{Group, Missed, Peers, ProposeError, Settings, Shared, StoreError, Timing},
     raft::{action::Stored, core::Config, membership::Franchise, message::Limits},
-    timing::Ttl,
 };
 
 /// Longer than anything here takes, however busy the machine is.
@@ -114,8 +113,7 @@ impl Members {
     }
 
     fn candidate(&self, place: usize) -> Candidate<Peers> {
-        let name = self.peers[place].settings().name().clone();
-        Candidate::new(self.peers[place].clone(), "leader".parse().unwrap(), name, Ttl::DEFAULT)
+        self.peers[place].candidate()
     }
 
     fn cut_off(&self, place: usize) {
@@ -270,7 +268,7 @@ async fn contract_6_a_candidate_that_is_cut_off_says_so_and_comes_back() {
     let mut events = candidate.subscribe();
     let standing = tokio::spawn(async move { candidate.campaign().await });
     let mut until = async |wanted: fn(&Event) -> bool| {
-        soon("the event", async { while !wanted(&events.recv().await.unwrap()) {} }).await;
+        soon("the event", async { while !wanted(&events.next().await.unwrap()) {} }).await;
     };
     until(|event| matches!(event, Event::Following { .. })).await;
     members.cut_off(place);
@@ -367,11 +365,7 @@ async fn a_restarted_server_knows_what_was_committed_once_a_leader_is_there() {
     let (inbox, messages) = mpsc::channel(16);
     let switch = Switch { cut: Arc::default(), inboxes: Arc::new(vec![inbox]) };
     let first = start(0, 1, Window::DEFAULT, &disk, &switch, messages);
-    let candidate = |peers: &Peers| {
-        let name = peers.settings().name().clone();
-        Candidate::new(peers.clone(), "leader".parse().unwrap(), name, Ttl::DEFAULT)
-    };
-    let leadership = soon("a leader", candidate(&first).campaign()).await.unwrap();
+    let leadership = soon("a leader", first.candidate().campaign()).await.unwrap();
     first.propose(&leadership, *b"kept").await.unwrap();
     let token = leadership.token();
     drop((leadership, first));
@@ -380,7 +374,7 @@ async fn a_restarted_server_knows_what_was_committed_once_a_leader_is_there() {
     let second = start(0, 1, Window::DEFAULT, &disk, &switch, messages);
     let mut records = second.committed(0);
     assert!(timeout(Duration::ZERO, records.next()).await.is_err(), "nothing is committed for certain yet");
-    let leadership = soon("a leader", candidate(&second).campaign()).await.unwrap();
+    let leadership = soon("a leader", second.candidate().campaign()).await.unwrap();
     assert!(leadership.token() > token);
     let record = soon("the record", records.next()).await.unwrap().unwrap();
     assert_eq!((&record.bytes[..], record.token), (&b"kept"[..], token));

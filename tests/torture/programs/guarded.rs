@@ -5,6 +5,7 @@ use std::sync::Arc;
 use etcd_client::{Txn, TxnOp};
 use leader_election::{
     Leadership,
+    etcd::Etcd,
     peers::{Missed, Peers, ProposeError, Record},
 };
 
@@ -12,7 +13,7 @@ use super::{Diary, WRITES};
 use crate::history::{At, What};
 
 pub(super) enum Guarded {
-    Etcd,
+    Etcd(Etcd),
     Log(Peers),
 }
 
@@ -20,7 +21,7 @@ impl Guarded {
     /// Writes, and waits for what becomes of it.
     pub(super) async fn write(&self, leadership: &Leadership, number: u64, who: &str, diary: &Diary) {
         match self {
-            Self::Etcd => {
+            Self::Etcd(etcd) => {
                 let token = leadership.token();
                 let put = Txn::new().and_then([TxnOp::put(
                     format!("{WRITES}{token}/{number}"),
@@ -28,7 +29,7 @@ impl Guarded {
                     None,
                 )]);
                 // What becomes of it is read in the end.
-                let _ = leadership.transaction(put).await;
+                let _ = etcd.transaction(leadership, put).await;
             }
             Self::Log(peers) => propose(peers, leadership, number, who, diary).await,
         }
