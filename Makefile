@@ -35,7 +35,7 @@ lint: build-deps
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --lib --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
-	if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo 'skipped: cargo-deny is not installed'; fi
+	sh scripts/deny.sh
 
 verify: lint test
 
