@@ -36,13 +36,14 @@ echo "with $($COMPOSE version | head -n 1), engine $(docker version -f '{{.Serve
 
 readonly PROJECT=leader-election-test-$$
 export ELECT_IMAGE=$PROJECT
-export ETCD_PORT=0 # a free one: a developer's own etcd may have 2378
+export ETCD_PORT=0 PAGE1_PORT=0 PAGE2_PORT=0 PAGE3_PORT=0 # free ones: a developer's own etcd may have 2378
 scratch=$(mktemp -d)
 declare -A id=() mark=()
 passed=0 failed=0 finished=no
 
 servers_file() { $COMPOSE -p "$PROJECT" -f docker-compose.yaml "$@"; }
 etcd_file() { $COMPOSE -p "$PROJECT" -f docker-compose-etcd.yaml "$@"; }
+cluster_file() { $COMPOSE -p "$PROJECT" -f docker-compose-etcd-cluster.yaml "$@"; }
 quietly() { # a command's output only if it fails; orphans are expected
     "$@" >"$scratch/log" 2>&1 || {
         cat "$scratch/log" >&2
@@ -62,6 +63,7 @@ tear_down() {
     fi
     servers_file down -t 1 --volumes --remove-orphans >/dev/null 2>&1 || true
     etcd_file down -t 1 --volumes --remove-orphans >/dev/null 2>&1 || true
+    cluster_file down -t 1 --volumes --remove-orphans >/dev/null 2>&1 || true
     docker image rm -f "$ELECT_IMAGE" >/dev/null 2>&1 || true
     # What the classic builder leaves of the build stage; the label is the Dockerfile's.
     docker container prune -f --filter label=leader-election.stage=build >/dev/null 2>&1 || true
@@ -293,6 +295,10 @@ for name in $SERVERS; do
 done
 leader=$(leaders)
 echo "the leader is $leader"
+# Asked from inside, as the port outside is any.
+says() { docker exec "${id[$1]}" bash -c 'exec 3<>/dev/tcp/127.0.0.1/8080 && printf "GET %s HTTP/1.0\r\n\r\n" '"$2"' >&3 && cat <&3'; }
+check "the leader's page is served" grep -q '<title>Election' <(says "$leader" /)
+check "and published on this machine only" grep -q '^127\.0\.0\.1:' <(docker port "${id[$leader]}" 8080/tcp)
 check "the leader refreshes its lease each second" within 10 printed_times "$leader" 'Refreshing lease; still the leader.' 4
 for name in $SERVERS; do
     check "$name becomes healthy" within 60 healthy "$name"
@@ -402,6 +408,32 @@ read -r terms overlap <<<"$(terms_and_overlap)"
 echo "$terms terms of leadership, by the times of their log lines"
 # The engine stamps a line when it reads it, which on a busy machine is a little later.
 check "at no time did two lead (overlap: $overlap ms)" at_most "$overlap" 100
+
+# --- three members of etcd in place of one
+
+quietly servers_file down -t 5 --remove-orphans # the one etcd is an orphan to it
+quietly cluster_file up -d
+for name in etcd1 etcd2 etcd3; do
+    id[$name]=$(cluster_file ps -q "$name")
+done
+for name in etcd1 etcd2 etcd3; do
+    require "$name becomes healthy" within 60 healthy "$name"
+done
+quietly servers_file up -d --no-build
+for name in $SERVERS; do
+    id[$name]=$(servers_file ps -q "$name") mark[$name]=0
+done
+require "on three members one server leads and the others follow" within 30 settled
+quietly cluster_file kill etcd1
+mark_logs
+# It may have been the one that led etcd, and then a lease may have ended.
+one_leads_on() {
+    leader=$(leaders)
+    [ -n "$leader" ] && printed_times "$leader" 'Refreshing lease; still the leader.' $((TTL * 2))
+}
+require "one leads on with one member gone" within 30 one_leads_on
+quietly servers_file kill "$leader"
+require "another one takes over on the two that are left" within $((TTL + 20)) settled
 
 summary
 [ "$failed" = 0 ]
