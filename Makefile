@@ -1,7 +1,7 @@
 # `make demo` and `make test` need nothing but Rust: what else they use is installed from
 # Debian's packages where it lacks, or named where that can't be done.
 
-.PHONY: help demo test lint verify fix bench torture simulate replay many model fuzz soak release install uninstall build-deps test-deps
+.PHONY: help demo test lint verify fix bench torture simulate replay many model fuzz soak release static deb image install uninstall build-deps test-deps
 
 help:
 	@echo 'make demo    three servers, one leader: kill it by a key, and watch another take over'
@@ -18,6 +18,9 @@ help:
 	@echo 'make bench   measure beside etcdctl, Go and a bare program; writes docs/benchmarks.md (40 minutes)'
 	@echo 'make bench WHAT="handoff idle"  some of it, written beside what was built; BENCH_QUICK=1: few trials'
 	@echo 'make install the binary, its manual, completions and systemd units, into PREFIX (/usr/local)'
+	@echo 'make deb     the same as a package of Debian, beside what was built'
+	@echo 'make static  a binary that needs nothing of the machine that it runs on'
+	@echo 'make image   a container image: leader-election'
 
 demo: build-deps
 	cargo run --quiet --bin elect -- demo
@@ -85,8 +88,32 @@ fuzz: build-deps
 soak: build-deps
 	MINUTES=$(or $(MINUTES),10) cargo test --test soak minutes -- --ignored --exact --nocapture
 
+# Where it was built is not in it, so whoever builds the same source with the same Rust gets the same bytes.
+HOME_OF_CARGO = $(or $(CARGO_HOME),$(HOME)/.cargo)
+REMAPPED = $(RUSTFLAGS) --remap-path-prefix=$(HOME_OF_CARGO)=/cargo --remap-path-prefix=$(CURDIR)=/elect \
+	$(if $(CARGO_TARGET_DIR),--remap-path-prefix=$(abspath $(CARGO_TARGET_DIR))=/elect/target)
+
 release: build-deps
-	cargo build --release --locked --bin elect
+	RUSTFLAGS='$(REMAPPED)' cargo build --release --locked --bin elect
+
+# With musl, which Rust brings and Debian's compiler for it (ring has C in it). Where rustup has no such target for this machine it says so.
+MUSL = $(shell uname -m)-unknown-linux-musl
+
+static: build-deps
+	@sh scripts/install.sh musl-gcc:musl-tools
+	rustup target add $(MUSL)
+	CC_$(subst -,_,$(MUSL))=musl-gcc RUSTFLAGS='$(REMAPPED)' cargo build --release --locked --bin elect --target $(MUSL)
+	@echo 'built $(or $(CARGO_TARGET_DIR),target)/$(MUSL)/release/elect'
+
+# ELECT_BINARY=FILE packs that one, the static one say, and compiles nothing. So for `image`.
+deb: $(if $(ELECT_BINARY),,release)
+	sh scripts/deb.sh '$(BINARY)' '$(or $(CARGO_TARGET_DIR),target)'
+
+# Nothing is in it but Debian, the binary, and wait-for-it.sh.
+IMAGE = leader-election
+
+image: $(if $(ELECT_BINARY),,release)
+	sh scripts/image.sh '$(BINARY)' '$(IMAGE)'
 
 # Where Debian looks. PREFIX=/usr is for packages; DESTDIR goes in front of everything, for the same.
 # ELECT_BINARY=FILE installs that one and compiles nothing, as under sudo, where there is no cargo:
@@ -103,11 +130,12 @@ BASH_COMPLETIONS = $(INTO)/share/bash-completion/completions
 ZSH_COMPLETIONS = $(INTO)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 FISH_COMPLETIONS = $(INTO)/share/fish/vendor_completions.d
 UNITS = $(INTO)/lib/systemd/system
+USERS = $(INTO)/lib/sysusers.d
 SETTINGS = $(DESTDIR)/etc/default
 
 install: $(if $(ELECT_BINARY),,release)
 	install -D -m 755 '$(BINARY)' '$(INTO)/bin/elect'
-	install -d '$(MAN)' '$(BASH_COMPLETIONS)' '$(ZSH_COMPLETIONS)' '$(FISH_COMPLETIONS)' '$(UNITS)' '$(SETTINGS)'
+	install -d '$(MAN)' '$(BASH_COMPLETIONS)' '$(ZSH_COMPLETIONS)' '$(FISH_COMPLETIONS)' '$(UNITS)' '$(USERS)' '$(SETTINGS)'
 	'$(BINARY)' man '$(MAN)'
 	'$(BINARY)' completions bash >'$(BASH_COMPLETIONS)/elect'
 	'$(BINARY)' completions zsh >'$(ZSH_COMPLETIONS)/_elect'
@@ -115,6 +143,7 @@ install: $(if $(ELECT_BINARY),,release)
 	for unit in elect@.service elect-run@.service; do \
 		sed 's|/usr/bin/elect|$(PREFIX)/bin/elect|' "deploy/systemd/$$unit" >"$(UNITS)/$$unit" || exit 1; \
 	done
+	install -m 644 deploy/systemd/sysusers.conf '$(USERS)/elect.conf'
 	chmod 644 '$(MAN)'/elect*.1 '$(BASH_COMPLETIONS)/elect' '$(ZSH_COMPLETIONS)/_elect' \
 		'$(FISH_COMPLETIONS)/elect.fish' '$(UNITS)'/elect@.service '$(UNITS)'/elect-run@.service
 	@# Somebody's settings are never written over, nor removed.
@@ -123,7 +152,7 @@ install: $(if $(ELECT_BINARY),,release)
 uninstall:
 	rm -f '$(INTO)/bin/elect' '$(MAN)/elect.1' '$(MAN)'/elect-*.1 '$(BASH_COMPLETIONS)/elect' \
 		'$(ZSH_COMPLETIONS)/_elect' '$(FISH_COMPLETIONS)/elect.fish' \
-		'$(UNITS)/elect@.service' '$(UNITS)/elect-run@.service'
+		'$(UNITS)/elect@.service' '$(UNITS)/elect-run@.service' '$(USERS)/elect.conf'
 
 build-deps:
 	@sh scripts/install.sh protoc:protobuf-compiler /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev

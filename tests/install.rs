@@ -20,7 +20,7 @@ use support::{
 use tempfile::TempDir;
 
 /// Each file under PREFIX, as Debian's policy has it, and its mode.
-const FILES: [(&str, u32); 14] = [
+const FILES: [(&str, u32); 15] = [
     ("bin/elect", 0o755),
     ("share/man/man1/elect.1", 0o644),
     ("share/man/man1/elect-server.1", 0o644),
@@ -35,6 +35,7 @@ const FILES: [(&str, u32); 14] = [
     ("share/fish/vendor_completions.d/elect.fish", 0o644),
     ("lib/systemd/system/elect@.service", 0o644),
     ("lib/systemd/system/elect-run@.service", 0o644),
+    ("lib/sysusers.d/elect.conf", 0o644),
 ];
 
 /// What systemd may think of the server's unit, from 0 (sealed) to 10 (open). It says 1.3 today.
@@ -96,6 +97,39 @@ fn everything_is_where_debian_looks_for_it_with_the_mode_it_should_have() {
     }
     assert!(installed.settings().is_file());
     tool::succeeds(Command::new(installed.file("bin/elect")).arg("--version"));
+}
+
+#[test]
+fn debians_package_has_the_same_files_and_the_same_bytes_each_time() {
+    let Some(dpkg_deb) = tool::find_where_present("dpkg-deb") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let build = |name: &str| {
+        let into = dir.path().join(name);
+        let mut make = Command::new("make");
+        make.current_dir(env!("CARGO_MANIFEST_DIR")).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+        // Compressing a binary with its symbols takes most of a minute.
+        make.env("CARGO_TARGET_DIR", &into).env("DPKG_DEB_COMPRESSOR_TYPE", "none");
+        tool::succeeds(make.args(["deb", concat!("ELECT_BINARY=", env!("CARGO_BIN_EXE_elect"))]));
+        let made: Vec<_> = fs::read_dir(&into).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let [package] = &made[..] else { panic!("{made:?}") };
+        package.clone()
+    };
+    let [first, second] = ["first", "second"].map(build);
+    assert!(fs::read(&first).unwrap() == fs::read(second).unwrap(), "it differs from build to build");
+
+    let unpacked = dir.path().join("unpacked");
+    tool::succeeds(Command::new(&dpkg_deb).arg("-x").arg(&first).arg(&unpacked));
+    for (name, mode) in FILES {
+        let name = if name.ends_with(".1") { format!("{name}.gz") } else { name.to_owned() };
+        let found = fs::metadata(unpacked.join("usr").join(&name)).unwrap_or_else(|_| panic!("no {name}"));
+        assert_eq!(found.permissions().mode() & 0o777, mode, "{name}");
+    }
+    let version = tool::succeeds(Command::new(unpacked.join("usr/bin/elect")).arg("--version"));
+    let field = |name: &str| tool::succeeds(Command::new(&dpkg_deb).arg("-f").arg(&first).arg(name));
+    assert_eq!(version.trim(), format!("elect {}", field("Version").trim()));
+    assert!(field("Depends").contains("libc6 (>= 2."), "{}", field("Depends"));
+    let settings = tool::succeeds(Command::new(&dpkg_deb).args(["-I"]).arg(&first).arg("conffiles"));
+    assert_eq!(settings, "/etc/default/elect\n");
 }
 
 #[test]
@@ -229,6 +263,33 @@ fn systemd_takes_the_units_and_finds_the_server_well_sealed() {
     let (_, level) = judged.split_once("Overall exposure level for").expect("a verdict");
     let level: f32 = level.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(level <= EXPOSURE_AT_MOST, "{judged}");
+}
+
+#[test]
+fn the_user_that_a_unit_names_is_one_that_systemd_makes_from_the_file_beside_it() {
+    let Some(sysusers) = tool::find_where_present("systemd-sysusers") else { return };
+    let installed = Installed::for_a_package();
+    let root = installed.dir.path();
+    installed.file("lib/sysusers.d/elect.conf");
+    tool::succeeds(Command::new(sysusers).arg(format!("--root={}", root.display())));
+    let users = fs::read_to_string(root.join("etc/passwd")).unwrap();
+    let unit = fs::read_to_string(installed.file("lib/systemd/system/elect-run@.service")).unwrap();
+    let user = unit.lines().find_map(|line| line.strip_prefix("User=")).expect("a user");
+    assert!(users.lines().any(|line| line.starts_with(&format!("{user}:"))), "{users}");
+}
+
+/// A member keeps its votes: where the unit says, whatever the instance is called, and for itself alone.
+#[test]
+fn a_member_that_a_unit_starts_keeps_its_votes_in_the_units_directory() {
+    let installed = Installed::for_a_package();
+    for unit in ["elect@.service", "elect-run@.service"] {
+        let text = fs::read_to_string(installed.file(&format!("lib/systemd/system/{unit}"))).unwrap();
+        let directory = text.lines().find_map(|line| line.strip_prefix("StateDirectory=")).expect("one");
+        assert!(directory.ends_with("/%i"), "{unit}: instances share {directory}");
+        for line in ["StateDirectoryMode=0700", "LimitCORE=0", "LoadCredential=elect.password"] {
+            assert!(text.lines().any(|found| found == line), "{unit} lacks {line}");
+        }
+    }
 }
 
 #[test]
