@@ -18,6 +18,7 @@ use crate::{
     config::{self, Config, Endpoints, Range, UsageError, Usual},
     descriptors,
     log::{self, Format, Stream},
+    secrecy,
     status::Address,
 };
 
@@ -262,6 +263,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
         Command::Server { name, name_flag, stands, shared } => {
             let config = Config::merge(shared)?;
+            secrecy::close(&config)?;
             let usual = Usual { name: server::nameless, timing: Timing::DEFAULT };
             let standing = config.standing(name_flag.or(name), stands, usual)?;
             log::start(config.log_format, Stream::Stdout)?;
@@ -270,12 +272,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Observe { json, shared } => {
             let config = Config::merge(shared)?;
+            secrecy::close(&config)?;
             log::start(config.log_format, Stream::Stderr)?;
             warn_of_environment(&config);
             runtime.block_on(observe::run(config, json))
         }
         Command::Status { json, shared } => {
             let config = Config::merge(shared)?;
+            secrecy::close(&config)?;
             log::start(config.log_format, Stream::Stderr)?;
             warn_of_environment(&config);
             runtime.block_on(status::run(config, json))

@@ -23,8 +23,8 @@ use leader_election::{
 };
 use serde::Deserialize;
 
-use self::group::Member;
 pub(crate) use self::group::{Peers, Range};
+use self::{exposure::Exposed, group::Member};
 use crate::{
     cli::{Shared, Stands},
     effects::{contain::Contain, restart::Restart},
@@ -33,6 +33,7 @@ use crate::{
     status::Address,
 };
 
+mod exposure;
 mod group;
 
 /// Where etcd is unless somebody says otherwise: its own default.
@@ -54,6 +55,10 @@ pub(crate) struct Config {
     pub(crate) log_format: Format,
     /// Whether nothing says where etcd is.
     pub(crate) uses_default_endpoint: bool,
+    /// Whether a password, a key or a secret is part of it.
+    pub(crate) knows_a_secret: bool,
+    /// What is risky about it.
+    pub(crate) warnings: Vec<String>,
     file: File,
 }
 
@@ -217,6 +222,10 @@ impl Config {
             cert: flags.cert.as_deref().or(file.cert.as_deref()),
             key: flags.key.as_deref().or(file.key.as_deref()),
         };
+        let mut warnings = exposed(&login, certificates, &member);
+        let knows_a_secret =
+            login.password.is_some() || certificates.key.is_some() || member.secret_file.is_some();
+        let logs_in = login.password.is_some();
         let backend = match group {
             None => Backend::Etcd(on_etcd(endpoints, login, certificates, &member)?),
             Some(group) => Backend::Peers(among_peers(group, endpoints, &login, certificates, member)?),
@@ -228,7 +237,16 @@ impl Config {
             (None, None) => DEFAULT_ELECTION.parse().expect("the default is a valid name"),
         };
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
-        Ok(Self { backend, election, log_format, uses_default_endpoint, file })
+        if let Backend::Etcd(settings) = &backend
+            && logs_in
+            && let Some(endpoint) = in_the_clear(settings)
+        {
+            warnings.push(format!(
+                "--user: the password goes to '{endpoint}' in the clear, for all on the way to read; have etcd speak TLS \
+                 (--cacert, or https://)"
+            ));
+        }
+        Ok(Self { backend, election, log_format, uses_default_endpoint, knows_a_secret, warnings, file })
     }
 
     /// The keys of the configuration file, if there is one.
@@ -428,6 +446,26 @@ fn among_peers(
     Ok(Peers { group, tls: certificates.read()?, member })
 }
 
+/// Warns of files that other users can get at.
+fn exposed(login: &Login, certificates: Certificates<'_>, member: &Member) -> Vec<String> {
+    let password = match &login.password {
+        Some(Password::InFile(path)) => Some(path.as_path()),
+        Some(Password::Given(_)) | None => None,
+    };
+    let files = [
+        ("--password-file", password),
+        ("--key", certificates.key),
+        ("--secret-file", member.secret_file.as_deref()),
+    ];
+    files.into_iter().filter_map(|(flag, path)| Exposed::warning(flag, path?)).collect()
+}
+
+/// An endpoint elsewhere to which nothing is encrypted.
+fn in_the_clear(settings: &etcd::Settings) -> Option<&Endpoint> {
+    let plain = settings.tls().is_none();
+    settings.endpoints().iter().find(|endpoint| plain && !endpoint.wants_tls() && !endpoint.is_loopback())
+}
+
 /// The files of TLS, by whichever backend they are for.
 #[derive(Clone, Copy)]
 struct Certificates<'a> {
@@ -524,6 +562,32 @@ fn without_line_break(secret: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_over_a_network_without_tls_is_warned_of() {
+        let password = tempfile::NamedTempFile::new().unwrap();
+        fs::write(password.path(), "secret").unwrap();
+        let warnings = |etcd: &str, user: Option<&str>| {
+            let flags = Shared {
+                etcd: Some(vec![etcd.parse().unwrap()]),
+                user: user.map(str::to_owned),
+                password_file: user.map(|_| password.path().to_owned()),
+                ..Shared::default()
+            };
+            let config = Config::of(flags, File::default()).unwrap();
+            assert_eq!(config.knows_a_secret, user.is_some());
+            config.warnings
+        };
+        for quiet in ["localhost:2379,127.0.0.1:1,[::1]:2", "https://etcd:2379", "a.localhost:1"] {
+            assert_eq!(warnings(quiet, Some("user")), [""; 0], "{quiet}");
+        }
+        assert_eq!(warnings("etcd:2379", None), [""; 0]);
+        for loud in ["etcd:2379", "http://10.0.0.1:1", "localhost:1,[2001:db8::1]:2"] {
+            let said = warnings(loud, Some("user"));
+            assert!(said.len() == 1 && said[0].contains("in the clear"), "{loud}: {said:?}");
+            assert!(said[0].starts_with("--user: ") && !said[0].contains("localhost"), "{said:?}");
+        }
+    }
 
     /// A file is a configuration, or an error on one bounded line that repeats no value.
     #[test]

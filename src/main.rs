@@ -8,6 +8,7 @@ mod descriptors;
 mod effects;
 mod log;
 mod proof;
+mod secrecy;
 mod status;
 
 fn main() -> ExitCode {

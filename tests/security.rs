@@ -29,6 +29,7 @@ use support::{
     metrics::Watches,
     on_each_etcd,
     pki::{KeyAndCert, Pki},
+    privilege::Programs,
     proxy::Proxy,
     runtime::wait_within,
     server::{CHANGE, FOLLOWER, LEADER, REFRESHING},
@@ -420,6 +421,32 @@ on_each_etcd! {
             assert_says(&said, &["certificate", "--cert"]);
         }
     }
+}
+
+/// Its guard and its supervisor know the password, and are of the same user as the command.
+#[test]
+fn a_command_cannot_read_the_password_from_those_that_started_it() {
+    let Some(programs) = Programs::copy() else { return };
+    let ancestors = r#"
+        p=$PPID
+        for _ in init guard supervisor; do
+            if environ=$(tr '\0' '\n' </proc/$p/environ) 2>/dev/null; then echo "open: $environ"; else echo closed; fi
+            p=$(sed -n 's/^PPid:\t//p' /proc/$p/status)
+        done
+        echo looked"#;
+    let seen = |elect: Elect| {
+        let run = elect.args(["--once", "--", "sh", "-c", ancestors]).start();
+        run.wait_for_line("looked", SOON);
+        let lines = run.stdout();
+        assert!(!lines.iter().any(|line| line.contains(PASSWORD)), "{lines:#?}");
+        let found = lines.into_iter().filter(|line| line.starts_with("open: ") || line == "closed");
+        found.map(|line| line == "closed").collect::<Vec<_>>()
+    };
+    let open = Etcd::start(EtcdVersion::V3_7);
+    assert_eq!(seen(programs.run_as_nobody("a", &open.endpoint(), "2s")), [false; 3], "nothing to hide");
+    let etcd = etcd_with_user(EtcdVersion::V3_7, LONG_LIFETIME);
+    let elect = logged_in(programs.run_as_nobody("a", &etcd.endpoint(), "2s"));
+    assert_eq!(seen(elect), [false, true, true], "the command's init knows nothing");
 }
 
 /// Who leads since when is in a key beside the queue. Who may not see that must still see who leads.

@@ -27,9 +27,12 @@ pub(super) fn without_empty(command: Command) -> Command {
     command.mut_args(arguments).mut_subcommands(without_empty)
 }
 
-/// Warns about each `ELECT_…` that is set and means nothing, as it may be a setting that is misspelt, and about
-/// endpoints that only etcdctl reads.
+/// Warns about each `ELECT_…` that is set and means nothing, as it may be a setting that is misspelt, about endpoints that
+/// only etcdctl reads, and about what is risky.
 pub(super) fn warn(command: &Command, config: &Config) {
+    for warning in &config.warnings {
+        log::problem(warning);
+    }
     for name in unknown(command, env::vars_os().map(|(name, _)| name)) {
         log::problem(&format!(
             "{name} is ignored: it is no setting of elect; `elect help server` lists them"

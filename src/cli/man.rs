@@ -5,8 +5,9 @@
 //! Hidden commands have none.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     io::{self, Write, stdout},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -17,6 +18,7 @@ use clap_mangen::{
     Man,
     roff::{Roff, roman},
 };
+use nix::libc::O_NOFOLLOW;
 
 /// Prints `elect.1`, or writes all pages into `dir`, which is made if it is not there.
 pub(super) fn run(elect: Command, dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
@@ -37,9 +39,16 @@ fn write_all(elect: &Command, dir: &Path) -> io::Result<()> {
     let commands = elect.get_subcommands().filter(|command| !command.is_hide_set());
     for command in [elect].into_iter().chain(commands) {
         let name = command.get_display_name().unwrap_or_else(|| command.get_name());
-        fs::write(dir.join(format!("{name}.1")), page(command)?)?;
+        write(&dir.join(format!("{name}.1")), &page(command)?)?;
     }
     Ok(())
+}
+
+/// Writes a file, but not to where a link leads: it is mostly root who does it.
+fn write(path: &Path, page: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(O_NOFOLLOW);
+    options.open(path)?.write_all(page)
 }
 
 /// One page, in the order that manual pages have.
@@ -92,6 +101,10 @@ mod tests {
         pages.sort_unstable();
         assert_eq!(pages, ["elect-server.1", "elect.1"]);
         let front = fs::read_to_string(dir.join("elect.1")).unwrap();
+        // A page that is there is written over; one that is a link is not.
+        std::os::unix::fs::symlink("elsewhere", dir.join("link.1")).unwrap();
+        fs::rename(dir.join("link.1"), dir.join("elect-server.1")).unwrap();
+        assert!(write_all(&elect, dir).is_err() && !dir.join("elsewhere").exists());
         assert!(front.contains("server") && !front.contains("guard"), "{front}");
     }
 }

@@ -62,6 +62,7 @@ use crate::{
     },
     log,
     proof::written,
+    secrecy,
 };
 
 mod attendant;
@@ -83,6 +84,7 @@ const DISMISS_WITHIN: Duration = Duration::from_secs(1);
 pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     let explain = flags.explain;
     let (config, options) = flags.merge()?;
+    secrecy::close(&config)?;
     let containment = Containment::decide(options.contain).map_err(UsageError)?;
     if explain {
         write!(io::stdout(), "{}\nContainment: {containment}.\n", options.budget)
@@ -131,6 +133,7 @@ async fn stand<B: Backend>(
 /// Guards what [`run`] runs. It is given the same flags.
 pub(super) async fn guard(flags: Flags, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let (config, options) = flags.merge()?;
+    secrecy::close(&config)?;
     log::start(config.log_format, log::Stream::Stderr)?;
     let variables = environment::of_candidate(&options.standing.name, &config.election);
     let etcd = match options.standing.place {

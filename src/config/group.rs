@@ -5,7 +5,6 @@ use std::{
     ffi::OsString,
     fs,
     io::Read as _,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -17,7 +16,7 @@ use leader_election::{
 };
 use ring::digest::{SHA256, digest};
 
-use super::UsageError;
+use super::{UsageError, exposure::Exposed};
 use crate::proof::written;
 
 /// A group, as all commands know it.
@@ -154,17 +153,15 @@ fn secret_in(path: &Path) -> Result<Secret, UsageError> {
     let wrong = |problem: String| UsageError(format!("--secret-file {}: {problem}", path.display()));
     let read = |path: &Path| {
         let mut file = fs::File::open(path)?;
-        let mode = file.metadata()?.permissions().mode();
+        let exposed = Exposed::of(&file.metadata()?);
         let mut secret = Vec::new();
         file.by_ref().take(LARGEST_SECRET_FILE + 1).read_to_end(&mut secret)?;
-        std::io::Result::Ok((mode, secret))
+        std::io::Result::Ok((exposed, secret))
     };
-    let (mode, mut secret) = read(path).map_err(|error| wrong(error.to_string()))?;
-    if mode & ANYBODY != 0 {
-        return Err(wrong(format!(
-            "every user of this machine can get at it (mode {:03o}); chmod 600 it, or 640 for a group",
-            mode & 0o777
-        )));
+    let (exposed, mut secret) = read(path).map_err(|error| wrong(error.to_string()))?;
+    // Of one that belongs to another user it is only warned, as of passwords: a container's files come from outside.
+    if let Some(all @ Exposed::ToAll(_)) = exposed {
+        return Err(wrong(all.to_string()));
     }
     if secret.len() as u64 > LARGEST_SECRET_FILE {
         return Err(wrong(format!("it has more than {LARGEST_SECRET_FILE} bytes; is it the right file?")));
@@ -176,9 +173,6 @@ fn secret_in(path: &Path) -> Result<Secret, UsageError> {
         wrong(format!("{short}; make one with: head -c 32 /dev/urandom | base64, the same for all members"))
     })
 }
-
-/// What those may do with a file who are neither its owner nor in its group: read it, or write it.
-const ANYBODY: u32 = 0o006;
 
 /// More than any secret.
 const LARGEST_SECRET_FILE: u64 = 64 << 10;

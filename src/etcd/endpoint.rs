@@ -1,6 +1,10 @@
 //! Where etcd is: `host:port`, parsed once.
 
-use std::{fmt, net::Ipv6Addr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 /// One etcd member's client address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,6 +54,16 @@ impl Endpoint {
     /// Whether the address itself asks for TLS.
     pub fn wants_tls(&self) -> bool {
         self.scheme == Some(Scheme::Https)
+    }
+
+    /// Whether it is this machine: what is sent there leaves it on no network.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        let name = host.to_ascii_lowercase();
+        // RFC 6761, 6.3.
+        name == "localhost"
+            || name.ends_with(".localhost")
+            || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// Whether the address itself rules TLS out.

@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::libc::O_NOFOLLOW;
+
 use super::StoreError;
 
 /// The file of a directory that is complete.
@@ -44,7 +46,7 @@ impl Directory {
         make(directory)?;
         loop {
             let path = directory.join(NAME);
-            match OpenOptions::new().read(true).write(true).open(&path) {
+            match OpenOptions::new().read(true).write(true).custom_flags(O_NOFOLLOW).open(&path) {
                 Ok(file) => {
                     lock(&file, &path)?;
                     return Ok(Self::Complete { file, path });
@@ -64,8 +66,15 @@ impl Directory {
 impl Unfinished {
     fn open(directory: &Path) -> Result<File, StoreError> {
         let path = directory.join(UNFINISHED);
-        let opened =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        // Where others may write into the directory, a link must not have us write elsewhere.
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(O_NOFOLLOW)
+            .open(&path);
         opened.map_err(|error| StoreError::io(&path, "made", error))
     }
 
@@ -138,6 +147,19 @@ fn lock(file: &File, path: &Path) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_link_is_followed_to_where_a_file_is_made_or_opened() {
+        for name in [NAME, UNFINISHED] {
+            let directory = tempfile::tempdir().unwrap();
+            let elsewhere = tempfile::tempdir().unwrap();
+            let target = elsewhere.path().join("target");
+            std::os::unix::fs::symlink(&target, directory.path().join(name)).unwrap();
+            let refused = Directory::claim(directory.path());
+            assert!(matches!(refused, Err(StoreError::Io { .. })), "{name}: {refused:?}");
+            assert!(!target.exists(), "{name}");
+        }
+    }
 
     #[test]
     fn who_comes_late_does_not_take_a_finished_file_for_an_unfinished_one() {

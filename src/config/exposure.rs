@@ -1,0 +1,74 @@
+//! Whether other users of this machine can get at a file that has a password, a key or a secret in it.
+
+use std::{
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+use nix::unistd::geteuid;
+
+/// What those may do with a file who are neither its owner nor in its group: read it, or write it.
+const ANYBODY: u32 = 0o006;
+
+/// What is wrong with such a file, and what to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Exposed {
+    #[error("every user of this machine can get at it (mode {0:03o}); chmod 600 it, or 640 for a group")]
+    ToAll(u32),
+    #[error(
+        "it belongs to another user (id {0}), who can change it; chown it to root, or to the user that this runs as"
+    )]
+    ToOwner(u32),
+}
+
+impl Exposed {
+    pub(super) fn of(file: &Metadata) -> Option<Self> {
+        if file.mode() & ANYBODY != 0 {
+            return Some(Self::ToAll(file.mode() & 0o777));
+        }
+        let trusted = file.uid() == 0 || file.uid() == geteuid().as_raw();
+        (!trusted).then(|| Self::ToOwner(file.uid()))
+    }
+
+    /// As a warning. A file that can't be looked at will be complained about by what reads it.
+    pub(super) fn warning(flag: &str, path: &Path) -> Option<String> {
+        let exposed = Self::of(&fs::metadata(path).ok()?)?;
+        Some(format!("{flag} {}: {exposed}", path.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_for_its_owner_and_a_group() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let with_mode = |mode| {
+            fs::set_permissions(file.path(), fs::Permissions::from_mode(mode)).unwrap();
+            Exposed::warning("--key", file.path())
+        };
+        for mode in [0o600, 0o400, 0o440, 0o660, 0o711] {
+            assert_eq!(with_mode(mode), None, "{mode:o}");
+        }
+        for mode in [0o604, 0o644, 0o602, 0o666] {
+            let said = with_mode(mode).unwrap();
+            assert!(said.starts_with("--key /") && said.contains(&format!("mode {mode:o}")), "{said}");
+        }
+        assert_eq!(Exposed::warning("--key", Path::new("/nowhere/key")), None);
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_not_ours() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(Exposed::of(&file.as_file().metadata().unwrap()), None);
+        std::os::unix::fs::chown(file.path(), Some(65534), None).unwrap();
+        assert_eq!(Exposed::of(&file.as_file().metadata().unwrap()), Some(Exposed::ToOwner(65534)));
+    }
+}
