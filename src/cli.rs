@@ -3,7 +3,11 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::FalseyValueParser};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    builder::FalseyValueParser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use leader_election::{
     CandidateName, ElectionName,
     peers::{Group, PeerAddress, Timing},
@@ -132,6 +136,7 @@ pub(crate) struct Stands {
         long,
         value_name = "DURATION",
         env = "ELECT_TTL",
+        allow_hyphen_values = true,
         value_parser = config::parse_ttl,
         help_heading = "etcd"
     )]
@@ -230,7 +235,8 @@ pub(crate) fn main() -> ExitCode {
         return ended;
     }
     let command = environment::without_empty(Cli::command());
-    let cli = Cli::from_arg_matches_mut(&mut command.clone().get_matches());
+    let matches = command.clone().try_get_matches().unwrap_or_else(|error| with_hint(error).exit());
+    let cli = Cli::from_arg_matches_mut(&mut { matches });
     let cli = cli.unwrap_or_else(|error| error.format(&mut command.clone()).exit());
     match run(cli.command) {
         Ok(code) => code,
@@ -239,6 +245,20 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
+}
+
+/// What is wrong, and for a command of `run` that stands without dashes in front, what to do about it.
+fn with_hint(mut error: clap::Error) -> clap::Error {
+    let runs = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
+    let found = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(found)) if error.kind() == ErrorKind::UnknownArgument => found.clone(),
+        _ => return error,
+    };
+    if runs && !found.starts_with('-') {
+        let hint = format!("the command comes after '--', as in: elect run -- {found}");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+    }
+    error
 }
 
 /// Says which variables do not do what they seem to.

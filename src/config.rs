@@ -307,10 +307,14 @@ impl File {
             UsageError(format!("--config {shown}: {error}; name a file that can be read"))
         })?;
         Self::parse(&text).map_err(|(line, problem)| {
-            UsageError(format!(
-                "--config {shown}, line {line}{problem}; the keys are the long flags without dashes in front, \
-                 and a password goes into ELECT_PASSWORD or a file of its own (password-file)"
-            ))
+            let of_keys = match problem.contains("unknown field") {
+                true => {
+                    "; the keys are the long flags without dashes in front, and a password goes into ELECT_PASSWORD or a \
+                     file of its own (password-file)"
+                }
+                false => "",
+            };
+            UsageError(format!("--config {shown}, line {line}{problem}{of_keys}"))
         })
     }
 
@@ -380,6 +384,9 @@ pub(crate) fn in_file<T, E: std::fmt::Display>(key: &str, parsed: Result<T, E>) 
 
 /// Reads `5s`, `1m`.
 pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
+    if text.starts_with('-') {
+        return Err("it is a time, and not negative; write a duration, as in 5s".into());
+    }
     let span =
         humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 5s"))?;
     Ttl::new(span).map_err(|error| error.to_string())
@@ -562,6 +569,15 @@ fn without_line_break(secret: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_that_the_readme_shows_is_a_configuration() {
+        let readme = include_str!("../README.md");
+        let (_, file) = readme.split_once("```toml\n").expect("an example");
+        let (file, _) = file.split_once("```").expect("its end");
+        let file = File::parse(file).unwrap();
+        assert!(file.etcd.is_some() && file.ttl.is_some() && file.password_file.is_some());
+    }
 
     #[test]
     fn a_password_over_a_network_without_tls_is_warned_of() {

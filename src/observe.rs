@@ -105,8 +105,13 @@ impl SnapshotError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Front {
-    /// A candidate: it leads, or is about to. This is its token.
-    Candidate(FencingToken),
+    /// A candidate: it leads, or is about to.
+    Candidate {
+        /// The token of its term.
+        token: FencingToken,
+        /// Its name, or what it had proclaimed in the name's place by the time it was first seen here.
+        name: String,
+    },
     /// A key put by hand, on no lease: nobody can lead until it is deleted.
     Foreign(String),
     /// A key on a lease, and no candidate's (or one of several that were put at once): nobody can lead
@@ -123,7 +128,11 @@ pub enum Front {
 pub struct Fronts {
     front: watch::Receiver<Option<Front>>,
     queue: Arc<dyn Fn() -> Result<Vec<FencingToken>, Timestamp> + Send + Sync>,
+    called: Arc<Called>,
 }
+
+/// The tokens of those in a queue that are known to go by a name.
+type Called = dyn Fn(&str) -> Vec<FencingToken> + Send + Sync;
 
 impl fmt::Debug for Fronts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -132,13 +141,15 @@ impl fmt::Debug for Fronts {
 }
 
 impl Fronts {
-    /// Follows `front`, which is `None` until it is first known, and asks `queue` for the tokens.
+    /// Follows `front`, which is `None` until it is first known, and asks `queue` for the tokens, `called` for those of
+    /// a name.
     pub(crate) fn new(
         mut front: watch::Receiver<Option<Front>>,
         queue: impl Fn() -> Result<Vec<FencingToken>, Timestamp> + Send + Sync + 'static,
+        called: impl Fn(&str) -> Vec<FencingToken> + Send + Sync + 'static,
     ) -> Self {
         front.mark_changed();
-        Self { front, queue: Arc::new(queue) }
+        Self { front, queue: Arc::new(queue), called: Arc::new(called) }
     }
 
     /// The tokens of all who are in the queue, first come first. Among peers: the leader's, if there is
@@ -149,6 +160,12 @@ impl Fronts {
     /// Since when that is not known (boot-time clock).
     pub fn queue(&self) -> Result<Vec<FencingToken>, Timestamp> {
         (self.queue)()
+    }
+
+    /// The tokens of those in the queue that are known to go by this name: the first, and those that have joined since this
+    /// process watches. Nothing is asked for. Among peers there are none, as their names are in the configuration.
+    pub fn called(&self, name: &str) -> Vec<FencingToken> {
+        (self.called)(name)
     }
 
     /// Who is at the front now; waits until that is known, or has changed since the last call.

@@ -409,7 +409,7 @@ impl Backend for Peers {
 
     fn fronts(&self, _election: &ElectionName) -> Fronts {
         let published = Arc::clone(&self.shared.published);
-        Fronts::new(self.shared.published.fronts(), move || published.queue())
+        Fronts::new(self.shared.published.fronts(), move || published.queue(), |_| Vec::new())
     }
 
     /// Asks all members. Another election's is never known here.

@@ -70,7 +70,9 @@ impl Crowd {
     fn start(endpoint: &str) -> Self {
         let server = |name: &str, format: &str| {
             let flags = ["--election", format, "--ttl", "2s", "--log-format", format];
-            let server = Elect::new(["server", name, "--etcd", endpoint]).args(flags).start();
+            let server = Elect::new(["server", name, "--etcd", endpoint]).args(flags);
+            // Each renewal, in the full log too.
+            let server = server.env("RUST_LOG", "transcript=debug").start();
             let line = if name == "first" { LEADER } else { FOLLOWER };
             server.wait_for_line(|text: &str| text.contains(line), SOON);
             (format!("{name}, {format}"), server)

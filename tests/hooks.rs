@@ -382,7 +382,7 @@ fn a_service_manager_that_reads_nothing_costs_no_renewal() {
     let elect = elect_run("a", &etcd.endpoint(), "2s").args(["--", "sleep", "600"]);
     // Full within a second: the kernel keeps some hundred datagrams at most.
     let elect = elect.env("NOTIFY_SOCKET", manager.path()).env("WATCHDOG_USEC", "2000");
-    let run = Run::start(elect);
+    let run = Run::start(elect.env("RUST_LOG", "transcript=debug"));
     let mut mark = Mark::START;
     for _ in 0..6 {
         mark = run.wait_for_log(mark, "Refreshing lease; still the leader.");

@@ -17,7 +17,7 @@ use support::{
     etcd::{Etcd, EtcdVersion},
     eventually::eventually,
     process::{self, Process},
-    server::{AT_ONCE, ELECTION_NAME, SOON},
+    server::{AT_ONCE, ELECTION_NAME, FOLLOWER, LEADER, SOON},
 };
 
 const TTL: Duration = Duration::from_secs(2);
@@ -46,6 +46,51 @@ fn a_log_that_nobody_reads_costs_no_leadership_and_no_line() {
     let lines = ["I am the leader.", "still the leader.", "LEADERSHIP CHANGE REQUIRED"];
     let at = lines.map(|line| log.find(line).unwrap_or_else(|| panic!("'{line}' is missing")));
     assert!(at.is_sorted(), "{lines:?} at {at:?}");
+}
+
+#[test]
+fn a_follower_says_whom_it_follows_and_a_stop_whether_leadership_was_given_up() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let server = |name: &str, format: &str| {
+        let endpoint = etcd.endpoint();
+        Elect::new(["server", name, "--etcd", &endpoint, "--ttl", "2s", "--log-format", format]).start()
+    };
+    let mut leader = server("first", "full");
+    leader.wait_for_line(|line: &str| line.contains(LEADER), SOON);
+    let token = etcd.admin().leader(ELECTION_NAME).unwrap().create_revision;
+    let mut follower = server("second", "json");
+    let line = follower.wait_for_line(|line: &str| line.contains(FOLLOWER), SOON);
+    let line: serde_json::Value = serde_json::from_str(&line.text).unwrap();
+    assert_eq!((&line["leader"], &line["leader_token"]), (&"first".into(), &token.into()));
+
+    for (server, last) in
+        [(&mut follower, "this server did not lead"), (&mut leader, "leadership was given up")]
+    {
+        server.signal(Signal::SIGTERM);
+        assert!(server.wait_exit(SOON).success());
+        let lines = server.stdout();
+        assert!(lines.last().unwrap().contains(last), "{lines:#?}");
+    }
+}
+
+#[test]
+fn two_candidates_of_one_name_are_both_warned_and_a_third_is_not() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let server = |name: &str| Elect::server(name, &etcd.endpoint()).args(["--ttl", "2s"]).start();
+    let twins = [LEADER, FOLLOWER].map(|role| {
+        let twin = server("twin");
+        twin.wait_for_line(role, SOON);
+        twin
+    });
+    let other = server("other");
+    other.wait_for_line(FOLLOWER, SOON);
+    let warns = |line: &str| line.contains("another candidate is called 'twin' too");
+    for twin in &twins {
+        twin.wait_for_line(warns, SOON);
+        assert_eq!(twin.stderr().iter().filter(|line| warns(line)).count(), 1, "{:?}", twin.stderr());
+        assert!(!twin.stdout().iter().any(|line| warns(line)), "the plain lines are as they were");
+    }
+    assert_eq!(other.stderr(), [""; 0]);
 }
 
 /// What checkers of other processes' beliefs read: on the clock that all of them share.

@@ -16,6 +16,7 @@ use tracing::info;
 use super::journal::Journal;
 use crate::{
     config::Standing,
+    log::Format,
     proof::Proof,
     status::{self, Board, Bound, Identity, Sources},
 };
@@ -40,9 +41,9 @@ pub(super) struct Ground<B> {
 
 impl Stage {
     /// Before it stands: a server that can't be asked is not what was ordered.
-    pub(super) fn set(standing: &Standing, election: &ElectionName) -> anyhow::Result<Self> {
+    pub(super) fn set(standing: &Standing, election: &ElectionName, format: Format) -> anyhow::Result<Self> {
         let bound = standing.http.as_ref().map(|address| address.bind()).transpose()?;
-        let journal = Journal::starting(standing, election);
+        let journal = Journal::starting(standing, election, format);
         let (name, proof) = (standing.name.clone(), standing.place.proof());
         Ok(Self { name, election: election.clone(), proof, bound, journal })
     }

@@ -1,6 +1,6 @@
 //! What happens in an election, as log lines: what `server` and `run` tell people.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use leader_election::{
     ElectionName, FencingToken,
@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::transcript::{Happened, Line, Transcript};
 use crate::{
     config::{Place, Standing},
-    log::{Seldom, TRANSCRIPT, lasting_problem, together},
+    log::{self, Format, Seldom, TRANSCRIPT, lasting_problem, together},
 };
 
 /// The target of what machines follow, at debug: from when until when this process takes itself for the leader. Moments
@@ -29,7 +29,12 @@ pub(super) struct Journal {
     transcript: Transcript,
     /// How this server is in touch with the others.
     reaching: Line,
+    /// The term at the front, and whose it is.
+    front: Option<(FencingToken, String)>,
     refreshing: Pace,
+    /// How often that is said aloud, and not at debug only.
+    aloud: Pace,
+    namesakes: Namesakes,
     failures: Seldom,
     lasting: Lasting,
     /// Whether there was a connection, or what to check about it was told.
@@ -78,6 +83,15 @@ impl Pace {
         Self { every: ttl.renewal_interval() / 2, waits: false, last: None }
     }
 
+    /// In the full log, for people: the first of a term, and then once a minute. What follows the other forms counts them.
+    fn aloud(format: Format) -> Self {
+        let every = match format {
+            Format::Full => Duration::from_secs(60),
+            Format::Plain | Format::Json => Duration::ZERO,
+        };
+        Self { every, waits: false, last: None }
+    }
+
     /// Heartbeats come many times a second: once a second.
     fn of_heartbeats() -> Self {
         Self { every: Duration::from_secs(1), waits: true, last: None }
@@ -99,7 +113,7 @@ impl Pace {
 
 impl Journal {
     /// Tells that this server starts.
-    pub(super) fn starting(standing: &Standing, election: &ElectionName) -> Self {
+    pub(super) fn starting(standing: &Standing, election: &ElectionName, format: Format) -> Self {
         let starting = Line::Starting { name: standing.name.to_string() };
         let (reaching, refreshing) = match &standing.place {
             Place::Etcd(settings, ttl) => {
@@ -120,7 +134,10 @@ impl Journal {
             leading: None,
             transcript: Transcript::new(),
             reaching,
+            front: None,
             refreshing,
+            aloud: Pace::aloud(format),
+            namesakes: Namesakes::of(standing),
             failures: Seldom::new(),
             lasting: Lasting::default(),
             told_what_to_check: false,
@@ -146,6 +163,7 @@ impl Journal {
             Event::Elected { token, until } => {
                 self.lasting.over();
                 self.refreshing.begin();
+                self.aloud.begin();
                 let lines = self.transcript.lines(Happened::Elected { token });
                 together(|| {
                     // Frozen between the news and this line, we may have been deposed: then say nothing.
@@ -157,7 +175,10 @@ impl Journal {
             Event::Renewed { until, latency, .. } if self.refreshing.is_due() => {
                 let lines = self.transcript.lines(Happened::Renewed);
                 for line in lines.iter().filter(|_| Timestamp::now() < until) {
-                    info!(target: TRANSCRIPT, ?latency, "{line}");
+                    match self.aloud.is_due() {
+                        true => info!(target: TRANSCRIPT, ?latency, "{line}"),
+                        false => debug!(target: TRANSCRIPT, ?latency, "{line}"),
+                    }
                 }
             }
             Event::Blind { token, until } => {
@@ -198,8 +219,12 @@ impl Journal {
     }
 
     pub(super) fn seen(&mut self, front: Front) {
+        self.front = None;
         match front {
-            Front::Candidate(token) => self.happened(Happened::SeenLeader { token }),
+            Front::Candidate { token, name } => {
+                self.front = Some((token, name));
+                self.happened(Happened::SeenLeader { token });
+            }
             Front::Foreign(key) => {
                 warn!(key, "nobody can lead until this key, put by hand, is deleted");
                 self.happened(Happened::SeenVacant);
@@ -212,6 +237,17 @@ impl Journal {
                 self.happened(Happened::SeenVacant);
             }
             _ => self.happened(Happened::SeenVacant),
+        }
+    }
+
+    /// Tells of candidates that go by this one's name.
+    pub(super) fn namesakes(&mut self, seen: &[FencingToken]) {
+        for token in self.namesakes.see(seen, Timestamp::now()) {
+            log::problem(&format!(
+                "another candidate is called '{}' too (token {token}); give each a name of its own, or neither log nor \
+                 status can tell them apart",
+                self.namesakes.name
+            ));
         }
     }
 
@@ -239,8 +275,43 @@ impl Journal {
             debug!(target: BELIEF, token = token.get(), at, how = "Stopping", "ended");
         }
         for line in self.transcript.lines(happened) {
-            info!(target: TRANSCRIPT, "{line}");
+            match &self.front {
+                Some((token, leader)) if line == Line::Follower => {
+                    info!(target: TRANSCRIPT, leader, leader_token = token.get(), "{line}");
+                }
+                _ => info!(target: TRANSCRIPT, "{line}"),
+            }
         }
+    }
+}
+
+/// Which other candidates of this one's name to warn of, each once. Pure.
+struct Namesakes {
+    name: String,
+    /// A key that its process has left behind is gone by then: it is this server's own, from before it was killed.
+    after: Duration,
+    /// Since when each is there; `None` once it was warned of.
+    since: BTreeMap<FencingToken, Option<Timestamp>>,
+}
+
+impl Namesakes {
+    fn of(standing: &Standing) -> Self {
+        // What a lease may last beside a change of etcd's own leader: docs/safety.md.
+        let after = standing.place.proof().span() * 2 + Duration::from_secs(4);
+        Self { name: standing.name.to_string(), after, since: BTreeMap::new() }
+    }
+
+    fn see(&mut self, seen: &[FencingToken], now: Timestamp) -> Vec<FencingToken> {
+        self.since.retain(|token, _| seen.contains(token));
+        let mut due = Vec::new();
+        for token in seen {
+            let since = self.since.entry(*token).or_insert(Some(now));
+            if since.is_some_and(|since| now.since(since) > self.after) {
+                *since = None;
+                due.push(*token);
+            }
+        }
+        due
     }
 }
 
@@ -304,6 +375,36 @@ mod tests {
         lasting.over();
         assert!(!lasting.failed(at(300)) && !lasting.failed(at(301)), "a new one has to last as well");
         assert!(lasting.failed(at(302)));
+    }
+
+    #[test]
+    fn a_namesake_that_stays_is_warned_of_once_and_what_a_killed_process_left_is_not() {
+        let at = |secs| Timestamp::from_nanos(1) + Duration::from_secs(secs);
+        let [left, other] = [5, 9].map(FencingToken::new);
+        let after = Duration::from_secs(14);
+        let mut namesakes = Namesakes { name: "server1".into(), after, since: BTreeMap::new() };
+        let mut warned = Vec::new();
+        for secs in 0..100 {
+            let seen = if secs < 10 { vec![left] } else { vec![other] };
+            warned.extend(namesakes.see(&seen, at(secs)).into_iter().map(|token| (secs, token)));
+        }
+        assert_eq!(warned, [(25, other)]);
+        assert_eq!(namesakes.see(&[], at(101)), []);
+        assert_eq!(namesakes.see(&[other], at(102)), [], "it has to stay again");
+    }
+
+    #[test]
+    fn in_the_full_log_renewals_are_told_of_once_a_minute() {
+        let mut full = Pace::aloud(Format::Full);
+        assert!(full.is_due() && !full.is_due());
+        full.last = full.last.map(|last| last - Duration::from_secs(61));
+        assert!(full.is_due() && !full.is_due());
+        full.begin();
+        assert!(full.is_due(), "the first of a term");
+        for form in [Format::Plain, Format::Json] {
+            let mut each = Pace::aloud(form);
+            assert!(each.is_due() && each.is_due());
+        }
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     children::adopt_orphans().context("failed to become the parent of orphans")?;
     info!("{containment}");
 
-    let stage = Stage::set(&options.standing, &config.election)?;
+    let stage = Stage::set(&options.standing, &config.election, config.log_format)?;
     let variables = environment::of_candidate(&options.standing.name, &config.election);
     // Nothing here blocks for long: the longest is a look through /proc.
     match options.standing.place.clone() {
@@ -202,19 +202,22 @@ impl<B: Backend> Supervisor<B> {
         let code = loop {
             self.make_ready().await?;
             if self.attendant.is_told() {
-                break 0;
+                break None;
             }
             match self.wait().await.map_err(|error| explained(error, proof))? {
                 Waited::Won(leadership) => match self.lead(leadership).await {
-                    After::Exit(code) => break code,
+                    After::Exit(code) => break Some(code),
                     After::Again => {}
                 },
-                Waited::Told => break 0,
+                Waited::Told => break None,
                 Waited::Unfit | Waited::GuardDied => {}
             }
         };
         self.finish(backend).await;
-        Ok(ExitCode::from(code))
+        if code.is_none() {
+            info!("stopped; this server did not lead");
+        }
+        Ok(ExitCode::from(code.unwrap_or(0)))
     }
 
     /// Waits until there is a guard that takes orders, and the check passes, or until told to stop.
@@ -390,9 +393,13 @@ impl<B: Backend> Supervisor<B> {
                 None => {}
             }
         };
-        if let Err(OrderError::Unconfirmed(why)) = released {
-            let span = written(self.options.standing.place.proof().span());
-            warn!("leadership was not released: {why}; it ends by itself within {span}");
+        match released {
+            Err(OrderError::Unconfirmed(why)) => {
+                let span = written(self.options.standing.place.proof().span());
+                warn!("leadership was not released: {why}; it ends by itself within {span}");
+            }
+            Ok(()) => info!("leadership was given up"),
+            Err(_) => {}
         }
         self.guard.order(&Order::Over);
     }

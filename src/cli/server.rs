@@ -17,6 +17,7 @@ use tokio::{
     sync::oneshot,
     time::timeout,
 };
+use tracing::info;
 
 use super::{
     LEAVE_WITHIN,
@@ -37,7 +38,7 @@ pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<Ex
     if process::id() == 1 {
         tokio::spawn(reap());
     }
-    let stage = Stage::set(&standing, &config.election)?;
+    let stage = Stage::set(&standing, &config.election, config.log_format)?;
     // Nothing here blocks: not even a log that nobody reads.
     match standing.place {
         Place::Etcd(settings, ttl) => stand(stage.on_etcd(settings, ttl)?, signals).await,
@@ -96,7 +97,10 @@ async fn stand<B: Backend>(ground: Ground<B>, mut signals: Signals) -> anyhow::R
             }
             outcome = &mut standing => break outcome,
             front = fronts.next() => log.seen(front),
-            _ = alive.tick() => board.tick(),
+            _ = alive.tick() => {
+                board.tick();
+                log.namesakes(&board.namesakes());
+            }
             () = systemd.feed() => {}
         }
     };
@@ -109,15 +113,29 @@ async fn stand<B: Backend>(ground: Ground<B>, mut signals: Signals) -> anyhow::R
             let span = written(proof.span());
             Err(anyhow!("stopped, but leadership was not released: {why}; it ends by itself within {span}"))
         }
-        Ok(_) => Ok(ExitCode::SUCCESS),
+        Ok(stopped) => Ok(stopped),
         Err(error) => Err(explained(error, proof)),
     };
     let ended = tokio::select! {
         biased;
-        _ = signals.next() => Ok(at_once()),
+        _ = signals.next() => {
+            let ended = at_once();
+            log::drain();
+            return Ok(ended);
+        }
         // What is not given back by then expires by itself.
         _ = timeout(LEAVE_WITHIN, backend.settled()) => ended,
     };
+    let ended = ended.map(|stopped| {
+        info!(
+            "{}",
+            match stopped {
+                Stopped::Released => "stopped; leadership was given up",
+                _ => "stopped; this server did not lead",
+            }
+        );
+        ExitCode::SUCCESS
+    });
     log::drain();
     ended
 }

@@ -221,18 +221,9 @@ impl View {
         self.queue.happened(Revision(kv.mod_revision()), kv.key(), now)
     }
 
-    fn want(&self) -> Option<Want> {
-        self.queue.want().or_else(|| match self.queue.head() {
-            Head::Candidate { key, entry } if entry.name.is_none() => {
-                Some(Want::Entry(key.to_vec(), self.queue.at()))
-            }
-            _ => None,
-        })
-    }
-
     /// Asks for what is missing to tell who leads, and by what name.
     async fn settle(&mut self, shared: &Shared, link: &Link) -> Result<(), Trouble> {
-        while let Some(want) = self.want() {
+        while let Some(want) = self.queue.want() {
             match want {
                 Want::Reading => self.queue = queue::read(shared, link, &self.election).await?,
                 Want::Entry(key, at) => {

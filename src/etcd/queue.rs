@@ -100,7 +100,7 @@ pub(crate) enum Head<'a> {
 pub(crate) enum Want {
     /// The next keys.
     Reading,
-    /// This key's lease and value at this revision, which say whether it belongs here.
+    /// This key's lease and value at this revision, which say whether it belongs here, and who leads.
     Entry(Vec<u8>, Revision),
 }
 
@@ -197,6 +197,9 @@ impl Queue {
         match self.head() {
             Head::Unread => Some(Want::Reading),
             Head::Blocked { key, entry } if entry.key.lease.is_none() => {
+                Some(Want::Entry(key.to_vec(), self.at))
+            }
+            Head::Candidate { key, entry } if entry.name.is_none() => {
                 Some(Want::Entry(key.to_vec(), self.at))
             }
             Head::Empty | Head::Candidate { .. } | Head::Blocked { .. } => None,

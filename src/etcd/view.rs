@@ -112,7 +112,8 @@ impl View {
         let front = self.known().front.subscribe();
         // Whoever follows holds the view, and the view the other end.
         let view = Arc::clone(self);
-        Fronts::new(front, move || view.tokens())
+        let same_view = Arc::clone(&view);
+        Fronts::new(front, move || view.tokens(), move |name| same_view.called(name))
     }
 
     /// The tokens of the first who are in the queue, and of those here; or since when that is not known.
@@ -120,6 +121,14 @@ impl View {
         let known = self.known();
         let queue = known.queue.as_ref().map_err(|since| *since)?;
         Ok(queue.revisions().into_iter().map(layout::token).collect())
+    }
+
+    /// The tokens of those who are known to go by this name.
+    fn called(&self, name: &str) -> Vec<FencingToken> {
+        let known = self.known();
+        let Ok(queue) = &known.queue else { return Vec::new() };
+        let named = queue.iter().filter(|(_, entry)| entry.candidate && entry.name.as_deref() == Some(name));
+        named.map(|(_, entry)| layout::token(entry.key.created)).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -212,7 +221,14 @@ fn sight(queue: &Queue, key: &[u8]) -> Sight {
 fn show(queue: &Queue, known: &mut Option<Front>) -> bool {
     let front = match queue.head() {
         Head::Empty => Front::Nobody,
-        Head::Candidate { entry, .. } => Front::Candidate(layout::token(entry.key.created)),
+        Head::Candidate { entry, .. } => {
+            let token = layout::token(entry.key.created);
+            if matches!(known, Some(Front::Candidate { token: shown, .. }) if *shown == token) {
+                return false;
+            }
+            let Some(name) = entry.name.clone() else { return false };
+            Front::Candidate { token, name }
+        }
         Head::Blocked { key, entry } => match entry.key.lease {
             Some(LeaseId(0)) => Front::Foreign(displayed(key)),
             Some(_) => Front::Leased(displayed(key)),

@@ -108,7 +108,7 @@ impl Published {
 
     pub(super) fn show(&self, seen: Seen) {
         let front = match &seen.leader {
-            Some(leader) => Front::Candidate(leader.token),
+            Some(leader) => Front::Candidate { token: leader.token, name: displayed(&leader.value) },
             None => Front::Nobody,
         };
         self.fronts.send_if_modified(|shown| {

@@ -110,6 +110,8 @@ struct State {
     blocked_by: Option<String>,
     timeline: Timeline,
     names: Names,
+    /// What those at the front were called, which nobody had to ask for.
+    leaders: BTreeMap<FencingToken, String>,
 }
 
 /// The last that the candidate told.
@@ -132,6 +134,7 @@ impl Board {
             blocked_by: None,
             timeline: Timeline::default(),
             names: Names::new(),
+            leaders: BTreeMap::new(),
         };
         Self(Arc::new(Inner {
             metrics: Metrics::new(&identity),
@@ -199,14 +202,19 @@ impl Board {
     /// Who, or nobody, is at the front of the queue.
     pub(super) fn front(&self, front: &Front) {
         let at = SystemTime::now();
+        let queue = self.queue().unwrap_or_default();
         let mut state = self.state();
         let (token, blocked_by) = match front {
-            Front::Candidate(token) => (Some(*token), None),
+            Front::Candidate { token, .. } => (Some(*token), None),
             Front::Foreign(key) | Front::Leased(key) => (None, Some(key.clone())),
             _ => (None, None),
         };
         state.timeline.front(token, at);
         state.blocked_by = blocked_by;
+        if let Front::Candidate { token, name } = front {
+            state.leaders.insert(*token, name.clone());
+            state.forget_names(&queue);
+        }
         drop(state);
         if let Some(look) = self.look_around() {
             self.state().learn(&look);
@@ -217,6 +225,14 @@ impl Board {
     /// The front of the queue, to be followed.
     pub(crate) fn fronts(&self) -> Fronts {
         self.0.sources.fronts.clone()
+    }
+
+    /// The tokens of other candidates that are known to go by this one's name.
+    pub(crate) fn namesakes(&self) -> Vec<FencingToken> {
+        let mut called = self.0.sources.fronts.called(self.0.identity.name.as_str());
+        let own = self.state().place().token();
+        called.retain(|token| Some(*token) != own);
+        called
     }
 
     fn look_around(&self) -> Option<Look> {
@@ -406,7 +422,7 @@ impl State {
     }
 
     fn name(&self, token: FencingToken) -> Option<String> {
-        self.names.get(&token).cloned().flatten()
+        self.names.get(&token).cloned().flatten().or_else(|| self.leaders.get(&token).cloned())
     }
 
     /// What a peer knows of its leader.
@@ -424,6 +440,7 @@ impl State {
         let wanted: BTreeSet<_> =
             queue.iter().copied().chain(self.timeline.terms().map(|(token, _)| token)).collect();
         self.names.retain(|token, _| wanted.contains(token));
+        self.leaders.retain(|token, _| wanted.contains(token));
     }
 }
 
@@ -549,16 +566,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_leader_that_has_gone_has_the_name_that_it_had_though_nobody_asked() {
+        let board = board();
+        for (number, name) in [(5, "server2"), (9, "server3")] {
+            board.front(&Front::Candidate { token: token(number), name: name.into() });
+        }
+        let terms = board.situation().terms;
+        let names: Vec<_> = terms.iter().map(|term| term.name.as_deref()).collect();
+        assert_eq!(names, [Some("server3"), Some("server2")]);
+    }
+
+    #[tokio::test]
     async fn names_are_kept_only_of_those_in_the_queue_and_of_past_terms() {
         let board = board();
         for number in 0..500 {
             let queue = [token(number), token(number + 1000)];
             let leader = format!("server{number}");
-            let candidates =
-                vec![leader_election::observe::Queued { name: leader, token: Some(token(number)) }];
+            let queued =
+                leader_election::observe::Queued { name: leader.clone(), token: Some(token(number)) };
+            let candidates = vec![queued];
             let state = Observed::Vacant { blocked_by: None };
             let observation = leader_election::observe::Observation { at: SystemTime::now(), state };
-            board.front(&Front::Candidate(token(number)));
+            board.front(&Front::Candidate { token: token(number), name: leader.clone() });
             board.named(&queue, &Snapshot { observation, candidates });
         }
         assert!(board.state().names.len() < 60, "{}", board.state().names.len());
@@ -620,7 +649,7 @@ mod tests {
     #[tokio::test]
     async fn among_peers_the_leader_has_a_name_without_anybody_asking() {
         let board = board_among_peers();
-        board.front(&Front::Candidate(token(7)));
+        board.front(&Front::Candidate { token: token(7), name: "server2, proclaimed".into() });
         let situation = board.situation();
         assert_eq!(situation.terms[0].name.as_deref(), Some("server2, proclaimed"));
         assert_eq!(situation.terms[0].term.began, Some(SystemTime::UNIX_EPOCH), "by its own word");

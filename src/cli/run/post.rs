@@ -84,7 +84,10 @@ impl Post {
             Some(event) = self.events.next() => self.event(event),
             front = self.fronts.next() => self.front(front),
             _ = self.child_ended.recv() => drop(self.kin.reap_strays()),
-            _ = self.alive.tick() => self.board.tick(),
+            _ = self.alive.tick() => {
+                self.board.tick();
+                self.journal.namesakes(&self.board.namesakes());
+            }
             () = self.systemd.feed() => {}
             due = self.hooks.of_term() => {
                 let of_ours = self.leadership.as_ref().is_some_and(|leadership| leadership.token() == due.term);
@@ -118,7 +121,7 @@ impl Post {
 
     fn front(&mut self, front: Front) {
         let leader = match &front {
-            Front::Candidate(token) => Some(*token),
+            Front::Candidate { token, .. } => Some(*token),
             _ => None,
         };
         if self.last_front.replace(leader) != Some(leader) {

@@ -188,7 +188,8 @@ async fn contract_1_one_of_three_leads_and_the_others_know_it() {
     assert!(leadership.holds());
     for (place, peers) in members.peers.iter().enumerate().filter(|(place, _)| *place != leader) {
         let mut fronts = peers.shared.published.fronts();
-        let known = Some(Front::Candidate(leadership.token()));
+        let name = members.peers[leader].settings().name().to_string();
+        let known = Some(Front::Candidate { token: leadership.token(), name });
         soon("the leader is known", fronts.wait_for(|front| *front == known)).await.unwrap();
         let look = peers.look();
         let known = look.leader.unwrap();
