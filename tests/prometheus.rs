@@ -65,7 +65,7 @@ fn every_alert_has_a_test_in_which_it_fires() {
 #[test]
 fn every_number_that_alerts_and_dashboard_name_is_exported() {
     // On etcd, with certificates, and among peers: some numbers there are of one only.
-    let page = Site::start().metrics() + &a_peer_waits();
+    let page = Site::start().metrics() + &among_peers();
     let (series, families) = (series_of(&page), families_of(&page));
     assert!(series.contains("elect_leader") && series.contains("elect_info"), "{series:?}");
     // The tests of the alerts as well: an invented series would make an alert fire there and nowhere else.
@@ -187,15 +187,18 @@ impl Site {
     }
 }
 
-/// What a member exports while it waits for the only other one.
-fn a_peer_waits() -> String {
+/// What a member exports once it has measured how far the other one is.
+fn among_peers() -> String {
     let group = Group::of(2);
     let port = ReservedPort::new();
     let line = group.command_line(0);
     let elect = Elect::new(&line).args(["--http", &port.address()]);
-    let _waiting = group.start_as(0, elect);
-    let page = || http::try_get(&port.address(), "/metrics").ok().filter(|answer| answer.status == 200);
-    eventually(SOON, "a page of metrics", page).text().to_owned()
+    let _both = [group.start_as(0, elect), group.start(1)];
+    let page = || {
+        let page = http::try_get(&port.address(), "/metrics").ok()?;
+        page.text().contains("elect_peer_round_trip_seconds{").then(|| page.text().to_owned())
+    };
+    eventually(SOON, "a page of metrics with a round trip", page)
 }
 
 /// Debian's Prometheus with the files that we ship, but for the addresses of the servers.
