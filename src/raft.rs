@@ -69,7 +69,8 @@
 //!   word lets its receiver stand in T + 1 and no other term, and only while it is in T. Leaders
 //!   before T are over: T's leader needed a majority that had waited for them, or their word that
 //!   they gave up. Leaders after T are safe from it: in T + 1 a second majority of votes can't be had, and from T + 2 on nobody heeds
-//!   a request of T + 1. A next attempt of the same server is an ordinary one.
+//!   a request of T + 1. A next attempt of the same server is an ordinary one. A [`caretaker`] of term T says
+//!   the same word: it was elected by ordinary votes, and never claimed.
 //! * **A leader is deposed** by a later term while its claim has time left. Its holder learns of that
 //!   only then, and may take until the end of the claim to stop. So the server votes for nobody, not even
 //!   on a transfer, before the holder has let go or the claim's end has passed ([`Core::is_held`](core::Core::is_held)). The
@@ -109,12 +110,12 @@
 //! # Not here
 //!
 //! Membership changes; reads of the log through the leader; priorities. A server that withdrew
-//! ([`Input::Withdraw`](action::Input)) votes and keeps the log, and never stands: where it has the
-//! newest log of those that are left, the others can't win without it until a server that knows as
-//! much is back.
+//! ([`Input::Withdraw`](action::Input)) votes and keeps the log, and never leads: where it has the
+//! newest log of those that are left, it hands that on as a [`caretaker`].
 
 pub(crate) mod action;
 mod candidacy;
+mod caretaker;
 pub(crate) mod core;
 mod follower;
 pub(crate) mod identity;

@@ -210,6 +210,8 @@ impl<O: Outside> Driver<O> {
                     }
                     Done::Failed(error) => {
                         tracing::error!(problem = %error, "the data directory can't be written any more");
+                        // No vote of it would ever be durable.
+                        let node = self.step(node, Input::Franchise(Franchise::Revoked));
                         self.fail(node, error.to_string())
                     }
                 },
@@ -249,7 +251,7 @@ impl<O: Outside> Driver<O> {
 
     fn on_time(&mut self, node: Node, now: Timestamp) -> Node {
         if self.doubt_at.is_some_and(|at| at <= now) {
-            self.doubt(now);
+            self.doubt(&node, now);
         }
         if let Some((_, token)) = self.open_until.take_if(|(at, _)| *at <= now) {
             self.proposals.unconfirmed(Term::new(token.get()));
@@ -502,6 +504,12 @@ impl<O: Outside> Driver<O> {
             (None, Some(at)) => Some(at),
             (None, None) => Some(now + LEADERLESS_PATIENCE),
         };
+        if node.role() == "caretaker" && self.published.role() != "caretaker" {
+            tracing::info!(
+                "this server has the newest log and does not stand: it brings up to date the servers that do; there is no \
+                 leader until one of them has all"
+            );
+        }
         self.published.show(Seen {
             role: node.role(),
             term: node.term(),
@@ -534,16 +542,20 @@ impl<O: Outside> Driver<O> {
     }
 
     /// Tells candidates why there is no leader, as far as it is known.
-    fn doubt(&mut self, now: Timestamp) {
+    fn doubt(&mut self, node: &Node, now: Timestamp) {
         let Company { connected, words } = self.outside.company();
-        let waiting = self.outside.waiting_for();
+        let why = match (self.outside.waiting_for(), node.leader()) {
+            (Some(waiting), _) => waiting,
+            (None, Some(elected)) => {
+                let name = &self.identity.group().member(elected).name;
+                format!("'{name}' was elected and brings others up to date; there is no leader yet")
+            }
+            (None, None) => "no leader is heard, and no majority votes for one".to_owned(),
+        };
         for campaign in &mut self.campaigns {
             campaign.follows = None;
             let _ = campaign.events.send(Event::Retrying {
-                problem: match &waiting {
-                    Some(waiting) => format!("{waiting}: {words}"),
-                    None => format!("no leader is heard, and no majority votes for one: {words}"),
-                },
+                problem: format!("{why}: {words}"),
                 unreachable: connected == 0,
                 pause: LEADERLESS_PATIENCE,
             });

@@ -143,6 +143,11 @@ impl Published {
         Timestamp::from_nanos(self.heard.load(Ordering::Relaxed))
     }
 
+    /// The server's role in Raft, as it was last shown.
+    pub(super) fn role(&self) -> &'static str {
+        self.seen.borrow().role
+    }
+
     #[cfg(test)]
     pub(super) fn subscribe(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()

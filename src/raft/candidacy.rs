@@ -84,6 +84,9 @@ impl Server<PreCandidate> {
     /// Asks once more. The answers to earlier asks still count: where the round trip is longer than
     /// the interval, no answer ever comes before the next ask.
     pub(super) fn ask(mut self, turn: &mut Turn) -> Node {
+        if !self.core.seeks_votes(turn.now()) {
+            return self.follow(turn, None);
+        }
         let (sent, last) = (turn.now(), self.core.log.last());
         #[cfg(test)]
         if self.core.config.is(Mutant::CountsOnlyTheLastAsk) {
@@ -160,6 +163,7 @@ impl Server<Candidate> {
     /// after the other, and ask for votes in each after it had given it up.
     pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
         if self.core.is_durable(self.role.own) || self.core.counts_from_the_ballot() {
+            self.core.rest(turn.now());
             return self.ask_around(turn);
         }
         self.role.deadline = self.core.election_deadline(&turn.moment);

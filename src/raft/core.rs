@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use super::mutant::Mutant;
 use super::{
     action::{Actions, Ballot, Effect, Moment, Persisted, Stored, Tidings, Write, WriteNumber},
+    caretaker::Caretaking,
     identity::{Ballots, Index, Members, NodeId, Position, Term},
     log::{Accepted, Log, Snapshot, Unfit},
     membership::Franchise,
@@ -83,6 +84,7 @@ pub(super) struct Core {
     franchise: Franchise,
     /// Whether to stand for election, and what to announce then.
     pub(super) standing: Option<std::sync::Arc<[u8]>>,
+    caretaking: Caretaking,
     writes: Writes,
     pub(super) refusals: Refusals,
 }
@@ -101,7 +103,7 @@ impl Core {
         let heard = if config.is(Mutant::ForgetsStickiness) { Timestamp::from_nanos(0) } else { heard };
         let committed = log.snapshot().at.index;
         let writes = Writes::all_done(stored.ballot, log.last().index);
-        let franchise = config.franchise;
+        let (franchise, caretaking) = (config.franchise, Caretaking::led(now, &config.timing));
         Some(Self {
             config,
             ballot: stored.ballot,
@@ -113,6 +115,7 @@ impl Core {
             held_back_for: Ballots::default(),
             franchise,
             standing: None,
+            caretaking,
             writes,
             refusals: Refusals::default(),
         })
@@ -176,6 +179,34 @@ impl Core {
         self.standing.is_some() && self.may_vote()
     }
 
+    /// Whether this server asks for votes if no leader is heard: for itself, or as a caretaker.
+    pub(super) fn seeks_votes(&self, now: Timestamp) -> bool {
+        self.stands() || self.is_needed_as_caretaker(now)
+    }
+
+    fn is_needed_as_caretaker(&self, now: Timestamp) -> bool {
+        #[cfg(test)]
+        if self.config.is(Mutant::NoCaretaker) {
+            return false;
+        }
+        let works = self.may_vote() && self.writes.all_durable();
+        self.standing.is_none() && works && self.caretaking.is_due(now, self.timing())
+    }
+
+    /// A candidate has an older log than this server, which gives it no vote for that reason alone.
+    pub(super) fn refused_older_log(&mut self, now: Timestamp) {
+        if self.standing.is_none() {
+            self.caretaking.refused_older_log(now);
+        }
+    }
+
+    /// A term that this server began is over.
+    pub(super) fn rest(&mut self, now: Timestamp) {
+        if self.standing.is_none() {
+            self.caretaking.rest(now, &self.config.timing);
+        }
+    }
+
     /// Once it is revoked, it stays so.
     pub(super) fn enfranchise(&mut self, franchise: Franchise) {
         if self.franchise != Franchise::Revoked {
@@ -229,6 +260,7 @@ impl Core {
     pub(super) fn hear(&mut self, now: Timestamp) {
         self.heard = now;
         self.held_back_for = Ballots::default();
+        self.caretaking = Caretaking::led(now, &self.config.timing);
     }
 
     /// Until when to hold the own candidacy back for that server's.

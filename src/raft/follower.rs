@@ -33,7 +33,7 @@ impl Follower {
 impl Server<Follower> {
     /// No leader was heard for the whole election timeout.
     pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
-        if self.core.stands() {
+        if self.core.seeks_votes(turn.now()) {
             return self.ask_around(turn);
         }
         self.role.deadline = self.core.election_deadline(&turn.moment);

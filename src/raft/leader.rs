@@ -4,6 +4,7 @@
 //! committed and ends, for good, with the term's validity: when no majority answers in time,
 //! when a later term is seen, or when leadership is given up. A leader whose claim has ended never
 //! claims again in its term; without a majority it stops being the leader too (thesis §6.2).
+//! A [`caretaker`](super::caretaker) has none from the start.
 
 #[cfg(test)]
 use super::mutant::Mutant;
@@ -34,8 +35,6 @@ pub(crate) struct Leader {
     since: TimeOfDay,
     /// When the last round of heartbeats was sent.
     sent: Timestamp,
-    /// The first entry of this term: its commit is the proof of the win.
-    first: Index,
     /// All others, in their order.
     peers: Vec<Progress>,
     claim: Claim,
@@ -44,34 +43,49 @@ pub(crate) struct Leader {
 /// What this server says of its leadership.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Claim {
-    /// Nothing yet: the term's first entry is not committed.
-    Unproved,
+    /// Nothing yet: the term's first entry, here, is not committed. Its commit is the proof of the win.
+    Unproved {
+        first: Index,
+    },
     Held(Validity),
     /// It has said, or will never say, that it leads. It only looks for a successor, until then.
     GivenUp {
         by: Timestamp,
     },
+    /// It does not stand, and so will never say that it leads. It brings up to date those that stand, until then.
+    Caretaker {
+        by: Timestamp,
+    },
 }
 
 impl Leader {
-    /// Takes the office that the votes gave, and announces it.
+    /// Takes the office that the votes gave, and announces it; a caretaker announces nothing.
     pub(super) fn elected(mut candidate: Server<Candidate>, turn: &mut Turn) -> Node {
         let core = &mut candidate.core;
         let (me, since) = (core.me(), turn.moment.today);
-        let value = core.standing.clone().unwrap_or_default();
-        let announcement = Announcement { who: me, value, since };
-        let first = core.log.append(core.term(), Payload::Leadership(announcement)).index;
+        let first = core.log.last().index.next();
         let unknown = |peer| Progress::unknown(peer, first, core.config.limits.in_flight);
         let peers = core.members().others(me).map(unknown).collect();
+        let claim = match core.standing.clone() {
+            Some(value) => {
+                core.log.append(core.term(), Payload::Leadership(Announcement { who: me, value, since }));
+                Claim::Unproved { first }
+            }
+            None => Claim::Caretaker { by: turn.now() + core.timing().longest() },
+        };
         let (elected, sent) = (turn.now(), turn.now());
-        let role = Leader { elected, since, sent, first, peers, claim: Claim::Unproved };
+        let role = Leader { elected, since, sent, peers, claim };
         let mut leader = candidate.in_role(role);
         leader.let_itself_be_heard(turn);
         leader.into()
     }
 
     pub(super) fn has_given_up(&self) -> bool {
-        matches!(self.claim, Claim::GivenUp { .. })
+        matches!(self.claim, Claim::GivenUp { .. } | Claim::Caretaker { .. })
+    }
+
+    pub(super) fn is_caretaker(&self) -> bool {
+        matches!(self.claim, Claim::Caretaker { .. })
     }
 }
 
@@ -80,7 +94,7 @@ impl Server<Leader> {
         let heartbeat = self.role.sent + self.core.timing().heartbeat();
         let deadline = heartbeat.min(self.over_at());
         match self.role.claim {
-            Claim::GivenUp { by } => deadline.min(by),
+            Claim::GivenUp { by } | Claim::Caretaker { by } => deadline.min(by),
             _ => deadline,
         }
     }
@@ -101,7 +115,7 @@ impl Server<Leader> {
     /// Check-quorum, by the clock and before anything else in a step (thesis §6.2).
     pub(super) fn end_if_over(mut self, turn: &mut Turn) -> Node {
         let by = match self.role.claim {
-            Claim::GivenUp { by } => by,
+            Claim::GivenUp { by } | Claim::Caretaker { by } => by,
             _ => self.over_at(),
         };
         #[cfg(test)]
@@ -126,6 +140,7 @@ impl Server<Leader> {
             }
         }
         self.role.claim = Claim::GivenUp { by: turn.now() + self.core.timing().shortest() };
+        self.core.rest(turn.now());
     }
 
     fn token(&self) -> FencingToken {
@@ -195,12 +210,14 @@ impl Server<Leader> {
         if !self.sent_at(turn, echo) || matched > self.core.log.last().index {
             return self.refuse();
         }
-        let echo = self.credited(turn, echo);
+        let (echo, mut moved) = (self.credited(turn, echo), false);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
             progress.answer(echo, stands);
+            moved |= stands && matched > progress.matched;
             progress.appended(&self.core, matched);
             progress.stream(&self.core, turn);
         }
+        self.keep_on(turn, moved);
         self.count(turn)
     }
 
@@ -216,20 +233,42 @@ impl Server<Leader> {
         if !self.sent_at(turn, echo) {
             return self.refuse();
         }
-        let echo = self.credited(turn, echo);
+        let (echo, mut moved) = (self.credited(turn, echo), false);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
             progress.answer(echo, stands);
             if progress.rejected(&self.core, turn, previous, conflict, echo) {
+                // While it looks for where the logs part. Later it may lose and send the same again and again.
+                moved |= stands && progress.matched == Index::ZERO;
                 progress.probe(&self.core, turn);
             }
         }
+        self.keep_on(turn, moved);
         self.count(turn)
+    }
+
+    /// A caretaker goes on for as long as one that stands makes progress.
+    fn keep_on(&mut self, turn: &Turn, moved: bool) {
+        if let (Claim::Caretaker { by }, true) = (&mut self.role.claim, moved) {
+            *by = turn.now() + self.core.timing().longest();
+        }
     }
 
     fn refuse(mut self) -> Node {
         self.core.refusals.count(Refusal::Impossible);
         self.into()
     }
+
+    #[cfg(test)]
+    fn claim_as_caretaker(&self, turn: &mut Turn) {
+        let mutant = self.core.config.is(Mutant::CaretakerClaims) && self.role.is_caretaker();
+        if let (true, Some(proved)) = (mutant, self.proved_at()) {
+            let (token, until) = (self.token(), self.core.timing().believed_until(proved));
+            turn.tell(Tidings::Gained { token, until });
+        }
+    }
+
+    #[cfg(not(test))]
+    fn claim_as_caretaker(&self, _: &mut Turn) {}
 
     #[cfg(test)]
     fn hands_over_to_any(&self) -> bool {
@@ -281,7 +320,7 @@ impl Server<Leader> {
         let Some(proved) = self.proved_at() else { return };
         let (until, token, now) = (self.core.timing().believed_until(proved), self.token(), turn.now());
         match &mut self.role.claim {
-            Claim::Unproved if self.core.commit >= self.role.first && now < until => {
+            Claim::Unproved { first } if self.core.commit >= *first && now < until => {
                 self.role.claim = Claim::Held(Validity::new(until));
                 turn.tell(Tidings::Gained { token, until });
             }
@@ -296,6 +335,9 @@ impl Server<Leader> {
 
     /// Gives leadership up. Belief ends here; then a successor is brought up to date (thesis §3.10).
     pub(super) fn give_up(mut self, turn: &mut Turn) -> Node {
+        if self.role.is_caretaker() {
+            return self.retire(turn);
+        }
         if !self.role.has_given_up() {
             self.lose(turn, Loss::Resigned);
         }
@@ -312,15 +354,25 @@ impl Server<Leader> {
         let may_follow = alive.filter(|peer| peer.stands || self.hands_over_to_any());
         match may_follow.max_by_key(|peer| peer.matched).map(|peer| (peer.peer, peer.matched)) {
             Some((_, matched)) if matched < self.core.log.last().index => return self.into(),
-            Some((peer, _)) => self.core.send(turn, peer, Message::TimeoutNow),
+            Some((peer, _)) => {
+                self.claim_as_caretaker(turn);
+                self.core.send(turn, peer, Message::TimeoutNow);
+            }
+            None if self.role.is_caretaker() => return self.into(),
             None => {}
         }
         #[cfg(test)]
         if self.core.config.is(Mutant::TakesLeadershipBack) {
             let mut kept = self;
-            kept.role.claim = Claim::Unproved;
+            kept.role.claim = Claim::Unproved { first: Index::ZERO };
             return kept.into();
         }
+        self.retire(turn)
+    }
+
+    /// Leaves it to the others.
+    fn retire(mut self, turn: &mut Turn) -> Node {
+        self.core.rest(turn.now());
         let timeouts = if self.role.peers.is_empty() { 0 } else { TIMEOUTS_OF_REST };
         let rest = self.core.timing().longest() * timeouts;
         let deadline = self.core.election_deadline(&turn.moment) + rest;

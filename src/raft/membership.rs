@@ -71,7 +71,7 @@ pub(crate) enum Franchise {
     Waiting,
     /// All others have.
     Full,
-    /// Never again: another member knows that this is no member's only and newest disk.
+    /// Never again: another member knows that this is no member's only and newest disk, or the disk has failed.
     Revoked,
 }
 

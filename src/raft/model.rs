@@ -11,6 +11,8 @@
 //! * **A disk** is as fast as its server (the simulation has slow ones). A restart forgets all else.
 //! * **A leader** may be told to resign. The holder of a term that was lost lets go at any time, or never.
 //!
+//! In some walks a server that does not stand has the newest log, and no leader was heard for long: it is a caretaker.
+//!
 //! What is bounded: ticks, terms, restarts, resignations. Within these bounds the walk is complete.
 //! Draws are all zero, so timeouts are the shortest there are; a longer one is a timer that is late.
 
@@ -22,7 +24,7 @@ use super::{
     action::{Actions, Effect, Input, Moment, Stored, Tidings},
     core::Config,
     identity::{Index, Members, NodeId, Position, Term},
-    log::TimeOfDay,
+    log::{Entry, Payload, TimeOfDay},
     membership::Franchise,
     message::{Envelope, Limits, Message, Refusals},
     mutant::Mutant,
@@ -41,6 +43,12 @@ const TICK: Duration = Duration::from_millis(10);
 /// When the walk begins: late enough for a mutant's "long ago" to be before.
 const START: Timestamp = Timestamp::from_nanos(1_000_000_000);
 
+/// When a server that has not heard a leader since its start may be a caretaker: after two of the longest timeouts.
+const CARETAKERS_WAIT: u8 = 8;
+
+/// The entry that only a caretaker's log has.
+const NEWEST: Position = Position { term: Term::new(1), index: Index::new(1) };
+
 /// The bounds of a walk.
 #[derive(Debug, Clone)]
 struct Group {
@@ -52,6 +60,8 @@ struct Group {
     resignations: u8,
     /// How many of the servers stand; all vote.
     standing: usize,
+    /// Whether the last server, which does not stand, has the newest log, and may be a caretaker at once.
+    caretaker: bool,
     /// Whether the horizon lets a second leader follow on a first.
     follow_up: bool,
     mutant: Option<Mutant>,
@@ -122,6 +132,23 @@ impl Group {
         }
     }
 
+    /// The first tick: all servers started at 0.
+    fn begins(&self) -> u8 {
+        if self.caretaker { CARETAKERS_WAIT } else { 0 }
+    }
+
+    /// What the disk there holds at first.
+    fn disk(&self, place: usize) -> Stored {
+        let mut disk = Stored::nothing();
+        if self.caretaker {
+            disk.ballot.term = Term::new(1);
+        }
+        if self.caretaker && place == SERVERS - 1 {
+            disk.entries = vec![Entry { at: NEWEST, payload: Payload::Record(Arc::from([])) }];
+        }
+        disk
+    }
+
     fn start(&self, place: usize, disk: &Stored, tick: u8) -> Node {
         let moment = moment(tick);
         let node = Node::start(self.config(place), disk.clone(), &moment).unwrap();
@@ -171,6 +198,13 @@ impl World {
     fn believers(&self) -> usize {
         let believes = |server: &&Server| server.claim.is_some_and(|(_, until)| self.now() < until);
         self.servers.iter().filter(believes).count()
+    }
+
+    /// Whether a server that stands leads, and has what only the caretaker had.
+    fn newest_leads(&self) -> bool {
+        let believes = |server: &Server| server.claim.is_some_and(|(_, until)| self.now() < until);
+        let has_all = |server: &Server| server.node.log().term_at(NEWEST.index) == Some(NEWEST.term);
+        self.servers.iter().take(SERVERS - 1).any(|server| believes(server) && has_all(server))
     }
 
     fn carry_out(&mut self, place: usize, effect: Effect) {
@@ -272,13 +306,13 @@ impl Model for Group {
 
     fn init_states(&self) -> Vec<World> {
         let server = |place| {
-            let disk = Stored::nothing();
+            let disk = self.disk(place);
             let mut node = self.start(place, &disk, 0);
             node.forget_writes();
             Server { node, disk, claim: None, lost: false }
         };
         vec![World {
-            tick: 0,
+            tick: self.begins(),
             servers: (0..SERVERS).map(server).collect(),
             links: vec![None; SERVERS * SERVERS],
             restarts: 0,
@@ -300,7 +334,7 @@ impl Model for Group {
             if server.lost {
                 actions.push(Action::LetGo(place));
             }
-            if world.restarts < self.restarts && world.tick > 0 {
+            if world.restarts < self.restarts && world.tick > self.begins() {
                 actions.push(Action::Restart(place));
             }
             if world.resignations < self.resignations && matches!(server.node, Node::Leader(_)) {
@@ -352,6 +386,10 @@ impl Model for Group {
             Property::always(FIGURE_3, |_, world: &World| world.broken.is_none() && world.logs_match()),
             Property::sometimes("somebody validly leads", |_, world: &World| world.believers() == 1),
         ];
+        if self.caretaker {
+            properties
+                .push(Property::sometimes("the newest log leads", |_, world: &World| world.newest_leads()));
+        }
         if self.follow_up {
             properties.push(Property::sometimes("another leads after it", |_, world: &World| {
                 let led = world.servers.iter().filter(|server| server.claim.is_some()).count();
@@ -377,6 +415,7 @@ impl Group {
             restarts: 0,
             resignations: 0,
             standing: 2,
+            caretaker: false,
             follow_up: true,
             mutant: None,
         }
@@ -416,6 +455,24 @@ fn one_leader_when_a_server_restarts() {
 #[test]
 fn one_leader_when_a_leader_resigns() {
     Group { resignations: 1, horizon: 5, ..Group::bounded() }.prove();
+}
+
+impl Group {
+    fn with_a_caretaker() -> Self {
+        let (horizon, terms) = (CARETAKERS_WAIT + 1, 3);
+        Self { standing: 1, caretaker: true, horizon, terms, follow_up: false, ..Self::bounded() }
+    }
+}
+
+#[test]
+fn contract_12_a_caretaker_makes_a_leader_and_never_two() {
+    Group::with_a_caretaker().prove();
+}
+
+#[test]
+fn two_leaders_if_a_caretaker_claims() {
+    let mutant = Some(Mutant::CaretakerClaims);
+    Group { mutant, ..Group::with_a_caretaker() }.refute(ONE_VALID);
 }
 
 #[test]

@@ -22,6 +22,10 @@ pub(crate) enum Mutant {
     TakesLeadershipBack,
     /// A leader hands over to a server that does not stand.
     HandsOverToAny,
+    /// A caretaker claims the term that it was elected for.
+    CaretakerClaims,
+    /// A server that does not stand leaves it at that, whatever its log has.
+    NoCaretaker,
     /// A server that lost its term votes while its holder may still act on it.
     VotesBeforeTheHolderLetGo,
     /// Only answers to the newest ask count, though the round trip may be longer than the interval.

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! [`Node::step`] takes the node and gives it back: a role can only be left by consuming it, so what
-//! belonged to it (votes, followers' progress, a claim) cannot outlive it.
+//! belonged to it (votes, followers' progress, a claim) cannot outlive it. A [`caretaker`](super::caretaker) is a
+//! leader without a claim.
 
 use super::{
     action::{Actions, Content, Declined, Effect, Input, Moment, Stored},
@@ -88,6 +89,7 @@ impl Node {
             Self::Follower(_) => "follower",
             Self::PreCandidate(_) => "pre-candidate",
             Self::Candidate(_) => "candidate",
+            Self::Leader(server) if server.role.is_caretaker() => "caretaker",
             Self::Leader(_) => "leader",
         }
     }
@@ -200,6 +202,9 @@ impl Node {
                 match self {
                     Self::PreCandidate(_) | Self::Candidate(_) if !self.core().may_vote() => {
                         self.resign(turn)
+                    }
+                    Self::Leader(server) if server.role.is_caretaker() && !server.core.may_vote() => {
+                        server.give_up(turn)
                     }
                     other => other,
                 }
@@ -344,8 +349,12 @@ impl Node {
     /// Says whether it would vote for that server, and changes no term and no vote (thesis §9.6).
     ///
     /// A server that would vote for another leaves it some time to win.
-    fn consider(self, turn: &mut Turn, from: NodeId, last: Position, sent: Timestamp) -> Self {
-        if self.clings(turn.now()) || !self.core().may_vote() || !self.core().up_to_date(last) {
+    fn consider(mut self, turn: &mut Turn, from: NodeId, last: Position, sent: Timestamp) -> Self {
+        if self.clings(turn.now()) || !self.core().may_vote() {
+            return self;
+        }
+        if !self.core().up_to_date(last) {
+            self.core_mut().refused_older_log(turn.now());
             return self;
         }
         self.core().send(turn, from, Message::PreVoteGranted { echo: sent });

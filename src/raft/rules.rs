@@ -550,6 +550,102 @@ fn contract_12_of_those_that_stand_the_one_that_has_most_takes_over() {
     }
 }
 
+impl Bench {
+    /// One that does not stand, and has the newest log; C asks for its vote in vain, long after the last leader.
+    fn needed() -> Self {
+        let mut bench = Self::of(3);
+        bench.step(Input::Withdraw);
+        bench.hear(B, 1, append(at(0, 0), &[entry(1, 1), entry(2, 1)]));
+        bench.pass(Timing::DEFAULT.longest() * 2);
+        bench.is_asked(C);
+        bench
+    }
+
+    /// A candidate with an older log asks whether it would have a vote.
+    fn is_asked(&mut self, candidate: NodeId) {
+        let (term, sent) = (self.node().term().get(), self.now);
+        assert_eq!(self.hear(candidate, term, Message::PreVote { last: at(1, 1), sent }), vec![]);
+    }
+
+    /// The same, elected by C.
+    fn caretaker() -> Self {
+        let mut bench = Self::needed();
+        bench.expire();
+        bench.hear(C, 1, Message::PreVoteGranted { echo: bench.now });
+        let effects = bench.hear(C, 2, Message::VoteGranted);
+        assert_eq!(bench.node().role(), "caretaker");
+        assert_eq!(sent(&effects).len(), 2, "heartbeats");
+        bench
+    }
+}
+
+#[test]
+fn contract_12_a_caretaker_brings_up_to_date_one_that_stands_and_hands_over() {
+    let mut bench = Bench::caretaker();
+    let (echo, last) = (bench.now, bench.node().log().last());
+    assert_eq!(last, at(2, 1), "it appends nothing");
+    let stranger = Message::Appended { matched: last.index, echo, stands: false };
+    assert_eq!(bench.hear(B, 2, stranger), vec![], "B does not stand");
+    let conflict = Conflict { term: None, first: Index::new(2) };
+    let behind = Message::Rejected { previous: last.index, conflict, echo, stands: true };
+    let effects = bench.hear(C, 2, behind);
+    assert!(matches!(sent(&effects)[..], [(C, Message::Append { .. })]), "{effects:?}");
+    let why = Declined::NotLeading { leader: None };
+    let declined = [Effect::Declined { proposal: ProposalId(1), why }];
+    assert_eq!(bench.step(Input::Propose(vec![proposal(1, b"x")])), declined);
+    let effects = bench.hear(C, 2, Message::Appended { matched: last.index, echo, stands: true });
+    assert_eq!(effects, [Effect::Send(envelope(ME, C, 2, Message::TimeoutNow))], "and it claims nothing");
+    assert_eq!(bench.node().role(), "follower");
+    let request = Message::RequestVote { last, transfer: true };
+    assert_eq!(votes(&bench.hear(C, 3, request)), 1);
+}
+
+#[test]
+fn only_a_server_that_is_needed_is_a_caretaker() {
+    let asks = |mut bench: Bench| !sent(&bench.expire()).is_empty();
+    assert!(asks(Bench::needed()));
+
+    let mut revoked = Bench::needed();
+    revoked.step(Input::Franchise(Franchise::Revoked));
+    assert!(!asks(revoked), "it has no vote");
+
+    let mut led = Bench::needed();
+    let heartbeat = append(at(2, 1), &[]);
+    led.hear(B, 1, heartbeat);
+    led.is_asked(C);
+    assert!(!asks(led), "there was a leader");
+
+    let mut forgotten = Bench::needed();
+    forgotten.pass(Timing::DEFAULT.longest() * 2);
+    assert!(!asks(forgotten), "the candidate is gone");
+
+    let mut stuck = Bench::needed();
+    stuck.step(Input::Receive(envelope(C, ME, 7, Message::Outdated)));
+    stuck.now = stuck.now.max(stuck.node().deadline());
+    assert_eq!(stuck.step(Input::Tick), vec![], "its disk has not kept the last term");
+}
+
+#[test]
+fn a_caretaker_without_progress_ends_and_rests() {
+    let mut bench = Bench::caretaker();
+    let start = bench.now;
+    let still = |bench: &mut Bench| {
+        let behind = Message::Appended { matched: Index::new(1), echo: bench.now, stands: true };
+        bench.hear(C, 2, behind);
+        bench.expire();
+        bench.is_asked(C);
+        bench.node().role() == "caretaker"
+    };
+    while still(&mut bench) {}
+    let longest = Timing::DEFAULT.longest();
+    assert_eq!(bench.now, start + longest, "a first answer is the last progress");
+    while sent(&bench.expire()).is_empty() {
+        bench.is_asked(C);
+    }
+    assert!(bench.now >= start + longest * 5, "it rests for as long as an election may take");
+    assert!(bench.now < start + longest * 6);
+}
+
 #[test]
 fn a_server_that_was_told_to_take_over_stands_at_once_and_says_why() {
     let mut bench = Bench::of(3);

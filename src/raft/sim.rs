@@ -132,6 +132,12 @@ fn groups_that_are_far_apart_keep_every_invariant() {
     (0..300).for_each(|seed| drop(checked(Plan::of_far_apart(seed))));
 }
 
+/// Where the newest log is on a server that does not stand, it is a caretaker.
+#[test]
+fn contract_12_groups_in_which_few_stand_keep_every_invariant() {
+    (0..300).for_each(|seed| drop(checked(Plan::of_few_candidates(seed))));
+}
+
 /// The promise of `docs/peers.md`: whatever the timing, if its shortest timeout is at least three round
 /// trips and a heartbeat.
 #[test]
@@ -291,6 +297,8 @@ fn what_can_go_wrong_does_go_wrong() {
         "nothing gets from",
         "takes 50 times as long",
         "is told to resign",
+        "does not stand any more",
+        "is a caretaker",
     ];
     for seed in 0..200 {
         let world = run_recorded(Plan::of(seed));

@@ -72,7 +72,7 @@ impl Step {
 
     /// Whether the server leads now what it did not lead before.
     pub(crate) fn elects(&self, after: &Node) -> bool {
-        leads(after) && (self.role != "leader" || self.term != after.term())
+        leads(after) && (self.role != after.role() || self.term != after.term())
     }
 }
 

@@ -120,6 +120,16 @@ fn a_handoff_to_a_server_that_does_not_stand_is_noticed() {
 }
 
 #[test]
+fn a_newest_log_that_nobody_takes_care_of_is_noticed() {
+    caught_in(Plan::of_few_candidates, Mutant::NoCaretaker, &["a leader again"]);
+}
+
+#[test]
+fn a_caretaker_that_claims_is_noticed() {
+    caught_in(Plan::of_few_candidates, Mutant::CaretakerClaims, &["one valid leader"]);
+}
+
+#[test]
 fn a_leader_that_goes_on_without_a_majority_is_noticed() {
     caught(Mutant::IgnoresQuorum, &["a leader again"]);
 }

@@ -168,6 +168,7 @@ impl Plan {
         match rng.u8(0..8) {
             0 => plan.far_apart(&mut rng),
             1 => plan.on_slow_disks(&mut rng),
+            2 => plan.with_few_candidates(&mut rng),
             _ => plan,
         }
     }
@@ -182,6 +183,26 @@ impl Plan {
     pub(crate) fn of_slow_disks(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0xD15C);
         Self::of(seed).on_slow_disks(&mut rng)
+    }
+
+    /// What `seed` stands for, with servers that do not stand; one in eight is one anyway.
+    pub(crate) fn of_few_candidates(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x1D1E);
+        Self::of(seed).with_few_candidates(&mut rng)
+    }
+
+    /// The same trouble where most servers don't stand in the end, and one that does may have missed something.
+    fn with_few_candidates(mut self, rng: &mut fastrand::Rng) -> Self {
+        let servers = self.clocks.len() as u8;
+        let (before, until) = (self.heal_at, self.heal_at.plus(Duration::from_secs(2)));
+        self.faults.extend(withdrawals(rng, servers, before, until));
+        self.heal_at = until;
+        self
+    }
+
+    /// Whether some servers don't stand in the end.
+    fn has_few_candidates(&self) -> bool {
+        self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Withdraw(_)))
     }
 
     /// The same trouble where a round trip takes 10 to 300 ms, with a timing that just serves, or more.
@@ -225,6 +246,8 @@ impl Plan {
         let shortest = self.timing.shortest() * 19 / 20; // By the fastest clock.
         let serves = shortest >= round_trip * 3 + self.timing.heartbeat() && shortest >= sync * 4;
         let attempts = if self.weather.is_reliable() { 4 } else { 16 };
+        // A caretaker waits, or rests; then it is elected, and only then one that stands.
+        let attempts = if self.has_few_candidates() { 2 * attempts + 6 } else { attempts };
         serves.then(|| self.timing.longest() * attempts * 21 / 20)
     }
 
@@ -344,6 +367,38 @@ fn figure_8(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> 
         faults.push((at, Fault::Mend));
         at = at.plus(Duration::from_millis(rng.u64(0..400)));
         faults.push((at, Fault::StartAll));
+    }
+    faults.retain(|(at, _)| *at < until);
+    faults
+}
+
+/// One server misses something, and the others don't stand any more; most of them.
+fn withdrawals(
+    rng: &mut fastrand::Rng,
+    servers: u8,
+    from: TrueTime,
+    until: TrueTime,
+) -> Vec<(TrueTime, Fault)> {
+    let fit = rng.u8(0..servers);
+    let mut faults = Vec::new();
+    let mut at = from;
+    let mut then = |after: u64, fault| {
+        at = at.plus(Duration::from_millis(after));
+        faults.push((at, fault));
+    };
+    then(0, Fault::Mend);
+    then(0, Fault::StartAll);
+    then(0, Fault::Stand(Whom::Server(NodeId::new(fit))));
+    then(rng.u64(0..600), Fault::CutOff(Whom::Server(NodeId::new(fit))));
+    for other in (0..servers).filter(|other| *other != fit) {
+        let other = Whom::Server(NodeId::new(other));
+        match rng.u8(0..5) {
+            0 => then(rng.u64(0..300), Fault::Resign(Whom::Leader)),
+            _ => then(rng.u64(0..300), Fault::Withdraw(other)),
+        }
+        if rng.u8(0..5) == 0 {
+            then(rng.u64(0..100), Fault::Stand(other));
+        }
     }
     faults.retain(|(at, _)| *at < until);
     faults

@@ -271,6 +271,10 @@ impl World {
         self.members().filter(leads).max_by_key(|node| self.server(*node).map(Node::term))
     }
 
+    fn is_caretaker(&self, node: NodeId) -> bool {
+        self.server(node).is_some_and(|server| server.role() == "caretaker")
+    }
+
     fn schedule(&mut self, at: TrueTime, event: Event) {
         self.scheduled += 1;
         self.queue.push(Reverse(Scheduled { at, number: self.scheduled, event }));
@@ -622,7 +626,8 @@ impl World {
     pub(crate) fn elect(&mut self) {
         let Some(within) = self.plan.elects_within() else { return };
         let backlog = self.backlog();
-        let met = self.run_until(within, |world| world.raft_leader().is_some());
+        let met =
+            self.run_until(within, |world| world.raft_leader().is_some_and(|it| !world.is_caretaker(it)));
         self.look(&Seen::Expected { met, what: "a leader", within });
         // It may say so once the others have all that was in its log before.
         // One that came out of the trouble may have missed too much of it to stay.
