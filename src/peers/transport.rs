@@ -44,7 +44,7 @@
 //! # What a stranger can't do
 //!
 //! Use more than a bounded number of connections ([`Lobby`]), buffers, headers and time before its
-//! first word; say anything larger than [`LARGEST_MESSAGE`]; end a connection of somebody else. What
+//! first word; take the room of another address; say anything larger than [`LARGEST_MESSAGE`]; end a connection of somebody else. What
 //! makes no sense ends the connection that it came on, and is counted. With TLS it needs a
 //! certificate for all of that. What it is told when it is turned away, and what is logged of it, are two types
 //! ([`refusal`](super::refusal)).
@@ -70,6 +70,7 @@ mod dial;
 mod dialling;
 mod line;
 mod lobby;
+mod member_addresses;
 mod pace;
 mod queue;
 mod said;
@@ -80,7 +81,7 @@ pub(super) mod tests;
 mod tied;
 
 pub(crate) use self::counts::Mishap;
-use self::{contacts::Contacts, lobby::Lobby, said::Said};
+use self::{contacts::Contacts, lobby::Lobby, member_addresses::MemberAddresses, said::Said};
 pub(super) use self::{dial::Target, pace::Pace, talk::Ending};
 use super::{
     Contact, Look, Settings,
@@ -189,12 +190,18 @@ impl Network {
             looks,
             contacts: Arc::clone(&contacts),
             lobby: Lobby::default(),
+            member_addresses: MemberAddresses::of(group),
             pace,
             over: over.clone(),
             strangers: Mutex::new(Said::nothing(said::OF_STRANGERS)),
         });
         let accepting = accepting::accept(Arc::clone(&shared), listener);
         runtime.spawn(over.clone().run_until_cancelled_owned(accepting));
+        let looking_up = {
+            let shared = Arc::clone(&shared);
+            async move { shared.member_addresses.keep_looking_up().await }
+        };
+        runtime.spawn(over.clone().run_until_cancelled_owned(looking_up));
         for node in group.size().others(me).filter(|node| hello::dials(me, *node)) {
             let calling = dialling::keep_calling(Arc::clone(&shared), node);
             runtime.spawn(over.clone().run_until_cancelled_owned(calling));
@@ -226,6 +233,7 @@ struct Shared<G> {
     looks: Looks,
     contacts: Arc<Contacts>,
     lobby: Lobby,
+    member_addresses: MemberAddresses,
     pace: Pace,
     /// Ends everything.
     over: CancellationToken,

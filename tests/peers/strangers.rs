@@ -3,14 +3,20 @@
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
+    time::Duration,
 };
 
 use crate::support::{
     capture::Mark,
+    clock::BootTime,
     elect::Elect,
     eventually::eventually,
     http,
-    peers::{Group, Lead, leads_on, saw_a_change, settled, told, with_parts},
+    islands::Islands,
+    peers::{
+        BRISK, Group, Lead, growing_tokens, leads_after, leads_on, saw_a_change, settled, told, with_parts,
+    },
+    pki::Pki,
     server::{FOLLOWER, SOON},
 };
 
@@ -138,4 +144,39 @@ fn connections_on_which_nobody_says_who_they_are_keep_no_member_out() {
         let closed = stream.read_to_end(&mut Vec::new());
         assert!(!matches!(&closed, Err(error) if error.kind() == ErrorKind::WouldBlock), "{closed:?}");
     }
+}
+
+/// Connections a second from one host to each server, and the time that a packet takes to a server and back.
+const FLOOD: usize = 1_000;
+const ROUND_TRIP: Duration = Duration::from_millis(50);
+
+#[test]
+fn contract_12_a_group_forms_in_a_flood_of_silent_connections() {
+    let (flooder, observer) = (3, 4);
+    let Some(mut islands) = Islands::try_new(5) else { return };
+    islands.far_apart(ROUND_TRIP);
+    let group = Group::at((0..3).map(Islands::address).collect()).with_timing(BRISK);
+    let pki = Pki::of_hosts(&["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
+    let with_tls = |elect: Elect| {
+        let elect = elect.arg("--cacert").arg(&pki.ca);
+        elect.arg("--cert").arg(&pki.server.cert).arg("--key").arg(&pki.server.key)
+    };
+    let start = |place| group.start_as(place, with_tls(islands.elect(place, group.command_line(place))));
+    // They meet in peace: after that a majority is enough.
+    let mut servers: Vec<_> = (0..3).map(start).collect();
+    let first = settled(&servers);
+    servers.iter_mut().for_each(|server| _ = server.kill());
+    drop(servers);
+
+    let flood = islands.flood(flooder, 0..3, FLOOD);
+    let started = BootTime::now();
+    let servers: Vec<_> = (0..3).map(start).collect();
+    leads_after(&servers, first.token);
+    println!("led after {:?}, with {} connections by then", started.elapsed(), flood.opened());
+    let status = islands.elect(observer, vec!["status".into(), "--peers".into(), group.list()]);
+    let mut status = with_tls(status).start();
+    assert_eq!(status.wait_exit(SOON).code(), Some(0), "{:?}", status.stderr());
+    println!("answered after {:?}, with {} connections by then", started.elapsed(), flood.opened());
+    assert!(flood.opened() > FLOOD, "a flood");
+    growing_tokens(&servers);
 }

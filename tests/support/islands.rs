@@ -5,9 +5,27 @@
 //! once that process is gone, however the test ended.
 
 use std::{
+    collections::VecDeque,
+    fs::File,
     io::Write as _,
     process::{Command, Stdio},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use nix::sched::{CloneFlags, setns};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, oneshot},
+    time::{Instant, interval, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -20,9 +38,30 @@ use super::{
 /// Hosts that reach each other.
 #[derive(Debug)]
 pub(crate) struct Islands {
+    /// Gone before the hosts that it is on.
+    delays: Vec<OnHost>,
     hosts: Vec<Process>,
     _bridge: Process,
 }
+
+/// Something that goes on on a host until this is dropped.
+#[derive(Debug)]
+#[must_use = "dropping this ends it"]
+pub(crate) struct OnHost(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
+
+/// Connections that are opened, and on which nothing is said.
+#[derive(Debug)]
+#[must_use = "dropping this ends it"]
+pub(crate) struct Flood {
+    opened: Arc<AtomicUsize>,
+    _on: OnHost,
+}
+
+/// Where servers listen, and by which port one comes to the same place from a delay.
+const PORT: u16 = 10000;
+const DELAYED_PORT: u16 = 20000;
+/// On each host the delay on the way to the first host; the next are behind it.
+const FIRST_DELAY: u16 = 30000;
 
 /// What is needed to make them, beside root's rights.
 const TOOLS: [&str; 4] = ["ip", "nft", "nsenter", "unshare"];
@@ -54,12 +93,12 @@ impl Islands {
             inside(&host, "nft", "add chain inet cut from { type filter hook input priority 0 ; }");
             host
         });
-        Some(Self { hosts: hosts.collect(), _bridge: bridge })
+        Some(Self { delays: Vec::new(), hosts: hosts.collect(), _bridge: bridge })
     }
 
     /// Where a server on that host listens.
     pub(crate) fn address(place: usize) -> String {
-        format!("{}:10000", ip(place))
+        format!("{}:{PORT}", ip(place))
     }
 
     /// `elect ARGS…` on that host.
@@ -80,6 +119,39 @@ impl Islands {
             self.cut(place, other);
             self.cut(other, place);
         }
+    }
+
+    /// From now on a round trip between programs and the servers of other hosts takes so long. (A kernel that can do this
+    /// by itself is not to be had everywhere.) Each host has a proxy for each other one, so that its own address is still
+    /// the one that servers see.
+    pub(crate) fn far_apart(&mut self, round_trip: Duration) {
+        let count = self.hosts.len();
+        for (place, host) in self.hosts.iter().enumerate() {
+            inside(host, "nft", "add table ip far");
+            inside(host, "nft", "add chain ip far from { type nat hook prerouting priority -100 ; }");
+            inside(host, "nft", "add chain ip far to { type nat hook output priority -100 ; }");
+            inside(
+                host,
+                "nft",
+                &format!("add rule ip far from tcp dport {DELAYED_PORT} redirect to :{PORT}"),
+            );
+            for other in (0..count).filter(|other| *other != place) {
+                let delay = FIRST_DELAY + other as u16;
+                let to = format!("ip daddr {} tcp dport {PORT} redirect to :{delay}", ip(other));
+                inside(host, "nft", &format!("add rule ip far to {to}"));
+                self.delays.push(on(host, move || delays(delay, other, round_trip)));
+            }
+        }
+    }
+
+    /// Opens so many connections a second from `place` to each of these hosts' servers, and says nothing on them. It
+    /// keeps the newest of them, as many as it opens in a second.
+    pub(crate) fn flood(&self, place: usize, hosts: std::ops::Range<usize>, a_second: usize) -> Flood {
+        let opened = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&opened);
+        // Past the delays: what is delayed arrives as often.
+        let targets: Vec<String> = hosts.map(|host| format!("{}:{DELAYED_PORT}", ip(host))).collect();
+        Flood { opened, _on: on(&self.hosts[place], move || flood(targets, a_second, counted)) }
     }
 
     /// All reach each other again.
@@ -125,4 +197,100 @@ fn inside(host: &Process, program: &str, args: &str) {
     let done = Command::new("nsenter").args([&namespace, "--", program]).args(args.split(' ')).output();
     let done = done.expect("nsenter runs");
     assert!(done.status.success(), "{program} {args}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+impl Flood {
+    /// Connections so far.
+    pub(crate) fn opened(&self) -> usize {
+        self.opened.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for OnHost {
+    fn drop(&mut self) {
+        let Some((stop, thread)) = self.0.take() else { return };
+        drop(stop);
+        let _ = thread.join();
+    }
+}
+
+/// Runs that on a thread in the host's network, which has a runtime of its own: what it opens there is there.
+fn on<F: Future<Output = ()>>(host: &Process, what: impl FnOnce() -> F + Send + 'static) -> OnHost {
+    let (stop, stopped) = oneshot::channel::<()>();
+    let namespace = File::open(format!("/proc/{}/ns/net", host.id())).expect("the host is there");
+    let thread = thread::spawn(move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("whoever made the namespace may enter it");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime starts wherever a test does").block_on(async move {
+            tokio::select! {
+                _ = stopped => {}
+                () = what() => {}
+            }
+        });
+    });
+    OnHost(Some((stop, thread)))
+}
+
+/// Passes connections on to that host's server, as from far away.
+async fn delays(port: u16, to: usize, round_trip: Duration) {
+    let listener = TcpListener::bind(("0.0.0.0", port)).await.expect("nothing else listens on this host");
+    loop {
+        let Ok((near, _)) = listener.accept().await else { return };
+        tokio::spawn(async move {
+            sleep(round_trip).await;
+            let Ok(far) = TcpStream::connect((ip(to), DELAYED_PORT)).await else { return };
+            let _ = (near.set_nodelay(true), far.set_nodelay(true));
+            let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
+            tokio::join!(pass(from_near, to_far, round_trip / 2), pass(from_far, to_near, round_trip / 2));
+        });
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (read, mut held) = mpsc::unbounded_channel();
+    let reading = async move {
+        let mut bytes = [0; 16 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut bytes).await {
+            let _ = read.send((Instant::now() + delay, bytes[..count].to_vec()));
+        }
+    };
+    let writing = async move {
+        while let Some((at, bytes)) = held.recv().await {
+            sleep_until(at).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(reading, writing);
+}
+
+async fn flood(targets: Vec<String>, a_second: usize, opened: Arc<AtomicUsize>) {
+    const STEPS_A_SECOND: usize = 100;
+    let (keep, mut kept) = mpsc::unbounded_channel();
+    let mut steps = interval(Duration::from_secs(1) / STEPS_A_SECOND as u32);
+    let mut held = VecDeque::new();
+    loop {
+        tokio::select! {
+            Some(stream) = kept.recv() => {
+                held.push_back(stream);
+                if held.len() > a_second {
+                    held.pop_front();
+                }
+            }
+            _ = steps.tick() => for target in &targets {
+                for _ in 0..a_second / STEPS_A_SECOND {
+                    let (target, keep, opened) = (target.clone(), keep.clone(), Arc::clone(&opened));
+                    tokio::spawn(async move {
+                        // One that finds the queue of the listener full would try for minutes.
+                        let connecting = timeout(Duration::from_secs(1), TcpStream::connect(target));
+                        if let Ok(Ok(stream)) = connecting.await {
+                            opened.fetch_add(1, Ordering::Relaxed);
+                            let _: Result<(), mpsc::error::SendError<TcpStream>> = keep.send(stream);
+                        }
+                    });
+                }
+            },
+        }
+    }
 }

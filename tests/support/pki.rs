@@ -29,7 +29,7 @@ pub(crate) struct KeyAndCert {
 pub(crate) struct Pki {
     /// The authority that the server trusts, and that has signed `server` and `client`.
     pub(crate) ca: PathBuf,
-    /// For 127.0.0.1 and `localhost`.
+    /// For 127.0.0.1 and `localhost`, unless it is made for other hosts.
     pub(crate) server: KeyAndCert,
     pub(crate) client: KeyAndCert,
     /// An authority that has signed nothing of this.
@@ -42,16 +42,20 @@ pub(crate) struct Pki {
 
 impl Pki {
     pub(crate) fn new() -> Self {
+        Self::of_hosts(&["localhost", "127.0.0.1"])
+    }
+
+    /// With a server certificate for these.
+    pub(crate) fn of_hosts(names: &[&str]) -> Self {
         let dir = TempDir::new().expect("a temporary directory can be made");
         let path = dir.path();
         let authority = Authority::new("test CA");
         let foreign = Authority::new("foreign CA");
         // etcd's own gateway connects to etcd with the server's certificate, as a client.
         let both = [Purpose::ServerAuth, Purpose::ClientAuth];
-        let names = ["localhost", "127.0.0.1"];
         Self {
             ca: write(path, "ca.pem", &authority.pem),
-            server: authority.sign(path, "server", &names, &both),
+            server: authority.sign(path, "server", names, &both),
             client: authority.sign(path, CLIENT_NAME, &[], &[Purpose::ClientAuth]),
             foreign_ca: write(path, "foreign-ca.pem", &foreign.pem),
             foreign_client: foreign.sign(

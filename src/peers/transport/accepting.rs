@@ -84,7 +84,8 @@ pub(super) async fn accept<G: Greet>(shared: Arc<Shared<G>>, listener: TcpListen
                 let stage = Arc::new(watch::Sender::new(Stage::Stranger));
                 let until = Instant::now() + FIRST_WORD;
                 let guest = Guest { from, until, over, stage, ending: Arc::default() };
-                if !shared.lobby.enter(&guest.over) {
+                let is_members = shared.member_addresses.contains(from.ip());
+                if !shared.lobby.enter(from.ip(), is_members, &guest.over) {
                     shared.contacts.counts.count(Mishap::Crowded);
                 }
                 tokio::spawn(receive(Arc::clone(&shared), tcp, guest));

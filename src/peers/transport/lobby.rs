@@ -1,98 +1,293 @@
-//! Who may be connected to us: members always, others as long as there is room.
+//! Which connections there is room for: members always, others as long as there is some.
 //!
-//! Nobody can be told apart before a first word. So those who have not said it wait in a lobby of
-//! limited size, for a limited time, and the one that has waited longest makes room for the next:
-//! a member says its Hello at once, and is gone from there before that.
+//! A connection can't be told from another before its first word. Until then it waits in a lobby of limited size, for a
+//! limited time. Where there is no room for the next one, the address that has the most connections there gives up the
+//! one that has waited longest. So a flood from one address costs that address only, however long a handshake takes.
+//! Addresses at which the list has members share a lobby of their own, which a flood from many other addresses
+//! does not reach.
+//!
+//! Observers are limited likewise. One that does not ask any more makes room first.
+//!
+//! Pure: the moment comes in as `now`.
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Connections on which nobody has said anything yet.
+/// Connections in each of the two lobbies. All members' first attempts fit in several times over.
 const MOST_WAITING: usize = 32;
 
 /// Connections that only want to know who leads. Each costs a few answers a second, and buffers.
 const MOST_OBSERVERS: usize = 32;
 
-/// Counts those who are not members, or not yet known to be.
+/// An observer that has not asked for so long is idle. Ours ask at least each second.
+const IDLE: Duration = Duration::from_secs(3);
+
+/// Limits the connections that are not members', or not yet known to be.
 #[derive(Debug, Default)]
 pub(super) struct Lobby {
-    /// Longest waiting first. Each token ends that connection.
-    waiting: Mutex<VecDeque<CancellationToken>>,
-    observers: Arc<AtomicUsize>,
+    waiting: Mutex<Waiting>,
+    observers: Arc<Observers>,
 }
 
-/// An observer's place; free again once dropped.
+/// Those that have not yet said who they are; longest waiting first.
+#[derive(Debug, Default)]
+struct Waiting {
+    at_members_addresses: VecDeque<Visitor>,
+    elsewhere: VecDeque<Visitor>,
+}
+
+/// A connection, and where it is from.
 #[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
+struct Visitor {
+    source: Source,
+    /// Ends it.
+    over: CancellationToken,
+}
+
+/// What counts as one address: an IPv6 host has a whole /64 to choose from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Source(IpAddr);
+
+impl Source {
+    fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+            address => address,
+        })
+    }
+}
 
 impl Lobby {
     /// Lets one more in. `false` if another one had to go for that.
-    pub(super) fn enter(&self, over: &CancellationToken) -> bool {
-        let mut waiting = self.lock();
-        waiting.push_back(over.clone());
-        let longest = if waiting.len() > MOST_WAITING { waiting.pop_front() } else { None };
+    pub(super) fn enter(&self, from: IpAddr, is_members: bool, over: &CancellationToken) -> bool {
+        let mut waiting = self.waiting();
+        let lobby = if is_members { &mut waiting.at_members_addresses } else { &mut waiting.elsewhere };
+        lobby.push_back(Visitor { source: Source::of(from), over: over.clone() });
+        let crowded =
+            (lobby.len() > MOST_WAITING).then(|| first_of_the_most(lobby.iter().map(|it| it.source)));
+        let must_go = crowded.flatten().and_then(|place| lobby.remove(place));
         drop(waiting);
-        if let Some(longest) = &longest {
-            longest.cancel();
+        if let Some(visitor) = &must_go {
+            visitor.over.cancel();
         }
-        longest.is_none()
+        must_go.is_none()
     }
 
     /// It has said who it is, or has gone. `false` if it had to go before.
     pub(super) fn leave(&self, over: &CancellationToken) -> bool {
-        let mut waiting = self.lock();
-        let place = waiting.iter().position(|other| other == over);
-        place.and_then(|place| waiting.remove(place)).is_some()
+        let mut waiting = self.waiting();
+        let Waiting { at_members_addresses, elsewhere } = &mut *waiting;
+        [at_members_addresses, elsewhere]
+            .into_iter()
+            .any(|lobby| take(lobby, |it| &it.over == over).is_some())
     }
 
-    /// A place for one that asks who leads.
-    pub(super) fn observe(&self) -> Option<Place> {
-        let room = |observers: usize| (observers < MOST_OBSERVERS).then_some(observers + 1);
-        let taken = self.observers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room);
-        taken.is_ok().then(|| Place(Arc::clone(&self.observers)))
+    /// A place for one that asks who leads, if there is one, or another can go for it; and whether one had to.
+    pub(super) fn observe(
+        &self,
+        from: IpAddr,
+        over: &CancellationToken,
+        now: Instant,
+    ) -> Option<(Place, bool)> {
+        let source = Source::of(from);
+        let mut observing = self.observers.lock();
+        let must_go = match observing.len() < MOST_OBSERVERS {
+            true => None,
+            false => Some(replaceable(&observing, source, now)?),
+        };
+        let must_go = must_go.and_then(|place| observing.remove(place));
+        observing.push_back(Observer { visitor: Visitor { source, over: over.clone() }, asked: now });
+        drop(observing);
+        if let Some(observer) = &must_go {
+            observer.visitor.over.cancel();
+        }
+        let place = Place { observers: Arc::clone(&self.observers), over: over.clone() };
+        Some((place, must_go.is_some()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<CancellationToken>> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those that ask who leads; the one that asked longest ago first.
+#[derive(Debug, Default)]
+struct Observers(Mutex<VecDeque<Observer>>);
+
+#[derive(Debug)]
+struct Observer {
+    visitor: Visitor,
+    asked: Instant,
+}
+
+impl Observers {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Observer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An observer's place; free again once dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    observers: Arc<Observers>,
+    over: CancellationToken,
+}
+
+impl Place {
+    /// The observer has asked.
+    pub(super) fn asked(&self, now: Instant) {
+        let mut observing = self.observers.lock();
+        if let Some(observer) = take(&mut observing, |it| it.visitor.over == self.over) {
+            observing.push_back(Observer { asked: now, ..observer });
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        take(&mut self.observers.lock(), |it| it.visitor.over == self.over);
     }
+}
+
+/// The observer that goes for one from `source`: one that is idle; else one of an address that has more of them than
+/// that one will have.
+fn replaceable(observing: &VecDeque<Observer>, source: Source, now: Instant) -> Option<usize> {
+    if observing.front().is_some_and(|first| now.duration_since(first.asked) >= IDLE) {
+        return Some(0);
+    }
+    let sources = || observing.iter().map(|it| it.visitor.source);
+    let place = first_of_the_most(sources())?;
+    let from = |source| sources().filter(|it| *it == source).count();
+    (from(observing[place].visitor.source) > from(source) + 1).then_some(place)
+}
+
+/// The first one from the address that most are from.
+fn first_of_the_most(sources: impl Iterator<Item = Source> + Clone) -> Option<usize> {
+    let from = |source| sources.clone().filter(|it| *it == source).count();
+    // `max_by_key` takes the last of several.
+    sources
+        .clone()
+        .enumerate()
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .max_by_key(|(_, it)| from(*it))
+        .map(|(place, _)| place)
+}
+
+fn take<T>(queue: &mut VecDeque<T>, is_it: impl Fn(&T) -> bool) -> Option<T> {
+    queue.iter().position(is_it).and_then(|place| queue.remove(place))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const MEMBER: [u8; 4] = [10, 0, 0, 1];
+    const OTHER: [u8; 4] = [10, 0, 0, 9];
+
+    /// Lets so many in from there, and returns what ends each.
+    fn come(lobby: &Lobby, from: [u8; 4], count: usize) -> Vec<CancellationToken> {
+        let come = |over: &CancellationToken| lobby.enter(from.into(), from == MEMBER, over);
+        (0..count).map(|_| CancellationToken::new()).inspect(|over| _ = come(over)).collect()
+    }
+
+    fn gone(connections: &[CancellationToken]) -> usize {
+        connections.iter().filter(|over| over.is_cancelled()).count()
+    }
+
     #[test]
     fn the_one_that_has_waited_longest_makes_room() {
         let lobby = Lobby::default();
-        let callers: Vec<_> = (0..=MOST_WAITING).map(|_| CancellationToken::new()).collect();
-        let room: Vec<bool> = callers.iter().map(|over| lobby.enter(over)).collect();
-        assert!(room[..MOST_WAITING].iter().all(|room| *room) && !room[MOST_WAITING]);
-        let ended: Vec<bool> = callers.iter().map(CancellationToken::is_cancelled).collect();
-        assert!(ended[0] && !ended[1..].contains(&true));
+        let callers = come(&lobby, OTHER, MOST_WAITING + 1);
+        assert!(callers[0].is_cancelled());
+        assert_eq!(gone(&callers), 1);
         assert!(!lobby.leave(&callers[0]) && lobby.leave(&callers[1]));
-        assert!(lobby.enter(&CancellationToken::new()), "room again");
+        assert!(lobby.enter(OTHER.into(), false, &CancellationToken::new()), "room again");
+    }
+
+    #[test]
+    fn a_flood_costs_only_its_own_address() {
+        let lobby = Lobby::default();
+        let observer = come(&lobby, [10, 0, 0, 5], 2);
+        let flood = come(&lobby, OTHER, 1_000);
+        assert_eq!((gone(&observer), gone(&flood)), (0, 1_000 - MOST_WAITING + 2));
+        let late = come(&lobby, [10, 0, 0, 6], 2);
+        come(&lobby, OTHER, 1_000);
+        assert_eq!(gone(&late) + gone(&observer), 0);
+    }
+
+    #[test]
+    fn a_flood_from_everywhere_does_not_reach_the_members_addresses() {
+        let lobby = Lobby::default();
+        let member = come(&lobby, MEMBER, 3);
+        let flood: usize =
+            (0..1_000_u16).map(|i| come(&lobby, [10, 1, (i >> 8) as u8, i as u8], 1).len()).sum();
+        assert_eq!((gone(&member), flood), (0, 1_000));
+        assert!(lobby.leave(&member[0]));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_source() {
+        let of = |text: &str| Source::of(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:ffff:ffff:ffff"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
+    }
+
+    /// Fills the house from these addresses, one each in turn; with what ends each.
+    fn observed(lobby: &Lobby, from: &[[u8; 4]], now: Instant) -> Vec<(Place, CancellationToken)> {
+        let come = |place: usize| {
+            let over = CancellationToken::new();
+            let (place, replaces) = lobby.observe(from[place % from.len()].into(), &over, now).unwrap();
+            assert!(!replaces);
+            (place, over)
+        };
+        (0..MOST_OBSERVERS).map(come).collect()
     }
 
     #[test]
     fn an_observer_that_leaves_makes_room() {
-        let lobby = Lobby::default();
-        let mut places: Vec<_> = (0..MOST_OBSERVERS).filter_map(|_| lobby.observe()).collect();
-        assert_eq!(places.len(), MOST_OBSERVERS);
-        assert!(lobby.observe().is_none());
+        let (lobby, now) = (Lobby::default(), Instant::now());
+        let mut places = observed(&lobby, &[OTHER], now);
+        let next = || lobby.observe(OTHER.into(), &CancellationToken::new(), now);
+        assert!(next().is_none(), "all of them from here, and none of them idle");
         places.pop();
-        assert!(lobby.observe().is_some());
+        assert!(next().is_some());
+    }
+
+    #[test]
+    fn an_idle_observer_makes_room() {
+        let (lobby, start) = (Lobby::default(), Instant::now());
+        let places = observed(&lobby, &[OTHER], start);
+        let later = start + IDLE;
+        places.iter().enumerate().filter(|(place, _)| *place != 7).for_each(|(_, it)| it.0.asked(later));
+        let over = CancellationToken::new();
+        let (_place, replaces) = lobby.observe(OTHER.into(), &over, later).unwrap();
+        assert!(replaces && places[7].1.is_cancelled());
+        assert!(lobby.observe(OTHER.into(), &over, later).is_none(), "the others ask");
+        assert_eq!(places.iter().filter(|it| it.1.is_cancelled()).count(), 1);
+    }
+
+    #[test]
+    fn observers_from_one_address_make_room_for_others() {
+        let (lobby, now) = (Lobby::default(), Instant::now());
+        let places = observed(&lobby, &[OTHER], now);
+        let from_elsewhere = || lobby.observe([10, 0, 0, 5].into(), &CancellationToken::new(), now);
+        let kept: Vec<_> = (0..MOST_OBSERVERS).map_while(|_| from_elsewhere()).collect();
+        let gone = places.iter().filter(|it| it.1.is_cancelled()).count();
+        assert_eq!(
+            (kept.len(), gone),
+            (MOST_OBSERVERS / 2, MOST_OBSERVERS / 2),
+            "as many as the first address has"
+        );
     }
 }

@@ -106,17 +106,20 @@ impl<G: Greet> Peers for Desk<G> {
         &self,
         request: Request<Streaming<proto::Question>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let Some(place) = self.shared.lobby.observe() else {
+        let Guest { from, over, .. } = &self.guest;
+        let Some((place, replaces)) = self.shared.lobby.observe(from.ip(), over, Instant::now()) else {
             self.guest.stage.send_replace(Stage::Over);
             self.shared.contacts.counts.count(Mishap::Crowded);
             return Err(Ending::NoRoom.status());
         };
+        if replaces {
+            self.shared.contacts.counts.count(Mishap::Crowded);
+        }
         self.guest.stage.send_replace(Stage::Known);
         self.shared.lobby.leave(&self.guest.over);
         // One, so that what is told is no older than the room for it.
         let (tell, told) = mpsc::channel(1);
-        let watcher =
-            Watcher { shared: Arc::clone(&self.shared), guest: self.guest.clone(), tell, _place: place };
+        let watcher = Watcher { shared: Arc::clone(&self.shared), guest: self.guest.clone(), tell, place };
         let over = self.guest.over.clone();
         tokio::spawn(over.run_until_cancelled_owned(watcher.tell_on(request.into_inner())));
         Ok(Response::new(ReceiverStream::new(told)))
@@ -224,7 +227,7 @@ struct Watcher<G> {
     shared: Arc<Shared<G>>,
     guest: Guest,
     tell: mpsc::Sender<Result<proto::Look, Status>>,
-    _place: Place,
+    place: Place,
 }
 
 impl<G: Greet> Watcher<G> {
@@ -238,7 +241,10 @@ impl<G: Greet> Watcher<G> {
             let next = sleep_until(told + TELL_EVERY);
             tokio::select! {
                 question = questions.message(), if asks => match question {
-                    Ok(Some(question)) => echo = question.sent,
+                    Ok(Some(question)) => {
+                        echo = question.sent;
+                        self.place.asked(Instant::now());
+                    }
                     // It has nothing more to ask, and may listen on.
                     Ok(None) => asks = false,
                     Err(_) => break,

@@ -200,6 +200,24 @@ async fn a_crowd_that_says_nothing_does_not_keep_members_out() {
     assert!(b.count(Mishap::Silent) > 0);
 }
 
+/// However long a member's first words take.
+#[tokio::test]
+async fn a_crowd_from_another_address_ends_no_handshake() {
+    let street = Street::of(&["a", "b"]);
+    let b = street.start("b");
+    let over = CancellationToken::new();
+    let connection = connect(street.address("b"), &over).await.unwrap();
+    let mut crowd = Vec::new();
+    for _ in 0..500 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+        crowd.push(socket.connect(street.address("b")).await.unwrap());
+    }
+    until("most of them had to go", || b.count(Mishap::Crowded) >= 468).await;
+    let mut a = Puppet::on(&connection, over, greeting_of(&street, "a")).await.unwrap();
+    assert!(matches!(a.hear().await, Some(Kind::Greeting(_))));
+}
+
 #[tokio::test]
 async fn a_call_without_a_word_is_ended() {
     let street = Street::of(&["a", "b"]);
@@ -224,6 +242,11 @@ impl Puppet {
     async fn call(address: SocketAddr, first: Kind) -> Result<Self, Status> {
         let over = CancellationToken::new();
         let connection = connect(address, &over).await.unwrap();
+        Self::on(&connection, over, first).await
+    }
+
+    /// The same, on a connection that there is.
+    async fn on(connection: &Connection, over: CancellationToken, first: Kind) -> Result<Self, Status> {
         let (says, said) = mpsc::channel(8);
         says.send(frame(first)).await.unwrap();
         let said = tokio_stream::wrappers::ReceiverStream::new(said);
