@@ -46,9 +46,9 @@ use crate::{
     leadership::{FencingToken, Leadership, Loss, Order as HolderOrder, Outcome, Term as Held},
     raft::{
         action::{Actions, Content, Effect, Input, Moment, Proposal, Tidings, Write},
-        identity::Term,
+        identity::{NodeId, Term},
         log::{Entry, Snapshot, TimeOfDay},
-        membership::Franchise,
+        membership::{Franchise, Objection},
         message::{Envelope, Message},
         node::Node,
         timing::Draw,
@@ -62,6 +62,8 @@ pub(super) trait Outside {
     fn send(&self, envelope: Envelope);
     /// Makes a write durable, after all before it.
     fn write(&self, write: Write);
+    /// Tells a member that it must not vote any more, and why.
+    fn object(&self, member: NodeId, objection: Objection);
     /// Which members have to be met before this server votes, in words; `None` if it does.
     fn waiting_for(&self) -> Option<String>;
     /// Why there may be no leader, in words: whom this server is connected with.
@@ -313,6 +315,7 @@ impl<O: Outside> Driver<O> {
             Effect::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
             Effect::Restore(snapshot) => self.restore(&snapshot),
             Effect::Leadership(tidings) => self.hear(tidings),
+            Effect::Objection { member, objection } => self.outside.object(member, objection),
             Effect::Accepted { proposal, at } => self.proposals.accepted(proposal, at),
             Effect::Declined { proposal, why } => self.proposals.declined(proposal, why),
         }

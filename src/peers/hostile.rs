@@ -108,7 +108,11 @@ impl Victim {
             Effect::Leadership(Tidings::Gained { until, .. } | Tidings::Extended { until, .. }) => {
                 assert!(*until <= self.now + Timing::DEFAULT.shortest(), "valid for too long");
             }
-            Effect::Send(_) | Effect::Leadership(_) | Effect::Accepted { .. } | Effect::Declined { .. } => {}
+            Effect::Send(_)
+            | Effect::Leadership(_)
+            | Effect::Objection { .. }
+            | Effect::Accepted { .. }
+            | Effect::Declined { .. } => {}
         }
     }
 

@@ -12,7 +12,12 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    raft::{action::Write, identity::NodeId, membership::Franchise, message::Envelope},
+    raft::{
+        action::Write,
+        identity::NodeId,
+        membership::{Franchise, Objection},
+        message::Envelope,
+    },
 };
 
 /// Connections and a disk.
@@ -30,6 +35,10 @@ impl Outside for World {
 
     fn write(&self, write: Write) {
         self.disk.write(write);
+    }
+
+    fn object(&self, member: NodeId, objection: Objection) {
+        self.network.object(member, objection);
     }
 
     fn waiting_for(&self) -> Option<String> {

@@ -95,7 +95,7 @@ use crate::{
     clock::Timestamp,
     raft::{
         identity::NodeId,
-        membership::Writes,
+        membership::{Objection, Writes},
         message::{Envelope, Limits},
     },
 };
@@ -212,6 +212,11 @@ impl Network {
     /// Sends a message to whom it is for, or drops it. Never waits.
     pub(crate) fn send(&self, envelope: Envelope) {
         self.contacts.send(envelope);
+    }
+
+    /// Tells that member that it must not vote any more. It ends the connection then.
+    pub(crate) fn object(&self, member: NodeId, objection: Objection) {
+        self.contacts.object(member, &Refusal::from(Stranger::from(objection)));
     }
 
     /// The other members, sorted by name, as they stand at `now` by the boot-time clock.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::{
     identity::{NodeId, Position, Term},
     log::{Change, Entry, Snapshot, TimeOfDay},
-    membership::Franchise,
+    membership::{Franchise, Objection},
     message::Envelope,
     timing::Draw,
 };
@@ -116,6 +116,11 @@ pub(crate) enum Effect {
     /// Begin anew from this state, which stands for everything up to a point.
     Restore(Snapshot),
     Leadership(Tidings),
+    /// A member's answer proves that its disk has lost something: it is to be told, and must not vote any more.
+    Objection {
+        member: NodeId,
+        objection: Objection,
+    },
     /// A proposal is in the leader's log. It is committed if the entry that is applied at this index
     /// has this term, and lost if it has another.
     Accepted {

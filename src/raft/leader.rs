@@ -15,6 +15,7 @@ use super::{
     follower::Follower,
     identity::{Index, NodeId},
     log::{Announcement, Conflict, Payload, TimeOfDay},
+    membership::Objection,
     message::{Message, Refusal},
     node::{Node, Server},
     progress::Progress,
@@ -214,7 +215,7 @@ impl Server<Leader> {
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
             progress.answer(echo, stands);
             moved |= stands && matched > progress.matched;
-            progress.appended(&self.core, matched);
+            progress.appended(&self.core, turn, matched);
             progress.stream(&self.core, turn);
         }
         self.keep_on(turn, moved);
@@ -232,6 +233,12 @@ impl Server<Leader> {
     ) -> Node {
         if !self.sent_at(turn, echo) {
             return self.refuse();
+        }
+        for progress in self.role.peers.iter().filter(|progress| progress.peer == from) {
+            if progress.has_lost(previous, echo) && !self.overlooks_losses() {
+                let objection = Objection::LostEntries { had: progress.matched, lacks: previous };
+                turn.push(Effect::Objection { member: from, objection });
+            }
         }
         let (echo, mut moved) = (self.credited(turn, echo), false);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
@@ -277,6 +284,16 @@ impl Server<Leader> {
 
     #[cfg(not(test))]
     fn hands_over_to_any(&self) -> bool {
+        false
+    }
+
+    #[cfg(test)]
+    fn overlooks_losses(&self) -> bool {
+        self.core.config.is(Mutant::OverlooksLosses)
+    }
+
+    #[cfg(not(test))]
+    fn overlooks_losses(&self) -> bool {
         false
     }
 

@@ -1,16 +1,17 @@
 //! Which server may speak as a member: what is remembered of each, and what a newcomer is judged by.
 //!
 //! A vote lives on a disk. A server that comes back with another disk, with an older copy of its own, or with a copy that
-//! is in use elsewhere, has forgotten votes that others count on. So each server knows the others by three things:
+//! is in use elsewhere, has forgotten votes that others count on. So each server knows the others by these things:
 //!
 //! | | made | a member that | has |
 //! |---|---|---|---|
 //! | [`DirectoryId`] | with the data directory | lost its disk | another one |
 //! | [`Run`]: a number and a random id | at each start, durably before the first word | runs on a copy | another id under the same number, a smaller number, or a second run beside one that is alive |
 //! | the number of durable writes | with each write | got an older copy of its disk back | a smaller one |
+//! | its log, up to what it has acknowledged | with the leader's entries | lost some of it, whatever it says | not all of it any more |
 //!
 //! The end of the log would not do in place of the writes' number: it goes back by itself when a later leader
-//! overwrites a tail.
+//! overwrites a tail. Within one leader's term what has matched its log stays: `Progress::has_lost`.
 //!
 //! # What this prevents, and what it does not
 //!
@@ -18,11 +19,15 @@
 //! ([`Franchise`]), so a disk that takes its place is refused by each of them, and never votes.
 //!
 //! It *detects* restored and copied disks, when they meet a server that knows better. It does not make them safe: a vote
-//! that only its receiver remembers does not stop a second one elsewhere.
+//! that only its receiver remembers does not stop a second one elsewhere. And a copy is not noticed that was started again
+//! before it met such a server, and had written as much by then, beside its starts, as the original: only the leader that
+//! finds its log shorter than it was may notice that one.
 //!
 //! Pure: the store keeps what is remembered, the transport asks.
 
 use std::fmt;
+
+use super::identity::Index;
 
 /// Tells two directories apart, even under one name: 16 random bytes, made with the directory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,6 +105,11 @@ pub(crate) enum Objection {
         "this member's data directory is a copy: the server that was started before is still connected, and answers"
     )]
     InUseTwice,
+    #[error(
+        "this member's data directory is an older copy of the one that it had, or its disk does not keep what was synced: \
+         its log had all up to {had}, and lacks {lacks}"
+    )]
+    LostEntries { had: Index, lacks: Index },
 }
 
 impl Objection {
@@ -130,10 +140,13 @@ impl Record {
         if now == before && now > 0 && said.run.id != known.run.id {
             return Err(Objection::SameRunTwice { number: now });
         }
-        // All that is known here was written before the later start, if that was on the same disk; and however much it
-        // has written since.
-        if before > 0 && now > before && said.run.began <= self.writes {
-            return Err(Objection::FewerWrites { before: self.writes.0, now: said.run.began.0 - 1 });
+        // All that is known here was written before the later starts, if those were on the same disk, and each of them was
+        // a write; however much it has written since the last.
+        if before > 0 && now > before {
+            let at_the_first = said.run.began.0.saturating_sub(now - before);
+            if at_the_first < self.writes.0 {
+                return Err(Objection::FewerWrites { before: self.writes.0, now: at_the_first });
+            }
         }
         if said.run != known.run && another_answers {
             return Err(Objection::InUseTwice);
@@ -226,13 +239,15 @@ mod tests {
     fn contract_11_a_disk_that_went_back_is_known_by_its_writes() {
         let known = record(1, 5, 5);
         assert_eq!(known.judge_writes(Writes(510)), Ok(()));
-        let started = |began| {
-            let sixth = identity(1, 6, 6);
-            Identity { run: Run { began: Writes(began), ..sixth.run }, ..sixth }
+        let started = |number, began| {
+            let later = identity(1, number, number as u8);
+            Identity { run: Run { began: Writes(began), ..later.run }, ..later }
         };
-        assert_eq!(known.judge(&started(511), false), Ok(()));
-        // Whatever it has written since.
-        let objections = [known.judge_writes(Writes(509)), known.judge(&started(510), false)];
+        assert_eq!(known.judge(&started(6, 511), false), Ok(()));
+        assert_eq!(known.judge(&started(9, 514), false), Ok(()));
+        // Whatever it has written since, and however often it was started.
+        let later = [started(6, 510), started(9, 513)].map(|it| known.judge(&it, false));
+        let objections = [known.judge_writes(Writes(509)), later[0], later[1]];
         for objection in objections.map(Result::unwrap_err) {
             assert_eq!(objection, Objection::FewerWrites { before: 510, now: 509 });
             assert!(objection.is_proof() && objection.to_string().contains("an older copy"), "{objection}");

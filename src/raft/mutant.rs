@@ -42,6 +42,8 @@ pub(crate) enum Mutant {
     IgnoresRuns,
     /// A server is not known by its number of writes.
     IgnoresWrites,
+    /// A leader does not heed that a follower lacks what it had.
+    OverlooksLosses,
     /// A leader without a majority's answers goes on (thesis §6.2).
     IgnoresQuorum,
 }

@@ -22,6 +22,8 @@ pub(super) struct Progress {
     pub(super) peer: NodeId,
     /// Up to here the follower's log is ours, durably (`matchIndex` of Figure 2).
     pub(super) matched: Index,
+    /// When we learned that.
+    matched_at: Option<Timestamp>,
     /// What to send next (`nextIndex` of Figure 2).
     next: Index,
     /// When we sent the newest message that it has answered, by our clock.
@@ -46,8 +48,9 @@ enum Mode {
 impl Progress {
     /// Of a follower that a new leader knows nothing of; `next` is the leader's first own entry.
     pub(super) fn unknown(peer: NodeId, next: Index, window: usize) -> Self {
-        let (matched, answered, stands, went_back) = (Index::ZERO, None, false, None);
-        Self { peer, matched, next, answered, stands, window, went_back, mode: Mode::Probe }
+        let matched = Index::ZERO;
+        let (matched_at, answered, stands, went_back) = (None, None, false, None);
+        Self { peer, matched, matched_at, next, answered, stands, window, went_back, mode: Mode::Probe }
     }
 
     /// Sends a heartbeat, and with it what is due again.
@@ -117,8 +120,9 @@ impl Progress {
     }
 
     /// The follower's log is ours up to `matched`.
-    pub(super) fn appended(&mut self, core: &Core, matched: Index) {
+    pub(super) fn appended(&mut self, core: &Core, turn: &Turn, matched: Index) {
         if matched > self.matched {
+            self.matched_at = Some(turn.now());
             self.window = (2 * self.window).min(core.config.limits.in_flight);
         }
         self.matched = self.matched.max(matched);
@@ -128,6 +132,16 @@ impl Progress {
             Mode::Probe if self.matched.next() == self.next => Mode::Stream,
             same => same,
         };
+    }
+
+    /// Whether a rejection at `previous` of what was sent at `echo` shows that the follower has lost what it had, durably.
+    ///
+    /// Only if that was sent after we had learned that it has all up to there: what was sent before may have reached it
+    /// before the entries did, and its rejection may be late, or come twice. After that its log can't become shorter than
+    /// what matched: in our term we alone append to it, and never before `matched`; a later leader may cut it, but then the
+    /// follower knows of the later term, and its answers are of that. A restart keeps what was durable.
+    pub(super) fn has_lost(&self, previous: Index, echo: Timestamp) -> bool {
+        previous <= self.matched && self.matched_at.is_some_and(|learned| learned < echo)
     }
 
     /// The follower's log is not ours at `previous`; whether there is an earlier place to try.

@@ -13,7 +13,7 @@ use super::{
     core::Config,
     identity::{Index, Members, NodeId, Position, Term},
     log::{Conflict, Entry, Payload, Snapshot, TimeOfDay},
-    membership::Franchise,
+    membership::{Franchise, Objection},
     message::{Envelope, Limits, Message, Refusal},
     node::Node,
     timing::{Draw, Timing},
@@ -819,6 +819,58 @@ fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
 }
 
 /// The majority that proved the claim waits for its end. The deposed leader, which is one of it, has to wait too.
+/// What it objects to, with B's log.
+fn objections(effects: &[Effect]) -> Vec<Objection> {
+    let objection = |effect: &Effect| match effect {
+        Effect::Objection { member: B, objection } => Some(*objection),
+        _ => None,
+    };
+    effects.iter().filter_map(objection).collect()
+}
+
+fn rejected(previous: u64, echo: Timestamp) -> Message {
+    let conflict = Conflict { term: None, first: Index::new(previous) };
+    Message::Rejected { previous: Index::new(previous), conflict, echo, stands: true }
+}
+
+#[test]
+fn contract_11_a_follower_that_lacks_what_it_had_is_refused() {
+    let mut leader = Bench::leader();
+    let had = leader.node().log().last().index;
+    let learned = leader.now;
+    leader.pass(Duration::from_millis(1));
+    leader.step(Input::Tick);
+    let effects = leader.hear(B, 1, rejected(1, leader.now));
+    assert_eq!(objections(&effects), [Objection::LostEntries { had, lacks: Index::new(1) }]);
+    // Again, with each answer.
+    let effects = leader.hear(B, 1, rejected(1, leader.now));
+    assert_eq!(objections(&effects).len(), 1);
+    assert!(learned < leader.now);
+}
+
+/// The log's last position alone is no proof.
+#[test]
+fn contract_11_a_rejection_that_is_late_is_no_proof_of_a_loss() {
+    let mut leader = Bench::leader();
+    let learned = leader.now;
+    leader.pass(Duration::from_millis(60));
+    leader.step(Input::Tick);
+    let propose = Input::Propose(vec![proposal(1, b"record")]);
+    leader.step(propose);
+    leader.sync();
+    // Sent before the leader knew that B has it; it may have overtaken, or have been overtaken by, the entry itself.
+    assert_eq!(objections(&leader.hear(B, 1, rejected(1, learned))), []);
+    // Behind what it is known to have.
+    assert_eq!(objections(&leader.hear(B, 1, rejected(2, leader.now))), []);
+    // Sent at the moment at which the leader learned it, and so perhaps before.
+    leader.acknowledge(B);
+    assert_eq!(objections(&leader.hear(B, 1, rejected(2, leader.now))), []);
+    // Of a later term, in which B may follow another leader: then this one is none any more.
+    leader.pass(Duration::from_millis(1));
+    let later = leader.hear(B, 2, rejected(1, leader.now));
+    assert_eq!((objections(&later), leader.node().role()), (vec![], "follower"));
+}
+
 #[test]
 fn contract_8_a_deposed_leader_votes_for_nobody_until_its_holder_has_let_go() {
     for (transfer, lets_go) in [(false, false), (false, true), (true, false), (true, true)] {

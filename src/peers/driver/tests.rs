@@ -78,6 +78,10 @@ impl Outside for Double {
         let _ = self.news.send(news);
     }
 
+    fn object(&self, _: NodeId, objection: Objection) {
+        panic!("no disk here loses anything: {objection}");
+    }
+
     fn waiting_for(&self) -> Option<String> {
         None
     }

@@ -23,6 +23,7 @@ use crate::{
         Contact, PeerAddress, Settings, Timing, TimingAdvice,
         ledger::{Ledger, Tally},
         measured::Recent,
+        refusal::Refusal,
         wire::proto::{self, frame::Frame as Kind},
     },
     raft::{
@@ -220,6 +221,14 @@ impl Contacts {
             self.ledger.heed(tally);
         });
         Ok(())
+    }
+
+    /// Tells that member on its connection why it is refused from now on. It ends the connection once it has heard.
+    pub(super) fn object(&self, node: NodeId, refusal: &Refusal) {
+        if let Some(talk) = &self.places[node.place()].lock().talk {
+            talk.outbox.introduce(Kind::Verdict(refusal.told().verdict()));
+        }
+        self.apart(node, Ending::Refused(refusal.clone()));
     }
 
     /// From now on this is the connection to that member. An older one is ended.

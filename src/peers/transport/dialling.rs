@@ -44,7 +44,7 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
             Ok((mut frames, talk)) => {
                 let began = Instant::now();
                 shared.contacts.join(node, talk);
-                let ending = hear(&mut frames, shared.route(node), &shared.inbox, &shared.contacts).await;
+                let ending = hear(&mut frames, &shared, node).await;
                 let stopped = ending == Ending::Stopped;
                 shared.contacts.leave(node, &over, ending);
                 if stopped {

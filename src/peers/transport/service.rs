@@ -193,7 +193,7 @@ impl<G: Greet> Member<G> {
             .join(node, Talk { outbox, heard, over: guest.over.clone(), round_trips: RoundTrips::default() });
         // Also when this is dropped, because the connection is gone: then there is nothing to hear.
         let mut left = Left { shared: Arc::clone(&shared), guest, node, ending: None };
-        left.ending = Some(hear(&mut frames, shared.route(node), &shared.inbox, &shared.contacts).await);
+        left.ending = Some(hear(&mut frames, &shared, node).await);
     }
 }
 

@@ -2,23 +2,20 @@
 
 use std::{error::Error, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Code, Status, Streaming};
 
-use super::{LARGEST_MESSAGE, contacts::Contacts, counts::Mishap};
+use super::{Greet, LARGEST_MESSAGE, Shared, counts::Mishap};
 use crate::{
     peers::{
         disk::Stranger,
         refusal::{Refusal, Told, shown},
         wire::{
-            LONGEST_FIRST_WORD, Route,
+            LONGEST_FIRST_WORD,
             proto::{self, frame::Frame as Kind},
         },
     },
-    raft::{membership::Writes, message::Envelope},
+    raft::{identity::NodeId, membership::Writes},
 };
 
 /// How often a member is asked, to see how long the answer takes. A handful of small words beside the heartbeats, and
@@ -184,12 +181,12 @@ pub(super) async fn first_word(frames: &mut Streaming<proto::Frame>) -> Result<K
 /// Passes on what a member says, in order, until it can't go on.
 ///
 /// Where the inbox is full this waits, and with it, by flow control, the member.
-pub(super) async fn hear(
+pub(super) async fn hear<G: Greet>(
     frames: &mut Streaming<proto::Frame>,
-    route: Route,
-    inbox: &mpsc::Sender<Envelope>,
-    contacts: &Contacts,
+    shared: &Shared<G>,
+    from: NodeId,
 ) -> Ending {
+    let (route, contacts) = (shared.route(from), &shared.contacts);
     let mut written = Writes::default();
     let mut measure = interval(MEASURE_EVERY);
     measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -198,31 +195,34 @@ pub(super) async fn hear(
             // Nothing is lost of a word that has not come as a whole.
             word = first_word(frames) => word,
             _ = measure.tick() => {
-                contacts.measure(route.from);
+                contacts.measure(from);
                 continue;
             }
         };
         let message = match word {
             Ok(Kind::Message(message)) => message,
             Ok(Kind::Ping(proto::Ping { nonce })) => {
-                contacts.answer(route.from, nonce);
+                contacts.answer(from, nonce);
                 continue;
             }
             Ok(Kind::Pong(proto::Pong { nonce })) => {
-                contacts.answered(route.from, nonce);
+                contacts.answered(from, nonce);
                 continue;
+            }
+            Ok(Kind::Verdict(verdict)) if !verdict.refusal.is_empty() => {
+                return shared.refused_by(from, &verdict);
             }
             Ok(_) => return Ending::Malformed("it says twice who it is".to_owned()),
             Err(ending) => return ending,
         };
-        if let Err(objection) = contacts.count_writes(route.from, &mut written, &message) {
+        if let Err(objection) = contacts.count_writes(from, &mut written, &message) {
             return Stranger::from(objection).into();
         }
         let envelope = match route.decode(message) {
             Ok(envelope) => envelope,
             Err(malformed) => return Ending::Malformed(malformed.to_string()),
         };
-        if inbox.send(envelope).await.is_err() {
+        if shared.inbox.send(envelope).await.is_err() {
             return Ending::Stopped;
         }
     }

@@ -108,6 +108,31 @@ fn an_old_disk_that_nobody_knows_by_its_writes_is_noticed() {
     );
 }
 
+/// A follower restarts, and lacks entries that it has acknowledged. Whether it votes for nobody from then on.
+fn forgets(mutant: Option<Mutant>, entries: usize, seed: u64) -> bool {
+    let mut world = World::new(Plan { mutant, ..Plan::fair(3, seed) });
+    let patience = Duration::from_secs(5);
+    assert!(world.run_until(patience, |world| world.valid_leader().is_some()));
+    let leader = world.valid_leader().expect("it was just there");
+    let follower = world.members().find(|node| *node != leader).expect("one of three");
+    world.propose(leader, 5);
+    assert!(world.run_until(patience, World::caught_up));
+    world.forget_the_end(follower, entries);
+    world.start(follower);
+    world.run_for(Duration::from_millis(500));
+    assert_eq!(world.valid_leader(), Some(leader));
+    world.is_revoked(follower)
+}
+
+#[test]
+fn a_follower_that_lacks_what_it_had_is_noticed() {
+    for seed in 0..20 {
+        assert!(!forgets(None, 0, seed), "a restart");
+        assert!(forgets(None, 1, seed) && forgets(None, 5, seed));
+        assert!(!forgets(Some(Mutant::OverlooksLosses), 5, seed));
+    }
+}
+
 #[test]
 fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
     caught(Mutant::TakesLeadershipBack, &["one valid leader", "tokens grow"]);

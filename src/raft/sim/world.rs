@@ -462,6 +462,7 @@ impl World {
                 Effect::Apply(entries) => self.apply(node, &entries),
                 Effect::Restore(snapshot) => self.restore(node, &snapshot),
                 Effect::Leadership(tidings) => self.hear(node, tidings),
+                Effect::Objection { member, objection } => self.refuse(node, member, objection),
                 Effect::Accepted { proposal, at } => self.accepted.push((proposal, at)),
                 Effect::Declined { .. } => {}
             }

@@ -1,7 +1,10 @@
 //! Members that don't belong together: both say so, and nothing passes.
 
 use super::*;
-use crate::peers::{PeerAddress, Secret, Timing};
+use crate::{
+    peers::{PeerAddress, Secret, Timing},
+    raft::membership::Objection,
+};
 
 /// Both show this problem with the other one, and neither hears it.
 async fn refuse(a: &mut Server, b: &mut Server, problem: &str) {
@@ -211,4 +214,20 @@ async fn both_sides_know_that_they_have_met_and_how_much_the_other_has_written()
     a.ledger.wrote(Writes(70));
     a.say("b", 1);
     until("b knows", || b.ledger.writes_of(NodeId::new(0)) == Writes(70)).await;
+}
+
+#[tokio::test]
+async fn contract_11_a_member_that_lacks_what_it_had_is_told_on_its_connection() {
+    let street = Street::of(&["a", "b"]);
+    let (a, b) = (street.start("a"), street.start("b"));
+    for (one, other) in [(&a, &b), (&b, &a)] {
+        let name = other.settings.name().as_str();
+        one.connected(name).await;
+        let objection = Objection::LostEntries { had: Index::new(5), lacks: Index::new(4) };
+        one.network.object(one.node(name), objection);
+        let is_told = |why: &String| why.contains("had all up to 5, and lacks 4");
+        until("it is told", || other.revoked.lock().unwrap().iter().any(is_told)).await;
+        until("and ends the connection", || one.count(Mishap::Refused) > 0).await;
+        assert!(other.count(Mishap::Refused) > 0);
+    }
 }

@@ -129,7 +129,7 @@ impl World {
         Ok(Record { identity, writes: known.writes.max(writes), mutual: true })
     }
 
-    fn refuse(&mut self, judge: NodeId, said: NodeId, objection: Objection) {
+    pub(super) fn refuse(&mut self, judge: NodeId, said: NodeId, objection: Objection) {
         if !self.machines[said.place()].tampered && !self.machines[judge.place()].tampered {
             let what = format!("{judge} refuses {said}, whose disk is as it was: {objection}");
             self.violation.get_or_insert(Violation { invariant: "members are known", what });
@@ -239,6 +239,20 @@ impl World {
         machine.tampered = true;
         machine.known_better_by = better;
         self.schedule(self.now.plus(down), Event::Start(node));
+    }
+
+    /// The disk forgets the end of its log, and its numbers do not show it: it was written to as often since.
+    pub(crate) fn forget_the_end(&mut self, node: NodeId, entries: usize) {
+        self.crash(node);
+        let machine = &mut self.machines[node.place()];
+        let kept = machine.stored.entries.len().saturating_sub(entries);
+        machine.stored.entries.truncate(kept);
+        machine.tampered = true;
+    }
+
+    /// Whether it votes for nobody any more.
+    pub(crate) fn is_revoked(&self, node: NodeId) -> bool {
+        self.machines[node.place()].papers.franchise == Franchise::Revoked
     }
 
     /// A server whose disk went back, and of which another one knows better, must not vote any more in the end.
