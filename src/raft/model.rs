@@ -16,6 +16,8 @@
 //! What is bounded: ticks, terms, restarts, resignations. Within these bounds the walk is complete.
 //! Draws are all zero, so timeouts are the shortest there are; a longer one is a timer that is late.
 
+mod members;
+
 use std::{sync::Arc, time::Duration};
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
