@@ -23,6 +23,8 @@ use tokio_stream::{
     wrappers::{BroadcastStream, errors::BroadcastStreamRecvError},
 };
 
+use tracing::{Span, field};
+
 use crate::{
     clock::Timestamp,
     leadership::{FencingToken, Leadership, LeadershipHandle, Loss, OrderError},
@@ -80,6 +82,16 @@ pub(crate) mod sealed {
         /// candidate that no longer wants to win.
         fn stand(&self, standing: super::Standing, won: super::Won);
     }
+}
+
+/// The span of what is done for a candidate; it has the token from the first win on.
+pub(crate) fn span(election: &ElectionName, candidate: &CandidateName) -> Span {
+    tracing::info_span!("candidate", %election, %candidate, token = field::Empty)
+}
+
+/// Tells the current [`span`] that its candidate leads.
+pub(crate) fn in_span_leads(token: FencingToken) {
+    Span::current().record("token", token.get());
 }
 
 /// Where a backend answers a campaign.

@@ -41,6 +41,7 @@ use tokio::{
     sync::{oneshot, watch as watch_channel},
     task::JoinHandle,
 };
+use tracing::Instrument;
 
 mod announcement;
 pub(crate) mod campaign;
@@ -75,7 +76,7 @@ use self::{
 };
 pub use crate::tls::{Expiry, InvalidTls, Tls};
 use crate::{
-    candidate::{Backend, Candidate, Standing, Won, sealed},
+    candidate::{Backend, Candidate, Standing, Won, sealed, span},
     clock::Timestamp,
     leadership::{ReleaseError, Released, Ticket},
     names::{CandidateName, ElectionName, InvalidName},
@@ -355,11 +356,11 @@ impl Etcd {
         let looking = observe::snapshot(Arc::clone(&self.shared), election);
         match self.shared.spawn(looking).await {
             Ok(Ok(snapshot)) => Ok(snapshot),
-            Ok(Err(trouble)) => Err(SnapshotError {
-                refused: trouble.remedy == trouble::Remedy::Human,
-                problem: trouble.message,
-            }),
-            Err(stopped) => Err(SnapshotError { refused: false, problem: stopped.to_string() }),
+            Ok(Err(trouble)) if trouble.remedy == trouble::Remedy::Human => {
+                Err(SnapshotError::Refused(trouble.message))
+            }
+            Ok(Err(trouble)) => Err(SnapshotError::Unavailable(trouble.message)),
+            Err(stopped) => Err(SnapshotError::Unavailable(stopped.to_string())),
         }
     }
 
@@ -430,8 +431,8 @@ impl Backend for Etcd {
 
 impl sealed::Stand for Etcd {
     fn stand(&self, standing: Standing, won: Won) {
-        let shared = Arc::clone(&self.shared);
-        self.shared.spawn_counted(stand::stand(shared, standing, won));
+        let (shared, span) = (Arc::clone(&self.shared), span(&standing.election, &standing.name));
+        span.in_scope(|| self.shared.spawn_counted(stand::stand(shared, standing, won)));
     }
 }
 
@@ -520,16 +521,16 @@ impl Shared {
         ttl.patience().max(Duration::from_secs(2))
     }
 
-    /// Runs a task on the thread.
+    /// Runs a task on the thread, in the caller's span.
     fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        self.runtime.spawn(task)
+        self.runtime.spawn(task.in_current_span())
     }
 
     /// Runs a task that [`Etcd::settled`] waits for.
     fn spawn_counted(&self, task: impl Future<Output = ()> + Send + 'static) {
         let counted = Counted::new(&self.standing);
         // What an async block captures and then awaits is in it twice.
-        let task = Box::pin(task);
+        let task = Box::pin(task.in_current_span());
         self.runtime.spawn(async move {
             let _counted = counted;
             task.await;

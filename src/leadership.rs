@@ -106,7 +106,7 @@ impl fmt::Display for Loss {
 /// paused between the check and the write, so send [`token`](LeadershipHandle::token) with every
 /// write and have the receiver refuse a lower one.
 ///
-/// All that it can be asked is at [`LeadershipHandle`].
+/// All that it can be asked is at [`LeadershipHandle`]; what it promises is the [contract](crate::contract).
 ///
 /// Dropping it ends the belief at once and gives leadership up in the background: wait for
 /// [`Backend::settled`](crate::candidate::Backend::settled) before the process ends.

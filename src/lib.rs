@@ -32,10 +32,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What this guarantees, and under which assumptions, is in `docs/safety.md`.
+//! What this guarantees, and under which assumptions, is the [`contract`].
 
 pub mod candidate;
 pub mod clock;
+pub mod contract;
 pub mod etcd;
 pub mod leadership;
 pub mod names;

@@ -10,7 +10,7 @@ use std::{fmt, io};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::{
     Layer,
-    filter::Targets,
+    filter::{FilterExt, Targets, filter_fn},
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::{Format as Standard, Writer},
@@ -81,7 +81,9 @@ pub(crate) fn start(format: Format, to: Stream) -> Result<(), UsageError> {
         Format::Full => layer.with_target(false).boxed(),
         Format::Json => layer.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(layer.with_filter(filter)).init();
+    // The library's spans name election and candidate: this process has one of each.
+    let events = filter_fn(|about| about.is_event());
+    tracing_subscriber::registry().with(layer.with_filter(filter.and(events))).init();
     Ok(())
 }
 

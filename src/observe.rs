@@ -19,11 +19,19 @@ use crate::{clock::Timestamp, leadership::FencingToken};
 
 /// What was seen of an election, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Observation {
     /// When this became known here (time of day, of this machine).
     pub at: SystemTime,
     /// What became known.
     pub state: State,
+}
+
+impl Observation {
+    /// What became known at this time of day.
+    pub fn new(at: SystemTime, state: State) -> Self {
+        Self { at, state }
+    }
 }
 
 /// The state of an election.
@@ -49,6 +57,7 @@ pub enum State {
 
 /// A leader, as an observer sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Leader {
     /// Its name, or what it last proclaimed; made fit to be shown.
     pub name: String,
@@ -61,6 +70,7 @@ pub struct Leader {
 
 /// One look at an election: who leads, and who waits, first come first.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Snapshot {
     /// Who leads.
     pub observation: Observation,
@@ -70,13 +80,34 @@ pub struct Snapshot {
     pub candidates: Vec<Queued>,
 }
 
+impl Snapshot {
+    /// One look, with the candidates in the order of the queue.
+    pub fn new(observation: Observation, candidates: Vec<Queued>) -> Self {
+        Self { observation, candidates }
+    }
+
+    /// What there is to show where no answer came.
+    pub fn unknown(problem: String) -> Self {
+        let state = State::Unknown { last_known: None, problem };
+        Self { observation: Observation { at: SystemTime::now(), state }, candidates: Vec::new() }
+    }
+}
+
 /// One candidate in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Queued {
     /// Its name, made fit to be shown.
     pub name: String,
     /// The token it has, or will have once it leads. Of peers only the leader has one.
     pub token: Option<FencingToken>,
+}
+
+impl Queued {
+    /// A candidate by its name, and its token.
+    pub fn new(name: String, token: Option<FencingToken>) -> Self {
+        Self { name, token }
+    }
 }
 
 /// A time of day that another program claims, as far as it can be written down: from 1970 to 9999.
@@ -88,17 +119,14 @@ pub(crate) fn claimed_time(at: SystemTime) -> SystemTime {
 
 /// Why there is no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}")]
-pub struct SnapshotError {
-    pub(crate) problem: String,
-    pub(crate) refused: bool,
-}
-
-impl SnapshotError {
-    /// Whether asking again can't help: wrong credentials or certificate.
-    pub fn is_refusal(&self) -> bool {
-        self.refused
-    }
+#[non_exhaustive]
+pub enum SnapshotError {
+    /// The backend refuses this user, password or certificate: asking again can't help.
+    #[error("{0}")]
+    Refused(String),
+    /// No answer came. Another attempt may get one.
+    #[error("{0}")]
+    Unavailable(String),
 }
 
 /// Who is at the front of an election.

@@ -50,6 +50,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinError,
 };
+use tracing::Instrument;
 
 mod answer;
 mod client;
@@ -100,7 +101,7 @@ use self::{
     transport::{Looks, Network},
 };
 use crate::{
-    candidate::{Backend, CampaignError, Candidate, Standing, Won, sealed},
+    candidate::{Backend, CampaignError, Candidate, Standing, Won, sealed, span},
     clock::Timestamp,
     leadership::LeadershipHandle,
     names::ElectionName,
@@ -258,11 +259,13 @@ impl Peers {
         let inlets = Inlets { orders: ordered, proposals: proposed, messages, disk: disk_news };
         let world = World { network, disk, group: settings.group().clone(), timing: *settings.timing() };
         let driver = Driver::new(settings.clone(), state, Window::DEFAULT, Arc::clone(&published), world);
-        runtime.spawn(async move {
+        let running = async move {
             driver.run(node, inlets).await;
             // The thread that this runs on, if it is our own, ends with it.
             drop(ended);
-        });
+        };
+        let (election, name) = (settings.election(), settings.name());
+        runtime.spawn(running.instrument(span(election, name)));
         Ok(Self { shared: Arc::new(Shared { settings, published, runtime, orders, proposals }) })
     }
 
@@ -416,7 +419,7 @@ impl Backend for Peers {
     async fn snapshot(&self, election: ElectionName) -> Result<Snapshot, SnapshotError> {
         let client = self.shared.asking(election);
         let asking = self.shared.runtime.spawn(async move { client.snapshot(ANSWERS_WITHIN).await });
-        let stopped = |stopped: JoinError| SnapshotError { refused: false, problem: stopped.to_string() };
+        let stopped = |stopped: JoinError| SnapshotError::Unavailable(stopped.to_string());
         asking.await.map_err(stopped)
     }
 

@@ -8,6 +8,7 @@ mod support;
 use std::{
     cell::Cell,
     future::pending,
+    io,
     ops::ControlFlow,
     pin::pin,
     sync::{Arc, Mutex},
@@ -83,6 +84,20 @@ async fn soon_leads(status: &LeadershipStatus) -> LeadershipHandle {
         }
     })
     .await
+}
+
+/// A log that a test reads.
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// All that a program may want to spawn can be spawned.
@@ -576,6 +591,42 @@ on_each_etcd! {
         drop(candidate);
         soon("the tasks to end", etcd.settled()).await;
         assert!(soon("the end of the events", events.next()).await.is_none());
+    }
+
+    async fn what_is_logged_for_a_candidate_names_it(version: EtcdVersion) {
+        let server = Server::start(version);
+        let proxy = Proxy::start(&server.endpoint());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&log);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_ansi(false)
+            .with_writer(move || Buffer(Arc::clone(&to)))
+            .finish();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        thread::spawn(move || {
+            let _for_this_thread = tracing::subscriber::set_default(subscriber);
+            runtime.block_on(async {
+                let etcd = Etcd::start_on(tokio::runtime::Handle::current(), proxy.endpoint().parse().unwrap());
+                let leadership = won(&mut candidate(&etcd, "server1", 3)).await;
+                let said = |what: &str, within: &str| {
+                    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+                    log.lines().any(|line| line.contains(what) && line.contains(within))
+                };
+                let candidate = "candidate{election=leader candidate=server1";
+                assert!(said("connected to etcd", &format!("{candidate}}}:")));
+                proxy.set(Mode::Refuse);
+                let in_term = format!("{candidate} token={}}}:", leadership.token());
+                soon("a failed renewal", async {
+                    while !said("renewal failed", &in_term) {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                })
+                .await;
+            });
+        })
+        .join()
+        .unwrap();
     }
 
     async fn what_a_leader_proclaims_is_seen_by_observers(version: EtcdVersion) {

@@ -68,7 +68,7 @@ struct JsonCandidate<'a> {
 }
 
 impl<'a> Json<'a> {
-    pub(super) fn of(Observation { at, state }: &'a Observation) -> Self {
+    pub(super) fn of(Observation { at, state, .. }: &'a Observation) -> Self {
         let at = time(*at);
         let empty = Self {
             at,
@@ -113,7 +113,7 @@ fn time(at: SystemTime) -> String {
 }
 
 /// One line for people.
-pub(super) fn text(Observation { at, state }: &Observation) -> String {
+pub(super) fn text(Observation { at, state, .. }: &Observation) -> String {
     let at = time(*at);
     match state {
         State::Leader(leader) => {

@@ -3,14 +3,14 @@
 use std::{
     io::{self, Write},
     process::ExitCode,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use anyhow::Context;
 use leader_election::{
     ElectionName,
     etcd::Etcd,
-    observe::{Observation, Snapshot, State},
+    observe::{Snapshot, SnapshotError, State},
     peers::Answered,
 };
 use tokio::time::{Instant, sleep, timeout_at};
@@ -54,19 +54,12 @@ async fn look(etcd: &Etcd, election: ElectionName) -> Snapshot {
     while let Ok(looked) = timeout_at(deadline, etcd.snapshot(election.clone())).await {
         match looked {
             Ok(snapshot) => return snapshot,
-            Err(error) => {
-                let refused = error.is_refusal();
-                problem = Some(error.to_string());
-                if refused {
-                    break;
-                }
-            }
+            Err(SnapshotError::Refused(why)) => return Snapshot::unknown(why),
+            Err(error) => problem = Some(error.to_string()),
         }
         sleep(PAUSE).await;
     }
-    let problem = problem.unwrap_or_else(|| format!("no answer within {PATIENCE:?}"));
-    let state = State::Unknown { last_known: None, problem };
-    Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates: Vec::new() }
+    Snapshot::unknown(problem.unwrap_or_else(|| format!("no answer within {PATIENCE:?}")))
 }
 
 fn print(snapshot: &Snapshot, servers: &[Answered], json: bool) -> io::Result<()> {

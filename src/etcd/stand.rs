@@ -38,7 +38,7 @@ use super::{
     view::{Look, Sight, View},
 };
 use crate::{
-    candidate::{CampaignError, Event, Standing, Won},
+    candidate::{CampaignError, Event, Standing, Won, in_span_leads},
     clock::Timestamp,
     leadership::{ClusterId, Leadership, Tenure, Term, Ticket},
     timing::{Backoff, Ttl},
@@ -428,6 +428,7 @@ impl Elected {
     async fn lead(self, leadership: Leadership, standing: Standing, won: Won) {
         let Standing { events, announce, .. } = standing;
         let token = leadership.token();
+        in_span_leads(token);
         let mut attempt = self.attempt;
         // Renewals while it waited are none of the term's.
         while attempt.renewals.try_recv().is_ok() {}

@@ -81,7 +81,7 @@ impl View {
         let view = Arc::new(Self { election, known: Mutex::new(known), task: OnceLock::new() });
         let (shared_too, election) = (Arc::clone(shared), view.election.clone());
         let follower = Follower { shared: shared_too, election, view: Arc::downgrade(&view) };
-        let task = AbortOnDropHandle::new(shared.spawn(follower.follow()));
+        let task = AbortOnDropHandle::new(shared.runtime.spawn(follower.follow()));
         // Set once, right here.
         let _ = view.task.set(task);
         view

@@ -70,6 +70,7 @@ pub struct Client {
 
 /// What one server has answered, or why it has not.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Answered {
     /// Which server.
     pub member: Member,

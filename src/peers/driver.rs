@@ -41,7 +41,7 @@ use super::{
     state::{Compaction, State, Window},
 };
 use crate::{
-    candidate::{CampaignError, Event, Standing, Won},
+    candidate::{CampaignError, Event, Standing, Won, in_span_leads},
     clock::Timestamp,
     leadership::{FencingToken, Leadership, Loss, Order as HolderOrder, Outcome, Term as Held},
     raft::{
@@ -373,6 +373,7 @@ impl<O: Outside> Driver<O> {
             validity: Arc::new(SharedValidity::new(until)),
             ticket: None,
         };
+        in_span_leads(token);
         let (leadership, tenure) = Leadership::new(term);
         let _ = campaign.events.send(Event::Elected { token, until });
         self.published.leading(Some(leadership.handle()));

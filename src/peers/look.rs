@@ -51,6 +51,7 @@ pub struct Known {
 
 /// How a server knows who leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Evidence {
     /// It is the leader itself, and certain for this long; zero if it is not certain any more.
     Itself {

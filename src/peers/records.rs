@@ -19,6 +19,7 @@ const AT_ONCE: usize = 256;
 
 /// A record that is committed: every server of the group has it at this index, or will have.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Record {
     /// Its place in the log. Grows by more than one where the log has other entries in between.
     pub index: u64,
@@ -31,6 +32,7 @@ pub struct Record {
 /// Records up to `through` are not kept any more, and the reader has not had all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("records up to index {through} are not kept any more")]
+#[non_exhaustive]
 pub struct Missed {
     /// The last index that is gone.
     pub through: u64,

@@ -582,13 +582,12 @@ mod tests {
         for number in 0..500 {
             let queue = [token(number), token(number + 1000)];
             let leader = format!("server{number}");
-            let queued =
-                leader_election::observe::Queued { name: leader.clone(), token: Some(token(number)) };
+            let queued = leader_election::observe::Queued::new(leader.clone(), Some(token(number)));
             let candidates = vec![queued];
             let state = Observed::Vacant { blocked_by: None };
-            let observation = leader_election::observe::Observation { at: SystemTime::now(), state };
+            let observation = leader_election::observe::Observation::new(SystemTime::now(), state);
             board.front(&Front::Candidate { token: token(number), name: leader.clone() });
-            board.named(&queue, &Snapshot { observation, candidates });
+            board.named(&queue, &Snapshot::new(observation, candidates));
         }
         assert!(board.state().names.len() < 60, "{}", board.state().names.len());
         assert_eq!(board.situation().terms[0].name.as_deref(), Some("server499"));

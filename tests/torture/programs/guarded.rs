@@ -56,11 +56,11 @@ pub(super) async fn read_on(peers: Peers, diary: Arc<Diary>, who: String) {
     while let Some(next) = records.next().await {
         let who = who.clone();
         let what = match next {
-            Ok(Record { index, token, bytes }) => {
+            Ok(Record { index, token, bytes, .. }) => {
                 let record = String::from_utf8_lossy(&bytes).into_owned();
                 What::Committed { who, index, token: token.get(), record }
             }
-            Err(Missed { through }) => What::Reads { who, after: through },
+            Err(Missed { through, .. }) => What::Reads { who, after: through },
         };
         diary.write(At::now(), what);
     }
