@@ -107,6 +107,17 @@ impl<'a> Json<'a> {
     }
 }
 
+/// Which server hands on the newest log, while there is no leader.
+pub(super) fn caretaker(snapshot: &Snapshot, servers: &[Answered]) -> Option<String> {
+    if !matches!(snapshot.observation.state, State::Vacant { .. }) {
+        return None;
+    }
+    let mut looks = servers.iter().filter_map(|answered| answered.look.as_ref().ok());
+    let caretaker = looks.find(|look| look.role == "caretaker")?;
+    let candidates: Vec<&str> = snapshot.candidates.iter().map(|queued| queued.name.as_str()).collect();
+    Some(format!("{} brings {} up to date; there is no leader yet", caretaker.name, candidates.join(", ")))
+}
+
 /// RFC 3339, UTC, milliseconds.
 fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
@@ -129,5 +140,38 @@ pub(super) fn text(Observation { at, state, .. }: &Observation) -> String {
             format!("{at} unknown{since} ({problem})")
         }
         _ => format!("{at} unknown"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leader_election::{
+        observe::Queued,
+        peers::{Look, SyncTimes},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_vacancy_names_the_caretaker_and_who_waits_for_it() {
+        let server = |name: &str, role: &str| Answered {
+            member: format!("{name}=localhost:1").parse().unwrap(),
+            look: Ok(Look {
+                name: name.parse().unwrap(),
+                term: 3,
+                role: role.to_owned(),
+                standing: false,
+                leader: None,
+                contacts: Vec::new(),
+                timing: None,
+                syncs: SyncTimes::default(),
+            }),
+        };
+        let candidates = vec![Queued { name: "c".to_owned(), token: None }];
+        let observation = Observation { at: SystemTime::now(), state: State::Vacant { blocked_by: None } };
+        let snapshot = Snapshot { observation, candidates };
+        let line = |role| caretaker(&snapshot, &[server("a", role), server("c", "follower")]);
+        assert_eq!(line("caretaker").as_deref(), Some("a brings c up to date; there is no leader yet"));
+        assert_eq!(line("follower"), None);
     }
 }

@@ -77,6 +77,9 @@ fn print(snapshot: &Snapshot, servers: &[Answered], json: bool) -> io::Result<()
             None => writeln!(out, "  waits: {}", waiting.name)?,
         }
     }
+    if let Some(line) = show::caretaker(snapshot, servers) {
+        writeln!(out, "  {line}")?;
+    }
     for Measured { server, timing_advice, .. } in measured {
         if let Some(advice) = timing_advice {
             writeln!(out, "  {server}: {advice}")?;

@@ -12,7 +12,8 @@ pub struct Look {
     pub name: CandidateName,
     /// Its term.
     pub term: u64,
-    /// `follower`, `pre-candidate`, `candidate` or `leader`.
+    /// `follower`, `pre-candidate`, `candidate`, `leader`, or `caretaker`: one that leads nothing, and brings candidates up to
+    /// date that have an older log.
     pub role: String,
     /// Whether a candidate stands there.
     pub standing: bool,
