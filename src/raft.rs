@@ -103,7 +103,8 @@
 //!
 //! # Bounds
 //!
-//! [`Limits`](message::Limits) names them all. What is not of this group, or that no server that
+//! [`Limits`](message::Limits) names them all. A leader counts what waits for its own disk like what waits for a majority:
+//! the others may commit without it. What is not of this group, or that no server that
 //! follows the protocol would say, is refused and counted before it can change anything
 //! ([`Refusals`](message::Refusals)).
 //!

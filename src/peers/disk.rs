@@ -9,7 +9,7 @@
 //! were asked for, so the last one's [`Persisted`] speaks for all before it.
 //!
 //! The queue has no bound of its own. What waits in it is bounded by the core, which lets only so many
-//! entries and answers wait for the disk ([`Limits`](crate::raft::message::Limits)), and by the number of
+//! entries, bytes and answers wait for the disk ([`Limits`](crate::raft::message::Limits)), and by the number of
 //! members and their connections.
 
 use std::{

@@ -355,7 +355,15 @@ impl<O: Outside> Driver<O> {
                     self.next.push_back(Input::Resign);
                 }
             }
-            Tidings::Lost { loss, .. } => self.lose(loss),
+            Tidings::Lost { loss, .. } => {
+                if loss == Loss::Transferred {
+                    tracing::warn!(
+                        "the disk of --data has kept no write for two election timeouts, and another server's has: this \
+                         one hands over to it"
+                    );
+                }
+                self.lose(loss);
+            }
         }
     }
 

@@ -32,7 +32,7 @@ pub enum ProposeError {
         /// The limit.
         limit: usize,
     },
-    /// Not added: too many records wait for their commit. Try again once some are done.
+    /// Not added: too many records wait for their commit, or for this server's disk. Try again once some are done.
     #[error("not added: too many records wait to be committed")]
     Busy,
     /// Not committed, and it never will be: another leader came before.

@@ -152,7 +152,7 @@ pub(crate) enum Declined {
     NotLeading { leader: Option<NodeId> },
     /// The record is larger than [`Limits::record`](super::message::Limits).
     TooLarge,
-    /// Too many are waiting for their commit.
+    /// Too many are waiting for their commit, or for the leader's disk.
     Busy,
 }
 

@@ -163,7 +163,9 @@ impl Server<Candidate> {
     /// after the other, and ask for votes in each after it had given it up.
     pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
         if self.core.is_durable(self.role.own) || self.core.counts_from_the_ballot() {
-            self.core.rest(turn.now());
+            if !self.core.stands() {
+                self.core.rest(turn.now());
+            }
             return self.ask_around(turn);
         }
         self.role.deadline = self.core.election_deadline(&turn.moment);

@@ -31,7 +31,7 @@ pub(super) struct Caretaking {
 }
 
 impl Caretaking {
-    /// A leader was heard just now, or may have been.
+    /// A leader was heard just now, or may have been, or was this server itself.
     pub(super) fn led(now: Timestamp, timing: &Timing) -> Self {
         Self { not_before: now + waits(timing), refused: None }
     }
@@ -41,7 +41,7 @@ impl Caretaking {
         self.refused = Some(now);
     }
 
-    /// A term of this server's own is over.
+    /// A term of this server's own as a caretaker is over.
     pub(super) fn rest(&mut self, now: Timestamp, timing: &Timing) {
         self.not_before = now + timing.longest() * RESTS;
     }

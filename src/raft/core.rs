@@ -179,6 +179,11 @@ impl Core {
         self.standing.is_some() && self.may_vote()
     }
 
+    /// Whether this server would lead at once if the leader gave up for it.
+    pub(super) fn would_take_over(&self, now: Timestamp) -> bool {
+        self.stands() && !self.disk_hangs(now)
+    }
+
     /// Whether this server asks for votes if no leader is heard: for itself, or as a caretaker.
     pub(super) fn seeks_votes(&self, now: Timestamp) -> bool {
         self.stands() || self.is_needed_as_caretaker(now)
@@ -200,11 +205,14 @@ impl Core {
         }
     }
 
-    /// A term that this server began is over.
+    /// A leader was heard, or this server has led until now.
+    pub(super) fn led(&mut self, now: Timestamp) {
+        self.caretaking = Caretaking::led(now, &self.config.timing);
+    }
+
+    /// A term that this server began as a caretaker is over.
     pub(super) fn rest(&mut self, now: Timestamp) {
-        if self.standing.is_none() {
-            self.caretaking.rest(now, &self.config.timing);
-        }
+        self.caretaking.rest(now, &self.config.timing);
     }
 
     /// Once it is revoked, it stays so.
@@ -260,7 +268,7 @@ impl Core {
     pub(super) fn hear(&mut self, now: Timestamp) {
         self.heard = now;
         self.held_back_for = Ballots::default();
-        self.caretaking = Caretaking::led(now, &self.config.timing);
+        self.led(now);
     }
 
     /// Until when to hold the own candidacy back for that server's.
@@ -369,6 +377,26 @@ impl Core {
         false
     }
 
+    /// Whether this server's disk has not made durable for two of the longest timeouts what it was asked to.
+    ///
+    /// One is what an election on slow disks may have to wait for.
+    pub(super) fn disk_hangs(&self, now: Timestamp) -> bool {
+        #[cfg(test)]
+        if self.config.is(Mutant::KeepsToAHangingDisk) {
+            return false;
+        }
+        let oldest = self.writes.under_way.front();
+        oldest.is_some_and(|(_, write)| now >= write.asked + self.timing().longest() * 2)
+    }
+
+    /// Entries that are not committed, or not durable here, and their bytes of payload.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        let last = self.log.last().index;
+        let uncommitted = bytes(self.log.slice(self.commit.next(), last, usize::MAX, usize::MAX));
+        let written = self.writes.under_way.iter().map(|(_, write)| write.bytes).sum();
+        (last.after(self.commit.min(self.durable())), uncommitted.max(written))
+    }
+
     pub(super) fn is_durable(&self, write: WriteNumber) -> bool {
         self.writes.done >= write
     }
@@ -385,7 +413,11 @@ impl Core {
         self.holder_until.take_if(|until| *until <= moment.now);
         let change = self.log.take_change();
         let write = (change.is_some() || self.ballot != self.writes.ballot).then(|| {
-            let number = self.writes.ask(self.ballot, self.log.last().index);
+            let tail = change.as_ref().and_then(|change| change.tail.as_ref());
+            let bytes = tail.map_or(0, |(_, entries)| bytes(entries));
+            let number = self
+                .writes
+                .ask(self.ballot, UnderWay { asked: moment.now, end: self.log.last().index, bytes });
             Write::new(self.ballot, change, number)
         });
         let resting = resting.into_iter();
@@ -427,9 +459,18 @@ struct Writes {
     balloted: WriteNumber,
     /// Up to here the log in memory is on the disk.
     durable: Index,
-    /// The end of the log in each write that is not durable yet, as far as it is the log still.
-    under_way: VecDeque<(WriteNumber, Index)>,
+    under_way: VecDeque<(WriteNumber, UnderWay)>,
     held: VecDeque<(WriteNumber, Envelope)>,
+}
+
+/// A write that is not durable yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct UnderWay {
+    asked: Timestamp,
+    /// The end of the log in it, as far as it is the log still.
+    end: Index,
+    /// Of payload.
+    bytes: usize,
 }
 
 impl Writes {
@@ -439,12 +480,12 @@ impl Writes {
         Self { asked, done, ballot, balloted, durable, under_way: VecDeque::new(), held: VecDeque::new() }
     }
 
-    fn ask(&mut self, ballot: Ballot, end: Index) -> WriteNumber {
+    fn ask(&mut self, ballot: Ballot, write: UnderWay) -> WriteNumber {
         self.asked = self.asked.next();
         if std::mem::replace(&mut self.ballot, ballot) != ballot {
             self.balloted = self.asked;
         }
-        self.under_way.push_back((self.asked, end));
+        self.under_way.push_back((self.asked, write));
         self.asked
     }
 
@@ -452,8 +493,8 @@ impl Writes {
         assert!(self.done < number && number <= self.asked, "writes become durable once, in order");
         self.done = number;
         let finished = self.under_way.partition_point(|(write, _)| *write <= number);
-        for (_, end) in self.under_way.drain(..finished) {
-            self.durable = self.durable.max(end);
+        for (_, write) in self.under_way.drain(..finished) {
+            self.durable = self.durable.max(write.end);
         }
     }
 
@@ -464,7 +505,7 @@ impl Writes {
     /// The log was cut: what is written, or being written, behind that is not the log any more.
     fn forget_after(&mut self, kept: Index) {
         self.durable = self.durable.min(kept);
-        self.under_way.iter_mut().for_each(|(_, end)| *end = kept.min(*end));
+        self.under_way.iter_mut().for_each(|(_, write)| write.end = kept.min(write.end));
     }
 
     /// The oldest gives way: a lost message is something that everybody can live with.
@@ -474,6 +515,10 @@ impl Writes {
         }
         self.held.push_back((self.asked, envelope));
     }
+}
+
+fn bytes(entries: &[super::log::Entry]) -> usize {
+    entries.iter().map(|entry| entry.payload.bytes()).sum()
 }
 
 impl WriteNumber {

@@ -89,7 +89,7 @@ impl Server<Follower> {
                 self.acknowledge(turn, leader, accepted.matched, heartbeat, echo);
             }
             Err(Unfit::Conflict(conflict)) => {
-                let (previous, stands) = (previous.index, self.core.stands());
+                let (previous, stands) = (previous.index, self.core.would_take_over(turn.now()));
                 let rejected = Message::Rejected { previous, conflict, echo, stands };
                 self.core.send(turn, leader, rejected);
             }
@@ -106,7 +106,7 @@ impl Server<Follower> {
     /// New entries are acknowledged once they are durable. A heartbeat is answered at once, for as much
     /// as is durable: a slow disk shall not depose a leader that is heard.
     fn acknowledge(&self, turn: &mut Turn, leader: NodeId, matched: Index, heartbeat: bool, echo: Timestamp) {
-        let stands = self.core.stands();
+        let stands = self.core.would_take_over(turn.now());
         if heartbeat || matched <= self.core.durable() {
             let matched = matched.min(self.core.durable());
             self.core.send(turn, leader, Message::Appended { matched, echo, stands });

@@ -114,6 +114,8 @@ impl Server<Leader> {
     }
 
     /// Check-quorum, by the clock and before anything else in a step (thesis §6.2).
+    ///
+    /// A leader whose disk hangs ends its claim, too. It hands over once the holder has let go.
     pub(super) fn end_if_over(mut self, turn: &mut Turn) -> Node {
         let by = match self.role.claim {
             Claim::GivenUp { by } | Claim::Caretaker { by } => by,
@@ -124,6 +126,9 @@ impl Server<Leader> {
             return self.into();
         }
         if turn.now() < by.min(self.over_at()) {
+            if !self.role.has_given_up() && self.core.disk_hangs(turn.now()) && self.is_outrun(turn.now()) {
+                self.lose(turn, Loss::Transferred);
+            }
             return self.into();
         }
         self.lose(turn, Loss::Expired);
@@ -133,15 +138,22 @@ impl Server<Leader> {
 
     /// Ends the claim, if there is one.
     pub(super) fn lose(&mut self, turn: &mut Turn, loss: Loss) {
+        let mut from = turn.now();
         if let Claim::Held(validity) = &self.role.claim {
             let token = self.token();
             turn.tell(Tidings::Lost { token, loss });
             if loss != Loss::Resigned {
                 self.core.hold_until(validity.until());
+                from = from.max(validity.until());
             }
         }
-        self.role.claim = Claim::GivenUp { by: turn.now() + self.core.timing().shortest() };
-        self.core.rest(turn.now());
+        self.leave(turn.now());
+        self.role.claim = Claim::GivenUp { by: from + self.core.timing().shortest() };
+    }
+
+    /// From now on counts when this server may be a caretaker, if it does not stand.
+    fn leave(&mut self, now: Timestamp) {
+        if self.role.is_caretaker() { self.core.rest(now) } else { self.core.led(now) }
     }
 
     fn token(&self) -> FencingToken {
@@ -166,8 +178,9 @@ impl Server<Leader> {
     }
 
     pub(super) fn propose(mut self, turn: &mut Turn, proposals: Vec<Proposal>) -> Node {
+        let mut waiting = self.core.waiting();
         for Proposal { id, content } in proposals {
-            turn.push(match self.take(content) {
+            turn.push(match self.take(content, &mut waiting) {
                 Ok(at) => Effect::Accepted { proposal: id, at },
                 Err(why) => Effect::Declined { proposal: id, why },
             });
@@ -176,15 +189,20 @@ impl Server<Leader> {
         self.into()
     }
 
-    fn take(&mut self, content: Content) -> Result<super::identity::Position, Declined> {
-        let waiting = self.core.log.last().index.after(self.core.commit);
+    fn take(
+        &mut self,
+        content: Content,
+        (entries, bytes): &mut (usize, usize),
+    ) -> Result<super::identity::Position, Declined> {
+        let limits = self.core.config.limits;
         if self.role.has_given_up() {
             return Err(Declined::NotLeading { leader: None });
         }
-        if content.bytes() > self.core.config.limits.record {
+        if content.bytes() > limits.record {
             return Err(Declined::TooLarge);
         }
-        if waiting >= self.core.config.limits.uncommitted {
+        (*entries, *bytes) = (*entries + 1, *bytes + content.bytes());
+        if *entries > limits.waiting || *bytes > limits.waiting_bytes {
             return Err(Declined::Busy);
         }
         let (who, since) = (self.core.me(), self.role.since);
@@ -361,15 +379,28 @@ impl Server<Leader> {
         self.hand_over(turn)
     }
 
+    /// Those that are alive, and would take over.
+    fn successors(&self, now: Timestamp) -> impl Iterator<Item = &Progress> {
+        let lately = Some(now - self.core.timing().shortest());
+        let alive = self.role.peers.iter().filter(move |peer| peer.answered >= lately);
+        alive.filter(|peer| peer.stands || self.hands_over_to_any())
+    }
+
+    /// Whether one of them has made durable what this server has not. Else its disk is no better.
+    fn is_outrun(&self, now: Timestamp) -> bool {
+        self.successors(now).any(|peer| peer.matched > self.core.durable())
+    }
+
     /// Tells the follower that has most to stand, of those that would, once it has all.
     ///
     /// Only a claim that was given up gets here, and it is never taken back: the word may arrive
     /// late, or twice, and voters will not wait for anybody's validity then.
-    fn hand_over(self, turn: &mut Turn) -> Node {
-        let lately = Some(turn.now() - self.core.timing().shortest());
-        let alive = self.role.peers.iter().filter(|peer| peer.answered >= lately);
-        let may_follow = alive.filter(|peer| peer.stands || self.hands_over_to_any());
-        match may_follow.max_by_key(|peer| peer.matched).map(|peer| (peer.peer, peer.matched)) {
+    pub(super) fn hand_over(self, turn: &mut Turn) -> Node {
+        if self.core.is_held(turn.now()) {
+            return self.into(); // The holder is at work still.
+        }
+        let successor = self.successors(turn.now()).max_by_key(|peer| peer.matched);
+        match successor.map(|peer| (peer.peer, peer.matched)) {
             Some((_, matched)) if matched < self.core.log.last().index => return self.into(),
             Some((peer, _)) => {
                 self.claim_as_caretaker(turn);
@@ -389,7 +420,7 @@ impl Server<Leader> {
 
     /// Leaves it to the others.
     fn retire(mut self, turn: &mut Turn) -> Node {
-        self.core.rest(turn.now());
+        self.leave(turn.now());
         let timeouts = if self.role.peers.is_empty() { 0 } else { TIMEOUTS_OF_REST };
         let rest = self.core.timing().longest() * timeouts;
         let deadline = self.core.election_deadline(&turn.moment) + rest;

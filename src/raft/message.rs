@@ -109,8 +109,11 @@ pub(crate) struct Limits {
     pub(crate) snapshot: usize,
     /// Entries sent to one follower and not answered: what a broken connection can cost.
     pub(crate) in_flight: usize,
-    /// Entries that wait for their commit. A leader without a majority must not grow for ever.
-    pub(crate) uncommitted: usize,
+    /// Entries of a leader's that wait for their commit, or for its own disk. Without a majority, or with a disk that
+    /// hangs, it must not grow for ever.
+    pub(crate) waiting: usize,
+    /// Their bytes of payload: what one step takes in of the largest records.
+    pub(crate) waiting_bytes: usize,
     /// Answers that wait for the disk. More come only from a stuck disk, and they are stale by then.
     pub(crate) held: usize,
 }
@@ -122,7 +125,8 @@ impl Limits {
         record: 64 << 10,
         snapshot: 1 << 20,
         in_flight: 2048,
-        uncommitted: 8192,
+        waiting: 8192,
+        waiting_bytes: 16 << 20,
         held: 256,
     };
 }

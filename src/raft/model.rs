@@ -503,6 +503,12 @@ fn one_leader_in_every_longer_order_of_events() {
 }
 
 #[test]
+#[ignore = "make model: some minutes"]
+fn contract_12_a_caretaker_that_restarts_makes_never_two_leaders() {
+    Group { restarts: 1, ..Group::with_a_caretaker() }.prove();
+}
+
+#[test]
 #[ignore = "make model: a minute"]
 fn two_leaders_if_a_restarted_voter_votes_at_once() {
     let mutant = Some(Mutant::ForgetsStickiness);

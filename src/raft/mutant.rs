@@ -20,6 +20,8 @@ pub(crate) enum Mutant {
     ForgetsStickiness,
     /// A leader that gave up comes back in the same term if the transfer did not work.
     TakesLeadershipBack,
+    /// A leader whose disk hangs leads on.
+    KeepsToAHangingDisk,
     /// A leader hands over to a server that does not stand.
     HandsOverToAny,
     /// A caretaker claims the term that it was elected for.

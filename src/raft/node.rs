@@ -195,7 +195,10 @@ impl Node {
             }
             Input::LetGo => {
                 self.core_mut().let_go();
-                self
+                match self {
+                    Self::Leader(server) if server.role.has_given_up() => server.hand_over(turn),
+                    other => other,
+                }
             }
             Input::Franchise(franchise) => {
                 self.core_mut().enfranchise(franchise);

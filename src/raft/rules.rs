@@ -628,9 +628,10 @@ fn only_a_server_that_is_needed_is_a_caretaker() {
 #[test]
 fn a_caretaker_without_progress_ends_and_rests() {
     let mut bench = Bench::caretaker();
-    let start = bench.now;
+    let progress = bench.now + Timing::DEFAULT.heartbeat() * 6;
     let still = |bench: &mut Bench| {
-        let behind = Message::Appended { matched: Index::new(1), echo: bench.now, stands: true };
+        let matched = Index::new(u64::from(bench.now >= progress));
+        let behind = Message::Appended { matched, echo: bench.now, stands: true };
         bench.hear(C, 2, behind);
         bench.expire();
         bench.is_asked(C);
@@ -638,12 +639,12 @@ fn a_caretaker_without_progress_ends_and_rests() {
     };
     while still(&mut bench) {}
     let longest = Timing::DEFAULT.longest();
-    assert_eq!(bench.now, start + longest, "a first answer is the last progress");
+    assert_eq!(bench.now, progress + longest);
     while sent(&bench.expire()).is_empty() {
         bench.is_asked(C);
     }
-    assert!(bench.now >= start + longest * 5, "it rests for as long as an election may take");
-    assert!(bench.now < start + longest * 6);
+    assert!(bench.now >= progress + longest * 5, "it rests for as long as an election may take");
+    assert!(bench.now < progress + longest * 6);
 }
 
 #[test]
@@ -736,7 +737,7 @@ fn proposals_are_taken_by_a_leader_and_declined_by_all_others() {
 #[test]
 fn a_leader_without_commits_takes_only_so_many() {
     let mut bench = Bench::leader();
-    let many = (0..=Limits::DEFAULT.uncommitted as u64).map(|id| proposal(id, b"x")).collect();
+    let many = (0..=Limits::DEFAULT.waiting as u64).map(|id| proposal(id, b"x")).collect();
     let effects = bench.step(Input::Propose(many));
     let busy = |effect: &&Effect| matches!(effect, Effect::Declined { why: Declined::Busy, .. });
     assert_eq!(effects.iter().filter(busy).count(), 1);
@@ -747,6 +748,98 @@ fn a_leader_without_commits_takes_only_so_many() {
     };
     let under_way: usize = effects.iter().map(entries).sum();
     assert!((1..=Limits::DEFAULT.in_flight).contains(&under_way), "{under_way} entries");
+}
+
+impl Bench {
+    /// A follower has all, and stands or not; the disk here is not given time for anything.
+    fn is_answered(&mut self, follower: NodeId, stands: bool) -> Vec<Effect> {
+        let (term, matched) = (self.node().term().get(), self.node().log().last().index);
+        let message = Message::Appended { matched, echo: self.now, stands };
+        self.step(Input::Receive(envelope(follower, ME, term, message)))
+    }
+
+    /// Heartbeats that are answered, until leadership is lost; at most for that long.
+    fn lead_for(&mut self, span: Duration, mut answer: impl FnMut(&mut Self)) -> Option<Loss> {
+        let end = self.now + span;
+        while self.now < end {
+            self.now = self.node().deadline();
+            let loss = lost(&self.step(Input::Tick));
+            if loss.is_some() {
+                return loss;
+            }
+            answer(self);
+        }
+        None
+    }
+}
+
+#[test]
+fn contract_12_a_leader_whose_disk_hangs_hands_over_once_its_holder_has_let_go() {
+    let mut bench = Bench::leader();
+    let (asked, longest) = (bench.now, Timing::DEFAULT.longest());
+    bench.step(Input::Propose(vec![proposal(1, b"x")]));
+    let loss = bench.lead_for(longest * 4, |bench| {
+        let effects = bench.is_answered(B, true);
+        assert!(!sent(&effects).iter().any(|(_, message)| **message == Message::TimeoutNow));
+    });
+    assert_eq!(loss, Some(Loss::Transferred));
+    assert!(bench.now >= asked + longest * 2);
+    assert!(bench.now < asked + longest * 2 + Timing::DEFAULT.heartbeat());
+    assert_eq!(bench.is_answered(B, true), vec![], "the holder is at work still");
+    let effects = bench.step(Input::LetGo);
+    assert_eq!(sent(&effects), [(B, &Message::TimeoutNow)]);
+    assert_eq!(bench.node().role(), "follower");
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_leads_on_where_no_other_would_do_better() {
+    let behind = |bench: &mut Bench| {
+        let (term, echo) = (bench.node().term().get(), bench.now);
+        let message = Message::Appended { matched: Index::new(1), echo, stands: true };
+        bench.step(Input::Receive(envelope(B, ME, term, message)));
+    };
+    let idle = |bench: &mut Bench| drop(bench.is_answered(B, false));
+    for answer in [&behind as &dyn Fn(&mut Bench), &idle] {
+        let mut bench = Bench::leader();
+        bench.step(Input::Propose(vec![proposal(1, b"x")]));
+        assert_eq!(bench.lead_for(Timing::DEFAULT.longest() * 6, answer), None);
+    }
+}
+
+#[test]
+fn a_follower_whose_disk_hangs_says_that_it_would_not_take_over() {
+    let mut bench = Bench::of(3);
+    bench.step(Input::Receive(envelope(B, ME, 1, append(at(0, 0), &[entry(1, 1)]))));
+    for (waited, expected) in [(Timing::DEFAULT.longest(), true), (Timing::DEFAULT.longest(), false)] {
+        bench.pass(waited);
+        let effects = bench.step(Input::Receive(envelope(B, ME, 1, append(at(1, 1), &[]))));
+        assert!(
+            matches!(sent(&effects)[..], [(B, Message::Appended { stands, .. })] if *stands == expected),
+            "{effects:?}"
+        );
+    }
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_takes_only_so_many_entries_and_bytes() {
+    let Limits { waiting, waiting_bytes, record, .. } = Limits::DEFAULT;
+    for (count, bytes, most) in [(waiting + 10, 1, waiting), (300, record, waiting_bytes / record)] {
+        let mut bench = Bench::leader();
+        let record = vec![0; bytes];
+        let mut taken = 0;
+        for first in (0..count as u64).step_by(100) {
+            let batch = (first..first + 100).map(|id| proposal(id, &record)).collect();
+            let effects = bench.step(Input::Propose(batch));
+            taken += effects.iter().filter(|effect| matches!(effect, Effect::Accepted { .. })).count();
+            bench.is_answered(B, false);
+            bench.is_answered(C, false);
+        }
+        assert_eq!(taken, most);
+        assert_eq!(bench.node().committed(), bench.node().log().last().index, "all of it is committed");
+        bench.sync();
+        let effects = bench.step(Input::Propose(vec![proposal(0, b"x")]));
+        assert!(matches!(effects[0], Effect::Accepted { .. }), "{effects:?}");
+    }
 }
 
 /// The simulation found this, as a run without an end: each of a thousand rejections of one gap had

@@ -42,11 +42,19 @@ struct Switch {
 
 /// A disk that can be broken, and outlives its server.
 #[derive(Clone)]
-struct Disk(Arc<Mutex<(Stored, bool)>>);
+struct Disk(Arc<Mutex<(Stored, Health)>>);
+
+/// What becomes of a write.
+#[derive(Clone, Copy)]
+enum Health {
+    Works,
+    Broken,
+    Hangs,
+}
 
 impl Disk {
     fn new() -> Self {
-        Self(Arc::new(Mutex::new((Stored::nothing(), true))))
+        Self(Arc::new(Mutex::new((Stored::nothing(), Health::Works))))
     }
 
     fn stored(&self) -> Stored {
@@ -54,7 +62,11 @@ impl Disk {
     }
 
     fn breaks(&self) {
-        self.0.lock().unwrap().1 = false;
+        self.0.lock().unwrap().1 = Health::Broken;
+    }
+
+    fn hangs(&self) {
+        self.0.lock().unwrap().1 = Health::Hangs;
     }
 }
 
@@ -68,12 +80,14 @@ impl Outside for Double {
     }
 
     fn write(&self, write: Write) {
-        let (stored, works) = &mut *self.disk.0.lock().unwrap();
-        let news = if *works {
-            stored.apply(&write);
-            Done::Persisted(write.persisted())
-        } else {
-            Done::Failed(StoreError::Full { path: "data".into(), what: "written" })
+        let (stored, health) = &mut *self.disk.0.lock().unwrap();
+        let news = match health {
+            Health::Works => {
+                stored.apply(&write);
+                Done::Persisted(write.persisted())
+            }
+            Health::Broken => Done::Failed(StoreError::Full { path: "data".into(), what: "written" }),
+            Health::Hangs => return,
         };
         let _ = self.news.send(news);
     }
@@ -401,6 +415,52 @@ async fn a_server_whose_disk_fails_gives_up_and_says_why() {
     let Err(CampaignError::Failed(why)) = refused else { panic!("it has no disk") };
     assert!(why.contains("no space is left"), "{why}");
     assert!(soon("the next leader", next).await.unwrap().unwrap().holds());
+}
+
+#[tokio::test]
+async fn contract_12_a_leader_whose_disk_hangs_is_followed_by_one_whose_disk_does_not() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let mut heir = members.candidate((leader + 1) % 3);
+    let next = tokio::spawn(async move { heir.campaign().await });
+    members.disks[leader].hangs();
+    let committed = members.peers[leader].propose(&leadership, *b"on the others' disks");
+    assert!(soon("a majority", committed).await.is_ok());
+    assert_eq!(soon("the loss", leadership.lost()).await, Loss::Transferred);
+    drop(leadership);
+    assert!(soon("the next leader", next).await.unwrap().unwrap().holds());
+}
+
+/// The only one that stands has missed what the others have.
+#[tokio::test]
+async fn contract_12_a_candidate_with_an_older_log_leads_once_others_that_do_not_stand_have_helped_it() {
+    let members = Members::of(3);
+    members.cut_off(2);
+    let leadership = soon("a leader", members.candidate(0).campaign()).await.unwrap();
+    let token = leadership.token();
+    soon("a majority", members.peers[0].propose(&leadership, *b"missed")).await.unwrap();
+    drop(leadership);
+    soon("the end of the term", members.peers[0].settled()).await;
+    members.heal();
+    let leadership = soon("a leader", members.candidate(2).campaign()).await.unwrap();
+    assert!(leadership.token() > token);
+    let record = soon("the record", members.peers[2].committed(0).next()).await.unwrap().unwrap();
+    assert_eq!((&record.bytes[..], record.token), (&b"missed"[..], token));
+}
+
+/// Its vote would never be durable. Who believes that it has it begins one term after the other.
+#[tokio::test]
+async fn contract_12_a_server_whose_disk_has_failed_does_not_say_that_it_would_vote() {
+    let members = Members::of(2);
+    members.disks[1].breaks();
+    let mut candidate = members.candidate(0);
+    let campaign = tokio::spawn(async move { candidate.campaign().await });
+    let mut seen = members.peers[0].shared.published.subscribe();
+    let asks_again = |seen: &Seen| seen.term == Term::new(1) && seen.role == "pre-candidate";
+    soon("the end of its first term", seen.wait_for(asks_again)).await.unwrap();
+    tokio::time::sleep(unhurried().heartbeat() * 10).await;
+    assert_eq!(seen.borrow().term, Term::new(1));
+    campaign.abort();
 }
 
 /// The heir may stand as soon as it is told to. It is told once the holder has stopped, which is known by nothing

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{handoff, plan::Plan, run, run_with_bad_disks, world::World};
+use super::{handoff, plan::Plan, run, run_with_bad_disks, with_a_hanging_disk, world::World};
 use crate::raft::{identity::Term, mutant::Mutant, timing::Timing};
 
 /// More than ten times what the rarest takes.
@@ -142,6 +142,11 @@ fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
 fn a_handoff_to_a_server_that_does_not_stand_is_noticed() {
     let took = (0..100).map(|seed| handoff(3, seed, Some(Mutant::HandsOverToAny))).max();
     assert!(took > Some(Timing::DEFAULT.shortest()), "{took:?}");
+}
+
+#[test]
+fn a_leader_that_keeps_to_a_hanging_disk_is_noticed() {
+    assert!(with_a_hanging_disk(3, 0, Some(Mutant::KeepsToAHangingDisk)) >= Duration::from_secs(4));
 }
 
 #[test]

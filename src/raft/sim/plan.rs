@@ -302,7 +302,7 @@ fn limits(rng: &mut fastrand::Rng) -> Limits {
     let entries = [1, 2, 256][rng.usize(0..3)];
     let in_flight = [2, 8, 2048][rng.usize(0..3)];
     let held = [4, 256][rng.usize(0..2)];
-    Limits { entries, in_flight, held, uncommitted: 64, ..Limits::DEFAULT }
+    Limits { entries, in_flight, held, waiting: 64, ..Limits::DEFAULT }
 }
 
 fn weather(rng: &mut fastrand::Rng) -> Weather {

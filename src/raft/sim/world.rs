@@ -518,7 +518,7 @@ impl World {
         }
         self.look(&Seen::Tidings { node, tidings, at: self.now, clock });
         if let Tidings::Lost { token, loss } = tidings
-            && loss == Loss::Superseded
+            && matches!(loss, Loss::Superseded | Loss::Transferred)
         {
             // Drawn apart, so that it changes nothing in runs in which no leader is deposed.
             let takes = fastrand::Rng::with_seed(self.plan.seed ^ token.get()).u64(0..HOLDER_STOPS_WITHIN);

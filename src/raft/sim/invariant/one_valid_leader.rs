@@ -65,7 +65,7 @@ impl OneValidLeader {
                 }
                 self.claims[node.place()] = Some(Claim { token, end, lost: false });
             }
-            Tidings::Lost { loss: Loss::Superseded, .. } => {
+            Tidings::Lost { loss: Loss::Superseded | Loss::Transferred, .. } => {
                 self.claims[node.place()].iter_mut().for_each(|claim| claim.lost = true);
             }
             Tidings::Lost { .. } => self.claims[node.place()] = None,
