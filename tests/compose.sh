@@ -228,12 +228,8 @@ only_known_lines() {
 crates_reached() {
     timeout 60 docker run --rm "$1" cargo info --registry crates-io itoa >/dev/null 2>&1
 }
-pack() { # pack BINARY: the image from a binary built outside
-    mkdir "$scratch/context"
-    cp Dockerfile wait-for-it.sh .dockerignore "$scratch/context/"
-    cp "$1" "$scratch/context/elect"
-    quietly docker build -t "$ELECT_IMAGE" --build-arg ELECT_BINARY=elect \
-        --build-arg "RUST_IMAGE=$debian_image" --build-arg "DEBIAN_IMAGE=$debian_image" "$scratch/context"
+pack() { # pack BINARY: the image from a binary built outside, as `make image` does
+    DEBIAN_IMAGE=$debian_image quietly scripts/image.sh "$1" "$ELECT_IMAGE"
 }
 debian_image=${DEBIAN_IMAGE:-$(sed -n 's/^ARG DEBIAN_IMAGE=//p' Dockerfile)}
 rust_image=${RUST_IMAGE:-$(sed -n 's/^ARG RUST_IMAGE=//p' Dockerfile)}
