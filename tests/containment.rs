@@ -15,7 +15,7 @@ use support::{
     etcd::{Etcd, EtcdVersion},
     eventually::eventually,
     process,
-    run::{Guarded, Run, elect_run},
+    run::{Guarded, Run, descendants_of, elect_run},
     server::{AT_ONCE, SOON},
     worker::{self, Diary},
 };
@@ -99,6 +99,34 @@ fn contract_13_a_command_that_gave_up_root_dies_with_supervisor_and_guard() {
         let last = diary.wait_for_end_of(leader.token);
         assert!(last - killed < AT_ONCE, "{contain}: alive for {:?}", last - killed);
         diary.one_at_a_time();
+    }
+}
+
+/// Both halves of one rule: whoever ends a term without a namespace gives the init time to kill what is below it. An init that
+/// was killed first would leave all of it to a process that may be killed at that moment, too.
+#[test]
+fn contract_13_without_a_namespace_the_init_ends_after_all_that_is_below_it() {
+    if !is_root() {
+        return;
+    }
+    /// The time that it is given at least. What happens later may have another reason: a machine that is busy.
+    const BY_ITSELF: Duration = Duration::from_millis(50);
+    for killed in ["supervisor", "guard"] {
+        let etcd = Etcd::start(EtcdVersion::V3_7);
+        let diary = Diary::new();
+        let leader = Leader::start("none", &etcd, LONG, &diary);
+        let below: Vec<Guarded> = descendants_of(leader.init.id()).into_iter().map(Guarded::of).collect();
+        assert!(below.len() >= 2, "a command and its helper: {below:?}");
+        let before = BootTime::now();
+        match killed {
+            "guard" => leader.guard.signal(Signal::SIGKILL),
+            _ => leader.run.signal(Signal::SIGKILL),
+        }
+        while !leader.init.has_ended() {}
+        let alive: Vec<_> = below.iter().filter(|process| !process.has_ended()).collect();
+        let too_early = before.elapsed() < BY_ITSELF;
+        assert!(alive.is_empty() || !too_early, "{killed} killed: the init has ended, and left {alive:?}");
+        diary.wait_for_end_of(leader.token);
     }
 }
 

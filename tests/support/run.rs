@@ -137,11 +137,16 @@ impl Drop for Guard {
     }
 }
 
-/// A command under a guard, or its init. It keeps its process id for as long as guard and `elect run` are stopped: nobody reaps it.
+/// A command under a guard, its init, or a process below that. It keeps its process id for as long as guard and `elect run` are stopped: nobody reaps it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guarded(Pid);
 
 impl Guarded {
+    /// A process below an init.
+    pub(crate) fn of(id: u32) -> Self {
+        Self(Pid::from_raw(id.cast_signed()))
+    }
+
     pub(crate) fn id(self) -> u32 {
         self.0.as_raw().cast_unsigned()
     }
