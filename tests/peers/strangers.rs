@@ -165,18 +165,21 @@ fn contract_12_a_group_forms_in_a_flood_of_silent_connections() {
     // They meet in peace: after that a majority is enough.
     let mut servers: Vec<_> = (0..3).map(start).collect();
     let first = settled(&servers);
-    servers.iter_mut().for_each(|server| _ = server.kill());
-    drop(servers);
 
     let flood = islands.flood(flooder, 0..3, FLOOD);
+    eventually(SOON, "a flood", || (flood.opened() > FLOOD).then_some(()));
+    servers.iter_mut().for_each(|server| _ = server.kill());
+    drop(servers);
     let started = BootTime::now();
     let servers: Vec<_> = (0..3).map(start).collect();
     leads_after(&servers, first.token);
     println!("led after {:?}, with {} connections by then", started.elapsed(), flood.opened());
-    let status = islands.elect(observer, vec!["status".into(), "--peers".into(), group.list()]);
-    let mut status = with_tls(status).start();
-    assert_eq!(status.wait_exit(SOON).code(), Some(0), "{:?}", status.stderr());
+    // On a machine that is busy with the flood, a leader may lose its term in between.
+    eventually(SOON, "an answer that names the leader", || {
+        let status = islands.elect(observer, vec!["status".into(), "--peers".into(), group.list()]);
+        let code = with_tls(status).start().wait_exit(SOON).code();
+        (code == Some(0)).then_some(())
+    });
     println!("answered after {:?}, with {} connections by then", started.elapsed(), flood.opened());
-    assert!(flood.opened() > FLOOD, "a flood");
     growing_tokens(&servers);
 }
