@@ -13,7 +13,7 @@ use std::{
     fs,
     io::ErrorKind,
     net::TcpListener,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -323,6 +323,40 @@ fn an_empty_list_of_peers_does_not_make_a_candidate_on_etcd() {
         let said = complaint(Elect::new(command).env("ELECT_PEERS", ""));
         assert_says(&said, &["ELECT_PEERS is empty", "unset it", "--etcd"]);
     }
+}
+
+#[test]
+fn a_mistake_in_the_command_line_is_called_what_it_is() {
+    assert_says(&complaint(Elect::new(["run", "sleep", "5"])), &["tip: ", "elect run -- sleep"]);
+    let other = complaint(Elect::new(["run", "--sleep", "--", "true"]));
+    assert!(!other.contains("elect run -- --sleep"), "{other}");
+    assert_says(
+        &complaint(Elect::new(["server", "a", "--ttl", "-1s"])),
+        &["--ttl", "not negative", "as in 5s"],
+    );
+    let files = Files::new();
+    let value = files.write("elect.toml", "etcd = 'h:1'\nttl = 5\n");
+    let said = complaint(Elect::new(["server", "a", "--config"]).arg(value));
+    assert_says(&said, &["line 2", "ttl: invalid type: integer `5`, expected a string"]);
+    assert!(!said.contains("the keys are"), "{said}");
+}
+
+#[test]
+fn what_others_can_read_is_warned_of() {
+    let files = Files::new();
+    let password = files.write("password", "secret");
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).unwrap();
+    let etcd = ["--etcd", "etcd.invalid:2379", "--log-format", "plain"];
+    let server =
+        Elect::new(["server", "server1", "--user", "u", "--password-file"]).arg(&password).args(etcd);
+    let server = server.start();
+    for part in
+        ["every user of this machine can get at it (mode 644)", "goes to 'etcd.invalid:2379' in the clear"]
+    {
+        let warning = server.wait_for_line(|line: &str| line.contains(part), SOON);
+        assert_eq!(warning.stream, Stream::Stderr);
+    }
+    assert!(!all_said(&server).contains("secret"));
 }
 
 #[test]
