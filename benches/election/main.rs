@@ -18,6 +18,7 @@ mod crash;
 mod crowd;
 mod elections;
 mod family;
+mod far;
 mod field;
 mod floor;
 mod freeze;
@@ -25,6 +26,7 @@ mod handoff;
 mod http;
 mod idle;
 mod machine;
+mod members;
 mod outage;
 mod output;
 mod programs;
@@ -64,7 +66,7 @@ impl Bench {
 
 type Measurement = (&'static str, fn(&Bench, &mut Floors) -> Section);
 
-const MEASUREMENTS: [Measurement; 13] = [
+const MEASUREMENTS: [Measurement; 14] = [
     ("handoff", handoff::measure),
     ("crash", crash::measure),
     ("freeze", freeze::measure),
@@ -74,6 +76,7 @@ const MEASUREMENTS: [Measurement; 13] = [
     ("elections", elections::measure),
     ("standby", standby::measure),
     ("raft", raft::measure),
+    ("far", far::measure),
     ("run", run::measure),
     ("outage", outage::measure),
     ("http", http::measure),

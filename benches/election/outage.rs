@@ -2,13 +2,21 @@
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
+use etcd_client::Client;
 use nix::sys::signal::Signal;
+use tokio::time::{sleep, timeout};
 
 use crate::{
     Bench,
-    contender::{CHANGE, Candidate, FOLLOWER, How, LEADER, REFRESHING, SOON, Stand},
-    report::{Floors, Section, who::Who},
-    support::{capture::Captured, client::Admin},
+    contender::{CHANGE, Candidate, FOLLOWER, How, LEADER, REFRESHING, SOON, Stand, but, says_leader},
+    report::{
+        Floors, Section,
+        measure::{Better, Measure},
+        number::Unit,
+        sample::Sample,
+        who::Who,
+    },
+    support::{capture::Captured, client::Admin, clock::BootTime, etcd::Etcd, runtime},
     trials::{concurrently, election},
 };
 
@@ -17,6 +25,13 @@ const TTLS: [u64; 2] = [2, 5];
 const ELECTIONS: usize = 5;
 const CANDIDATES: usize = 3;
 const OUTAGE: Duration = Duration::from_secs(3);
+/// TTLs at which the recovery is measured, with the names of the measures.
+const RECOVERED_AT: [(u64, &str); 2] = [(2, "recovery-2s"), (5, "recovery-5s")];
+/// By how much an outage exceeds the TTL there.
+const LONGER: Duration = Duration::from_millis(1500);
+const GIVEN_UP: Duration = Duration::from_secs(20);
+const RECOVERY_MEDIAN_MS: f64 = 300.0;
+const RECOVERY_MOST_MS: f64 = 1000.0;
 const AFTERWARDS: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
@@ -48,7 +63,99 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
         let queued = count(|outcome| outcome.queued == CANDIDATES);
         section.all(&format!("TTL {ttl} s: all are in the queue"), queued, rounds * ELECTIONS, "");
     }
+    for (ttl, name) in RECOVERED_AT {
+        recover(bench, &mut section, ttl, name);
+    }
     section
+}
+
+/// After an outage that was longer than the TTL: when one leads again, of those that survive it.
+fn recover(bench: &Bench, section: &mut Section, ttl: u64, name: &'static str) {
+    let outages = bench.scale.of(20, 2);
+    let contenders: Vec<_> = bench.contenders().into_iter().filter(|who| but(*who, ttl).is_none()).collect();
+    let mut times: BTreeMap<Who, Vec<Option<Duration>>> = BTreeMap::new();
+    for _ in 0..outages {
+        for (who, took) in recoveries(&contenders, ttl) {
+            times.entry(who).or_default().push(took);
+        }
+    }
+    let what = format!("recovery after an outage, TTL {ttl} s");
+    let mut measure = Measure::new(name, what, Unit::Milliseconds, Better::Less);
+    for who in contenders {
+        let all = times.remove(&who).unwrap_or_default();
+        let led: Sample = all.iter().flatten().copied().collect();
+        match all.len() - led.len() {
+            0 => measure.add(who, led),
+            lost => measure.missing(who, format!("did not survive {lost} of {} outages", all.len())),
+        }
+    }
+    if let Some(ours) = measure.sample(Who::Elect) {
+        section.at_most(
+            &format!("recovery, TTL {ttl} s, median"),
+            "ms",
+            ours.median(),
+            RECOVERY_MEDIAN_MS,
+            "",
+        );
+        section.at_most(&format!("recovery, TTL {ttl} s, max"), "ms", ours.max(), RECOVERY_MOST_MS, "");
+    }
+    section.measures.push(measure);
+}
+
+/// One outage of an etcd of its own, with an election of each.
+fn recoveries(contenders: &[Who], ttl: u64) -> Vec<(Who, Option<Duration>)> {
+    let mut etcd = crate::etcd().start();
+    let fields: Vec<_> = contenders
+        .iter()
+        .map(|who| {
+            let stand = Stand { endpoint: etcd.endpoint(), election: election("recovery"), ttl };
+            let first = Candidate::start(*who, &stand, "first", How::Quiet);
+            first.wait_until_leader();
+            let others = (2..=CANDIDATES)
+                .map(|number| Candidate::start(*who, &stand, &format!("number {number}"), How::Quiet));
+            let field: Vec<_> = std::iter::once(first).chain(others.collect::<Vec<_>>()).collect();
+            etcd.admin().wait_for_candidates(&stand.election, CANDIDATES, SOON);
+            (*who, field)
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(fastrand::u64(500..1500)));
+    etcd.kill();
+    thread::sleep(Duration::from_secs(ttl) + LONGER);
+    let marks: Vec<Vec<_>> =
+        fields.iter().map(|(_, field)| field.iter().map(Candidate::mark).collect()).collect();
+    etcd.restart_without_waiting();
+    let served = first_read(&etcd);
+    let led = |place: usize| {
+        let (_, field) = &fields[place];
+        let lines = field.iter().zip(&marks[place]).filter_map(|(candidate, mark)| {
+            let lines = candidate.process().lines_since(*mark);
+            Some(lines.into_iter().find(|line| says_leader(&line.text, &candidate.name))?.at)
+        });
+        lines.min()
+    };
+    while served.elapsed() < GIVEN_UP && (0..fields.len()).any(|place| led(place).is_none()) {
+        thread::sleep(Duration::from_millis(20));
+    }
+    // One that leads before we have our own answer is as quick as can be seen.
+    let since = |at: BootTime| if at > served { at - served } else { Duration::ZERO };
+    (0..fields.len()).map(|place| (fields[place].0, led(place).map(since))).collect()
+}
+
+/// When etcd first answers a linearizable read.
+fn first_read(etcd: &Etcd) -> BootTime {
+    let (url, options) = (etcd.url(), etcd.connect_options());
+    runtime::wait_for(async move {
+        loop {
+            let read = async {
+                let mut client = Client::connect([&url], Some(options.clone())).await?;
+                client.get("nothing", None).await
+            };
+            if let Ok(Ok(_)) = timeout(Duration::from_millis(200), read).await {
+                return BootTime::now();
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+    })
 }
 
 struct Outcome {

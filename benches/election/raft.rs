@@ -8,7 +8,9 @@ use crate::{
     Bench,
     claims::{Terms, is_claim},
     contender::SOON,
-    floor, programs,
+    floor,
+    members::{Conditions, Members, first, marks, next_leader, token},
+    programs,
     report::{
         Floors, Section,
         measure::{Better, Measure},
@@ -17,7 +19,7 @@ use crate::{
         who::Who,
     },
     support::{
-        capture::{Captured, Line, Mark},
+        capture::Captured,
         clock::BootTime,
         elect::unconfigured,
         eventually::eventually,
@@ -58,60 +60,9 @@ pub(crate) fn measure(bench: &Bench, floors: &mut Floors) -> Section {
     section
 }
 
-/// The members of a group, as processes.
-struct Members {
-    servers: Vec<Captured>,
-    group: Group,
-}
-
-impl Members {
-    fn start() -> Self {
-        let group = Group::of(3);
-        let servers = (0..group.size()).map(|place| elect_server(&group, place)).collect();
-        Self { servers, group }
-    }
-
-    fn restart(&mut self, place: usize) {
-        self.servers[place] = elect_server(&self.group, place);
-    }
-}
-
-fn elect_server(group: &Group, place: usize) -> Captured {
-    let mut command = process::command(programs::elect());
-    let (name, list) = (group.name(place), group.list());
-    let args = ["server", name, "--peers", &list, "--log-format", "full", "--data"];
-    unconfigured(&mut command).args(args).arg(group.data(place));
-    Captured::start(name, command)
-}
-
-fn says_leader(line: &str) -> bool {
-    line.contains("I am the leader.")
-}
-
-/// `token=7`, in a line of the full log.
-fn token(line: &Line) -> u64 {
-    let token = line.text.split("token=").nth(1).expect("a win is told with its token");
-    let digits: String = token.chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().expect("a token is a number")
-}
-
-/// Waits until one of them, and not `but`, leads since the marks.
-fn next_leader(members: &Members, but: usize, since: &[Mark]) -> (usize, Line) {
-    eventually(SOON, "another one to lead", || {
-        (0..3).filter(|place| *place != but).find_map(|place| {
-            let lines = members.servers[place].lines_since(since[place]);
-            Some((place, lines.into_iter().find(|line| says_leader(&line.text))?))
-        })
-    })
-}
-
-fn marks(members: &Members) -> Vec<Mark> {
-    members.servers.iter().map(Captured::mark).collect()
-}
-
 fn fail_over(bench: &Bench, section: &mut Section) {
     let trials = bench.scale.of(200, 3);
-    let mut members = Members::start();
+    let mut members = Members::start(Conditions::HERE);
     let (mut leader, mut line) = first(&members);
     let (mut took, mut terms) = (Sample::default(), Sample::default());
     for _ in 0..trials {
@@ -135,18 +86,9 @@ fn fail_over(bench: &Bench, section: &mut Section) {
     section.measures.push(measure.plotted());
 }
 
-fn first(members: &Members) -> (usize, Line) {
-    eventually(SOON, "one of three to lead", || {
-        (0..3).find_map(|place| {
-            let line = members.servers[place].lines().into_iter().find(|line| says_leader(&line.text))?;
-            Some((place, line))
-        })
-    })
-}
-
 fn hand_over(bench: &Bench, floors: &mut Floors, section: &mut Section) {
     let trials = bench.scale.of(100, 3);
-    let mut members = Members::start();
+    let mut members = Members::start(Conditions::HERE);
     let (mut leader, _) = first(&members);
     let mut took = Sample::default();
     for _ in 0..trials {
