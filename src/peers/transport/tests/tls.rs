@@ -149,3 +149,15 @@ fn half_of_it_is_not_enough() {
         "TLS among peers goes both ways: an authority, a certificate and its key are needed, all three"
     );
 }
+
+#[tokio::test]
+async fn a_handshake_that_is_not_gone_on_with_is_ended() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let street = Street::of(&["a", "b"]);
+    let b = start(&street, "b", Some(&Authority::new("one").tls()));
+    let mut caller = tokio::net::TcpStream::connect(street.address("b")).await.unwrap();
+    // The head of a first word that is longer than what comes.
+    caller.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
+    until("counted", || b.count(Mishap::Silent) == 1).await;
+    assert_eq!(caller.read(&mut [0; 16]).await.unwrap_or(0), 0, "and closed");
+}
