@@ -34,6 +34,7 @@ mod ground;
 mod journal;
 mod man;
 mod observe;
+mod peers;
 #[cfg(target_os = "linux")]
 mod run;
 mod server;
@@ -107,6 +108,16 @@ enum Command {
         #[command(flatten)]
         shared: Shared,
     },
+    /// Print the members of a group, their disks, and how far they are.
+    ///
+    /// One line each: its address, role and data directory, when it was last heard, its round trip and its last sync. A server
+    /// that was refused because it has another data directory is shown with the command that lets it in.
+    Peers {
+        #[command(subcommand)]
+        verb: Option<Verb>,
+        #[command(flatten)]
+        shared: Shared,
+    },
     /// Three servers on this machine, in one terminal: kill the leader, and watch another take over.
     ///
     /// By Raft, so nothing else is needed; --etcd shows the same on an etcd. Reads no configuration, neither ELECT_…
@@ -125,6 +136,27 @@ enum Command {
         /// Write elect.1, elect-server.1 and so on into this directory.
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
+    },
+}
+
+/// What can be done to a group.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Let a server's new data directory take the place of the one that it lost.
+    ///
+    /// Start the server on the new directory first. It is refused, and its log, and `elect peers`, show the directory's first
+    /// eight digits. Returns once the new directory counts. Needs a majority without that server, and so a group of three or
+    /// more. With TLS the certificate has to be for one of the --operators of the servers; with a secret give --secret-file;
+    /// else type it on the leader's host.
+    Replace {
+        /// Which server.
+        #[arg(value_name = "NAME")]
+        name: CandidateName,
+        /// The first eight digits of the new directory's id, or more. Without it, the one that was refused is shown.
+        #[arg(value_name = "DIRECTORY")]
+        directory: Option<String>,
+        #[command(flatten)]
+        shared: Box<Shared>,
     },
 }
 
@@ -192,6 +224,18 @@ pub(crate) struct Shared {
         help_heading = "peers"
     )]
     pub(crate) insecure_peers: bool,
+    /// With TLS: who shows a certificate for one of these names may replace disks (elect peers replace).
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        env = "ELECT_OPERATORS",
+        value_delimiter = ',',
+        help_heading = "peers"
+    )]
+    pub(crate) operators: Option<Vec<String>>,
+    /// In a new group that takes an older one's place, begin with tokens behind this one: the same on each server.
+    #[arg(long, value_name = "TOKEN", env = "ELECT_TOKENS_AFTER", value_parser = config::parse_token, help_heading = "peers")]
+    pub(crate) tokens_after: Option<u64>,
     /// Trust the certificate authorities in this PEM file. Turns TLS on.
     #[arg(long, value_name = "FILE", env = "ELECT_CACERT", help_heading = "TLS")]
     pub(crate) cacert: Option<PathBuf>,
@@ -303,6 +347,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             log::start(config.log_format, Stream::Stderr)?;
             warn_of_environment(&config);
             runtime.block_on(status::run(config, json))
+        }
+        Command::Peers { verb, shared } => {
+            let (verb, shared) = match verb {
+                None => (None, shared),
+                Some(Verb::Replace { name, directory, shared }) => (Some((name, directory)), *shared),
+            };
+            let config = Config::merge(shared)?;
+            log::start(config.log_format, Stream::Stderr)?;
+            warn_of_environment(&config);
+            match verb {
+                None => runtime.block_on(peers::list(config)),
+                Some((name, directory)) => runtime.block_on(peers::replace(config, name, directory)),
+            }
         }
         #[cfg(target_os = "linux")]
         Command::Demo(flags) => runtime.block_on(demo::run(flags)),

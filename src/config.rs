@@ -116,6 +116,8 @@ pub(crate) struct File {
     election_timeout: Option<String>,
     secret_file: Option<PathBuf>,
     insecure_peers: Option<bool>,
+    operators: Option<List>,
+    tokens_after: Option<u64>,
     user: Option<String>,
     password_file: Option<PathBuf>,
     cacert: Option<PathBuf>,
@@ -205,6 +207,8 @@ impl Config {
             election_timeout: flags.election_timeout,
             secret_file: flags.secret_file,
             insecure_peers: flags.insecure_peers,
+            operators: flags.operators,
+            tokens_after: flags.tokens_after,
         };
         let member = member.or(file.member()?);
         let endpoints = match (flags.etcd, &file.etcd) {
@@ -337,9 +341,30 @@ impl File {
             election_timeout: parsed("election-timeout", &self.election_timeout, str::parse)?,
             secret_file: self.secret_file.clone(),
             insecure_peers: self.insecure_peers.unwrap_or_default(),
+            operators: self.operators.as_ref().map(|list| match list {
+                List::One(list) => list.split(',').map(str::to_owned).collect(),
+                List::Many(list) => list.clone(),
+            }),
+            tokens_after: parsed(
+                "tokens-after",
+                &self.tokens_after.map(|token| token.to_string()),
+                parse_token,
+            )?,
         })
     }
 }
+
+/// The token that those of a new group are to be larger than.
+pub(crate) fn parse_token(text: &str) -> Result<u64, String> {
+    let token = text.parse().map_err(|_| "write a token, as elect status shows them".to_owned())?;
+    if token > LARGEST_TOKEN {
+        return Err(format!("at most {LARGEST_TOKEN} can be told from a damaged number"));
+    }
+    Ok(token)
+}
+
+/// Beyond it the servers of a group take a term for a damaged one.
+const LARGEST_TOKEN: u64 = 1 << 32;
 
 fn endpoints_in(list: &List) -> Result<Vec<Endpoint>, UsageError> {
     match list {

@@ -32,6 +32,7 @@
 //! | `refusal` | why two don't talk: as logged here, and as told to the other side |
 //! | `transport` | the connections among them, and with those who ask who leads |
 //! | `answer` | what a server knows, on its way to somebody who asked |
+//! | `operate` | what an operator may order, and who is one |
 //! | `opinion` | what to make of what the servers say (pure) |
 //! | `client` | asking them |
 //! | `hostile` | tests: members that send anything at all |
@@ -64,6 +65,7 @@ mod hostile;
 mod ledger;
 mod look;
 mod measured;
+mod operate;
 mod opinion;
 mod outside;
 mod proposals;
@@ -79,9 +81,9 @@ pub(crate) mod transport;
 pub(crate) mod wire;
 
 pub use self::{
-    client::{Answered, Client},
+    client::{Answered, Client, OperateError},
     group::{Group, InvalidAddress, InvalidGroup, Member, PeerAddress},
-    look::{Contact, Evidence, Known, Look},
+    look::{Contact, Evidence, Known, Look, PeerDisk},
     measured::{SyncTimes, TimingAdvice},
     proposals::ProposeError,
     records::{Missed, Record, Records},
@@ -108,7 +110,8 @@ use crate::{
     observe::{Fronts, Observer, Snapshot, SnapshotError},
     raft::{
         core::Config,
-        membership::{Franchise, Identity},
+        identity::Term,
+        membership::{DirectoryId, Founders, Franchise, Identity},
         message::Limits,
         node::Node,
     },
@@ -228,33 +231,39 @@ impl Peers {
         let listener = listen(&settings)?;
         let Opened { mut store, stored, directory, previous_shortest, .. } =
             Store::open(settings.data(), &Owner::of(&settings))?;
+        let stored = stored.with_tokens_after(Term::new(settings.tokens_after()));
         sit_out(previous_shortest, settings.timing().shortest());
         let group = settings.group();
         let run = store.begin_run(settings.timing().shortest(), group.size().count() == 1)?;
         let (known, franchise) = (store.known().clone(), store.franchise());
+        let mut founders = Founders::none(group.size());
+        founders.met(settings.me(), directory);
+        known.first.iter().for_each(|(node, record)| founders.met(*node, record.identity.directory));
         let others = group.size().others(settings.me());
         let identity = Identity { directory, run };
+        tracing::info!(data = %settings.data().display(), directory = directory.short(), "this server's data directory");
         let ledger = Arc::new(Ledger::new(identity, store.writes(), known, franchise, others));
         if let Some(waiting) = outside::waiting_for(group, &ledger) {
             tracing::warn!("{waiting}");
         }
         let snapshot_state = State::of(&stored.snapshot);
-        let node = Node::start(config(&settings, franchise), stored, &moment());
+        let node = Node::start(config(&settings, franchise, directory, founders), stored, &moment());
         let (Ok(state), Ok(node)) = (snapshot_state, node) else {
             return Err(StartError::Inconsistent(settings.data().to_owned()));
         };
 
+        ledger.seat(node.log().seats().map(|(at, seats)| (at, seats.clone())));
         let published = Arc::new(Published::new(settings.clone(), node.term(), node.committed()));
         let (done, disk_news) = mpsc::unbounded_channel();
         let disk = Arc::new(Disk::start(store, Arc::clone(&ledger), Syncs::of(&settings), done)?);
         let (inbox, messages) = mpsc::channel(INBOX);
-        let porter = Porter { ledger, disk: Arc::clone(&disk) };
+        let (orders, ordered) = mpsc::unbounded_channel();
+        let porter = Porter { ledger, disk: Arc::clone(&disk), orders: orders.downgrade() };
         let shown = Arc::clone(&published);
         let looks = Looks { look: Arc::new(move || shown.look()), changed: published.changes() };
         let network = Arc::new(Network::start(&runtime, &settings, listener, porter, inbox, looks)?);
         published.looks_at(&network, disk.syncs());
 
-        let (orders, ordered) = mpsc::unbounded_channel();
         let (proposals, proposed) = mpsc::channel(PROPOSALS);
         let inlets = Inlets { orders: ordered, proposals: proposed, messages, disk: disk_news };
         let world = World { network, disk, group: settings.group().clone(), timing: *settings.timing() };
@@ -381,7 +390,7 @@ fn sit_out(before: Option<Duration>, shortest: Duration) {
     }
 }
 
-fn config(settings: &Settings, franchise: Franchise) -> Config {
+fn config(settings: &Settings, franchise: Franchise, directory: DirectoryId, founders: Founders) -> Config {
     Config {
         me: settings.me(),
         members: settings.group().size(),
@@ -389,6 +398,8 @@ fn config(settings: &Settings, franchise: Franchise) -> Config {
         timing: *settings.timing(),
         limits: Limits::DEFAULT,
         franchise,
+        directory,
+        founders,
         #[cfg(test)]
         mutant: None,
     }

@@ -81,7 +81,9 @@
 //! # Who votes
 //!
 //! Only a server whose directory all others have recorded ([`Franchise`](membership::Franchise)), so that a disk that is lost, and with it
-//! a vote, is not replaced by one that votes again. See [`membership`].
+//! a vote, is not replaced by one that votes again. Where an operator has a disk replaced, the log says whose counts: each answer carries
+//! the disk that it is of, and a leader or candidate counts it by the last entry of its own log that names disks, committed or not
+//! ([`Seats`](membership::Seats)). See [`membership`].
 //!
 //! What is assumed: processes and machines that fail by stopping; disks that keep what they said is
 //! durable; one data directory for each member, used by one process at a time
@@ -110,7 +112,7 @@
 //!
 //! # Not here
 //!
-//! Membership changes; reads of the log through the leader; priorities. A server that withdrew
+//! Membership changes, but for a member's disk; reads of the log through the leader; priorities. A server that withdrew
 //! ([`Input::Withdraw`](action::Input)) votes and keeps the log, and never leads: where it has the
 //! newest log of those that are left, it hands that on as a [`caretaker`].
 

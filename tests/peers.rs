@@ -33,6 +33,8 @@ mod lines;
 mod misfits;
 #[path = "peers/observed.rs"]
 mod observed;
+#[path = "peers/replaced.rs"]
+mod replaced;
 #[path = "peers/run.rs"]
 mod run;
 #[path = "peers/strangers.rs"]

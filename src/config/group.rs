@@ -36,12 +36,23 @@ pub(super) struct Member {
     pub(super) election_timeout: Option<Range>,
     pub(super) secret_file: Option<PathBuf>,
     pub(super) insecure_peers: bool,
+    pub(super) operators: Option<Vec<String>>,
+    pub(super) tokens_after: Option<u64>,
 }
 
 impl Member {
     /// The flag of something that is said here, if anything is.
     pub(super) fn flag(&self) -> Option<&'static str> {
-        let Self { listen, data, heartbeat, election_timeout, secret_file, insecure_peers } = self;
+        let Self {
+            listen,
+            data,
+            heartbeat,
+            election_timeout,
+            secret_file,
+            insecure_peers,
+            operators,
+            tokens_after,
+        } = self;
         let said = [
             ("--listen", listen.is_some()),
             ("--data", data.is_some()),
@@ -49,6 +60,8 @@ impl Member {
             ("--election-timeout", election_timeout.is_some()),
             ("--secret-file", secret_file.is_some()),
             ("--insecure-peers", *insecure_peers),
+            ("--operators", operators.is_some()),
+            ("--tokens-after", tokens_after.is_some()),
         ];
         said.into_iter().find_map(|(flag, said)| said.then_some(flag))
     }
@@ -62,6 +75,8 @@ impl Member {
             election_timeout: self.election_timeout.or(file.election_timeout),
             secret_file: self.secret_file.or(file.secret_file),
             insecure_peers: self.insecure_peers || file.insecure_peers,
+            operators: self.operators.or(file.operators),
+            tokens_after: self.tokens_after.or(file.tokens_after),
         }
     }
 
@@ -93,6 +108,11 @@ impl Peers {
     /// To ask all members who leads.
     pub(crate) fn client(&self, election: ElectionName) -> Result<Client, UsageError> {
         Client::new(self.group.clone(), election, self.tls.as_ref()).map_err(|error| tls_refused(&error))
+    }
+
+    /// What is in the secret's file, if one is given.
+    pub(crate) fn secret(&self) -> Result<Option<Secret>, UsageError> {
+        self.member.secret_file.as_deref().map(secret_in).transpose()
     }
 
     /// The member `name`, with the timing that is usual where nobody says otherwise.
@@ -128,10 +148,17 @@ impl Peers {
             Some(listen) => settings.listening_on(listen.clone()),
             None => settings,
         };
-        let settings = match &self.member.secret_file {
-            Some(file) => settings.with_secret(secret_in(file)?),
+        let settings = match self.secret()? {
+            Some(secret) => settings.with_secret(secret),
             None => settings,
         };
+        let settings = settings.with_operators(self.member.operators.clone().unwrap_or_default());
+        let settings = settings.with_tokens_after(self.member.tokens_after.unwrap_or(0));
+        if self.member.operators.is_some() && self.tls.is_none() {
+            return Err(UsageError(
+                "--operators names certificates, and there is no TLS; give --cacert, --cert and --key too, or leave it out".into(),
+            ));
+        }
         let settings = match &self.tls {
             Some(tls) => settings.with_tls(tls).map_err(|error| tls_refused(&error))?,
             None => settings,

@@ -1,14 +1,16 @@
 //! A [`Look`] on its way to somebody who asked for it.
 //!
 //! Anybody who can connect may ask (with TLS: who has a certificate of the authority). So nothing is told that a Hello needs
-//! and a stranger has not: no directory, no address, no reason why two members don't talk.
+//! and a stranger has not: no address, no reason why two members don't talk, and of a directory's id only the first eight digits, by
+//! which a person tells two of them apart.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::bytes::Bytes;
 
 use super::{
-    Contact, Evidence, Group, Known, Look, Member, Settings, SyncTimes, Timing, hello::micros, wire::proto,
+    Contact, Evidence, Group, Known, Look, Member, PeerDisk, Settings, SyncTimes, Timing, hello::micros,
+    wire::proto,
 };
 use crate::{
     clock::Timestamp,
@@ -50,6 +52,9 @@ pub(crate) fn told(settings: &Settings, look: &Look, echo: u64) -> proto::Look {
         connected: contact.connected,
         heard_ms: contact.heard.map(millis),
         round_trip_us: contact.round_trip.map(micros),
+        directory: contact.disk.as_ref().map(|disk| disk.id.clone()).unwrap_or_default(),
+        incoming: contact.disk.as_ref().is_some_and(|disk| !disk.counts),
+        refused: contact.refused.clone().unwrap_or_default(),
     };
     proto::Look {
         election: settings.election().to_string(),
@@ -120,6 +125,11 @@ pub(crate) fn read(
     Ok(Answer { look, from, shortest })
 }
 
+/// The first digits of a directory's id, if that is what came.
+fn digits(text: String) -> Option<String> {
+    (text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
+}
+
 fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAnswer> {
     let name = |text: &str| {
         let known = group.members().iter().find(|member| member.name.as_str() == text);
@@ -144,7 +154,9 @@ fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAn
         let heard = contact.heard_ms.map(Duration::from_millis);
         let round_trip = contact.round_trip_us.map(Duration::from_micros);
         let (name, connected) = (name(&contact.name)?, contact.connected);
-        Ok(Contact { name, connected, heard, round_trip, problem: None })
+        let disk = digits(contact.directory).map(|id| PeerDisk { id, counts: !contact.incoming });
+        let refused = digits(contact.refused);
+        Ok(Contact { name, connected, disk, refused, heard, round_trip, problem: None })
     };
     let contacts = answer.contacts.into_iter().take(group.members().len()).map(contact);
     // Of a server that does not tell them, they are 0, and make no timing.
@@ -216,6 +228,8 @@ mod tests {
             let contact = |who, (connected, (heard, round_trip), problem)| Contact {
                 name: name(who),
                 connected,
+                disk: (!connected).then(|| PeerDisk { id: "0123abcd".to_owned(), counts: !connected }),
+                refused: connected.then(|| "89efab01".to_owned()),
                 heard,
                 round_trip,
                 problem,

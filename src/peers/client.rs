@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use prost::bytes::Bytes;
 use tokio::{
     runtime,
     sync::mpsc,
@@ -18,16 +19,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Group, InvalidSettings, Known, Look, Member, Settings, Timing, Tls,
+    Group, InvalidSettings, Known, Look, Member, Secret, Settings, Timing, Tls,
     answer::{self, Answer},
+    operate,
     opinion::{Opinion, Problem, Word, opinion},
+    refusal::shown,
     transport::{Ending, Pace, Target},
-    wire::proto,
+    wire::proto::{self, outcome::Outcome},
 };
 use crate::{
     clock::Timestamp,
     leadership::FencingToken,
-    names::ElectionName,
+    names::{CandidateName, ElectionName},
     observe::{Leader, Observation, Observer, Queued, Snapshot, State},
     timing::Backoff,
     tls::Mutual,
@@ -76,6 +79,31 @@ pub struct Answered {
     pub member: Member,
     /// What it knows, or why that can't be said.
     pub look: Result<Look, String>,
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OperateError {
+    /// Only a leader can.
+    #[error("no leader is known: {0}")]
+    NoLeader(String),
+    /// The leader has refused, and says why.
+    #[error("'{name}' leads, and refuses: {why}")]
+    Refused {
+        /// The leader.
+        name: CandidateName,
+        /// Its reason.
+        why: String,
+    },
+    /// It is not known what became of it: ask again.
+    #[error("no answer of '{name}', which leads: {problem}")]
+    Unanswered {
+        /// The leader.
+        name: CandidateName,
+        /// What went wrong.
+        problem: String,
+    },
 }
 
 #[derive(Debug)]
@@ -168,6 +196,92 @@ impl Client {
             let telling = Telling { told, last: None, newest: None, last_known: None };
             telling.tell_on(client.ask()).await;
         })
+    }
+
+    /// Has the leader replace a member's disk by another one, and returns once it is committed that the new one counts.
+    ///
+    /// `directory` is the first eight digits of the new one's id, or more, as the log of its server shows them. `secret` is
+    /// the group's, if it has one and no TLS. `told` hears when the leader has begun. What was begun goes on by itself, also
+    /// when another leader comes; asking again waits for it.
+    ///
+    /// # Errors
+    ///
+    /// See [`OperateError`].
+    ///
+    /// # Cancel safety
+    ///
+    /// What the leader has begun goes on.
+    pub async fn replace(
+        &self,
+        member: &str,
+        directory: &str,
+        secret: Option<&Secret>,
+        within: Duration,
+        told: impl FnOnce(),
+    ) -> Result<(), OperateError> {
+        let (snapshot, answered) = self.survey(within).await;
+        let token = match snapshot.observation.state {
+            State::Leader(leader) => leader.token,
+            State::Unknown { problem, .. } => return Err(OperateError::NoLeader(problem)),
+            State::Vacant { .. } => return Err(OperateError::NoLeader("no server leads".to_owned())),
+        };
+        let leads = |answered: &&Answered| {
+            let look = answered.look.as_ref().ok();
+            look.is_some_and(|look| {
+                look.leader.as_ref().is_some_and(|known| known.name == look.name && known.token == token)
+            })
+        };
+        let leader = answered.iter().find(leads).map(|answered| answered.member.clone());
+        let leader = leader.ok_or_else(|| OperateError::NoLeader("the leader does not answer".to_owned()))?;
+        self.order(&leader, operate::to_bytes(member, directory), secret, told).await
+    }
+
+    async fn order(
+        &self,
+        leader: &Member,
+        order: Bytes,
+        secret: Option<&Secret>,
+        told: impl FnOnce(),
+    ) -> Result<(), OperateError> {
+        let pace = Pace::of(&Timing::DEFAULT);
+        let mut target = Target::new(leader.address.clone(), self.inquiry.tls.clone(), pace);
+        let over = CancellationToken::new();
+        let _over = over.clone().drop_guard();
+        let failed = |problem: String| OperateError::Unanswered { name: leader.name.clone(), problem };
+        let connected = timeout(PATIENCE, target.connect(&over)).await;
+        let connected = connected.map_err(|_| failed(target.unanswered().to_string()))?;
+        let connection = connected.map_err(|ending| failed(ending.to_string()))?;
+        let (say, said) = mpsc::channel(2);
+        // There is room for both words.
+        let _ = say.send(proto::Operation::default()).await;
+        let ended = |status: tonic::Status| failed(Ending::from(status).to_string());
+        let mut outcomes =
+            connection.client().operate(ReceiverStream::new(said)).await.map_err(ended)?.into_inner();
+        let mut told = Some(told);
+        loop {
+            let next = outcomes.message().await.map_err(ended)?;
+            match next.and_then(|next| next.outcome) {
+                Some(Outcome::Challenge(challenge)) => {
+                    let challenge = challenge.as_ref().try_into();
+                    let challenge =
+                        challenge.map_err(|_| failed("its challenge makes no sense".to_owned()))?;
+                    let election = self.inquiry.election.as_str();
+                    let proof = operate::proof(election, leader.name.as_str(), &challenge, &order);
+                    let proof = secret.map(|secret| secret.prove(&proof)).unwrap_or_default();
+                    let _ = say.send(proto::Operation { order: order.clone(), proof }).await;
+                }
+                Some(Outcome::Begun(_)) => {
+                    if let Some(told) = told.take() {
+                        told();
+                    }
+                }
+                Some(Outcome::Done(_)) => return Ok(()),
+                Some(Outcome::Refused(why)) => {
+                    return Err(OperateError::Refused { name: leader.name.clone(), why: shown(&why) });
+                }
+                None => return Err(failed("it closed the connection".to_owned())),
+            }
+        }
     }
 
     fn ask(&self) -> Asked {

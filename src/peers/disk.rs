@@ -33,7 +33,7 @@ use crate::{
     raft::{
         action::{Persisted, Write},
         identity::NodeId,
-        membership::{Franchise, Objection, Record},
+        membership::{DirectoryId, Entrance, Franchise, Objection, Record},
     },
 };
 
@@ -42,6 +42,8 @@ use crate::{
 pub(crate) enum Done {
     /// This one, and all before it, are durable.
     Persisted(Persisted),
+    /// That directory is the first one of a member that was met, and remembered.
+    First(NodeId, DirectoryId),
     /// All others have recorded this server: it may vote.
     Met,
     /// Another member has said that this server must not vote any more. Said at once, and durable as soon as the disk can.
@@ -68,7 +70,8 @@ impl Stranger {
         match self {
             Self::Objection(Objection::OtherDirectory { .. }) => {
                 "this member has another data directory than when it was first met: two servers run under its name, or \
-                 it lost its disk, and with it its vote; give it back the directory that it had"
+                 it lost its disk, and with it its vote; give it back the directory that it had, or have this one take its \
+                 place: elect peers replace"
                     .to_owned()
             }
             Self::Objection(_) | Self::Unrecorded => self.to_string(),
@@ -310,14 +313,14 @@ impl Keeper {
                     // Another one may have been first, and be known by now.
                     let judgement = match self.ledger.judge(node, &meeting) {
                         Ok(None) => Ok(()),
-                        Ok(Some(record)) => self.record(store, node, record).map(Ok)?,
+                        Ok(Some((record, entrance))) => self.record(store, node, record, entrance).map(Ok)?,
                         Err(objection) => Err(objection.into()),
                     };
                     let _ = answer.send(judgement);
                 }
                 Job::Confirm(node, answer) => {
                     if let Some(record) = self.ledger.confirmed(node) {
-                        self.record(store, node, record)?;
+                        self.record(store, node, record, Entrance::Founder)?;
                     }
                     let _ = answer.send(Ok(()));
                 }
@@ -331,14 +334,26 @@ impl Keeper {
     }
 
     /// Writes a member down; and once all others know this server, that it votes.
-    fn record(&self, store: &mut Store, node: NodeId, record: Record) -> Result<(), StoreError> {
+    ///
+    /// One that a log names is no founder of the group, whose meeting lets anybody vote.
+    fn record(
+        &self,
+        store: &mut Store,
+        node: NodeId,
+        record: Record,
+        entrance: Entrance,
+    ) -> Result<(), StoreError> {
         let unmet = self.ledger.unmet();
         let waiting = store.franchise() == Franchise::Waiting;
-        let met_all = record.mutual && unmet.iter().all(|unmet| *unmet == node);
+        let founder = entrance != Entrance::Named;
+        let met_all = founder && record.mutual && unmet.iter().all(|unmet| *unmet == node);
         let franchise = if waiting && met_all { Franchise::Full } else { store.franchise() };
-        self.syncs.timed(|| store.keep_met(node, record, franchise))?;
+        self.syncs.timed(|| store.keep_met(node, record, entrance, franchise))?;
         self.ledger.wrote(store.writes());
-        self.ledger.record(node, record);
+        self.ledger.record(node, record, entrance);
+        if entrance == Entrance::First {
+            let _ = self.done.send(Done::First(node, record.identity.directory));
+        }
         if waiting && met_all {
             self.ledger.set_franchise(Franchise::Full);
             let _ = self.done.send(Done::Met);
@@ -361,7 +376,7 @@ mod tests {
             action::Ballot,
             identity::{Index, Position, Term},
             log::{Change, Entry, Payload},
-            membership::{DirectoryId, Identity, Run, RunId, Writes},
+            membership::{Identity, Run, RunId, Writes},
         },
     };
 
@@ -376,7 +391,14 @@ mod tests {
 
     fn meeting(byte: u8) -> Meeting {
         let (writes, known_writes) = (Writes(9), Writes(0));
-        Meeting { identity: identity(byte), writes, known_writes, another_answers: false, mutual: false }
+        Meeting {
+            identity: identity(byte),
+            writes,
+            known_writes,
+            another_answers: false,
+            mutual: false,
+            claim: Index::ZERO,
+        }
     }
 
     fn mutual(byte: u8) -> Meeting {
@@ -497,15 +519,19 @@ mod tests {
             Meeting { identity: Identity { run, ..identity(1) }, ..meeting(1) }
         };
         assert_eq!(within(disk.meet(B, run(2, 2))).await, Ok(()));
-        disk.ledger().raise(B, Writes(50));
+        disk.ledger().raise(B, &identity(1).directory, Writes(50));
         disk.write(write(1, 30));
         within(disk.close()).await;
 
         let (disk, _dones) = start(&directory);
-        assert_eq!(disk.ledger().writes_of(B), Writes(50), "with the write");
+        assert_eq!(disk.ledger().writes_of(B).on(&identity(1).directory), Writes(50), "with the write");
         assert!(within(disk.meet(B, run(1, 1))).await.is_err(), "an older start");
         assert!(within(disk.meet(B, run(2, 3))).await.is_err(), "the same start of a copy");
-        let older = Meeting { known_writes: disk.ledger().writes_of(B), writes: Writes(49), ..run(2, 2) };
+        let older = Meeting {
+            known_writes: disk.ledger().writes_of(B).on(&identity(1).directory),
+            writes: Writes(49),
+            ..run(2, 2)
+        };
         assert!(within(disk.meet(B, older)).await.is_err(), "fewer writes than it had");
         assert_eq!(within(disk.meet(B, run(3, 3))).await, Ok(()), "it began behind what was known");
         let second = Meeting { another_answers: true, writes: Writes(60), ..run(4, 4) };
@@ -519,10 +545,11 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (disk, _dones) = start(&directory);
         assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
-        let asked = disk.ledger().writes_of(B);
-        disk.ledger().raise(B, Writes(100));
+        let known = || disk.ledger().writes_of(B).on(&identity(1).directory);
+        let asked = known();
+        disk.ledger().raise(B, &identity(1).directory, Writes(100));
         assert_eq!(within(disk.meet(B, Meeting { known_writes: asked, ..meeting(1) })).await, Ok(()));
-        assert_eq!(disk.ledger().writes_of(B), Writes(100));
+        assert_eq!(known(), Writes(100));
     }
 
     #[tokio::test]
@@ -534,7 +561,10 @@ mod tests {
         assert_eq!(disk.ledger().unmet(), [C], "it has not said that it knows us");
         assert_eq!(disk.ledger().franchise(), Franchise::Waiting);
         assert_eq!(within(disk.confirmed(C)).await, Ok(()));
-        assert!(matches!(within(dones.recv()).await, Some(Done::Met)));
+        let mut news = Vec::new();
+        while !matches!(news.last(), Some(Done::Met)) {
+            news.extend(within(dones.recv()).await);
+        }
         within(disk.close()).await;
         assert_eq!(open(&directory).store.franchise(), Franchise::Full);
     }
@@ -569,7 +599,7 @@ mod tests {
         within(disk.close()).await;
         let known = open(&directory).store.known().clone();
         assert_eq!(
-            known.into_values().map(|record| record.identity).collect::<Vec<_>>(),
+            known.first.into_values().map(|record| record.identity).collect::<Vec<_>>(),
             [identity(let_in[0])]
         );
     }
@@ -579,7 +609,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut opened = open(&directory);
         let known = Record::first(identity(1), Writes(9));
-        opened.store.keep_met(B, known, Franchise::Waiting).unwrap();
+        opened.store.keep_met(B, known, Entrance::First, Franchise::Waiting).unwrap();
         let (jobs, queue) = mpsc::channel();
         let (_ends, ended) = oneshot::channel();
         let (done, _dones) = unbounded_channel();

@@ -34,6 +34,7 @@ use tokio::{
 
 use super::{
     disk::Done,
+    operate::{Progress, Replacement},
     proposals::{Answer, Proposals},
     records::{self, Reading},
     reign::{Parting, Reign, Stopping},
@@ -45,10 +46,10 @@ use crate::{
     clock::Timestamp,
     leadership::{FencingToken, Leadership, Loss, Order as HolderOrder, Outcome, Term as Held},
     raft::{
-        action::{Actions, Content, Effect, Input, Moment, Proposal, Tidings, Write},
-        identity::{NodeId, Term},
+        action::{Actions, Content, Declined, Effect, Input, Moment, Proposal, Tidings, Write},
+        identity::{Index, NodeId, Term},
         log::{Entry, Snapshot, TimeOfDay},
-        membership::{Franchise, Objection},
+        membership::{CannotReplace, Franchise, Objection, Seat, Seats},
         message::{Envelope, Message},
         node::Node,
         timing::Draw,
@@ -64,6 +65,8 @@ pub(super) trait Outside {
     fn write(&self, write: Write);
     /// Tells a member that it must not vote any more, and why.
     fn object(&self, member: NodeId, objection: Objection);
+    /// Whose disks count by the log has changed: others are not listened to any more.
+    fn seat(&self, seats: Option<(Index, Seats)>);
     /// Which members have to be met before this server votes, in words; `None` if it does.
     fn waiting_for(&self) -> Option<String>;
     /// Why there may be no leader, in words: whom this server is connected with.
@@ -86,6 +89,8 @@ pub(super) enum Order {
     },
     /// Records that are committed after this index.
     Read(Reading),
+    /// Another disk is to take a member's place.
+    Replace(Replacement),
     /// To be answered once no campaign, no term and no handing over is under way.
     Settle(oneshot::Sender<()>),
 }
@@ -137,8 +142,20 @@ pub(super) struct Driver<O> {
     /// When candidates are told that there is no leader, unless there is one by then.
     doubt_at: Option<Timestamp>,
     failed: Option<String>,
+    /// What operators have ordered of this server, and wait for.
+    replacements: Vec<Ordered>,
+    /// Whose disks count by the log, as the outside knows it.
+    seats: Option<(Index, Seats)>,
     /// When records of the terms up to this one, which this server lost, are given up if they are open still.
     open_until: Option<(Timestamp, FencingToken)>,
+}
+
+/// A replacement that an operator waits for.
+struct Ordered {
+    replacement: Replacement,
+    /// Whether the core has taken it.
+    answered: oneshot::Receiver<Result<(), Declined>>,
+    begun: bool,
 }
 
 struct Campaign {
@@ -174,6 +191,8 @@ impl<O: Outside> Driver<O> {
             confirmed: Timestamp::from_nanos(0),
             doubt_at: None,
             failed: None,
+            replacements: Vec::new(),
+            seats: None,
             open_until: None,
         }
     }
@@ -202,6 +221,7 @@ impl<O: Outside> Driver<O> {
                 biased;
                 Some(news) = inlets.disk.recv() => match news {
                     Done::Persisted(persisted) => self.step(node, Input::Persisted(persisted)),
+                    Done::First(member, directory) => self.step(node, Input::Met(member, directory)),
                     Done::Met => {
                         tracing::info!("all members have met; this server votes from now on");
                         self.step(node, Input::Franchise(Franchise::Full))
@@ -276,6 +296,8 @@ impl<O: Outside> Driver<O> {
             let actions;
             (node, actions) = node.step(moment(), input);
             let Actions { effects, write } = actions;
+            // Before anything that rests on it is said.
+            self.seat(&node);
             for effect in effects {
                 self.perform(effect);
             }
@@ -285,8 +307,59 @@ impl<O: Outside> Driver<O> {
                 self.outside.write(write);
             }
         }
+        self.follow_replacements(&node);
         self.publish(&node);
         node
+    }
+
+    fn seat(&mut self, node: &Node) {
+        let seats = node.log().seats();
+        if seats != self.seats.as_ref().map(|(at, seats)| (*at, seats)) {
+            self.seats = seats.map(|(at, seats)| (at, seats.clone()));
+            self.outside.seat(self.seats.clone());
+        }
+    }
+
+    /// Tells operators how far their orders are.
+    fn follow_replacements(&mut self, node: &Node) {
+        let group = self.identity.group().clone();
+        let leads = matches!(node, Node::Leader(_));
+        self.replacements.retain_mut(|Ordered { replacement, answered, begun }| {
+            let Replacement { member, directory, told } = replacement;
+            let (seat, at) = node.log().seat(*member).unzip();
+            let has_it = seat.is_some_and(|seat| seat.directory() == *directory);
+            if !*begun {
+                let refused = match answered.try_recv() {
+                    Ok(Ok(())) => None,
+                    // Ordered again while it is under way.
+                    Ok(Err(Declined::NotReplaced(CannotReplace::SameDirectory))) if has_it => None,
+                    Ok(Err(Declined::NotReplaced(why))) => Some(why.to_string()),
+                    Ok(Err(Declined::NotLeading { leader })) => Some(match leader {
+                        Some(leader) => format!("'{}' leads now; try again", group.member(leader).name),
+                        None => "no server leads; try again once one does".to_owned(),
+                    }),
+                    Ok(Err(_)) | Err(_) => Some("the leader has too much to do; try again".to_owned()),
+                };
+                if let Some(why) = refused {
+                    let _ = told.send(Progress::Refused(why));
+                    return false;
+                }
+                *begun = true;
+                let _ = told.send(Progress::Begun);
+            }
+            if !leads || !has_it {
+                let _ = told.send(Progress::Refused(
+                    "it is under way, and another server leads now: type the command again to wait for it"
+                        .to_owned(),
+                ));
+                return false;
+            }
+            if seat == Some(Seat::Voting(*directory)) && at <= Some(node.committed()) {
+                let _ = told.send(Progress::Done);
+                return false;
+            }
+            !told.is_closed()
+        });
     }
 
     /// What to tell the core, if somebody here wants to lead and it does not stand, or nobody does and it stands.
@@ -436,6 +509,14 @@ impl<O: Outside> Driver<O> {
             Order::Read(reading) => {
                 records::read(reading, &node);
                 node
+            }
+            Order::Replace(replacement) => {
+                let (answer, answered) = oneshot::channel();
+                let (member, directory) = (replacement.member, replacement.directory);
+                let id = self.proposals.replacement(answer);
+                self.replacements.push(Ordered { replacement, answered, begun: false });
+                let content = Content::Replacement { member, directory };
+                self.step(node, Input::Propose(vec![Proposal { id, content }]))
             }
             Order::Settle(settled) => {
                 self.settling.push(settled);

@@ -184,7 +184,7 @@ fn read(nonce: &Bytes) -> Result<Nonce, Unproven> {
     nonce.as_ref().try_into().map_err(|_| Unproven::Malformed)
 }
 
-fn nonce() -> Nonce {
+pub(super) fn nonce() -> Nonce {
     let mut nonce = Nonce::default();
     SystemRandom::new().fill(&mut nonce).expect("the kernel has random bytes, or no TLS would work either");
     nonce

@@ -17,7 +17,7 @@ use super::{Group, Settings, wire::proto};
 use crate::{
     names::{CandidateName, displayed},
     raft::{
-        identity::{MAX_MEMBERS, NodeId},
+        identity::{Index, MAX_MEMBERS, NodeId},
         membership::{DirectoryId, Identity, Run, RunId, Writes},
     },
 };
@@ -38,6 +38,10 @@ pub(crate) struct Acquaintance {
     pub(crate) node: NodeId,
     pub(crate) identity: Identity,
     pub(crate) writes: Writes,
+    /// The entry of its log that names its directory.
+    pub(crate) claim: Index,
+    /// Whether it talks to us because a log names our directory.
+    pub(crate) newcomer: bool,
 }
 
 /// Why two servers don't talk. Names both, both values, and what to do.
@@ -74,7 +78,15 @@ pub(crate) enum Difference {
 }
 
 /// What we say of ourselves.
-pub(crate) fn ours(settings: &Settings, identity: &Identity, writes: Writes) -> proto::Hello {
+///
+/// `claim` is the entry of our log that names our directory. `newcomer` is said of the other side, once that is known.
+pub(crate) fn ours(
+    settings: &Settings,
+    identity: &Identity,
+    writes: Writes,
+    claim: Index,
+    newcomer: bool,
+) -> proto::Hello {
     proto::Hello {
         election: settings.election().as_str().to_owned(),
         members: members(settings.group()),
@@ -85,6 +97,8 @@ pub(crate) fn ours(settings: &Settings, identity: &Identity, writes: Writes) -> 
         run_id: Bytes::copy_from_slice(identity.run.id.as_bytes()),
         writes: writes.0,
         began: identity.run.began.0,
+        named: claim.get(),
+        newcomer,
     }
 }
 
@@ -128,7 +142,8 @@ pub(crate) fn compare(
         return Err(Difference::Timing { us: us(), them: them(), ours: shortest, theirs });
     }
     let identity = identity(theirs).ok_or_else(|| Difference::NoDirectory { them: them() })?;
-    Ok(Acquaintance { node, identity, writes: Writes(theirs.writes) })
+    let (writes, claim) = (Writes(theirs.writes), Index::new(theirs.named));
+    Ok(Acquaintance { node, identity, writes, claim, newcomer: theirs.newcomer })
 }
 
 fn identity(theirs: &proto::Hello) -> Option<Identity> {
@@ -194,7 +209,7 @@ pub(crate) fn first_run(directory: [u8; 16]) -> Identity {
 /// What a server says of itself in that run.
 #[cfg(test)]
 pub(crate) fn ours_on(settings: &Settings, directory: [u8; 16]) -> proto::Hello {
-    ours(settings, &first_run(directory), Writes(1))
+    ours(settings, &first_run(directory), Writes(1), Index::ZERO, false)
 }
 
 #[cfg(test)]
@@ -225,7 +240,10 @@ mod tests {
 
     #[test]
     fn members_that_were_told_the_same_talk() {
-        let met = |node| Ok(Acquaintance { node, identity: first_run([7; 16]), writes: Writes(1) });
+        let met = |node| {
+            let (identity, writes) = (first_run([7; 16]), Writes(1));
+            Ok(Acquaintance { node, identity, writes, claim: Index::ZERO, newcomer: false })
+        };
         let reordered = hello("a", "c=h:3,b=h:2,a=h:1");
         assert_eq!(compare(&settings("b", GROUP), End::Accepted(node(0)), &reordered), met(node(0)));
         assert_eq!(compare(&settings("b", GROUP), End::Dialled(node(2)), &hello("c", GROUP)), met(node(2)));
@@ -309,7 +327,20 @@ mod tests {
                 let members = members.into_iter().map(listed).collect();
                 let directory = Bytes::from(directory);
                 let (run, run_id, writes, began) = (shortest_us, directory.clone(), shortest_us, shortest_us);
-                proto::Hello { election, members, name, directory, shortest_us, run, run_id, writes, began }
+                let (named, newcomer) = (shortest_us, shortest_us % 2 == 1);
+                proto::Hello {
+                    election,
+                    members,
+                    name,
+                    directory,
+                    shortest_us,
+                    run,
+                    run_id,
+                    writes,
+                    began,
+                    named,
+                    newcomer,
+                }
             },
         )
     }

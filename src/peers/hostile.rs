@@ -27,7 +27,7 @@ use crate::{
         core::Config,
         identity::{Members, NodeId, Position},
         log::TimeOfDay,
-        membership::Franchise,
+        membership::{DirectoryId, Founders, Franchise},
         message::{LONGEST_LEAP, Limits},
         node::Node,
         timing::{Draw, Timing},
@@ -66,6 +66,8 @@ impl Victim {
             timing,
             limits,
             franchise: Franchise::Full,
+            directory: DirectoryId::in_tests(ME),
+            founders: Founders::all_of(members),
             mutant: None,
         };
         let moment = Moment { now: START, today: TimeOfDay(0), draw: Draw(0) };
@@ -125,7 +127,7 @@ impl Victim {
 
     /// A frame, as a connection brings it.
     fn hear(&mut self, from: NodeId, frame: &[u8]) {
-        let route = Route { cluster: CLUSTER, from, to: ME };
+        let route = Route { cluster: CLUSTER, from, to: ME, directory: DirectoryId::in_tests(from) };
         let Ok(message) = proto::Message::decode(frame) else { return };
         let Ok(envelope) = route.decode(message) else { return };
         let again = proto::Message::from(envelope.clone());

@@ -13,8 +13,10 @@ use std::{
 
 use super::wire::proto;
 use crate::raft::{
-    identity::NodeId,
-    membership::{DirectoryId, Franchise, Identity, Objection, Record, Writes},
+    identity::{Index, NodeId},
+    membership::{
+        DirectoryId, Entrance, Franchise, Identity, Objection, Record, Seat, Seats, Writes, entrance,
+    },
 };
 
 /// Shared by the disk's thread, which writes it down, and the connections, which ask.
@@ -30,10 +32,48 @@ pub(crate) struct Ledger {
 
 #[derive(Debug)]
 struct Inner {
-    records: BTreeMap<NodeId, Record>,
-    /// Members whose number of writes grew since the last write here.
-    raised: BTreeSet<NodeId>,
+    records: MemberRecords,
+    /// Whose disks count by the log, as of the last step.
+    seats: Option<(Index, Seats)>,
+    /// Directories that were refused, by the members' names: what an operator may name to replace a disk.
+    refused: BTreeMap<NodeId, DirectoryId>,
+    /// Members whose number of writes grew since the last write here, and whether it is the directory that a log names.
+    raised: BTreeSet<(NodeId, bool)>,
     franchise: Franchise,
+}
+
+/// What is known of the other members.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct MemberRecords {
+    /// Those that were met first. What a log says can be taken back, so these stay.
+    pub(crate) first: BTreeMap<NodeId, Record>,
+    /// Those that a log names, on another directory.
+    pub(crate) named: BTreeMap<NodeId, Record>,
+}
+
+impl MemberRecords {
+    /// What is known of that directory of a member.
+    fn of(&self, node: NodeId, directory: &DirectoryId) -> Option<&Record> {
+        let known = [self.first.get(&node), self.named.get(&node)];
+        known.into_iter().flatten().find(|record| record.identity.directory == *directory)
+    }
+
+    fn of_mut(&mut self, node: NodeId, directory: &DirectoryId) -> Option<&mut Record> {
+        let known = [self.first.get_mut(&node), self.named.get_mut(&node)];
+        known.into_iter().flatten().find(|record| record.identity.directory == *directory)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (NodeId, &Record)> {
+        self.first.iter().chain(&self.named).map(|(node, record)| (*node, record))
+    }
+
+    /// In place of what is known of that directory, or as the one that a log names.
+    pub(crate) fn keep(&mut self, node: NodeId, record: Record, entrance: Entrance) {
+        match entrance {
+            Entrance::First | Entrance::Founder => self.first.insert(node, record),
+            Entrance::Named => self.named.insert(node, record),
+        };
+    }
 }
 
 /// How a member is met.
@@ -47,7 +87,12 @@ pub(crate) struct Meeting {
     pub(crate) another_answers: bool,
     /// Whether it has recorded us, as it says.
     pub(crate) mutual: bool,
+    /// The entry of its log that names its directory.
+    pub(crate) claim: Index,
 }
+
+/// What is to be written down of a member, and as what.
+pub(crate) type News = (Record, Entrance);
 
 /// A member's number of writes, as it is passed on. Its directory is not told: this only tells one from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,11 +108,12 @@ impl Ledger {
     pub(crate) fn new(
         identity: Identity,
         writes: Writes,
-        records: BTreeMap<NodeId, Record>,
+        records: MemberRecords,
         franchise: Franchise,
         others: impl IntoIterator<Item = NodeId>,
     ) -> Self {
-        let inner = Inner { records, raised: BTreeSet::new(), franchise };
+        let (seats, refused, raised) = (None, BTreeMap::new(), BTreeSet::new());
+        let inner = Inner { records, seats, refused, raised, franchise };
         let (writes, others) = (AtomicU64::new(writes.0), others.into_iter().collect());
         Self { identity, writes, others, inner: Mutex::new(inner) }
     }
@@ -96,26 +142,82 @@ impl Ledger {
     /// The others that are not known to have recorded this server.
     pub(crate) fn unmet(&self) -> Vec<NodeId> {
         let inner = self.all();
-        let met = |node: &NodeId| inner.records.get(node).is_some_and(|record| record.mutual);
+        let met = |node: &NodeId| inner.records.first.get(node).is_some_and(|record| record.mutual);
         self.others.iter().copied().filter(|node| !met(node)).collect()
     }
 
-    /// The most that is known to be durable at that member.
-    pub(crate) fn writes_of(&self, node: NodeId) -> Writes {
-        self.all().records.get(&node).map(|record| record.writes).unwrap_or_default()
+    /// Whose disks count by the log from now on.
+    pub(crate) fn seat(&self, seats: Option<(Index, Seats)>) {
+        self.all().seats = seats;
     }
 
-    /// The run under which a member is known.
+    /// The entry of this server's log that names its own directory.
+    pub(crate) fn claim(&self) -> Index {
+        let inner = self.all();
+        let mut seats = inner
+            .seats
+            .iter()
+            .filter(|(_, seats)| seats.all().iter().any(|seat| seat.directory() == self.identity.directory));
+        seats.next().map(|(at, _)| *at).unwrap_or_default()
+    }
+
+    /// The disk of that member, as far as this server knows: by its log, or as it was met first.
+    pub(crate) fn disk_of(&self, node: NodeId) -> Option<Seat> {
+        let inner = self.all();
+        let first = || inner.records.first.get(&node).map(|record| Seat::Founding(record.identity.directory));
+        match &inner.seats {
+            Some((_, seats)) => seats.seat(node),
+            None => first(),
+        }
+    }
+
+    /// Whether the log names this server's directory: then it votes by that.
+    pub(crate) fn is_seated(&self) -> bool {
+        self.claim() > Index::ZERO
+    }
+
+    /// The directory under that member's name that was refused last.
+    pub(crate) fn refused(&self, node: NodeId) -> Option<DirectoryId> {
+        self.all().refused.get(&node).copied()
+    }
+
+    /// Whether a server on that directory is talked to under that member's name still.
+    pub(crate) fn is_welcome(&self, node: NodeId, directory: DirectoryId, claim: Index) -> bool {
+        self.all().entrance(node, directory, claim).is_ok()
+    }
+
+    /// Whether that directory is talked to as the one that was met first.
+    pub(crate) fn is_founder(&self, node: NodeId, directory: DirectoryId) -> bool {
+        let inner = self.all();
+        inner.records.first.get(&node).is_some_and(|record| record.identity.directory == directory)
+    }
+
+    /// The most that is known to be durable on each directory of that member.
+    pub(crate) fn writes_of(&self, node: NodeId) -> KnownWrites {
+        let inner = self.all();
+        let known = inner.records.all().filter(|(other, _)| *other == node);
+        KnownWrites(known.map(|(_, record)| (record.identity.directory, record.writes)).collect())
+    }
+
+    /// Whether that is another start of a member than the one that is known, or another directory.
     pub(crate) fn is_another_run(&self, node: NodeId, identity: &Identity) -> bool {
-        self.all().records.get(&node).is_some_and(|record| record.identity.run != identity.run)
+        let inner = self.all();
+        let known = inner.records.of(node, &identity.directory);
+        known.is_none_or(|record| record.identity.run != identity.run)
     }
 
     /// Whether that may be the member, and what is to be written down of it first, if anything.
-    pub(crate) fn judge(&self, node: NodeId, meeting: &Meeting) -> Result<Option<Record>, Objection> {
+    pub(crate) fn judge(&self, node: NodeId, meeting: &Meeting) -> Result<Option<News>, Objection> {
         let mut inner = self.all();
-        let Some(known) = inner.records.get_mut(&node) else {
+        let directory = meeting.identity.directory;
+        let entrance = inner.entrance(node, directory, meeting.claim);
+        let entrance = entrance.inspect_err(|_| {
+            inner.refused.insert(node, directory);
+        })?;
+        inner.refused.remove(&node);
+        let Some(known) = inner.records.of_mut(node, &directory) else {
             let first = Record::first(meeting.identity, meeting.writes);
-            return Ok(Some(Record { mutual: meeting.mutual, ..first }));
+            return Ok(Some((Record { mutual: meeting.mutual, ..first }, entrance)));
         };
         known.judge(&meeting.identity, meeting.another_answers)?;
         if meeting.identity.run == known.identity.run {
@@ -124,78 +226,91 @@ impl Ledger {
         let writes = known.writes.max(meeting.writes);
         let now = Record { identity: meeting.identity, writes, mutual: known.mutual || meeting.mutual };
         if (now.identity, now.mutual) != (known.identity, known.mutual) {
-            return Ok(Some(now));
+            return Ok(Some((now, entrance)));
         }
         if writes > known.writes {
             known.writes = writes;
-            inner.raised.insert(node);
+            inner.raised.insert((node, entrance == Entrance::Named));
         }
         Ok(None)
     }
 
     /// That is on the disk now. More may have become known of its writes meanwhile.
-    pub(crate) fn record(&self, node: NodeId, record: Record) {
+    pub(crate) fn record(&self, node: NodeId, record: Record, entrance: Entrance) {
         let mut inner = self.all();
-        let known = inner.records.get(&node).map(|known| known.writes).unwrap_or_default();
+        let known = inner.records.of(node, &record.identity.directory);
+        let known = known.map(|known| known.writes).unwrap_or_default();
         if known > record.writes {
-            inner.raised.insert(node);
+            inner.raised.insert((node, entrance == Entrance::Named));
         }
-        inner.records.insert(node, Record { writes: record.writes.max(known), ..record });
+        inner.records.keep(node, Record { writes: record.writes.max(known), ..record }, entrance);
     }
 
-    /// A record that says that the member has recorded us, too; `None` if that is known, or the member is not.
+    /// A record that says that the member has recorded us, too, as the first one that it met; `None` if that is known, or the
+    /// member is not.
     pub(crate) fn confirmed(&self, node: NodeId) -> Option<Record> {
         let inner = self.all();
-        let known = inner.records.get(&node).filter(|record| !record.mutual)?;
+        let known = inner.records.first.get(&node).filter(|record| !record.mutual)?;
         Some(Record { mutual: true, ..*known })
     }
 
     /// A member has said how many writes it has made, or the leader has of it.
-    pub(crate) fn raise(&self, node: NodeId, writes: Writes) {
+    pub(crate) fn raise(&self, node: NodeId, directory: &DirectoryId, writes: Writes) {
         let mut inner = self.all();
-        if let Some(record) = inner.records.get_mut(&node)
+        let named = inner.records.first.get(&node).is_none_or(|it| it.identity.directory != *directory);
+        if let Some(record) = inner.records.of_mut(node, directory)
             && record.writes < writes
         {
             record.writes = writes;
-            inner.raised.insert(node);
+            inner.raised.insert((node, named));
         }
     }
 
     /// The leader has passed on what it knows. Of a run that is not the one on record it would say too much: a later
     /// one has to begin behind what is known.
     pub(crate) fn heed(&self, tally: Tally) {
-        let same = |record: &Record| {
+        let same = |(node, record): &(NodeId, &Record)| {
             let Identity { directory, run } = record.identity;
-            run.number == tally.run && fingerprint(&directory) == tally.directory
+            *node == tally.node && run.number == tally.run && fingerprint(&directory) == tally.directory
         };
-        if self.all().records.get(&tally.node).is_some_and(same) {
-            self.raise(tally.node, tally.writes);
+        let directory = self.all().records.all().find(same).map(|(_, record)| record.identity.directory);
+        if let Some(directory) = directory {
+            self.raise(tally.node, &directory, tally.writes);
         }
     }
 
     /// What a leader passes on.
     pub(crate) fn tallies(&self) -> Vec<Tally> {
-        let tally = |(node, record): (&NodeId, &Record)| Tally {
-            node: *node,
+        let tally = |(node, record): (NodeId, &Record)| Tally {
+            node,
             directory: fingerprint(&record.identity.directory),
             run: record.identity.run.number,
             writes: record.writes,
         };
-        self.all().records.iter().map(tally).collect()
+        self.all().records.all().map(tally).collect()
     }
 
     /// What goes to the disk with the next write.
-    pub(crate) fn take_raised(&self) -> Vec<(NodeId, Record)> {
+    pub(crate) fn take_raised(&self) -> MemberRecords {
         let mut inner = self.all();
         let raised = std::mem::take(&mut inner.raised);
-        raised.into_iter().filter_map(|node| Some((node, *inner.records.get(&node)?))).collect()
+        let mut all = MemberRecords::default();
+        for (node, is_named) in raised {
+            let (from, to) = if is_named {
+                (&inner.records.named, &mut all.named)
+            } else {
+                (&inner.records.first, &mut all.first)
+            };
+            to.extend(from.get(&node).map(|record| (node, *record)));
+        }
+        all
     }
 
     /// Of a server that has met nobody, and never will.
     #[cfg(test)]
     pub(crate) fn of_nobody() -> std::sync::Arc<Self> {
         let identity = super::hello::first_run([1; 16]);
-        std::sync::Arc::new(Self::new(identity, Writes(1), BTreeMap::new(), Franchise::Full, []))
+        std::sync::Arc::new(Self::new(identity, Writes(1), MemberRecords::default(), Franchise::Full, []))
     }
 
     fn all(&self) -> MutexGuard<'_, Inner> {
@@ -207,6 +322,24 @@ impl From<Tally> for proto::Tally {
     fn from(tally: Tally) -> Self {
         let member = tally.node.place() as u32;
         Self { member, directory: tally.directory, run: tally.run, writes: tally.writes.0 }
+    }
+}
+
+impl Inner {
+    fn entrance(&self, node: NodeId, directory: DirectoryId, claim: Index) -> Result<Entrance, Objection> {
+        let seat = self.seats.as_ref().and_then(|(at, seats)| Some((seats.seat(node)?, *at)));
+        let first = self.records.first.get(&node).map(|record| record.identity.directory);
+        entrance(seat, first, directory, claim)
+    }
+}
+
+/// What is known of a member's writes, by directory.
+#[derive(Debug, Default)]
+pub(crate) struct KnownWrites(Vec<(DirectoryId, Writes)>);
+
+impl KnownWrites {
+    pub(crate) fn on(&self, directory: &DirectoryId) -> Writes {
+        self.0.iter().find(|(known, _)| known == directory).map(|(_, writes)| *writes).unwrap_or_default()
     }
 }
 

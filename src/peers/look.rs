@@ -66,6 +66,16 @@ pub enum Evidence {
     },
 }
 
+/// A member's data directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PeerDisk {
+    /// The first eight digits of its id.
+    pub id: String,
+    /// Whether it votes, and what it has counts; else it is yet to take the place of another one.
+    pub counts: bool,
+}
+
 /// Another member, as one server sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contact {
@@ -73,6 +83,10 @@ pub struct Contact {
     pub name: CandidateName,
     /// Whether there is a connection on which both have said who they are.
     pub connected: bool,
+    /// Its data directory: by the group's log if one was ever replaced, and else the one that was met first.
+    pub disk: Option<PeerDisk>,
+    /// Another data directory that was refused under its name, last: the first eight digits of its id.
+    pub refused: Option<String>,
     /// How long ago anything was heard from it; `None` if never.
     pub heard: Option<Duration>,
     /// How long a question and its answer take, usually (the median of the last few). `None` as long as too few are known.

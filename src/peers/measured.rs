@@ -242,6 +242,8 @@ mod tests {
         let contact = |name: &str, millis: Option<u64>| Contact {
             name: name.parse().unwrap(),
             connected: true,
+            disk: None,
+            refused: None,
             heard: None,
             round_trip: millis.map(ms),
             problem: None,

@@ -2,20 +2,23 @@
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc;
+
 use super::{
     Timing, TimingAdvice,
     disk::{Disk, Stranger},
-    driver::{Company, Outside},
+    driver::{Company, Order, Outside},
     group::Group,
     ledger::{Ledger, Meeting},
+    operate::Replacement,
     transport::{Greet, Network},
 };
 use crate::{
     clock::Timestamp,
     raft::{
         action::Write,
-        identity::NodeId,
-        membership::{Franchise, Objection},
+        identity::{Index, NodeId},
+        membership::{Franchise, Objection, Seats},
         message::Envelope,
     },
 };
@@ -41,6 +44,11 @@ impl Outside for World {
         self.network.object(member, objection);
     }
 
+    fn seat(&self, seats: Option<(Index, Seats)>) {
+        self.disk.ledger().seat(seats);
+        self.network.part_from_the_replaced();
+    }
+
     fn waiting_for(&self) -> Option<String> {
         waiting_for(&self.group, self.disk.ledger())
     }
@@ -62,7 +70,7 @@ impl Outside for World {
 
 /// Why this server does not vote yet, if it does not.
 pub(super) fn waiting_for(group: &Group, ledger: &Ledger) -> Option<String> {
-    if ledger.franchise() != Franchise::Waiting {
+    if ledger.franchise() != Franchise::Waiting || ledger.is_seated() {
         return None;
     }
     let names: Vec<_> = ledger.unmet().iter().map(|node| group.member(*node).name.to_string()).collect();
@@ -73,6 +81,8 @@ pub(super) fn waiting_for(group: &Group, ledger: &Ledger) -> Option<String> {
 pub(super) struct Porter {
     pub(super) ledger: Arc<Ledger>,
     pub(super) disk: Arc<Disk>,
+    /// Does not keep the driver: who uses this server does.
+    pub(super) orders: mpsc::WeakUnboundedSender<Order>,
 }
 
 impl Greet for Porter {
@@ -86,6 +96,13 @@ impl Greet for Porter {
 
     fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), Stranger>> + Send {
         self.disk.confirmed(member)
+    }
+
+    fn replace(&self, replacement: Replacement) {
+        // The driver's end ends what is told, too.
+        if let Some(orders) = self.orders.upgrade() {
+            let _ = orders.send(Order::Replace(replacement));
+        }
     }
 
     fn revoked(&self, why: String) {

@@ -67,6 +67,8 @@ impl Answer {
 enum Waiting {
     Record(Answer),
     Value(oneshot::Sender<Outcome>),
+    /// Answered once it is in the log, or not.
+    Replacement(oneshot::Sender<Result<(), Declined>>),
 }
 
 /// What became of a proposal.
@@ -78,6 +80,8 @@ enum Fate {
 impl Waiting {
     fn tell(self, fate: Fate) {
         match (self, fate) {
+            // Answered before.
+            (Self::Replacement(_), _) => {}
             (Self::Record(answer), Fate::Committed(index)) => answer.tell(Ok(index.get())),
             (Self::Record(answer), Fate::Failed(why)) => answer.tell(Err(why)),
             (Self::Value(done), Fate::Committed(_)) => drop(done.send(Ok(()))),
@@ -115,6 +119,11 @@ impl Proposals {
         self.ask(Waiting::Value(done))
     }
 
+    /// Another disk for a member.
+    pub(super) fn replacement(&mut self, answer: oneshot::Sender<Result<(), Declined>>) -> ProposalId {
+        self.ask(Waiting::Replacement(answer))
+    }
+
     fn ask(&mut self, waiting: Waiting) -> ProposalId {
         self.last += 1;
         let id = ProposalId(self.last);
@@ -124,7 +133,14 @@ impl Proposals {
 
     /// It is in the leader's log.
     pub(super) fn accepted(&mut self, id: ProposalId, at: Position) {
-        let Some(waiting) = self.asked.remove(&id) else { return };
+        let waiting = match self.asked.remove(&id) {
+            None => return,
+            Some(Waiting::Replacement(answer)) => {
+                let _ = answer.send(Ok(()));
+                return;
+            }
+            Some(waiting) => waiting,
+        };
         if let Some((_, overtaken)) = self.accepted.insert(at.index, (at.term, waiting)) {
             // It was in an earlier term's log, and cut off.
             overtaken.tell(Fate::Failed(ProposeError::Overtaken));
@@ -133,13 +149,20 @@ impl Proposals {
 
     /// It is not, and will not be, in the log.
     pub(super) fn declined(&mut self, id: ProposalId, why: Declined) {
-        let Some(waiting) = self.asked.remove(&id) else { return };
+        let waiting = match self.asked.remove(&id) {
+            None => return,
+            Some(Waiting::Replacement(answer)) => {
+                let _ = answer.send(Err(why));
+                return;
+            }
+            Some(waiting) => waiting,
+        };
         waiting.tell(Fate::Failed(match why {
             Declined::NotLeading { .. } => ProposeError::NotLeading,
             Declined::TooLarge => {
                 ProposeError::TooLarge { limit: crate::raft::message::Limits::DEFAULT.record }
             }
-            Declined::Busy => ProposeError::Busy,
+            Declined::Busy | Declined::NotReplaced(_) => ProposeError::Busy,
         }));
     }
 

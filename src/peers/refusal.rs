@@ -65,7 +65,7 @@ impl Told {
     }
 
     pub(crate) fn verdict(self) -> proto::Verdict {
-        proto::Verdict { refusal: self.text, revokes: self.revokes }
+        proto::Verdict { refusal: self.text, revokes: self.revokes, newcomer: false }
     }
 }
 

@@ -85,6 +85,8 @@ pub(crate) enum Point {
     Caller,
     /// The called one does.
     Called,
+    /// An operator orders something of the called one. It is no member: what it proves is of no use to become one.
+    Operator,
 }
 
 impl Proof<'_> {
@@ -94,6 +96,7 @@ impl Proof<'_> {
             Point::Greeted => b"the called one greets",
             Point::Caller => b"the caller introduces itself",
             Point::Called => b"the called one introduces itself",
+            Point::Operator => b"an operator orders",
         };
         let [caller, called] = &self.nonces;
         let names = [self.election, self.caller, self.called].map(str::as_bytes);
@@ -138,6 +141,7 @@ mod tests {
         for other in [
             Proof { point: Point::Greeted, ..PROOF },
             Proof { point: Point::Called, ..PROOF },
+            Proof { point: Point::Operator, ..PROOF },
             Proof { election: "other", ..PROOF },
             Proof { caller: "b", called: "a", ..PROOF },
             Proof { caller: "ab", called: "", ..PROOF },

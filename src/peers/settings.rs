@@ -6,7 +6,7 @@ use super::{Group, PeerAddress, Secret, Timing, Tls};
 use crate::{
     leadership::ClusterId,
     names::{CandidateName, ElectionName},
-    raft::identity::NodeId,
+    raft::{identity::NodeId, message::LONGEST_LEAP},
     tls::Mutual,
 };
 
@@ -22,6 +22,8 @@ pub struct Settings {
     tls: Option<Mutual>,
     secret: Option<Secret>,
     trusts_the_network: bool,
+    operators: Vec<String>,
+    tokens_after: u64,
 }
 
 /// Why settings don't fit together.
@@ -64,7 +66,20 @@ impl Settings {
         let election = "leader".parse().expect("that is a valid name");
         let (data, timing) = (data.into(), Timing::DEFAULT);
         let (tls, secret, trusts_the_network) = (None, None, false);
-        Ok(Self { group, me, election, listen, data, timing, tls, secret, trusts_the_network })
+        let (operators, tokens_after) = (Vec::new(), 0);
+        Ok(Self {
+            group,
+            me,
+            election,
+            listen,
+            data,
+            timing,
+            tls,
+            secret,
+            trusts_the_network,
+            operators,
+            tokens_after,
+        })
     }
 
     /// What is elected. All members must say the same.
@@ -120,6 +135,24 @@ impl Settings {
         self
     }
 
+    /// With TLS: who has a certificate for one of these names may operate the group, which is to replace a member's disk.
+    /// Without TLS the secret decides that, or, without one, whether the caller is on this host.
+    #[must_use = "settings are made by value"]
+    pub fn with_operators(mut self, operators: impl IntoIterator<Item = String>) -> Self {
+        self.operators = operators.into_iter().collect();
+        self
+    }
+
+    /// In a new group, in which no data directory has anything in its log: tokens begin after this one. All members must
+    /// say the same. So a group that takes the place of another one goes on with its tokens.
+    ///
+    /// At most 2³²: what is more can't be told from a damaged number.
+    #[must_use = "settings are made by value"]
+    pub fn with_tokens_after(mut self, token: u64) -> Self {
+        self.tokens_after = token.min(LONGEST_LEAP);
+        self
+    }
+
     /// All members.
     pub fn group(&self) -> &Group {
         &self.group
@@ -165,6 +198,14 @@ impl Settings {
 
     pub(crate) fn secret(&self) -> Option<&Secret> {
         self.secret.as_ref()
+    }
+
+    pub(crate) fn operators(&self) -> &[String] {
+        &self.operators
+    }
+
+    pub(crate) fn tokens_after(&self) -> u64 {
+        self.tokens_after
     }
 
     /// Whether members prove who they are.

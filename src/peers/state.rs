@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::wire::{Malformed, entry_from_bytes, entry_to_bytes};
 use crate::raft::{
     identity::{Index, Position, Term},
-    log::{Announcement, Entry, Payload, Snapshot},
+    log::{Announcement, Compacted, Entry, Payload, Snapshot},
 };
 
 /// The newest announcement that is committed, as far as this server knows.
@@ -91,7 +91,7 @@ impl Compaction {
     }
 
     /// Counts an entry that was applied, which led to `state`. A snapshot, if it is time for one.
-    pub(super) fn applied(&mut self, entry: &Entry, state: &State) -> Option<Snapshot> {
+    pub(super) fn applied(&mut self, entry: &Entry, state: &State) -> Option<Compacted> {
         self.entries += 1;
         self.bytes += entry.payload.bytes();
         if self.entries < self.window.entries && self.bytes < self.window.bytes {
@@ -99,7 +99,7 @@ impl Compaction {
         }
         (self.entries, self.bytes) = (0, 0);
         let last = self.mark.replace(Mark { at: entry.at, state: state.to_bytes() });
-        last.map(|Mark { at, state }| Snapshot { at, data: state })
+        last.map(|Mark { at, state }| Compacted { at, data: state })
     }
 
     /// The log begins anew.
@@ -113,7 +113,7 @@ pub(super) fn records_after(entries: &[Entry], after: Index) -> impl Iterator<It
     let start = entries.partition_point(|entry| entry.at.index <= after);
     entries[start..].iter().filter_map(|entry| match &entry.payload {
         Payload::Record(record) => Some((entry.at, record)),
-        Payload::Leadership(_) => None,
+        Payload::Leadership(_) | Payload::Seats(_) => None,
     })
 }
 
@@ -151,11 +151,11 @@ mod tests {
     #[test]
     fn a_snapshot_brings_the_state_back() {
         let mut state = State::default();
-        let snapshot = |state: &State| Snapshot { at: at(9, 3), data: state.to_bytes() };
+        let snapshot = |state: &State| Snapshot { at: at(9, 3), data: state.to_bytes(), seats: None };
         assert_eq!(State::of(&snapshot(&state)), Ok(state.clone()));
         state.apply(&announcement(3, 2, 0));
         assert_eq!(State::of(&snapshot(&state)), Ok(state));
-        let garbage = Snapshot { at: at(9, 3), data: Arc::from([0xFF; 3]) };
+        let garbage = Snapshot { at: at(9, 3), data: Arc::from([0xFF; 3]), seats: None };
         assert!(State::of(&garbage).is_err());
     }
 
@@ -186,7 +186,8 @@ mod tests {
             state.apply(&entry);
             cuts.extend(compaction.applied(&entry, &state));
         }
-        let restored = State::of(&cuts[0]).unwrap();
+        let Compacted { at: cut, data } = cuts[0].clone();
+        let restored = State::of(&Snapshot { at: cut, data, seats: None }).unwrap();
         assert_eq!((cuts.len(), cuts[0].at), (1, at(2, 1)));
         assert_eq!(restored.announced_in(Term::new(1)).unwrap().who, NodeId::new(0));
     }

@@ -3,7 +3,8 @@
 //! ```text
 //!  DIR/elect.db    ├ preface, marks ┼ redb: identity ─ owner, directory id, shortest election timeout, ┤
 //!                                                     run, franchise
-//!                                          members ── what is known of the others: a Record each
+//!                                          members ── what is known of the others: a Record each, of the first that
+//!                                                     was met, and of the one that a log names
 //!                                          state ──── number of the commit, term, vote
 //!                                          snapshot
 //!                                          log ────── index → entry
@@ -43,7 +44,6 @@ mod owner;
 pub(super) mod tests;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     ops::RangeBounds,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -63,13 +63,13 @@ use self::{
     directory::Directory,
     file::{Behind, CommitNumber, DataFile, Medium},
 };
-use super::wire;
+use super::{ledger::MemberRecords, wire};
 pub(crate) use crate::raft::membership::DirectoryId;
 use crate::raft::{
     action::{Ballot, Stored, Write},
     identity::{NodeId, Term},
     log::{Change, Entry, Snapshot},
-    membership::{Franchise, Identity, Record, Run, RunId, Writes},
+    membership::{Entrance, Franchise, Identity, Record, Run, RunId, Writes},
 };
 
 /// Who this is. Changes so rarely that it does not share a page with what changes each time.
@@ -83,6 +83,9 @@ const FRANCHISE: &str = "franchise";
 
 /// By the member's place: a [`Record`] as [`record_to_bytes`] writes it.
 const MEMBERS: TableDefinition<u8, &[u8]> = TableDefinition::new("members");
+
+/// The same, of members whose directory is one that a log names, and not the one that was met first.
+const NAMED: TableDefinition<u8, &[u8]> = TableDefinition::new("members that a log names");
 
 /// The same of earlier versions, which knew directories only.
 const MET: TableDefinition<u8, &[u8; 16]> = TableDefinition::new("met");
@@ -119,7 +122,7 @@ pub(crate) struct Store {
     latest: CommitNumber,
     /// The last entry's index; 0 if there is none. So that what only appends looks for nothing to cut.
     last: u64,
-    known: BTreeMap<NodeId, Record>,
+    known: MemberRecords,
     /// The last start, if it was counted.
     run: Option<Run>,
     franchise: Franchise,
@@ -130,7 +133,7 @@ struct Contents {
     owner: Owner,
     directory: DirectoryId,
     shortest: Option<Duration>,
-    known: BTreeMap<NodeId, Record>,
+    known: MemberRecords,
     run: Option<Run>,
     franchise: Franchise,
     /// Why it is revoked, if it is.
@@ -168,7 +171,7 @@ impl Store {
         let database = builder().create_with_backend(Behind(Arc::clone(&file)));
         let database = database.map_err(|error| StoreError::redb(&path, "written", error))?;
         let directory = DirectoryId::from_bytes(random(&path)?);
-        let (latest, last, known) = (CommitNumber(0), 0, BTreeMap::new());
+        let (latest, last, known) = (CommitNumber(0), 0, MemberRecords::default());
         let (run, franchise) = (None, Franchise::Waiting);
         let mut store = Self { database, file, path, latest, last, known, run, franchise };
         store.commit(|transaction| {
@@ -229,7 +232,7 @@ impl Store {
     ///
     /// No space, or a disk that fails. Then all of them are durable or none, and which it is comes out at
     /// the next opening; nothing further can be written until then.
-    pub(crate) fn write(&mut self, writes: &[Write], known: &[(NodeId, Record)]) -> Result<(), StoreError> {
+    pub(crate) fn write(&mut self, writes: &[Write], known: &MemberRecords) -> Result<(), StoreError> {
         let Some(newest) = writes.last() else { return Ok(()) };
         let ballot = Ballot { term: newest.term, vote: newest.vote };
         let mut last = self.last;
@@ -239,7 +242,8 @@ impl Store {
             }
             keep(transaction, known)
         })?;
-        self.known.extend(known.iter().copied());
+        self.known.first.extend(&known.first);
+        self.known.named.extend(&known.named);
         self.last = last;
         Ok(())
     }
@@ -258,7 +262,7 @@ impl Store {
         let began = Writes(self.latest.0 + 1);
         let run = Run { number, id: RunId::from_bytes(random(&self.path)?), began };
         let franchise = if alone { Franchise::Full } else { self.franchise };
-        let known: Vec<_> = self.known.iter().map(|(node, record)| (*node, *record)).collect();
+        let known = self.known.clone();
         self.commit(|transaction| {
             {
                 let mut identity = transaction.open_table(IDENTITY)?;
@@ -284,14 +288,17 @@ impl Store {
         &mut self,
         node: NodeId,
         record: Record,
+        entrance: Entrance,
         franchise: Franchise,
     ) -> Result<(), StoreError> {
+        let mut news = MemberRecords::default();
+        news.keep(node, record, entrance);
         self.commit(|transaction| {
-            keep(transaction, &[(node, record)])?;
+            keep(transaction, &news)?;
             transaction.open_table(IDENTITY)?.insert(FRANCHISE, &franchise_to_bytes(franchise, "")[..])?;
             Ok(())
         })?;
-        self.known.insert(node, record);
+        self.known.keep(node, record, entrance);
         self.franchise = franchise;
         Ok(())
     }
@@ -312,7 +319,7 @@ impl Store {
     }
 
     /// What is known of the other members.
-    pub(crate) fn known(&self) -> &BTreeMap<NodeId, Record> {
+    pub(crate) fn known(&self) -> &MemberRecords {
         &self.known
     }
 
@@ -408,13 +415,15 @@ fn random(path: &Path) -> Result<[u8; 16], StoreError> {
     Ok(random.map_err(failed)?.expose())
 }
 
-fn keep(transaction: &WriteTransaction, known: &[(NodeId, Record)]) -> Result<(), redb::Error> {
-    if known.is_empty() {
-        return Ok(());
-    }
-    let mut members = transaction.open_table(MEMBERS)?;
-    for (node, record) in known {
-        members.insert(place(*node), &*record_to_bytes(record))?;
+fn keep(transaction: &WriteTransaction, known: &MemberRecords) -> Result<(), redb::Error> {
+    for (table, known) in [(MEMBERS, &known.first), (NAMED, &known.named)] {
+        if known.is_empty() {
+            continue;
+        }
+        let mut members = transaction.open_table(table)?;
+        for (node, record) in known {
+            members.insert(place(*node), &*record_to_bytes(record))?;
+        }
     }
     Ok(())
 }
@@ -498,14 +507,15 @@ impl Contents {
             let nanos = bytes.try_into().map_err(|_| corrupted("an election timeout of no known form"))?;
             Ok::<_, redb::Error>(Duration::from_nanos(u64::from_le_bytes(nanos)))
         });
-        let mut known = BTreeMap::new();
+        let mut known = MemberRecords::default();
         if let Some(met) = there(transaction.open_table(MET))? {
             for met in met.iter()? {
                 let (node, directory) = met?;
-                known.insert(NodeId::new(node.value()), met_before(directory.value()));
+                known.first.insert(NodeId::new(node.value()), met_before(directory.value()));
             }
         }
-        if let Some(members) = there(transaction.open_table(MEMBERS))? {
+        for (table, known) in [(MEMBERS, &mut known.first), (NAMED, &mut known.named)] {
+            let Some(members) = there(transaction.open_table(table))? else { continue };
             for member in members.iter()? {
                 let (node, record) = member?;
                 let record =

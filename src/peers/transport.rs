@@ -87,7 +87,8 @@ use super::{
     Contact, Look, Settings,
     disk::Stranger,
     hello::{self, Acquaintance, End},
-    ledger::{Ledger, Meeting},
+    ledger::{KnownWrites, Ledger, Meeting},
+    operate::Replacement,
     refusal::{Refusal, shown},
     wire::{Route, proto},
 };
@@ -95,7 +96,7 @@ use crate::{
     clock::Timestamp,
     raft::{
         identity::NodeId,
-        membership::{Objection, Writes},
+        membership::{DirectoryId, Objection},
         message::{Envelope, Limits},
     },
 };
@@ -138,6 +139,9 @@ pub(crate) trait Greet: Send + Sync + 'static {
 
     /// That member has said that it has recorded us, which is remembered, durably, before the answer.
     fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), Stranger>> + Send;
+
+    /// An operator orders that another disk takes a member's place.
+    fn replace(&self, replacement: Replacement);
 
     /// A member has proved itself, and says that we must not vote any more.
     fn revoked(&self, why: String);
@@ -224,6 +228,11 @@ impl Network {
         self.contacts.seen(now)
     }
 
+    /// Ends connections with directories that speak for no member any more.
+    pub(crate) fn part_from_the_replaced(&self) {
+        self.contacts.part_from_the_replaced();
+    }
+
     /// How often that has happened since the start.
     pub(crate) fn count(&self, mishap: Mishap) -> u64 {
         self.contacts.counts.of(mishap)
@@ -248,25 +257,41 @@ struct Shared<G> {
 
 impl<G: Greet> Shared<G> {
     /// Our own words, once the other side has proved itself.
-    fn hello(&self) -> proto::Hello {
+    ///
+    /// `to` is who has introduced itself first, if it has.
+    fn hello(&self, to: Option<&Acquaintance>) -> proto::Hello {
         let ledger = self.greeter.ledger();
-        hello::ours(&self.settings, &ledger.identity(), ledger.writes())
+        let newcomer = to.is_some_and(|to| self.is_newcomer(to));
+        hello::ours(&self.settings, &ledger.identity(), ledger.writes(), ledger.claim(), newcomer)
+    }
+
+    /// Whether that one is talked to because a log names its directory, and not as the first one that was met.
+    fn is_newcomer(&self, them: &Acquaintance) -> bool {
+        !self.greeter.ledger().is_founder(them.node, them.identity.directory)
     }
 
     /// Whether this is a member that we may talk with.
     ///
     /// `known_writes` is what was known of it before it could say what it says here.
-    async fn acquaint(&self, end: End, theirs: &proto::Hello, known_writes: Writes) -> Result<(), Ending> {
-        let Acquaintance { node, identity, writes } = hello::compare(&self.settings, end, theirs)?;
-        let (mut another_answers, mutual) = (false, matches!(end, End::Dialled(_)));
+    async fn acquaint(
+        &self,
+        end: End,
+        theirs: &proto::Hello,
+        known_writes: &KnownWrites,
+    ) -> Result<Acquaintance, Ending> {
+        let them = hello::compare(&self.settings, end, theirs)?;
+        let Acquaintance { node, identity, writes, claim, newcomer } = them;
+        let (mut another_answers, mutual) = (false, matches!(end, End::Dialled(_)) && !newcomer);
+        let known_writes = known_writes.on(&identity.directory);
         if end == End::Accepted(node) && !self.contacts.has_room(node, self.pace.attempt / 2).await {
             another_answers = self.greeter.ledger().is_another_run(node, &identity);
             if !another_answers {
                 return Err(Refusal::Doubled.into());
             }
         }
-        let meeting = Meeting { identity, writes, known_writes, another_answers, mutual };
-        Ok(self.greeter.meet(node, meeting).await?)
+        let meeting = Meeting { identity, writes, known_writes, another_answers, mutual, claim };
+        self.greeter.meet(node, meeting).await?;
+        Ok(them)
     }
 
     /// A member that has proved itself refuses us.
@@ -281,8 +306,8 @@ impl<G: Greet> Shared<G> {
 
 impl<G> Shared<G> {
     /// From that member to us.
-    fn route(&self, from: NodeId) -> Route {
-        Route { cluster: self.settings.cluster(), from, to: self.settings.me() }
+    fn route(&self, from: NodeId, directory: DirectoryId) -> Route {
+        Route { cluster: self.settings.cluster(), from, to: self.settings.me(), directory }
     }
 
     /// Somebody has called, and was sent away.

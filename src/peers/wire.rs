@@ -13,8 +13,9 @@ use crate::{
     clock::Timestamp,
     leadership::ClusterId,
     raft::{
-        identity::{Index, NodeId, Position, Term},
+        identity::{Index, MAX_MEMBERS, NodeId, Position, Term},
         log::{Announcement, Conflict, Entry, Payload, Snapshot, TimeOfDay},
+        membership::{DirectoryId, Seat, Seats},
         message::{Envelope, Message},
     },
 };
@@ -43,15 +44,17 @@ pub(crate) struct Route {
     pub(crate) cluster: ClusterId,
     pub(crate) from: NodeId,
     pub(crate) to: NodeId,
+    /// The sender's, as it has said on this connection.
+    pub(crate) directory: DirectoryId,
 }
 
 impl Route {
     /// What came by this route.
     pub(crate) fn decode(self, message: proto::Message) -> Result<Envelope, Malformed> {
-        let Self { cluster, from, to } = self;
+        let Self { cluster, from, to, directory } = self;
         let term = Term::new(message.term);
         let kind = message.kind.ok_or(Malformed("a message of no known kind"))?;
-        Ok(Envelope { cluster, from, to, term, message: kind.try_into()? })
+        Ok(Envelope { cluster, from, to, directory, term, message: kind.try_into()? })
     }
 }
 
@@ -192,6 +195,7 @@ impl From<Entry> for proto::Entry {
                 })
             }
             Payload::Record(record) => entry::Payload::Record(bytes(&record)),
+            Payload::Seats(seats) => entry::Payload::Seats(seats.into()),
         };
         Self { at: Some(at.into()), payload: Some(payload) }
     }
@@ -208,14 +212,16 @@ impl TryFrom<proto::Entry> for Entry {
                 Payload::Leadership(Announcement { who, value, since: TimeOfDay(since) })
             }
             entry::Payload::Record(record) => Payload::Record(Arc::from(&record[..])),
+            entry::Payload::Seats(seats) => Payload::Seats(seats.try_into()?),
         };
         Ok(Self { at: position(entry.at)?, payload })
     }
 }
 
 impl From<Snapshot> for proto::Snapshot {
-    fn from(Snapshot { at, data }: Snapshot) -> Self {
-        Self { at: Some(at.into()), data: bytes(&data) }
+    fn from(Snapshot { at, data, seats }: Snapshot) -> Self {
+        let (seated, seats) = seats.map(|(seated, seats)| (seated.get(), seats.into())).unzip();
+        Self { at: Some(at.into()), data: bytes(&data), seats, seated: seated.unwrap_or(0) }
     }
 }
 
@@ -223,7 +229,42 @@ impl TryFrom<proto::Snapshot> for Snapshot {
     type Error = Malformed;
 
     fn try_from(snapshot: proto::Snapshot) -> Result<Self, Malformed> {
-        Ok(Self { at: position(snapshot.at)?, data: Arc::from(&snapshot.data[..]) })
+        let seats = snapshot.seats.map(TryInto::try_into).transpose()?;
+        let seats = seats.map(|seats| (Index::new(snapshot.seated), seats));
+        Ok(Self { at: position(snapshot.at)?, data: Arc::from(&snapshot.data[..]), seats })
+    }
+}
+
+impl From<Seats> for proto::Seats {
+    fn from(seats: Seats) -> Self {
+        let seat = |seat: &Seat| proto::Seat {
+            directory: prost::bytes::Bytes::copy_from_slice(seat.directory().as_bytes()),
+            incoming: matches!(seat, Seat::Incoming(_)),
+            founding: matches!(seat, Seat::Founding(_)),
+        };
+        Self { seats: seats.all().iter().map(seat).collect() }
+    }
+}
+
+impl TryFrom<proto::Seats> for Seats {
+    type Error = Malformed;
+
+    fn try_from(seats: proto::Seats) -> Result<Self, Malformed> {
+        let seat = |seat: proto::Seat| {
+            let directory = seat.directory.as_ref().try_into().map_err(|_| Malformed("a directory"))?;
+            let directory = DirectoryId::from_bytes(directory);
+            match (seat.incoming, seat.founding) {
+                (true, false) => Ok(Seat::Incoming(directory)),
+                (false, true) => Ok(Seat::Founding(directory)),
+                (false, false) => Ok(Seat::Voting(directory)),
+                (true, true) => Err(Malformed("a disk that was met first and is to come")),
+            }
+        };
+        let seats = seats.seats.into_iter().map(seat).collect::<Result<Vec<_>, _>>()?;
+        if seats.is_empty() || seats.len() > usize::from(MAX_MEMBERS) {
+            return Err(Malformed("seats of no possible group"));
+        }
+        Ok(Self::of(seats))
     }
 }
 
@@ -237,7 +278,12 @@ mod tests {
 
     use super::*;
 
-    const ROUTE: Route = Route { cluster: ClusterId(3), from: NodeId::new(1), to: NodeId::new(0) };
+    const ROUTE: Route = Route {
+        cluster: ClusterId(3),
+        from: NodeId::new(1),
+        to: NodeId::new(0),
+        directory: DirectoryId::from_bytes([9; 16]),
+    };
 
     fn positions() -> impl Strategy<Value = Position> {
         (any::<u64>(), any::<u64>())
@@ -256,12 +302,21 @@ mod tests {
         let announcement = (any::<u8>(), shared(), any::<u64>()).prop_map(|(who, value, since)| {
             Payload::Leadership(Announcement { who: NodeId::new(who), value, since: TimeOfDay(since) })
         });
-        let payloads = prop_oneof![announcement, shared().prop_map(Payload::Record)];
+        let payloads =
+            prop_oneof![announcement, shared().prop_map(Payload::Record), seats().prop_map(Payload::Seats)];
         (positions(), payloads).prop_map(|(at, payload)| Entry { at, payload })
     }
 
     fn snapshots() -> impl Strategy<Value = Snapshot> {
-        (positions(), shared()).prop_map(|(at, data)| Snapshot { at, data })
+        let seats = prop::option::of((any::<u64>().prop_map(Index::new), seats()));
+        (positions(), shared(), seats).prop_map(|(at, data, seats)| Snapshot { at, data, seats })
+    }
+
+    fn seats() -> impl Strategy<Value = Seats> {
+        let seat = (any::<[u8; 16]>(), 0..3_usize).prop_map(|(directory, kind)| {
+            [Seat::Founding, Seat::Incoming, Seat::Voting][kind](DirectoryId::from_bytes(directory))
+        });
+        prop::collection::vec(seat, 1..=usize::from(MAX_MEMBERS)).prop_map(Seats::of)
     }
 
     fn messages() -> impl Strategy<Value = Message> {
@@ -294,8 +349,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_sent_arrives_as_it_was(term: u64, message in messages()) {
-            let Route { cluster, from, to } = ROUTE;
-            let envelope = Envelope { cluster, from, to, term: Term::new(term), message };
+            let Route { cluster, from, to, directory } = ROUTE;
+            let envelope = Envelope { cluster, from, to, directory, term: Term::new(term), message };
             let sent = proto::Message::from(envelope.clone()).encode_to_vec();
             let received = proto::Message::decode(&sent[..]).unwrap();
             prop_assert_eq!(ROUTE.decode(received).unwrap(), envelope);

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use super::{
     identity::{NodeId, Position, Term},
-    log::{Change, Entry, Snapshot, TimeOfDay},
-    membership::{Franchise, Objection},
+    log::{Change, Compacted, Entry, Snapshot, TimeOfDay},
+    membership::{CannotReplace, DirectoryId, Franchise, Objection},
     message::Envelope,
     timing::Draw,
 };
@@ -65,7 +65,9 @@ pub(crate) enum Input {
     Franchise(Franchise),
     /// The state up to this entry, in place of the entries. Nothing happens if the entry was not
     /// applied, or if the state is larger than [`Limits::snapshot`](super::message::Limits).
-    Compact(Snapshot),
+    Compact(Compacted),
+    /// That directory is the first one of a member that was met, durably.
+    Met(NodeId, DirectoryId),
 }
 
 /// Something that is to be committed.
@@ -82,12 +84,16 @@ pub(crate) enum Content {
     Record(Arc<[u8]>),
     /// Another value for observers, in place of the one that the leader stood with.
     Value(Arc<[u8]>),
+    /// That a member's disk counts no more, and another one is to take its place. The leader adds by itself, in the end, that
+    /// the new one counts.
+    Replacement { member: NodeId, directory: DirectoryId },
 }
 
 impl Content {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Record(bytes) | Self::Value(bytes) => bytes.len(),
+            Self::Replacement { .. } => 0,
         }
     }
 }
@@ -154,6 +160,8 @@ pub(crate) enum Declined {
     TooLarge,
     /// Too many are waiting for their commit, or for the leader's disk.
     Busy,
+    /// That member's disk can't be replaced now, or by that one.
+    NotReplaced(CannotReplace),
 }
 
 /// What must be on the disk before anything that rests on it is said.
@@ -211,6 +219,16 @@ impl Stored {
     /// A new disk.
     pub(crate) fn nothing() -> Self {
         Self { ballot: Ballot::default(), snapshot: Snapshot::none(), entries: Vec::new() }
+    }
+
+    /// A disk on which nothing has happened begins behind that term, as all others of its group do. It is written with the
+    /// first vote.
+    pub(crate) fn with_tokens_after(mut self, term: Term) -> Self {
+        let is_new = self.entries.is_empty() && self.snapshot == Snapshot::none();
+        if is_new && term > self.ballot.term {
+            self.ballot = Ballot { term, vote: None };
+        }
+        self
     }
 
     /// Carries out a write. What a storage does, for those that keep it all in memory.

@@ -114,7 +114,8 @@ impl Server<PreCandidate> {
     /// than the shortest timeout: a voter may have heard a leader since.
     fn decide(self, turn: &mut Turn) -> Node {
         let oldest = turn.now() - self.core.timing().shortest();
-        let willing = self.role.willing.iter().filter(|(_, asked)| *asked > oldest).count();
+        let counts = |(voter, asked): &&(NodeId, Timestamp)| *asked > oldest && self.core.counts(*voter);
+        let willing = self.role.willing.iter().filter(counts).count();
         if willing + 1 < self.core.members().majority() || !self.core.may_begin_a_term() {
             return self.into();
         }
@@ -154,7 +155,9 @@ impl Server<PreCandidate> {
 
 impl Server<Candidate> {
     pub(super) fn voted(mut self, turn: &mut Turn, voter: NodeId) -> Node {
-        self.role.votes.add(voter);
+        if self.core.counts(voter) {
+            self.role.votes.add(voter);
+        }
         self.count(turn)
     }
 

@@ -11,8 +11,8 @@ use super::{
     action::{Actions, Ballot, Effect, Moment, Persisted, Stored, Tidings, Write, WriteNumber},
     caretaker::Caretaking,
     identity::{Ballots, Index, Members, NodeId, Position, Term},
-    log::{Accepted, Log, Snapshot, Unfit},
-    membership::Franchise,
+    log::{Accepted, Compacted, Log, Snapshot, Unfit},
+    membership::{DirectoryId, Founders, Franchise, Seat, Seats},
     message::{Envelope, Limits, Listener, Message, Refusal, Refusals},
     timing::Timing,
 };
@@ -28,6 +28,10 @@ pub(crate) struct Config {
     pub(crate) limits: Limits,
     /// Whether this server may vote at its start.
     pub(crate) franchise: Franchise,
+    /// The disk that this server runs on.
+    pub(crate) directory: DirectoryId,
+    /// The disks that were met before its start.
+    pub(crate) founders: Founders,
     #[cfg(test)]
     pub(crate) mutant: Option<Mutant>,
 }
@@ -92,6 +96,10 @@ pub(super) struct Core {
 impl Core {
     /// The state of a server that starts, `None` if no server wrote what is stored.
     pub(super) fn restored(config: Config, stored: Stored, now: Timestamp) -> Option<Self> {
+        let members = config.members;
+        if !stored.snapshot.is_of(members) || !stored.entries.iter().all(|entry| entry.is_of(members)) {
+            return None;
+        }
         let log = Log::restored(stored.snapshot, stored.entries)?;
         let known_voter = stored.ballot.vote.is_none_or(|vote| config.members.contains(vote));
         let in_range = stored.ballot.term.get() < u64::MAX / 2;
@@ -165,18 +173,65 @@ impl Core {
         self.ballot.vote = Some(node);
     }
 
-    /// Whether this server votes at all, for others or for itself.
+    /// A member's first directory was met.
+    pub(super) fn meet(&mut self, node: NodeId, directory: DirectoryId) {
+        self.config.founders.met(node, directory);
+    }
+
+    /// Whose disks count by the log; `None` if it is those that were met first.
+    fn seats(&self) -> Option<&Seats> {
+        #[cfg(test)]
+        if self.config.is(Mutant::CountsDisksOnceCommitted) {
+            return self.log.seats_at(self.commit).map(|(_, seats)| seats);
+        }
+        self.log.seats().map(|(_, seats)| seats)
+    }
+
+    /// Whether the answers of that disk are a member's. They count if the member votes, too.
+    pub(super) fn speaks(&self, node: NodeId, directory: DirectoryId) -> bool {
+        #[cfg(test)]
+        if self.config.is(Mutant::CountsDisksByName) || self.config.is(Mutant::IgnoresDirectories) {
+            return true;
+        }
+        match self.seats() {
+            Some(seats) => seats.seat(node).map(Seat::directory) == Some(directory),
+            None => self.config.founders.of(node) == Some(directory),
+        }
+    }
+
+    /// Whether what a member votes and has counts: its disk is not just being replaced.
+    pub(super) fn counts(&self, node: NodeId) -> bool {
+        #[cfg(test)]
+        if self.config.is(Mutant::CountsDisksByName) {
+            return true;
+        }
+        self.seats().is_none_or(|seats| seats.seat(node).is_some_and(Seat::counts))
+    }
+
+    /// Whether this server may stand: its own disk is one that counts.
+    pub(super) fn may_stand(&self) -> bool {
+        self.may_vote() && self.counts(self.me())
+    }
+
+    /// Whether this server votes at all, for others or for itself. One whose disk the log names does so before it is
+    /// known here that it counts: who counts it has that in a newer log.
     pub(super) fn may_vote(&self) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::VotesBeforeAllHaveMet) && self.franchise == Franchise::Waiting {
             return true;
         }
-        self.franchise == Franchise::Full
+        match self.seats().and_then(|seats| seats.seat(self.me())) {
+            Some(Seat::Voting(own) | Seat::Incoming(own)) => {
+                self.franchise != Franchise::Revoked && own == self.config.directory
+            }
+            Some(Seat::Founding(own)) => self.franchise == Franchise::Full && own == self.config.directory,
+            None => self.franchise == Franchise::Full,
+        }
     }
 
     /// Whether this server would lead, if it were elected.
     pub(super) fn stands(&self) -> bool {
-        self.standing.is_some() && self.may_vote()
+        self.standing.is_some() && self.may_stand()
     }
 
     /// Whether this server would lead at once if the leader gave up for it.
@@ -194,7 +249,7 @@ impl Core {
         if self.config.is(Mutant::NoCaretaker) {
             return false;
         }
-        let works = self.may_vote() && self.writes.all_durable();
+        let works = self.may_stand() && self.writes.all_durable();
         self.standing.is_none() && works && self.caretaking.is_due(now, self.timing())
     }
 
@@ -291,7 +346,8 @@ impl Core {
     }
 
     fn envelope(&self, to: NodeId, message: Message) -> Envelope {
-        Envelope { cluster: self.config.cluster, from: self.me(), to, term: self.term(), message }
+        let Config { me: from, cluster, directory, .. } = self.config;
+        Envelope { cluster, from, to, directory, term: self.term(), message }
     }
 
     /// Sends what rests on nothing that is not durable.
@@ -331,11 +387,10 @@ impl Core {
     }
 
     /// Lets a snapshot of what was applied stand for the entries.
-    pub(super) fn compact(&mut self, snapshot: Snapshot) {
-        let known = self.log.term_at(snapshot.at.index) == Some(snapshot.at.term);
-        let fits = snapshot.data.len() <= self.config.limits.snapshot;
-        if known && fits && snapshot.at.index <= self.applied {
-            let _ = self.log.compact(snapshot.at.index, snapshot.data);
+    pub(super) fn compact(&mut self, Compacted { at, data }: Compacted) {
+        let known = self.log.term_at(at.index) == Some(at.term);
+        if known && data.len() <= self.config.limits.snapshot && at.index <= self.applied {
+            let _ = self.log.compact(at.index, data);
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     follower::Follower,
     identity::{Index, NodeId},
     log::{Announcement, Conflict, Payload, TimeOfDay},
-    membership::Objection,
+    membership::{CannotReplace, DirectoryId, Objection, Seat, Seats},
     message::{Message, Refusal},
     node::{Node, Server},
     progress::Progress,
@@ -102,7 +102,8 @@ impl Server<Leader> {
 
     /// When the newest messages that a majority answered were sent; itself, it always hears.
     fn proved_at(&self) -> Option<Timestamp> {
-        let answered = self.role.peers.iter().map(|peer| peer.answered);
+        let counted = |peer: &Progress| peer.answered.filter(|_| self.core.counts(peer.peer));
+        let answered = self.role.peers.iter().map(counted);
         let own = answered.clone().max().flatten().max(Some(self.role.sent));
         self.core.members().reached_by_majority(answered.chain([own]))
     }
@@ -180,7 +181,7 @@ impl Server<Leader> {
     pub(super) fn propose(mut self, turn: &mut Turn, proposals: Vec<Proposal>) -> Node {
         let mut waiting = self.core.waiting();
         for Proposal { id, content } in proposals {
-            turn.push(match self.take(content, &mut waiting) {
+            turn.push(match self.take(turn, content, &mut waiting) {
                 Ok(at) => Effect::Accepted { proposal: id, at },
                 Err(why) => Effect::Declined { proposal: id, why },
             });
@@ -191,6 +192,7 @@ impl Server<Leader> {
 
     fn take(
         &mut self,
+        turn: &Turn,
         content: Content,
         (entries, bytes): &mut (usize, usize),
     ) -> Result<super::identity::Position, Declined> {
@@ -209,8 +211,80 @@ impl Server<Leader> {
         let payload = match content {
             Content::Record(record) => Payload::Record(record),
             Content::Value(value) => Payload::Leadership(Announcement { who, value, since }),
+            Content::Replacement { member, directory } => {
+                let seats = self.replace(turn, member, directory).map_err(Declined::NotReplaced)?;
+                Payload::Seats(seats)
+            }
         };
         Ok(self.core.log.append(self.core.term(), payload))
+    }
+
+    /// Begins to replace a member's disk: what the old one has said counts no more, from the entry on that this is for.
+    ///
+    /// Only once an entry of the own term is committed: until then there may be a replacement in other logs that this one
+    /// lacks, and two at a time could leave two majorities without a common disk. What is proved
+    /// of the leader's time stays; nothing of the old disk adds to it.
+    fn replace(
+        &mut self,
+        turn: &Turn,
+        member: NodeId,
+        directory: DirectoryId,
+    ) -> Result<Seats, CannotReplace> {
+        let members = self.core.members();
+        if members.count() <= 2 {
+            return Err(CannotReplace::TooFewMembers);
+        }
+        if member == self.core.me() {
+            return Err(CannotReplace::ItLeads);
+        }
+        if !matches!(self.role.claim, Claim::Held(_)) {
+            return Err(CannotReplace::NothingCommitted);
+        }
+        let founders = || Some((Index::ZERO, self.core.config.founders.seats()?));
+        let by_log = self.core.log.seats().map(|(at, seats)| (at, seats.clone()));
+        let (at, seats) = by_log.or_else(founders).ok_or(CannotReplace::NotAllMet)?;
+        let under_way = seats.incoming().is_some_and(|(other, _)| other != member);
+        if under_way || at > self.core.commit {
+            return Err(CannotReplace::OneAtATime);
+        }
+        if let Some(owner) =
+            members.all().find(|node| seats.seat(*node).map(Seat::directory) == Some(directory))
+        {
+            let same = owner == member;
+            return Err(if same { CannotReplace::SameDirectory } else { CannotReplace::AnotherMembers });
+        }
+        let lately = Some(turn.now() - self.core.timing().shortest());
+        let others = self.role.peers.iter().filter(|peer| peer.peer != member);
+        let alive = others.filter(|peer| peer.answered >= lately && self.core.counts(peer.peer)).count();
+        if alive + 1 < members.majority() {
+            return Err(CannotReplace::NoMajorityWithout);
+        }
+        let (next, window) = (self.core.log.last().index.next(), self.core.config.limits.in_flight);
+        for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == member) {
+            *progress = Progress::unknown(member, next, window);
+        }
+        #[cfg(test)]
+        if self.core.config.is(Mutant::AdmitsDisksAtOnce) {
+            return Ok(seats.with(member, Seat::Voting(directory)));
+        }
+        Ok(seats.with(member, Seat::Incoming(directory)))
+    }
+
+    /// Lets a new disk count, once it is committed that the old one does not, and the new one has what says so: it votes by
+    /// that.
+    fn admit(&mut self, turn: &mut Turn) {
+        let Some((at, seats)) = self.core.log.seats() else { return };
+        let Some((member, directory)) = seats.incoming() else { return };
+        let has_it = |peer: &Progress| peer.peer == member && peer.matched >= at;
+        let ready = at <= self.core.commit && self.role.peers.iter().any(has_it);
+        #[cfg(test)]
+        let ready = ready || self.core.config.is(Mutant::AdmitsDisksBeforeTheCommit);
+        let ready = ready && matches!(self.role.claim, Claim::Held(_));
+        if ready {
+            let seats = seats.with(member, Seat::Voting(directory));
+            self.core.log.append(self.core.term(), Payload::Seats(seats));
+            self.replicate(turn);
+        }
     }
 
     /// Whether an answer is one to something that this leader sent.
@@ -328,6 +402,7 @@ impl Server<Leader> {
     /// Counts what is durable where, and all that follows from it.
     pub(super) fn count(mut self, turn: &mut Turn) -> Node {
         self.commit(turn);
+        self.admit(turn);
         self.believe(turn);
         if self.role.has_given_up() { self.hand_over(turn) } else { self.into() }
     }
@@ -335,7 +410,8 @@ impl Server<Leader> {
     /// The last rule for leaders of Figure 2: only an entry of the own term is committed by counting.
     /// Those before it are committed with it (§5.4.2, Figure 8).
     fn commit(&mut self, turn: &mut Turn) {
-        let matched = self.role.peers.iter().map(|peer| peer.matched);
+        let counted = |peer: &Progress| if self.core.counts(peer.peer) { peer.matched } else { Index::ZERO };
+        let matched = self.role.peers.iter().map(counted);
         let reached = self.core.members().reached_by_majority(matched.chain([self.core.durable()]));
         if reached > self.core.commit && self.may_commit(reached) {
             self.core.commit_to(turn, reached);
@@ -383,7 +459,8 @@ impl Server<Leader> {
     fn successors(&self, now: Timestamp) -> impl Iterator<Item = &Progress> {
         let lately = Some(now - self.core.timing().shortest());
         let alive = self.role.peers.iter().filter(move |peer| peer.answered >= lately);
-        alive.filter(|peer| peer.stands || self.hands_over_to_any())
+        let counted = alive.filter(|peer| self.core.counts(peer.peer));
+        counted.filter(|peer| peer.stands || self.hands_over_to_any())
     }
 
     /// Whether one of them has made durable what this server has not. Else its disk is no better.

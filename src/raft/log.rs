@@ -17,13 +17,26 @@
 
 use std::sync::Arc;
 
-use super::identity::{Index, NodeId, Position, Term};
+use super::{
+    identity::{Index, Members, NodeId, Position, Term},
+    membership::{Seat, Seats},
+};
 
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) at: Position,
     pub(crate) payload: Payload,
+}
+
+impl Entry {
+    /// Whether what it says of whose disks count is of these members.
+    pub(crate) fn is_of(&self, members: Members) -> bool {
+        match &self.payload {
+            Payload::Seats(seats) => seats.all().len() == members.count(),
+            Payload::Leadership(_) | Payload::Record(_) => true,
+        }
+    }
 }
 
 /// What an entry says.
@@ -36,6 +49,8 @@ pub(crate) enum Payload {
     Leadership(Announcement),
     /// A record of the user's.
     Record(Arc<[u8]>),
+    /// Whose disks count from here on, in place of all that was said of that before.
+    Seats(Seats),
 }
 
 impl Payload {
@@ -44,6 +59,7 @@ impl Payload {
         match self {
             Self::Leadership(announcement) => announcement.value.len(),
             Self::Record(bytes) => bytes.len(),
+            Self::Seats(seats) => std::mem::size_of_val(seats.all()),
         }
     }
 }
@@ -66,12 +82,31 @@ pub(crate) struct Snapshot {
     /// The last entry that it stands for.
     pub(crate) at: Position,
     pub(crate) data: Arc<[u8]>,
+    /// Whose disks count there, if one was ever replaced.
+    pub(crate) seats: Option<(Index, Seats)>,
+}
+
+impl Snapshot {
+    /// Whether what it says of whose disks count is of these members, and of an entry that it stands for.
+    pub(crate) fn is_of(&self, members: Members) -> bool {
+        let fits = |(at, seats): &(Index, Seats)| {
+            seats.all().len() == members.count() && (Index::new(1)..=self.at.index).contains(at)
+        };
+        self.seats.as_ref().is_none_or(fits)
+    }
+}
+
+/// The state that was applied up to an entry, to stand for it and all before.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Compacted {
+    pub(crate) at: Position,
+    pub(crate) data: Arc<[u8]>,
 }
 
 impl Snapshot {
     /// That of a log from which nothing was dropped.
     pub(crate) fn none() -> Self {
-        Self { at: Position::START, data: Arc::from([]) }
+        Self { at: Position::START, data: Arc::from([]), seats: None }
     }
 }
 
@@ -117,6 +152,8 @@ pub(crate) struct Change {
 pub(crate) struct Log {
     snapshot: Snapshot,
     entries: Vec<Entry>,
+    /// The entries after the snapshot that say whose disks count.
+    seated: Vec<(Index, Seats)>,
     /// The first entry that changed since the last [`Change`].
     changed: Option<Index>,
     snapshot_changed: bool,
@@ -127,7 +164,9 @@ impl Log {
     pub(crate) fn restored(snapshot: Snapshot, entries: Vec<Entry>) -> Option<Self> {
         let starts = entries.first().is_none_or(|first| follows(snapshot.at, first.at));
         let runs = entries.windows(2).all(|pair| follows(pair[0].at, pair[1].at));
-        (starts && runs).then_some(Self { snapshot, entries, changed: None, snapshot_changed: false })
+        let seated = entries.iter().filter_map(seats_of).collect();
+        let log = Self { snapshot, entries, seated, changed: None, snapshot_changed: false };
+        (starts && runs).then_some(log)
     }
 
     pub(crate) fn snapshot(&self) -> &Snapshot {
@@ -142,6 +181,24 @@ impl Log {
 
     pub(crate) fn last(&self) -> Position {
         self.entries.last().map_or(self.snapshot.at, |entry| entry.at)
+    }
+
+    /// Whose disks count by this log, and the entry that says so; `None` if it is those that were met first.
+    pub(crate) fn seats(&self) -> Option<(Index, &Seats)> {
+        let last = self.seated.last().or(self.snapshot.seats.as_ref());
+        last.map(|(at, seats)| (*at, seats))
+    }
+
+    /// The same as of that entry, which the snapshot does not reach beyond.
+    pub(crate) fn seats_at(&self, index: Index) -> Option<&(Index, Seats)> {
+        let end = self.seated.partition_point(|(at, _)| *at <= index);
+        self.seated[..end].last().or(self.snapshot.seats.as_ref())
+    }
+
+    /// What this log says of the disk of one member, and the entry that says so.
+    pub(crate) fn seat(&self, node: NodeId) -> Option<(Seat, Index)> {
+        let (at, seats) = self.seats()?;
+        Some((seats.seat(node)?, at))
     }
 
     /// The term of the entry there; `None` if it is compacted away or not there yet.
@@ -184,6 +241,7 @@ impl Log {
     fn push(&mut self, entry: Entry) {
         assert!(follows(self.last(), entry.at), "{} can't follow {}", entry.at, self.last());
         self.changed.get_or_insert(entry.at.index);
+        self.seated.extend(seats_of(&entry));
         self.entries.push(entry);
     }
 
@@ -248,6 +306,7 @@ impl Log {
         let len = kept.after(self.snapshot.at.index);
         debug_assert!(kept >= self.snapshot.at.index, "a snapshot is never cut");
         self.entries.truncate(len);
+        self.seated.retain(|(at, _)| *at <= kept);
         self.changed = Some(self.changed.map_or(kept.next(), |changed| changed.min(kept.next())));
         kept
     }
@@ -258,7 +317,8 @@ impl Log {
             return None;
         }
         let at = self.get(index)?.at;
-        self.replace(Snapshot { at, data });
+        let seats = self.seats_at(index).cloned();
+        self.replace(Snapshot { at, data, seats });
         Some(())
     }
 
@@ -283,6 +343,7 @@ impl Log {
     fn replace(&mut self, snapshot: Snapshot) {
         let dropped = snapshot.at.index.after(self.snapshot.at.index).min(self.entries.len());
         self.entries.drain(..dropped);
+        self.seated.retain(|(at, _)| *at > snapshot.at.index);
         self.changed = self.changed.map(|changed| changed.max(snapshot.at.index.next()));
         self.snapshot = snapshot;
         self.snapshot_changed = true;
@@ -296,6 +357,13 @@ impl Log {
             (from, self.entries[start..].to_vec())
         });
         (snapshot.is_some() || tail.is_some()).then_some(Change { snapshot, tail })
+    }
+}
+
+fn seats_of(entry: &Entry) -> Option<(Index, Seats)> {
+    match &entry.payload {
+        Payload::Seats(seats) => Some((entry.at.index, seats.clone())),
+        Payload::Leadership(_) | Payload::Record(_) => None,
     }
 }
 
@@ -394,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_keeps_what_continues_it_and_drops_what_does_not() {
-        let snapshot = Snapshot { at: at(2, 1), data: Arc::from([]) };
+        let snapshot = Snapshot { at: at(2, 1), data: Arc::from([]), seats: None };
         let mut continued = log(&[1, 1, 1]);
         assert_eq!(continued.install(snapshot.clone()), None);
         assert_eq!(continued.last(), at(3, 1));
@@ -495,7 +563,7 @@ mod tests {
                     _ => {
                         term += 1;
                         let end = at(log.snapshot().at.index.get() + place + 1, term);
-                        log.install(Snapshot { at: end, data: Arc::from([]) });
+                        log.install(Snapshot { at: end, data: Arc::from([]), seats: None });
                     }
                 }
                 if let Some(change) = log.take_change() {

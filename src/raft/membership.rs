@@ -23,14 +23,25 @@
 //! before it met such a server, and had written as much by then, beside its starts, as the original: only the leader that
 //! finds its log shorter than it was may notice that one.
 //!
+//! # Whose votes count
+//!
+//! The directories that were met first, until a disk is replaced. From then on the log says it, in entries that name the
+//! directory of each member ([`Seats`]), and the last of them counts, committed or not. So each server knows it from its
+//! own disk, also after a restart, and a new disk knows it of all others without having met any of them.
+//!
+//! Replacing a disk takes two of these entries. The first one takes the member's vote away: the new disk is talked to
+//! ([`Seat::Incoming`]), and counts for nothing. The second one, appended once the first is committed and the new disk has it,
+//! gives it to the new disk ([`Seat::Voting`]). The majorities before and after each entry share a disk, as in Raft's changes of
+//! one server at a time (thesis §4.1). The rules are walked through in `model::replace`.
+//!
 //! Pure: the store keeps what is remembered, the transport asks.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
-use super::identity::Index;
+use super::identity::{Index, Members, NodeId};
 
 /// Tells two directories apart, even under one name: 16 random bytes, made with the directory.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct DirectoryId([u8; 16]);
 
 /// Tells two starts apart, even with one number: 16 random bytes, made at the start.
@@ -78,6 +89,156 @@ pub(crate) enum Franchise {
     Full,
     /// Never again: another member knows that this is no member's only and newest disk, or the disk has failed.
     Revoked,
+}
+
+/// The disk of a member, by the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Seat {
+    /// That disk was met first. What it has counts, and it votes once all others have recorded it: see [`Franchise`].
+    Founding(DirectoryId),
+    /// What that disk votes and has counts.
+    Voting(DirectoryId),
+    /// That disk is to take the place of one that counts no more, and does not count yet.
+    Incoming(DirectoryId),
+}
+
+/// The disks of all members, by the log.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Seats(Arc<[Seat]>);
+
+impl Seats {
+    /// One of each member, in their order.
+    pub(crate) fn of(seats: impl IntoIterator<Item = Seat>) -> Self {
+        Self(seats.into_iter().collect())
+    }
+
+    pub(crate) fn all(&self) -> &[Seat] {
+        &self.0
+    }
+
+    pub(crate) fn seat(&self, node: NodeId) -> Option<Seat> {
+        self.0.get(node.place()).copied()
+    }
+
+    /// The member whose disk is being replaced, and the new one.
+    pub(crate) fn incoming(&self) -> Option<(NodeId, DirectoryId)> {
+        let mut seats = (0..).map(NodeId::new).zip(&*self.0);
+        seats.find_map(|(node, seat)| match seat {
+            Seat::Incoming(directory) => Some((node, *directory)),
+            Seat::Founding(_) | Seat::Voting(_) => None,
+        })
+    }
+
+    /// The same with another seat for that member.
+    pub(crate) fn with(&self, node: NodeId, seat: Seat) -> Self {
+        let mut seats = self.0.to_vec();
+        seats[node.place()] = seat;
+        Self(seats.into())
+    }
+}
+
+impl Seat {
+    pub(crate) fn directory(self) -> DirectoryId {
+        match self {
+            Self::Founding(directory) | Self::Voting(directory) | Self::Incoming(directory) => directory,
+        }
+    }
+
+    /// Whether what that disk votes and has counts.
+    pub(crate) fn counts(self) -> bool {
+        !matches!(self, Self::Incoming(_))
+    }
+}
+
+/// The directories that were met first, durably, this server's own included.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Founders(Vec<Option<DirectoryId>>);
+
+impl Founders {
+    pub(crate) fn none(members: Members) -> Self {
+        Self(vec![None; members.count()])
+    }
+
+    /// Those of a group in a test, which has met.
+    #[cfg(test)]
+    pub(crate) fn all_of(members: Members) -> Self {
+        Self(members.all().map(|node| Some(DirectoryId::in_tests(node))).collect())
+    }
+
+    /// The first one stays.
+    pub(crate) fn met(&mut self, node: NodeId, directory: DirectoryId) {
+        if let Some(first) = self.0.get_mut(node.place()) {
+            first.get_or_insert(directory);
+        }
+    }
+
+    pub(crate) fn of(&self, node: NodeId) -> Option<DirectoryId> {
+        self.0.get(node.place()).copied().flatten()
+    }
+
+    /// All of them, once all are known.
+    pub(crate) fn seats(&self) -> Option<Seats> {
+        let seats: Option<Vec<Seat>> = self.0.iter().map(|it| Some(Seat::Founding((*it)?))).collect();
+        seats.map(Seats::of)
+    }
+}
+
+/// How another server comes to be talked to under a member's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// No other directory of that member was met before, and the log names none.
+    First,
+    /// Its directory is the one that was met first.
+    Founder,
+    /// The log names its directory: this server's, or, further than this server's reaches, its own.
+    Named,
+}
+
+/// Whether a directory is to be talked to under a member's name.
+///
+/// `seat` is what this server's log says of that member, with the entry's index; `claim` is the index of the entry that names
+/// that directory in its own log. Taking its word for it is safe: a disk that has forgotten its votes has no such log either,
+/// and what it says counts only by this server's own log.
+pub(crate) fn entrance(
+    seat: Option<(Seat, Index)>,
+    first: Option<DirectoryId>,
+    said: DirectoryId,
+    claim: Index,
+) -> Result<Entrance, Objection> {
+    let (before, known_at) = match (seat, first) {
+        (Some((seat, at)), _) => (seat.directory(), at),
+        (None, Some(first)) => (first, Index::ZERO),
+        (None, None) if claim > Index::ZERO => return Ok(Entrance::Named),
+        (None, None) => return Ok(Entrance::First),
+    };
+    if said != before && claim <= known_at {
+        return Err(Objection::OtherDirectory { before, now: said });
+    }
+    Ok(if first == Some(said) { Entrance::Founder } else { Entrance::Named })
+}
+
+/// Why a leader does not replace a member's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub(crate) enum CannotReplace {
+    #[error("it leads, so its disk is in order")]
+    ItLeads,
+    #[error(
+        "in a group of one or two there is no majority without it; begin a new group on new data directories, each server \
+         with --tokens-after and a number that is no smaller than the last token"
+    )]
+    TooFewMembers,
+    #[error("the leader was elected just now and has nothing committed yet; try again")]
+    NothingCommitted,
+    #[error("no majority without it is connected with the leader; start the others first")]
+    NoMajorityWithout,
+    #[error("another replacement is under way; wait until that one is done")]
+    OneAtATime,
+    #[error("the leader has not met all members; wait until it has")]
+    NotAllMet,
+    #[error("that directory is another member's")]
+    AnotherMembers,
+    #[error("that directory is the one that it has")]
+    SameDirectory,
 }
 
 /// Why a server is not the member that it was.
@@ -171,6 +332,17 @@ impl DirectoryId {
 
     pub(crate) const fn as_bytes(&self) -> &[u8; 16] {
         &self.0
+    }
+
+    /// That of a member in a test.
+    #[cfg(test)]
+    pub(crate) fn in_tests(node: NodeId) -> Self {
+        Self([node.place() as u8 + 1; 16])
+    }
+
+    /// The first eight digits, which tell directories apart and are no help in guessing the rest.
+    pub(crate) fn short(&self) -> String {
+        self.0[..4].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

@@ -19,6 +19,7 @@ use std::fmt;
 use super::{
     identity::{Index, Members, NodeId, Position, Term},
     log::{Conflict, Entry, Snapshot, follows},
+    membership::DirectoryId,
 };
 use crate::{clock::Timestamp, leadership::ClusterId};
 
@@ -33,6 +34,8 @@ pub(crate) struct Envelope {
     pub(crate) cluster: ClusterId,
     pub(crate) from: NodeId,
     pub(crate) to: NodeId,
+    /// The disk that the sender runs on.
+    pub(crate) directory: DirectoryId,
     /// The sender's current term.
     pub(crate) term: Term,
     pub(crate) message: Message,
@@ -87,6 +90,14 @@ pub(crate) enum Message {
 }
 
 impl Message {
+    /// Whether it counts for something at whoever asked: then it has to be of a disk that counts.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::PreVoteGranted { .. } | Self::VoteGranted | Self::Appended { .. } | Self::Rejected { .. }
+        )
+    }
+
     /// Whether an old term deserves to be told so.
     pub(crate) fn is_request(&self) -> bool {
         matches!(
@@ -202,7 +213,20 @@ impl Listener {
             return Err(Refusal::Impossible);
         }
         self.sized(&envelope.message)?;
-        if possible(envelope.term, &envelope.message) { Ok(()) } else { Err(Refusal::Impossible) }
+        if possible(envelope.term, &envelope.message) && self.seated(&envelope.message) {
+            Ok(())
+        } else {
+            Err(Refusal::Impossible)
+        }
+    }
+
+    /// Whether what it says of whose disks count is of this group's members.
+    fn seated(&self, message: &Message) -> bool {
+        match message {
+            Message::Append { entries, .. } => entries.iter().all(|entry| entry.is_of(self.members)),
+            Message::Install { snapshot, .. } => snapshot.is_of(self.members),
+            _ => true,
+        }
     }
 
     fn sized(&self, message: &Message) -> Result<(), Refusal> {
@@ -299,7 +323,8 @@ mod tests {
 
     fn from(from: u8, term: u64, message: Message) -> Envelope {
         let (from, to) = (NodeId::new(from), NodeId::new(0));
-        Envelope { cluster: US, from, to, term: Term::new(term), message }
+        let directory = DirectoryId::in_tests(from);
+        Envelope { cluster: US, from, to, directory, term: Term::new(term), message }
     }
 
     fn append(previous: (u64, u64), entries: &[(u64, u64)]) -> Message {
@@ -360,7 +385,8 @@ mod tests {
 
         let at = Position { term: Term::new(1), index: Index::new(1) };
         let data = Arc::from(vec![0; Limits::DEFAULT.snapshot + 1]);
-        let install = Message::Install { snapshot: Snapshot { at, data }, sent: Timestamp::from_nanos(1) };
+        let install =
+            Message::Install { snapshot: Snapshot { at, data, seats: None }, sent: Timestamp::from_nanos(1) };
         assert_eq!(listener(5).admit(&from(1, 5, install)), Err(Refusal::TooLarge));
 
         let mut refusals = Refusals::default();

@@ -17,6 +17,7 @@
 //! Draws are all zero, so timeouts are the shortest there are; a longer one is a timer that is late.
 
 mod members;
+mod replace;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,7 +28,7 @@ use super::{
     core::Config,
     identity::{Index, Members, NodeId, Position, Term},
     log::{Entry, Payload, TimeOfDay},
-    membership::Franchise,
+    membership::{DirectoryId, Founders, Franchise},
     message::{Envelope, Limits, Message, Refusals},
     mutant::Mutant,
     node::Node,
@@ -130,6 +131,8 @@ impl Group {
             timing: Self::timing(),
             limits: Limits::DEFAULT,
             franchise: Franchise::Full,
+            directory: DirectoryId::in_tests(me),
+            founders: Founders::all_of(members),
             mutant,
         }
     }

@@ -46,6 +46,14 @@ pub(crate) enum Mutant {
     IgnoresWrites,
     /// A leader does not heed that a follower lacks what it had.
     OverlooksLosses,
+    /// What a member's old disk says counts beside its new one's.
+    CountsDisksByName,
+    /// What the log says of whose disks count holds once that is known to be committed.
+    CountsDisksOnceCommitted,
+    /// A new disk counts as soon as it takes the old one's place.
+    AdmitsDisksAtOnce,
+    /// A new disk counts before it is committed that the old one does not.
+    AdmitsDisksBeforeTheCommit,
     /// A leader without a majority's answers goes on (thesis §6.2).
     IgnoresQuorum,
 }

@@ -212,8 +212,12 @@ impl Node {
                     other => other,
                 }
             }
-            Input::Compact(snapshot) => {
-                self.core_mut().compact(snapshot);
+            Input::Compact(compacted) => {
+                self.core_mut().compact(compacted);
+                self
+            }
+            Input::Met(node, directory) => {
+                self.core_mut().meet(node, directory);
                 self
             }
         }
@@ -263,7 +267,12 @@ impl Node {
             self.core_mut().refusals.count(refusal);
             return self;
         }
-        let Envelope { from, term, message, .. } = envelope;
+        let Envelope { from, directory, term, message, .. } = envelope;
+        // Whoever asks needs no seat: its term and its log decide. What is answered counts, so it has to be of the disk that
+        // counts by this server's own log.
+        if message.is_answer() && !self.core().speaks(from, directory) {
+            return self;
+        }
         if term < self.term() {
             return match message {
                 // Whoever would vote for us may still be in an older term.

@@ -13,7 +13,7 @@ use super::{
     core::Config,
     identity::{Index, Members, NodeId, Position, Term},
     log::{Conflict, Entry, Payload, Snapshot, TimeOfDay},
-    membership::{Franchise, Objection},
+    membership::{CannotReplace, DirectoryId, Founders, Franchise, Objection, Seat},
     message::{Envelope, Limits, Message, Refusal},
     node::Node,
     timing::{Draw, Timing},
@@ -141,6 +141,8 @@ fn config(members: usize) -> Config {
         timing: Timing::DEFAULT,
         limits: Limits::DEFAULT,
         franchise: Franchise::Full,
+        directory: DirectoryId::in_tests(ME),
+        founders: Founders::all_of(Members::of(members).unwrap()),
         mutant: None,
     }
 }
@@ -150,7 +152,8 @@ fn moment(now: Timestamp) -> Moment {
 }
 
 fn envelope(from: NodeId, to: NodeId, term: u64, message: Message) -> Envelope {
-    Envelope { cluster: CLUSTER, from, to, term: Term::new(term), message }
+    let directory = DirectoryId::in_tests(from);
+    Envelope { cluster: CLUSTER, from, to, directory, term: Term::new(term), message }
 }
 
 fn at(index: u64, term: u64) -> Position {
@@ -905,7 +908,7 @@ fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
     let mut stranger = good.clone();
     stranger.ballot.vote = Some(NodeId::new(5));
     let mut ahead = good;
-    ahead.snapshot = Snapshot { at: at(5, 2), data: Arc::from([]) };
+    ahead.snapshot = Snapshot { at: at(5, 2), data: Arc::from([]), seats: None };
     for stored in [gap, later, stranger, ahead] {
         assert!(refused(stored.clone()), "{stored:?}");
     }
@@ -1017,4 +1020,60 @@ fn contract_11_a_server_that_has_met_all_votes_from_then_on() {
     assert_eq!(votes(&bench.hear(B, 1, ask(at(0, 0)))), 0);
     bench.step(Input::Franchise(Franchise::Full));
     assert_eq!(votes(&bench.hear(B, 2, ask(at(0, 0)))), 1);
+}
+
+/// A new disk of C's.
+const NEW: DirectoryId = DirectoryId::from_bytes([77; 16]);
+
+fn replacement(member: NodeId, directory: DirectoryId) -> Input {
+    let content = Content::Replacement { member, directory };
+    Input::Propose(vec![Proposal { id: ProposalId(1), content }])
+}
+
+fn not_replaced(effects: &[Effect]) -> Option<CannotReplace> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Declined { why: Declined::NotReplaced(why), .. } => Some(*why),
+        _ => None,
+    })
+}
+
+#[test]
+fn contract_11_from_a_replacement_on_only_the_disk_that_the_log_names_counts() {
+    let mut leader = Bench::leader();
+    assert_eq!(not_replaced(&leader.step(replacement(C, NEW))), None);
+    leader.sync();
+    let (committed, last) = (leader.node().committed(), leader.node().log().last().index);
+    assert_eq!(leader.node().log().seat(C), Some((Seat::Incoming(NEW), last)));
+    leader.acknowledge(C);
+    assert_eq!(leader.node().committed(), committed, "that was the old disk");
+    let of_the_new_one = |leader: &mut Bench| {
+        let (term, matched) = (leader.node().term().get(), leader.node().log().last().index);
+        let answer = envelope(C, ME, term, Message::Appended { matched, echo: leader.now, stands: false });
+        leader.step(Input::Receive(Envelope { directory: NEW, ..answer }));
+        leader.sync();
+    };
+    of_the_new_one(&mut leader);
+    assert_eq!(leader.node().committed(), committed, "it does not count yet");
+    leader.acknowledge(B);
+    assert_eq!(leader.node().committed(), last);
+    // The replacement is committed and the new disk has it, so it is admitted.
+    let admitted = last.next();
+    assert_eq!(leader.node().log().seat(C), Some((Seat::Voting(NEW), admitted)));
+    of_the_new_one(&mut leader);
+    assert_eq!(leader.node().committed(), admitted, "now it counts");
+}
+
+#[test]
+fn contract_11_a_disk_is_not_replaced_without_a_majority_or_two_at_a_time() {
+    let why =
+        |leader: &mut Bench, member, directory| not_replaced(&leader.step(replacement(member, directory)));
+    let mut leader = Bench::leader();
+    assert_eq!(why(&mut leader, ME, NEW), Some(CannotReplace::ItLeads));
+    assert_eq!(why(&mut leader, C, DirectoryId::in_tests(B)), Some(CannotReplace::AnotherMembers));
+    assert_eq!(why(&mut leader, C, DirectoryId::in_tests(C)), Some(CannotReplace::SameDirectory));
+    assert_eq!(why(&mut leader, B, NEW), Some(CannotReplace::NoMajorityWithout), "C has not answered");
+    assert_eq!(why(&mut leader, C, NEW), None);
+    let other = DirectoryId::from_bytes([78; 16]);
+    assert_eq!(why(&mut leader, B, other), Some(CannotReplace::OneAtATime));
+    assert_eq!(why(&mut leader, C, other), Some(CannotReplace::OneAtATime), "the first is not committed");
 }

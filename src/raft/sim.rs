@@ -256,6 +256,33 @@ fn contract_11_a_disk_that_was_put_back_is_noticed() {
     }
 }
 
+/// Runs a plan in which one server's disk is replaced. In the end an operator sees it through, and from then on any majority
+/// elects: each of the others is away once.
+fn run_with_replaced_disks(plan: Plan) -> World {
+    let whom = plan.replaced.expect("a plan of replaced disks");
+    let mut world = World::new(plan);
+    world.run_for(Duration::from_nanos(world.heals_at().0));
+    world.heal();
+    world.clear_up();
+    world.see_through(whom, SETTLES_WITHIN);
+    world.settle(SETTLES_WITHIN);
+    for away in world.members().filter(|node| *node != whom) {
+        world.elect_without(away, SETTLES_WITHIN);
+    }
+    world
+}
+
+/// Seeds of runs in which a disk is replaced.
+const SEEDS_OF_REPLACED_DISKS: u64 = 300;
+
+#[test]
+fn contract_11_a_disk_is_replaced_and_any_majority_elects() {
+    for seed in 0..SEEDS_OF_REPLACED_DISKS {
+        let world = run_with_replaced_disks(Plan::of_replaced_disks(seed));
+        assert_eq!(world.violation(), None, "seed {seed}");
+    }
+}
+
 /// A number from the environment, for the `make` targets.
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)

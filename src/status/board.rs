@@ -608,6 +608,8 @@ mod tests {
         let contact = |name: &str, connected| Contact {
             name: name.parse().unwrap(),
             connected,
+            disk: None,
+            refused: None,
             heard: Some(Duration::from_millis(20)),
             round_trip: connected.then(|| Duration::from_micros(100_250)),
             problem: (!connected).then(|| "connection refused".into()),

@@ -122,6 +122,8 @@ impl Impostor {
             run_id: vec![7; 16].into(),
             writes: 1 << 40,
             began: 1 << 40,
+            named: 0,
+            newcomer: false,
         };
         let (hello, proof) = (hello.encode_to_vec().into(), Vec::new().into());
         send(Kind::Introduction(proto::Introduction { hello, proof })).await?;

@@ -14,7 +14,12 @@ use crate::{
     leadership::OrderError,
     observe::Front,
     peers::{Group, Missed, Peers, ProposeError, Settings, Shared, StoreError, Timing},
-    raft::{action::Stored, core::Config, membership::Franchise, message::Limits},
+    raft::{
+        action::Stored,
+        core::Config,
+        membership::{DirectoryId, Founders, Franchise},
+        message::Limits,
+    },
 };
 
 /// Longer than anything here takes, however busy the machine is.
@@ -96,6 +101,8 @@ impl Outside for Double {
         panic!("no disk here loses anything: {objection}");
     }
 
+    fn seat(&self, _: Option<(Index, Seats)>) {}
+
     fn waiting_for(&self) -> Option<String> {
         None
     }
@@ -163,6 +170,8 @@ fn start(
         timing: *settings.timing(),
         limits: Limits::DEFAULT,
         franchise: Franchise::Full,
+        directory: DirectoryId::in_tests(settings.me()),
+        founders: Founders::all_of(settings.group().size()),
         mutant: None,
     };
     let node = Node::start(config, stored, &moment()).unwrap();

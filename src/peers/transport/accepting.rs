@@ -49,6 +49,8 @@ pub(super) enum Stage {
 #[derive(Debug, Clone)]
 pub(super) struct Guest {
     pub(super) from: SocketAddr,
+    /// The address that it has called.
+    pub(super) at: SocketAddr,
     /// By then it has to have said who it is.
     pub(super) until: Instant,
     /// Ends the connection at once, with all that runs for it.
@@ -83,7 +85,9 @@ pub(super) async fn accept<G: Greet>(shared: Arc<Shared<G>>, listener: TcpListen
                 let over = shared.over.child_token();
                 let stage = Arc::new(watch::Sender::new(Stage::Stranger));
                 let until = Instant::now() + FIRST_WORD;
-                let guest = Guest { from, until, over, stage, ending: Arc::default() };
+                // Without it, an address that no caller has.
+                let at = tcp.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+                let guest = Guest { from, at, until, over, stage, ending: Arc::default() };
                 let is_members = shared.member_addresses.contains(from.ip());
                 if !shared.lobby.enter(from.ip(), is_members, &guest.over) {
                     shared.contacts.counts.count(Mishap::Crowded);

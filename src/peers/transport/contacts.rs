@@ -20,15 +20,15 @@ use crate::{
     clock::Timestamp,
     names::CandidateName,
     peers::{
-        Contact, PeerAddress, Settings, Timing, TimingAdvice,
+        Contact, PeerAddress, PeerDisk, Settings, Timing, TimingAdvice,
         ledger::{Ledger, Tally},
         measured::Recent,
         refusal::Refusal,
         wire::proto::{self, frame::Frame as Kind},
     },
     raft::{
-        identity::{MAX_MEMBERS, NodeId},
-        membership::{Objection, Writes},
+        identity::{Index, MAX_MEMBERS, NodeId},
+        membership::{DirectoryId, Objection, Writes},
         message::Envelope,
     },
 };
@@ -71,6 +71,8 @@ struct State {
 pub(super) struct Talk {
     pub(super) outbox: Outbox,
     pub(super) heard: Arc<Heard>,
+    /// The member's directory, and the entry of its log that named it.
+    pub(super) disk: (DirectoryId, Index),
     /// Ends the connection.
     pub(super) over: CancellationToken,
     pub(super) round_trips: RoundTrips,
@@ -128,6 +130,19 @@ impl Contacts {
             Some(Ok(())) => {}
             Some(Err(Full)) => self.counts.count(Mishap::Overflow),
             None => self.counts.count(Mishap::Apart),
+        }
+    }
+
+    /// Ends connections with directories that speak for no member any more, by the log.
+    pub(super) fn part_from_the_replaced(&self) {
+        for (node, place) in (0..).map(NodeId::new).zip(&self.places) {
+            let state = place.lock();
+            let Some(talk) = &state.talk else { continue };
+            let (directory, claim) = talk.disk;
+            if !self.ledger.is_welcome(node, directory, claim) {
+                tracing::info!(peer = %place.name, "a peer's data directory is replaced by another one");
+                talk.over.cancel();
+            }
         }
     }
 
@@ -208,6 +223,7 @@ impl Contacts {
     pub(super) fn count_writes(
         &self,
         node: NodeId,
+        directory: &DirectoryId,
         before: &mut Writes,
         message: &proto::Message,
     ) -> Result<(), Objection> {
@@ -216,7 +232,7 @@ impl Contacts {
             return Err(Objection::FewerWrites { before: before.0, now: now.0 });
         }
         *before = now;
-        self.ledger.raise(node, now);
+        self.ledger.raise(node, directory, now);
         message.tallies.iter().take(usize::from(MAX_MEMBERS)).filter_map(Tally::read).for_each(|tally| {
             self.ledger.heed(tally);
         });
@@ -295,7 +311,17 @@ impl Contacts {
     /// The others, as they stand now, sorted by name.
     pub(super) fn seen(&self, now: Timestamp) -> Vec<Contact> {
         let others = self.places.iter().enumerate().filter(|(place, _)| *place != self.me.place());
-        others.map(|(number, place)| self.contact(number, place.seen(now))).collect()
+        others.map(|(number, place)| self.contact(number, self.of_ledger(number, place.seen(now)))).collect()
+    }
+
+    /// With what is known of its directories.
+    fn of_ledger(&self, place: usize, contact: Contact) -> Contact {
+        let node = NodeId::new(u8::try_from(place).expect("places are few"));
+        let disk = self
+            .ledger
+            .disk_of(node)
+            .map(|seat| PeerDisk { id: seat.directory().short(), counts: seat.counts() });
+        Contact { disk, refused: self.ledger.refused(node).map(|directory| directory.short()), ..contact }
     }
 
     /// Of a member that has to call this one, and never did, there is no attempt that could have failed. So what may be
@@ -326,6 +352,8 @@ impl Place {
         Contact {
             name: self.name.clone(),
             connected,
+            disk: None,
+            refused: None,
             heard: heard.map(|at| now.since(at)),
             round_trip: state.talk.as_ref().and_then(|talk| talk.round_trips.recent.usual()),
             problem: if connected {

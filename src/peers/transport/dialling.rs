@@ -15,7 +15,7 @@ use super::{
 use crate::{
     peers::{
         greeting::Calling,
-        hello::End,
+        hello::{Acquaintance, End},
         refusal::Refusal,
         transport::{FAREWELL, FIRST_PAUSE, LAST_PAUSE, PAUSE_AFTER_A_REFUSAL},
         wire::proto::{self, frame::Frame as Kind},
@@ -42,9 +42,17 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
                 shared.contacts.apart(node, ending);
             }
             Ok((mut frames, talk)) => {
+                let (directory, _) = talk.disk;
                 let began = Instant::now();
                 shared.contacts.join(node, talk);
-                let ending = hear(&mut frames, &shared, node).await;
+                let hearing = hear(&mut frames, &shared, node, directory);
+                // Ended from here where the directory is replaced; that ends the calls, too, if all is over.
+                let heard = over.run_until_cancelled(hearing).await;
+                let ending = heard.unwrap_or(if shared.over.is_cancelled() {
+                    Ending::Stopped
+                } else {
+                    Ending::Replaced
+                });
                 let stopped = ending == Ending::Stopped;
                 shared.contacts.leave(node, &over, ending);
                 if stopped {
@@ -73,11 +81,10 @@ async fn attempt<G: Greet>(
     let connected = timeout(shared.pace.attempt, target.connect(over)).await;
     let connection = connected.unwrap_or_else(|_| Err(target.unanswered()))?;
     let introduced = timeout(shared.pace.attempt, introduce(shared, node, target, &connection)).await;
-    let (frames, outbox) = introduced.unwrap_or_else(|_| Err(target.unanswered()))?;
-    Ok((
-        frames,
-        Talk { outbox, heard: connection.heard, over: over.clone(), round_trips: RoundTrips::default() },
-    ))
+    let (frames, outbox, them) = introduced.unwrap_or_else(|_| Err(target.unanswered()))?;
+    let disk = (them.identity.directory, them.claim);
+    let (heard, over, round_trips) = (connection.heard, over.clone(), RoundTrips::default());
+    Ok((frames, Talk { outbox, heard, disk, over, round_trips }))
 }
 
 async fn introduce<G: Greet>(
@@ -85,7 +92,7 @@ async fn introduce<G: Greet>(
     node: NodeId,
     target: &Target,
     connection: &Connection,
-) -> Result<(Frames, Outbox), Ending> {
+) -> Result<(Frames, Outbox, Acquaintance), Ending> {
     let (calling, greeting) = Calling::to(&shared.settings, node);
     let (outbox, outgoing) = queue(Arc::clone(&shared.contacts.ledger));
     outbox.introduce(Kind::Greeting(greeting));
@@ -93,9 +100,10 @@ async fn introduce<G: Greet>(
     let mut frames =
         answer.map_err(|status| target.explained(&connection.heard, status.into()))?.into_inner();
     match acquaint(shared, node, calling, &outbox, &mut frames).await {
-        Ok(()) => {
-            outbox.introduce(Kind::Verdict(proto::Verdict::default()));
-            Ok((frames, outbox))
+        Ok(them) => {
+            let newcomer = shared.is_newcomer(&them);
+            outbox.introduce(Kind::Verdict(proto::Verdict { newcomer, ..proto::Verdict::default() }));
+            Ok((frames, outbox, them))
         }
         Err(ending) => {
             if let Ending::Refused(refusal) = &ending {
@@ -113,19 +121,19 @@ async fn acquaint<G: Greet>(
     calling: Calling,
     outbox: &Outbox,
     frames: &mut Frames,
-) -> Result<(), Ending> {
+) -> Result<Acquaintance, Ending> {
     let session = match first_word(frames).await? {
         Kind::Greeting(theirs) => calling.answered(&shared.settings, &theirs)?,
         _ => return Err(Ending::Malformed("it did not say first who it is".to_owned())),
     };
     let known_writes = shared.contacts.ledger.writes_of(node);
-    outbox.introduce(Kind::Introduction(session.introduce(&shared.hello())));
+    outbox.introduce(Kind::Introduction(session.introduce(&shared.hello(None))));
     let theirs = match first_word(frames).await? {
         Kind::Introduction(theirs) => session.introduced(&theirs)?,
         Kind::Verdict(verdict) => return Err(shared.refused_by(node, &verdict)),
         _ => return Err(Ending::Malformed("it did not introduce itself".to_owned())),
     };
-    shared.acquaint(End::Dialled(node), &theirs, known_writes).await
+    shared.acquaint(End::Dialled(node), &theirs, &known_writes).await
 }
 
 /// Tells the other side why it is refused, and gives that time to arrive.

@@ -153,17 +153,19 @@ mod tests {
         raft::{
             identity::{Index, NodeId, Position, Term},
             log::Snapshot,
+            membership::DirectoryId,
         },
     };
 
     fn envelope(term: u64, message: Message) -> Envelope {
         let (from, to) = (NodeId::new(0), NodeId::new(1));
-        Envelope { cluster: ClusterId(1), from, to, term: Term::new(term), message }
+        let directory = DirectoryId::in_tests(from);
+        Envelope { cluster: ClusterId(1), from, to, directory, term: Term::new(term), message }
     }
 
     fn snapshot(bytes: usize) -> Envelope {
         let at = Position { term: Term::new(1), index: Index::new(1) };
-        let snapshot = Snapshot { at, data: vec![0; bytes].into() };
+        let snapshot = Snapshot { at, data: vec![0; bytes].into(), seats: None };
         envelope(1, Message::Install { snapshot, sent: Timestamp::from_nanos(1) })
     }
 

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use prost::bytes::Bytes;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout_at},
@@ -23,10 +24,12 @@ use crate::{
     peers::{
         answer,
         greeting::{self, Session},
-        hello::End,
-        wire::proto::{self, frame::Frame as Kind, peers_server::Peers},
+        hello::{Acquaintance, End},
+        ledger::KnownWrites,
+        operate::{self, Ends, Progress, Replacement},
+        wire::proto::{self, frame::Frame as Kind, outcome::Outcome, peers_server::Peers},
     },
-    raft::{identity::NodeId, membership::Writes},
+    raft::identity::NodeId,
     tls::PeerCertificate,
 };
 
@@ -124,6 +127,98 @@ impl<G: Greet> Peers for Desk<G> {
         tokio::spawn(over.run_until_cancelled_owned(watcher.tell_on(request.into_inner())));
         Ok(Response::new(ReceiverStream::new(told)))
     }
+
+    type OperateStream = ReceiverStream<Result<proto::Outcome, Status>>;
+
+    async fn operate(
+        &self,
+        request: Request<Streaming<proto::Operation>>,
+    ) -> Result<Response<Self::OperateStream>, Status> {
+        let Guest { from, over, .. } = &self.guest;
+        let Some((place, replaces)) = self.shared.lobby.observe(from.ip(), over, Instant::now()) else {
+            self.guest.stage.send_replace(Stage::Over);
+            self.shared.contacts.counts.count(Mishap::Crowded);
+            return Err(Ending::NoRoom.status());
+        };
+        if replaces {
+            self.shared.contacts.counts.count(Mishap::Crowded);
+        }
+        self.guest.stage.send_replace(Stage::Known);
+        self.shared.lobby.leave(&self.guest.over);
+        let (tell, told) = mpsc::channel(1);
+        let (shared, guest, certificate) =
+            (Arc::clone(&self.shared), self.guest.clone(), self.certificate.clone());
+        let operator = Operator { shared, guest, certificate, tell, _place: place };
+        let over = self.guest.over.clone();
+        tokio::spawn(over.run_until_cancelled_owned(operator.serve(request.into_inner())));
+        Ok(Response::new(ReceiverStream::new(told)))
+    }
+}
+
+/// One that orders something.
+struct Operator<G> {
+    shared: Arc<Shared<G>>,
+    guest: Guest,
+    certificate: Option<PeerCertificate>,
+    tell: mpsc::Sender<Result<proto::Outcome, Status>>,
+    _place: Place,
+}
+
+impl<G: Greet> Operator<G> {
+    async fn serve(self, mut said: Streaming<proto::Operation>) {
+        let served = timeout_at(self.guest.until, self.order(&mut said)).await;
+        let mut progress = match served {
+            Ok(Some(Ok(progress))) => progress,
+            Ok(Some(Err(refused))) => {
+                tracing::warn!(from = %self.guest.from, problem = refused, "refused an operator's order");
+                self.tell(Outcome::Refused(refused)).await;
+                return;
+            }
+            Ok(None) | Err(_) => return,
+        };
+        while let Some(next) = progress.recv().await {
+            let (outcome, last) = match next {
+                Progress::Begun => (Outcome::Begun(true), false),
+                Progress::Done => (Outcome::Done(true), true),
+                Progress::Refused(why) => (Outcome::Refused(why), true),
+            };
+            self.tell(outcome).await;
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Challenges, and passes the order on, if it may be given. `None` if there is none.
+    async fn order(
+        &self,
+        said: &mut Streaming<proto::Operation>,
+    ) -> Option<Result<mpsc::UnboundedReceiver<Progress>, String>> {
+        said.message().await.ok()??;
+        let challenge = greeting::nonce();
+        self.tell(Outcome::Challenge(Bytes::copy_from_slice(&challenge))).await;
+        let operation = said.message().await.ok()??;
+        let settings = &self.shared.settings;
+        let ends = Ends { from: self.guest.from, at: self.guest.at };
+        let order = operate::permitted(settings, self.certificate.as_ref(), ends, &challenge, &operation);
+        let named = order.and_then(|order| operate::named(settings, &self.shared.contacts.ledger, &order));
+        let (told, progress) = mpsc::unbounded_channel();
+        Some(named.map(|(member, directory)| {
+            tracing::info!(
+                from = %self.guest.from,
+                member = %settings.group().member(member).name,
+                directory = directory.short(),
+                "an operator replaces a member's data directory"
+            );
+            self.shared.greeter.replace(Replacement { member, directory, told });
+            progress
+        }))
+    }
+
+    async fn tell(&self, outcome: Outcome) {
+        // Whoever asked may have gone.
+        let _ = self.tell.send(Ok(proto::Outcome { outcome: Some(outcome) })).await;
+    }
 }
 
 /// One that has greeted as a member.
@@ -134,7 +229,7 @@ struct Member<G> {
     node: NodeId,
     session: Session,
     /// What was known of its writes before we greeted it.
-    known_writes: Writes,
+    known_writes: KnownWrites,
 }
 
 impl<G: Greet> Member<G> {
@@ -153,12 +248,15 @@ impl<G: Greet> Member<G> {
         theirs: &proto::Hello,
         outbox: &Outbox,
         frames: &mut Streaming<proto::Frame>,
-    ) -> Result<(), Ending> {
-        self.shared.acquaint(End::Accepted(self.node), theirs, self.known_writes).await?;
-        outbox.introduce(Kind::Introduction(self.session.introduce(&self.shared.hello())));
+    ) -> Result<Acquaintance, Ending> {
+        let them = self.shared.acquaint(End::Accepted(self.node), theirs, &self.known_writes).await?;
+        outbox.introduce(Kind::Introduction(self.session.introduce(&self.shared.hello(Some(&them)))));
         match first_word(frames).await? {
             Kind::Verdict(verdict) if verdict.refusal.is_empty() => {
-                Ok(self.shared.greeter.confirmed(self.node).await?)
+                if !verdict.newcomer {
+                    self.shared.greeter.confirmed(self.node).await?;
+                }
+                Ok(them)
             }
             Kind::Verdict(verdict) => Err(self.shared.refused_by(self.node, &verdict)),
             _ => Err(Ending::Malformed("it did not say whether it talks with us".to_owned())),
@@ -180,20 +278,26 @@ impl<G: Greet> Member<G> {
         let acquainted =
             timeout_at(self.guest.until, acquainted).await.unwrap_or(Err(Ending::Silent(FIRST_WORD)));
         let Self { shared, guest, heard, node, .. } = self;
-        if let Err(ending) = acquainted {
-            outbox.refuse(&ending);
-            shared.contacts.apart(node, ending);
-            guest.stage.send_replace(Stage::Over);
-            return;
-        }
+        let them = match acquainted {
+            Ok(them) => them,
+            Err(ending) => {
+                outbox.refuse(&ending);
+                shared.contacts.apart(node, ending);
+                guest.stage.send_replace(Stage::Over);
+                return;
+            }
+        };
+        let directory = them.identity.directory;
+        let disk = (directory, them.claim);
         guest.stage.send_replace(Stage::Known);
         shared.lobby.leave(&guest.over);
-        shared
-            .contacts
-            .join(node, Talk { outbox, heard, over: guest.over.clone(), round_trips: RoundTrips::default() });
+        shared.contacts.join(
+            node,
+            Talk { outbox, heard, disk, over: guest.over.clone(), round_trips: RoundTrips::default() },
+        );
         // Also when this is dropped, because the connection is gone: then there is nothing to hear.
         let mut left = Left { shared: Arc::clone(&shared), guest, node, ending: None };
-        left.ending = Some(hear(&mut frames, &shared, node).await);
+        left.ending = Some(hear(&mut frames, &shared, node, directory).await);
     }
 }
 

@@ -15,7 +15,10 @@ use crate::{
             proto::{self, frame::Frame as Kind},
         },
     },
-    raft::{identity::NodeId, membership::Writes},
+    raft::{
+        identity::NodeId,
+        membership::{DirectoryId, Writes},
+    },
 };
 
 /// How often a member is asked, to see how long the answer takes. A handful of small words beside the heartbeats, and
@@ -69,6 +72,9 @@ pub(crate) enum Ending {
     /// What the end of a connection means on which nothing had come for too long.
     #[error("it does not answer any more")]
     Mute,
+    /// Another directory is to take the place of its own.
+    #[error("its data directory is replaced by another one")]
+    Replaced,
     #[error("it closed the connection")]
     Closed,
     #[error("the connection broke: {0}")]
@@ -185,8 +191,9 @@ pub(super) async fn hear<G: Greet>(
     frames: &mut Streaming<proto::Frame>,
     shared: &Shared<G>,
     from: NodeId,
+    directory: DirectoryId,
 ) -> Ending {
-    let (route, contacts) = (shared.route(from), &shared.contacts);
+    let (route, contacts) = (shared.route(from, directory), &shared.contacts);
     let mut written = Writes::default();
     let mut measure = interval(MEASURE_EVERY);
     measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -215,7 +222,7 @@ pub(super) async fn hear<G: Greet>(
             Ok(_) => return Ending::Malformed("it says twice who it is".to_owned()),
             Err(ending) => return ending,
         };
-        if let Err(objection) = contacts.count_writes(from, &mut written, &message) {
+        if let Err(objection) = contacts.count_writes(from, &directory, &mut written, &message) {
             return Stranger::from(objection).into();
         }
         let envelope = match route.decode(message) {

@@ -1,7 +1,6 @@
 //! Whole networks over real sockets, several in one process, on one thread as in the binary.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
@@ -21,12 +20,13 @@ use crate::{
         Contact, Evidence, Group, Known, Look, Settings, SyncTimes,
         disk::Stranger,
         hello,
-        ledger::{Ledger, Meeting},
+        ledger::{Ledger, Meeting, MemberRecords},
+        operate::Replacement,
     },
     raft::{
         identity::{Index, NodeId, Position, Term},
         log::Snapshot,
-        membership::{Franchise, Identity, Run, RunId, Writes},
+        membership::{Entrance, Franchise, Identity, Run, RunId, Writes},
         message::{Envelope, Message},
     },
 };
@@ -63,16 +63,19 @@ impl Greet for Arc<Book> {
     }
 
     async fn meet(&self, node: NodeId, meeting: Meeting) -> Result<(), Stranger> {
-        if let Some(record) = self.ledger.judge(node, &meeting)? {
-            self.ledger.record(node, record);
+        if let Some((record, entrance)) = self.ledger.judge(node, &meeting)? {
+            self.ledger.record(node, record, entrance);
         }
         Ok(())
     }
 
     async fn confirmed(&self, node: NodeId) -> Result<(), Stranger> {
-        self.ledger.confirmed(node).into_iter().for_each(|record| self.ledger.record(node, record));
+        let confirmed = self.ledger.confirmed(node).into_iter();
+        confirmed.for_each(|record| self.ledger.record(node, record, Entrance::Founder));
         Ok(())
     }
+
+    fn replace(&self, _: Replacement) {}
 
     fn revoked(&self, why: String) {
         self.revoked.lock().unwrap().push(why);
@@ -165,7 +168,7 @@ impl Server {
             changed: changes,
         };
         let others = settings.group().size().others(settings.me());
-        let (records, writes) = (BTreeMap::new(), Writes(9));
+        let (records, writes) = (MemberRecords::default(), Writes(9));
         let ledger = Arc::new(Ledger::new(identity, writes, records, Franchise::Waiting, others));
         let revoked = Arc::default();
         let book = Arc::new(Book { ledger: Arc::clone(&ledger), revoked: Arc::clone(&revoked) });
@@ -179,7 +182,8 @@ impl Server {
 
     fn envelope(&self, to: &str, term: u64, message: Message) -> Envelope {
         let (cluster, from, to) = (self.settings.cluster(), self.settings.me(), self.node(to));
-        Envelope { cluster, from, to, term: Term::new(term), message }
+        let directory = self.ledger.identity().directory;
+        Envelope { cluster, from, to, directory, term: Term::new(term), message }
     }
 
     /// Says something small.
@@ -190,7 +194,7 @@ impl Server {
     /// Says something as large as it gets.
     fn say_much(&self, to: &str, term: u64) {
         let at = Position { term: Term::new(1), index: Index::new(1) };
-        let snapshot = Snapshot { at, data: vec![7; 1 << 20].into() };
+        let snapshot = Snapshot { at, data: vec![7; 1 << 20].into(), seats: None };
         let install = Message::Install { snapshot, sent: Timestamp::from_nanos(1) };
         self.network.send(self.envelope(to, term, install));
     }

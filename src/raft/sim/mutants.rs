@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{handoff, plan::Plan, run, run_with_bad_disks, with_a_hanging_disk, world::World};
+use super::{
+    handoff, plan::Plan, run, run_with_bad_disks, run_with_replaced_disks, with_a_hanging_disk, world::World,
+};
 use crate::raft::{identity::Term, mutant::Mutant, timing::Timing};
 
 /// More than ten times what the rarest takes.
@@ -131,6 +133,40 @@ fn a_follower_that_lacks_what_it_had_is_noticed() {
         assert!(forgets(None, 1, seed) && forgets(None, 5, seed));
         assert!(!forgets(Some(Mutant::OverlooksLosses), 5, seed));
     }
+}
+
+/// What one may lead to that is known by the wrong disk: or nobody can be elected.
+const WRONG_DISKS: [&str; 6] = [
+    "election safety",
+    "tokens grow",
+    "one valid leader",
+    "leader completeness",
+    "state machine safety",
+    "a leader again",
+];
+
+fn caught_replacing(mutant: Mutant) {
+    caught_by(run_with_replaced_disks, Plan::of_replaced_disks, mutant, &WRONG_DISKS);
+}
+
+#[test]
+fn an_old_disk_that_still_counts_is_noticed() {
+    caught_replacing(Mutant::CountsDisksByName);
+}
+
+#[test]
+fn a_replacement_that_counts_once_it_is_committed_is_noticed() {
+    caught_replacing(Mutant::CountsDisksOnceCommitted);
+}
+
+#[test]
+fn a_new_disk_that_counts_at_once_is_noticed() {
+    caught_replacing(Mutant::AdmitsDisksAtOnce);
+}
+
+#[test]
+fn a_new_disk_that_counts_before_the_old_one_is_replaced_for_good_is_noticed() {
+    caught_replacing(Mutant::AdmitsDisksBeforeTheCommit);
 }
 
 #[test]

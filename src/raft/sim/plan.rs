@@ -36,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) heal_at: TrueTime,
     /// Whether disks are lost or put back.
     pub(crate) disks: bool,
+    /// Whose disk is replaced.
+    pub(crate) replaced: Option<NodeId>,
     /// Whether servers have yet to meet at the start.
     pub(crate) strangers: bool,
     pub(crate) mutant: Option<Mutant>,
@@ -78,6 +80,10 @@ pub(crate) enum Fault {
     Lag(Whom, Duration),
     /// Killed, and its disk lost; started on a new one after that long.
     Wipe(Whom, Duration),
+    /// Killed, and started on its other disk after that long.
+    OtherDisk(Whom, Duration),
+    /// An operator has the disk that it runs on take the place of the one that counts.
+    Replace(Whom),
     /// A copy of its disk is made.
     BackUp(Whom),
     /// Killed, and its disk put back to the copy; started after that long.
@@ -134,6 +140,16 @@ impl Plan {
         Self { faults: old_disks(&mut rng, plan.heal_at), disks: true, ..plan }
     }
 
+    /// What `seed` stands for, as a run in which the disk of one server is lost, comes back, and is replaced.
+    pub(crate) fn of_replaced_disks(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(!seed);
+        let plan = (seed * 16..).map(|seed| Self::drawn(seed, false)).find(|plan| plan.clocks.len() > 2);
+        let plan = Self { seed, ..plan.expect("most groups have more than two") };
+        let whom = NodeId::new(rng.u8(0..plan.clocks.len() as u8));
+        let faults = replaced_disks(&mut rng, whom, plan.heal_at);
+        Self { faults, disks: true, replaced: Some(whom), ..plan }
+    }
+
     fn drawn(seed: u64, short_reigns: bool) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let servers = [3, 3, 3, 3, 5, 5, 5, 2, 4, 7, 1][rng.usize(0..11)];
@@ -161,6 +177,7 @@ impl Plan {
             faults,
             heal_at,
             disks: false,
+            replaced: None,
             strangers: false,
             mutant: None,
             slow: Vec::new(),
@@ -275,6 +292,7 @@ impl Plan {
             faults: Vec::new(),
             heal_at: TrueTime(0),
             disks: false,
+            replaced: None,
             strangers: false,
             mutant: None,
             slow: Vec::new(),
@@ -425,6 +443,40 @@ fn lost_disks(rng: &mut fastrand::Rng, servers: u8, until: TrueTime) -> Vec<(Tru
     faults
 }
 
+/// One server has several disks, and others are away now and then.
+fn replaced_disks(rng: &mut fastrand::Rng, whom: NodeId, until: TrueTime) -> Vec<(TrueTime, Fault)> {
+    let mut faults = Vec::new();
+    let mut at = TrueTime(0).plus(Duration::from_millis(400));
+    let whom = Whom::Server(whom);
+    while at < until {
+        let down = Duration::from_millis(rng.u64(0..200));
+        let other = if rng.bool() { Whom::Leader } else { Whom::Other(rng.u8(0..4)) };
+        if rng.u8(0..6) == 0 {
+            // The old disk comes back once it is replaced, where the leader that knows it is away.
+            faults.push((at, Fault::Replace(whom)));
+            at = at.plus(Duration::from_millis(rng.u64(0..300)));
+            faults.push((at, Fault::CutOff(Whom::Leader)));
+            faults.push((at, Fault::OtherDisk(whom, Duration::ZERO)));
+            at = at.plus(Duration::from_millis(rng.u64(0..1_500)));
+            faults.push((at, Fault::Mend));
+            continue;
+        }
+        faults.push(match rng.u8(0..16) {
+            0..=1 => (at, Fault::OtherDisk(whom, down)),
+            2 => (at, Fault::Wipe(whom, down)),
+            3..=7 => (at, Fault::Replace(whom)),
+            8..=9 => (at, Fault::Bounce(other, down)),
+            10..=11 => (at, Fault::CutOff(other)),
+            12 => (at, Fault::OneWay(other, whom)),
+            13..=14 => (at, Fault::Mend),
+            _ => (at, Fault::StartAll),
+        });
+        at = at.plus(Duration::from_millis(rng.u64(0..400)));
+    }
+    faults.retain(|(at, _)| *at < until);
+    faults
+}
+
 /// A server's disk is copied, and put back while others are away.
 fn old_disks(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
     let mut faults = Vec::new();
@@ -533,6 +585,10 @@ impl fmt::Display for Fault {
             Self::SlowDisk(node, times) => write!(f, "the disk of {node} takes {times} times as long"),
             Self::Lag(whom, by) => write!(f, "all that is sent to {whom} takes {by:?} longer"),
             Self::Wipe(whom, down) => write!(f, "{whom} loses its disk, and is started after {down:?}"),
+            Self::OtherDisk(whom, down) => {
+                write!(f, "{whom} comes back on another disk of its own, after {down:?}")
+            }
+            Self::Replace(whom) => write!(f, "the disk of {whom} is to be replaced by the one that it has"),
             Self::BackUp(whom) => write!(f, "the disk of {whom} is copied"),
             Self::PutBack(whom, down) => {
                 write!(f, "the disk of {whom} is put back to the copy; it is started after {down:?}")

@@ -140,6 +140,7 @@ impl World {
             stored: Stored::nothing(),
             papers: Papers::blank(place as u64),
             backup: None,
+            spare: None,
             tampered: false,
             known_better_by: Vec::new(),
             process: None,
@@ -539,7 +540,7 @@ impl World {
         let (Some(server), state) = (&process.node, process.state) else { return };
         if state.at.index.after(server.log().snapshot().at.index) >= self.plan.compact_after {
             self.note(|| format!("{node} compacts its log up to {}", state.at));
-            self.step(node, Input::Compact(state.snapshot()));
+            self.step(node, Input::Compact(state.compacted()));
         }
     }
 
@@ -567,7 +568,19 @@ impl World {
             franchise => franchise,
         };
         let Plan { timing, limits, mutant, .. } = self.plan;
-        let config = Config { me: node, members, cluster: CLUSTER, timing, limits, franchise, mutant };
+        let directory = self.machines[node.place()].papers.identity.directory;
+        let founders = self.founders(node);
+        let config = Config {
+            me: node,
+            members,
+            cluster: CLUSTER,
+            timing,
+            limits,
+            franchise,
+            directory,
+            founders,
+            mutant,
+        };
         let machine = &mut self.machines[node.place()];
         if machine.process.is_some() {
             return;

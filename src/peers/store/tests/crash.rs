@@ -26,7 +26,7 @@ fn until_the_power_goes(platter: Platter, author: &mut Author, cut: u64) -> (Pla
     let image = loop {
         let write = author.write();
         history.push(author.kept.clone());
-        if opened.store.write(&[write], &[]).is_err() {
+        if opened.store.write(&[write], &MemberRecords::default()).is_err() {
             break platter.after_power_cut(&mut random);
         }
         before = (author.log.clone(), author.ballot);
@@ -76,7 +76,7 @@ fn a_power_cut_while_it_starts_takes_back_nothing() {
         let platter = Platter::default();
         let mut store = begin(&platter).store;
         for _ in 0..10 {
-            store.write(&[author.write()], &[]).unwrap();
+            store.write(&[author.write()], &MemberRecords::default()).unwrap();
         }
         let mut bytes = platter.bytes();
         for operations in 0..30 {
@@ -100,9 +100,9 @@ fn what_a_killed_process_had_not_synced_is_durable_once_it_was_read() {
         let mut author = Author::new(seed);
         let platter = Platter::default();
         let mut store = begin(&platter).store;
-        store.write(&[author.write()], &[]).unwrap();
+        store.write(&[author.write()], &MemberRecords::default()).unwrap();
         platter.fail_syncs();
-        store.write(&[author.append(100)], &[]).expect_err("it is not durable");
+        store.write(&[author.append(100)], &MemberRecords::default()).expect_err("it is not durable");
         let seen = platter.bytes();
         let synced = platter.after_power_cut(&mut fastrand::Rng::with_seed(seed));
         // The pages that the killed process wrote are seen, and maybe not on the disk.
@@ -128,12 +128,14 @@ fn a_full_disk_is_an_error_that_says_so_and_leaves_what_was_durable() {
         let error = loop {
             let write = author.append(20_000);
             history.push(author.kept.clone());
-            if let Err(error) = store.write(&[write], &[]) {
+            if let Err(error) = store.write(&[write], &MemberRecords::default()) {
                 break error;
             }
         };
         assert!(matches!(error, StoreError::Full { .. }), "{error}");
-        let again = store.write(&[author.write()], &[]).expect_err("nothing follows a write that failed");
+        let again = store
+            .write(&[author.write()], &MemberRecords::default())
+            .expect_err("nothing follows a write that failed");
         drop((again, store));
         platter.limit(None);
         let found = resume(&platter).unwrap().stored;
@@ -147,11 +149,11 @@ fn a_failed_sync_is_never_followed_by_another_write() {
     let mut store = begin(&platter).store;
     let mut author = Author::new(3);
     platter.fail_after(3, io::ErrorKind::Other);
-    store.write(&[author.write()], &[]).expect_err("the disk fails");
+    store.write(&[author.write()], &MemberRecords::default()).expect_err("the disk fails");
     // The kernel may say that the next one succeeds, and have lost the pages of the first.
     platter.fail_after(u64::MAX / 2, io::ErrorKind::Other);
     let seen = platter.bytes();
-    store.write(&[author.write()], &[]).expect_err("it failed before");
+    store.write(&[author.write()], &MemberRecords::default()).expect_err("it failed before");
     assert_eq!(platter.bytes(), seen);
 }
 
@@ -207,7 +209,7 @@ fn page(number: u64) -> Write {
     let entry = Entry { at, payload: Payload::Record(Arc::from(vec![number as u8; 300])) };
     let snapshot = (number.is_multiple_of(50)).then(|| {
         let end = Position { term: Term::new(number - 20), index: Index::new(number - 20) };
-        Snapshot { at: end, data: Arc::from(number.to_be_bytes()) }
+        Snapshot { at: end, data: Arc::from(number.to_be_bytes()), seats: None }
     });
     let ballot = Ballot { term: at.term, vote: Some(NodeId::new((number % 3) as u8)) };
     Write::numbered(number, ballot, Some(Change { snapshot, tail: Some((at.index, vec![entry])) }))
@@ -220,7 +222,7 @@ fn writes_until_killed() {
     let opened = Store::open(Path::new(&directory), &us()).unwrap();
     let (mut store, written) = (opened.store, opened.stored.ballot.term.get());
     for number in written + 1.. {
-        store.write(&[page(number)], &[]).unwrap();
+        store.write(&[page(number)], &MemberRecords::default()).unwrap();
         println!("acknowledged {number}");
     }
 }
@@ -286,7 +288,7 @@ fn fills_its_file_system() {
     let error = loop {
         let write = author.append(20_000);
         history.push(author.kept.clone());
-        if let Err(error) = store.write(&[write], &[]) {
+        if let Err(error) = store.write(&[write], &MemberRecords::default()) {
             break error;
         }
     };

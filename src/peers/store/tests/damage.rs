@@ -40,7 +40,7 @@ fn damage(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) -> String {
     }
 }
 
-fn told(opened: &Opened) -> (Stored, DirectoryId, BTreeMap<NodeId, Record>, Option<Duration>) {
+fn told(opened: &Opened) -> (Stored, DirectoryId, MemberRecords, Option<Duration>) {
     (opened.stored.clone(), opened.directory, opened.store.known().clone(), opened.previous_shortest)
 }
 
@@ -51,9 +51,9 @@ fn damaged_once(seed: u64) -> Result<(), String> {
     let mut store = begin(&platter).store;
     let mut author = Author::new(seed);
     store.begin_run(Duration::from_millis(250), false).unwrap();
-    store.keep_met(NodeId::new(1), super::record(&mut random), Franchise::Full).unwrap();
+    store.keep_met(NodeId::new(1), super::record(&mut random), Entrance::First, Franchise::Full).unwrap();
     for _ in 0..random.u32(..40) {
-        store.write(&[author.write()], &[]).unwrap();
+        store.write(&[author.write()], &MemberRecords::default()).unwrap();
     }
     let killed = random.bool().then(|| platter.bytes());
     drop(store);

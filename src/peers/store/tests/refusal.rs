@@ -22,7 +22,7 @@ fn refused(directory: &Path, owner: &Owner) -> String {
 fn used(owner: &Owner) -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     let mut store = Store::open(directory.path(), owner).unwrap().store;
-    store.write(&[Author::new(1).write()], &[]).unwrap();
+    store.write(&[Author::new(1).write()], &MemberRecords::default()).unwrap();
     directory
 }
 

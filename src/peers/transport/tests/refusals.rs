@@ -214,7 +214,8 @@ async fn both_sides_know_that_they_have_met_and_how_much_the_other_has_written()
     until("they have met", || a.ledger.unmet().is_empty() && b.ledger.unmet().is_empty()).await;
     a.ledger.wrote(Writes(70));
     a.say("b", 1);
-    until("b knows", || b.ledger.writes_of(NodeId::new(0)) == Writes(70)).await;
+    let of_a = a.ledger.identity().directory;
+    until("b knows", || b.ledger.writes_of(NodeId::new(0)).on(&of_a) == Writes(70)).await;
 }
 
 #[tokio::test]

@@ -346,7 +346,8 @@ async fn a_verdict_against_us_is_shown() {
     let street = Street::of(&["a", "b"]);
     let b = street.start("b");
     let (caller, _) = Puppet::introduced(street.address("b"), &street, hello_of(&street, "a")).await;
-    let verdict = Kind::Verdict(proto::Verdict { refusal: "because\nof that".to_owned(), revokes: false });
+    let verdict =
+        Kind::Verdict(proto::Verdict { refusal: "because\nof that".to_owned(), ..proto::Verdict::default() });
     caller.says.send(frame(verdict)).await.unwrap();
     until("shown, on one line", || b.problem("a") == "because\u{fffd}of that").await;
     assert!(!b.contact("a").connected);

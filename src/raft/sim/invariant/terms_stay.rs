@@ -37,6 +37,8 @@ impl Invariant for TermsStay {
             Seen::Hearing { node, anybody: false } => {
                 self.deaf[node.place()].get_or_insert(None);
             }
+            // It may come back on another disk.
+            Seen::Died { node } => self.deaf[node.place()].iter_mut().for_each(|began| *began = None),
             Seen::Stepped(step, after, _) => return self.stepped(step.node, step.term, after.term()),
             _ => {}
         }

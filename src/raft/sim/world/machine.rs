@@ -13,7 +13,7 @@ use super::{
 use crate::raft::{
     action::{Stored, Write},
     identity::{NodeId, Position},
-    log::{Entry, Payload, Snapshot},
+    log::{Compacted, Entry, Payload, Snapshot},
     membership::{DirectoryId, Franchise, Identity, Record, Run, RunId, Writes},
     node::Node,
 };
@@ -26,6 +26,8 @@ pub(super) struct Machine {
     pub(super) papers: Papers,
     /// A copy of the disk, to be put back later.
     pub(super) backup: Option<(Stored, Papers)>,
+    /// Another disk of the same member.
+    pub(super) spare: Option<(Stored, Papers)>,
     /// Whether its disk was ever lost or put back.
     pub(super) tampered: bool,
     /// Servers that knew, durably, of something that its disk had when it was put back to an older state.
@@ -56,7 +58,7 @@ pub(super) struct Process {
     /// With whom it is connected, or was last.
     pub(super) admitted: BTreeMap<NodeId, Identity>,
     /// Numbers of writes of others that go to the disk with the next write.
-    pub(super) raised: BTreeMap<NodeId, Writes>,
+    pub(super) raised: BTreeMap<(NodeId, DirectoryId), Writes>,
 }
 
 /// What a disk holds beside Raft's own: who this is, and who the others are.
@@ -64,7 +66,10 @@ pub(super) struct Process {
 pub(super) struct Papers {
     pub(super) identity: Identity,
     pub(super) writes: Writes,
+    /// Those that were met first.
     pub(super) known: BTreeMap<NodeId, Record>,
+    /// Those that a log names.
+    pub(super) named: BTreeMap<NodeId, Record>,
     pub(super) franchise: Franchise,
 }
 
@@ -74,7 +79,19 @@ impl Papers {
         let directory = DirectoryId::from_bytes(u128::from(number).to_be_bytes());
         let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: Writes(0) };
         let identity = Identity { directory, run };
-        Self { identity, writes: Writes(0), known: BTreeMap::new(), franchise: Franchise::Waiting }
+        let (known, named) = (BTreeMap::new(), BTreeMap::new());
+        Self { identity, writes: Writes(0), known, named, franchise: Franchise::Waiting }
+    }
+
+    /// What is known of that directory of a member.
+    pub(super) fn of(&self, node: NodeId, directory: DirectoryId) -> Option<&Record> {
+        let known = [self.known.get(&node), self.named.get(&node)];
+        known.into_iter().flatten().find(|record| record.identity.directory == directory)
+    }
+
+    pub(super) fn of_mut(&mut self, node: NodeId, directory: DirectoryId) -> Option<&mut Record> {
+        let known = [self.known.get_mut(&node), self.named.get_mut(&node)];
+        known.into_iter().flatten().find(|record| record.identity.directory == directory)
     }
 
     pub(super) fn wrote(&mut self, writes: u64) {
@@ -100,8 +117,8 @@ impl StateMachine {
         self.hash = mix(mix(self.hash, entry.at.term.get()), fingerprint(&entry.payload));
     }
 
-    pub(super) fn snapshot(&self) -> Snapshot {
-        Snapshot { at: self.at, data: Arc::from(self.hash.to_be_bytes()) }
+    pub(super) fn compacted(&self) -> Compacted {
+        Compacted { at: self.at, data: Arc::from(self.hash.to_be_bytes()) }
     }
 }
 
@@ -115,5 +132,10 @@ pub(crate) fn fingerprint(payload: &Payload) -> u64 {
     match payload {
         Payload::Leadership(word) => mix(word.since.0, word.who.place() as u64 + 1),
         Payload::Record(bytes) => bytes.iter().fold(7, |hash, byte| mix(hash, u64::from(*byte))),
+        Payload::Seats(seats) => seats.all().iter().fold(11, |hash, seat| {
+            let directory = seat.directory();
+            let hash = directory.as_bytes().iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
+            mix(hash, u64::from(seat.counts()))
+        }),
     }
 }

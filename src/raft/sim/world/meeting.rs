@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::{super::invariant::Violation, Event, Mail, World, machine::Papers};
 use crate::raft::{
-    action::{Input, Stored},
-    identity::NodeId,
-    membership::{Franchise, Objection, Record, Run, RunId, Writes},
+    action::{Content, Input, Proposal, ProposalId, Stored},
+    identity::{Index, Members, NodeId},
+    membership::{
+        DirectoryId, Entrance, Founders, Franchise, Objection, Record, Run, RunId, Writes, entrance,
+    },
     message::{Envelope, Message},
     mutant::Mutant,
 };
@@ -89,35 +91,62 @@ impl World {
         for (judge, said, objection) in &refusals {
             self.refuse(*judge, *said, *objection);
         }
-        if refusals.is_empty() {
-            for (judge, said, record) in judged {
-                if let Ok(record) = record {
-                    self.admit(judge, said, record);
-                }
-            }
+        if let [(_, _, Ok(mut ours)), (_, _, Ok(mut theirs))] = judged {
+            // One that is talked to because a log names it is no founder, and has not met the other as one.
+            ours.0.mutual |= theirs.1 != Entrance::Named;
+            theirs.0.mutual |= ours.1 != Entrance::Named;
+            self.admit(one, other, ours);
+            self.admit(other, one, theirs);
         }
     }
 
     /// What a server knows of another one: on its disk, and in memory.
-    fn known(&self, of: NodeId, at: NodeId) -> Option<Record> {
+    fn known(&self, of: NodeId, directory: DirectoryId, at: NodeId) -> Option<Record> {
         let machine = &self.machines[at.place()];
-        let mut record = *machine.papers.known.get(&of)?;
-        let raised = machine.process.as_ref().and_then(|process| process.raised.get(&of));
+        let mut record = *machine.papers.of(of, directory)?;
+        let raised = machine.process.as_ref().and_then(|process| process.raised.get(&(of, directory)));
         record.writes = record.writes.max(raised.copied().unwrap_or_default());
         Some(record)
     }
 
-    fn judge(&self, judge: NodeId, said: NodeId) -> Result<Record, Objection> {
+    /// The disks that a server has met first, its own among them.
+    pub(super) fn founders(&self, node: NodeId) -> Founders {
+        let papers = &self.machines[node.place()].papers;
+        let mut founders = Founders::none(Members::of(self.machines.len()).unwrap());
+        founders.met(node, papers.identity.directory);
+        papers.known.iter().for_each(|(node, record)| founders.met(*node, record.identity.directory));
+        founders
+    }
+
+    /// How a server on that directory is talked to by another one, if at all.
+    fn entrance(
+        &self,
+        judge: NodeId,
+        said: NodeId,
+        directory: DirectoryId,
+        claim: Index,
+    ) -> Result<Entrance, Objection> {
+        let seat = self.server(judge).and_then(|node| node.log().seat(said));
+        let first = self.machines[judge.place()].papers.known.get(&said);
+        entrance(seat, first.map(|record| record.identity.directory), directory, claim)
+    }
+
+    /// The entry of a server's log that names its own directory.
+    fn claim(&self, node: NodeId) -> Index {
+        let own = self.machines[node.place()].papers.identity.directory;
+        let seat = self.server(node).and_then(|server| server.log().seat(node));
+        seat.filter(|(seat, _)| seat.directory() == own).map(|(_, at)| at).unwrap_or_default()
+    }
+
+    fn judge(&self, judge: NodeId, said: NodeId) -> Result<(Record, Entrance), Objection> {
         let Papers { identity, writes, .. } = self.machines[said.place()].papers;
-        let now = |known: Option<Record>| Record {
-            mutual: true,
-            ..known.unwrap_or(Record::first(identity, writes))
+        let (directory, first) = (identity.directory, Record::first(identity, writes));
+        let entrance = match self.entrance(judge, said, directory, self.claim(said)) {
+            Err(_) if self.plan.mutant == Some(Mutant::IgnoresDirectories) => Entrance::First,
+            judged => judged?,
         };
-        let Some(mut known) = self.known(said, judge) else { return Ok(now(None)) };
+        let Some(mut known) = self.known(said, directory, judge) else { return Ok((first, entrance)) };
         match self.plan.mutant {
-            Some(Mutant::IgnoresDirectories) if known.identity.directory != identity.directory => {
-                known = Record::first(identity, writes);
-            }
             Some(Mutant::IgnoresRuns) => known.identity.run = identity.run,
             Some(Mutant::IgnoresWrites) => known.writes = Writes(0),
             _ => {}
@@ -126,7 +155,7 @@ impl World {
         if known.identity.run == identity.run {
             known.judge_writes(writes)?;
         }
-        Ok(Record { identity, writes: known.writes.max(writes), mutual: true })
+        Ok((Record { identity, writes: known.writes.max(writes), mutual: known.mutual }, entrance))
     }
 
     pub(super) fn refuse(&mut self, judge: NodeId, said: NodeId, objection: Objection) {
@@ -142,14 +171,22 @@ impl World {
         }
     }
 
-    fn admit(&mut self, judge: NodeId, said: NodeId, record: Record) {
+    fn admit(&mut self, judge: NodeId, said: NodeId, (record, entrance): (Record, Entrance)) {
         let others = self.machines.len() - 1;
         let machine = &mut self.machines[judge.place()];
         let Some(process) = &mut machine.process else { return };
         process.admitted.insert(said, record.identity);
-        if machine.papers.known.insert(said, record) != Some(record) {
+        let known = match entrance {
+            Entrance::First | Entrance::Founder => &mut machine.papers.known,
+            Entrance::Named => &mut machine.papers.named,
+        };
+        if known.insert(said, record) != Some(record) {
             machine.papers.wrote(1);
         }
+        if entrance == Entrance::First {
+            self.step(judge, Input::Met(said, record.identity.directory));
+        }
+        let machine = &mut self.machines[judge.place()];
         let all = machine.papers.known.values().filter(|record| record.mutual).count() == others;
         if all && machine.papers.franchise == Franchise::Waiting {
             machine.papers.franchise = Franchise::Full;
@@ -162,9 +199,11 @@ impl World {
     pub(super) fn mail(&self, envelope: Envelope) -> Mail {
         let sender = &self.machines[envelope.from.place()];
         let heartbeat = matches!(&envelope.message, Message::Append { entries, .. } if entries.is_empty());
-        let known = |node: &NodeId| Some((*node, self.known(*node, envelope.from)?));
-        let tallies =
-            if heartbeat { sender.papers.known.keys().filter_map(known).collect() } else { Vec::new() };
+        let known = |(node, record): (&NodeId, &Record)| {
+            Some((*node, self.known(*node, record.identity.directory, envelope.from)?))
+        };
+        let records = sender.papers.known.iter().chain(&sender.papers.named);
+        let tallies = if heartbeat { records.filter_map(known).collect() } else { Vec::new() };
         Mail { from: sender.papers.identity, writes: sender.papers.writes, tallies, envelope }
     }
 
@@ -174,7 +213,10 @@ impl World {
         let Envelope { from, to, .. } = mail.envelope;
         let admits = |world: &Self| {
             let process = world.machines[to.place()].process.as_ref();
+            // A connection with a disk that is replaced ends with the step that says so.
+            let welcome = || world.entrance(to, from, mail.from.directory, world.claim(from)).is_ok();
             process.is_some_and(|process| process.admitted.get(&from) == Some(&mail.from))
+                && (welcome() || world.plan.mutant == Some(Mutant::CountsDisksByName))
         };
         if !admits(self) && self.machines[from.place()].papers.identity == mail.from {
             self.introduce(from, to);
@@ -186,11 +228,11 @@ impl World {
         }
         let tallies = mail.tallies.iter().map(|(node, record)| (*node, record.identity, record.writes));
         for (node, identity, writes) in std::iter::once((from, mail.from, mail.writes)).chain(tallies) {
-            let known = self.known(node, to);
+            let known = self.known(node, identity.directory, to);
             if known.is_some_and(|known| known.identity == identity && known.writes < writes)
                 && let Some(process) = &mut self.machines[to.place()].process
             {
-                process.raised.insert(node, writes);
+                process.raised.insert((node, identity.directory), writes);
             }
         }
         true
@@ -201,8 +243,8 @@ impl World {
         let machine = &mut self.machines[node.place()];
         machine.papers.wrote(writes);
         let raised = machine.process.as_mut().map(|process| std::mem::take(&mut process.raised));
-        for (node, writes) in raised.into_iter().flatten() {
-            if let Some(record) = machine.papers.known.get_mut(&node) {
+        for ((node, directory), writes) in raised.into_iter().flatten() {
+            if let Some(record) = machine.papers.of_mut(node, directory) {
                 record.writes = record.writes.max(writes);
             }
         }
@@ -217,6 +259,42 @@ impl World {
         (machine.tampered, machine.backup) = (true, None);
         machine.known_better_by.clear();
         self.schedule(self.now.plus(down), Event::Start(node));
+    }
+
+    /// The server is killed, and comes back on another disk of its own: the one that it had before, or a new one.
+    pub(super) fn swap(&mut self, node: NodeId, down: Duration) {
+        self.crash(node);
+        self.starts += 1;
+        let machine = &mut self.machines[node.place()];
+        let new = || (Stored::nothing(), Papers::blank(1000 + self.starts));
+        let (stored, papers) = machine.spare.take().unwrap_or_else(new);
+        let before = std::mem::replace(&mut machine.stored, stored);
+        machine.spare = Some((before, std::mem::replace(&mut machine.papers, papers)));
+        machine.tampered = true;
+        self.schedule(self.now.plus(down), Event::Start(node));
+    }
+
+    /// An operator has the disk that a server runs on take the place of the one that counts.
+    pub(super) fn replace(&mut self, member: NodeId) {
+        let directory = self.machines[member.place()].papers.identity.directory;
+        if let Some(leader) = self.raft_leader() {
+            self.proposals += 1;
+            let (id, content) = (ProposalId(self.proposals), Content::Replacement { member, directory });
+            self.order(leader, Input::Propose(vec![Proposal { id, content }]));
+        }
+    }
+
+    /// Whether the disk that a server runs on is the one that counts, as its leader knows for certain.
+    pub(crate) fn is_admitted(&self, member: NodeId) -> bool {
+        let directory = self.machines[member.place()].papers.identity.directory;
+        self.raft_leader().and_then(|leader| self.server(leader)).is_some_and(|leader| {
+            match leader.log().seat(member) {
+                Some((seat, at)) => {
+                    seat.counts() && seat.directory() == directory && at <= leader.committed()
+                }
+                None => self.founders(leader.leader().unwrap_or(member)).of(member) == Some(directory),
+            }
+        })
     }
 
     pub(super) fn back_up(&mut self, node: NodeId) {

@@ -87,6 +87,8 @@ impl World {
             Fault::SlowDisk(node, times) => self.machines[node.place()].slow = times,
             Fault::Lag(whom, by) => self.each(whom, |world, node| world.machines[node.place()].lag = by),
             Fault::Wipe(whom, down) => self.each(whom, |world, node| world.wipe(node, down)),
+            Fault::OtherDisk(whom, down) => self.each(whom, |world, node| world.swap(node, down)),
+            Fault::Replace(whom) => self.each(whom, Self::replace),
             Fault::BackUp(whom) => self.each(whom, Self::back_up),
             Fault::PutBack(whom, down) => self.each(whom, |world, node| world.put_back(node, down)),
             Fault::Campaign(whom) => self.each(whom, |world, node| world.order(node, Input::Campaign)),
@@ -158,11 +160,36 @@ impl World {
         self.order(node, Input::Stand(announcement(node)));
     }
 
-    fn order(&mut self, node: NodeId, order: Input) {
+    pub(super) fn order(&mut self, node: NodeId, order: Input) {
         let process = self.machines[node.place()].process.as_ref();
         if process.is_some_and(|process| process.frozen.is_none()) {
             self.step(node, order);
         }
+    }
+
+    /// An operator asks again and again for the disk that a server runs on to take its place, until it counts.
+    pub(crate) fn see_through(&mut self, member: NodeId, within: Duration) {
+        const ASK_EVERY: Duration = Duration::from_millis(500);
+        let mut met = false;
+        for _ in 0..within.as_millis() / ASK_EVERY.as_millis() {
+            met = self.run_until(ASK_EVERY, |world| world.is_admitted(member));
+            if met {
+                break;
+            }
+            self.note(|| format!("-- the disk of {member} is to be replaced by the one that it has"));
+            self.replace(member);
+        }
+        self.look(&Seen::Expected { met, what: "the new disk admitted", within });
+    }
+
+    /// All are killed; all but that one are started, and must elect.
+    pub(crate) fn elect_without(&mut self, away: NodeId, within: Duration) {
+        self.members().for_each(|node| self.crash(node));
+        self.members().filter(|node| *node != away).for_each(|node| self.start(node));
+        let met = self.run_until(within, |world| world.valid_leader().is_some());
+        self.look(&Seen::Expected { met, what: "a leader without one of the servers", within });
+        self.start(away);
+        self.settle(within);
     }
 
     /// From now on the network is good, and so are the disks.
