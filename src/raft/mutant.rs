@@ -34,6 +34,8 @@ pub(crate) enum Mutant {
     CountsOnlyTheLastAsk,
     /// Of two servers that ask at one time both give way, and so again and again.
     BothGiveWay,
+    /// A server gives way to another one each time that it asks, though it may never hear an answer.
+    GivesWayEachTime,
     /// A candidate's time begins before its own vote is durable, and so does its next term.
     DoesNotWaitForItsDisk,
     /// A server votes that one of the others has never met.

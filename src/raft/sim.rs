@@ -138,6 +138,11 @@ fn contract_12_groups_in_which_few_stand_keep_every_invariant() {
     (0..200).for_each(|seed| drop(checked(Plan::of_few_candidates(seed))));
 }
 
+#[test]
+fn groups_in_lopsided_networks_keep_every_invariant() {
+    (0..150).for_each(|seed| drop(checked(Plan::of_lopsided(seed))));
+}
+
 /// The promise of `docs/peers.md`: whatever the timing, if its shortest timeout is at least three round
 /// trips and a heartbeat.
 #[test]
@@ -301,9 +306,11 @@ fn simulate() {
         running.into_iter().map(|thread| thread.join().expect("no violation")).sum()
     });
     let took = started.elapsed();
-    let rate = steps as f64 / took.as_secs_f64() / threads as f64;
+    let (seconds, threads) = (took.as_secs_f64(), threads as f64);
+    let (each, all) = (steps as f64 / seconds / threads, seeds as f64 / seconds);
     println!(
-        "{seeds} seeds from {first}: {steps} steps in {took:.1?}, {rate:.0} a second and thread, no violation"
+        "{seeds} seeds from {first} in {took:.1?}: {all:.0} seeds a second; {steps} steps, {each:.0} a second and \
+         thread; no violation"
     );
 }
 

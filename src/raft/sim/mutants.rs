@@ -210,6 +210,12 @@ fn candidates_that_give_way_to_each_other_are_noticed() {
     caught_in(Plan::of_far_apart, Mutant::BothGiveWay, &["a leader again"]);
 }
 
+/// One that is not heard, or hears nobody, then keeps all others from trying.
+#[test]
+fn giving_way_each_time_is_noticed() {
+    caught_in(Plan::of_lopsided, Mutant::GivesWayEachTime, &["a leader again"]);
+}
+
 #[test]
 fn a_candidate_that_does_not_wait_for_its_disk_is_noticed() {
     let after_a_minute = |sync, mutant, seed| {

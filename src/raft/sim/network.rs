@@ -55,6 +55,36 @@ impl Weather {
     }
 }
 
+/// A way from one server to another that is worse than the rest of the network, all the time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct BadWay {
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+    pub(crate) how: Bad,
+}
+
+/// In what it is worse.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Bad {
+    /// Nothing gets through.
+    Cut,
+    /// So many of a thousand messages are lost.
+    Lossy(u32),
+    /// Everything takes so many times as long.
+    Slow(u32),
+}
+
+impl Bad {
+    /// After how long a message arrives that takes that long elsewhere; `None` if it does not.
+    pub(crate) fn delivery(self, delay: Duration, rng: &mut fastrand::Rng) -> Option<Duration> {
+        match self {
+            Self::Cut => None,
+            Self::Lossy(lost) => (rng.u32(0..1000) >= lost).then_some(delay),
+            Self::Slow(times) => Some(delay * times),
+        }
+    }
+}
+
 /// Which way nothing gets through.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cuts(Vec<(NodeId, NodeId)>);

@@ -6,9 +6,14 @@ use std::{fmt, time::Duration};
 
 use super::{
     clock::{Clock, TrueTime},
-    network::Weather,
+    network::{Bad, BadWay, Weather},
 };
-use crate::raft::{identity::NodeId, message::Limits, mutant::Mutant, timing::Timing};
+use crate::raft::{
+    identity::{Members, NodeId},
+    message::Limits,
+    mutant::Mutant,
+    timing::Timing,
+};
 
 /// For how long things go wrong, at most.
 const TROUBLE: Duration = Duration::from_secs(8);
@@ -21,6 +26,8 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
     pub(crate) clocks: Vec<Clock>,
     pub(crate) weather: Weather,
+    /// Ways between servers that are worse.
+    pub(crate) lopsided: Option<Lopsided>,
     /// How long a disk takes for an fsync.
     pub(crate) fsync: (Duration, Duration),
     /// How many times as long some of the disks take, by server; those that are not listed, once.
@@ -41,6 +48,16 @@ pub(crate) struct Plan {
     /// Whether servers have yet to meet at the start.
     pub(crate) strangers: bool,
     pub(crate) mutant: Option<Mutant>,
+}
+
+/// A network of which only a part serves: a majority, in which all reach each other.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Lopsided {
+    pub(crate) ways: Vec<BadWay>,
+    /// Within that majority, at most.
+    round_trip: Duration,
+    /// Whether a leader that some way helps to its office can't keep it: others lose what it says, or have it late.
+    fickle: bool,
 }
 
 /// Whom a fault hits.
@@ -170,6 +187,7 @@ impl Plan {
             limits: if short_reigns { Limits { entries: 1, ..limits } } else { limits },
             clocks,
             weather: weather(&mut rng),
+            lopsided: None,
             fsync: [(100, 400), (1_000, 8_000), (2_000, 40_000)].map(range)[rng.usize(0..3)],
             late: Duration::from_millis([0, 2, 15][rng.usize(0..3)]),
             compact_after: [5, 20, 1000][rng.usize(0..3)],
@@ -222,6 +240,64 @@ impl Plan {
         self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Withdraw(_)))
     }
 
+    /// What `seed` stands for, in a lopsided network.
+    pub(crate) fn of_lopsided(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x10B);
+        Self::of(seed).lopsided(&mut rng)
+    }
+
+    /// The same trouble where a majority's members reach each other, though some ways among them are slow; any other
+    /// way may be cut, lossy or much slower, in one direction or both, with a timing that serves the majority.
+    fn lopsided(mut self, rng: &mut fastrand::Rng) -> Self {
+        // Those that stand might not be of that majority.
+        self.faults.retain(|(_, fault)| !matches!(fault, Fault::Withdraw(_)));
+        let servers = self.clocks.len();
+        let mut order: Vec<_> = (0..servers as u8).map(NodeId::new).collect();
+        rng.shuffle(&mut order);
+        let core = &order[..Members::of(servers).map_or(servers, |members| members.majority())];
+        let most = Duration::from_micros(rng.u64(300..25_000));
+        let delay = (most / 2, most);
+        let (mut ways, mut times, mut fickle) = (Vec::new(), 1, false);
+        for from in &order {
+            for to in order.iter().filter(|to| *to != from) {
+                let inside = core.contains(from) && core.contains(to);
+                let how = match rng.u8(0..8) {
+                    0..=1 if inside => Bad::Slow(rng.u32(2..4)),
+                    _ if inside => continue,
+                    0..=2 => Bad::Cut,
+                    3 => Bad::Lossy(rng.u32(100..1000)),
+                    4 => Bad::Slow(rng.u32(2..20)),
+                    _ => continue,
+                };
+                if let Bad::Slow(slower) = how
+                    && inside
+                {
+                    times = times.max(slower);
+                }
+                fickle |= !inside && how != Bad::Cut;
+                ways.push(BadWay { from: *from, to: *to, how });
+            }
+        }
+        let round_trip = most * 2 * times;
+        let heartbeat = Duration::from_millis(rng.u64(5..60));
+        let timing = serving(rng, round_trip, heartbeat, SYNC);
+        let (weather, late) = (Weather { delay, ..self.weather }, Duration::ZERO);
+        let lopsided = Some(Lopsided { ways, round_trip, fickle });
+        // A candidate asks all others at once. With room for fewer, those of the majority may be left out each time.
+        let limits = Limits { held: self.limits.held.max(servers), ..self.limits };
+        Self { weather, lopsided, limits, timing, fsync: (SYNC / 4, SYNC), late, ..self }
+    }
+
+    /// The longest that a message and its answer take, where they have to serve.
+    fn round_trip(&self) -> Duration {
+        self.lopsided.as_ref().map_or(self.weather.round_trip(), |lopsided| lopsided.round_trip)
+    }
+
+    /// Whether a leader that came after the trouble stays.
+    pub(crate) fn keeps_its_leader(&self) -> bool {
+        self.weather.is_reliable() && !self.lopsided.as_ref().is_some_and(|lopsided| lopsided.fickle)
+    }
+
     /// The same trouble where a round trip takes 10 to 300 ms, with a timing that just serves, or more.
     fn far_apart(self, rng: &mut fastrand::Rng) -> Self {
         let round_trip = Duration::from_micros(rng.u64(10_000..300_000));
@@ -259,10 +335,11 @@ impl Plan {
     /// serve with this network and these disks, where one may come, but need not.
     pub(crate) fn elects_within(&self) -> Option<Duration> {
         let slow = self.slow.iter().max().copied().unwrap_or(1);
-        let (sync, round_trip) = (self.fsync.1 * slow, self.weather.round_trip() + self.late * 2);
+        let (sync, round_trip) = (self.fsync.1 * slow, self.round_trip() + self.late * 2);
         let shortest = self.timing.shortest() * 19 / 20; // By the fastest clock.
         let serves = shortest >= round_trip * 3 + self.timing.heartbeat() && shortest >= sync * 4;
-        let attempts = if self.weather.is_reliable() { 4 } else { 16 };
+        // One that is helped by a slow or lossy way may ask for votes in vain, and more than once.
+        let attempts = if self.keeps_its_leader() { 4 } else { 16 };
         // A caretaker waits, or rests; then it is elected, and only then one that stands.
         let attempts = if self.has_few_candidates() { 2 * attempts + 6 } else { attempts };
         serves.then(|| self.timing.longest() * attempts * 21 / 20)
@@ -274,7 +351,7 @@ impl Plan {
         let slow = self.slow.iter().max().copied().unwrap_or(1);
         let at_once = self.limits.entries.min(self.limits.in_flight);
         let rounds = entries.div_ceil(at_once) as u32 * if self.weather.is_reliable() { 1 } else { 5 };
-        (self.fsync.1 * slow + self.weather.round_trip()) * rounds
+        (self.fsync.1 * slow + self.round_trip()) * rounds
     }
 
     /// A group in which nothing goes wrong by itself.
@@ -285,6 +362,7 @@ impl Plan {
             limits: Limits::DEFAULT,
             clocks: vec![Clock::RIGHT; servers],
             weather: Weather::FAIR,
+            lopsided: None,
             fsync: range((500, 1_500)),
             late: Duration::ZERO,
             compact_after: 1000,

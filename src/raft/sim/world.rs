@@ -18,7 +18,7 @@ use std::{
 use super::{
     clock::{Clock, TrueTime},
     invariant::{Invariants, Seen, Step, Violation},
-    network::{Cuts, Weather},
+    network::{BadWay, Cuts, Weather},
     plan::Plan,
 };
 use crate::{
@@ -110,6 +110,7 @@ pub(crate) struct World {
     /// Of all servers: each has an id.
     starts: u64,
     weather: Weather,
+    bad_ways: Vec<BadWay>,
     cuts: Cuts,
     healed: bool,
     /// How long the next leader has to live.
@@ -158,6 +159,7 @@ impl World {
             machines: plan.clocks.iter().enumerate().map(machine).collect(),
             starts: 0,
             weather: plan.weather,
+            bad_ways: plan.lopsided.iter().flat_map(|lopsided| &lopsided.ways).copied().collect(),
             cuts: Cuts::default(),
             healed: false,
             doom: None,
@@ -481,8 +483,12 @@ impl World {
         self.sent += 1;
         self.rejections += u64::from(matches!(envelope.message, Message::Rejected { .. }));
         let lag = self.machines[envelope.to.place()].lag;
+        let bad = self.bad_ways.iter().find(|way| (way.from, way.to) == (envelope.from, envelope.to));
+        let bad = bad.map(|way| way.how);
         let mail = self.mail(envelope);
         for delay in self.weather.deliveries(&mut self.rng) {
+            let delay = bad.map_or(Some(delay), |bad| bad.delivery(delay, &mut self.rng));
+            let Some(delay) = delay else { continue };
             self.schedule(self.now.plus(delay + lag), Event::Deliver(Box::new(mail.clone())));
         }
     }
@@ -645,7 +651,7 @@ impl World {
         self.look(&Seen::Expected { met, what: "a leader", within });
         // It may say so once the others have all that was in its log before.
         // One that came out of the trouble may have missed too much of it to stay.
-        let reliable = self.plan.weather.is_reliable();
+        let reliable = self.plan.keeps_its_leader();
         self.run_for(self.plan.timing.longest() * if reliable { 2 } else { 0 });
         let within = within + self.plan.copies_within(backlog);
         let met = self.run_until(within, |world| world.valid_leader().is_some());

@@ -195,6 +195,7 @@ impl World {
     /// From now on the network is good, and so are the disks.
     pub(crate) fn clear_up(&mut self) {
         self.weather = Weather::FAIR;
+        self.bad_ways.clear();
         self.plan.fsync = Plan::fair(1, 0).fsync;
         self.machines.iter_mut().for_each(|machine| machine.slow = 1);
     }
