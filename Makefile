@@ -36,7 +36,8 @@ test: test-deps
 lint: build-deps
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
-	cargo clippy --lib --no-default-features -- -D warnings
+	cargo clippy --lib --no-default-features --features etcd -- -D warnings
+	cargo clippy --lib --no-default-features --features peers -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 	sh scripts/deny.sh
 
@@ -65,7 +66,7 @@ torture: build-deps
 
 # The simulator is a test that has no end of its own. It is worth optimizing; linking it for size is not.
 RAFT = CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
-	cargo test --release --lib --no-default-features
+	cargo test --release --lib --no-default-features --features peers
 SEEDS ?= 100000
 N ?= 50
 

@@ -99,6 +99,7 @@ pub(crate) type Won = oneshot::Sender<Result<Leadership, CampaignError>>;
 
 /// One campaign's order to a backend.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
 pub struct Standing {
     pub(crate) election: ElectionName,
     pub(crate) name: CandidateName,

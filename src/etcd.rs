@@ -58,6 +58,7 @@ mod progress;
 mod queue;
 mod stand;
 mod term;
+mod tls;
 mod trouble;
 pub(crate) mod view;
 mod watches;

@@ -417,6 +417,7 @@ impl Tenure {
     }
 
     /// Whether the holder has given leadership up, and is only not heard yet.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
     pub(crate) fn given_up(&mut self) -> Option<Order> {
         loop {
             match self.orders.try_recv() {

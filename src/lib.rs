@@ -37,15 +37,21 @@
 pub mod candidate;
 pub mod clock;
 pub mod contract;
+#[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod leadership;
 pub mod names;
 pub mod observe;
+#[cfg(feature = "peers")]
 pub mod peers;
+#[cfg(feature = "peers")]
 mod raft;
 pub mod timing;
 mod tls;
 pub mod validity;
+
+#[cfg(not(any(feature = "etcd", feature = "peers")))]
+compile_error!("leader-election needs a backend: turn on the feature `etcd`, `peers`, or both");
 
 pub use self::{
     candidate::{CampaignError, Candidate, LeadershipStatus},

@@ -154,6 +154,7 @@ pub(crate) fn displayed_within(value: &[u8], most: usize) -> String {
 }
 
 /// The same for an error of another program, which may speak in several lines.
+#[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
 pub(crate) fn displayed_error(text: &str) -> String {
     /// Enough for what went wrong and why; not for a page of HTML.
     const MOST: usize = 1024;

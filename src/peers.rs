@@ -77,6 +77,7 @@ mod seen;
 mod settings;
 mod state;
 mod store;
+mod tls;
 pub(crate) mod transport;
 pub(crate) mod wire;
 

@@ -127,6 +127,7 @@ pub(crate) struct Backoff {
     ceiling: Duration,
 }
 
+#[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(100);
     const LAST: Duration = Duration::from_secs(3);
@@ -134,7 +135,9 @@ impl Backoff {
     pub(crate) fn new() -> Self {
         Self::between(Self::FIRST, Self::LAST)
     }
+}
 
+impl Backoff {
     pub(crate) fn between(first: Duration, last: Duration) -> Self {
         Self { first, last, ceiling: first }
     }

@@ -1,47 +1,41 @@
 //! Certificates, read and looked at before anything is sent.
 
 use std::{
-    fmt, io,
-    net::SocketAddr,
+    fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use etcd_client::{Certificate, Identity, TlsOptions};
 use rustls::{
-    CertificateError, ClientConfig, RootCertStore, ServerConfig,
-    client::{verify_server_cert_signed_by_trust_anchor, verify_server_name},
-    server::{ParsedCertificate, WebPkiClientVerifier},
+    CertificateError, ClientConfig, RootCertStore, client::verify_server_cert_signed_by_trust_anchor,
+    server::ParsedCertificate, sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tonic::transport;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 
 /// How to speak TLS with etcd, or among peers. Towards etcd it trusts the system's certificate
 /// authorities unless told whom to trust; peers have to name theirs.
 #[derive(Clone, Default)]
 pub struct Tls {
     /// Certificates in PEM form.
-    ca: Option<Vec<u8>>,
-    identity: Option<Pem>,
-    files: Arc<Files>,
+    pub(crate) ca: Option<Vec<u8>>,
+    pub(crate) identity: Option<Pem>,
+    pub(crate) files: Arc<Files>,
 }
 
 /// Where it was read from.
 #[derive(Clone, Default)]
-struct Files {
-    ca: Option<PathBuf>,
+pub(crate) struct Files {
+    pub(crate) ca: Option<PathBuf>,
     /// The certificate's and the key's.
-    identity: Option<(PathBuf, PathBuf)>,
+    pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// A certificate and its key.
 #[derive(Clone)]
-struct Pem {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
+pub(crate) struct Pem {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
 }
 
 impl fmt::Debug for Tls {
@@ -89,30 +83,21 @@ impl Tls {
         }
         let der = pem.key();
         let der = der.map_err(|_| InvalidTls::new(key, "there is no private key in it, in PEM form"))?;
-        if provider().key_provider.load_private_key(der).is_err() {
+        if provider().key_provider.load_private_key(der.clone_key()).is_err() {
             let problem =
                 "its kind of key is not supported; use RSA (2048 bits or more), P-256, P-384 or Ed25519";
             return Err(InvalidTls::new(key, problem));
         }
-        // Made here once, and thrown away, for the TLS library to compare the two.
-        transport::Endpoint::from_static("https://etcd")
-            .tls_config(TlsOptions::new().identity(Identity::from_pem(&pem.certificate, &pem.key)))
+        CertifiedKey::from_der(pem.chain(), der, &provider())
             .map_err(|_| InvalidTls::new(key, "it is not the private key of that certificate"))?;
         self.identity = Some(pem);
         Arc::make_mut(&mut self.files).identity = Some((certificate.to_owned(), key.to_owned()));
         Ok(self)
     }
 
-    /// The same files as they are now, for a connection that is about to be made: certificates are renewed on disk.
-    /// Where they can't be used, as in the middle of a renewal, it is what was read before.
-    ///
-    /// Not on this thread: a file system that hangs must not hold up renewals.
-    pub(crate) async fn current(&self) -> Self {
-        let tls = self.clone();
-        tokio::task::spawn_blocking(move || tls.reread()).await.unwrap_or_else(|_stopped| self.clone())
-    }
-
-    fn reread(&self) -> Self {
+    /// The same files as they are now: certificates are renewed on disk. Where they can't be used, as in the middle
+    /// of a renewal, it is what was read before.
+    pub(crate) fn reread(&self) -> Self {
         let read = || {
             let mut tls = Self::default();
             if let Some(ca) = &self.files.ca {
@@ -143,36 +128,8 @@ impl Tls {
         }
     }
 
-    pub(crate) fn client_config(&self) -> TlsOptions {
-        let options = match &self.ca {
-            Some(ca) => TlsOptions::new().ca_certificate(Certificate::from_pem(ca)),
-            None => TlsOptions::new().with_native_roots(),
-        };
-        match &self.identity {
-            Some(pem) => options.identity(Identity::from_pem(&pem.certificate, &pem.key)),
-            None => options,
-        }
-    }
-
-    /// What etcd has against our certificate, or against our having none.
-    ///
-    /// With TLS 1.3 the handshake is over for us before etcd has looked at our certificate. If
-    /// a request is under way by then, its alert is lost in the closing of the connection as
-    /// often as not. So connect, send nothing, and listen: etcd refuses us with an alert, or
-    /// begins to speak HTTP/2.
-    pub(crate) async fn refusal(&self, host: &str, address: SocketAddr) -> Option<io::Error> {
-        let config = self.current().await.listening()?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()?;
-        let listening = async {
-            let tcp = TcpStream::connect(address).await?;
-            let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
-            stream.read(&mut [0; 1]).await
-        };
-        timeout(LISTEN, listening).await.ok()?.err()
-    }
-
     /// The same trust and identity, for a connection of our own.
-    fn listening(&self) -> Option<ClientConfig> {
+    pub(crate) fn listening(&self) -> Option<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .ok()?
@@ -186,40 +143,12 @@ impl Tls {
     }
 
     /// The authorities that were named.
-    fn roots(&self) -> Option<RootCertStore> {
+    pub(crate) fn roots(&self) -> Option<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(
             CertificateDer::pem_slice_iter(self.ca.as_ref()?).filter_map(Result::ok),
         );
         Some(roots)
-    }
-
-    /// Both sides show a certificate, and both look at the other's.
-    ///
-    /// # Errors
-    ///
-    /// [`OneSided`] where an authority or a certificate of our own is missing.
-    pub(crate) fn mutual(&self) -> Result<Mutual, OneSided> {
-        let current = Current { stamp: self.files.stamp(), both: self.both()? };
-        Ok(Mutual { source: self.clone(), current: Arc::new(Mutex::new(current)) })
-    }
-
-    fn both(&self) -> Result<Both, OneSided> {
-        let (Some(pem), Some(roots), Some(client)) = (&self.identity, self.roots(), self.listening()) else {
-            return Err(OneSided::Missing);
-        };
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-            .build()
-            .map_err(|error| OneSided::Unusable(error.to_string()))?;
-        let unusable = |error: rustls::Error| OneSided::Unusable(error.to_string());
-        let mut server = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(unusable)?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(pem.chain(), pem.key().map_err(|error| OneSided::Unusable(error.to_string()))?)
-            .map_err(unusable)?;
-        server.alpn_protocols = vec![HTTP_2.to_vec()];
-        Ok(Both { client: Arc::new(client), server: Arc::new(server) })
     }
 }
 
@@ -227,11 +156,11 @@ impl Tls {
 pub(crate) const HTTP_2: &[u8] = b"h2";
 
 impl Pem {
-    fn chain(&self) -> Vec<CertificateDer<'static>> {
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         chain(&self.certificate)
     }
 
-    fn key(&self) -> Result<PrivateKeyDer<'static>, rustls_pki_types::pem::Error> {
+    pub(crate) fn key(&self) -> Result<PrivateKeyDer<'static>, rustls_pki_types::pem::Error> {
         PrivateKeyDer::from_pem_slice(&self.key)
     }
 }
@@ -276,110 +205,6 @@ pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// TLS among equals: the same authority and the same certificate, whoever calls whom. The files are read again at the
-/// first connection after they changed.
-#[derive(Clone)]
-pub(crate) struct Mutual {
-    source: Tls,
-    current: Arc<Mutex<Current>>,
-}
-
-/// What connections are made with, and how the files were when it was read from them.
-struct Current {
-    stamp: Stamp,
-    both: Both,
-}
-
-/// When each file was written, and how long it is.
-type Stamp = Vec<Option<(SystemTime, u64)>>;
-
-#[derive(Clone)]
-struct Both {
-    client: Arc<ClientConfig>,
-    server: Arc<ServerConfig>,
-}
-
-impl Files {
-    fn stamp(&self) -> Stamp {
-        let identity = self.identity.iter().flat_map(|(certificate, key)| [certificate, key]);
-        let stamp = |path: &PathBuf| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
-        };
-        self.ca.iter().chain(identity).map(stamp).collect()
-    }
-}
-
-impl fmt::Debug for Mutual {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mutual").finish_non_exhaustive()
-    }
-}
-
-impl Mutual {
-    pub(crate) fn source(&self) -> &Tls {
-        &self.source
-    }
-
-    pub(crate) fn connector(&self) -> TlsConnector {
-        TlsConnector::from(self.both().client)
-    }
-
-    pub(crate) fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.both().server)
-    }
-
-    fn both(&self) -> Both {
-        let stamp = self.source.files.stamp();
-        // Nothing in here panics half way through a change.
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if stamp != current.stamp {
-            current.stamp = stamp;
-            match self.source.reread().both() {
-                Ok(both) => {
-                    tracing::info!("the certificates were read again");
-                    current.both = both;
-                }
-                Err(error) => tracing::warn!(%error, "the certificates read before are used"),
-            }
-        }
-        current.both.clone()
-    }
-}
-
-/// What the other side has shown of itself in a handshake, in which it was found to be of an authority of ours.
-#[derive(Debug, Clone)]
-pub(crate) struct PeerCertificate(CertificateDer<'static>);
-
-impl PeerCertificate {
-    /// The caller's, on a connection of ours to one that calls.
-    pub(crate) fn of(connection: &rustls::ServerConnection) -> Option<Self> {
-        let first = connection.peer_certificates()?.first()?;
-        Some(Self(first.clone().into_owned()))
-    }
-
-    /// Whether it is for this host: by a DNS name, or an IP address.
-    pub(crate) fn is_for(&self, host: &str) -> bool {
-        let (Ok(certificate), Ok(host)) = (ParsedCertificate::try_from(&self.0), ServerName::try_from(host))
-        else {
-            return false;
-        };
-        verify_server_name(&certificate, &host).is_ok()
-    }
-}
-
-/// Why a [`Tls`] does not do for connections on which both sides show who they are.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum OneSided {
-    #[error("an authority, a certificate and its key are needed, all three")]
-    Missing,
-    #[error("{0}")]
-    Unusable(String),
-}
-
-/// How long etcd may take to refuse us.
-const LISTEN: Duration = Duration::from_secs(1);
-
 fn read(path: &Path) -> Result<Vec<u8>, InvalidTls> {
     std::fs::read(path).map_err(|error| InvalidTls::new(path, error))
 }
@@ -401,19 +226,9 @@ fn certificates(path: &Path) -> Result<Vec<u8>, InvalidTls> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, CertifiedKey, KeyPair, generate_simple_self_signed};
+    use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
-
-    /// Writes a new certificate and its key; returns the certificate's text.
-    fn issue(directory: &Path) -> String {
-        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["peer1".to_owned()]).unwrap();
-        // Another length each time, where the clock of the file system is coarse.
-        let comment = format!("{}\n", "#".repeat(fastrand::usize(1..1000)));
-        std::fs::write(directory.join("cert"), comment + &cert.pem()).unwrap();
-        std::fs::write(directory.join("key"), KeyPair::serialize_pem(&signing_key)).unwrap();
-        cert.pem()
-    }
 
     fn ending(year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
@@ -447,25 +262,5 @@ mod tests {
         assert_eq!(tls.expiry().own, new_year(2041), "read again");
         std::fs::write(&cert, "cut off").unwrap();
         assert_eq!(tls.expiry().own, new_year(2040), "what was read first is what is used");
-    }
-
-    #[test]
-    fn renewed_certificates_are_used_and_broken_ones_are_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let (cert, key) = (directory.path().join("cert"), directory.path().join("key"));
-        issue(directory.path());
-        let tls = Tls::default().trusting(&cert).unwrap().identified_by(&cert, &key).unwrap();
-        let mutual = tls.mutual().unwrap();
-        let before = mutual.both();
-        assert!(Arc::ptr_eq(&before.server, &mutual.both().server), "nothing has changed");
-
-        let renewed = issue(directory.path());
-        let now = tls.reread();
-        assert!(String::from_utf8_lossy(&now.identity.unwrap().certificate).contains(&renewed));
-        let after = mutual.both();
-        assert!(!Arc::ptr_eq(&before.server, &after.server) && !Arc::ptr_eq(&before.client, &after.client));
-
-        std::fs::write(&cert, "cut off").unwrap();
-        assert_eq!(tls.reread().identity.unwrap().certificate, tls.identity.as_ref().unwrap().certificate);
     }
 }

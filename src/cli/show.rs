@@ -167,9 +167,9 @@ mod tests {
                 syncs: SyncTimes::default(),
             }),
         };
-        let candidates = vec![Queued { name: "c".to_owned(), token: None }];
-        let observation = Observation { at: SystemTime::now(), state: State::Vacant { blocked_by: None } };
-        let snapshot = Snapshot { observation, candidates };
+        let candidates = vec![Queued::new("c".to_owned(), None)];
+        let observation = Observation::new(SystemTime::now(), State::Vacant { blocked_by: None });
+        let snapshot = Snapshot::new(observation, candidates);
         let line = |role| caretaker(&snapshot, &[server("a", role), server("c", "follower")]);
         assert_eq!(line("caretaker").as_deref(), Some("a brings c up to date; there is no leader yet"));
         assert_eq!(line("follower"), None);

@@ -18,6 +18,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
+use super::tls::Mutual;
 use super::{
     Group, InvalidSettings, Known, Look, Member, Secret, Settings, Timing, Tls,
     answer::{self, Answer},
@@ -33,7 +34,6 @@ use crate::{
     names::{CandidateName, ElectionName},
     observe::{Leader, Observation, Observer, Queued, Snapshot, State},
     timing::Backoff,
-    tls::Mutual,
 };
 
 /// How often a member is asked until its first answer says how soon its group elects another leader.
@@ -73,7 +73,6 @@ pub struct Client {
 
 /// What one server has answered, or why it has not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct Answered {
     /// Which server.
     pub member: Member,

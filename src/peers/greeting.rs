@@ -18,6 +18,7 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
+use super::tls::PeerCertificate;
 use super::{
     Group, Settings,
     secret::{Nonce, Point, Proof, Secret},
@@ -26,7 +27,6 @@ use super::{
 use crate::{
     names::{CandidateName, displayed},
     raft::identity::NodeId,
-    tls::PeerCertificate,
 };
 
 /// The version of the messages in `proto/peers.proto`.

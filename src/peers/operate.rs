@@ -22,6 +22,7 @@ use super::{
     Settings,
     ledger::Ledger,
     secret::{Nonce, Point, Proof},
+    tls::PeerCertificate,
     wire::proto,
 };
 use crate::{
@@ -30,7 +31,6 @@ use crate::{
         identity::NodeId,
         membership::{DirectoryId, Seat},
     },
-    tls::PeerCertificate,
 };
 
 /// The fewest digits that name a directory: so many are shown of one.

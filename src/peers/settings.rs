@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::tls::Mutual;
 use super::{Group, PeerAddress, Secret, Timing, Tls};
 use crate::{
     leadership::ClusterId,
     names::{CandidateName, ElectionName},
     raft::{identity::NodeId, message::LONGEST_LEAP},
-    tls::Mutual,
 };
 
 /// Who this member is, of which group, and where it keeps what it must not forget.

@@ -29,7 +29,7 @@ use super::{
     talk::{Ending, innermost},
     tied::Tied,
 };
-use crate::{peers::wire::proto::peers_server::PeersServer, tls::PeerCertificate};
+use crate::peers::{tls::PeerCertificate, wire::proto::peers_server::PeersServer};
 
 /// Calls on one connection at a time. A caller has one; the other is for one that is just ending.
 const MOST_CALLS: u32 = 2;

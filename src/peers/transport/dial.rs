@@ -25,10 +25,8 @@ use super::{
     talk::Ending,
     tied::Tied,
 };
-use crate::{
-    peers::{PeerAddress, wire::proto::peers_client::PeersClient},
-    tls::Mutual,
-};
+use crate::peers::tls::Mutual;
+use crate::peers::{PeerAddress, wire::proto::peers_client::PeersClient};
 
 /// Where a member is, and what is known of the way there.
 #[derive(Debug)]

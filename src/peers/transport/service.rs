@@ -20,6 +20,7 @@ use super::{
     queue::{Answering, Outbox, queue},
     talk::{Ending, first_word, hear},
 };
+use crate::peers::tls::PeerCertificate;
 use crate::{
     peers::{
         answer,
@@ -30,7 +31,6 @@ use crate::{
         wire::proto::{self, frame::Frame as Kind, outcome::Outcome, peers_server::Peers},
     },
     raft::identity::NodeId,
-    tls::PeerCertificate,
 };
 
 /// At least so often an observer hears that nothing has changed.
