@@ -20,7 +20,7 @@ fn each_backend_alone_brings_neither_the_other_nor_the_command_line() {
     let command_line = ["clap", "prometheus-client", "toml", "tracing-subscriber"];
     let (etcd, peers) = (compiled_with("etcd"), compiled_with("peers"));
     let of_etcd = ["etcd-client"];
-    let of_peers = ["redb", "protox", "tonic-prost"];
+    let of_peers = ["redb", "protox"];
     for (compiled, own, others) in
         [(&etcd, &of_etcd[..], &of_peers[..]), (&peers, &of_peers[..], &of_etcd[..])]
     {
