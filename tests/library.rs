@@ -629,6 +629,19 @@ on_each_etcd! {
         .unwrap();
     }
 
+    async fn contract_12_what_was_not_released_in_time_is_released_once_etcd_answers(version: EtcdVersion) {
+        let mut server = Server::start(version);
+        let etcd = connected(&server.endpoint());
+        let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
+        server.kill();
+        let resigned = soon("the end of the release's time", leadership.resign()).await;
+        assert!(matches!(resigned, Err(OrderError::Unconfirmed(_))), "{resigned:?}");
+        server.restart();
+        // By itself the lease would last for its whole TTL again.
+        eventually(SOON, "the place to be given back", || server.admin().candidates("leader").is_empty().then_some(()));
+        assert_eq!(server.admin().leases(), [0; 0]);
+    }
+
     async fn what_a_leader_proclaims_is_seen_by_observers(version: EtcdVersion) {
         let server = Server::start(version);
         let etcd = connected(&server.endpoint());

@@ -198,10 +198,12 @@ impl Held {
         });
     }
 
-    /// Revokes the lease, and with it deletes its keys. Tries until `deadline`.
+    /// Revokes the lease, and with it deletes its keys. Returns by `deadline`; what was not confirmed by then goes on
+    /// in the background, or etcd, back after an outage, would keep the lease for its whole TTL again.
     pub(crate) async fn revoke(mut self, deadline: Timestamp) -> Result<(), Trouble> {
-        self.revoked = true;
-        revoke(&self.shared, self.id, self.ttl, Some(deadline)).await
+        let revoked = revoke(&self.shared, self.id, self.ttl, Some(deadline)).await;
+        self.revoked = revoked.is_ok();
+        revoked
     }
 }
 
