@@ -14,8 +14,9 @@
 //! calls the other, as they do. Writes are counted only where disks are put back: elsewhere no judgement looks at them.
 //!
 //! What is not shown since it does not hold: an older copy that was started again in between, and has written as much
-//! by then as the original had, is taken for it; and a vote that it has forgotten may be given a second time before it is
-//! noticed. Both have a test that finds them.
+//! by then as the original had, is taken for it; a vote that it has forgotten may be given a second time before it is
+//! noticed; and a copy and its original that are let in by different members vote once each. All three have a test that
+//! finds them.
 
 use std::ops::Range;
 
@@ -46,6 +47,8 @@ struct Group {
     put_back: bool,
     /// Whether one server's disk may be copied, once that server is connected with all others.
     copied: bool,
+    /// Whether it may be copied before, too.
+    apart: bool,
     without: Option<Safeguard>,
 }
 
@@ -358,7 +361,7 @@ impl Model for Group {
                 actions.push(Action::Save(one));
             }
             let with_all = (0..SERVERS).all(|other| other == one || world.connected(one, other));
-            if self.copied && world.copied.is_none() && with_all && one == UNLUCKY {
+            if self.copied && world.copied.is_none() && (with_all || self.apart) && one == UNLUCKY {
                 actions.push(Action::Copy(one));
             }
             if self.may_vote(disk) && disk.term < self.terms && self.standing.contains(&world.member(one)) {
@@ -530,6 +533,11 @@ fn two_leaders_if_a_copy_takes_the_place_of_one_that_answers() {
 #[test]
 fn an_old_copy_may_give_a_vote_again_before_it_is_noticed() {
     Group { standing: 0..2, ..Group::with_an_old_copy() }.refute(ONE_LEADER);
+}
+
+#[test]
+fn a_copy_and_the_original_that_are_let_in_by_different_members_vote_once_each() {
+    Group { apart: true, restarts: 1, ..Group::with_a_copy() }.refute(ONE_LEADER);
 }
 
 #[test]
