@@ -74,9 +74,17 @@ impl Terms {
         let mut deposed: BTreeMap<Token, At> = BTreeMap::new();
         let mut shared = Vec::new();
         let thaws = thaws(events);
+        // Keys that a leader of etcd's took away on waking, before their holders had said that they lead.
+        let mut taken: BTreeMap<Token, (At, At)> = BTreeMap::new();
         for Event { at, what } in events {
             match what {
                 What::Proved { who, token, until } => {
+                    // It was first by what etcd had told it, and its lease was good: the news of the end was on its way.
+                    if let Some((thaw, gone)) = taken.remove(token)
+                        && at.since(gone) <= AT_ONCE
+                    {
+                        deposed.entry(*token).or_insert(thaw.min(gone));
+                    }
                     let note = notes.entry(*token).or_insert_with(|| Notes::begin(who, *at, *until));
                     if note.who != *who {
                         shared.push((*token, note.who.clone(), who.clone()));
@@ -111,10 +119,12 @@ impl Terms {
                 What::Gone { token, .. } => {
                     let waking =
                         thaws.iter().find(|thaw| thaw.since(*at) <= AT_ONCE && at.since(**thaw) <= WAKING);
-                    if let (Some(thaw), Some(note)) = (waking, notes.get(token))
-                        && note.was_renewed_shortly_before(*at)
-                    {
-                        deposed.entry(*token).or_insert(*thaw.min(at));
+                    match (waking, notes.get(token)) {
+                        (Some(thaw), Some(note)) if note.was_renewed_shortly_before(*at) => {
+                            deposed.entry(*token).or_insert(*thaw.min(at));
+                        }
+                        (Some(thaw), None) => drop(taken.insert(*token, (*thaw, *at))),
+                        _ => {}
                     }
                 }
                 _ => {}
@@ -269,6 +279,14 @@ mod tests {
         assert_eq!(deposed(40, &renewed), None);
         // Not renewed for long: it may have ended by itself.
         assert_eq!(deposed(110, &[proved(1, "a", 5, 200)]), None);
+
+        // It won just then, and had not said so yet.
+        let won = |at| {
+            let waking = [began(0, 7, MEMBER_FROZEN), over(100, 7), gone(110, 5, 1), proved(at, "a", 5, 300)];
+            Terms::of(&waking).with(5).expect("a term").deposed
+        };
+        assert_eq!(won(130), Some(at(100)));
+        assert_eq!(won(161), None);
     }
 
     #[test]
