@@ -29,7 +29,7 @@ fn group(config: Config) -> Result<(config::Peers, leader_election::ElectionName
     }
 }
 
-/// Prints a line for each member. Exit 0 if a majority has answered, 4 if none has.
+/// Prints a line for each member. Exit 0 if a majority has answered, else 4.
 pub(super) async fn list(config: Config) -> anyhow::Result<ExitCode> {
     let (peers, election) = group(config)?;
     let (snapshot, answered) = peers.client(election)?.survey(PATIENCE).await;
