@@ -331,6 +331,11 @@ impl Plan {
         self.slow.get(node.place()).copied().unwrap_or(1)
     }
 
+    /// What a sync takes at most, also on a disk that is slow for a while.
+    pub(crate) fn slowest_sync(&self) -> Duration {
+        self.fsync.1 * self.slow.iter().max().copied().unwrap_or(1).max(SLOWEST_DISK)
+    }
+
     /// Within what time there must be a leader once nothing fails any more; `None` if the timing can't
     /// serve with this network and these disks, where one may come, but need not.
     pub(crate) fn elects_within(&self) -> Option<Duration> {
@@ -377,6 +382,9 @@ impl Plan {
         }
     }
 }
+
+/// How many times as long a disk takes at most that is slow for a while.
+const SLOWEST_DISK: u32 = 50;
 
 /// What a good disk takes at most.
 const SYNC: Duration = Duration::from_millis(5);
@@ -444,7 +452,7 @@ fn fault(rng: &mut fastrand::Rng, servers: u8) -> Fault {
         15 => Fault::Split(rng.u8(..)),
         16..=19 => Fault::Mend,
         20 => Fault::Weather(weather(rng)),
-        21 => Fault::SlowDisk(server(rng), [1, 10, 50][rng.usize(0..3)]),
+        21 => Fault::SlowDisk(server(rng), [1, 10, SLOWEST_DISK][rng.usize(0..3)]),
         22 => Fault::Lag(whom(rng), a_while(rng) / 3),
         _ => Fault::Resign(whom(rng)),
     }

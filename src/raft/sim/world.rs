@@ -237,6 +237,11 @@ impl World {
         self.plan.heal_at
     }
 
+    /// See [`Plan::slowest_sync`].
+    pub(crate) fn slowest_sync(&self) -> Duration {
+        self.plan.slowest_sync()
+    }
+
     pub(crate) fn now(&self) -> TrueTime {
         self.now
     }
