@@ -350,9 +350,8 @@ impl Links {
     }
 
     fn unreachable(&self, problems: Vec<(usize, Trouble)>) -> Trouble {
-        let human = |(_, trouble): &(usize, Trouble)| trouble.remedy == Remedy::Human;
-        // Those that did not answer at all may yet be the ones that let us in.
-        let all = problems.len() == self.settings.endpoints.len() && problems.iter().all(human);
+        // Endpoints that did not answer at all may yet let us in.
+        let all = problems.iter().all(|(_, trouble)| trouble.remedy == Remedy::Human);
         let login = problems.iter().any(|(_, trouble)| trouble.is_refused_login());
         let remedy = match (all, login) {
             (false, _) => Remedy::Unreachable,
@@ -361,13 +360,8 @@ impl Links {
             (true, _) => Remedy::Human,
         };
         let endpoint = |index: usize| &self.settings.endpoints[index];
-        let message = if problems.is_empty() {
-            format!("no endpoint answered within {CONNECT_TIMEOUT:?}")
-        } else {
-            let said = problems.iter().map(|(index, trouble)| format!("'{}': {trouble}", endpoint(*index)));
-            said.collect::<Vec<_>>().join("; ")
-        };
-        Trouble { remedy, message }
+        let said = problems.iter().map(|(index, trouble)| format!("'{}': {trouble}", endpoint(*index)));
+        Trouble { remedy, message: said.collect::<Vec<_>>().join("; ") }
     }
 }
 
@@ -418,13 +412,11 @@ async fn connect(
 
 /// What is to be said of an endpoint none of whose addresses answered.
 fn together(addresses: &[SocketAddr], problems: BTreeMap<usize, Trouble>) -> Trouble {
-    let all = problems.len() == addresses.len();
     let human = |trouble: &Trouble| trouble.remedy == Remedy::Human;
-    let remedy = if all && problems.values().all(human) { Remedy::Human } else { Remedy::Elsewhere };
-    let message = match (addresses, problems.values().next()) {
-        (_, None) => return Trouble::unanswered(CONNECT_TIMEOUT),
-        ([_only], Some(trouble)) => trouble.message.clone(),
-        (_, Some(_)) => {
+    let remedy = if problems.values().all(human) { Remedy::Human } else { Remedy::Elsewhere };
+    let message = match addresses {
+        [_only] => problems.values().map(ToString::to_string).collect(),
+        _ => {
             let said = problems.iter().map(|(turn, trouble)| format!("{}: {trouble}", addresses[*turn].ip()));
             said.collect::<Vec<_>>().join(", ")
         }

@@ -17,7 +17,7 @@ pub(super) const HEAD_START: Duration = Duration::from_millis(250);
 ///
 /// # Errors
 ///
-/// How each failed that did, once all have, or the last one's time `within` which to succeed is over.
+/// How each attempt failed, once all have, or the last one's time `within` which to succeed is over.
 pub(super) async fn race<T, F>(
     count: usize,
     within: Duration,
@@ -58,7 +58,12 @@ where
                 next_start = Instant::now() + HEAD_START;
                 deadline = Instant::now() + within;
             }
-            () = sleep_until(deadline) => return Err(problems),
+            () = sleep_until(deadline) => {
+                for turn in 0..started {
+                    problems.entry(turn).or_insert_with(|| Trouble::unanswered(within));
+                }
+                return Err(problems);
+            }
         }
     }
 }
@@ -113,7 +118,8 @@ mod tests {
         assert_eq!(race(3, WITHIN, refuse).await.unwrap_err().len(), 3);
         let start = Instant::now();
         let silence = race(2, WITHIN, |_| pending::<Result<(), Trouble>>()).await;
-        assert!(silence.unwrap_err().is_empty());
+        let silence = silence.unwrap_err().into_values().map(|trouble| trouble.to_string());
+        assert_eq!(silence.collect::<Vec<_>>(), ["no answer within 3s"; 2]);
         assert_eq!(start.elapsed(), WITHIN + HEAD_START);
     }
 }
