@@ -37,8 +37,8 @@ for program in $programs; do
         case $test in
             peers::*) source=src/peers ;;
             etcd::*) source=src/etcd ;;
-            status::*) source=src/status ;;
-            *) source=src ;;
+            status::*) source=src/bin/elect/status ;;
+            *) source=src/bin/elect ;;
         esac
         kept=$source/__fuzz__/$(printf %s "${test%fuzz_*}$target" | sed 's/::/__/g')
         corpus=$out/corpus/$target

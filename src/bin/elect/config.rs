@@ -597,7 +597,7 @@ mod tests {
 
     #[test]
     fn the_file_that_the_readme_shows_is_a_configuration() {
-        let readme = include_str!("../README.md");
+        let readme = include_str!("../../../README.md");
         let (_, file) = readme.split_once("```toml\n").expect("an example");
         let (file, _) = file.split_once("```").expect("its end");
         let file = File::parse(file).unwrap();
