@@ -11,7 +11,7 @@
 # The choice is made inside the stage and not by naming another one, because the
 # classic builder runs every stage, wanted or not.
 
-# Names and not digests: a digest that nobody renews keeps Debian's security fixes out. To pin, pass your registry's:
+# Names and not digests: a digest that is never renewed keeps Debian's security fixes out. To pin, pass your registry's:
 # --build-arg DEBIAN_IMAGE=debian@sha256:… (docker image inspect -f '{{index .RepoDigests 0}}' debian:bookworm-slim).
 ARG RUST_IMAGE=rust:1-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
@@ -42,9 +42,9 @@ COPY wait-for-it.sh /wait-for-it.sh
 RUN elect --version
 # A number, so that an orchestrator can see that it is not root. No account is needed.
 USER 10001:10001
-# Healthy is who stands for election: a server whose name is in the queue (ELECT_NAME; without
-# it, whoever is). That nobody leads for a moment is no fault of this container, and that
-# somebody else leads does not make up for a place lost. `status` itself gives up after 4 s.
+# Healthy is a candidate: a server whose name is in the queue (ELECT_NAME; without it, any
+# candidate). A vacancy is no fault of this container, and another leader does not make up for
+# a lost place in the queue. `status` itself gives up after 4 s.
 HEALTHCHECK --interval=5s --timeout=6s --start-period=15s --retries=3 \
     CMD status=$(elect status --json); echo "$status"; \
         case $status in *"\"name\":\"$ELECT_NAME${ELECT_NAME:+\"}"*) ;; *) exit 1 ;; esac

@@ -94,7 +94,7 @@ fuzz: build-deps
 soak: build-deps
 	MINUTES=$(or $(MINUTES),10) cargo test --test soak minutes -- --ignored --exact --nocapture
 
-# Where it was built is not in it, so whoever builds the same source with the same Rust gets the same bytes.
+# Where it was built is not in it, so the same source and the same Rust give the same bytes.
 HOME_OF_CARGO = $(or $(CARGO_HOME),$(HOME)/.cargo)
 REMAPPED = $(RUSTFLAGS) --remap-path-prefix=$(HOME_OF_CARGO)=/cargo --remap-path-prefix=$(CURDIR)=/elect \
 	$(if $(CARGO_TARGET_DIR),--remap-path-prefix=$(abspath $(CARGO_TARGET_DIR))=/elect/target)
@@ -152,7 +152,7 @@ install: $(if $(ELECT_BINARY),,release)
 	install -m 644 deploy/systemd/sysusers.conf '$(USERS)/elect.conf'
 	chmod 644 '$(MAN)'/elect*.1 '$(BASH_COMPLETIONS)/elect' '$(ZSH_COMPLETIONS)/_elect' \
 		'$(FISH_COMPLETIONS)/elect.fish' '$(UNITS)'/elect@.service '$(UNITS)'/elect-run@.service
-	@# Somebody's settings are never written over, nor removed.
+	@# Existing settings are never written over, nor removed.
 	[ -e '$(SETTINGS)/elect' ] || install -m 644 deploy/systemd/default.elect '$(SETTINGS)/elect'
 
 uninstall:

@@ -26,7 +26,7 @@ pub(crate) fn measure(bench: &Bench, floors: &mut Floors) -> Section {
         "handoff",
         "Planned handoff",
         "From SIGTERM to the leader until the next one says that it leads; a runner's next command says so itself. \
-         (`etcdctl lock` passes the signal on to nobody, so its process group is told.) Two candidates, nothing else \
+         (`etcdctl lock` passes no signal on, so its process group is told.) Two candidates, nothing else \
          to do.",
     );
     let trials = bench.scale.of(80, 3);

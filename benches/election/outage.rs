@@ -38,7 +38,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     let rounds = bench.scale.of(3, 1);
     let how = format!(
         "etcd is killed, is back after {OUTAGE:?}, and is looked at {AFTERWARDS:?} later: {CANDIDATES} `elect server` in each \
-         of {ELECTIONS} elections a TTL, {rounds} outages. Nobody may have given up, one leads, and leadership can still be \
+         of {ELECTIONS} elections a TTL, {rounds} outages. None may have given up, one leads, and leadership can still be \
          handed over."
     );
     let mut section = Section::new("outage", "etcd lost for a while", how);

@@ -51,7 +51,8 @@ pub(crate) fn section(section: &Section, report: &Report, with_plots: bool) -> S
 fn document(report: &Report) -> String {
     let mut text = String::from(
         "# Benchmarks\n\n\
-         Written by `make bench`, from one run on one machine. Change `benches/`, not this file.\n\n",
+         This page is for anyone who compares `elect` with other programs on etcd. `make bench` writes it,\nfrom one run on \
+         one machine: change `benches/`, not this file.\n\n",
     );
     text.push_str(&table::overview(report));
     text.push_str(
@@ -137,7 +138,7 @@ fn floors(report: &Report) -> String {
 
 /// In lines that a person can read where the file is not rendered.
 fn wrapped(text: &str) -> String {
-    const WIDTH: usize = 110;
+    const WIDTH: usize = 100;
     let (mut lines, mut length) = (String::new(), 0);
     for word in text.split(' ') {
         let more = word.chars().count();
@@ -232,7 +233,7 @@ mod tests {
     fn long_lines_are_wrapped_between_words() {
         let text = ["word"; 50].join(" ");
         let wrapped = wrapped(&text);
-        assert!(wrapped.lines().all(|line| line.len() <= 110), "{wrapped}");
+        assert!(wrapped.lines().all(|line| line.len() <= 100), "{wrapped}");
         assert_eq!(wrapped.replace('\n', " "), text);
     }
 
