@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tokio::try_join!(async { Ok::<_, Box<dyn Error>>(leading.await??) }, async { Ok(serving.await?) },)?;
     println!("stopped: {stopped:?}");
     // A place in the queue is given back in the background.
-    etcd.settled().await;
+    etcd.drained().await;
     Ok(())
 }
 

@@ -24,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ => println!("stopped"),
     }
     // A candidate that only waited leaves the queue in the background.
-    etcd.settled().await;
+    etcd.drained().await;
     Ok(())
 }
 

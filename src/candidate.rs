@@ -29,7 +29,7 @@ use crate::{
     clock::Timestamp,
     leadership::{FencingToken, Leadership, LeadershipHandle, Loss, OrderError},
     names::{CandidateName, ElectionName},
-    observe::{Fronts, Observer, Snapshot, SnapshotError},
+    observe::{LeaderWatch, Observer, Snapshot, SnapshotError},
     timing::Ttl,
 };
 
@@ -37,7 +37,7 @@ use crate::{
 ///
 /// Sealed: [`Etcd`](crate::etcd::Etcd) and [`Peers`](crate::peers::Peers). What is said here holds for each of them; what one of them
 /// adds is said at its own methods.
-pub trait Backend: sealed::Stand + Clone + Send + Sync + 'static {
+pub trait Backend: sealed::Campaign + Clone + Send + Sync + 'static {
     /// The states of an election, in order: see [`Observer`].
     fn observe(&self, election: ElectionName) -> Observer;
 
@@ -46,7 +46,7 @@ pub trait Backend: sealed::Stand + Clone + Send + Sync + 'static {
     ///
     /// Short terms may be skipped, and nothing is said of a lost connection. A win of this process is
     /// told to its candidate's subscribers ([`Event::Elected`]) before it is shown here.
-    fn fronts(&self, election: &ElectionName) -> Fronts;
+    fn watch_leader(&self, election: &ElectionName) -> LeaderWatch;
 
     /// One look at an election: who leads, and who waits.
     ///
@@ -73,14 +73,14 @@ pub trait Backend: sealed::Stand + Clone + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// Cancel safe: it only waits.
-    fn settled(&self) -> impl Future<Output = ()> + Send;
+    fn drained(&self) -> impl Future<Output = ()> + Send;
 }
 
 pub(crate) mod sealed {
-    pub trait Stand {
+    pub trait Campaign {
         /// Takes the order to stand, and answers through `won`, which is closed by a
         /// candidate that no longer wants to win.
-        fn stand(&self, standing: super::Standing, won: super::Won);
+        fn stand(&self, standing: super::CampaignRequest, won: super::CampaignReply);
     }
 }
 
@@ -95,12 +95,12 @@ pub(crate) fn in_span_leads(token: FencingToken) {
 }
 
 /// Where a backend answers a campaign.
-pub(crate) type Won = oneshot::Sender<Result<Leadership, CampaignError>>;
+pub(crate) type CampaignReply = oneshot::Sender<Result<Leadership, CampaignError>>;
 
 /// One campaign's order to a backend.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
-pub struct Standing {
+pub struct CampaignRequest {
     pub(crate) election: ElectionName,
     pub(crate) name: CandidateName,
     pub(crate) ttl: Ttl,
@@ -266,7 +266,7 @@ pub struct Candidate<B> {
 #[non_exhaustive]
 pub enum Stopped {
     /// This process did not lead when it was told to stop.
-    Waiting,
+    NotLeading,
     /// The work was stopped, then leadership given up.
     Released,
     /// The work was stopped, but the backend did not confirm the release.
@@ -310,7 +310,7 @@ impl<B: Backend> Candidate<B> {
     /// at the end.
     pub async fn campaign(&mut self) -> Result<Leadership, CampaignError> {
         let (won, outcome) = oneshot::channel();
-        let standing = Standing {
+        let standing = CampaignRequest {
             election: self.election.clone(),
             name: self.name.clone(),
             ttl: self.ttl,
@@ -400,7 +400,7 @@ impl<B: Backend> Candidate<B> {
         loop {
             let leadership = tokio::select! {
                 biased;
-                () = &mut shutdown => return Ok(Stopped::Waiting),
+                () = &mut shutdown => return Ok(Stopped::NotLeading),
                 won = self.campaign() => won?,
             };
             tokio::select! {
@@ -415,7 +415,7 @@ impl<B: Backend> Candidate<B> {
             }
             return Ok(match leadership.resign().await {
                 Ok(()) => Stopped::Released,
-                Err(OrderError::NotLeading) => Stopped::Waiting,
+                Err(OrderError::NotLeading) => Stopped::NotLeading,
                 Err(OrderError::Refused(why) | OrderError::Unconfirmed(why)) => Stopped::Unconfirmed(why),
             });
         }

@@ -70,18 +70,18 @@ pub use self::{
 };
 use self::{
     layout::LeaseId,
-    link::{Link, Links},
-    progress::{Answer, Known, Progress},
-    trouble::Trouble,
-    view::View,
+    link::{ConnectionPool, EndpointConnection},
+    progress::{ClusterMark, ClusterProgress, ReadKind},
+    trouble::EtcdError,
+    view::QueueView,
 };
 pub use crate::tls::{Expiry, InvalidTls, Tls};
 use crate::{
-    candidate::{Backend, Candidate, Standing, Won, sealed, span},
+    candidate::{Backend, CampaignReply, CampaignRequest, Candidate, sealed, span},
     clock::Timestamp,
     leadership::{ReleaseError, Released, Ticket},
     names::{CandidateName, ElectionName, InvalidName},
-    observe::{Fronts, Observer, Snapshot, SnapshotError},
+    observe::{LeaderWatch, Observer, Snapshot, SnapshotError},
     timing::Ttl,
 };
 /// What [`Etcd::transaction`] takes and gives.
@@ -269,7 +269,7 @@ impl fmt::Debug for Password {
 /// one, is gone.
 #[derive(Clone)]
 pub struct Etcd {
-    shared: Arc<Shared>,
+    shared: Arc<EtcdShared>,
 }
 
 impl fmt::Debug for Etcd {
@@ -311,9 +311,9 @@ impl Etcd {
     pub fn start(settings: Settings) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (alive, gone) = oneshot::channel::<()>();
-        let shared = Shared::new(settings, runtime.handle().clone(), Some(alive));
+        let shared = EtcdShared::new(settings, runtime.handle().clone(), Some(alive));
         thread::Builder::new().name("elect-keeper".into()).spawn(move || {
-            // Ends when `Shared`, and with it `alive`, is dropped.
+            // Ends when `EtcdShared`, and with it `alive`, is dropped.
             let _ = runtime.block_on(gone);
             runtime.shutdown_background();
         })?;
@@ -326,7 +326,7 @@ impl Etcd {
     /// Only for a program that never blocks that runtime: whatever blocks it holds up the renewal
     /// too. No safety is lost by that, but leadership is.
     pub fn start_on(runtime: runtime::Handle, settings: Settings) -> Self {
-        Self { shared: Arc::new(Shared::new(settings, runtime, None)) }
+        Self { shared: Arc::new(EtcdShared::new(settings, runtime, None)) }
     }
 
     /// The states of an election, in order: see [`Observer`].
@@ -338,10 +338,10 @@ impl Etcd {
         Observer::driven(|task| self.shared.spawn(task), |told| observe::observe(shared, election, told))
     }
 
-    /// Who is at the front of an election's queue, as it changes: see [`Backend::fronts`]. It shares one
+    /// Who is at the front of an election's queue, as it changes: see [`Backend::watch_leader`]. It shares one
     /// watch with the candidates of that election.
-    pub fn fronts(&self, election: &ElectionName) -> Fronts {
-        View::of(&self.shared, election).front()
+    pub fn watch_leader(&self, election: &ElectionName) -> LeaderWatch {
+        QueueView::of(&self.shared, election).front()
     }
 
     /// One look at an election: who leads, and who waits.
@@ -400,7 +400,7 @@ impl Etcd {
     /// # Cancel safety
     ///
     /// Cancel safe: it only waits.
-    pub async fn settled(&self) {
+    pub async fn drained(&self) {
         self.shared.settling.send_replace(true);
         let mut standing = self.shared.standing.subscribe();
         // The sender lives as long as `self`.
@@ -413,8 +413,8 @@ impl Backend for Etcd {
         self.observe(election)
     }
 
-    fn fronts(&self, election: &ElectionName) -> Fronts {
-        self.fronts(election)
+    fn watch_leader(&self, election: &ElectionName) -> LeaderWatch {
+        self.watch_leader(election)
     }
 
     async fn snapshot(&self, election: ElectionName) -> Result<Snapshot, SnapshotError> {
@@ -425,13 +425,13 @@ impl Backend for Etcd {
         self.last_contact()
     }
 
-    async fn settled(&self) {
-        self.settled().await;
+    async fn drained(&self) {
+        self.drained().await;
     }
 }
 
-impl sealed::Stand for Etcd {
-    fn stand(&self, standing: Standing, won: Won) {
+impl sealed::Campaign for Etcd {
+    fn stand(&self, standing: CampaignRequest, won: CampaignReply) {
         let (shared, span) = (Arc::clone(&self.shared), span(&standing.election, &standing.name));
         span.in_scope(|| self.shared.spawn_counted(stand::stand(shared, standing, won)));
     }
@@ -481,11 +481,11 @@ impl CandidateBuilder {
 const NEVER: u64 = 0;
 
 /// What everything on the thread shares.
-pub(crate) struct Shared {
-    links: Links,
-    progress: Mutex<Progress>,
+pub(crate) struct EtcdShared {
+    links: ConnectionPool,
+    progress: Mutex<ClusterProgress>,
     /// One for each election that somebody here stands in.
-    views: Mutex<BTreeMap<ElectionName, Weak<View>>>,
+    views: Mutex<BTreeMap<ElectionName, Weak<QueueView>>>,
     runtime: runtime::Handle,
     /// When the last answer was accepted, in nanoseconds of the boot-time clock.
     heard: AtomicU64,
@@ -497,16 +497,16 @@ pub(crate) struct Shared {
     _alive: Option<oneshot::Sender<()>>,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for EtcdShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 
-impl Shared {
+impl EtcdShared {
     fn new(settings: Settings, runtime: runtime::Handle, alive: Option<oneshot::Sender<()>>) -> Self {
         Self {
-            links: Links::new(settings),
+            links: ConnectionPool::new(settings),
             progress: Mutex::default(),
             views: Mutex::default(),
             runtime,
@@ -527,9 +527,9 @@ impl Shared {
         self.runtime.spawn(task.in_current_span())
     }
 
-    /// Runs a task that [`Etcd::settled`] waits for.
+    /// Runs a task that [`Etcd::drained`] waits for.
     fn spawn_counted(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let counted = Counted::new(&self.standing);
+        let counted = CountedTask::new(&self.standing);
         // What an async block captures and then awaits is in it twice.
         let task = Box::pin(task.in_current_span());
         self.runtime.spawn(async move {
@@ -538,34 +538,34 @@ impl Shared {
         });
     }
 
-    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+    fn progress(&self) -> std::sync::MutexGuard<'_, ClusterProgress> {
         // Three numbers, each whole by itself.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is known right before a question is sent.
-    fn known(&self) -> Known {
+    fn known(&self) -> ClusterMark {
         self.progress().known()
     }
 
     /// Takes an answer's header; an answer from the past fails the link it came by.
     fn accept(
         &self,
-        link: &Link,
+        link: &EndpointConnection,
         header: Option<&ResponseHeader>,
-        kind: Answer,
-        known: Known,
-    ) -> Result<Revision, Trouble> {
+        kind: ReadKind,
+        known: ClusterMark,
+    ) -> Result<Revision, EtcdError> {
         let accepted = self.progress().accept(header, kind, known);
         match accepted {
-            Ok(_) if kind == Answer::Linearizable => link.answered(),
+            Ok(_) if kind == ReadKind::Linearizable => link.answered(),
             Ok(_) => {}
             Err(_) => self.links.failed(link),
         }
         if accepted.is_ok() {
             self.heard.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
         }
-        accepted.map_err(|past| Trouble::elsewhere(past.to_string()))
+        accepted.map_err(|past| EtcdError::elsewhere(past.to_string()))
     }
 
     fn cluster(&self) -> Option<u64> {
@@ -574,16 +574,16 @@ impl Shared {
 }
 
 /// Counts a task for as long as it lives, also where it never gets to run.
-struct Counted(watch_channel::Sender<usize>);
+struct CountedTask(watch_channel::Sender<usize>);
 
-impl Counted {
+impl CountedTask {
     fn new(count: &watch_channel::Sender<usize>) -> Self {
         count.send_modify(|count| *count += 1);
         Self(count.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedTask {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -591,8 +591,8 @@ impl Drop for Counted {
 
 /// The leader's place in etcd.
 #[derive(Debug, Clone)]
-struct Seat {
-    shared: Arc<Shared>,
+struct LeaderKey {
+    shared: Arc<EtcdShared>,
     key: Vec<u8>,
     created: Revision,
     lease: LeaseId,

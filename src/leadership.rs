@@ -1,7 +1,7 @@
 //! The guard that a won campaign returns, the handles that ask about it, and how it ends.
 //!
 //! [`Leadership`] is the guard: one for each term, which ends with it. A [`LeadershipHandle`] asks about the
-//! term and speaks in its name. The thread that renews holds the other ends (`Tenure`): it extends the validity, says
+//! term and speaks in its name. The thread that renews holds the other ends (`TermHandle`): it extends the validity, says
 //! why leadership was lost, and carries out what the guard and the handles order.
 
 use std::{fmt, future::poll_fn, ops::Deref, pin::pin, sync::Arc, task::Poll, time::Duration};
@@ -75,7 +75,7 @@ pub enum Loss {
     /// Somebody else took the leader's place: on etcd by making its key anew, among peers in a later term.
     Superseded,
     /// The leader's key could not be watched for a whole TTL: it may be gone.
-    Blind,
+    Unobservable,
     /// Leadership was handed to another candidate.
     Transferred,
     /// This process gave leadership up.
@@ -91,7 +91,7 @@ impl fmt::Display for Loss {
             Self::Revoked => "the lease is gone",
             Self::KeyDeleted => "the leader's key was deleted",
             Self::Superseded => "somebody else took the leader's place",
-            Self::Blind => "the leader's key could not be watched",
+            Self::Unobservable => "the leader's key could not be watched",
             Self::Transferred => "handed over to another candidate",
             Self::Resigned => "resigned",
             Self::ShutDown => "the renewing thread has stopped",
@@ -115,17 +115,17 @@ impl fmt::Display for Loss {
 #[must_use = "dropping this gives up leadership"]
 pub struct Leadership {
     handle: LeadershipHandle,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<TermOrder>,
 }
 
 impl Leadership {
     /// A leadership for its holder, and the other ends of it for the thread that renews.
-    pub(crate) fn new(term: Term) -> (Self, Tenure) {
+    pub(crate) fn new(term: LeadershipTerm) -> (Self, TermHandle) {
         let term = Arc::new(term);
         let (lost, loss) = watch::channel(None);
         // As many orders wait as there are callers: each waits for its answer.
         let (orders, received) = mpsc::unbounded_channel();
-        let tenure = Tenure { term: Arc::clone(&term), lost, orders: received };
+        let tenure = TermHandle { term: Arc::clone(&term), lost, orders: received };
         let handle = LeadershipHandle { term, loss, orders: orders.downgrade() };
         (Self { handle, orders }, tenure)
     }
@@ -155,7 +155,7 @@ impl Leadership {
         }
         // The order goes first: to the renewing thread, a belief that ends without one is a loss.
         let (done, outcome) = oneshot::channel();
-        let _ = self.orders.send(Order::Resign { done });
+        let _ = self.orders.send(TermOrder::Resign { done });
         self.term.validity.end();
         outcome.await.unwrap_or(Err(OrderError::NotLeading))
     }
@@ -172,7 +172,7 @@ impl Deref for Leadership {
 impl Drop for Leadership {
     fn drop(&mut self) {
         // A holder that finds the deadline behind it, and goes, has not resigned.
-        let order = if self.holds() { Order::resign() } else { Order::Lapsed };
+        let order = if self.holds() { TermOrder::resign() } else { TermOrder::Lapsed };
         // The order goes first, as in `resign`.
         let _ = self.orders.send(order);
         self.term.validity.end();
@@ -185,10 +185,10 @@ impl Drop for Leadership {
 /// From then on [`holds`](Self::holds) says no, and [`lost`](Self::lost) why.
 #[derive(Debug, Clone)]
 pub struct LeadershipHandle {
-    term: Arc<Term>,
+    term: Arc<LeadershipTerm>,
     loss: watch::Receiver<Option<Loss>>,
     /// Weak: the last strong one's end orders to resign.
-    orders: mpsc::WeakUnboundedSender<Order>,
+    orders: mpsc::WeakUnboundedSender<TermOrder>,
 }
 
 impl LeadershipHandle {
@@ -320,7 +320,7 @@ impl LeadershipHandle {
         }
         let (done, answer) = oneshot::channel();
         let orders = self.orders.upgrade().ok_or(OrderError::NotLeading)?;
-        orders.send(Order::Proclaim { value: value.into(), done }).map_err(|_| OrderError::NotLeading)?;
+        orders.send(TermOrder::Proclaim { value: value.into(), done }).map_err(|_| OrderError::NotLeading)?;
         // While this waits, the guard alone keeps the term.
         drop(orders);
         answer.await.unwrap_or(Err(OrderError::NotLeading))
@@ -392,7 +392,7 @@ pub enum OrderError {
 
 /// What the holder and the renewing thread share about one term of leadership.
 #[derive(Debug)]
-pub(crate) struct Term {
+pub(crate) struct LeadershipTerm {
     pub(crate) token: FencingToken,
     pub(crate) cluster: ClusterId,
     pub(crate) name: CandidateName,
@@ -404,27 +404,27 @@ pub(crate) struct Term {
 
 /// The renewing thread's ends of a [`Leadership`].
 #[derive(Debug)]
-pub(crate) struct Tenure {
-    pub(crate) term: Arc<Term>,
+pub(crate) struct TermHandle {
+    pub(crate) term: Arc<LeadershipTerm>,
     lost: watch::Sender<Option<Loss>>,
-    orders: mpsc::UnboundedReceiver<Order>,
+    orders: mpsc::UnboundedReceiver<TermOrder>,
 }
 
-impl Tenure {
+impl TermHandle {
     /// The next order; a dropped [`Leadership`] orders to resign.
-    pub(crate) async fn order(&mut self) -> Order {
-        self.orders.recv().await.unwrap_or_else(Order::resign)
+    pub(crate) async fn order(&mut self) -> TermOrder {
+        self.orders.recv().await.unwrap_or_else(TermOrder::resign)
     }
 
     /// Whether the holder has given leadership up, and is only not heard yet.
     #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
-    pub(crate) fn given_up(&mut self) -> Option<Order> {
+    pub(crate) fn given_up(&mut self) -> Option<TermOrder> {
         loop {
             match self.orders.try_recv() {
-                Ok(Order::Proclaim { done, .. }) => drop(done.send(Err(OrderError::NotLeading))),
-                Ok(resign @ Order::Resign { .. }) => return Some(resign),
-                Ok(Order::Lapsed) => return None,
-                Err(TryRecvError::Disconnected) => return Some(Order::resign()),
+                Ok(TermOrder::Proclaim { done, .. }) => drop(done.send(Err(OrderError::NotLeading))),
+                Ok(resign @ TermOrder::Resign { .. }) => return Some(resign),
+                Ok(TermOrder::Lapsed) => return None,
+                Err(TryRecvError::Disconnected) => return Some(TermOrder::resign()),
                 Err(TryRecvError::Empty) => return None,
             }
         }
@@ -432,7 +432,7 @@ impl Tenure {
 
     /// Waits until the holder of a lost leadership has dropped it.
     pub(crate) async fn let_go(&mut self) {
-        while let Some(Order::Proclaim { done, .. }) = self.orders.recv().await {
+        while let Some(TermOrder::Proclaim { done, .. }) = self.orders.recv().await {
             let _ = done.send(Err(OrderError::NotLeading));
         }
     }
@@ -444,23 +444,23 @@ impl Tenure {
     }
 }
 
-pub(crate) type Outcome = Result<(), OrderError>;
+pub(crate) type OrderOutcome = Result<(), OrderError>;
 
 /// An order of a [`Leadership`] or one of its handles.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum TermOrder {
     Proclaim {
         value: Vec<u8>,
-        done: oneshot::Sender<Outcome>,
+        done: oneshot::Sender<OrderOutcome>,
     },
     Resign {
-        done: oneshot::Sender<Outcome>,
+        done: oneshot::Sender<OrderOutcome>,
     },
     /// To end what the holder found to have ended at its deadline.
     Lapsed,
 }
 
-impl Order {
+impl TermOrder {
     /// To resign, with no caller that waits for it.
     fn resign() -> Self {
         Self::Resign { done: oneshot::channel().0 }
@@ -472,10 +472,10 @@ mod tests {
     use super::*;
     use crate::validity::SharedValidity;
 
-    fn tenure(validity: Arc<SharedValidity>) -> Tenure {
+    fn tenure(validity: Arc<SharedValidity>) -> TermHandle {
         let (lost, _) = watch::channel(None);
         let (_, orders) = mpsc::unbounded_channel();
-        let term = Arc::new(Term {
+        let term = Arc::new(LeadershipTerm {
             token: FencingToken::new(1),
             cluster: ClusterId(1),
             name: "a".parse().unwrap(),
@@ -483,7 +483,7 @@ mod tests {
             validity,
             ticket: None,
         });
-        Tenure { term, lost, orders }
+        TermHandle { term, lost, orders }
     }
 
     #[test]

@@ -132,7 +132,7 @@ pub enum SnapshotError {
 /// Who is at the front of an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Front {
+pub enum QueueHead {
     /// A candidate: it leads, or is about to.
     Candidate {
         /// The token of its term.
@@ -153,26 +153,26 @@ pub enum Front {
 /// [`Backend::fronts`](crate::candidate::Backend::fronts).
 #[derive(Clone)]
 #[must_use = "dropping this stops following"]
-pub struct Fronts {
-    front: watch::Receiver<Option<Front>>,
+pub struct LeaderWatch {
+    front: watch::Receiver<Option<QueueHead>>,
     queue: Arc<dyn Fn() -> Result<Vec<FencingToken>, Timestamp> + Send + Sync>,
-    called: Arc<Called>,
+    called: Arc<TokensOf>,
 }
 
 /// The tokens of those in a queue that are known to go by a name.
-type Called = dyn Fn(&str) -> Vec<FencingToken> + Send + Sync;
+type TokensOf = dyn Fn(&str) -> Vec<FencingToken> + Send + Sync;
 
-impl fmt::Debug for Fronts {
+impl fmt::Debug for LeaderWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Fronts").field("front", &*self.front.borrow()).finish_non_exhaustive()
     }
 }
 
-impl Fronts {
+impl LeaderWatch {
     /// Follows `front`, which is `None` until it is first known, and asks `queue` for the tokens, `called` for those of
     /// a name.
     pub(crate) fn new(
-        mut front: watch::Receiver<Option<Front>>,
+        mut front: watch::Receiver<Option<QueueHead>>,
         queue: impl Fn() -> Result<Vec<FencingToken>, Timestamp> + Send + Sync + 'static,
         called: impl Fn(&str) -> Vec<FencingToken> + Send + Sync + 'static,
     ) -> Self {
@@ -201,7 +201,7 @@ impl Fronts {
     /// # Cancel safety
     ///
     /// Cancel safe: a later call sees the newest.
-    pub async fn next(&mut self) -> Front {
+    pub async fn next(&mut self) -> QueueHead {
         loop {
             if self.front.changed().await.is_err() {
                 // The backend has stopped, which its candidates are told: here there is no news any more.

@@ -104,11 +104,11 @@ use self::{
     transport::{Looks, Network},
 };
 use crate::{
-    candidate::{Backend, CampaignError, Candidate, Standing, Won, sealed, span},
+    candidate::{Backend, CampaignError, CampaignReply, CampaignRequest, Candidate, sealed, span},
     clock::Timestamp,
     leadership::LeadershipHandle,
     names::ElectionName,
-    observe::{Fronts, Observer, Snapshot, SnapshotError},
+    observe::{LeaderWatch, Observer, Snapshot, SnapshotError},
     raft::{
         core::Config,
         identity::Term,
@@ -350,7 +350,7 @@ impl Peers {
     /// # Cancel safety
     ///
     /// Cancel safe: it only waits.
-    pub async fn settled(&self) {
+    pub async fn drained(&self) {
         let (settled, done) = oneshot::channel();
         if self.shared.orders.send(Order::Settle(settled)).is_ok() {
             // If the driver has stopped, nothing is under way.
@@ -406,8 +406,8 @@ fn config(settings: &Settings, franchise: Franchise, directory: DirectoryId, fou
     }
 }
 
-impl sealed::Stand for Peers {
-    fn stand(&self, standing: Standing, won: Won) {
+impl sealed::Campaign for Peers {
+    fn stand(&self, standing: CampaignRequest, won: CampaignReply) {
         if let Err(mpsc::error::SendError(Order::Stand { won, .. })) =
             self.shared.orders.send(Order::Stand { standing, won })
         {
@@ -422,9 +422,9 @@ impl Backend for Peers {
         self.shared.asking(election).observe_on(&self.shared.runtime)
     }
 
-    fn fronts(&self, _election: &ElectionName) -> Fronts {
+    fn watch_leader(&self, _election: &ElectionName) -> LeaderWatch {
         let published = Arc::clone(&self.shared.published);
-        Fronts::new(self.shared.published.fronts(), move || published.queue(), |_| Vec::new())
+        LeaderWatch::new(self.shared.published.fronts(), move || published.queue(), |_| Vec::new())
     }
 
     /// Asks all members. Another election's is never known here.
@@ -439,7 +439,7 @@ impl Backend for Peers {
         Some(self.shared.published.last_contact())
     }
 
-    async fn settled(&self) {
-        Self::settled(self).await;
+    async fn drained(&self) {
+        Self::drained(self).await;
     }
 }

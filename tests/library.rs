@@ -120,9 +120,9 @@ fn every_future_can_be_spawned(etcd: Etcd, mut candidate: Candidate<Etcd>, peers
         async move {
             etcd.snapshot("leader".parse().unwrap()).await.unwrap();
             let _ = etcd.release(ticket.unwrap(), SOON).await.unwrap();
-            etcd.settled().await;
+            etcd.drained().await;
             etcd.observe("leader".parse().unwrap()).next().await;
-            etcd.fronts(&"leader".parse().unwrap()).next().await
+            etcd.watch_leader(&"leader".parse().unwrap()).next().await
         }
     });
     spawned({
@@ -132,7 +132,7 @@ fn every_future_can_be_spawned(etcd: Etcd, mut candidate: Candidate<Etcd>, peers
             peers.propose(&leadership, *b"record").await.unwrap();
             peers.committed(0).next().await;
             peers.snapshot("leader".parse().unwrap()).await.unwrap();
-            peers.settled().await;
+            peers.drained().await;
         }
     });
     spawned(async move {
@@ -297,7 +297,7 @@ on_each_etcd! {
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(admin.leases(), [leader.lease]);
         drop(leadership);
-        soon("the lease to be given back", etcd.settled()).await;
+        soon("the lease to be given back", etcd.drained()).await;
         assert_eq!(admin.leases(), [0; 0]);
     }
 
@@ -373,14 +373,14 @@ on_each_etcd! {
                 won = waiting.campaign() => panic!("won beside the leader: {won:?}"),
                 () = queued(&admin, 2) => {}
             }
-            soon("the lease to be given back", second.settled()).await;
+            soon("the lease to be given back", second.drained()).await;
             assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
         }
         // Dropped before it has been polled even once, and very soon after.
         drop(waiting.campaign());
         let _ = timeout(Duration::ZERO, waiting.campaign()).await;
         let _ = timeout(Duration::from_millis(2), waiting.campaign()).await;
-        soon("the lease to be given back", second.settled()).await;
+        soon("the lease to be given back", second.drained()).await;
         assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
 
         // A later call queues anew.
@@ -398,10 +398,10 @@ on_each_etcd! {
         let (second, ()) = wins_after(&mut second, &admin, 2, async { drop(first) }).await;
         assert!(second.token() > first_token);
         drop(second);
-        soon("all to be given back", etcd.settled()).await;
+        soon("all to be given back", etcd.drained()).await;
         assert_eq!((admin.candidates("leader"), admin.leases()), (vec![], vec![]));
         // With nothing to wait for it returns at once.
-        timeout(Duration::from_millis(1), etcd.settled()).await.unwrap();
+        timeout(Duration::from_millis(1), etcd.drained()).await.unwrap();
     }
 
     async fn contract_8_resign_is_confirmed_when_the_next_one_may_lead(version: EtcdVersion) {
@@ -472,7 +472,7 @@ on_each_etcd! {
         let key = format!("other/{}", leaders_key(&admin).rsplit_once('/').unwrap().1);
         assert_eq!(released(forged("key", key.as_bytes().into())).await, Ok(Released::NothingHeld));
         // What a release may revoke, it revokes before this returns.
-        soon("the reader to be done", reader.settled()).await;
+        soon("the reader to be done", reader.drained()).await;
         untouched();
 
         // The right one, twice.
@@ -481,7 +481,7 @@ on_each_etcd! {
         drop(leadership);
         let _next = soon("the next win", campaign).await.unwrap();
         assert_eq!(released(ticket).await, Ok(Released::NothingHeld));
-        soon("the reader to be done", reader.settled()).await;
+        soon("the reader to be done", reader.drained()).await;
         assert_eq!(admin.leases().len(), 1);
     }
 
@@ -496,7 +496,7 @@ on_each_etcd! {
         let reader = connected(&server.endpoint());
         let released = soon("an answer", reader.release(ticket, SOON)).await;
         assert_eq!(released, Ok(Released::NothingHeld));
-        soon("the reader to be done", reader.settled()).await;
+        soon("the reader to be done", reader.drained()).await;
         assert_eq!(admin.leader("leader").unwrap().lease, other);
         assert!(admin.leases().contains(&other));
     }
@@ -589,7 +589,7 @@ on_each_etcd! {
         }
         assert_eq!(kept, 64);
         drop(candidate);
-        soon("the tasks to end", etcd.settled()).await;
+        soon("the tasks to end", etcd.drained()).await;
         assert!(soon("the end of the events", events.next()).await.is_none());
     }
 
@@ -850,7 +850,7 @@ on_each_etcd! {
         let (result, tokens) = soon("four terms", async { join!(working, disturbing) }).await;
         assert_eq!(result, Ok("done"));
         assert!(tokens.is_sorted_by(|earlier, later| earlier < later), "{tokens:?}");
-        soon("the last to be given back", etcd.settled()).await;
+        soon("the last to be given back", etcd.drained()).await;
         assert_eq!(admin.leases(), [0; 0]);
     }
 
@@ -873,7 +873,7 @@ on_each_etcd! {
         assert_eq!(soon("the end", stopped).await, Ok(Stopped::Released));
         assert_eq!(in_queue_at_drop.get(), Some(1));
         assert_eq!(admin.candidates("leader"), [], "the next one may lead");
-        soon("the lease to be given back", etcd.settled()).await;
+        soon("the lease to be given back", etcd.drained()).await;
         assert_eq!(admin.leases(), [0; 0]);
     }
 
@@ -884,8 +884,8 @@ on_each_etcd! {
         let _leader = won(&mut candidate(&first, "first", LONG)).await;
         let mut waiting = candidate(&second, "second", LONG);
         let stopped = waiting.lead_until(queued(&admin, 2), async |_| panic!("it never leads"));
-        assert_eq!(soon("the end", stopped).await, Ok(Stopped::Waiting));
-        soon("the place in the queue to be given back", second.settled()).await;
+        assert_eq!(soon("the end", stopped).await, Ok(Stopped::NotLeading));
+        soon("the place in the queue to be given back", second.drained()).await;
         assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
     }
 
@@ -1030,7 +1030,7 @@ on_each_etcd! {
         let etcd = connected(&server.endpoint());
         let refused = soon("an answer", candidate(&etcd, "server1", 1).campaign()).await.unwrap_err();
         assert_eq!(refused, CampaignError::TtlTooShort { asked: ttl(1), granted: ttl(2) });
-        soon("the lease to be given back", etcd.settled()).await;
+        soon("the lease to be given back", etcd.drained()).await;
         assert_eq!(server.admin().leases(), [0; 0]);
     }
 

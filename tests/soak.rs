@@ -103,7 +103,7 @@ async fn soak(length: Duration) {
     for seat in seats {
         seat.leadership.resign().await.unwrap();
     }
-    timeout(AT_MOST, etcd.settled()).await.expect("all leases are given back");
+    timeout(AT_MOST, etcd.drained()).await.expect("all leases are given back");
     assert_eq!(server.admin().leases(), [0; 0]);
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Announcement {
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Stored {
+struct AnnouncementJson {
     leader: String,
     token: u64,
     since: String,
@@ -25,7 +25,7 @@ struct Stored {
 
 impl Announcement {
     pub(crate) fn to_json(&self) -> Vec<u8> {
-        let stored = Stored {
+        let stored = AnnouncementJson {
             leader: self.leader.clone(),
             token: self.token.get(),
             since: humantime::format_rfc3339_millis(self.since).to_string(),
@@ -35,7 +35,7 @@ impl Announcement {
 
     /// `None` for whatever some other program may have put there.
     pub(crate) fn from_json(value: &[u8]) -> Option<Self> {
-        let stored: Stored = serde_json::from_slice(value).ok()?;
+        let stored: AnnouncementJson = serde_json::from_slice(value).ok()?;
         let since = claimed_time(humantime::parse_rfc3339_weak(&stored.since).ok()?);
         Some(Self { leader: stored.leader, token: FencingToken::new(stored.token), since })
     }
@@ -48,7 +48,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::etcd::layout::{self, LeaseId, Part};
+    use crate::etcd::layout::{self, KeyKind, LeaseId};
 
     #[test]
     fn reads_what_it_writes() {
@@ -87,8 +87,8 @@ mod tests {
             assert!(!shown.contains(crate::names::forges) && shown.len() < 1024, "{shown:?}");
             let by_name = layout::part_of(&election, value, None);
             let by_lease = layout::part_of(&election, value, Some((LeaseId(42), value)));
-            assert!(by_lease != Part::Candidate || value == layout::candidate_key(&election, LeaseId(42)));
-            assert!(by_lease != Part::Candidate || by_name == Part::Candidate);
+            assert!(by_lease != KeyKind::Candidate || value == layout::candidate_key(&election, LeaseId(42)));
+            assert!(by_lease != KeyKind::Candidate || by_name == KeyKind::Candidate);
         });
     }
 }

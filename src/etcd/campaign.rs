@@ -18,13 +18,13 @@
 
 use super::{
     layout::{LeaseId, Revision},
-    queue::Place,
-    view::Sight,
+    queue::QueuePlace,
+    view::QueuePosition,
 };
 
 /// An attempt that has not been won yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Campaign {
+pub(crate) struct WinRule {
     lease: LeaseId,
     /// Our key's `create_revision`, once we know it.
     created: Option<Revision>,
@@ -40,16 +40,16 @@ pub(crate) struct Campaign {
 
 /// What was seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum WinInput {
     /// What the view shows of our key.
-    Sight(Sight),
+    Sight(QueuePosition),
     /// etcd put our key, and this is its `create_revision`.
     Put { created: Revision },
 }
 
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum WinStep {
     /// Nothing, for however long it takes.
     Wait,
     /// In the queue, behind somebody: wait, for however long it takes.
@@ -59,46 +59,46 @@ pub(crate) enum Next {
     /// We lead, by a verified win.
     Win { created: Revision },
     /// This attempt can't be won any more. Start over, with a new lease.
-    Abandon(Why),
+    Abandon(AttemptFailure),
 }
 
 /// Why an attempt can't be won.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Why {
+pub(crate) enum AttemptFailure {
     #[error("the key is gone from the queue")]
     KeyGone,
     #[error("the key in the queue is not the one this attempt made")]
     NotOurs,
 }
 
-impl Campaign {
+impl WinRule {
     pub(crate) fn new(lease: LeaseId) -> Self {
         Self { lease, created: None, queued: false, sure: false, first: false, put: false }
     }
 
     /// Takes what was seen, and says what to do about it.
-    pub(crate) fn see(&mut self, seen: Seen) -> Next {
+    pub(crate) fn see(&mut self, seen: WinInput) -> WinStep {
         match seen {
-            Seen::Put { created } => {
+            WinInput::Put { created } => {
                 self.put = true;
                 let shown = self.queued && self.sure;
-                let next = |rule: &Self| if shown { rule.settle(created) } else { Next::Expect };
+                let next = |rule: &Self| if shown { rule.settle(created) } else { WinStep::Expect };
                 self.made(created).unwrap_or_else(|| next(self))
             }
-            Seen::Sight(Sight::Unsure { .. }) => {
+            WinInput::Sight(QueuePosition::Unsure { .. }) => {
                 (self.sure, self.first) = (false, false);
-                if self.put { Next::Expect } else { Next::Wait }
+                if self.put { WinStep::Expect } else { WinStep::Wait }
             }
-            Seen::Sight(Sight::At { revision, place }) => {
+            WinInput::Sight(QueuePosition::At { revision, place }) => {
                 self.sure = true;
                 match place {
-                    Place::Absent => self.absent(revision),
-                    Place::Behind(key) | Place::First(key) => {
+                    QueuePlace::Absent => self.absent(revision),
+                    QueuePlace::Behind(key) | QueuePlace::First(key) => {
                         if key.lease.is_some_and(|lease| lease != self.lease) {
-                            return Next::Abandon(Why::NotOurs);
+                            return WinStep::Abandon(AttemptFailure::NotOurs);
                         }
                         self.queued = true;
-                        self.first = matches!(place, Place::First(_));
+                        self.first = matches!(place, QueuePlace::First(_));
                         self.made(key.created).unwrap_or_else(|| self.settle(key.created))
                     }
                 }
@@ -107,27 +107,27 @@ impl Campaign {
     }
 
     /// Takes note of our key's revision; it never changes while the key lives.
-    fn made(&mut self, created: Revision) -> Option<Next> {
+    fn made(&mut self, created: Revision) -> Option<WinStep> {
         let known = *self.created.get_or_insert(created);
-        (known != created).then_some(Next::Abandon(Why::NotOurs))
+        (known != created).then_some(WinStep::Abandon(AttemptFailure::NotOurs))
     }
 
     /// Not there yet, or not there any more?
-    fn absent(&mut self, revision: Revision) -> Next {
+    fn absent(&mut self, revision: Revision) -> WinStep {
         self.first = false;
         let gone = self.queued || self.created.is_some_and(|created| created <= revision);
         match (gone, self.put) {
-            (true, _) => Next::Abandon(Why::KeyGone),
-            (false, true) => Next::Expect,
-            (false, false) => Next::Wait,
+            (true, _) => WinStep::Abandon(AttemptFailure::KeyGone),
+            (false, true) => WinStep::Expect,
+            (false, false) => WinStep::Wait,
         }
     }
 
-    fn settle(&self, created: Revision) -> Next {
+    fn settle(&self, created: Revision) -> WinStep {
         match (self.first, self.put) {
-            (true, true) => Next::Win { created },
-            (true, false) => Next::Expect,
-            (false, _) => Next::Follow { created },
+            (true, true) => WinStep::Win { created },
+            (true, false) => WinStep::Expect,
+            (false, _) => WinStep::Follow { created },
         }
     }
 }
@@ -141,76 +141,82 @@ mod tests {
 
     const OURS: LeaseId = LeaseId(7);
     const CREATED: Revision = Revision(10);
-    const PUT: Seen = Seen::Put { created: CREATED };
-    const UNSURE: Seen = Seen::Sight(Sight::Unsure { since: Timestamp::from_nanos(1) });
+    const PUT: WinInput = WinInput::Put { created: CREATED };
+    const UNSURE: WinInput = WinInput::Sight(QueuePosition::Unsure { since: Timestamp::from_nanos(1) });
 
     fn key() -> Key {
         Key { created: CREATED, lease: Some(OURS) }
     }
 
-    fn at(revision: i64, place: Place) -> Seen {
-        Seen::Sight(Sight::At { revision: Revision(revision), place })
+    fn at(revision: i64, place: QueuePlace) -> WinInput {
+        WinInput::Sight(QueuePosition::At { revision: Revision(revision), place })
     }
 
-    fn first() -> Seen {
-        at(20, Place::First(key()))
+    fn first() -> WinInput {
+        at(20, QueuePlace::First(key()))
     }
 
-    fn behind() -> Seen {
-        at(15, Place::Behind(key()))
+    fn behind() -> WinInput {
+        at(15, QueuePlace::Behind(key()))
     }
 
-    fn after(all: &[Seen]) -> Next {
-        let mut campaign = Campaign::new(OURS);
+    fn after(all: &[WinInput]) -> WinStep {
+        let mut campaign = WinRule::new(OURS);
         all.iter().map(|seen| campaign.see(*seen)).last().unwrap()
     }
 
-    const WON: Next = Next::Win { created: CREATED };
+    const WON: WinStep = WinStep::Win { created: CREATED };
 
     #[test]
     fn contract_1_wins_by_the_view_and_the_answer_in_either_order() {
-        assert_eq!(after(&[first()]), Next::Expect);
+        assert_eq!(after(&[first()]), WinStep::Expect);
         assert_eq!(after(&[first(), PUT]), WON);
-        assert_eq!(after(&[PUT]), Next::Expect);
+        assert_eq!(after(&[PUT]), WinStep::Expect);
         assert_eq!(after(&[PUT, first()]), WON);
-        assert_eq!(after(&[behind()]), Next::Follow { created: CREATED });
-        assert_eq!(after(&[behind(), PUT]), Next::Follow { created: CREATED });
-        assert_eq!(after(&[PUT, behind()]), Next::Follow { created: CREATED });
+        assert_eq!(after(&[behind()]), WinStep::Follow { created: CREATED });
+        assert_eq!(after(&[behind(), PUT]), WinStep::Follow { created: CREATED });
+        assert_eq!(after(&[PUT, behind()]), WinStep::Follow { created: CREATED });
         assert_eq!(after(&[behind(), PUT, first()]), WON);
     }
 
     #[test]
     fn contract_1_phantom_win_is_refused() {
-        let gone = Next::Abandon(Why::KeyGone);
+        let gone = WinStep::Abandon(AttemptFailure::KeyGone);
         // etcd put it, but the key was seen to go.
-        assert_eq!(after(&[behind(), at(16, Place::Absent)]), gone);
-        assert_eq!(after(&[first(), at(21, Place::Absent)]), gone);
+        assert_eq!(after(&[behind(), at(16, QueuePlace::Absent)]), gone);
+        assert_eq!(after(&[first(), at(21, QueuePlace::Absent)]), gone);
         // … or came and went without being seen.
-        assert_eq!(after(&[PUT, at(10, Place::Absent)]), gone);
+        assert_eq!(after(&[PUT, at(10, QueuePlace::Absent)]), gone);
         // … or is on another lease, or made anew.
         let foreign = Key { lease: Some(LeaseId(8)), ..key() };
         let anew = Key { created: Revision(11), ..key() };
         for other in [foreign, anew] {
-            assert_eq!(after(&[PUT, at(20, Place::First(other))]), Next::Abandon(Why::NotOurs));
+            assert_eq!(
+                after(&[PUT, at(20, QueuePlace::First(other))]),
+                WinStep::Abandon(AttemptFailure::NotOurs)
+            );
         }
     }
 
     #[test]
     fn contract_1_a_view_from_before_our_key_does_not_end_the_attempt() {
-        assert_eq!(after(&[at(5, Place::Absent)]), Next::Wait);
-        assert_eq!(after(&[PUT, at(5, Place::Absent)]), Next::Expect);
-        assert_eq!(after(&[PUT, at(5, Place::Absent), first()]), WON);
+        assert_eq!(after(&[at(5, QueuePlace::Absent)]), WinStep::Wait);
+        assert_eq!(after(&[PUT, at(5, QueuePlace::Absent)]), WinStep::Expect);
+        assert_eq!(after(&[PUT, at(5, QueuePlace::Absent), first()]), WON);
     }
 
     #[test]
     fn contract_1_what_was_seen_before_the_view_broke_does_not_count() {
-        assert_eq!(after(&[first(), UNSURE]), Next::Wait);
-        assert_eq!(after(&[first(), UNSURE, PUT]), Next::Expect);
-        assert_eq!(after(&[first(), UNSURE, PUT, at(30, Place::Absent)]), Next::Abandon(Why::KeyGone));
-        assert_eq!(after(&[first(), UNSURE, PUT, at(30, Place::First(key()))]), WON);
+        assert_eq!(after(&[first(), UNSURE]), WinStep::Wait);
+        assert_eq!(after(&[first(), UNSURE, PUT]), WinStep::Expect);
+        assert_eq!(
+            after(&[first(), UNSURE, PUT, at(30, QueuePlace::Absent)]),
+            WinStep::Abandon(AttemptFailure::KeyGone)
+        );
+        assert_eq!(after(&[first(), UNSURE, PUT, at(30, QueuePlace::First(key()))]), WON);
     }
 
-    fn seen() -> impl Strategy<Value = Seen> {
+    fn seen() -> impl Strategy<Value = WinInput> {
         let keys = prop_oneof![
             6 => Just(key()),
             1 => Just(Key { lease: None, ..key() }),
@@ -218,9 +224,9 @@ mod tests {
             1 => Just(Key { lease: Some(LeaseId(8)), ..key() }),
         ];
         let places = prop_oneof![
-            1 => Just(Place::Absent),
-            3 => keys.clone().prop_map(Place::Behind),
-            3 => keys.prop_map(Place::First),
+            1 => Just(QueuePlace::Absent),
+            3 => keys.clone().prop_map(QueuePlace::Behind),
+            3 => keys.prop_map(QueuePlace::First),
         ];
         prop_oneof![
             1 => Just(PUT),
@@ -234,24 +240,24 @@ mod tests {
         /// while the newest sight is our own key with nobody before it.
         #[test]
         fn contract_1_no_win_without_answer_and_clear_sight(all in prop::collection::vec(seen(), 0..25)) {
-            let mut campaign = Campaign::new(OURS);
+            let mut campaign = WinRule::new(OURS);
             let (mut clear, mut put) = (false, false);
             for seen in all {
                 match seen {
-                    Seen::Put { .. } => put = true,
-                    Seen::Sight(Sight::At { place: Place::First(seen), .. }) => {
+                    WinInput::Put { .. } => put = true,
+                    WinInput::Sight(QueuePosition::At { place: QueuePlace::First(seen), .. }) => {
                         clear = seen.created == CREATED && seen.lease.is_none_or(|lease| lease == OURS);
                     }
-                    Seen::Sight(_) => clear = false,
+                    WinInput::Sight(_) => clear = false,
                 }
                 match campaign.see(seen) {
-                    Next::Win { created } => {
+                    WinStep::Win { created } => {
                         prop_assert!(clear && put);
                         prop_assert_eq!(created, CREATED);
                         return Ok(());
                     }
-                    Next::Abandon(_) => return Ok(()),
-                    Next::Wait | Next::Follow { .. } | Next::Expect => {}
+                    WinStep::Abandon(_) => return Ok(()),
+                    WinStep::Wait | WinStep::Follow { .. } | WinStep::Expect => {}
                 }
             }
         }
@@ -260,16 +266,16 @@ mod tests {
         #[test]
         fn contract_6_never_gets_stuck(
             noise in prop::collection::vec(prop_oneof![
-                Just(behind()), Just(UNSURE), Just(at(5, Place::Absent)),
+                Just(behind()), Just(UNSURE), Just(at(5, QueuePlace::Absent)),
             ], 0..10),
             put_at in 0..10usize,
         ) {
-            let mut campaign = Campaign::new(OURS);
+            let mut campaign = WinRule::new(OURS);
             for (turn, seen) in noise.into_iter().enumerate() {
                 if turn == put_at {
-                    prop_assert_ne!(campaign.see(PUT), Next::Wait);
+                    prop_assert_ne!(campaign.see(PUT), WinStep::Wait);
                 }
-                if matches!(campaign.see(seen), Next::Abandon(_)) {
+                if matches!(campaign.see(seen), WinStep::Abandon(_)) {
                     return Ok(());
                 }
             }

@@ -40,11 +40,11 @@ const SETTINGS: u8 = 4;
 
 /// What was found at addresses where no connection could be made.
 #[derive(Debug, Default)]
-pub(super) struct Looks {
+pub(super) struct Diagnoses {
     found: Mutex<BTreeMap<SocketAddr, (Instant, Option<&'static str>)>>,
 }
 
-impl Looks {
+impl Diagnoses {
     /// What to do about TLS on one side only, or a wrong port, if that is what is wrong.
     pub(super) async fn mismatch(&self, host: &str, address: SocketAddr, tls: bool) -> Option<&'static str> {
         let known = self.found().get(&address).copied();

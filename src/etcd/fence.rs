@@ -5,8 +5,8 @@ use std::sync::Arc;
 use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use super::{
-    Etcd, Seat,
-    trouble::{Remedy, Trouble},
+    Etcd, LeaderKey,
+    trouble::{EtcdError, Remedy},
 };
 use crate::leadership::LeadershipHandle;
 
@@ -51,7 +51,7 @@ impl Etcd {
         let Some(ticket) = leadership.ticket() else {
             return Err(TransactionError::Refused("this leadership was not won on etcd".into()));
         };
-        let (seat, cluster) = (Seat::of(Arc::clone(&self.shared), ticket), ticket.cluster);
+        let (seat, cluster) = (LeaderKey::of(Arc::clone(&self.shared), ticket), ticket.cluster);
         // On the renewing thread's runtime, where the connection lives.
         let running = self.shared.spawn(async move {
             seat.is_in(cluster).await?;
@@ -72,16 +72,16 @@ impl Etcd {
     }
 }
 
-impl Seat {
+impl LeaderKey {
     /// Fails unless this is the cluster that the term was won in: another one, restored from the same snapshot, may
     /// have the same key with the same revision.
-    async fn is_in(&self, cluster: u64) -> Result<(), Trouble> {
+    async fn is_in(&self, cluster: u64) -> Result<(), EtcdError> {
         if self.shared.cluster().is_none() {
             self.read(self.key.clone()).await?;
         }
         match self.shared.cluster() {
             Some(known) if known == cluster => Ok(()),
-            _ => Err(Trouble {
+            _ => Err(EtcdError {
                 remedy: Remedy::Human,
                 message: "this term was won in another cluster of etcd".into(),
             }),

@@ -45,7 +45,7 @@ pub(crate) fn candidate_key(election: &ElectionName, lease: LeaseId) -> Vec<u8> 
 
 /// How a key under an election's prefix belongs to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum KeyKind {
     /// Made by a candidate: `<election>/` and the number of the lease that it lies on.
     Candidate,
     /// Put by hand. It holds up everybody behind it, as it does for etcd's own election, but it leads
@@ -59,26 +59,26 @@ pub(crate) enum Part {
 }
 
 /// Whose key this is, by its name and, where they are known, its lease and its value.
-pub(crate) fn part_of(election: &ElectionName, key: &[u8], known: Option<(LeaseId, &[u8])>) -> Part {
-    let Some(rest) = key.strip_prefix(prefix(election).as_bytes()) else { return Part::Elsewhere };
+pub(crate) fn part_of(election: &ElectionName, key: &[u8], known: Option<(LeaseId, &[u8])>) -> KeyKind {
+    let Some(rest) = key.strip_prefix(prefix(election).as_bytes()) else { return KeyKind::Elsewhere };
     if let Some(named) = lease_named(rest) {
         return match known {
             Some((lease, _)) if lease != named => announced_or_foreign(known),
-            _ => Part::Candidate,
+            _ => KeyKind::Candidate,
         };
     }
     let last = rest.iter().rposition(|byte| *byte == b'/').map(|slash| &rest[slash + 1..]);
     match last.and_then(lease_named) {
-        Some(_candidate_of_another) => Part::Elsewhere,
+        Some(_candidate_of_another) => KeyKind::Elsewhere,
         None => announced_or_foreign(known),
     }
 }
 
 /// The leader of `<election>/x` announces itself at the key of that name, on its lease.
-fn announced_or_foreign(known: Option<(LeaseId, &[u8])>) -> Part {
+fn announced_or_foreign(known: Option<(LeaseId, &[u8])>) -> KeyKind {
     match known {
-        Some((lease, value)) if lease.0 > 0 && Announcement::from_json(value).is_some() => Part::Elsewhere,
-        _ => Part::Foreign,
+        Some((lease, value)) if lease.0 > 0 && Announcement::from_json(value).is_some() => KeyKind::Elsewhere,
+        _ => KeyKind::Foreign,
     }
 }
 
@@ -121,15 +121,15 @@ mod tests {
     fn a_key_put_by_hand_is_no_candidate() {
         let election: ElectionName = "leader".parse().unwrap();
         let part = |key: &[u8]| part_of(&election, key, None);
-        assert_eq!(part(b"leader/2a"), Part::Candidate);
+        assert_eq!(part(b"leader/2a"), KeyKind::Candidate);
         for key in ["leader/me", "leader/2A", "leader/02a", "leader/+2a", "leader/-2a", "leader/0", "leader/"]
         {
-            assert_eq!(part(key.as_bytes()), Part::Foreign, "{key}");
+            assert_eq!(part(key.as_bytes()), KeyKind::Foreign, "{key}");
         }
-        assert_eq!(part(b"leader/\xff"), Part::Foreign);
-        assert_eq!(part(b"other/2a"), Part::Elsewhere);
+        assert_eq!(part(b"leader/\xff"), KeyKind::Foreign);
+        assert_eq!(part(b"other/2a"), KeyKind::Elsewhere);
         let on = |lease| part_of(&election, b"leader/2a", Some((LeaseId(lease), b"me")));
-        assert_eq!([on(42), on(43), on(0)], [Part::Candidate, Part::Foreign, Part::Foreign]);
+        assert_eq!([on(42), on(43), on(0)], [KeyKind::Candidate, KeyKind::Foreign, KeyKind::Foreign]);
     }
 
     #[test]
@@ -137,15 +137,15 @@ mod tests {
         let election: ElectionName = "jobs".parse().unwrap();
         let part = |key: &[u8]| part_of(&election, key, None);
         for key in ["jobs/cleanup/2a", "jobs/cleanup/deep/694d71dd", "jobs//2a", "jobs/2a/2b"] {
-            assert_eq!(part(key.as_bytes()), Part::Elsewhere, "{key}");
+            assert_eq!(part(key.as_bytes()), KeyKind::Elsewhere, "{key}");
         }
-        assert_eq!(part(b"jobs/cleanup/me"), Part::Foreign);
+        assert_eq!(part(b"jobs/cleanup/me"), KeyKind::Foreign);
 
         let announced = br#"{"leader":"n","token":7,"since":"2026-01-01T00:00:00.000Z"}"#;
         let inner = |lease, value: &[u8]| part_of(&election, b"jobs/cleanup", Some((LeaseId(lease), value)));
-        assert_eq!(inner(42, announced), Part::Elsewhere);
-        assert_eq!(inner(0, announced), Part::Foreign, "put by hand: it is on no lease");
-        assert_eq!(inner(42, b"mine"), Part::Foreign);
-        assert_eq!(part_of(&election, b"jobs/2a", Some((LeaseId(43), announced))), Part::Elsewhere);
+        assert_eq!(inner(42, announced), KeyKind::Elsewhere);
+        assert_eq!(inner(0, announced), KeyKind::Foreign, "put by hand: it is on no lease");
+        assert_eq!(inner(42, b"mine"), KeyKind::Foreign);
+        assert_eq!(part_of(&election, b"jobs/2a", Some((LeaseId(43), announced))), KeyKind::Elsewhere);
     }
 }

@@ -21,11 +21,11 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    EtcdShared,
     layout::LeaseId,
-    link::{Link, Paused},
-    progress::Answer,
-    trouble::{Remedy, Trouble},
+    link::{EndpointConnection, Paused},
+    progress::ReadKind,
+    trouble::{EtcdError, Remedy},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -52,8 +52,8 @@ pub(crate) struct Renewal {
 }
 
 /// A lease that is being kept alive.
-pub(crate) struct Keeper {
-    pub(crate) shared: Arc<Shared>,
+pub(crate) struct KeepAlive {
+    pub(crate) shared: Arc<EtcdShared>,
     pub(crate) lease: LeaseId,
     pub(crate) ttl: Ttl,
     pub(crate) validity: Arc<SharedValidity>,
@@ -63,7 +63,7 @@ pub(crate) struct Keeper {
     pub(crate) renewed: mpsc::Sender<Renewal>,
 }
 
-impl Keeper {
+impl KeepAlive {
     /// Renews until the lease is gone, or has not been renewed in time.
     ///
     /// Ends at the deadline even if nobody ever answers.
@@ -96,7 +96,7 @@ impl Keeper {
 
     /// Renews every interval over one stream, until the lease has ended or something is wrong
     /// with the stream.
-    async fn renew_over_a_stream(&self) -> Result<LeaseEnd, Trouble> {
+    async fn renew_over_a_stream(&self) -> Result<LeaseEnd, EtcdError> {
         let links = &self.shared.links;
         let link = links.link().await?;
         let mut client = link.leases();
@@ -117,7 +117,7 @@ impl Keeper {
             if answer.ttl() <= 0 {
                 return Ok(LeaseEnd::Gone);
             }
-            self.shared.accept(&link, answer.header(), Answer::Local, known)?;
+            self.shared.accept(&link, answer.header(), ReadKind::Local, known)?;
             let now = Timestamp::now();
             let left = self.validity.until().map_or(Duration::ZERO, |until| until.since(now));
             let until = self.ttl.believed_until(sent);
@@ -132,21 +132,21 @@ impl Keeper {
                 let why = match unasked {
                     Ok(Some(_)) => "etcd answered a renewal that was not asked for".into(),
                     Ok(None) => "etcd closed the renewal stream".into(),
-                    Err(error) => Trouble::from(error).message,
+                    Err(error) => EtcdError::from(error).message,
                 };
                 return Err(self.broken(&link, why));
             }
             if links.has_moved_on_from(&link) {
                 // Renewals are what notices in good time that a connection fell silent: they go where the
                 // watches are.
-                return Err(Trouble::elsewhere("another connection is in use"));
+                return Err(EtcdError::elsewhere("another connection is in use"));
             }
         }
     }
 
-    fn broken(&self, link: &Link, why: impl Into<String>) -> Trouble {
+    fn broken(&self, link: &EndpointConnection, why: impl Into<String>) -> EtcdError {
         self.shared.links.failed(link);
-        Trouble::elsewhere(why)
+        EtcdError::elsewhere(why)
     }
 }
 
@@ -166,15 +166,15 @@ pub(super) fn short_pause() -> Duration {
 }
 
 /// A lease that was granted to us. Dropping it revokes it, in the background.
-pub(crate) struct Held {
-    shared: Arc<Shared>,
+pub(crate) struct LeaseGuard {
+    shared: Arc<EtcdShared>,
     id: LeaseId,
     ttl: Ttl,
     revoked: bool,
 }
 
-impl Held {
-    pub(crate) fn new(shared: Arc<Shared>, id: LeaseId, ttl: Ttl) -> Self {
+impl LeaseGuard {
+    pub(crate) fn new(shared: Arc<EtcdShared>, id: LeaseId, ttl: Ttl) -> Self {
         Self { shared, id, ttl, revoked: false }
     }
 
@@ -200,14 +200,14 @@ impl Held {
 
     /// Revokes the lease, and with it deletes its keys. Returns by `deadline`; what was not confirmed by then goes on
     /// in the background, or etcd, back after an outage, would keep the lease for its whole TTL again.
-    pub(crate) async fn revoke(mut self, deadline: Timestamp) -> Result<(), Trouble> {
+    pub(crate) async fn revoke(mut self, deadline: Timestamp) -> Result<(), EtcdError> {
         let revoked = revoke(&self.shared, self.id, self.ttl, Some(deadline)).await;
         self.revoked = revoked.is_ok();
         revoked
     }
 }
 
-impl Drop for Held {
+impl Drop for LeaseGuard {
     fn drop(&mut self) {
         if self.revoked {
             return;
@@ -219,7 +219,7 @@ impl Drop for Held {
 
 /// Revokes a lease, for as long as etcd may have it: an etcd that is away does not count that time, and
 /// gives every lease its full TTL again when it is back. Only a process that ends leaves it to that.
-async fn revoke_or_leave(shared: &Shared, id: LeaseId, ttl: Ttl) {
+async fn revoke_or_leave(shared: &EtcdShared, id: LeaseId, ttl: Ttl) {
     let expires = Timestamp::now() + ttl.as_duration();
     let mut settling = shared.settling.subscribe();
     let left = async {
@@ -230,7 +230,7 @@ async fn revoke_or_leave(shared: &Shared, id: LeaseId, ttl: Ttl) {
     let trouble = tokio::select! {
         biased;
         revoked = revoke(shared, id, ttl, None) => revoked.err(),
-        () = left => Some(Trouble::unanswered(ttl.as_duration())),
+        () = left => Some(EtcdError::unanswered(ttl.as_duration())),
     };
     if let Some(trouble) = trouble {
         tracing::debug!(lease = %id, %trouble, "left to expire by itself");
@@ -238,7 +238,12 @@ async fn revoke_or_leave(shared: &Shared, id: LeaseId, ttl: Ttl) {
 }
 
 /// Revokes a lease. Tries until `deadline`, if there is one.
-async fn revoke(shared: &Shared, id: LeaseId, ttl: Ttl, deadline: Option<Timestamp>) -> Result<(), Trouble> {
+async fn revoke(
+    shared: &EtcdShared,
+    id: LeaseId,
+    ttl: Ttl,
+    deadline: Option<Timestamp>,
+) -> Result<(), EtcdError> {
     let mut backoff = Backoff::between(Duration::from_millis(250), Duration::from_secs(3));
     loop {
         let once = async {
@@ -268,7 +273,7 @@ async fn revoke(shared: &Shared, id: LeaseId, ttl: Ttl, deadline: Option<Timesta
         tokio::select! {
             biased;
             ended = attempt => if let Some(ended) = ended { return ended },
-            () = out_of_time => return Err(Trouble::elsewhere("etcd did not confirm it in time")),
+            () = out_of_time => return Err(EtcdError::elsewhere("etcd did not confirm it in time")),
         }
     }
 }
@@ -279,12 +284,12 @@ async fn revoke(shared: &Shared, id: LeaseId, ttl: Ttl, deadline: Option<Timesta
 ///
 /// [`Remedy::NewLease`] where etcd does not have it any more, or with another TTL.
 pub(crate) async fn renew_once(
-    shared: &Shared,
-    link: &Link,
+    shared: &EtcdShared,
+    link: &EndpointConnection,
     lease: LeaseId,
     ttl: Ttl,
-) -> Result<Timestamp, Trouble> {
-    let gone = || Trouble { remedy: Remedy::NewLease, message: "etcd has the lease no more".into() };
+) -> Result<Timestamp, EtcdError> {
+    let gone = || EtcdError { remedy: Remedy::NewLease, message: "etcd has the lease no more".into() };
     let mut client = link.leases();
     let opening = client.keep_alive(lease.0);
     let (mut requests, mut answers) = shared.links.call(link, ttl.patience(), opening).await?;
@@ -298,6 +303,6 @@ pub(crate) async fn renew_once(
     if answer.id() != lease.0 || answer.ttl() != i64::from(ttl.as_secs()) {
         return Err(gone());
     }
-    shared.accept(link, answer.header(), Answer::Local, known)?;
+    shared.accept(link, answer.header(), ReadKind::Local, known)?;
     Ok(sent)
 }

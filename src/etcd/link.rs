@@ -4,7 +4,7 @@
 //! one of three members frozen, a third of all calls hang. So each client here has one
 //! endpoint, and failing over is ours:
 //!
-//! * whoever has trouble with a link says so ([`Links::failed`]), and everybody moves, except
+//! * whoever has trouble with a link says so ([`ConnectionPool::failed`]), and everybody moves, except
 //!   renewals that are still answered on the old one;
 //! * the next one is raced for: an endpoint that doesn't answer within 250 ms gets
 //!   company from the one after it, and the first to answer is taken. Each address of a host name is an
@@ -42,9 +42,9 @@ use self::{
 
 use super::{
     Credentials, Settings,
-    diagnosis::Looks,
+    diagnosis::Diagnoses,
     endpoint::Endpoint,
-    trouble::{Remedy, Trouble},
+    trouble::{EtcdError, Remedy},
     watches::{Watch, Watches},
 };
 use crate::{clock::Timestamp, tls::Tls};
@@ -74,7 +74,7 @@ const LARGEST_ANSWER: usize = 64 << 20;
 
 /// A connection to one member of etcd, with a client on it. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Link {
+pub(crate) struct EndpointConnection {
     /// Which is a client for each of etcd's services: kilobytes.
     client: Arc<Client>,
     generation: u64,
@@ -85,7 +85,7 @@ pub(crate) struct Link {
     answered: Arc<AtomicU64>,
 }
 
-impl Link {
+impl EndpointConnection {
     pub(crate) fn kv(&self) -> KvClient {
         self.client.kv_client().max_decoding_message_size(LARGEST_ANSWER)
     }
@@ -111,26 +111,26 @@ impl Link {
 }
 
 /// All the endpoints, and the link in use.
-pub(crate) struct Links {
+pub(crate) struct ConnectionPool {
     settings: Settings,
     /// The endpoint to try first.
     preferred: AtomicUsize,
-    connecting: tokio::sync::Mutex<Rounds>,
-    current: Mutex<Option<Link>>,
+    connecting: tokio::sync::Mutex<ConnectRounds>,
+    current: Mutex<Option<EndpointConnection>>,
     /// The address that failed last: of the addresses of a name it is tried after the others.
     avoided: Mutex<Option<SocketAddr>>,
     /// The newest generation that has failed.
     failed: watch::Sender<u64>,
     /// Until there was a connection: what breaks later is not the configuration, and an etcd that comes back is not
     /// to be asked by more connections than one a round.
-    looks: Arc<Looks>,
+    looks: Arc<Diagnoses>,
     /// Endpoints that are no members of etcd. They stay that until this process is started anew.
     proxies: Mutex<BTreeSet<usize>>,
     /// Since when logins are refused that were taken before.
     refused_since: Mutex<Option<Timestamp>>,
 }
 
-impl Links {
+impl ConnectionPool {
     /// Starts at a random endpoint, so that many candidates spread over the members.
     pub(crate) fn new(settings: Settings) -> Self {
         let preferred = AtomicUsize::new(fastrand::usize(..settings.endpoints.len()));
@@ -148,7 +148,7 @@ impl Links {
     }
 
     /// The link in use, made if there is none.
-    pub(crate) async fn link(&self) -> Result<Link, Trouble> {
+    pub(crate) async fn link(&self) -> Result<EndpointConnection, EtcdError> {
         if let Some(link) = self.current() {
             return Ok(link);
         }
@@ -169,7 +169,7 @@ impl Links {
         rounds.failure = None;
         let answered = Arc::new(AtomicU64::new(Timestamp::now().as_nanos()));
         let (client, watches) = (Arc::new(client), Arc::default());
-        let link = Link { client, generation, endpoint, address, watches, answered };
+        let link = EndpointConnection { client, generation, endpoint, address, watches, answered };
         *self.lock() = Some(link.clone());
         *self.refused_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
         tracing::debug!(endpoint = %self.settings.endpoints[endpoint], %address, generation, "connected to etcd");
@@ -201,12 +201,12 @@ impl Links {
     }
 
     /// Whether another link is in use, and this one was said to be no good.
-    pub(crate) fn has_moved_on_from(&self, link: &Link) -> bool {
+    pub(crate) fn has_moved_on_from(&self, link: &EndpointConnection) -> bool {
         self.lock().as_ref().is_some_and(|current| current.generation > link.generation)
     }
 
     /// Says that a link is no good. Everybody who uses it moves on.
-    pub(crate) fn failed(&self, link: &Link) {
+    pub(crate) fn failed(&self, link: &EndpointConnection) {
         let mut current = self.lock();
         if current.as_ref().is_some_and(|current| current.generation == link.generation) {
             *current = None;
@@ -224,7 +224,7 @@ impl Links {
     /// Waits until somebody says that this link is no good.
     ///
     /// Cancel safe.
-    pub(crate) async fn abandoned(&self, link: &Link) {
+    pub(crate) async fn abandoned(&self, link: &EndpointConnection) {
         let mut failed = self.failed.subscribe();
         // The sender lives as long as `self`.
         let _ = failed.wait_for(|failed| *failed >= link.generation).await;
@@ -238,21 +238,21 @@ impl Links {
     /// on the heap while the call lasts, and not in all of them for ever.
     pub(crate) fn call<T>(
         &self,
-        link: &Link,
+        link: &EndpointConnection,
         patience: Duration,
         call: impl Future<Output = Result<T, etcd_client::Error>>,
-    ) -> impl Future<Output = Result<T, Trouble>> {
+    ) -> impl Future<Output = Result<T, EtcdError>> {
         let call = Box::pin(call);
         async move {
             let asked = Timestamp::now();
             match timeout(patience, call).await {
                 Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(error)) => Err(self.judge(link, Trouble::from(error))),
+                Ok(Err(error)) => Err(self.judge(link, EtcdError::from(error))),
                 Err(_) => {
                     if link.answered.load(Ordering::Relaxed) <= asked.as_nanos() {
                         self.failed(link);
                     }
-                    Err(Trouble::unanswered(patience))
+                    Err(EtcdError::unanswered(patience))
                 }
             }
         }
@@ -264,15 +264,19 @@ impl Links {
     /// versions of etcd then speak of a permission denied. So log in again. Whether it really
     /// is denied, the next call that is not a watch says, and etcd-client renews that one's
     /// token by itself.
-    pub(crate) async fn watch_cancelled(&self, link: &Link, message: &WatchResponse) -> Trouble {
-        let trouble = Trouble::watch_cancelled(message.cancel_reason());
+    pub(crate) async fn watch_cancelled(
+        &self,
+        link: &EndpointConnection,
+        message: &WatchResponse,
+    ) -> EtcdError {
+        let trouble = EtcdError::watch_cancelled(message.cancel_reason());
         if message.compact_revision() > 0 {
             // The member is fine: it is for the watcher to read again.
             return trouble;
         }
         if trouble.remedy == Remedy::Human || trouble.message.contains("auth token") {
             let login = self.call(link, CONNECT_TIMEOUT, link.client.refresh_token()).await;
-            return login.err().unwrap_or(Trouble::elsewhere(trouble.message));
+            return login.err().unwrap_or(EtcdError::elsewhere(trouble.message));
         }
         self.blame(link, &trouble);
         trouble
@@ -282,7 +286,7 @@ impl Links {
     ///
     /// Where it was that the login ran out and was refused when it was renewed, it is: the password may have changed, and
     /// the next connection logs in with the one that its file has by then. That refusal is final.
-    fn judge(&self, link: &Link, mut trouble: Trouble) -> Trouble {
+    fn judge(&self, link: &EndpointConnection, mut trouble: EtcdError) -> EtcdError {
         if trouble.is_refused_login() {
             trouble.remedy = Remedy::Elsewhere;
         }
@@ -291,7 +295,7 @@ impl Links {
     }
 
     /// Fails the link if this trouble was the link's fault.
-    pub(crate) fn blame(&self, link: &Link, trouble: &Trouble) {
+    pub(crate) fn blame(&self, link: &EndpointConnection, trouble: &EtcdError) {
         if trouble.is_proxy() {
             self.proxies().insert(link.endpoint);
         }
@@ -316,17 +320,17 @@ impl Links {
         self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn current(&self) -> Option<Link> {
+    fn current(&self) -> Option<EndpointConnection> {
         self.lock().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Link>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<EndpointConnection>> {
         // Nothing can panic while it is held, and a link is whole or not there.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connects to the endpoints in turn, each with a head start, and takes the first.
-    async fn race(&self) -> Result<(usize, (SocketAddr, Client)), Trouble> {
+    async fn race(&self) -> Result<(usize, (SocketAddr, Client)), EtcdError> {
         let count = self.settings.endpoints.len();
         let first = self.preferred.load(Ordering::Relaxed);
         let avoided = *self.avoided.lock().unwrap_or_else(PoisonError::into_inner);
@@ -337,7 +341,7 @@ impl Links {
             let proxy = self.proxies().contains(&index);
             async move {
                 if proxy {
-                    return Err(Trouble { remedy: Remedy::Human, ..Trouble::proxy() });
+                    return Err(EtcdError { remedy: Remedy::Human, ..EtcdError::proxy() });
                 }
                 connect(&settings, index, avoided, looks).await.map(|connected| (index, connected))
             }
@@ -349,7 +353,7 @@ impl Links {
         })
     }
 
-    fn unreachable(&self, problems: Vec<(usize, Trouble)>) -> Trouble {
+    fn unreachable(&self, problems: Vec<(usize, EtcdError)>) -> EtcdError {
         // Endpoints that did not answer at all may yet let us in.
         let all = problems.iter().all(|(_, trouble)| trouble.remedy == Remedy::Human);
         let login = problems.iter().any(|(_, trouble)| trouble.is_refused_login());
@@ -361,26 +365,26 @@ impl Links {
         };
         let endpoint = |index: usize| &self.settings.endpoints[index];
         let said = problems.iter().map(|(index, trouble)| format!("'{}': {trouble}", endpoint(*index)));
-        Trouble { remedy, message: said.collect::<Vec<_>>().join("; ") }
+        EtcdError { remedy, message: said.collect::<Vec<_>>().join("; ") }
     }
 }
 
 /// When there may be another round of attempts to connect.
 #[derive(Debug, Default)]
-struct Rounds {
+struct ConnectRounds {
     next: Option<Instant>,
     /// How the last one failed.
-    failure: Option<Trouble>,
+    failure: Option<EtcdError>,
 }
 
-impl Rounds {
+impl ConnectRounds {
     fn begin(&mut self) {
         let jitter = Duration::from_millis(fastrand::u64(..JITTER_MS));
         self.next = Some(Instant::now() + ROUND + jitter);
     }
 
     /// The answer to those who ask between two rounds.
-    fn too_soon(&self) -> Option<Trouble> {
+    fn too_soon(&self) -> Option<EtcdError> {
         self.failure.clone().filter(|_| self.next.is_some_and(|next| Instant::now() < next))
     }
 }
@@ -398,8 +402,8 @@ async fn connect(
     settings: &Settings,
     index: usize,
     avoided: Option<SocketAddr>,
-    looks: Option<Arc<Looks>>,
-) -> Result<(SocketAddr, Client), Trouble> {
+    looks: Option<Arc<Diagnoses>>,
+) -> Result<(SocketAddr, Client), EtcdError> {
     let endpoint = &settings.endpoints[index];
     let addresses = addresses(endpoint, avoided, CONNECT_TIMEOUT).await?;
     let connecting = |turn: usize| {
@@ -411,8 +415,8 @@ async fn connect(
 }
 
 /// What is to be said of an endpoint none of whose addresses answered.
-fn together(addresses: &[SocketAddr], problems: BTreeMap<usize, Trouble>) -> Trouble {
-    let human = |trouble: &Trouble| trouble.remedy == Remedy::Human;
+fn together(addresses: &[SocketAddr], problems: BTreeMap<usize, EtcdError>) -> EtcdError {
+    let human = |trouble: &EtcdError| trouble.remedy == Remedy::Human;
     let remedy = if problems.values().all(human) { Remedy::Human } else { Remedy::Elsewhere };
     let message = match addresses {
         [_only] => problems.values().map(ToString::to_string).collect(),
@@ -421,7 +425,7 @@ fn together(addresses: &[SocketAddr], problems: BTreeMap<usize, Trouble>) -> Tro
             said.collect::<Vec<_>>().join(", ")
         }
     };
-    Trouble { remedy, message }
+    EtcdError { remedy, message }
 }
 
 /// Connects to one address of an endpoint and, where there are credentials, logs in.
@@ -429,8 +433,8 @@ async fn connect_to(
     settings: &Settings,
     index: usize,
     address: SocketAddr,
-    looks: Option<Arc<Looks>>,
-) -> Result<Client, Trouble> {
+    looks: Option<Arc<Diagnoses>>,
+) -> Result<Client, EtcdError> {
     let endpoint = &settings.endpoints[index];
     let dialer = Dialer::new(address);
     let connected = dialer.connected();
@@ -444,18 +448,18 @@ async fn connect_to(
         answers(&client).await?;
         Ok(client)
     };
-    let answered: Result<Result<_, Trouble>, _> = timeout(CONNECT_TIMEOUT, connecting).await;
+    let answered: Result<Result<_, EtcdError>, _> = timeout(CONNECT_TIMEOUT, connecting).await;
     let trouble = match answered {
         Ok(Ok(client)) => return Ok(client),
         Ok(Err(trouble)) => trouble,
-        Err(_) => return Err(Trouble::unanswered(CONNECT_TIMEOUT)),
+        Err(_) => return Err(EtcdError::unanswered(CONNECT_TIMEOUT)),
     };
     if trouble.remedy != Remedy::Elsewhere || !connected.load(Ordering::Relaxed) {
         return Err(trouble);
     }
     if let Some(tls) = &settings.tls
         && let Some(refusal) = tls.refusal(endpoint.host(), address).await
-        && let Some(refused) = Trouble::refused_certificate(&refusal)
+        && let Some(refused) = EtcdError::refused_certificate(&refusal)
     {
         return Err(refused);
     }
@@ -473,11 +477,11 @@ async fn connect_to(
 ///
 /// Not linearizably: a read that a member can't have confirmed keeps all that come after it waiting there,
 /// for up to half a second after there is a leader again.
-async fn answers(client: &Client) -> Result<(), Trouble> {
+async fn answers(client: &Client) -> Result<(), EtcdError> {
     let options = GetOptions::new().with_serializable().with_keys_only();
-    match client.kv_client().get("elect", Some(options)).await.map_err(Trouble::from) {
+    match client.kv_client().get("elect", Some(options)).await.map_err(EtcdError::from) {
         Ok(_) => Ok(()),
-        Err(Trouble { remedy: Remedy::Human | Remedy::Request, .. }) => Ok(()),
+        Err(EtcdError { remedy: Remedy::Human | Remedy::Request, .. }) => Ok(()),
         Err(trouble) => Err(trouble),
     }
 }

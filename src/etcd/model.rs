@@ -28,7 +28,7 @@
 //!   meanwhile may be handled in any order after the thaw.
 //! * **A third party** deletes keys and revokes leases; see [`ThirdParty`] for whose.
 //!
-//! A candidate leads from [`Next::Win`] on, and for as long as its validity holds. Frozen or
+//! A candidate leads from [`WinStep::Win`] on, and for as long as its validity holds. Frozen or
 //! not, it is never asked what it thinks: the properties look at the validity itself, at every
 //! instant.
 //!
@@ -40,7 +40,7 @@
 //! Some delays are covered by others. A read is shown the moment that etcd answers it: it is seen
 //! late instead. Candidates do not share a view: two views may well show the same at the same
 //! time. What shows a candidate nothing new, its view takes in at once.
-//! [`Loss::Blind`](crate::leadership::Loss::Blind) is one of the reasons to resign at any time.
+//! [`Loss::Unobservable`](crate::leadership::Loss::Unobservable) is one of the reasons to resign at any time.
 //!
 //! Left out: members of etcd that lie or lag ([`progress`](super::progress) has tests of its
 //! own); keys that are put by hand, several at one revision, or moved to another lease, and queues that
@@ -56,10 +56,10 @@ use std::{
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::{
-    campaign::{Campaign, Next, Seen, Why},
+    campaign::{AttemptFailure, WinInput, WinRule, WinStep},
     layout::{LeaseId, Revision},
-    queue::{self, Entry, Place, Queue},
-    view::Sight,
+    queue::{self, Queue, QueueEntry, QueuePlace},
+    view::QueuePosition,
 };
 use crate::{
     clock::Timestamp,
@@ -241,7 +241,7 @@ struct Renewal {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Attempt {
     hold: Hold,
-    campaign: Campaign,
+    campaign: WinRule,
     /// Our key's `create_revision`, once etcd has made it.
     created: Option<Revision>,
     answered: bool,
@@ -490,7 +490,7 @@ impl Election {
             Hold { lease, validity, renewal: None, unseen, kept: false, came_first: false, deposed: false };
         world.candidates[who].stage = Stage::Standing(Attempt {
             hold,
-            campaign: Campaign::new(lease),
+            campaign: WinRule::new(lease),
             created: self.prompt.then(|| world.etcd.put(lease)),
             answered: false,
         });
@@ -544,9 +544,9 @@ impl Election {
         term.hold.unseen = false;
         let token = term.token;
         match world.candidates[who].sight() {
-            Sight::Unsure { .. } => {}
-            Sight::At { place: Place::First(key), .. } if key.created == token => {}
-            Sight::At { .. } => self.leave(world, who),
+            QueuePosition::Unsure { .. } => {}
+            QueuePosition::At { place: QueuePlace::First(key), .. } if key.created == token => {}
+            QueuePosition::At { .. } => self.leave(world, who),
         }
     }
 
@@ -558,23 +558,23 @@ impl Election {
             (Action::PutAnswered(_), Some(created)) => {
                 attempt.answered = true;
                 match self.mutant {
-                    Some(Mutant::NoVerification) => Next::Win { created },
-                    _ => attempt.campaign.see(Seen::Put { created }),
+                    Some(Mutant::NoVerification) => WinStep::Win { created },
+                    _ => attempt.campaign.see(WinInput::Put { created }),
                 }
             }
             _ => {
                 attempt.hold.unseen = false;
-                attempt.campaign.see(Seen::Sight(sight))
+                attempt.campaign.see(WinInput::Sight(sight))
             }
         };
         match next {
-            Next::Wait | Next::Expect | Next::Follow { .. } => {}
-            Next::Win { created } => {
+            WinStep::Wait | WinStep::Expect | WinStep::Follow { .. } => {}
+            WinStep::Win { created } => {
                 assert_eq!(attempt.created, Some(created));
                 self.win(world, who, created);
             }
-            Next::Abandon(why) => {
-                let phantom = attempt.answered && why == Why::KeyGone;
+            WinStep::Abandon(why) => {
+                let phantom = attempt.answered && why == AttemptFailure::KeyGone;
                 self.give_up(world, who, if phantom { Past::RefusedPhantom } else { Past::Other });
             }
         }
@@ -724,9 +724,9 @@ impl Candidate {
     }
 
     /// What the view shows of its key.
-    fn sight(&self) -> Sight {
+    fn sight(&self) -> QueuePosition {
         let lease = self.hold().expect("only who holds a lease looks").lease;
-        self.view.as_ref().map_or(Sight::Unsure { since: NOW }, |view| view.sight(lease))
+        self.view.as_ref().map_or(QueuePosition::Unsure { since: NOW }, |view| view.sight(lease))
     }
 
     /// Events that show the candidate nothing new are taken in at once.
@@ -753,7 +753,7 @@ impl Candidate {
         let hold = self.holding();
         hold.unseen |= before != after;
         // Anything else is nothing to a leader.
-        hold.unseen &= !leads || after == Some(Place::Absent);
+        hold.unseen &= !leads || after == Some(QueuePlace::Absent);
     }
 
     fn leads(&self) -> bool {
@@ -768,7 +768,7 @@ impl Candidate {
 impl Attempt {
     /// Nothing that was seen counts any more.
     fn begin_anew(&mut self) {
-        self.campaign = Campaign::new(self.hold.lease);
+        self.campaign = WinRule::new(self.hold.lease);
         self.answered = false;
         self.hold.renewal = None;
     }
@@ -844,8 +844,8 @@ impl View {
         Queue::read(self.at, self.keys.iter().map(|key| (name(key.lease), entry(key.created, None))))
     }
 
-    fn sight(&self, lease: LeaseId) -> Sight {
-        Sight::At { revision: self.at, place: self.queue().place(&name(lease)) }
+    fn sight(&self, lease: LeaseId) -> QueuePosition {
+        QueuePosition::At { revision: self.at, place: self.queue().place(&name(lease)) }
     }
 
     fn has(&self, lease: LeaseId) -> bool {
@@ -864,22 +864,22 @@ impl View {
         queue.happened(revision, &name(event.lease), now);
         let leases = self.keys.iter().map(|key| key.lease).chain(event.put.then_some(event.lease));
         let key = |lease| match queue.place(&name(lease)) {
-            Place::Absent => None,
-            Place::Behind(key) | Place::First(key) => Some(Key { created: key.created, lease }),
+            QueuePlace::Absent => None,
+            QueuePlace::Behind(key) | QueuePlace::First(key) => Some(Key { created: key.created, lease }),
         };
         Self { at: revision, keys: leases.filter_map(key).collect() }
     }
 }
 
-fn place(sight: Sight) -> Option<Place> {
+fn place(sight: QueuePosition) -> Option<QueuePlace> {
     match sight {
-        Sight::At { place, .. } => Some(place),
-        Sight::Unsure { .. } => None,
+        QueuePosition::At { place, .. } => Some(place),
+        QueuePosition::Unsure { .. } => None,
     }
 }
 
-fn entry(created: Revision, lease: Option<LeaseId>) -> Entry {
-    Entry { key: queue::Key { created, lease }, candidate: true, name: None }
+fn entry(created: Revision, lease: Option<LeaseId>) -> QueueEntry {
+    QueueEntry { key: queue::Key { created, lease }, candidate: true, name: None }
 }
 
 fn name(lease: LeaseId) -> Vec<u8> {

@@ -18,13 +18,13 @@ use tokio::{
 };
 
 use super::{
-    Shared,
+    EtcdShared,
     announcement::Announcement,
     layout::{self, Revision},
-    link::{Link, Paused},
-    progress::Answer,
-    queue::{self, Entry, Head, PATIENCE, Queue, Want},
-    trouble::{Remedy, Trouble},
+    link::{EndpointConnection, Paused},
+    progress::ReadKind,
+    queue::{self, Head, PATIENCE, Queue, QueueEntry, Want},
+    trouble::{EtcdError, Remedy},
 };
 use crate::{
     leadership::FencingToken,
@@ -37,7 +37,11 @@ use crate::{
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Sends every state of the election until nobody listens, or etcd refuses us.
-pub(crate) async fn observe(shared: Arc<Shared>, election: ElectionName, told: mpsc::Sender<Observation>) {
+pub(crate) async fn observe(
+    shared: Arc<EtcdShared>,
+    election: ElectionName,
+    told: mpsc::Sender<Observation>,
+) {
     let mut following =
         Following { shared: Arc::clone(&shared), election, told, last: None, last_contact: None };
     let mut backoff = Backoff::new();
@@ -63,7 +67,7 @@ pub(crate) async fn observe(shared: Arc<Shared>, election: ElectionName, told: m
 }
 
 struct Following {
-    shared: Arc<Shared>,
+    shared: Arc<EtcdShared>,
     election: ElectionName,
     told: mpsc::Sender<Observation>,
     /// What was told last.
@@ -73,7 +77,7 @@ struct Following {
 
 impl Following {
     /// Reads, watches and tells, until something breaks.
-    async fn follow(&mut self, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
+    async fn follow(&mut self, backoff: &mut Backoff) -> Result<Infallible, EtcdError> {
         let shared = Arc::clone(&self.shared);
         let link = shared.links.link().await?;
         let mut view = read(&shared, &link, &self.election).await?;
@@ -94,24 +98,24 @@ impl Following {
         loop {
             let message = tokio::select! {
                 biased;
-                () = self.told.closed() => return Err(Trouble::elsewhere("nobody listens")),
-                () = shared.links.abandoned(&link) => return Err(Trouble::elsewhere("the link was abandoned")),
+                () = self.told.closed() => return Err(EtcdError::elsewhere("nobody listens")),
+                () = shared.links.abandoned(&link) => return Err(EtcdError::elsewhere("the link was abandoned")),
                 message = stream.message() => message.map_err(|error| blamed(&shared, &link, error.into()))?,
                 () = sleep_until(ask_at) => {
                     if asked {
-                        return Err(blamed(&shared, &link, Trouble::unanswered(PATIENCE)));
+                        return Err(blamed(&shared, &link, EtcdError::unanswered(PATIENCE)));
                     }
                     stream.request_progress().await.map_err(|error| blamed(&shared, &link, error.into()))?;
                     (asked, ask_at) = (true, Instant::now() + PATIENCE);
                     continue;
                 }
             };
-            let message =
-                message.ok_or_else(|| blamed(&shared, &link, Trouble::elsewhere("etcd closed the watch")))?;
+            let message = message
+                .ok_or_else(|| blamed(&shared, &link, EtcdError::elsewhere("etcd closed the watch")))?;
             if message.canceled() {
                 return Err(shared.links.watch_cancelled(&link, &message).await);
             }
-            shared.accept(&link, message.header(), Answer::Local, known)?;
+            shared.accept(&link, message.header(), ReadKind::Local, known)?;
             self.in_contact();
             (asked, ask_at) = (false, Instant::now() + ASK_EVERY);
             // A watch that catches up gets many revisions at once: each is a state of its own.
@@ -134,7 +138,7 @@ impl Following {
         self.last_contact = Some((Instant::now(), SystemTime::now()));
     }
 
-    async fn tell(&mut self, view: &View) {
+    async fn tell(&mut self, view: &ObservedQueue) {
         let at = SystemTime::now();
         let mut state = view.state();
         if let State::Leader(leader) = &mut state {
@@ -152,7 +156,7 @@ impl Following {
         }
     }
 
-    async fn lost_sight(&mut self, trouble: Trouble) {
+    async fn lost_sight(&mut self, trouble: EtcdError) {
         // A break that is mended at once is no news.
         let gone_for = self.last_contact.map(|(at, _)| at.elapsed());
         let mended_soon = gone_for.is_some_and(|gone| gone < PATIENCE) && trouble.remedy != Remedy::Human;
@@ -188,20 +192,20 @@ fn revision(event: &Event) -> Option<i64> {
     event.kv().map(KeyValue::mod_revision)
 }
 
-fn blamed(shared: &Shared, link: &Link, trouble: Trouble) -> Trouble {
+fn blamed(shared: &EtcdShared, link: &EndpointConnection, trouble: EtcdError) -> EtcdError {
     shared.links.blame(link, &trouble);
     trouble
 }
 
 /// The queue as far as its events were seen.
 #[derive(Debug)]
-struct View {
+struct ObservedQueue {
     election: ElectionName,
     queue: Queue,
     announced: Option<Announcement>,
 }
 
-impl View {
+impl ObservedQueue {
     fn state(&self) -> State {
         let (key, entry) = match self.queue.head() {
             Head::Candidate { key, entry } => (key, entry),
@@ -217,18 +221,18 @@ impl View {
     fn happened(&mut self, event: &Event) -> bool {
         let Some(kv) = event.kv() else { return false };
         let put = event.event_type() == EventType::Put;
-        let now = put.then(|| Entry::of(&self.election, kv)).flatten();
+        let now = put.then(|| QueueEntry::of(&self.election, kv)).flatten();
         self.queue.happened(Revision(kv.mod_revision()), kv.key(), now)
     }
 
     /// Asks for what is missing to tell who leads, and by what name.
-    async fn settle(&mut self, shared: &Shared, link: &Link) -> Result<(), Trouble> {
+    async fn settle(&mut self, shared: &EtcdShared, link: &EndpointConnection) -> Result<(), EtcdError> {
         while let Some(want) = self.queue.want() {
             match want {
                 Want::Reading => self.queue = queue::read(shared, link, &self.election).await?,
                 Want::Entry(key, at) => {
                     if !self.fill(shared, link, &key, at).await? {
-                        return Err(Trouble::elsewhere("etcd lost a key that was there at that revision"));
+                        return Err(EtcdError::elsewhere("etcd lost a key that was there at that revision"));
                     }
                 }
             }
@@ -238,25 +242,29 @@ impl View {
 
     async fn fill(
         &mut self,
-        shared: &Shared,
-        link: &Link,
+        shared: &EtcdShared,
+        link: &EndpointConnection,
         key: &[u8],
         at: Revision,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, EtcdError> {
         let said = queue::value_at(shared, link, key, at).await?;
         Ok(self.queue.learned(&self.election, key, said.as_ref()))
     }
 }
 
 /// Its value, or its key where the value is not known.
-fn name_of(key: &[u8], entry: &Entry) -> String {
+fn name_of(key: &[u8], entry: &QueueEntry) -> String {
     entry.name.clone().unwrap_or_else(|| displayed(key))
 }
 
 /// Reads the queue, and the announcement after that.
-async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<View, Trouble> {
+async fn read(
+    shared: &EtcdShared,
+    link: &EndpointConnection,
+    election: &ElectionName,
+) -> Result<ObservedQueue, EtcdError> {
     let queue = queue::read(shared, link, election).await?;
-    let mut view = View { election: election.clone(), queue, announced: None };
+    let mut view = ObservedQueue { election: election.clone(), queue, announced: None };
     view.settle(shared, link).await?;
     // Nice to have, and a key that this user need not be permitted to read.
     let mut client = link.kv();
@@ -267,7 +275,7 @@ async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<V
 }
 
 /// One look at the election: the leader, and the queue with its names.
-pub(crate) async fn snapshot(shared: Arc<Shared>, election: ElectionName) -> Result<Snapshot, Trouble> {
+pub(crate) async fn snapshot(shared: Arc<EtcdShared>, election: ElectionName) -> Result<Snapshot, EtcdError> {
     let link = shared.links.link().await?;
     let mut view = read(&shared, &link, &election).await?;
     let at = view.queue.at();
@@ -276,7 +284,7 @@ pub(crate) async fn snapshot(shared: Arc<Shared>, election: ElectionName) -> Res
         view.fill(&shared, &link, &key, at).await?;
     }
     let candidates = view.queue.iter().filter(|(_, entry)| entry.candidate);
-    let queued = |(key, entry): (&[u8], &Entry)| Queued {
+    let queued = |(key, entry): (&[u8], &QueueEntry)| Queued {
         name: name_of(key, entry),
         token: Some(layout::token(entry.key.created)),
     };

@@ -14,14 +14,14 @@ use super::Revision;
 /// How far the cluster had come when a question was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "an answer is compared with what was known when it was asked for"]
-pub(crate) struct Known {
+pub(crate) struct ClusterMark {
     raft_term: u64,
     revision: i64,
 }
 
 /// How far the cluster has come, as far as its answers told us.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct ClusterProgress {
     cluster: Option<u64>,
     raft_term: u64,
     revision: i64,
@@ -29,7 +29,7 @@ pub(crate) struct Progress {
 
 /// What is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ReadKind {
     /// Passed through etcd's consensus, so it can't be behind in any way.
     Linearizable,
     /// Given by one member for itself: its store may lag, its Raft term must not.
@@ -54,18 +54,18 @@ pub(crate) enum FromThePast {
     LowerRevision { known: i64, got: i64 },
 }
 
-impl Progress {
+impl ClusterProgress {
     /// To be taken right before a question is sent.
-    pub(crate) fn known(&self) -> Known {
-        Known { raft_term: self.raft_term, revision: self.revision }
+    pub(crate) fn known(&self) -> ClusterMark {
+        ClusterMark { raft_term: self.raft_term, revision: self.revision }
     }
 
     /// Takes an answer's header, given what was known when the question was sent.
     pub(crate) fn accept(
         &mut self,
         header: Option<&ResponseHeader>,
-        kind: Answer,
-        known: Known,
+        kind: ReadKind,
+        known: ClusterMark,
     ) -> Result<Revision, FromThePast> {
         let header = header.ok_or(FromThePast::NoHeader)?;
         self.take(header.cluster_id(), header.raft_term(), header.revision(), kind, known)
@@ -76,8 +76,8 @@ impl Progress {
         cluster: u64,
         raft_term: u64,
         revision: i64,
-        kind: Answer,
-        known: Known,
+        kind: ReadKind,
+        known: ClusterMark,
     ) -> Result<Revision, FromThePast> {
         let expected = self.cluster.unwrap_or(cluster);
         if cluster != expected {
@@ -86,7 +86,7 @@ impl Progress {
         if raft_term < known.raft_term {
             return Err(FromThePast::OlderTerm { known: known.raft_term, got: raft_term });
         }
-        if kind == Answer::Linearizable && revision < known.revision {
+        if kind == ReadKind::Linearizable && revision < known.revision {
             return Err(FromThePast::LowerRevision { known: known.revision, got: revision });
         }
         self.cluster = Some(cluster);
@@ -107,13 +107,13 @@ mod tests {
 
     #[test]
     fn contract_7_refuses_another_cluster_an_older_term_a_lower_revision() {
-        let mut progress = Progress::default();
+        let mut progress = ClusterProgress::default();
         let known = progress.known();
-        assert_eq!(progress.take(1, 5, 100, Answer::Linearizable, known), Ok(Revision(100)));
+        assert_eq!(progress.take(1, 5, 100, ReadKind::Linearizable, known), Ok(Revision(100)));
 
         let known = progress.known();
-        let refused = |progress: &mut Progress, cluster, term, revision| {
-            progress.take(cluster, term, revision, Answer::Linearizable, known).unwrap_err()
+        let refused = |progress: &mut ClusterProgress, cluster, term, revision| {
+            progress.take(cluster, term, revision, ReadKind::Linearizable, known).unwrap_err()
         };
         assert!(matches!(refused(&mut progress, 2, 5, 100), FromThePast::OtherCluster { .. }));
         assert!(matches!(refused(&mut progress, 1, 4, 100), FromThePast::OlderTerm { .. }));
@@ -123,18 +123,18 @@ mod tests {
 
     #[test]
     fn contract_7_answers_may_overtake_each_other() {
-        let mut progress = Progress::default();
+        let mut progress = ClusterProgress::default();
         let both_asked = progress.known();
-        assert!(progress.take(1, 6, 200, Answer::Linearizable, both_asked).is_ok());
-        assert!(progress.take(1, 5, 100, Answer::Linearizable, both_asked).is_ok());
-        assert_eq!(progress.known(), Known { raft_term: 6, revision: 200 });
+        assert!(progress.take(1, 6, 200, ReadKind::Linearizable, both_asked).is_ok());
+        assert!(progress.take(1, 5, 100, ReadKind::Linearizable, both_asked).is_ok());
+        assert_eq!(progress.known(), ClusterMark { raft_term: 6, revision: 200 });
     }
 
     #[test]
     fn a_lagging_store_may_answer_for_itself() {
-        let mut progress = Progress { cluster: Some(1), raft_term: 5, revision: 100 };
+        let mut progress = ClusterProgress { cluster: Some(1), raft_term: 5, revision: 100 };
         let known = progress.known();
-        assert_eq!(progress.take(1, 5, 90, Answer::Local, known), Ok(Revision(90)));
+        assert_eq!(progress.take(1, 5, 90, ReadKind::Local, known), Ok(Revision(90)));
         assert_eq!(progress.known(), known);
     }
 }

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use etcd_client::KeyValue;
 
-use super::layout::{self, LeaseId, Part, Revision};
+use super::layout::{self, KeyKind, LeaseId, Revision};
 use crate::names::{ElectionName, displayed};
 
 mod reading;
@@ -29,7 +29,7 @@ pub(crate) const ROOM: usize = 1000;
 
 /// A key's place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Place {
+pub(crate) enum QueuePlace {
     Absent,
     Behind(Key),
     First(Key),
@@ -46,7 +46,7 @@ pub(crate) struct Key {
 
 /// A key in the queue, as far as it is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct QueueEntry {
     pub(crate) key: Key,
     /// Made by a candidate of this election, as far as its name and its lease tell.
     pub(crate) candidate: bool,
@@ -54,7 +54,7 @@ pub(crate) struct Entry {
     pub(crate) name: Option<String>,
 }
 
-impl Entry {
+impl QueueEntry {
     /// A key as an event, or a read with values, has it; `None` if it is not part of this queue.
     pub(crate) fn of(election: &ElectionName, kv: &KeyValue) -> Option<Self> {
         let lease = LeaseId(kv.lease());
@@ -69,11 +69,11 @@ impl Entry {
         Self::new(layout::part_of(election, kv.key(), None), key, None)
     }
 
-    fn new(part: Part, key: Key, name: Option<String>) -> Option<Self> {
+    fn new(part: KeyKind, key: Key, name: Option<String>) -> Option<Self> {
         match part {
-            Part::Elsewhere => None,
-            Part::Candidate => Some(Self { key, candidate: true, name }),
-            Part::Foreign => Some(Self { key, candidate: false, name }),
+            KeyKind::Elsewhere => None,
+            KeyKind::Candidate => Some(Self { key, candidate: true, name }),
+            KeyKind::Foreign => Some(Self { key, candidate: false, name }),
         }
     }
 }
@@ -86,12 +86,12 @@ pub(crate) enum Head<'a> {
     Unread,
     Candidate {
         key: &'a [u8],
-        entry: &'a Entry,
+        entry: &'a QueueEntry,
     },
     /// A key that is no candidate's, or one of several that were created at one revision.
     Blocked {
         key: &'a [u8],
-        entry: &'a Entry,
+        entry: &'a QueueEntry,
     },
 }
 
@@ -108,7 +108,7 @@ pub(crate) enum Want {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Queue {
     at: Revision,
-    front: BTreeMap<(Revision, Vec<u8>), Entry>,
+    front: BTreeMap<(Revision, Vec<u8>), QueueEntry>,
     created: BTreeMap<Vec<u8>, Revision>,
     /// All keys that were created up to here are kept; `None` if all are, whenever created.
     up_to: Option<Revision>,
@@ -120,7 +120,7 @@ pub(crate) struct Queue {
 impl Queue {
     /// A queue that was read whole.
     #[cfg(test)]
-    pub(crate) fn read(at: Revision, entries: impl IntoIterator<Item = (Vec<u8>, Entry)>) -> Self {
+    pub(crate) fn read(at: Revision, entries: impl IntoIterator<Item = (Vec<u8>, QueueEntry)>) -> Self {
         Self::read_up_to(at, None, ROOM, entries)
     }
 
@@ -129,7 +129,7 @@ impl Queue {
         at: Revision,
         up_to: Option<Revision>,
         room: usize,
-        entries: impl IntoIterator<Item = (Vec<u8>, Entry)>,
+        entries: impl IntoIterator<Item = (Vec<u8>, QueueEntry)>,
     ) -> Self {
         let (front, created, far) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let mut queue = Self { at, front, created, up_to, far, room };
@@ -160,16 +160,16 @@ impl Queue {
         self.up_to.is_some() && !self.created.contains_key(key) && !self.far.contains_key(key)
     }
 
-    pub(crate) fn place(&self, key: &[u8]) -> Place {
+    pub(crate) fn place(&self, key: &[u8]) -> QueuePlace {
         let mut front = self.front.iter();
         // All that came before a key that is kept are kept.
         if let Some(((created, first), entry)) = front.next()
             && first == key
         {
             let tied = front.next().is_some_and(|((next, _), _)| next == created);
-            return if tied { Place::Behind(entry.key) } else { Place::First(entry.key) };
+            return if tied { QueuePlace::Behind(entry.key) } else { QueuePlace::First(entry.key) };
         }
-        self.key(key).map_or(Place::Absent, Place::Behind)
+        self.key(key).map_or(QueuePlace::Absent, QueuePlace::Behind)
     }
 
     fn key(&self, key: &[u8]) -> Option<Key> {
@@ -207,7 +207,7 @@ impl Queue {
     }
 
     /// The keys kept, first come first.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &Entry)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &QueueEntry)> {
         self.front.iter().map(|((_, key), entry)| (key.as_slice(), entry))
     }
 
@@ -220,7 +220,7 @@ impl Queue {
     }
 
     /// Takes the change of one key in; `false` if the queue was read after it.
-    pub(crate) fn happened(&mut self, revision: Revision, key: &[u8], now: Option<Entry>) -> bool {
+    pub(crate) fn happened(&mut self, revision: Revision, key: &[u8], now: Option<QueueEntry>) -> bool {
         let known = self.entry(key) == now.as_ref() && self.key(key) == now.as_ref().map(|entry| entry.key);
         if revision < self.at || (revision == self.at && known) {
             return false;
@@ -237,19 +237,19 @@ impl Queue {
     pub(crate) fn learned(&mut self, election: &ElectionName, key: &[u8], now: Option<&KeyValue>) -> bool {
         let known = self.created.get(key).map(|created| created.0);
         let Some(kv) = now.filter(|kv| Some(kv.create_revision()) == known) else { return false };
-        match Entry::of(election, kv) {
+        match QueueEntry::of(election, kv) {
             Some(entry) => self.put(key.to_vec(), entry),
             None => self.delete(key),
         }
         true
     }
 
-    fn entry(&self, key: &[u8]) -> Option<&Entry> {
+    fn entry(&self, key: &[u8]) -> Option<&QueueEntry> {
         let created = *self.created.get(key)?;
         self.front.get(&(created, key.to_vec()))
     }
 
-    fn put(&mut self, key: Vec<u8>, entry: Entry) {
+    fn put(&mut self, key: Vec<u8>, entry: QueueEntry) {
         self.delete(&key);
         let created = entry.key.created;
         if let Some(far) = self.far.get_mut(&key) {
@@ -298,13 +298,13 @@ mod tests {
         Key { created: Revision(created), lease: None }
     }
 
-    fn entry(created: i64) -> Entry {
-        Entry { key: key(created), candidate: true, name: None }
+    fn entry(created: i64) -> QueueEntry {
+        QueueEntry { key: key(created), candidate: true, name: None }
     }
 
-    fn foreign(created: i64) -> Entry {
+    fn foreign(created: i64) -> QueueEntry {
         let key = Key { created: Revision(created), lease: Some(LeaseId(0)) };
-        Entry { key, candidate: false, name: None }
+        QueueEntry { key, candidate: false, name: None }
     }
 
     fn queue() -> Queue {
@@ -314,18 +314,18 @@ mod tests {
     #[test]
     fn first_is_who_came_first() {
         let mut queue = queue();
-        assert_eq!(queue.place(b"b"), Place::First(key(11)));
-        assert_eq!(queue.place(b"a"), Place::Behind(key(12)));
+        assert_eq!(queue.place(b"b"), QueuePlace::First(key(11)));
+        assert_eq!(queue.place(b"a"), QueuePlace::Behind(key(12)));
         assert!(queue.happened(Revision(21), b"b", None));
-        assert_eq!(queue.place(b"a"), Place::First(key(12)));
-        assert_eq!(queue.place(b"b"), Place::Absent);
+        assert_eq!(queue.place(b"a"), QueuePlace::First(key(12)));
+        assert_eq!(queue.place(b"b"), QueuePlace::Absent);
     }
 
     #[test]
     fn contract_7_what_happened_before_the_read_changes_nothing() {
         let mut queue = queue();
         assert!(!queue.happened(Revision(19), b"b", None));
-        assert_eq!(queue.place(b"b"), Place::First(key(11)));
+        assert_eq!(queue.place(b"b"), QueuePlace::First(key(11)));
     }
 
     #[test]
@@ -333,8 +333,8 @@ mod tests {
         let mut queue = queue();
         queue.happened(Revision(21), b"b", None);
         queue.happened(Revision(22), b"b", Some(entry(22)));
-        assert_eq!(queue.place(b"a"), Place::First(key(12)));
-        assert_eq!(queue.place(b"b"), Place::Behind(key(22)));
+        assert_eq!(queue.place(b"a"), QueuePlace::First(key(12)));
+        assert_eq!(queue.place(b"b"), QueuePlace::Behind(key(22)));
     }
 
     #[test]
@@ -344,14 +344,14 @@ mod tests {
         assert!(queue.happened(Revision(21), b"y", Some(foreign(21))));
         queue.happened(Revision(22), b"own", Some(entry(22)));
         queue.happened(Revision(23), b"x", None);
-        assert_eq!(queue.place(b"own"), Place::Behind(key(22)), "the other one still stands before it");
+        assert_eq!(queue.place(b"own"), QueuePlace::Behind(key(22)), "the other one still stands before it");
         assert!(matches!(queue.head(), Head::Blocked { key: b"y", .. }));
         queue.happened(Revision(24), b"y", None);
-        assert_eq!(queue.place(b"own"), Place::First(key(22)));
+        assert_eq!(queue.place(b"own"), QueuePlace::First(key(22)));
 
         let pair = [(b"a".to_vec(), entry(5)), (b"b".to_vec(), entry(5))];
         let queue = Queue::read(Revision(20), pair);
-        assert_eq!([queue.place(b"a"), queue.place(b"b")], [Place::Behind(key(5)); 2]);
+        assert_eq!([queue.place(b"a"), queue.place(b"b")], [QueuePlace::Behind(key(5)); 2]);
         assert!(matches!(queue.head(), Head::Blocked { key: b"a", .. }), "nobody can tell which leads");
     }
 
@@ -362,16 +362,16 @@ mod tests {
         assert!(queue.may_miss(&[4]));
         queue.track(&[4], Some(key(4)));
         queue.track(&[2], None);
-        assert_eq!(queue.place(&[4]), Place::Behind(key(4)));
+        assert_eq!(queue.place(&[4]), QueuePlace::Behind(key(4)));
         assert_eq!(queue.iter().count(), 2);
         assert_eq!(queue.revisions(), [1, 2, 4].map(Revision));
         queue.happened(Revision(6), &[1], None);
         queue.happened(Revision(7), &[3], None);
         queue.happened(Revision(8), &[2], None);
         assert_eq!((queue.head(), queue.want()), (Head::Unread, Some(Want::Reading)));
-        assert_eq!(queue.place(&[4]), Place::Behind(key(4)), "not before it is known");
+        assert_eq!(queue.place(&[4]), QueuePlace::Behind(key(4)), "not before it is known");
         queue.happened(Revision(9), &[4], None);
-        assert_eq!(queue.place(&[4]), Place::Absent);
+        assert_eq!(queue.place(&[4]), QueuePlace::Absent);
     }
 
     /// What etcd holds: by key, the revision that made it.
@@ -444,9 +444,9 @@ mod tests {
                 others.into_iter().all(|(_, other)| other > created)
             });
             match (queue.place(&[name]), truth.get(&vec![name])) {
-                (Place::Absent, None) => {}
-                (Place::First(key), Some(created)) => prop_assert!(first && key.created == *created),
-                (Place::Behind(key), Some(created)) => prop_assert!(!first && key.created == *created),
+                (QueuePlace::Absent, None) => {}
+                (QueuePlace::First(key), Some(created)) => prop_assert!(first && key.created == *created),
+                (QueuePlace::Behind(key), Some(created)) => prop_assert!(!first && key.created == *created),
                 (shown, known) => prop_assert!(false, "{shown:?}, and it is {known:?}"),
             }
         }

@@ -27,20 +27,20 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Seat, Shared,
-    campaign::{Campaign, Next, Seen, Why},
+    EtcdShared, LeaderKey,
+    campaign::{AttemptFailure, WinInput, WinRule, WinStep},
     layout::{self, LeaseId, Revision},
-    lease::{self, Held, Keeper, LeaseEnd, Renewal},
-    link::{Link, Paused},
-    progress::Answer,
+    lease::{self, KeepAlive, LeaseEnd, LeaseGuard, Renewal},
+    link::{EndpointConnection, Paused},
+    progress::ReadKind,
     term,
-    trouble::{Remedy, Trouble},
-    view::{Look, Sight, View},
+    trouble::{EtcdError, Remedy},
+    view::{KeyWatch, QueuePosition, QueueView},
 };
 use crate::{
-    candidate::{CampaignError, Event, Standing, Won, in_span_leads},
+    candidate::{CampaignError, CampaignReply, CampaignRequest, Event, in_span_leads},
     clock::Timestamp,
-    leadership::{ClusterId, Leadership, Tenure, Term, Ticket},
+    leadership::{ClusterId, Leadership, LeadershipTerm, TermHandle, Ticket},
     timing::{Backoff, Ttl},
     validity::SharedValidity,
 };
@@ -49,8 +49,8 @@ use crate::{
 const RENEWALS: usize = 4;
 
 /// Stands until the campaign is won or called off, then sees the term through.
-pub(crate) async fn stand(shared: Arc<Shared>, standing: Standing, mut won: Won) {
-    let view = View::of(&shared, &standing.election);
+pub(crate) async fn stand(shared: Arc<EtcdShared>, standing: CampaignRequest, mut won: CampaignReply) {
+    let view = QueueView::of(&shared, &standing.election);
     let mut backoff = Backoff::new();
     // Of the attempt before, which never led: etcd may keep our place, though it was out of reach.
     let mut kept = None;
@@ -105,15 +105,15 @@ pub(crate) async fn stand(shared: Arc<Shared>, standing: Standing, mut won: Won)
 /// Why an attempt ended without a win.
 enum AttemptError {
     /// Try again, with the same lease if etcd still has it.
-    Again(Trouble),
+    Again(EtcdError),
     /// Try again, with a new lease.
-    Anew(Trouble),
+    Anew(EtcdError),
     /// Retrying can't fix it.
     Final(CampaignError),
 }
 
-impl From<Trouble> for AttemptError {
-    fn from(trouble: Trouble) -> Self {
+impl From<EtcdError> for AttemptError {
+    fn from(trouble: EtcdError) -> Self {
         match trouble.remedy {
             Remedy::Human => Self::Final(CampaignError::Refused(trouble.message)),
             Remedy::Elsewhere | Remedy::Unreachable | Remedy::NewLease | Remedy::Request => {
@@ -131,16 +131,16 @@ impl AttemptError {
 
 /// One lease, one connection, one try.
 struct Attempt {
-    shared: Arc<Shared>,
-    link: Link,
-    lease: Held,
+    shared: Arc<EtcdShared>,
+    link: EndpointConnection,
+    lease: LeaseGuard,
     ttl: Ttl,
     key: Vec<u8>,
     validity: Arc<SharedValidity>,
     keeper: AbortOnDropHandle<LeaseEnd>,
     renewals: mpsc::Receiver<Renewal>,
-    look: Look,
-    put: AbortOnDropHandle<Result<Put, Trouble>>,
+    look: KeyWatch,
+    put: AbortOnDropHandle<Result<Put, EtcdError>>,
 }
 
 /// What etcd answered to the transaction that puts our key.
@@ -157,10 +157,10 @@ impl Attempt {
     /// The lease that was `kept` is renewed, if etcd still has it. What is proved of it counts from there:
     /// this attempt knows nothing of the one before.
     async fn start(
-        shared: &Arc<Shared>,
-        standing: &Standing,
-        view: &Arc<View>,
-        kept: &mut Option<Held>,
+        shared: &Arc<EtcdShared>,
+        standing: &CampaignRequest,
+        view: &Arc<QueueView>,
+        kept: &mut Option<LeaseGuard>,
     ) -> Result<Self, AttemptError> {
         let link = shared.links.link().await?;
         let ttl = standing.ttl;
@@ -181,7 +181,7 @@ impl Attempt {
         let validity = Arc::new(SharedValidity::new(ttl.believed_until(sent)));
         let look = view.look_at(key.clone());
         let (renewed, renewals) = mpsc::channel(RENEWALS);
-        let keeper = Keeper {
+        let keeper = KeepAlive {
             shared: Arc::clone(shared),
             lease: lease.id(),
             ttl,
@@ -207,35 +207,35 @@ impl Attempt {
     }
 
     /// Ends the attempt, and keeps its lease for the next one.
-    fn leave(self) -> Held {
+    fn leave(self) -> LeaseGuard {
         self.lease
     }
 
     /// Waits in the queue until the win is verified; returns the key's `create_revision`.
     async fn contend(
         &mut self,
-        standing: &Standing,
+        standing: &CampaignRequest,
         backoff: &mut Backoff,
     ) -> Result<Revision, AttemptError> {
         let patience = self.shared.call_patience(self.ttl);
-        let mut state = Campaign::new(self.lease.id());
+        let mut state = WinRule::new(self.lease.id());
         let (mut answered, mut following) = (false, false);
-        let mut due = Due::now(patience);
+        let mut due = ResponseDeadline::now(patience);
         loop {
             let seen = tokio::select! {
                 biased;
                 end = &mut self.keeper => return Err(lease_ended(end).into()),
                 () = self.shared.links.abandoned(&self.link) => {
-                    return Err(Trouble::elsewhere("the connection failed while waiting in the queue").into());
+                    return Err(EtcdError::elsewhere("the connection failed while waiting in the queue").into());
                 }
-                sight = self.look.sight() => Seen::Sight(sight),
+                sight = self.look.sight() => WinInput::Sight(sight),
                 put = &mut self.put, if !answered => {
                     answered = true;
                     match put {
-                        Ok(Ok(Put::Ours(created))) => Seen::Put { created },
-                        Ok(Ok(Put::Taken)) => return Err(AttemptError::Anew(Trouble::elsewhere(Why::NotOurs.to_string()))),
+                        Ok(Ok(Put::Ours(created))) => WinInput::Put { created },
+                        Ok(Ok(Put::Taken)) => return Err(AttemptError::Anew(EtcdError::elsewhere(AttemptFailure::NotOurs.to_string()))),
                         Ok(Err(trouble)) => return Err(trouble.into()),
-                        Err(_panicked) => return Err(Trouble::elsewhere("the campaign failed").into()),
+                        Err(_panicked) => return Err(EtcdError::elsewhere("the campaign failed").into()),
                     }
                 }
                 () = due.passed() => {
@@ -246,8 +246,8 @@ impl Attempt {
             due.follow(seen, next);
             following &= !is_unsure(seen);
             match next {
-                Next::Wait | Next::Expect => {}
-                Next::Follow { created } => {
+                WinStep::Wait | WinStep::Expect => {}
+                WinStep::Follow { created } => {
                     backoff.reset();
                     if !following {
                         following = true;
@@ -255,24 +255,30 @@ impl Attempt {
                             standing.events.send(Event::Following { token: Some(layout::token(created)) });
                     }
                 }
-                Next::Win { created } => return Ok(created),
-                Next::Abandon(why) => return Err(AttemptError::Anew(Trouble::elsewhere(why.to_string()))),
+                WinStep::Win { created } => return Ok(created),
+                WinStep::Abandon(why) => {
+                    return Err(AttemptError::Anew(EtcdError::elsewhere(why.to_string())));
+                }
             }
         }
     }
 
-    fn blame(&self, why: &str) -> Trouble {
+    fn blame(&self, why: &str) -> EtcdError {
         self.shared.links.failed(&self.link);
-        Trouble::elsewhere(why)
+        EtcdError::elsewhere(why)
     }
 
     /// A verified win makes a leadership, if this process may still believe its lease.
-    fn win(self, created: Revision, standing: &Standing) -> Result<(Leadership, Elected), AttemptError> {
+    fn win(
+        self,
+        created: Revision,
+        standing: &CampaignRequest,
+    ) -> Result<(Leadership, Elected), AttemptError> {
         let expired =
-            || AttemptError::Again(Trouble::elsewhere("the lease expired before the win was verified"));
+            || AttemptError::Again(EtcdError::elsewhere("the lease expired before the win was verified"));
         let cluster = self.shared.cluster().ok_or_else(expired)?;
         let (key, lease) = (self.key.clone(), self.lease.id().0);
-        let term = Term {
+        let term = LeadershipTerm {
             token: layout::token(created),
             cluster: ClusterId(cluster),
             name: standing.name.clone(),
@@ -292,30 +298,30 @@ impl Attempt {
 
 /// When something that etcd owes us must have come: our key in the queue at first, then whichever
 /// is missing of the two that make a win.
-struct Due {
+struct ResponseDeadline {
     patience: Duration,
     /// Nothing is owed to one who waits behind somebody, or who can't see.
     at: Option<Instant>,
     expecting: bool,
 }
 
-impl Due {
+impl ResponseDeadline {
     fn now(patience: Duration) -> Self {
         Self { patience, at: Some(Instant::now() + patience), expecting: false }
     }
 
-    fn follow(&mut self, seen: Seen, next: Next) {
+    fn follow(&mut self, seen: WinInput, next: WinStep) {
         match next {
             // The view blames its own link for that.
             _ if is_unsure(seen) => (self.at, self.expecting) = (None, false),
-            Next::Expect if !self.expecting => {
+            WinStep::Expect if !self.expecting => {
                 (self.at, self.expecting) = (Some(Instant::now() + self.patience), true);
             }
-            Next::Expect => {}
-            Next::Wait => {
+            WinStep::Expect => {}
+            WinStep::Wait => {
                 self.at.get_or_insert_with(|| Instant::now() + self.patience);
             }
-            Next::Follow { .. } | Next::Win { .. } | Next::Abandon(_) => {
+            WinStep::Follow { .. } | WinStep::Win { .. } | WinStep::Abandon(_) => {
                 (self.at, self.expecting) = (None, false);
             }
         }
@@ -329,26 +335,26 @@ impl Due {
     }
 }
 
-fn is_unsure(seen: Seen) -> bool {
-    matches!(seen, Seen::Sight(Sight::Unsure { .. }))
+fn is_unsure(seen: WinInput) -> bool {
+    matches!(seen, WinInput::Sight(QueuePosition::Unsure { .. }))
 }
 
 /// Puts our key on our lease, unless there is one of that name: so asking twice changes nothing.
 async fn put(
-    shared: Arc<Shared>,
-    link: Link,
+    shared: Arc<EtcdShared>,
+    link: EndpointConnection,
     key: Vec<u8>,
     name: Vec<u8>,
     lease: LeaseId,
     ttl: Ttl,
-) -> Result<Put, Trouble> {
+) -> Result<Put, EtcdError> {
     let absent = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
     let put = TxnOp::put(key.clone(), name, Some(PutOptions::new().with_lease(lease.0)));
     let once = Txn::new().when([absent]).and_then([put]).or_else([TxnOp::get(key, None)]);
     let known = shared.known();
     let mut client = link.kv();
     let answer = shared.links.call(&link, shared.call_patience(ttl), client.txn(once)).await?;
-    let revision = shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+    let revision = shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
     if answer.succeeded() {
         return Ok(Put::Ours(revision));
     }
@@ -357,16 +363,20 @@ async fn put(
             Some(kv) if kv.lease() == lease.0 => Put::Ours(Revision(kv.create_revision())),
             _ => Put::Taken,
         }),
-        _ => Err(Trouble::elsewhere("etcd's answer has not the form of the question")),
+        _ => Err(EtcdError::elsewhere("etcd's answer has not the form of the question")),
     }
 }
 
 /// A lease that etcd granted just now, and when it was asked for.
-async fn granted(shared: &Arc<Shared>, link: &Link, ttl: Ttl) -> Result<(Held, Timestamp), AttemptError> {
+async fn granted(
+    shared: &Arc<EtcdShared>,
+    link: &EndpointConnection,
+    ttl: Ttl,
+) -> Result<(LeaseGuard, Timestamp), AttemptError> {
     let known = shared.known();
     let sent = Timestamp::now();
     let (lease, grant) = grant(shared, link, ttl).await?;
-    shared.accept(link, grant.header(), Answer::Linearizable, known)?;
+    shared.accept(link, grant.header(), ReadKind::Linearizable, known)?;
     if grant.ttl() != i64::from(ttl.as_secs()) {
         return Err(raised(ttl, grant.ttl()));
     }
@@ -378,10 +388,10 @@ async fn granted(shared: &Arc<Shared>, link: &Link, ttl: Ttl) -> Result<(Held, T
 /// Goes on in a task of its own where the caller is dropped, so that a lease which etcd grants
 /// to nobody is known, and given back.
 async fn grant(
-    shared: &Arc<Shared>,
-    link: &Link,
+    shared: &Arc<EtcdShared>,
+    link: &EndpointConnection,
     ttl: Ttl,
-) -> Result<(Held, etcd_client::LeaseGrantResponse), Trouble> {
+) -> Result<(LeaseGuard, etcd_client::LeaseGrantResponse), EtcdError> {
     let (asking, link) = (Arc::clone(shared), link.clone());
     let (granted, grant) = oneshot::channel();
     shared.spawn_counted(async move {
@@ -390,25 +400,25 @@ async fn grant(
         let answer = asking.links.call(&link, asking.call_patience(ttl), granting).await;
         // From here on, whatever happens, the lease is given back.
         let _ = granted.send(answer.map(|grant| {
-            let lease = Held::new(Arc::clone(&asking), LeaseId(grant.id()), ttl);
+            let lease = LeaseGuard::new(Arc::clone(&asking), LeaseId(grant.id()), ttl);
             (lease, grant)
         }));
     });
-    grant.await.unwrap_or_else(|_| Err(Trouble::elsewhere("the backend has stopped")))
+    grant.await.unwrap_or_else(|_| Err(EtcdError::elsewhere("the backend has stopped")))
 }
 
 fn raised(asked: Ttl, granted: i64) -> AttemptError {
     let seconds = Duration::from_secs(u64::try_from(granted).unwrap_or(0));
     match Ttl::new(seconds) {
         Ok(granted) if granted > asked => AttemptError::Final(CampaignError::TtlTooShort { asked, granted }),
-        _ => {
-            AttemptError::Again(Trouble::elsewhere(format!("etcd granted a lease of {granted}s for {asked}")))
-        }
+        _ => AttemptError::Again(EtcdError::elsewhere(format!(
+            "etcd granted a lease of {granted}s for {asked}"
+        ))),
     }
 }
 
-fn lease_ended(end: Result<LeaseEnd, JoinError>) -> Trouble {
-    Trouble::elsewhere(match end {
+fn lease_ended(end: Result<LeaseEnd, JoinError>) -> EtcdError {
+    EtcdError::elsewhere(match end {
         Ok(LeaseEnd::Expired) => "the lease could not be renewed in time while waiting",
         Ok(LeaseEnd::Gone) => "the lease was revoked while waiting",
         Err(_panicked) => "the lease is not renewed any more",
@@ -418,15 +428,15 @@ fn lease_ended(end: Result<LeaseEnd, JoinError>) -> Trouble {
 /// A won attempt, which goes on to be a term.
 pub(crate) struct Elected {
     attempt: Attempt,
-    tenure: Tenure,
+    tenure: TermHandle,
     created: Revision,
     until: Timestamp,
 }
 
 impl Elected {
     /// Hands the leadership to whoever campaigned, and sees the term through.
-    async fn lead(self, leadership: Leadership, standing: Standing, won: Won) {
-        let Standing { events, announce, .. } = standing;
+    async fn lead(self, leadership: Leadership, standing: CampaignRequest, won: CampaignReply) {
+        let CampaignRequest { events, announce, .. } = standing;
         let token = leadership.token();
         in_span_leads(token);
         let mut attempt = self.attempt;
@@ -437,8 +447,8 @@ impl Elected {
         // which orders the term to end.
         let _ = won.send(Ok(leadership));
         let Attempt { shared, lease, ttl, key, keeper, renewals, look, .. } = attempt;
-        let seat = Seat { shared, key, created: self.created, lease: lease.id(), ttl };
-        let term = term::Running { seat, lease, keeper, renewals, look, tenure: self.tenure, events };
+        let seat = LeaderKey { shared, key, created: self.created, lease: lease.id(), ttl };
+        let term = term::ActiveTerm { seat, lease, keeper, renewals, look, tenure: self.tenure, events };
         term.run(announce).await;
     }
 }

@@ -19,20 +19,21 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Seat, Shared,
+    EtcdShared, LeaderKey,
     announcement::Announcement,
     layout::{self, LeaseId, Revision},
-    lease::{Held, LeaseEnd, Renewal, short_pause},
-    progress::Answer,
-    queue::{Key, Place},
-    trouble::{Remedy, Trouble},
-    view::{Look, Sight},
+    lease::{LeaseEnd, LeaseGuard, Renewal, short_pause},
+    progress::ReadKind,
+    queue::{Key, QueuePlace},
+    trouble::{EtcdError, Remedy},
+    view::{KeyWatch, QueuePosition},
 };
 use crate::{
     candidate::Event,
     clock::{self, Timestamp},
     leadership::{
-        ClusterId, FencingToken, Loss, Order, OrderError, Outcome, ReleaseError, Released, Tenure, Ticket,
+        ClusterId, FencingToken, Loss, OrderError, OrderOutcome, ReleaseError, Released, TermHandle,
+        TermOrder, Ticket,
     },
     names::displayed,
     timing::Ttl,
@@ -42,17 +43,17 @@ use crate::{
 const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A term under way.
-pub(super) struct Running {
-    pub(super) seat: Seat,
-    pub(super) lease: Held,
+pub(super) struct ActiveTerm {
+    pub(super) seat: LeaderKey,
+    pub(super) lease: LeaseGuard,
     pub(super) keeper: AbortOnDropHandle<LeaseEnd>,
     pub(super) renewals: mpsc::Receiver<Renewal>,
-    pub(super) look: Look,
-    pub(super) tenure: Tenure,
+    pub(super) look: KeyWatch,
+    pub(super) tenure: TermHandle,
     pub(super) events: broadcast::Sender<Event>,
 }
 
-impl Running {
+impl ActiveTerm {
     pub(super) async fn run(mut self, announce: bool) {
         let token = self.tenure.term.token;
         let _announcing = announce.then(|| {
@@ -64,35 +65,35 @@ impl Running {
             tokio::select! {
                 biased;
                 end = &mut self.keeper => break match self.tenure.given_up() {
-                    Some(Order::Resign { done }) => Ended::Resigned(done),
-                    Some(Order::Proclaim { .. } | Order::Lapsed) | None => Ended::Lost(match end {
+                    Some(TermOrder::Resign { done }) => TermEnd::Resigned(done),
+                    Some(TermOrder::Proclaim { .. } | TermOrder::Lapsed) | None => TermEnd::Lost(match end {
                         Ok(LeaseEnd::Expired) => Loss::Expired,
                         Ok(LeaseEnd::Gone) => Loss::Revoked,
                         Err(_panicked) => Loss::ShutDown,
                     }),
                 },
                 sight = self.look.sight() => match self.shown(sight) {
-                    Shown::Seated => blindness = None,
-                    Shown::Lost(loss) => break Ended::Lost(loss),
-                    Shown::Nothing { since } => blindness = Some(Blindness { since, told: false }),
+                    LeaderKeyState::Seated => blindness = None,
+                    LeaderKeyState::Lost(loss) => break TermEnd::Lost(loss),
+                    LeaderKeyState::Nothing { since } => blindness = Some(Blindness { since, told: false }),
                 },
                 blind = blind(&mut blindness, self.seat.ttl) => match blind {
                     Blind::Until(until) => drop(self.events.send(Event::Blind { token, until })),
-                    Blind::ForTooLong => break Ended::Lost(Loss::Blind),
+                    Blind::ForTooLong => break TermEnd::Lost(Loss::Unobservable),
                 },
                 Some(renewal) = self.renewals.recv() => self.renewed(token, renewal),
                 order = self.tenure.order() => match order {
-                    Order::Proclaim { value, done } => {
+                    TermOrder::Proclaim { value, done } => {
                         let proclaiming = self.seat.clone().proclaim(value);
                         self.seat.shared.spawn(async move { done.send(proclaiming.await) });
                     }
-                    Order::Resign { done } => break Ended::Resigned(done),
-                    Order::Lapsed => break Ended::Lost(Loss::Expired),
+                    TermOrder::Resign { done } => break TermEnd::Resigned(done),
+                    TermOrder::Lapsed => break TermEnd::Lost(Loss::Expired),
                 },
             }
         };
         match ended {
-            Ended::Lost(loss) => {
+            TermEnd::Lost(loss) => {
                 self.lose(token, loss);
                 drop(self.keeper);
                 // The work may be stopping yet: nobody should lead because of us before it has, or the
@@ -100,7 +101,7 @@ impl Running {
                 let _ = timeout(self.seat.ttl.as_duration(), self.tenure.let_go()).await;
                 // Dropping the lease revokes it: the next candidate need not wait for its end.
             }
-            Ended::Resigned(done) => {
+            TermEnd::Resigned(done) => {
                 self.lose(token, Loss::Resigned);
                 let deadline = Timestamp::now() + self.seat.ttl.as_duration().min(RELEASE_WITHIN);
                 let keeper = self.keeper;
@@ -133,13 +134,17 @@ impl Running {
         }
     }
 
-    fn shown(&self, sight: Sight) -> Shown {
+    fn shown(&self, sight: QueuePosition) -> LeaderKeyState {
         match sight {
-            Sight::Unsure { since } => Shown::Nothing { since },
-            Sight::At { place: Place::Absent, .. } => Shown::Lost(Loss::KeyDeleted),
-            Sight::At { place: Place::First(key), .. } if self.ours(key) => Shown::Seated,
+            QueuePosition::Unsure { since } => LeaderKeyState::Nothing { since },
+            QueuePosition::At { place: QueuePlace::Absent, .. } => LeaderKeyState::Lost(Loss::KeyDeleted),
+            QueuePosition::At { place: QueuePlace::First(key), .. } if self.ours(key) => {
+                LeaderKeyState::Seated
+            }
             // Nobody can be before us while the key is the one we won with.
-            Sight::At { place: Place::First(_) | Place::Behind(_), .. } => Shown::Lost(Loss::Superseded),
+            QueuePosition::At { place: QueuePlace::First(_) | QueuePlace::Behind(_), .. } => {
+                LeaderKeyState::Lost(Loss::Superseded)
+            }
         }
     }
 
@@ -177,13 +182,13 @@ async fn blind(blindness: &mut Option<Blindness>, ttl: Ttl) -> Blind {
     Blind::Until(end)
 }
 
-enum Ended {
+enum TermEnd {
     Lost(Loss),
-    Resigned(oneshot::Sender<Outcome>),
+    Resigned(oneshot::Sender<OrderOutcome>),
 }
 
 /// What the view of the queue says of the leader.
-enum Shown {
+enum LeaderKeyState {
     Seated,
     Lost(Loss),
     /// Nothing, since then.
@@ -204,7 +209,7 @@ fn is_announcement(kv: &KeyValue) -> bool {
 
 /// Gives up the term of a process that is gone: see [`Etcd::release`](super::Etcd::release).
 pub(super) async fn release(
-    shared: Arc<Shared>,
+    shared: Arc<EtcdShared>,
     ticket: Ticket,
     deadline: Timestamp,
 ) -> Result<Released, ReleaseError> {
@@ -215,10 +220,10 @@ pub(super) async fn release(
     loop {
         let left = deadline.since(Timestamp::now());
         let tried = timeout(left, delete_for(&shared, &ticket)).await;
-        let trouble = match tried.unwrap_or_else(|_| Err(NotReleased::Trouble(Trouble::unanswered(left)))) {
+        let trouble = match tried.unwrap_or_else(|_| Err(NotReleased::Trouble(EtcdError::unanswered(left)))) {
             Ok(Released::GivenUp) => {
                 // The key was on this lease, so it is the candidate's own.
-                Held::new(shared, lease, ticket.ttl).revoke_at_leisure();
+                LeaseGuard::new(shared, lease, ticket.ttl).revoke_at_leisure();
                 return Ok(Released::GivenUp);
             }
             // Also after a deletion whose answer did not come. The lease holds nothing any more, and
@@ -242,11 +247,11 @@ pub(super) async fn release(
 
 enum NotReleased {
     OtherCluster(u64),
-    Trouble(Trouble),
+    Trouble(EtcdError),
 }
 
-impl From<Trouble> for NotReleased {
-    fn from(trouble: Trouble) -> Self {
+impl From<EtcdError> for NotReleased {
+    fn from(trouble: EtcdError) -> Self {
         Self::Trouble(trouble)
     }
 }
@@ -255,7 +260,7 @@ impl From<Trouble> for NotReleased {
 ///
 /// The cluster is asked who it is before that, over the same connection: what answers may have the same keys,
 /// revisions and leases, and be another one.
-async fn delete_for(shared: &Shared, ticket: &Ticket) -> Result<Released, NotReleased> {
+async fn delete_for(shared: &EtcdShared, ticket: &Ticket) -> Result<Released, NotReleased> {
     let link = shared.links.link().await?;
     let patience = shared.call_patience(ticket.ttl);
     let mut client = link.kv();
@@ -267,27 +272,27 @@ async fn delete_for(shared: &Shared, ticket: &Ticket) -> Result<Released, NotRel
     if let Some(answered) = answered.filter(|answered| *answered != ticket.cluster) {
         return Err(NotReleased::OtherCluster(answered));
     }
-    shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+    shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
 
     let same_term = Compare::create_revision(&*ticket.key, CompareOp::Equal, ticket.created);
     let same_lease = Compare::lease(&*ticket.key, CompareOp::Equal, ticket.lease);
     let delete = Txn::new().when([same_term, same_lease]).and_then([TxnOp::delete(&*ticket.key, None)]);
     let known = shared.known();
     let answer = shared.links.call(&link, patience, client.txn(delete)).await?;
-    shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+    shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
     Ok(if answer.succeeded() { Released::GivenUp } else { Released::NothingHeld })
 }
 
-impl Seat {
+impl LeaderKey {
     /// The place that a ticket names.
-    pub(super) fn of(shared: Arc<Shared>, ticket: &Ticket) -> Self {
+    pub(super) fn of(shared: Arc<EtcdShared>, ticket: &Ticket) -> Self {
         let Ticket { key, created, lease, ttl, .. } = ticket.clone();
         Self { shared, key, created: Revision(created), lease: LeaseId(lease), ttl }
     }
 
     /// Runs a transaction that does something only while our key is the one we won with; whether
     /// it was is in the answer.
-    pub(super) async fn guarded(&self, what: TxnOp) -> Result<TxnResponse, Trouble> {
+    pub(super) async fn guarded(&self, what: TxnOp) -> Result<TxnResponse, EtcdError> {
         let ours = Compare::create_revision(self.key.clone(), CompareOp::Equal, self.created.0);
         let guarded = Txn::new().when([ours]).and_then([what]);
         let link = self.shared.links.link().await?;
@@ -295,7 +300,7 @@ impl Seat {
         let patience = self.shared.call_patience(self.ttl);
         let mut client = link.kv();
         let answer = self.shared.links.call(&link, patience, client.txn(guarded)).await?;
-        self.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+        self.shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
         Ok(answer)
     }
 
@@ -304,7 +309,7 @@ impl Seat {
     ///
     /// The next candidate waits for our key to go, and not for our lease: deleting one key is the
     /// least that etcd can do for it.
-    async fn release(&self, lease: Held, deadline: Timestamp) -> Result<(), Trouble> {
+    async fn release(&self, lease: LeaseGuard, deadline: Timestamp) -> Result<(), EtcdError> {
         let delete = TxnOp::delete(self.key.clone(), None);
         match timeout(deadline.since(Timestamp::now()), self.guarded(delete)).await {
             // If it was not ours any more, there is nothing to delete.
@@ -325,7 +330,7 @@ impl Seat {
         match self.guarded(put).await {
             Ok(answer) if answer.succeeded() => Ok(()),
             Ok(_) => Err(OrderError::NotLeading),
-            Err(Trouble { message, .. }) => Err(OrderError::Unconfirmed(message)),
+            Err(EtcdError { message, .. }) => Err(OrderError::Unconfirmed(message)),
         }
     }
 
@@ -380,13 +385,13 @@ impl Seat {
         Err(OrderError::Unconfirmed("another program writes to the same key".into()))
     }
 
-    pub(super) async fn read(&self, key: Vec<u8>) -> Result<Option<KeyValue>, Trouble> {
+    pub(super) async fn read(&self, key: Vec<u8>) -> Result<Option<KeyValue>, EtcdError> {
         let link = self.shared.links.link().await?;
         let known = self.shared.known();
         let mut client = link.kv();
         let mut answer =
             self.shared.links.call(&link, self.shared.call_patience(self.ttl), client.get(key, None)).await?;
-        self.shared.accept(&link, answer.header(), Answer::Linearizable, known)?;
+        self.shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
         Ok(answer.take_kvs().into_iter().next())
     }
 

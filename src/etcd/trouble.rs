@@ -10,7 +10,7 @@ use crate::names::displayed_error;
 
 /// A failed call, and its remedy. What etcd, and libraries below, say of it is fit to be shown.
 #[derive(Debug, Clone)]
-pub(crate) struct Trouble {
+pub(crate) struct EtcdError {
     pub(crate) remedy: Remedy,
     pub(crate) message: String,
 }
@@ -33,7 +33,7 @@ pub(crate) enum Remedy {
     Human,
 }
 
-impl Trouble {
+impl EtcdError {
     pub(crate) fn elsewhere(message: impl Into<String>) -> Self {
         Self { remedy: Remedy::Elsewhere, message: message.into() }
     }
@@ -80,13 +80,13 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for EtcdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl From<etcd_client::Error> for Trouble {
+impl From<etcd_client::Error> for EtcdError {
     fn from(error: etcd_client::Error) -> Self {
         if let Some(hint) = certificate_problem(&error).or_else(|| status_certificate_problem(&error)) {
             return Self::certificate(hint, &error);
@@ -104,7 +104,7 @@ impl From<etcd_client::Error> for Trouble {
     }
 }
 
-impl From<tonic::transport::Error> for Trouble {
+impl From<tonic::transport::Error> for EtcdError {
     fn from(error: tonic::transport::Error) -> Self {
         match certificate_problem(&error) {
             Some(hint) => Self::certificate(hint, &error),
@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     fn remedy(code: Code, message: &str) -> Remedy {
-        Trouble::from(etcd_client::Error::GRpcStatus(Status::new(code, message))).remedy
+        EtcdError::from(etcd_client::Error::GRpcStatus(Status::new(code, message))).remedy
     }
 
     #[test]
@@ -303,14 +303,14 @@ mod tests {
     #[test]
     fn what_etcd_says_stays_on_its_line() {
         let forged = "gone\n2026-01-01T00:00:00.000Z leader mallory\x1b[2J\u{202e}\u{2028}";
-        let status = |code| Trouble::from(etcd_client::Error::GRpcStatus(Status::new(code, forged)));
+        let status = |code| EtcdError::from(etcd_client::Error::GRpcStatus(Status::new(code, forged)));
         let said = [
             status(Code::Unknown),
             status(Code::PermissionDenied),
-            Trouble::watch_cancelled(forged),
-            Trouble::from(etcd_client::Error::WatchError(forged.into())),
+            EtcdError::watch_cancelled(forged),
+            EtcdError::from(etcd_client::Error::WatchError(forged.into())),
         ];
-        for Trouble { message, .. } in said {
+        for EtcdError { message, .. } in said {
             assert!(message.contains("gone 2026") && !message.contains(crate::names::forges), "{message:?}");
         }
     }

@@ -8,7 +8,7 @@
 //!
 //! All candidates of one election in one process share one view: one watch, however many they
 //! are. When the watch breaks, everybody is told at once that nothing is sure
-//! ([`Sight::Unsure`]), and the queue is read anew; so it does not matter what happened, or was
+//! ([`QueuePosition::Unsure`]), and the queue is read anew; so it does not matter what happened, or was
 //! compacted away, in between.
 
 use std::{
@@ -22,48 +22,48 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Shared,
+    EtcdShared,
     layout::{self, LeaseId, Revision},
-    link::{Link, Paused},
-    progress::{self, Answer},
-    queue::{self, Entry, Head, PATIENCE, Place, Queue, Want},
-    trouble::{Remedy, Trouble},
+    link::{EndpointConnection, Paused},
+    progress::{self, ReadKind},
+    queue::{self, Head, PATIENCE, Queue, QueueEntry, QueuePlace, Want},
+    trouble::{EtcdError, Remedy},
     watches::Watch,
 };
 use crate::{
     clock::Timestamp,
     leadership::FencingToken,
     names::{ElectionName, displayed},
-    observe::{Front, Fronts},
+    observe::{LeaderWatch, QueueHead},
     timing::Backoff,
 };
 
 /// What a view shows of one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Sight {
+pub(crate) enum QueuePosition {
     /// Nothing can be said, since then (boot-time clock).
     Unsure { since: Timestamp },
     /// Where the key stood at a revision.
-    At { revision: Revision, place: Place },
+    At { revision: Revision, place: QueuePlace },
 }
 
 /// A view, and those who look at it. Kept up for as long as anybody holds it.
-pub(crate) struct View {
+pub(crate) struct QueueView {
     election: ElectionName,
-    known: Mutex<Known>,
+    known: Mutex<ViewState>,
     task: OnceLock<AbortOnDropHandle<()>>,
 }
 
-struct Known {
+struct ViewState {
     /// Known as of its revision, or not since a moment.
     queue: Result<Queue, Timestamp>,
-    lookers: BTreeMap<Vec<u8>, watch::Sender<Sight>>,
-    front: watch::Sender<Option<Front>>,
+    lookers: BTreeMap<Vec<u8>, watch::Sender<QueuePosition>>,
+    front: watch::Sender<Option<QueueHead>>,
 }
 
-impl View {
+impl QueueView {
     /// The view of an election that others may already have.
-    pub(crate) fn of(shared: &Arc<Shared>, election: &ElectionName) -> Arc<Self> {
+    pub(crate) fn of(shared: &Arc<EtcdShared>, election: &ElectionName) -> Arc<Self> {
         let mut views = shared.views.lock().unwrap_or_else(PoisonError::into_inner);
         views.retain(|_, view| view.strong_count() > 0);
         if let Some(view) = views.get(election).and_then(Weak::upgrade) {
@@ -74,13 +74,13 @@ impl View {
         view
     }
 
-    fn start(shared: &Arc<Shared>, election: &ElectionName) -> Arc<Self> {
+    fn start(shared: &Arc<EtcdShared>, election: &ElectionName) -> Arc<Self> {
         let queue = Err(Timestamp::now());
-        let known = Known { queue, lookers: BTreeMap::new(), front: watch::Sender::new(None) };
+        let known = ViewState { queue, lookers: BTreeMap::new(), front: watch::Sender::new(None) };
         let election = election.clone();
         let view = Arc::new(Self { election, known: Mutex::new(known), task: OnceLock::new() });
         let (shared_too, election) = (Arc::clone(shared), view.election.clone());
-        let follower = Follower { shared: shared_too, election, view: Arc::downgrade(&view) };
+        let follower = QueueFollower { shared: shared_too, election, view: Arc::downgrade(&view) };
         let task = AbortOnDropHandle::new(shared.runtime.spawn(follower.follow()));
         // Set once, right here.
         let _ = view.task.set(task);
@@ -88,7 +88,7 @@ impl View {
     }
 
     /// Looks at one key from now on.
-    pub(crate) fn look_at(self: &Arc<Self>, key: Vec<u8>) -> Look {
+    pub(crate) fn look_at(self: &Arc<Self>, key: Vec<u8>) -> KeyWatch {
         let mut known = self.known();
         let sight = match &mut known.queue {
             Ok(queue) => {
@@ -97,23 +97,23 @@ impl View {
                 queue.track(&key, None);
                 sight(queue, &key)
             }
-            Err(since) => Sight::Unsure { since: *since },
+            Err(since) => QueuePosition::Unsure { since: *since },
         };
         let (sender, sights) = watch::channel(sight);
         known.lookers.insert(key.clone(), sender);
         drop(known);
-        let mut look = Look { view: Arc::clone(self), key, sights };
+        let mut look = KeyWatch { view: Arc::clone(self), key, sights };
         look.sights.mark_changed();
         look
     }
 
     /// Follows who is at the front of the queue.
-    pub(crate) fn front(self: &Arc<Self>) -> Fronts {
+    pub(crate) fn front(self: &Arc<Self>) -> LeaderWatch {
         let front = self.known().front.subscribe();
         // Whoever follows holds the view, and the view the other end.
         let view = Arc::clone(self);
         let same_view = Arc::clone(&view);
-        Fronts::new(front, move || view.tokens(), move |name| same_view.called(name))
+        LeaderWatch::new(front, move || view.tokens(), move |name| same_view.called(name))
     }
 
     /// The tokens of the first who are in the queue, and of those here; or since when that is not known.
@@ -131,7 +131,7 @@ impl View {
         named.map(|(_, entry)| layout::token(entry.key.created)).collect()
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, ViewState> {
         // Nothing in here panics half way through a change.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,7 +161,7 @@ impl View {
             let mut changed = Vec::new();
             for (kind, kv) in events.iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
                 let put = kind == EventType::Put;
-                let now = put.then(|| Entry::of(&self.election, kv)).flatten();
+                let now = put.then(|| QueueEntry::of(&self.election, kv)).flatten();
                 if queue.happened(Revision(kv.mod_revision()), kv.key(), now) {
                     changed.push(kv.key().to_vec());
                 }
@@ -183,7 +183,7 @@ impl View {
     /// Changes the queue, and tells those who look at it.
     fn change(&self, change: impl FnOnce(&mut Queue) -> Vec<Vec<u8>>) -> Option<Want> {
         let mut known = self.known();
-        let Known { queue: Ok(queue), lookers, front } = &mut *known else { return None };
+        let ViewState { queue: Ok(queue), lookers, front } = &mut *known else { return None };
         let first = |queue: &Queue| queue.iter().next().map(|(key, _)| key.to_vec());
         let before = first(queue);
         let mut changed = change(queue);
@@ -207,31 +207,31 @@ impl View {
             let since = Timestamp::now();
             known.queue = Err(since);
             for looker in known.lookers.values() {
-                looker.send_replace(Sight::Unsure { since });
+                looker.send_replace(QueuePosition::Unsure { since });
             }
         }
     }
 }
 
-fn sight(queue: &Queue, key: &[u8]) -> Sight {
-    Sight::At { revision: queue.at(), place: queue.place(key) }
+fn sight(queue: &Queue, key: &[u8]) -> QueuePosition {
+    QueuePosition::At { revision: queue.at(), place: queue.place(key) }
 }
 
 /// Writes down who is at the front; `true` if that is news.
-fn show(queue: &Queue, known: &mut Option<Front>) -> bool {
+fn show(queue: &Queue, known: &mut Option<QueueHead>) -> bool {
     let front = match queue.head() {
-        Head::Empty => Front::Nobody,
+        Head::Empty => QueueHead::Nobody,
         Head::Candidate { entry, .. } => {
             let token = layout::token(entry.key.created);
-            if matches!(known, Some(Front::Candidate { token: shown, .. }) if *shown == token) {
+            if matches!(known, Some(QueueHead::Candidate { token: shown, .. }) if *shown == token) {
                 return false;
             }
             let Some(name) = entry.name.clone() else { return false };
-            Front::Candidate { token, name }
+            QueueHead::Candidate { token, name }
         }
         Head::Blocked { key, entry } => match entry.key.lease {
-            Some(LeaseId(0)) => Front::Foreign(displayed(key)),
-            Some(_) => Front::Leased(displayed(key)),
+            Some(LeaseId(0)) => QueueHead::Foreign(displayed(key)),
+            Some(_) => QueueHead::Leased(displayed(key)),
             None => return false,
         },
         Head::Unread => return false,
@@ -242,17 +242,17 @@ fn show(queue: &Queue, known: &mut Option<Front>) -> bool {
 }
 
 /// One key, as a view shows it. The newest sight counts; older ones may be skipped.
-pub(crate) struct Look {
-    view: Arc<View>,
+pub(crate) struct KeyWatch {
+    view: Arc<QueueView>,
     key: Vec<u8>,
-    sights: watch::Receiver<Sight>,
+    sights: watch::Receiver<QueuePosition>,
 }
 
-impl Look {
+impl KeyWatch {
     /// The next sight; the present one at first.
     ///
     /// Cancel safe.
-    pub(crate) async fn sight(&mut self) -> Sight {
+    pub(crate) async fn sight(&mut self) -> QueuePosition {
         match self.sights.changed().await {
             Ok(()) => *self.sights.borrow_and_update(),
             // Whoever looks holds the view, and the view the other end.
@@ -261,7 +261,7 @@ impl Look {
     }
 }
 
-impl Drop for Look {
+impl Drop for KeyWatch {
     fn drop(&mut self) {
         let mut known = self.view.known();
         known.lookers.remove(&self.key);
@@ -272,13 +272,13 @@ impl Drop for Look {
 }
 
 /// Keeps a view up.
-struct Follower {
-    shared: Arc<Shared>,
+struct QueueFollower {
+    shared: Arc<EtcdShared>,
     election: ElectionName,
-    view: Weak<View>,
+    view: Weak<QueueView>,
 }
 
-impl Follower {
+impl QueueFollower {
     async fn follow(self) {
         let mut backoff = Backoff::new();
         loop {
@@ -297,22 +297,26 @@ impl Follower {
         }
     }
 
-    async fn follow_over_a_stream(&self, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
+    async fn follow_over_a_stream(&self, backoff: &mut Backoff) -> Result<Infallible, EtcdError> {
         let link = self.shared.links.link().await?;
         tokio::select! {
             biased;
-            () = self.shared.links.abandoned(&link) => Err(Trouble::elsewhere("the link was abandoned")),
+            () = self.shared.links.abandoned(&link) => Err(EtcdError::elsewhere("the link was abandoned")),
             broken = self.follow_over_link(&link, backoff) => broken,
         }
     }
 
-    async fn follow_over_link(&self, link: &Link, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
+    async fn follow_over_link(
+        &self,
+        link: &EndpointConnection,
+        backoff: &mut Backoff,
+    ) -> Result<Infallible, EtcdError> {
         let known = self.shared.known();
         // Both at once: the watch shows what comes after the moment that it was made, so all that is
         // asked of the read is not to be older than that.
         let (mut queue, mut watch) = tokio::try_join!(self.read(link), self.watch(link))?;
         let made = timeout(PATIENCE, self.message(link, &mut watch, known)).await;
-        let (made, at) = made.map_err(|_| self.broken(link, Trouble::unanswered(PATIENCE)))??;
+        let (made, at) = made.map_err(|_| self.broken(link, EtcdError::unanswered(PATIENCE)))??;
         while queue.at() < at {
             queue = self.read(link).await?;
         }
@@ -327,7 +331,7 @@ impl Follower {
     }
 
     /// Shows a queue that was read.
-    async fn show(&self, link: &Link, queue: Queue) -> Result<(), Trouble> {
+    async fn show(&self, link: &EndpointConnection, queue: Queue) -> Result<(), EtcdError> {
         let mut shown = self.looked_at()?.read(queue);
         while let Some((mut queue, missed)) = shown {
             for key in missed {
@@ -341,7 +345,7 @@ impl Follower {
     }
 
     /// Asks until the front of the queue is known. Events that come meanwhile wait.
-    async fn settle(&self, link: &Link, mut want: Option<Want>) -> Result<(), Trouble> {
+    async fn settle(&self, link: &EndpointConnection, mut want: Option<Want>) -> Result<(), EtcdError> {
         while let Some(wanted) = want {
             want = match wanted {
                 Want::Reading => return self.show(link, self.read(link).await?).await,
@@ -357,31 +361,31 @@ impl Follower {
     /// The next message of the watch, and the revision that it was sent at.
     async fn message(
         &self,
-        link: &Link,
+        link: &EndpointConnection,
         watch: &mut Watch,
-        known: progress::Known,
-    ) -> Result<(WatchResponse, Revision), Trouble> {
+        known: progress::ClusterMark,
+    ) -> Result<(WatchResponse, Revision), EtcdError> {
         let message = watch.message().await.map_err(|trouble| self.broken(link, trouble))?;
         if message.canceled() {
             return Err(self.shared.links.watch_cancelled(link, &message).await);
         }
-        let at = self.shared.accept(link, message.header(), Answer::Local, known)?;
+        let at = self.shared.accept(link, message.header(), ReadKind::Local, known)?;
         Ok((message, at))
     }
 
-    fn looked_at(&self) -> Result<Arc<View>, Trouble> {
-        self.view.upgrade().ok_or_else(|| Trouble::elsewhere("nobody looks any more"))
+    fn looked_at(&self) -> Result<Arc<QueueView>, EtcdError> {
+        self.view.upgrade().ok_or_else(|| EtcdError::elsewhere("nobody looks any more"))
     }
 
-    async fn read(&self, link: &Link) -> Result<Queue, Trouble> {
+    async fn read(&self, link: &EndpointConnection) -> Result<Queue, EtcdError> {
         queue::read(&self.shared, link, &self.election).await
     }
 
-    async fn watch(&self, link: &Link) -> Result<Watch, Trouble> {
+    async fn watch(&self, link: &EndpointConnection) -> Result<Watch, EtcdError> {
         self.shared.links.call(link, PATIENCE, link.watch(layout::prefix(&self.election))).await
     }
 
-    fn broken(&self, link: &Link, trouble: Trouble) -> Trouble {
+    fn broken(&self, link: &EndpointConnection, trouble: EtcdError) -> EtcdError {
         self.shared.links.blame(link, &trouble);
         trouble
     }

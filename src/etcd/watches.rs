@@ -21,7 +21,7 @@ use etcd_client::{
 };
 use tokio::sync::mpsc;
 
-use super::trouble::Trouble;
+use super::trouble::EtcdError;
 
 /// Chosen by us, from 1 on, and never used twice on one stream.
 type WatchId = i64;
@@ -33,7 +33,7 @@ const NONE: WatchId = -1;
 #[derive(Default)]
 pub(crate) struct Watches {
     /// The stream for those to come, as long as somebody has a watch on it.
-    open: tokio::sync::Mutex<Weak<Stream>>,
+    open: tokio::sync::Mutex<Weak<SharedStream>>,
 }
 
 impl Watches {
@@ -52,7 +52,7 @@ impl Watches {
         if let Some(watch) = open.upgrade().and_then(|stream| Watch::on(stream, &prefix)) {
             return Ok(watch);
         }
-        let watch = Stream::open(client(), prefix).await?;
+        let watch = SharedStream::open(client(), prefix).await?;
         *open = Arc::downgrade(&watch.stream);
         Ok(watch)
     }
@@ -60,19 +60,19 @@ impl Watches {
 
 /// One watch. Dropping it ends it.
 pub(crate) struct Watch {
-    stream: Arc<Stream>,
+    stream: Arc<SharedStream>,
     id: WatchId,
     messages: mpsc::UnboundedReceiver<Box<WatchResponse>>,
 }
 
 impl Watch {
     /// `None` if the stream takes no more.
-    fn on(stream: Arc<Stream>, prefix: &str) -> Option<Self> {
+    fn on(stream: Arc<SharedStream>, prefix: &str) -> Option<Self> {
         let mut routes = lock(&stream.routes);
         let (id, messages) = routes.add()?;
         // Under the lock: they are asked for in the order in which their answers are awaited. Where nobody
         // takes it, the stream is broken, and the first message will say so.
-        let _ = stream.orders.send(Order::Create { id, prefix: prefix.to_owned() });
+        let _ = stream.orders.send(WatchOrder::Create { id, prefix: prefix.to_owned() });
         drop(routes);
         Some(Self { stream, id, messages })
     }
@@ -86,7 +86,7 @@ impl Watch {
     /// # Cancel safety
     ///
     /// Cancel safe: no message is lost.
-    pub(crate) async fn message(&mut self) -> Result<WatchResponse, Trouble> {
+    pub(crate) async fn message(&mut self) -> Result<WatchResponse, EtcdError> {
         match self.messages.recv().await {
             Some(message) => Ok(*message),
             None => Err(lock(&self.stream.routes).end.clone().unwrap_or_else(closed)),
@@ -98,29 +98,29 @@ impl Drop for Watch {
     fn drop(&mut self) {
         lock(&self.stream.routes).remove(self.id);
         // Where nobody takes it, the stream is gone, and the watch with it.
-        let _ = self.stream.orders.send(Order::Cancel(self.id));
+        let _ = self.stream.orders.send(WatchOrder::Cancel(self.id));
     }
 }
 
-fn closed() -> Trouble {
-    Trouble::elsewhere("etcd closed the watch")
+fn closed() -> EtcdError {
+    EtcdError::elsewhere("etcd closed the watch")
 }
 
-enum Order {
+enum WatchOrder {
     Create { id: WatchId, prefix: String },
     Cancel(WatchId),
 }
 
 /// A stream, open for as long as somebody has a watch on it.
-struct Stream {
-    orders: mpsc::UnboundedSender<Order>,
-    routes: Arc<Mutex<Routes<Box<WatchResponse>>>>,
+struct SharedStream {
+    orders: mpsc::UnboundedSender<WatchOrder>,
+    routes: Arc<Mutex<WatchRoutes<Box<WatchResponse>>>>,
 }
 
-impl Stream {
+impl SharedStream {
     /// Opens a stream, with a first watch on it.
     async fn open(mut client: WatchClient, prefix: String) -> Result<Watch, etcd_client::Error> {
-        let mut routes = Routes::new();
+        let mut routes = WatchRoutes::new();
         let (id, messages) = routes.add().expect("it is new, so it takes some");
         let opened = client.watch(prefix, Some(options(id))).await?;
         let (orders, ordered) = mpsc::unbounded_channel();
@@ -131,7 +131,7 @@ impl Stream {
     }
 }
 
-fn lock<M>(routes: &Mutex<Routes<M>>) -> MutexGuard<'_, Routes<M>> {
+fn lock<M>(routes: &Mutex<WatchRoutes<M>>) -> MutexGuard<'_, WatchRoutes<M>> {
     // Each change is whole before anything can panic.
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -147,8 +147,8 @@ fn options(id: WatchId) -> WatchOptions {
 /// Serves a stream until it breaks, or nobody has a watch on it.
 async fn pump(
     opened: WatchStream,
-    ordered: mpsc::UnboundedReceiver<Order>,
-    routes: Arc<Mutex<Routes<Box<WatchResponse>>>>,
+    ordered: mpsc::UnboundedReceiver<WatchOrder>,
+    routes: Arc<Mutex<WatchRoutes<Box<WatchResponse>>>>,
 ) {
     let (requests, messages) = opened.split();
     // Both at once: etcd reads no further while nobody reads its answers.
@@ -160,11 +160,14 @@ async fn pump(
     lock(&routes).close(trouble);
 }
 
-async fn ask(mut requests: WatchRequestSender, mut ordered: mpsc::UnboundedReceiver<Order>) -> Trouble {
+async fn ask(
+    mut requests: WatchRequestSender,
+    mut ordered: mpsc::UnboundedReceiver<WatchOrder>,
+) -> EtcdError {
     while let Some(order) = ordered.recv().await {
         let asked = match order {
-            Order::Create { id, prefix } => requests.watch(prefix, Some(options(id))).await,
-            Order::Cancel(id) => requests.cancel(id).await,
+            WatchOrder::Create { id, prefix } => requests.watch(prefix, Some(options(id))).await,
+            WatchOrder::Cancel(id) => requests.cancel(id).await,
         };
         if let Err(error) = asked {
             return error.into();
@@ -173,25 +176,31 @@ async fn ask(mut requests: WatchRequestSender, mut ordered: mpsc::UnboundedRecei
     closed()
 }
 
-async fn hear(mut messages: WatchResponseStream, routes: &Mutex<Routes<Box<WatchResponse>>>) -> Trouble {
+async fn hear(
+    mut messages: WatchResponseStream,
+    routes: &Mutex<WatchRoutes<Box<WatchResponse>>>,
+) -> EtcdError {
     loop {
         let message = match messages.message().await {
             Ok(Some(message)) => Box::new(message),
             Ok(None) => return closed(),
             Err(error) => return error.into(),
         };
-        let sender =
-            Sender { id: message.watch_id(), created: message.created(), canceled: message.canceled() };
+        let sender = MessageHeader {
+            id: message.watch_id(),
+            created: message.created(),
+            canceled: message.canceled(),
+        };
         if let Err(Confused) = lock(routes).tell(sender, message) {
             // etcd numbers watches as it is told to; `etcd grpc-proxy` numbers them by itself.
-            return Trouble::proxy();
+            return EtcdError::proxy();
         }
     }
 }
 
 /// Which watch a message is from, and what it says of it.
 #[derive(Debug, Clone, Copy)]
-struct Sender {
+struct MessageHeader {
     id: WatchId,
     created: bool,
     canceled: bool,
@@ -202,7 +211,7 @@ struct Sender {
 struct Confused;
 
 /// Who gets which message of a stream.
-struct Routes<M> {
+struct WatchRoutes<M> {
     to: BTreeMap<WatchId, mpsc::UnboundedSender<M>>,
     /// Asked for and not answered yet, in that order.
     awaited: VecDeque<WatchId>,
@@ -210,10 +219,10 @@ struct Routes<M> {
     /// To those to come.
     closed: bool,
     /// Why no more messages come.
-    end: Option<Trouble>,
+    end: Option<EtcdError>,
 }
 
-impl<M> Routes<M> {
+impl<M> WatchRoutes<M> {
     fn new() -> Self {
         Self { to: BTreeMap::new(), awaited: VecDeque::new(), last: 0, closed: false, end: None }
     }
@@ -235,14 +244,14 @@ impl<M> Routes<M> {
     }
 
     /// No more messages come, and nothing can be asked for.
-    fn close(&mut self, why: Trouble) {
+    fn close(&mut self, why: EtcdError) {
         self.closed = true;
         self.end = Some(why);
         self.to.clear();
     }
 
     /// Passes a message on. One for a watch that was given up meanwhile is dropped.
-    fn tell(&mut self, sender: Sender, message: M) -> Result<(), Confused> {
+    fn tell(&mut self, sender: MessageHeader, message: M) -> Result<(), Confused> {
         let id = if sender.created { self.answered(sender)? } else { sender.id };
         if let Some(to) = self.to.get(&id) {
             let _ = to.send(message);
@@ -251,7 +260,7 @@ impl<M> Routes<M> {
     }
 
     /// Which watch an answer is for.
-    fn answered(&mut self, sender: Sender) -> Result<WatchId, Confused> {
+    fn answered(&mut self, sender: MessageHeader) -> Result<WatchId, Confused> {
         let id = self.awaited.pop_front().ok_or(Confused)?;
         if sender.canceled {
             // The login that this stream was opened with may have run out. The next one has another.
@@ -266,22 +275,22 @@ impl<M> Routes<M> {
 mod tests {
     use super::*;
 
-    fn created(id: WatchId) -> Sender {
-        Sender { id, created: true, canceled: false }
+    fn created(id: WatchId) -> MessageHeader {
+        MessageHeader { id, created: true, canceled: false }
     }
 
-    fn refused(id: WatchId) -> Sender {
-        Sender { id, created: true, canceled: true }
+    fn refused(id: WatchId) -> MessageHeader {
+        MessageHeader { id, created: true, canceled: true }
     }
 
-    fn event(id: WatchId) -> Sender {
-        Sender { id, created: false, canceled: false }
+    fn event(id: WatchId) -> MessageHeader {
+        MessageHeader { id, created: false, canceled: false }
     }
 
     type Inbox = mpsc::UnboundedReceiver<&'static str>;
 
-    fn three() -> (Routes<&'static str>, [Inbox; 3]) {
-        let mut routes = Routes::new();
+    fn three() -> (WatchRoutes<&'static str>, [Inbox; 3]) {
+        let mut routes = WatchRoutes::new();
         let inboxes = [1, 2, 3].map(|expected| {
             let (id, inbox) = routes.add().unwrap();
             assert_eq!(id, expected);
@@ -333,7 +342,7 @@ mod tests {
     fn contract_7_an_answer_that_was_not_asked_for_is_not_taken() {
         let (mut routes, _inboxes) = three();
         assert_eq!(routes.tell(created(2), "the second before the first"), Err(Confused));
-        let mut routes = Routes::new();
+        let mut routes = WatchRoutes::new();
         assert_eq!(routes.tell(created(1), "never asked"), Err(Confused));
     }
 

@@ -42,9 +42,11 @@ use super::{
     state::{Compaction, State, Window},
 };
 use crate::{
-    candidate::{CampaignError, Event, Standing, Won, in_span_leads},
+    candidate::{CampaignError, CampaignReply, CampaignRequest, Event, in_span_leads},
     clock::Timestamp,
-    leadership::{FencingToken, Leadership, Loss, Order as HolderOrder, Outcome, Term as Held},
+    leadership::{
+        FencingToken, Leadership, LeadershipTerm as Held, Loss, OrderOutcome, TermOrder as HolderOrder,
+    },
     raft::{
         action::{Actions, Content, Declined, Effect, Input, Moment, Proposal, Tidings, Write},
         identity::{Index, NodeId, Term},
@@ -84,8 +86,8 @@ pub(super) struct Company {
 #[derive(Debug)]
 pub(super) enum Order {
     Stand {
-        standing: Standing,
-        won: Won,
+        standing: CampaignRequest,
+        won: CampaignReply,
     },
     /// Records that are committed after this index.
     Read(Reading),
@@ -125,7 +127,7 @@ pub(super) struct Driver<O> {
     identity: super::Settings,
     state: State,
     compaction: Compaction,
-    campaigns: VecDeque<Campaign>,
+    campaigns: VecDeque<PendingCampaign>,
     reign: Option<Reign>,
     /// What was lost, and may not have been let go of.
     stopping: Option<Stopping>,
@@ -158,10 +160,10 @@ struct Ordered {
     begun: bool,
 }
 
-struct Campaign {
+struct PendingCampaign {
     value: Arc<[u8]>,
     events: broadcast::Sender<Event>,
-    won: Won,
+    won: CampaignReply,
     /// The leader that it was told to follow.
     follows: Option<FencingToken>,
 }
@@ -498,7 +500,7 @@ impl<O: Outside> Driver<O> {
     }
 
     /// The term is being given up: somebody else is to lead, or anybody may.
-    fn part(&mut self, node: &Node, from: Timestamp, done: oneshot::Sender<Outcome>) {
+    fn part(&mut self, node: &Node, from: Timestamp, done: oneshot::Sender<OrderOutcome>) {
         let by = from + self.identity.timing().longest();
         self.parting = Some(Parting::new(done, node.term(), by));
     }
@@ -540,7 +542,7 @@ impl<O: Outside> Driver<O> {
         self.step(node, Input::Propose(proposals))
     }
 
-    fn enlist(&mut self, node: Node, standing: Standing, won: Won) -> Node {
+    fn enlist(&mut self, node: Node, standing: CampaignRequest, won: CampaignReply) -> Node {
         let refusal = if standing.election != *self.identity.election() {
             let (ours, theirs) = (self.identity.election(), &standing.election);
             Some(CampaignError::Refused(format!("these peers elect '{ours}', not '{theirs}'")))
@@ -553,7 +555,7 @@ impl<O: Outside> Driver<O> {
         }
         let _ = standing.events.send(Event::Campaigning);
         let value = Arc::from(standing.name.as_str().as_bytes());
-        self.campaigns.push_back(Campaign { value, events: standing.events, won, follows: None });
+        self.campaigns.push_back(PendingCampaign { value, events: standing.events, won, follows: None });
         self.go_on(node)
     }
 
@@ -681,7 +683,7 @@ async fn let_go(stopping: &mut Option<Stopping>) {
 }
 
 /// The place of a campaign that nobody waits for any more.
-async fn called_off(campaigns: &mut VecDeque<Campaign>) -> usize {
+async fn called_off(campaigns: &mut VecDeque<PendingCampaign>) -> usize {
     poll_fn(|cx| {
         let gone = campaigns.iter_mut().position(|campaign| campaign.won.poll_closed(cx).is_ready());
         gone.map_or(Poll::Pending, Poll::Ready)

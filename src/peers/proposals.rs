@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use tokio::sync::oneshot;
 
 use crate::{
-    leadership::{OrderError, Outcome},
+    leadership::{OrderError, OrderOutcome},
     raft::{
         action::{Declined, ProposalId},
         identity::{Index, Position, Term},
@@ -66,7 +66,7 @@ impl Answer {
 #[derive(Debug)]
 enum Waiting {
     Record(Answer),
-    Value(oneshot::Sender<Outcome>),
+    Value(oneshot::Sender<OrderOutcome>),
     /// Answered once it is in the log, or not.
     Replacement(oneshot::Sender<Result<(), Declined>>),
 }
@@ -115,7 +115,7 @@ impl Proposals {
     }
 
     /// Another value for observers.
-    pub(super) fn proclaim(&mut self, done: oneshot::Sender<Outcome>) -> ProposalId {
+    pub(super) fn proclaim(&mut self, done: oneshot::Sender<OrderOutcome>) -> ProposalId {
         self.ask(Waiting::Value(done))
     }
 

@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::{
     candidate::Event,
     clock::Timestamp,
-    leadership::{FencingToken, Loss, Order, Outcome, Tenure},
+    leadership::{FencingToken, Loss, OrderOutcome, TermHandle, TermOrder},
     raft::{identity::Term, node::Node, timing::Timing},
     validity::SharedValidity,
 };
@@ -15,14 +15,14 @@ use crate::{
 /// A term under way.
 #[derive(Debug)]
 pub(super) struct Reign {
-    tenure: Tenure,
+    tenure: TermHandle,
     events: broadcast::Sender<Event>,
     /// Until when it is proved.
     until: Timestamp,
 }
 
 impl Reign {
-    pub(super) fn new(tenure: Tenure, events: broadcast::Sender<Event>, until: Timestamp) -> Self {
+    pub(super) fn new(tenure: TermHandle, events: broadcast::Sender<Event>, until: Timestamp) -> Self {
         Self { tenure, events, until }
     }
 
@@ -56,7 +56,7 @@ impl Reign {
     }
 
     /// What the holder wants.
-    pub(super) async fn order(&mut self) -> Order {
+    pub(super) async fn order(&mut self) -> TermOrder {
         self.tenure.order().await
     }
 
@@ -71,7 +71,7 @@ impl Reign {
 /// A term that was lost, whose holder may still be at work.
 #[derive(Debug)]
 pub(super) struct Stopping {
-    tenure: Tenure,
+    tenure: TermHandle,
     /// By then the holder has stopped: it knew from the start that the term might end here.
     pub(super) until: Timestamp,
 }
@@ -86,7 +86,7 @@ impl Stopping {
 /// A term that was given up, until another server may lead.
 #[derive(Debug)]
 pub(super) struct Parting {
-    done: oneshot::Sender<Outcome>,
+    done: oneshot::Sender<OrderOutcome>,
     term: Term,
     /// Whether a successor was told to stand.
     handed_over: bool,
@@ -95,7 +95,7 @@ pub(super) struct Parting {
 }
 
 impl Parting {
-    pub(super) fn new(done: oneshot::Sender<Outcome>, term: Term, by: Timestamp) -> Self {
+    pub(super) fn new(done: oneshot::Sender<OrderOutcome>, term: Term, by: Timestamp) -> Self {
         Self { done, term, handed_over: false, by }
     }
 

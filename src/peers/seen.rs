@@ -20,7 +20,7 @@ use crate::{
     clock::Timestamp,
     leadership::{FencingToken, LeadershipHandle},
     names::displayed,
-    observe::Front,
+    observe::QueueHead,
     raft::{
         identity::{Index, NodeId, Term},
         log::TimeOfDay,
@@ -52,7 +52,7 @@ pub(super) struct Published {
     settings: Settings,
     seen: watch::Sender<Seen>,
     changed: watch::Sender<()>,
-    fronts: watch::Sender<Option<Front>>,
+    fronts: watch::Sender<Option<QueueHead>>,
     committed: watch::Sender<Index>,
     /// When a leader, or as a leader a majority, was last heard, in nanoseconds of the boot-time clock.
     heard: AtomicU64,
@@ -108,8 +108,8 @@ impl Published {
 
     pub(super) fn show(&self, seen: Seen) {
         let front = match &seen.leader {
-            Some(leader) => Front::Candidate { token: leader.token, name: displayed(&leader.value) },
-            None => Front::Nobody,
+            Some(leader) => QueueHead::Candidate { token: leader.token, name: displayed(&leader.value) },
+            None => QueueHead::Nobody,
         };
         self.fronts.send_if_modified(|shown| {
             let news = shown.as_ref() != Some(&front);
@@ -158,7 +158,7 @@ impl Published {
         self.changed.subscribe()
     }
 
-    pub(super) fn fronts(&self) -> watch::Receiver<Option<Front>> {
+    pub(super) fn fronts(&self) -> watch::Receiver<Option<QueueHead>> {
         let mut fronts = self.fronts.subscribe();
         fronts.mark_changed();
         fronts

@@ -194,7 +194,7 @@ fn member(name: &str, group: &str) -> Peers {
 
 /// Gives back what was given up, or gives up on that.
 async fn leave(backend: impl Backend) {
-    let _ = tokio::time::timeout(Duration::from_secs(3), backend.settled()).await;
+    let _ = tokio::time::timeout(Duration::from_secs(3), backend.drained()).await;
 }
 
 /// Stands until it is told to stop.

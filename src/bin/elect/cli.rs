@@ -19,9 +19,9 @@ use self::completions::Shell;
 #[cfg(target_os = "linux")]
 use crate::effects::{guard::Inherited, init, shim};
 use crate::{
-    config::{self, Config, Endpoints, Range, UsageError, Usual},
+    config::{self, Config, Defaults, Endpoints, Range, UsageError},
     descriptors,
-    log::{self, Format, Stream},
+    log::{self, Format, OutputStream},
     secrecy,
     status::Address,
 };
@@ -72,9 +72,9 @@ enum Command {
         #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
         name_flag: Option<CandidateName>,
         #[command(flatten)]
-        stands: Stands,
+        stands: CandidateArgs,
         #[command(flatten)]
-        shared: Shared,
+        shared: CommonArgs,
     },
     /// Run a command exactly while this server leads.
     ///
@@ -82,7 +82,7 @@ enum Command {
     /// environment. When leadership ends, COMMAND and all that it started are gone before it does. Signals are
     /// passed on, and so is COMMAND's exit code. See docs/run.md.
     #[cfg(target_os = "linux")]
-    Run(Box<run::Flags>),
+    Run(Box<run::RunArgs>),
     /// Ends the command of `run`, should `run` not be able to.
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
@@ -90,7 +90,7 @@ enum Command {
         #[command(flatten)]
         inherited: Inherited,
         #[command(flatten)]
-        flags: Box<run::Flags>,
+        flags: Box<run::RunArgs>,
     },
     /// Print each change of leadership.
     Observe {
@@ -98,7 +98,7 @@ enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        shared: Shared,
+        shared: CommonArgs,
     },
     /// Print who leads, since when, and who waits.
     Status {
@@ -106,7 +106,7 @@ enum Command {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        shared: Shared,
+        shared: CommonArgs,
     },
     /// Print the members of a group, their disks, and how far they are.
     ///
@@ -116,7 +116,7 @@ enum Command {
         #[command(subcommand)]
         verb: Option<Verb>,
         #[command(flatten)]
-        shared: Shared,
+        shared: CommonArgs,
     },
     /// Three servers on this machine, in one terminal: kill the leader, and watch another take over.
     ///
@@ -124,7 +124,7 @@ enum Command {
     /// nor a file. With a terminal there are keys; without one, it plays rounds by itself and exits with 0, or with 1
     /// if a round had no next leader within 10 s.
     #[cfg(target_os = "linux")]
-    Demo(demo::Flags),
+    Demo(demo::DemoArgs),
     /// Print a script that makes a shell complete this command line.
     Completions {
         /// Which shell's.
@@ -156,13 +156,13 @@ enum Verb {
         #[arg(value_name = "DIRECTORY")]
         directory: Option<String>,
         #[command(flatten)]
-        shared: Box<Shared>,
+        shared: Box<CommonArgs>,
     },
 }
 
 /// What those who stand take, beside their name.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Stands {
+pub(crate) struct CandidateArgs {
     /// How long a crashed leader holds its place: whole seconds, at least etcd's minimum of 2s [default: 5s].
     #[arg(
         long,
@@ -180,7 +180,7 @@ pub(crate) struct Stands {
 
 /// What every command takes. Absent is not the default: a file may say it.
 #[derive(Debug, Default, Args)]
-pub(crate) struct Shared {
+pub(crate) struct CommonArgs {
     /// Members of one etcd cluster [default: localhost:2379].
     #[arg(long, value_name = "HOST:PORT,…", env = "ELECT_ETCD", help_heading = "etcd")]
     pub(crate) etcd: Option<Vec<Endpoints>>,
@@ -328,23 +328,23 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Server { name, name_flag, stands, shared } => {
             let config = Config::merge(shared)?;
             secrecy::close(&config)?;
-            let usual = Usual { name: server::nameless, timing: Timing::DEFAULT };
+            let usual = Defaults { name: server::nameless, timing: Timing::DEFAULT };
             let standing = config.standing(name_flag.or(name), stands, usual)?;
-            log::start(config.log_format, Stream::Stdout)?;
+            log::start(config.log_format, OutputStream::Stdout)?;
             warn_of_environment(&config);
             runtime.block_on(server::run(config, standing))
         }
         Command::Observe { json, shared } => {
             let config = Config::merge(shared)?;
             secrecy::close(&config)?;
-            log::start(config.log_format, Stream::Stderr)?;
+            log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             runtime.block_on(observe::run(config, json))
         }
         Command::Status { json, shared } => {
             let config = Config::merge(shared)?;
             secrecy::close(&config)?;
-            log::start(config.log_format, Stream::Stderr)?;
+            log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             runtime.block_on(status::run(config, json))
         }
@@ -354,7 +354,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 Some(Verb::Replace { name, directory, shared }) => (Some((name, directory)), *shared),
             };
             let config = Config::merge(shared)?;
-            log::start(config.log_format, Stream::Stderr)?;
+            log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             match verb {
                 None => runtime.block_on(peers::list(config)),

@@ -23,13 +23,13 @@ use leader_election::{
 };
 use serde::Deserialize;
 
-pub(crate) use self::group::{Peers, Range};
-use self::{exposure::Exposed, group::Member};
+pub(crate) use self::group::{PeersConfig, Range};
+use self::{exposure::Exposed, group::MemberArgs};
 use crate::{
-    cli::{Shared, Stands},
+    cli::{CandidateArgs, CommonArgs},
     effects::{contain::Contain, restart::Restart},
     log::Format,
-    proof::Proof,
+    proof::LeaseTiming,
     status::Address,
 };
 
@@ -50,7 +50,7 @@ pub(crate) struct UsageError(pub(crate) String);
 /// What every command needs.
 #[derive(Debug)]
 pub(crate) struct Config {
-    pub(crate) backend: Backend,
+    pub(crate) backend: BackendConfig,
     pub(crate) election: ElectionName,
     pub(crate) log_format: Format,
     /// Whether nothing says where etcd is.
@@ -64,41 +64,41 @@ pub(crate) struct Config {
 
 /// Where elections are decided.
 #[derive(Debug, Clone)]
-pub(crate) enum Backend {
+pub(crate) enum BackendConfig {
     Etcd(etcd::Settings),
-    Peers(Peers),
+    Peers(PeersConfig),
 }
 
 /// What a candidate needs besides.
 #[derive(Debug, Clone)]
-pub(crate) struct Standing {
+pub(crate) struct CandidateConfig {
     pub(crate) name: CandidateName,
-    pub(crate) place: Place,
+    pub(crate) place: CandidateBackend,
     /// Where to serve HTTP, if anywhere.
     pub(crate) http: Option<Address>,
 }
 
 /// Where a candidate stands.
 #[derive(Debug, Clone)]
-pub(crate) enum Place {
+pub(crate) enum CandidateBackend {
     /// On etcd, with a lease of this time to live.
     Etcd(etcd::Settings, Ttl),
     /// Among peers, as one of them.
     Peers(Box<peers::Settings>),
 }
 
-impl Place {
+impl CandidateBackend {
     /// What proves that it leads, once it does.
-    pub(crate) fn proof(&self) -> Proof {
+    pub(crate) fn proof(&self) -> LeaseTiming {
         match self {
-            Self::Etcd(_, ttl) => Proof::Lease(*ttl),
-            Self::Peers(settings) => Proof::Heartbeats(*settings.timing()),
+            Self::Etcd(_, ttl) => LeaseTiming::Lease(*ttl),
+            Self::Peers(settings) => LeaseTiming::Heartbeats(*settings.timing()),
         }
     }
 }
 
 /// What a command that stands takes for granted where nobody says otherwise.
-pub(crate) struct Usual {
+pub(crate) struct Defaults {
     pub(crate) name: fn() -> Result<CandidateName, UsageError>,
     /// Among peers.
     pub(crate) timing: Timing,
@@ -108,15 +108,15 @@ pub(crate) struct Usual {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct File {
-    etcd: Option<List>,
-    peers: Option<List>,
+    etcd: Option<CommaList>,
+    peers: Option<CommaList>,
     listen: Option<String>,
     data: Option<PathBuf>,
     heartbeat: Option<String>,
     election_timeout: Option<String>,
     secret_file: Option<PathBuf>,
     insecure_peers: Option<bool>,
-    operators: Option<List>,
+    operators: Option<CommaList>,
     tokens_after: Option<u64>,
     user: Option<String>,
     password_file: Option<PathBuf>,
@@ -146,7 +146,7 @@ pub(crate) struct File {
 /// `etcd = "a:1,b:1"` or `etcd = ["a:1", "b:1"]`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(untagged)]
-enum List {
+enum CommaList {
     One(String),
     Many(Vec<String>),
 }
@@ -187,20 +187,20 @@ pub(crate) fn is_empty(variable: &str) -> bool {
 }
 
 impl Config {
-    pub(crate) fn merge(flags: Shared) -> Result<Self, UsageError> {
+    pub(crate) fn merge(flags: CommonArgs) -> Result<Self, UsageError> {
         let file = flags.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
         refuse_empty_peers(&flags, &file)?;
         Self::of(flags, file)
     }
 
-    fn of(flags: Shared, file: File) -> Result<Self, UsageError> {
+    fn of(flags: CommonArgs, file: File) -> Result<Self, UsageError> {
         let group = match (flags.peers, &file.peers) {
             (Some(group), _) => Some(group),
-            (None, Some(List::One(list))) => Some(in_file("peers", list.parse())?),
-            (None, Some(List::Many(list))) => Some(in_file("peers", list.join(",").parse())?),
+            (None, Some(CommaList::One(list))) => Some(in_file("peers", list.parse())?),
+            (None, Some(CommaList::Many(list))) => Some(in_file("peers", list.join(",").parse())?),
             (None, None) => None,
         };
-        let member = Member {
+        let member = MemberArgs {
             listen: flags.listen,
             data: flags.data,
             heartbeat: flags.heartbeat,
@@ -219,9 +219,9 @@ impl Config {
         let uses_default_endpoint = group.is_none() && endpoints.is_none();
         let login = Login {
             user: flags.user.or_else(|| file.user.clone()),
-            password: Password::of(flags.password_file.as_deref(), file.password_file.as_deref())?,
+            password: PasswordSource::of(flags.password_file.as_deref(), file.password_file.as_deref())?,
         };
-        let certificates = Certificates {
+        let certificates = CertificateFiles {
             ca: flags.cacert.as_deref().or(file.cacert.as_deref()),
             cert: flags.cert.as_deref().or(file.cert.as_deref()),
             key: flags.key.as_deref().or(file.key.as_deref()),
@@ -231,8 +231,8 @@ impl Config {
             login.password.is_some() || certificates.key.is_some() || member.secret_file.is_some();
         let logs_in = login.password.is_some();
         let backend = match group {
-            None => Backend::Etcd(on_etcd(endpoints, login, certificates, &member)?),
-            Some(group) => Backend::Peers(among_peers(group, endpoints, &login, certificates, member)?),
+            None => BackendConfig::Etcd(on_etcd(endpoints, login, certificates, &member)?),
+            Some(group) => BackendConfig::Peers(among_peers(group, endpoints, &login, certificates, member)?),
         };
 
         let election = match (flags.election, &file.election) {
@@ -241,7 +241,7 @@ impl Config {
             (None, None) => DEFAULT_ELECTION.parse().expect("the default is a valid name"),
         };
         let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
-        if let Backend::Etcd(settings) = &backend
+        if let BackendConfig::Etcd(settings) = &backend
             && logs_in
             && let Some(endpoint) = in_the_clear(settings)
         {
@@ -263,9 +263,9 @@ impl Config {
     pub(crate) fn standing(
         &self,
         name: Option<CandidateName>,
-        Stands { ttl, http }: Stands,
-        usual: Usual,
-    ) -> Result<Standing, UsageError> {
+        CandidateArgs { ttl, http }: CandidateArgs,
+        usual: Defaults,
+    ) -> Result<CandidateConfig, UsageError> {
         // Not clap's to read: it may be given in two places, and would conflict with itself.
         let in_environment = env::var("ELECT_NAME").ok().filter(|name| !name.is_empty());
         let name = match (name, in_environment, &self.file.name) {
@@ -282,16 +282,18 @@ impl Config {
             (None, None) => None,
         };
         let place = match (&self.backend, ttl) {
-            (Backend::Etcd(settings), ttl) => Place::Etcd(settings.clone(), ttl.unwrap_or(Ttl::DEFAULT)),
-            (Backend::Peers(_), Some(_)) => {
+            (BackendConfig::Etcd(settings), ttl) => {
+                CandidateBackend::Etcd(settings.clone(), ttl.unwrap_or(Ttl::DEFAULT))
+            }
+            (BackendConfig::Peers(_), Some(_)) => {
                 return Err(UsageError(
                     "--ttl is for etcd's lease, and --peers have none; leave it out (ELECT_TTL and the file's ttl \
                      too), and use --election-timeout"
                         .into(),
                 ));
             }
-            (Backend::Peers(peers), None) => {
-                Place::Peers(Box::new(peers.settings(&name, &self.election, usual.timing)?))
+            (BackendConfig::Peers(peers), None) => {
+                CandidateBackend::Peers(Box::new(peers.settings(&name, &self.election, usual.timing)?))
             }
         };
         let http = match (http, &self.file.http) {
@@ -300,7 +302,7 @@ impl Config {
             (None, Some(PortOrAddress::Address(address))) => Some(in_file("http", address.parse())?),
             (None, None) => None,
         };
-        Ok(Standing { name, place, http })
+        Ok(CandidateConfig { name, place, http })
     }
 }
 
@@ -333,8 +335,8 @@ impl File {
         })
     }
 
-    fn member(&self) -> Result<Member, UsageError> {
-        Ok(Member {
+    fn member(&self) -> Result<MemberArgs, UsageError> {
+        Ok(MemberArgs {
             listen: parsed("listen", &self.listen, str::parse)?,
             data: self.data.clone(),
             heartbeat: parsed("heartbeat", &self.heartbeat, parse_heartbeat)?,
@@ -342,8 +344,8 @@ impl File {
             secret_file: self.secret_file.clone(),
             insecure_peers: self.insecure_peers.unwrap_or_default(),
             operators: self.operators.as_ref().map(|list| match list {
-                List::One(list) => list.split(',').map(str::to_owned).collect(),
-                List::Many(list) => list.clone(),
+                CommaList::One(list) => list.split(',').map(str::to_owned).collect(),
+                CommaList::Many(list) => list.clone(),
             }),
             tokens_after: parsed(
                 "tokens-after",
@@ -366,17 +368,17 @@ pub(crate) fn parse_token(text: &str) -> Result<u64, String> {
 /// Beyond it the servers of a group take a term for a damaged one.
 const LARGEST_TOKEN: u64 = 1 << 32;
 
-fn endpoints_in(list: &List) -> Result<Vec<Endpoint>, UsageError> {
+fn endpoints_in(list: &CommaList) -> Result<Vec<Endpoint>, UsageError> {
     match list {
-        List::One(list) => in_file("etcd", list.parse::<Endpoints>()).map(|list| list.0),
-        List::Many(list) => list.iter().map(|endpoint| in_file("etcd", endpoint.parse())).collect(),
+        CommaList::One(list) => in_file("etcd", list.parse::<Endpoints>()).map(|list| list.0),
+        CommaList::Many(list) => list.iter().map(|endpoint| in_file("etcd", endpoint.parse())).collect(),
     }
 }
 
 /// Refuses an `ELECT_PEERS` with nothing in it where nothing else says what elects: the server was to be one of a
 /// group, and must not become a candidate on whichever etcd answers at the default address. An empty `ELECT_DATA`
 /// would change the backend's memory: a member that looks for it elsewhere forgets its votes.
-fn refuse_empty_peers(flags: &Shared, file: &File) -> Result<(), UsageError> {
+fn refuse_empty_peers(flags: &CommonArgs, file: &File) -> Result<(), UsageError> {
     let among_peers = flags.peers.is_some() || file.peers.is_some();
     let on_etcd = flags.etcd.is_some() || flags.user.is_some() || file.etcd.is_some() || file.user.is_some();
     if !among_peers && !on_etcd && is_empty("ELECT_PEERS") {
@@ -425,8 +427,8 @@ pub(crate) fn parse_heartbeat(text: &str) -> Result<Duration, String> {
 fn on_etcd(
     endpoints: Option<Vec<Endpoint>>,
     login: Login,
-    certificates: Certificates<'_>,
-    member: &Member,
+    certificates: CertificateFiles<'_>,
+    member: &MemberArgs,
 ) -> Result<etcd::Settings, UsageError> {
     if let Some(flag) = member.flag() {
         return Err(UsageError(format!(
@@ -452,9 +454,9 @@ fn among_peers(
     group: Group,
     endpoints: Option<Vec<Endpoint>>,
     login: &Login,
-    certificates: Certificates<'_>,
-    member: Member,
-) -> Result<Peers, UsageError> {
+    certificates: CertificateFiles<'_>,
+    member: MemberArgs,
+) -> Result<PeersConfig, UsageError> {
     let of_etcd = [
         ("--etcd", endpoints.is_some()),
         ("--user", login.user.is_some()),
@@ -466,7 +468,7 @@ fn among_peers(
              as a flag, as ELECT_…, or in the file"
         )));
     }
-    let Certificates { ca, cert, key } = certificates;
+    let CertificateFiles { ca, cert, key } = certificates;
     let given = [ca, cert, key].into_iter().flatten().count();
     if given != 0 && given != 3 {
         return Err(UsageError(
@@ -475,14 +477,14 @@ fn among_peers(
                 .into(),
         ));
     }
-    Ok(Peers { group, tls: certificates.read()?, member })
+    Ok(PeersConfig { group, tls: certificates.read()?, member })
 }
 
 /// Warns of files that other users can get at.
-fn exposed(login: &Login, certificates: Certificates<'_>, member: &Member) -> Vec<String> {
+fn exposed(login: &Login, certificates: CertificateFiles<'_>, member: &MemberArgs) -> Vec<String> {
     let password = match &login.password {
-        Some(Password::InFile(path)) => Some(path.as_path()),
-        Some(Password::Given(_)) | None => None,
+        Some(PasswordSource::InFile(path)) => Some(path.as_path()),
+        Some(PasswordSource::Given(_)) | None => None,
     };
     let files = [
         ("--password-file", password),
@@ -500,13 +502,13 @@ fn in_the_clear(settings: &etcd::Settings) -> Option<&Endpoint> {
 
 /// The files of TLS, by whichever backend they are for.
 #[derive(Clone, Copy)]
-struct Certificates<'a> {
+struct CertificateFiles<'a> {
     ca: Option<&'a Path>,
     cert: Option<&'a Path>,
     key: Option<&'a Path>,
 }
 
-impl Certificates<'_> {
+impl CertificateFiles<'_> {
     fn read(self) -> Result<Option<Tls>, UsageError> {
         let Self { ca, cert, key } = self;
         let mut tls = Tls::default();
@@ -534,16 +536,16 @@ impl Certificates<'_> {
 /// Who logs in to etcd.
 struct Login {
     user: Option<String>,
-    password: Option<Password>,
+    password: Option<PasswordSource>,
 }
 
 /// Never shown, in no form of the configuration.
-enum Password {
+enum PasswordSource {
     Given(String),
     InFile(PathBuf),
 }
 
-impl Password {
+impl PasswordSource {
     /// From the file that a flag names, the environment, or the file that the configuration names.
     fn of(flag: Option<&Path>, configured: Option<&Path>) -> Result<Option<Self>, UsageError> {
         let in_environment = match env::var("ELECT_PASSWORD") {
@@ -572,10 +574,10 @@ impl Login {
             (Some(user), _) if user.is_empty() => {
                 Err(UsageError("--user is empty; name a user, or leave it out".into()))
             }
-            (Some(user), Some(Password::InFile(path))) => Credentials::in_file(user, path)
+            (Some(user), Some(PasswordSource::InFile(path))) => Credentials::in_file(user, path)
                 .map(Some)
                 .map_err(|error| UsageError(format!("--password-file {error}"))),
-            (Some(user), Some(Password::Given(password))) if !password.is_empty() => {
+            (Some(user), Some(PasswordSource::Given(password))) if !password.is_empty() => {
                 Ok(Some(Credentials::new(user, password)))
             }
             (Some(_), _) => {
@@ -609,11 +611,11 @@ mod tests {
         let password = tempfile::NamedTempFile::new().unwrap();
         fs::write(password.path(), "secret").unwrap();
         let warnings = |etcd: &str, user: Option<&str>| {
-            let flags = Shared {
+            let flags = CommonArgs {
                 etcd: Some(vec![etcd.parse().unwrap()]),
                 user: user.map(str::to_owned),
                 password_file: user.map(|_| password.path().to_owned()),
-                ..Shared::default()
+                ..CommonArgs::default()
             };
             let config = Config::of(flags, File::default()).unwrap();
             assert_eq!(config.knows_a_secret, user.is_some());
@@ -645,9 +647,10 @@ mod tests {
             // Whose files those would be is not for a fuzzer to find out.
             (file.cacert, file.cert, file.key, file.password_file) = (None, None, None, None);
             file.secret_file = None;
-            let Ok(config) = Config::of(Shared::default(), file) else { return };
+            let Ok(config) = Config::of(CommonArgs::default(), file) else { return };
             let name = || Ok("server1".parse().expect("it is a name"));
-            let _ = config.standing(None, Stands::default(), Usual { name, timing: Timing::DEFAULT });
+            let _ =
+                config.standing(None, CandidateArgs::default(), Defaults { name, timing: Timing::DEFAULT });
         });
     }
 }

@@ -26,8 +26,8 @@ mod lines;
 mod seldom;
 
 pub(crate) use self::{
-    lines::{Stream, drain, together},
-    seldom::Seldom,
+    lines::{OutputStream, drain, together},
+    seldom::RateLimit,
 };
 
 /// The target of the lines that people follow.
@@ -58,7 +58,7 @@ pub(crate) enum Format {
     Json,
 }
 
-pub(crate) fn start(format: Format, to: Stream) -> Result<(), UsageError> {
+pub(crate) fn start(format: Format, to: OutputStream) -> Result<(), UsageError> {
     let usual = match format {
         Format::Plain => "transcript=info,problem=warn,lasting=warn",
         Format::Full | Format::Json => "info,lasting=off",
@@ -73,9 +73,9 @@ pub(crate) fn start(format: Format, to: Stream) -> Result<(), UsageError> {
         ))
     })?;
     let colours = io::IsTerminal::is_terminal(&io::stdout()) && std::env::var_os("NO_COLOR").is_none();
-    let problems = if format == Format::Plain { Stream::Stderr } else { to };
+    let problems = if format == Format::Plain { OutputStream::Stderr } else { to };
     let layer =
-        tracing_subscriber::fmt::layer().with_writer(Streams { problems, others: to }).with_ansi(colours);
+        tracing_subscriber::fmt::layer().with_writer(LogStreams { problems, others: to }).with_ansi(colours);
     let layer = match format {
         Format::Plain => layer.event_format(Plain(Standard::default().without_time())).boxed(),
         Format::Full => layer.with_target(false).boxed(),
@@ -88,19 +88,19 @@ pub(crate) fn start(format: Format, to: Stream) -> Result<(), UsageError> {
 }
 
 /// Where lines go, by what they are about.
-struct Streams {
-    problems: Stream,
-    others: Stream,
+struct LogStreams {
+    problems: OutputStream,
+    others: OutputStream,
 }
 
-impl MakeWriter<'_> for Streams {
-    type Writer = Stream;
+impl MakeWriter<'_> for LogStreams {
+    type Writer = OutputStream;
 
-    fn make_writer(&self) -> Stream {
+    fn make_writer(&self) -> OutputStream {
         self.others
     }
 
-    fn make_writer_for(&self, about: &Metadata<'_>) -> Stream {
+    fn make_writer_for(&self, about: &Metadata<'_>) -> OutputStream {
         match about.target() {
             PROBLEM | LASTING => self.problems,
             _ => self.others,
@@ -128,7 +128,7 @@ where
             PROBLEM | LASTING => write!(writer, "elect: warning: ")?,
             _ => return self.0.format_event(ctx, writer, event),
         }
-        let mut message = Message(&mut writer, Ok(()));
+        let mut message = MessageOnly(&mut writer, Ok(()));
         event.record(&mut message);
         message.1?;
         writeln!(writer)
@@ -136,9 +136,9 @@ where
 }
 
 /// Writes an event's message, and leaves its fields out.
-struct Message<'a, 'w>(&'a mut Writer<'w>, fmt::Result);
+struct MessageOnly<'a, 'w>(&'a mut Writer<'w>, fmt::Result);
 
-impl tracing::field::Visit for Message<'_, '_> {
+impl tracing::field::Visit for MessageOnly<'_, '_> {
     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             self.1 = write!(self.0, "{value:?}");

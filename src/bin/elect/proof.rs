@@ -15,7 +15,7 @@ use leader_election::{peers::Timing, timing::Ttl};
 
 /// What a leader is proved by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Proof {
+pub(crate) enum LeaseTiming {
     /// etcd keeps a lease for this long.
     Lease(Ttl),
     /// A majority of the peers answers heartbeats.
@@ -26,7 +26,7 @@ pub(crate) enum Proof {
 /// touch. Elections that go wrong once or twice are over by then.
 const ELECTIONS: u32 = 4;
 
-impl Proof {
+impl LeaseTiming {
     /// When another one may lead, if nothing more is answered.
     pub(crate) fn span(self) -> Duration {
         match self {
@@ -82,7 +82,7 @@ impl Proof {
 }
 
 /// As one writes it after `--ttl` or `--election-timeout`.
-impl fmt::Display for Proof {
+impl fmt::Display for LeaseTiming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lease(ttl) => ttl.fmt(f),
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn peers_are_certain_for_the_shortest_election_timeout_less_the_margin() {
-        let proof = Proof::Heartbeats(Timing::DEFAULT);
+        let proof = LeaseTiming::Heartbeats(Timing::DEFAULT);
         assert_eq!(proof.certain(), Duration::from_millis(225));
         assert_eq!(proof.to_string(), "250ms-500ms");
         assert!(proof.stale_after() < proof.out_of_touch_after());

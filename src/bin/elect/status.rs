@@ -44,8 +44,8 @@ mod situation;
 mod timeline;
 
 pub(crate) use self::{
-    address::{Address, Bound},
-    board::{Board, Identity, Sources},
+    address::{Address, BoundAddress},
+    board::{ServerIdentity, Sources, StatusStore},
     http::serve,
     report::precise_millis,
 };

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tonic::{codegen::Service, transport::Uri};
 
-use crate::etcd::{endpoint::Endpoint, trouble::Trouble};
+use crate::etcd::{endpoint::Endpoint, trouble::EtcdError};
 
 /// More addresses than any cluster has members.
 const MOST_ADDRESSES: usize = 32;
@@ -30,16 +30,16 @@ pub(super) async fn addresses(
     endpoint: &Endpoint,
     avoided: Option<SocketAddr>,
     within: Duration,
-) -> Result<Vec<SocketAddr>, Trouble> {
+) -> Result<Vec<SocketAddr>, EtcdError> {
     let host = endpoint.host().trim_matches(['[', ']']);
     let looked_up = timeout(within, lookup_host((host, endpoint.port()))).await;
-    let looked_up =
-        looked_up.map_err(|_| Trouble::elsewhere(format!("the name was not resolved within {within:?}")))?;
+    let looked_up = looked_up
+        .map_err(|_| EtcdError::elsewhere(format!("the name was not resolved within {within:?}")))?;
     let found =
-        looked_up.map_err(|error| Trouble::elsewhere(format!("the name can't be resolved: {error}")))?;
+        looked_up.map_err(|error| EtcdError::elsewhere(format!("the name can't be resolved: {error}")))?;
     let addresses = in_order(found, avoided);
     if addresses.is_empty() {
-        return Err(Trouble::elsewhere("the name has no address"));
+        return Err(EtcdError::elsewhere("the name has no address"));
     }
     Ok(addresses)
 }

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::etcd::trouble::Trouble;
+use crate::etcd::trouble::EtcdError;
 
 /// How long an attempt is waited for before the next one joins the race.
 pub(super) const HEAD_START: Duration = Duration::from_millis(250);
@@ -22,10 +22,10 @@ pub(super) async fn race<T, F>(
     count: usize,
     within: Duration,
     attempt: impl Fn(usize) -> F,
-) -> Result<T, BTreeMap<usize, Trouble>>
+) -> Result<T, BTreeMap<usize, EtcdError>>
 where
     T: Send + 'static,
-    F: Future<Output = Result<T, Trouble>> + Send + 'static,
+    F: Future<Output = Result<T, EtcdError>> + Send + 'static,
 {
     let mut racing = JoinSet::new();
     let mut problems = BTreeMap::new();
@@ -60,7 +60,7 @@ where
             }
             () = sleep_until(deadline) => {
                 for turn in 0..started {
-                    problems.entry(turn).or_insert_with(|| Trouble::unanswered(within));
+                    problems.entry(turn).or_insert_with(|| EtcdError::unanswered(within));
                 }
                 return Err(problems);
             }
@@ -87,7 +87,7 @@ mod tests {
         let start = Instant::now();
         let won = race(3, WITHIN, |turn| async move {
             match turn {
-                0 => Err(Trouble::elsewhere("refused")),
+                0 => Err(EtcdError::elsewhere("refused")),
                 1 => pending().await,
                 _ => Ok(turn),
             }
@@ -104,7 +104,7 @@ mod tests {
             async move {
                 match turn {
                     0 => pending().await,
-                    _ if asked.fetch_add(1, Ordering::Relaxed) < 3 => Err(Trouble::elsewhere("refused")),
+                    _ if asked.fetch_add(1, Ordering::Relaxed) < 3 => Err(EtcdError::elsewhere("refused")),
                     _ => Ok("back"),
                 }
             }
@@ -114,10 +114,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn all_that_fail_are_named_and_silence_ends() {
-        let refuse = |turn| async move { Err::<(), _>(Trouble::elsewhere(format!("{turn}"))) };
+        let refuse = |turn| async move { Err::<(), _>(EtcdError::elsewhere(format!("{turn}"))) };
         assert_eq!(race(3, WITHIN, refuse).await.unwrap_err().len(), 3);
         let start = Instant::now();
-        let silence = race(2, WITHIN, |_| pending::<Result<(), Trouble>>()).await;
+        let silence = race(2, WITHIN, |_| pending::<Result<(), EtcdError>>()).await;
         let silence = silence.unwrap_err().into_values().map(|trouble| trouble.to_string());
         assert_eq!(silence.collect::<Vec<_>>(), ["no answer within 3s"; 2]);
         assert_eq!(start.elapsed(), WITHIN + HEAD_START);

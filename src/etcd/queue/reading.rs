@@ -4,14 +4,14 @@ use std::{collections::BTreeMap, time::Duration};
 
 use etcd_client::{GetOptions, KeyValue, SortOrder, SortTarget};
 
-use super::{Entry, Key, Queue, ROOM};
+use super::{Key, Queue, QueueEntry, ROOM};
 use crate::{
     etcd::{
-        Shared,
+        EtcdShared,
         layout::{self, Revision},
-        link::Link,
-        progress::Answer,
-        trouble::Trouble,
+        link::EndpointConnection,
+        progress::ReadKind,
+        trouble::EtcdError,
     },
     names::ElectionName,
 };
@@ -24,7 +24,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 const PAGE: i64 = ROOM as i64;
 
 /// Reads the front of the queue, linearizably and at one revision. Values may be large, and are left out.
-pub(crate) async fn read(shared: &Shared, link: &Link, election: &ElectionName) -> Result<Queue, Trouble> {
+pub(crate) async fn read(
+    shared: &EtcdShared,
+    link: &EndpointConnection,
+    election: &ElectionName,
+) -> Result<Queue, EtcdError> {
     let mut entries = BTreeMap::new();
     let (mut at, mut from, mut limit) = (None, 0, PAGE);
     loop {
@@ -41,10 +45,10 @@ pub(crate) async fn read(shared: &Shared, link: &Link, election: &ElectionName) 
         let mut client = link.kv();
         let reading = client.get(layout::prefix(election), Some(options));
         let answer = shared.links.call(link, PATIENCE, reading).await?;
-        let read_at = shared.accept(link, answer.header(), Answer::Linearizable, known)?;
+        let read_at = shared.accept(link, answer.header(), ReadKind::Linearizable, known)?;
         let at = *at.get_or_insert(read_at);
         let keys = answer.kvs();
-        let entry = |kv: &KeyValue| Some((kv.key().to_vec(), Entry::of_key(election, kv)?));
+        let entry = |kv: &KeyValue| Some((kv.key().to_vec(), QueueEntry::of_key(election, kv)?));
         entries.extend(keys.iter().filter_map(entry));
         let last = keys.last().map(KeyValue::create_revision).filter(|_| answer.more());
         let Some(last) = last else {
@@ -61,31 +65,31 @@ pub(crate) async fn read(shared: &Shared, link: &Link, election: &ElectionName) 
 
 /// What a queue of this revision has under one key.
 pub(crate) async fn key_at(
-    shared: &Shared,
-    link: &Link,
+    shared: &EtcdShared,
+    link: &EndpointConnection,
     key: &[u8],
     at: Revision,
-) -> Result<Option<Key>, Trouble> {
+) -> Result<Option<Key>, EtcdError> {
     let known = shared.known();
     let mut client = link.kv();
     let options = GetOptions::new().with_keys_only().with_revision(at.0);
     let answer = shared.links.call(link, PATIENCE, client.get(key, Some(options))).await?;
-    shared.accept(link, answer.header(), Answer::Linearizable, known)?;
+    shared.accept(link, answer.header(), ReadKind::Linearizable, known)?;
     let key = |kv: &KeyValue| Key { created: Revision(kv.create_revision()), lease: None };
     Ok(answer.kvs().first().map(key))
 }
 
 /// One key, as it was at a revision, with all that etcd has of it.
 pub(crate) async fn value_at(
-    shared: &Shared,
-    link: &Link,
+    shared: &EtcdShared,
+    link: &EndpointConnection,
     key: &[u8],
     at: Revision,
-) -> Result<Option<KeyValue>, Trouble> {
+) -> Result<Option<KeyValue>, EtcdError> {
     let known = shared.known();
     let mut client = link.kv();
     let options = GetOptions::new().with_revision(at.0);
     let mut answer = shared.links.call(link, PATIENCE, client.get(key, Some(options))).await?;
-    shared.accept(link, answer.header(), Answer::Linearizable, known)?;
+    shared.accept(link, answer.header(), ReadKind::Linearizable, known)?;
     Ok(answer.take_kvs().into_iter().next())
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::{
     Candidate,
     leadership::OrderError,
-    observe::Front,
+    observe::QueueHead,
     peers::{Group, Missed, Peers, ProposeError, Settings, Shared, StoreError, Timing},
     raft::{
         action::Stored,
@@ -216,7 +216,7 @@ async fn contract_1_one_of_three_leads_and_the_others_know_it() {
     for (place, peers) in members.peers.iter().enumerate().filter(|(place, _)| *place != leader) {
         let mut fronts = peers.shared.published.fronts();
         let name = members.peers[leader].settings().name().to_string();
-        let known = Some(Front::Candidate { token: leadership.token(), name });
+        let known = Some(QueueHead::Candidate { token: leadership.token(), name });
         soon("the leader is known", fronts.wait_for(|front| *front == known)).await.unwrap();
         let look = peers.look();
         let known = look.leader.unwrap();
@@ -449,7 +449,7 @@ async fn contract_12_a_candidate_with_an_older_log_leads_once_others_that_do_not
     let token = leadership.token();
     soon("a majority", members.peers[0].propose(&leadership, *b"missed")).await.unwrap();
     drop(leadership);
-    soon("the end of the term", members.peers[0].settled()).await;
+    soon("the end of the term", members.peers[0].drained()).await;
     members.heal();
     let leadership = soon("a leader", members.candidate(2).campaign()).await.unwrap();
     assert!(leadership.token() > token);
@@ -530,7 +530,7 @@ async fn nobody_stands_for_a_campaign_that_was_called_off() {
     let members = Members::of(1);
     let mut candidate = members.candidate(0);
     assert!(timeout(Duration::from_millis(1), candidate.campaign()).await.is_err());
-    let settled = members.peers[0].settled();
+    let settled = members.peers[0].drained();
     soon("to leave", settled).await;
     assert!(!members.peers[0].look().standing);
 }

@@ -30,7 +30,9 @@ use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::{backing::Backing, failovers::Failovers, keyboard::Keyboard, servers::Servers, watch::Turn};
+use self::{
+    backing::Backing, failovers::Failovers, keyboard::Keyboard, servers::Servers, watch::KillOutcome,
+};
 use crate::config::Endpoints;
 
 mod backing;
@@ -58,7 +60,7 @@ const SHOWN: Duration = Duration::from_millis(1500);
 const RETAKES: u32 = 10;
 
 #[derive(Debug, Args)]
-pub(super) struct Flags {
+pub(super) struct DemoArgs {
     /// Without keys: kill the leader, wait for the next one, start the dead one again, N times; then a table
     /// of what the failovers took. Where there is no terminal: 3.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -69,7 +71,7 @@ pub(super) struct Flags {
     etcd: Option<Vec<Endpoints>>,
 }
 
-pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(flags: DemoArgs) -> anyhow::Result<ExitCode> {
     let mut stop = Stop::listen().context("failed to listen for signals")?;
     let directory = tempfile::Builder::new().prefix("elect-demo-").tempdir();
     let directory = directory.context("no temporary directory for the servers' data; set TMPDIR to one")?;
@@ -80,7 +82,7 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
 }
 
 /// Everything that needs processes. None of them is left when this returns.
-async fn on_stage(flags: Flags, directory: &TempDir, stop: &mut Stop) -> anyhow::Result<ExitCode> {
+async fn on_stage(flags: DemoArgs, directory: &TempDir, stop: &mut Stop) -> anyhow::Result<ExitCode> {
     // Before anything is started: it may be the terminal's place to say no.
     let keyboard = match flags.rounds {
         None if is_watched() => Some(Keyboard::open().context("failed to read single keys")?),
@@ -150,12 +152,12 @@ async fn play_rounds(servers: &mut Servers, rounds: u32, failovers: &mut Failove
             servers.start_again()?;
             servers.until(PATIENCE, "it followed again", |watch| watch.all_placed()).await?;
             match turn {
-                Turn::Took(failover) => {
+                KillOutcome::Took(failover) => {
                     failovers.add(failover);
                     break;
                 }
-                Turn::Void { .. } if retakes < RETAKES => retakes += 1,
-                Turn::Void { .. } => {
+                KillOutcome::Void { .. } if retakes < RETAKES => retakes += 1,
+                KillOutcome::Void { .. } => {
                     bail!("no leader stays long enough to be killed: this machine is too busy")
                 }
             }
@@ -187,7 +189,7 @@ async fn play_by_keys(
             turn = servers.next_turn() => {
                 let turn = turn?;
                 servers.tell(&turn)?;
-                if let Turn::Took(failover) = turn {
+                if let KillOutcome::Took(failover) = turn {
                     failovers.add(failover);
                 }
             }

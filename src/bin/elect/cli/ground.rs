@@ -13,43 +13,47 @@ use leader_election::{
 use tokio::runtime::Handle;
 use tracing::info;
 
-use super::journal::Journal;
+use super::journal::ElectionLog;
 use crate::{
-    config::Standing,
+    config::CandidateConfig,
     log::Format,
-    proof::Proof,
-    status::{self, Board, Bound, Identity, Sources},
+    proof::LeaseTiming,
+    status::{self, BoundAddress, ServerIdentity, Sources, StatusStore},
 };
 
 /// A server that has said that it starts, and has its HTTP port, and nothing else yet.
-pub(super) struct Stage {
+pub(super) struct Startup {
     name: CandidateName,
     election: ElectionName,
-    proof: Proof,
-    bound: Option<Bound>,
-    journal: Journal,
+    proof: LeaseTiming,
+    bound: Option<BoundAddress>,
+    journal: ElectionLog,
 }
 
 /// All that it takes to stand.
-pub(super) struct Ground<B> {
+pub(super) struct Participant<B> {
     pub(super) backend: B,
     pub(super) candidate: Candidate<B>,
-    pub(super) board: Board,
-    pub(super) journal: Journal,
-    pub(super) proof: Proof,
+    pub(super) board: StatusStore,
+    pub(super) journal: ElectionLog,
+    pub(super) proof: LeaseTiming,
 }
 
-impl Stage {
+impl Startup {
     /// Before it stands: a server that can't be asked is not what was ordered.
-    pub(super) fn set(standing: &Standing, election: &ElectionName, format: Format) -> anyhow::Result<Self> {
+    pub(super) fn set(
+        standing: &CandidateConfig,
+        election: &ElectionName,
+        format: Format,
+    ) -> anyhow::Result<Self> {
         let bound = standing.http.as_ref().map(|address| address.bind()).transpose()?;
-        let journal = Journal::starting(standing, election, format);
+        let journal = ElectionLog::starting(standing, election, format);
         let (name, proof) = (standing.name.clone(), standing.place.proof());
         Ok(Self { name, election: election.clone(), proof, bound, journal })
     }
 
     /// On this runtime, which must not be blocked.
-    pub(super) fn on_etcd(self, settings: etcd::Settings, ttl: Ttl) -> anyhow::Result<Ground<Etcd>> {
+    pub(super) fn on_etcd(self, settings: etcd::Settings, ttl: Ttl) -> anyhow::Result<Participant<Etcd>> {
         self.journal.reaching();
         let etcd = Etcd::start_on(Handle::current(), settings.clone());
         let sources = Sources::of(&etcd, &self.election, settings.tls());
@@ -59,7 +63,7 @@ impl Stage {
     }
 
     /// On this runtime, which must not be blocked.
-    pub(super) fn among_peers(self, settings: peers::Settings) -> anyhow::Result<Ground<Peers>> {
+    pub(super) fn among_peers(self, settings: peers::Settings) -> anyhow::Result<Participant<Peers>> {
         let tls = settings.tls().cloned();
         let peers = Peers::start_on(Handle::current(), settings).map_err(explained)?;
         // Not before it does.
@@ -75,14 +79,14 @@ impl Stage {
         candidate: Candidate<B>,
         sources: Sources,
         names: Option<etcd::Settings>,
-    ) -> anyhow::Result<Ground<B>> {
+    ) -> anyhow::Result<Participant<B>> {
         let Self { name, election, proof, bound, journal } = self;
-        let board = Board::new(Identity { name, election, proof }, sources);
+        let board = StatusStore::new(ServerIdentity { name, election, proof }, sources);
         if let Some(bound) = bound {
             let address = status::serve(bound, board.clone(), names).context("failed to serve HTTP")?;
             info!("serving http://{address}/");
         }
-        Ok(Ground { backend, candidate, board, journal, proof })
+        Ok(Participant { backend, candidate, board, journal, proof })
     }
 }
 

@@ -6,16 +6,16 @@ use leader_election::{
     ElectionName, FencingToken,
     candidate::Event,
     clock::Timestamp,
-    observe::Front,
+    observe::QueueHead,
     peers::{Group, Settings},
     timing::Ttl,
 };
 use tracing::{debug, info, warn};
 
-use super::transcript::{Happened, Line, Transcript};
+use super::transcript::{Happened, LogLine, Transcript};
 use crate::{
-    config::{Place, Standing},
-    log::{self, Format, Seldom, TRANSCRIPT, lasting_problem, together},
+    config::{CandidateBackend, CandidateConfig},
+    log::{self, Format, RateLimit, TRANSCRIPT, lasting_problem, together},
 };
 
 /// The target of what machines follow, at debug: from when until when this process takes itself for the leader. Moments
@@ -23,19 +23,19 @@ use crate::{
 const BELIEF: &str = "belief";
 
 /// Turns what happens into log lines.
-pub(super) struct Journal {
+pub(super) struct ElectionLog {
     /// The term that this process leads, as far as it has heard.
     leading: Option<FencingToken>,
     transcript: Transcript,
     /// How this server is in touch with the others.
-    reaching: Line,
+    reaching: LogLine,
     /// The term at the front, and whose it is.
     front: Option<(FencingToken, String)>,
-    refreshing: Pace,
+    refreshing: RefreshPace,
     /// How often that is said aloud, and not at debug only.
-    aloud: Pace,
+    aloud: RefreshPace,
     namesakes: Namesakes,
-    failures: Seldom,
+    failures: RateLimit,
     lasting: Lasting,
     /// Whether there was a connection, or what to check about it was told.
     told_what_to_check: bool,
@@ -70,14 +70,14 @@ impl Lasting {
 }
 
 /// How often it is told, at most, that this server still leads. Whatever proves it may come more often.
-struct Pace {
+struct RefreshPace {
     every: Duration,
     /// Whether it has to have led for as long before it is told the first time.
     waits: bool,
     last: Option<Timestamp>,
 }
 
-impl Pace {
+impl RefreshPace {
     /// At each renewal; but connections that break make more of them than there should be.
     fn of_renewals(ttl: Ttl) -> Self {
         Self { every: ttl.renewal_interval() / 2, waits: false, last: None }
@@ -111,23 +111,23 @@ impl Pace {
     }
 }
 
-impl Journal {
+impl ElectionLog {
     /// Tells that this server starts.
-    pub(super) fn starting(standing: &Standing, election: &ElectionName, format: Format) -> Self {
-        let starting = Line::Starting { name: standing.name.to_string() };
+    pub(super) fn starting(standing: &CandidateConfig, election: &ElectionName, format: Format) -> Self {
+        let starting = LogLine::Starting { name: standing.name.to_string() };
         let (reaching, refreshing) = match &standing.place {
-            Place::Etcd(settings, ttl) => {
+            CandidateBackend::Etcd(settings, ttl) => {
                 info!(target: TRANSCRIPT, election = %election, ttl = %ttl, "{starting}");
                 let endpoints: Vec<_> = settings.endpoints().iter().map(ToString::to_string).collect();
-                (Line::Connecting { endpoints: endpoints.join(",") }, Pace::of_renewals(*ttl))
+                (LogLine::Connecting { endpoints: endpoints.join(",") }, RefreshPace::of_renewals(*ttl))
             }
-            Place::Peers(settings) => {
+            CandidateBackend::Peers(settings) => {
                 let (data, timing) = (settings.data().display(), standing.place.proof());
                 info!(target: TRANSCRIPT, election = %election, election_timeout = %timing, data = %data, "{starting}");
                 if let Some(note) = evenness(settings.group()) {
                     info!("{note}");
                 }
-                (listening(settings), Pace::of_heartbeats())
+                (listening(settings), RefreshPace::of_heartbeats())
             }
         };
         Self {
@@ -136,9 +136,9 @@ impl Journal {
             reaching,
             front: None,
             refreshing,
-            aloud: Pace::aloud(format),
+            aloud: RefreshPace::aloud(format),
             namesakes: Namesakes::of(standing),
-            failures: Seldom::new(),
+            failures: RateLimit::new(),
             lasting: Lasting::default(),
             told_what_to_check: false,
         }
@@ -203,7 +203,7 @@ impl Journal {
                 let left_out = (left_out > 0).then_some(left_out);
                 warn!(problem, retry_in = ?pause, left_out, "the attempt failed");
                 // Peers dial each other all the time.
-                if unreachable && matches!(self.reaching, Line::Connecting { .. }) {
+                if unreachable && matches!(self.reaching, LogLine::Connecting { .. }) {
                     if !std::mem::replace(&mut self.told_what_to_check, true) {
                         warn!(
                             "no connection to etcd: check that it runs, that --etcd has its address for clients, and that \
@@ -218,18 +218,18 @@ impl Journal {
         }
     }
 
-    pub(super) fn seen(&mut self, front: Front) {
+    pub(super) fn seen(&mut self, front: QueueHead) {
         self.front = None;
         match front {
-            Front::Candidate { token, name } => {
+            QueueHead::Candidate { token, name } => {
                 self.front = Some((token, name));
                 self.happened(Happened::SeenLeader { token });
             }
-            Front::Foreign(key) => {
+            QueueHead::Foreign(key) => {
                 warn!(key, "nobody can lead until this key, put by hand, is deleted");
                 self.happened(Happened::SeenVacant);
             }
-            Front::Leased(key) => {
+            QueueHead::Leased(key) => {
                 warn!(
                     key,
                     "nobody can lead before this key has gone with its lease: it is no candidate's, or one of several that were put at once"
@@ -276,7 +276,7 @@ impl Journal {
         }
         for line in self.transcript.lines(happened) {
             match &self.front {
-                Some((token, leader)) if line == Line::Follower => {
+                Some((token, leader)) if line == LogLine::Follower => {
                     info!(target: TRANSCRIPT, leader, leader_token = token.get(), "{line}");
                 }
                 _ => info!(target: TRANSCRIPT, "{line}"),
@@ -295,7 +295,7 @@ struct Namesakes {
 }
 
 impl Namesakes {
-    fn of(standing: &Standing) -> Self {
+    fn of(standing: &CandidateConfig) -> Self {
         // What a lease may last beside a change of etcd's own leader: docs/safety.md.
         let after = standing.place.proof().span() * 2 + Duration::from_secs(4);
         Self { name: standing.name.to_string(), after, since: BTreeMap::new() }
@@ -315,10 +315,10 @@ impl Namesakes {
     }
 }
 
-fn listening(settings: &Settings) -> Line {
+fn listening(settings: &Settings) -> LogLine {
     let others = settings.group().members().iter().filter(|member| member.name != *settings.name());
     let peers = others.map(|member| member.name.to_string()).collect();
-    Line::Listening { at: settings.listen().to_string(), peers }
+    LogLine::Listening { at: settings.listen().to_string(), peers }
 }
 
 /// What is to be said of a group that is no better than a smaller one.
@@ -395,30 +395,30 @@ mod tests {
 
     #[test]
     fn in_the_full_log_renewals_are_told_of_once_a_minute() {
-        let mut full = Pace::aloud(Format::Full);
+        let mut full = RefreshPace::aloud(Format::Full);
         assert!(full.is_due() && !full.is_due());
         full.last = full.last.map(|last| last - Duration::from_secs(61));
         assert!(full.is_due() && !full.is_due());
         full.begin();
         assert!(full.is_due(), "the first of a term");
         for form in [Format::Plain, Format::Json] {
-            let mut each = Pace::aloud(form);
+            let mut each = RefreshPace::aloud(form);
             assert!(each.is_due() && each.is_due());
         }
     }
 
     #[test]
     fn heartbeats_are_told_of_once_a_second_at_most() {
-        let mut pace = Pace::of_heartbeats();
+        let mut pace = RefreshPace::of_heartbeats();
         assert!(pace.is_due() && !pace.is_due());
-        let mut elected = Pace::of_heartbeats();
+        let mut elected = RefreshPace::of_heartbeats();
         elected.begin();
         assert!(!elected.is_due());
     }
 
     #[test]
     fn renewals_that_come_in_a_rush_are_told_of_once() {
-        let mut pace = Pace::of_renewals(Ttl::DEFAULT);
+        let mut pace = RefreshPace::of_renewals(Ttl::DEFAULT);
         pace.begin();
         assert!(pace.is_due(), "the first of a term is told");
         assert!((0..1000).all(|_| !pace.is_due()));

@@ -12,16 +12,16 @@ use leader_election::{
 };
 
 use super::show::{self, Json};
-use crate::config::{Backend, Config};
+use crate::config::{BackendConfig, Config};
 
 pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
     let Config { backend, election, .. } = config;
     let (mut observer, refuses) = match backend {
-        Backend::Etcd(settings) => {
+        BackendConfig::Etcd(settings) => {
             let etcd = Etcd::start(settings).context("failed to start")?;
             (etcd.observe(election), "etcd refuses")
         }
-        Backend::Peers(peers) => (peers.client(election)?.observe(), "the peers refuse"),
+        BackendConfig::Peers(peers) => (peers.client(election)?.observe(), "the peers refuse"),
     };
     let mut problem = None;
     while let Some(observation) = observer.next().await {

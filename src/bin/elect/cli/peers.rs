@@ -14,16 +14,16 @@ use leader_election::{
 };
 
 use super::UNKNOWN;
-use crate::config::{self, Backend, Config, UsageError};
+use crate::config::{self, BackendConfig, Config, UsageError};
 
 /// How long the servers have to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// The servers of a group, as --peers names them.
-fn group(config: Config) -> Result<(config::Peers, leader_election::ElectionName), UsageError> {
+fn group(config: Config) -> Result<(config::PeersConfig, leader_election::ElectionName), UsageError> {
     match config.backend {
-        Backend::Peers(peers) => Ok((peers, config.election)),
-        Backend::Etcd(_) => Err(UsageError(
+        BackendConfig::Peers(peers) => Ok((peers, config.election)),
+        BackendConfig::Etcd(_) => Err(UsageError(
             "there are no peers without --peers NAME=HOST:PORT,…; give the list of the group".into(),
         )),
     }

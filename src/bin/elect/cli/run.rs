@@ -34,31 +34,31 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{
-    attendant::{Attendant, Notice},
+    attendant::{RunEvent, RunEvents},
     options::Options,
-    post::Post,
+    post::Reporter,
 };
 use super::{
     LEAVE_WITHIN,
-    ground::{Ground, Stage},
+    ground::{Participant, Startup},
     server::explained,
     signals::Wish,
 };
 use crate::{
-    config::{Place, UsageError},
+    config::{CandidateBackend, UsageError},
     effects::{
-        children::{self, Kin, Rest, Unkillable},
-        control::{End, Order, Start},
+        children::{self, ChildRegistry, Rest, Unkillable},
+        control::{CommandExit, GuardOrder, Start},
         environment::{self, Variables},
-        guard::{self, Charge, Inherited, TermHook},
+        guard::{self, GuardConfig, Inherited, TermHook},
         health::Health,
         hooks::Hooks,
         init::BY_ITSELF,
         namespace::Containment,
-        oversight::{Input, Instruction, Oversight, Ran, Why},
+        oversight::{Instruction, Oversight, OversightInput, Ran, StopReason},
         program,
-        restart::Pace,
-        supervision::{News, Supervision},
+        restart::RestartPause,
+        supervision::{GuardEvent, Supervision},
     },
     log,
     proof::written,
@@ -69,7 +69,7 @@ mod attendant;
 mod options;
 mod post;
 
-pub(super) use self::options::Flags;
+pub(super) use self::options::RunArgs;
 
 /// Leadership was lost, and `--once` was given: `EX_TEMPFAIL` of sysexits.h.
 const LOST: u8 = 75;
@@ -81,7 +81,7 @@ const BY_SIGNAL: i32 = 128;
 const DISMISS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs the command while leading, for as long as it takes.
-pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
     let explain = flags.explain;
     let (config, options) = flags.merge()?;
     secrecy::close(&config)?;
@@ -92,7 +92,7 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // The standard output is the command's.
-    log::start(config.log_format, log::Stream::Stderr)?;
+    log::start(config.log_format, log::OutputStream::Stderr)?;
     super::warn_of_environment(&config);
     if let Some(Err(unusable)) = options.command.first().map(|command| program::look_for(command)) {
         eprintln!("elect: {unusable}");
@@ -101,28 +101,30 @@ pub(super) async fn run(flags: Flags) -> anyhow::Result<ExitCode> {
     children::adopt_orphans().context("failed to become the parent of orphans")?;
     info!("{containment}");
 
-    let stage = Stage::set(&options.standing, &config.election, config.log_format)?;
+    let stage = Startup::set(&options.standing, &config.election, config.log_format)?;
     let variables = environment::of_candidate(&options.standing.name, &config.election);
     // Nothing here blocks for long: the longest is a look through /proc.
     match options.standing.place.clone() {
-        Place::Etcd(settings, ttl) => stand(stage.on_etcd(settings, ttl)?, options, variables).await,
-        Place::Peers(settings) => stand(stage.among_peers(*settings)?, options, variables).await,
+        CandidateBackend::Etcd(settings, ttl) => {
+            stand(stage.on_etcd(settings, ttl)?, options, variables).await
+        }
+        CandidateBackend::Peers(settings) => stand(stage.among_peers(*settings)?, options, variables).await,
     }
 }
 
 async fn stand<B: Backend>(
-    ground: Ground<B>,
+    ground: Participant<B>,
     options: Options,
     variables: Variables,
 ) -> anyhow::Result<ExitCode> {
-    let Ground { backend, candidate, board, journal, .. } = ground;
-    let kin = Kin::default();
+    let Participant { backend, candidate, board, journal, .. } = ground;
+    let kin = ChildRegistry::default();
     let hooks = Hooks::start(options.hooks.clone(), variables.clone(), kin.clone());
     let health = Health::start(options.check.clone(), variables, kin.clone());
     let listening = "failed to listen for signals";
-    let post = Post::new(journal, candidate.subscribe(), board, hooks, kin.clone());
+    let post = Reporter::new(journal, candidate.subscribe(), board, hooks, kin.clone());
     let post = post.context(listening)?;
-    let mut attendant = Attendant::new(post).context(listening)?;
+    let mut attendant = RunEvents::new(post).context(listening)?;
     let Some(guard) = start_guard(&mut attendant, &kin).await else { return Ok(ExitCode::SUCCESS) };
     let supervisor = Supervisor { options, candidate, guard, guarded: false, health, attendant, kin };
     let ended = supervisor.stand(&backend).await;
@@ -131,29 +133,29 @@ async fn stand<B: Backend>(
 }
 
 /// Guards what [`run`] runs. It is given the same flags.
-pub(super) async fn guard(flags: Flags, inherited: Inherited) -> anyhow::Result<ExitCode> {
+pub(super) async fn guard(flags: RunArgs, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let (config, options) = flags.merge()?;
     secrecy::close(&config)?;
-    log::start(config.log_format, log::Stream::Stderr)?;
+    log::start(config.log_format, log::OutputStream::Stderr)?;
     let variables = environment::of_candidate(&options.standing.name, &config.election);
     let etcd = match options.standing.place {
-        Place::Etcd(settings, _) => Some(settings),
-        Place::Peers(_) => None,
+        CandidateBackend::Etcd(settings, _) => Some(settings),
+        CandidateBackend::Peers(_) => None,
     };
     let contained = Containment::decide(options.contain).map_err(UsageError)?.how;
     let hook = options.hooks.on_leading.map(|command| TermHook { command, timeout: options.hooks.timeout });
     let Options { budget, command, .. } = options;
-    let charge = Charge { etcd, budget, command, hook, contained, variables };
+    let charge = GuardConfig { etcd, budget, command, hook, contained, variables };
     let ended = guard::run(charge, inherited).await;
     log::drain();
     ended
 }
 
 /// Starts a guard, and tries again where the machine has no room for a process now. `None`: told to stop meanwhile.
-async fn start_guard(attendant: &mut Attendant, kin: &Kin) -> Option<Supervision> {
+async fn start_guard(attendant: &mut RunEvents, kin: &ChildRegistry) -> Option<Supervision> {
     // All that follows `elect run`.
     let arguments: Vec<OsString> = std::env::args_os().skip(2).collect();
-    let mut pace = Pace::new();
+    let mut pace = RestartPause::new();
     loop {
         match Supervision::start(&arguments, kin) {
             Ok(guard) => return Some(guard),
@@ -178,8 +180,8 @@ struct Supervisor<B> {
     /// Whether a guard was ever ready.
     guarded: bool,
     health: Health,
-    attendant: Attendant,
-    kin: Kin,
+    attendant: RunEvents,
+    kin: ChildRegistry,
 }
 
 /// How waiting ended.
@@ -222,16 +224,16 @@ impl<B: Backend> Supervisor<B> {
 
     /// Waits until there is a guard that takes orders, and the check passes, or until told to stop.
     async fn make_ready(&mut self) -> anyhow::Result<()> {
-        let mut pace = Pace::new();
+        let mut pace = RestartPause::new();
         while !self.guard.is_ready() {
             match self.attendant.meanwhile(self.guard.news()).await {
                 None => return Ok(()),
-                Some(News::Said(_)) => {}
-                Some(News::Died(status)) if !self.guarded => bail!(
+                Some(GuardEvent::Said(_)) => {}
+                Some(GuardEvent::Died(status)) if !self.guarded => bail!(
                     "the guard can't start ({status}); it is given the same flags, so --config and \
                      --password-file must name files that can be read twice"
                 ),
-                Some(News::Died(status)) => {
+                Some(GuardEvent::Died(status)) => {
                     error!(%status, "the guard is dead; a new one is started");
                     self.sweep().await;
                     if self.attendant.meanwhile(sleep(pace.pause(Duration::ZERO))).await.is_none() {
@@ -274,17 +276,19 @@ impl<B: Backend> Supervisor<B> {
         self.attendant.post.stepped_down();
         self.release(leadership).await;
         match why {
-            Why::Itself | Why::Told => After::Exit(shell_code(&how)),
+            StopReason::Itself | StopReason::Told => After::Exit(shell_code(&how)),
             _ if self.options.once => After::Exit(LOST),
-            Why::Unfit | Why::RanOut | Why::Lost(_) | Why::GuardDied => After::Again,
+            StopReason::Unfit | StopReason::RanOut | StopReason::Lost(_) | StopReason::GuardDied => {
+                After::Again
+            }
         }
     }
 
     /// Runs the command, as often as it is to be, and returns when nothing of the term is left.
     async fn oversee(&mut self, leadership: &Leadership) -> Ran {
         let Some(until) = leadership.deadline() else {
-            let why = Why::Lost(leadership.lost().await);
-            return Ran { how: End::NotStarted("leadership was lost before".into()), why };
+            let why = StopReason::Lost(leadership.lost().await);
+            return Ran { how: CommandExit::NotStarted("leadership was lost before".into()), why };
         };
         let Options { budget, restart, .. } = self.options;
         let (mut oversight, mut instructions) = Oversight::begin(budget, restart, until, Timestamp::now());
@@ -315,39 +319,40 @@ impl<B: Backend> Supervisor<B> {
                     Instruction::Finish(ran) => return ran,
                 }
             }
-            let input = if swept { Input::Swept } else { self.next_input(leadership, &oversight).await };
+            let input =
+                if swept { OversightInput::Swept } else { self.next_input(leadership, &oversight).await };
             instructions = oversight.see(input, Timestamp::now());
         }
     }
 
     /// Waits for the next thing that matters to the command.
-    async fn next_input(&mut self, leadership: &Leadership, oversight: &Oversight) -> Input {
+    async fn next_input(&mut self, leadership: &Leadership, oversight: &Oversight) -> OversightInput {
         loop {
             if let Some(until) = leadership.deadline().filter(|until| *until > oversight.proved()) {
-                return Input::Proved(until);
+                return OversightInput::Proved(until);
             }
             return tokio::select! {
                 biased;
                 news = self.guard.news() => match news {
-                    News::Said(report) => Input::Said(report),
-                    News::Died(status) => {
+                    GuardEvent::Said(report) => OversightInput::Said(report),
+                    GuardEvent::Died(status) => {
                         error!(%status, "the guard is dead: what it guarded is killed");
-                        Input::GuardDied
+                        OversightInput::GuardDied
                     }
                 },
-                () = sleep_until(oversight.next()) => Input::Clock,
-                loss = leadership.lost(), if !oversight.is_lost() => Input::Lost(loss),
+                () = sleep_until(oversight.next()) => OversightInput::Clock,
+                loss = leadership.lost(), if !oversight.is_lost() => OversightInput::Lost(loss),
                 notice = self.attendant.next() => match notice {
-                    Notice::Asked(Wish::Stop(number)) => Input::Stop(number),
-                    Notice::Asked(Wish::StopAtOnce) => Input::StopAtOnce,
-                    Notice::PassOn(number) => Input::PassOn(number),
-                    Notice::HookDue => Input::HookDue,
+                    RunEvent::Asked(Wish::Stop(number)) => OversightInput::Stop(number),
+                    RunEvent::Asked(Wish::StopAtOnce) => OversightInput::StopAtOnce,
+                    RunEvent::PassOn(number) => OversightInput::PassOn(number),
+                    RunEvent::HookDue => OversightInput::HookDue,
                     // Perhaps a renewal.
-                    Notice::Passed => continue,
+                    RunEvent::Passed => continue,
                 },
                 () = self.health.becomes(false), if !oversight.is_ending() => {
                     self.attendant.post.healthy(false);
-                    Input::Unfit
+                    OversightInput::Unfit
                 }
             };
         }
@@ -356,7 +361,7 @@ impl<B: Backend> Supervisor<B> {
     /// Lets the inits that the guard left end what is below them, kills what is there after that, and reaps, until
     /// there is nothing.
     async fn sweep(&mut self) {
-        let (mut unreadable, mut unkillable) = (log::Seldom::new(), Unkillable::default());
+        let (mut unreadable, mut unkillable) = (log::RateLimit::new(), Unkillable::default());
         let by_itself_until = Timestamp::now() + BY_ITSELF;
         loop {
             // Killed at once, the command's init would leave all of it to us; and if we are killed next, to no process.
@@ -401,7 +406,7 @@ impl<B: Backend> Supervisor<B> {
             Ok(()) => info!("leadership was given up"),
             Err(_) => {}
         }
-        self.guard.order(&Order::Over);
+        self.guard.order(&GuardOrder::Over);
     }
 
     /// Leaves the queue, lets the guard go, and waits for the hooks that are due.
@@ -415,7 +420,7 @@ impl<B: Backend> Supervisor<B> {
         let leaving = async {
             let _ = timeout(DISMISS_WITHIN, guard.dismiss()).await;
             // What is not given back by then expires by itself.
-            let _ = timeout(LEAVE_WITHIN, backend.settled()).await;
+            let _ = timeout(LEAVE_WITHIN, backend.drained()).await;
         };
         let mut leaving = std::pin::pin!(leaving);
         while attendant.meanwhile(&mut leaving).await.is_none() {
@@ -428,8 +433,8 @@ impl<B: Backend> Supervisor<B> {
 }
 
 /// Has the guard start the command.
-fn start(leadership: &Leadership, until: Timestamp) -> Order {
-    Order::Start(Box::new(Start {
+fn start(leadership: &Leadership, until: Timestamp) -> GuardOrder {
+    GuardOrder::Start(Box::new(Start {
         token: leadership.token().to_string(),
         cluster: leadership.cluster().to_string(),
         until: until.into(),
@@ -438,11 +443,11 @@ fn start(leadership: &Leadership, until: Timestamp) -> Order {
 }
 
 /// The exit code that a shell would give it.
-fn shell_code(how: &End) -> u8 {
+fn shell_code(how: &CommandExit) -> u8 {
     match how {
         // What the kernel passes on of an exit code is one byte.
-        End::Exited(code) => *code as u8,
-        End::Signalled(number) => (BY_SIGNAL + number) as u8,
-        End::NotStarted(_) => program::CANNOT_RUN,
+        CommandExit::Exited(code) => *code as u8,
+        CommandExit::Signalled(number) => (BY_SIGNAL + number) as u8,
+        CommandExit::NotStarted(_) => program::CANNOT_RUN,
     }
 }

@@ -21,28 +21,28 @@ use tracing::info;
 
 use super::{
     LEAVE_WITHIN,
-    ground::{Ground, Stage},
+    ground::{Participant, Startup},
     heartbeat,
     signals::Signals,
     transcript::Happened,
 };
 use crate::{
-    config::{self, Config, Place, Standing, UsageError},
+    config::{self, CandidateBackend, CandidateConfig, Config, UsageError},
     effects::systemd::Systemd,
     log,
-    proof::{Proof, written},
+    proof::{LeaseTiming, written},
 };
 
-pub(super) async fn run(config: Config, standing: Standing) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(config: Config, standing: CandidateConfig) -> anyhow::Result<ExitCode> {
     let signals = Signals::listen_with_hangup().context("failed to listen for signals")?;
     if process::id() == 1 {
         tokio::spawn(reap());
     }
-    let stage = Stage::set(&standing, &config.election, config.log_format)?;
+    let stage = Startup::set(&standing, &config.election, config.log_format)?;
     // Nothing here blocks: not even a log that nobody reads.
     match standing.place {
-        Place::Etcd(settings, ttl) => stand(stage.on_etcd(settings, ttl)?, signals).await,
-        Place::Peers(settings) => stand(stage.among_peers(*settings)?, signals).await,
+        CandidateBackend::Etcd(settings, ttl) => stand(stage.on_etcd(settings, ttl)?, signals).await,
+        CandidateBackend::Peers(settings) => stand(stage.among_peers(*settings)?, signals).await,
     }
 }
 
@@ -59,8 +59,8 @@ async fn reap() {
     }
 }
 
-async fn stand<B: Backend>(ground: Ground<B>, mut signals: Signals) -> anyhow::Result<ExitCode> {
-    let Ground { backend, mut candidate, board, journal: mut log, proof } = ground;
+async fn stand<B: Backend>(ground: Participant<B>, mut signals: Signals) -> anyhow::Result<ExitCode> {
+    let Participant { backend, mut candidate, board, journal: mut log, proof } = ground;
     let mut events = candidate.subscribe();
     let mut fronts = board.fronts();
     let mut systemd = Systemd::from_environment();
@@ -124,7 +124,7 @@ async fn stand<B: Backend>(ground: Ground<B>, mut signals: Signals) -> anyhow::R
             return Ok(ended);
         }
         // What is not given back by then expires by itself.
-        _ = timeout(LEAVE_WITHIN, backend.settled()) => ended,
+        _ = timeout(LEAVE_WITHIN, backend.drained()) => ended,
     };
     let ended = ended.map(|stopped| {
         info!(
@@ -153,10 +153,10 @@ fn at_once() -> ExitCode {
     ExitCode::FAILURE
 }
 
-pub(super) fn explained(error: CampaignError, proof: Proof) -> anyhow::Error {
+pub(super) fn explained(error: CampaignError, proof: LeaseTiming) -> anyhow::Error {
     let refuses = match proof {
-        Proof::Lease(_) => "etcd refuses",
-        Proof::Heartbeats(_) => "the group refuses",
+        LeaseTiming::Lease(_) => "etcd refuses",
+        LeaseTiming::Heartbeats(_) => "the group refuses",
     };
     match error {
         CampaignError::TtlTooShort { asked, granted } => anyhow!(UsageError(format!(

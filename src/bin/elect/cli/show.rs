@@ -28,12 +28,12 @@ pub(super) struct Json<'a> {
     candidates: Option<Vec<JsonCandidate<'a>>>,
     /// Of peers, by those that have answered.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    measured: Vec<Measured<'a>>,
+    measured: Vec<MeasuredJson<'a>>,
 }
 
 /// What one server of a group measures of the others and of its disk.
 #[derive(Debug, Serialize)]
-pub(super) struct Measured<'a> {
+pub(super) struct MeasuredJson<'a> {
     pub(super) server: &'a str,
     round_trips_ms: BTreeMap<&'a str, f64>,
     last_sync_ms: f64,
@@ -43,7 +43,7 @@ pub(super) struct Measured<'a> {
     pub(super) timing_advice: Option<String>,
 }
 
-impl<'a> Measured<'a> {
+impl<'a> MeasuredJson<'a> {
     /// `None` of a server that has not answered.
     pub(super) fn of(answered: &'a Answered) -> Option<Self> {
         let look = answered.look.as_ref().ok()?;
@@ -99,7 +99,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    pub(super) fn of_snapshot(snapshot: &'a Snapshot, measured: Vec<Measured<'a>>) -> Self {
+    pub(super) fn of_snapshot(snapshot: &'a Snapshot, measured: Vec<MeasuredJson<'a>>) -> Self {
         let queued = snapshot.candidates.iter();
         let candidates = queued
             .map(|queued| JsonCandidate { name: &queued.name, token: queued.token.map(FencingToken::get) });

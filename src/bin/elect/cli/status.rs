@@ -17,9 +17,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     UNKNOWN, VACANT,
-    show::{self, Json, Measured},
+    show::{self, Json, MeasuredJson},
 };
-use crate::config::{Backend, Config};
+use crate::config::{BackendConfig, Config};
 
 /// How long an answer may take. Other endpoints of etcd's are tried within it, and all peers.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -27,11 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(4);
 pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
     let Config { backend, election, .. } = config;
     let (snapshot, servers) = match backend {
-        Backend::Etcd(settings) => {
+        BackendConfig::Etcd(settings) => {
             let etcd = Etcd::start(settings).context("failed to start")?;
             (look(&etcd, election).await, Vec::new())
         }
-        Backend::Peers(peers) => peers.client(election)?.survey(PATIENCE).await,
+        BackendConfig::Peers(peers) => peers.client(election)?.survey(PATIENCE).await,
     };
     match print(&snapshot, &servers, json) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -64,7 +64,7 @@ async fn look(etcd: &Etcd, election: ElectionName) -> Snapshot {
 
 fn print(snapshot: &Snapshot, servers: &[Answered], json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let measured: Vec<_> = servers.iter().filter_map(Measured::of).collect();
+    let measured: Vec<_> = servers.iter().filter_map(MeasuredJson::of).collect();
     if json {
         serde_json::to_writer(&mut out, &Json::of_snapshot(snapshot, measured))?;
         return writeln!(out);
@@ -80,7 +80,7 @@ fn print(snapshot: &Snapshot, servers: &[Answered], json: bool) -> io::Result<()
     if let Some(line) = show::caretaker(snapshot, servers) {
         writeln!(out, "  {line}")?;
     }
-    for Measured { server, timing_advice, .. } in measured {
+    for MeasuredJson { server, timing_advice, .. } in measured {
         if let Some(advice) = timing_advice {
             writeln!(out, "  {server}: {advice}")?;
         }

@@ -10,7 +10,7 @@ use leader_election::FencingToken;
 
 /// One line of the log, word for word.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Line {
+pub(super) enum LogLine {
     Starting { name: String },
     Connecting { endpoints: String },
     Listening { at: String, peers: Vec<String> },
@@ -22,7 +22,7 @@ pub(super) enum Line {
     NewElection,
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for LogLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Starting { name } => write!(f, "Starting the server '{name}'"),
@@ -63,7 +63,7 @@ pub(super) enum Happened {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum LogRole {
     Starting,
     /// A leader is being found; we may be it.
     Electing,
@@ -77,7 +77,7 @@ enum Role {
 /// What has been printed so far, as far as it matters for what comes next.
 #[derive(Debug)]
 pub(super) struct Transcript {
-    role: Role,
+    role: LogRole,
     /// Whether we have been told that we are behind somebody, or lead.
     placed: bool,
     /// The token that our place stands for, where it has one.
@@ -86,36 +86,36 @@ pub(super) struct Transcript {
     seen: Option<FencingToken>,
 }
 
-const CHANGE: [Line; 3] = [Line::ChangeRequired, Line::NewElection, Line::Election];
+const CHANGE: [LogLine; 3] = [LogLine::ChangeRequired, LogLine::NewElection, LogLine::Election];
 
 impl Transcript {
     pub(super) fn new() -> Self {
-        Self { role: Role::Starting, placed: false, own: None, seen: None }
+        Self { role: LogRole::Starting, placed: false, own: None, seen: None }
     }
 
     /// The lines to print.
-    pub(super) fn lines(&mut self, happened: Happened) -> Vec<Line> {
+    pub(super) fn lines(&mut self, happened: Happened) -> Vec<LogLine> {
         match happened {
             Happened::Campaigning => self.campaigning(),
             Happened::Queued { own } => {
                 (self.placed, self.own) = (true, own);
                 // Of whom, if that is not known yet, is about to be seen.
                 let somebody_else = self.seen.is_some() && self.seen != own;
-                if self.role == Role::Electing && somebody_else { self.follow() } else { Vec::new() }
+                if self.role == LogRole::Electing && somebody_else { self.follow() } else { Vec::new() }
             }
             Happened::Elected { token } => {
-                let change = matches!(self.role, Role::Following(_));
-                (self.role, self.own, self.seen) = (Role::Leading, Some(token), Some(token));
+                let change = matches!(self.role, LogRole::Following(_));
+                (self.role, self.own, self.seen) = (LogRole::Leading, Some(token), Some(token));
                 let before = if change { CHANGE.to_vec() } else { Vec::new() };
-                [before, vec![Line::Leader]].concat()
+                [before, vec![LogLine::Leader]].concat()
             }
-            Happened::Renewed if self.role == Role::Leading => vec![Line::Refreshing],
+            Happened::Renewed if self.role == LogRole::Leading => vec![LogLine::Refreshing],
             Happened::Renewed => Vec::new(),
-            Happened::Stopping | Happened::Lost if self.role == Role::Leading => {
+            Happened::Stopping | Happened::Lost if self.role == LogRole::Leading => {
                 // The next one may have been seen before we heard of our own end.
                 let next = self.seen.filter(|seen| Some(*seen) != self.own);
-                (self.role, self.placed, self.own, self.seen) = (Role::Deposed, false, None, next);
-                vec![Line::ChangeRequired]
+                (self.role, self.placed, self.own, self.seen) = (LogRole::Deposed, false, None, next);
+                vec![LogLine::ChangeRequired]
             }
             Happened::Stopping | Happened::Lost => Vec::new(),
             Happened::SeenLeader { token } => self.seen_leader(token),
@@ -126,49 +126,51 @@ impl Transcript {
         }
     }
 
-    fn campaigning(&mut self) -> Vec<Line> {
+    fn campaigning(&mut self) -> Vec<LogLine> {
         let lines = match self.role {
-            Role::Starting => vec![Line::Election],
-            Role::Deposed => vec![Line::NewElection, Line::Election],
+            LogRole::Starting => vec![LogLine::Election],
+            LogRole::Deposed => vec![LogLine::NewElection, LogLine::Election],
             // A new place in the queue, behind the same leader: nothing to tell.
-            Role::Electing | Role::Following(_) | Role::Leading => return Vec::new(),
+            LogRole::Electing | LogRole::Following(_) | LogRole::Leading => return Vec::new(),
         };
-        self.role = Role::Electing;
+        self.role = LogRole::Electing;
         lines
     }
 
-    fn seen_leader(&mut self, token: FencingToken) -> Vec<Line> {
+    fn seen_leader(&mut self, token: FencingToken) -> Vec<LogLine> {
         self.seen = Some(token);
         match self.role {
             // The candidate's word is still to come, and tells of the change too.
             _ if self.seen == self.own => Vec::new(),
-            Role::Following(None) => {
-                self.role = Role::Following(Some(token));
+            LogRole::Following(None) => {
+                self.role = LogRole::Following(Some(token));
                 Vec::new()
             }
-            Role::Following(Some(known)) if known != token => {
+            LogRole::Following(Some(known)) if known != token => {
                 let change = self.change_if_following();
                 [change, self.follow()].concat()
             }
             // Nobody led, and now somebody else does.
-            Role::Electing if self.placed => self.follow(),
-            Role::Starting | Role::Electing | Role::Following(_) | Role::Leading | Role::Deposed => {
-                Vec::new()
-            }
+            LogRole::Electing if self.placed => self.follow(),
+            LogRole::Starting
+            | LogRole::Electing
+            | LogRole::Following(_)
+            | LogRole::Leading
+            | LogRole::Deposed => Vec::new(),
         }
     }
 
-    fn follow(&mut self) -> Vec<Line> {
+    fn follow(&mut self) -> Vec<LogLine> {
         let seen = self.seen.filter(|seen| Some(*seen) != self.own);
-        self.role = Role::Following(seen);
-        vec![Line::Follower]
+        self.role = LogRole::Following(seen);
+        vec![LogLine::Follower]
     }
 
-    fn change_if_following(&mut self) -> Vec<Line> {
-        if !matches!(self.role, Role::Following(_)) {
+    fn change_if_following(&mut self) -> Vec<LogLine> {
+        if !matches!(self.role, LogRole::Following(_)) {
             return Vec::new();
         }
-        self.role = Role::Electing;
+        self.role = LogRole::Electing;
         CHANGE.to_vec()
     }
 }

@@ -21,15 +21,15 @@ use crate::proof::written;
 
 /// A group, as all commands know it.
 #[derive(Debug, Clone)]
-pub(crate) struct Peers {
+pub(crate) struct PeersConfig {
     pub(crate) group: Group,
     pub(crate) tls: Option<Tls>,
-    pub(super) member: Member,
+    pub(super) member: MemberArgs,
 }
 
 /// What only a member needs. Absent is not the default: it depends on the command, and on who stands.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Member {
+pub(super) struct MemberArgs {
     pub(super) listen: Option<PeerAddress>,
     pub(super) data: Option<PathBuf>,
     pub(super) heartbeat: Option<Duration>,
@@ -40,7 +40,7 @@ pub(super) struct Member {
     pub(super) tokens_after: Option<u64>,
 }
 
-impl Member {
+impl MemberArgs {
     /// The flag of something that is said here, if anything is.
     pub(super) fn flag(&self) -> Option<&'static str> {
         let Self {
@@ -104,7 +104,7 @@ impl Member {
     }
 }
 
-impl Peers {
+impl PeersConfig {
     /// To ask all members who leads.
     pub(crate) fn client(&self, election: ElectionName) -> Result<Client, UsageError> {
         Client::new(self.group.clone(), election, self.tls.as_ref()).map_err(|error| tls_refused(&error))
@@ -289,9 +289,9 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn member(heartbeat: Option<u64>, range: Option<&str>) -> Member {
+    fn member(heartbeat: Option<u64>, range: Option<&str>) -> MemberArgs {
         let election_timeout = range.map(|range| range.parse().unwrap());
-        Member { heartbeat: heartbeat.map(ms), election_timeout, ..Member::default() }
+        MemberArgs { heartbeat: heartbeat.map(ms), election_timeout, ..MemberArgs::default() }
     }
 
     #[test]
@@ -305,9 +305,9 @@ mod tests {
     #[test]
     fn what_a_flag_says_wins_over_the_file_one_by_one() {
         let listen = |address: &str| Some(address.parse::<PeerAddress>().unwrap());
-        let flags = Member { listen: listen("h:1"), ..member(Some(60), None) };
+        let flags = MemberArgs { listen: listen("h:1"), ..member(Some(60), None) };
         let file =
-            Member { listen: listen("h:2"), data: Some("d".into()), ..member(Some(70), Some("1s-2s")) };
+            MemberArgs { listen: listen("h:2"), data: Some("d".into()), ..member(Some(70), Some("1s-2s")) };
         let merged = flags.or(file);
         assert_eq!((merged.listen, merged.data), (listen("h:1"), Some("d".into())));
         assert_eq!(
@@ -333,7 +333,7 @@ mod tests {
                     ),
                     _ => (heartbeat.map(ms), Some(value.parse().unwrap())),
                 };
-                let remedied = Member { heartbeat, election_timeout: range, ..Member::default() };
+                let remedied = MemberArgs { heartbeat, election_timeout: range, ..MemberArgs::default() };
                 assert!(remedied.timing(Timing::DEFAULT).is_ok(), "{refused}: {flag} {value}");
             }
         }

@@ -17,7 +17,7 @@ use std::{fmt, time::Duration};
 
 use leader_election::{clock::Timestamp, peers::Timing, timing::Ttl};
 
-use crate::proof::{Proof, written};
+use crate::proof::{LeaseTiming, written};
 
 /// How long before the end of validity KILL is sent.
 ///
@@ -36,7 +36,7 @@ const USUAL_SHARE: u32 = 5;
 /// A plan that holds together: made by [`new`](Self::new) only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
-    proof: Proof,
+    proof: LeaseTiming,
     kill_after: Duration,
 }
 
@@ -48,7 +48,7 @@ pub(crate) enum KillAfter {
 }
 
 impl KillAfter {
-    fn under(self, proof: Proof) -> Duration {
+    fn under(self, proof: LeaseTiming) -> Duration {
         match self {
             Self::Given(span) => span,
             Self::Usual => proof.span() / USUAL_SHARE,
@@ -60,10 +60,10 @@ impl KillAfter {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} does not fit into {} {proof}: {}", self.what(), flag(*proof), self.remedy())]
 pub(crate) struct Impossible {
-    proof: Proof,
+    proof: LeaseTiming,
     kill_after: KillAfter,
     /// The least that would do, if anything does.
-    pub(crate) smallest: Option<Proof>,
+    pub(crate) smallest: Option<LeaseTiming>,
     /// The longest time that this one leaves, if any.
     longest: Option<Duration>,
 }
@@ -90,10 +90,10 @@ impl Impossible {
     }
 }
 
-const fn flag(proof: Proof) -> &'static str {
+const fn flag(proof: LeaseTiming) -> &'static str {
     match proof {
-        Proof::Lease(_) => "--ttl",
-        Proof::Heartbeats(_) => "--election-timeout",
+        LeaseTiming::Lease(_) => "--ttl",
+        LeaseTiming::Heartbeats(_) => "--election-timeout",
     }
 }
 
@@ -101,7 +101,7 @@ impl Budget {
     /// # Errors
     ///
     /// With the least that would do, if stopping does not fit into this.
-    pub(crate) fn new(proof: Proof, kill_after: KillAfter) -> Result<Self, Box<Impossible>> {
+    pub(crate) fn new(proof: LeaseTiming, kill_after: KillAfter) -> Result<Self, Box<Impossible>> {
         if spare(proof, kill_after.under(proof)).is_some() {
             return Ok(Self { proof, kill_after: kill_after.under(proof) });
         }
@@ -131,25 +131,26 @@ impl Budget {
 }
 
 /// What is left over in the plan, or `None` if it does not fit.
-fn spare(proof: Proof, kill_after: Duration) -> Option<Duration> {
+fn spare(proof: LeaseTiming, kill_after: Duration) -> Option<Duration> {
     let needed = proof.interval() + proof.patience() + kill_after.checked_add(GRACE)?;
     proof.certain().checked_sub(needed)
 }
 
 /// The least of its kind that leaves enough time.
-fn smallest(proof: Proof, kill_after: KillAfter) -> Option<Proof> {
-    let fits = |proof: Proof| spare(proof, kill_after.under(proof)).is_some();
+fn smallest(proof: LeaseTiming, kill_after: KillAfter) -> Option<LeaseTiming> {
+    let fits = |proof: LeaseTiming| spare(proof, kill_after.under(proof)).is_some();
     match proof {
-        Proof::Lease(_) => {
-            let lease = |seconds| Ttl::try_from(seconds).ok().map(Proof::Lease).filter(|proof| fits(*proof));
+        LeaseTiming::Lease(_) => {
+            let lease =
+                |seconds| Ttl::try_from(seconds).ok().map(LeaseTiming::Lease).filter(|proof| fits(*proof));
             least(Ttl::MAX.as_secs(), lease)
         }
         // With the same heartbeat, and a range as wide as the usual one.
-        Proof::Heartbeats(timing) => {
+        LeaseTiming::Heartbeats(timing) => {
             let range = |millis: u32| {
                 let shortest = Duration::from_millis(millis.into());
                 let timing = Timing::new(timing.heartbeat(), shortest, 2 * shortest).ok()?;
-                Some(Proof::Heartbeats(timing)).filter(|proof| fits(*proof))
+                Some(LeaseTiming::Heartbeats(timing)).filter(|proof| fits(*proof))
             };
             least(LONGEST_SHORTEST, range)
         }
@@ -160,7 +161,7 @@ fn smallest(proof: Proof, kill_after: KillAfter) -> Option<Proof> {
 const LONGEST_SHORTEST: u32 = 1_800_000;
 
 /// The first that fits, found by halving: what there is grows in proportion, what is needed by less.
-fn least(most: u32, fitting: impl Fn(u32) -> Option<Proof>) -> Option<Proof> {
+fn least(most: u32, fitting: impl Fn(u32) -> Option<LeaseTiming>) -> Option<LeaseTiming> {
     let (mut below, mut above, mut found) = (0, most, fitting(most)?);
     while above - below > 1 {
         let middle = below + (above - below) / 2;
@@ -184,13 +185,13 @@ impl fmt::Display for Budget {
             writeln!(f, "{what:<18}{span:<12}{why}")
         };
         let (of_proof, interval, one, next) = match proof {
-            Proof::Lease(_) => (
+            LeaseTiming::Lease(_) => (
                 ("TTL", "how long etcd keeps a lease that is not renewed (--ttl)"),
                 ("renewal interval", "from one renewal to the next"),
                 "renewal",
                 "etcd lets the next one lead",
             ),
-            Proof::Heartbeats(_) => (
+            LeaseTiming::Heartbeats(_) => (
                 (
                     "election timeout",
                     "how long whoever heard the leader votes for nobody else (--election-timeout)",
@@ -225,19 +226,19 @@ mod tests {
 
     use super::*;
 
-    fn ttl(seconds: u32) -> Proof {
-        Proof::Lease(Ttl::try_from(seconds).unwrap())
+    fn ttl(seconds: u32) -> LeaseTiming {
+        LeaseTiming::Lease(Ttl::try_from(seconds).unwrap())
     }
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
 
-    fn peers(heartbeat: u64, shortest: u64) -> Proof {
-        Proof::Heartbeats(Timing::new(ms(heartbeat), ms(shortest), ms(2 * shortest)).unwrap())
+    fn peers(heartbeat: u64, shortest: u64) -> LeaseTiming {
+        LeaseTiming::Heartbeats(Timing::new(ms(heartbeat), ms(shortest), ms(2 * shortest)).unwrap())
     }
 
-    fn any_proof() -> impl Strategy<Value = Proof> {
+    fn any_proof() -> impl Strategy<Value = LeaseTiming> {
         let heartbeats =
             (1..=500u64, 3..1000u64).prop_map(|(heartbeat, times)| peers(heartbeat, heartbeat * times));
         prop_oneof![(1..=60u32).prop_map(ttl), (1..=Ttl::MAX.as_secs()).prop_map(ttl), heartbeats]
@@ -277,10 +278,10 @@ mod tests {
                 prop_assert!(smallest.span() > proof.span());
                 prop_assert!(Budget::new(smallest, kill_after).is_ok());
                 let smaller = match smallest {
-                    Proof::Lease(ttl) => Ttl::try_from(ttl.as_secs() - 1).ok().map(Proof::Lease),
-                    Proof::Heartbeats(timing) => {
+                    LeaseTiming::Lease(ttl) => Ttl::try_from(ttl.as_secs() - 1).ok().map(LeaseTiming::Lease),
+                    LeaseTiming::Heartbeats(timing) => {
                         let shortest = timing.shortest() - ms(1);
-                        Timing::new(timing.heartbeat(), shortest, 2 * shortest).ok().map(Proof::Heartbeats)
+                        Timing::new(timing.heartbeat(), shortest, 2 * shortest).ok().map(LeaseTiming::Heartbeats)
                     }
                 };
                 if let Some(smaller) = smaller {
@@ -316,7 +317,7 @@ mod tests {
             "--kill-after 2s does not fit into --election-timeout 1s-2s: --election-timeout 2s612ms-5s224ms is the \
              smallest that would do, or --kill-after 550ms is the longest for this one"
         );
-        let refused = Budget::new(Proof::Heartbeats(Timing::DEFAULT), KillAfter::Usual).unwrap_err();
+        let refused = Budget::new(LeaseTiming::Heartbeats(Timing::DEFAULT), KillAfter::Usual).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "stopping a command does not fit into --election-timeout 250ms-500ms: --election-timeout 500ms-1s is \

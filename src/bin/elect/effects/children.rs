@@ -86,7 +86,7 @@ impl Unkillable {
 
 /// A process as `/proc` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Seen {
+struct ProcEntry {
     pid: Pid,
     parent: Pid,
     /// Whether no thread of it runs any more.
@@ -245,12 +245,12 @@ fn shown() -> io::Result<Vec<Pid>> {
     Ok(pids)
 }
 
-fn processes() -> io::Result<Vec<Seen>> {
+fn processes() -> io::Result<Vec<ProcEntry>> {
     shown()?.into_iter().filter_map(|pid| look_at(pid).transpose()).collect()
 }
 
 /// `None`: it is gone.
-fn look_at(pid: Pid) -> io::Result<Option<Seen>> {
+fn look_at(pid: Pid) -> io::Result<Option<ProcEntry>> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => Ok(parse(pid, &stat)),
         Err(error) if is_gone(&error) => Ok(None),
@@ -272,33 +272,33 @@ fn is_gone(error: &io::Error) -> bool {
 const PARENT_TO_THREADS: usize = 15;
 
 /// `PID (NAME) STATE PARENT …`, where NAME may have anything in it: proc(5).
-fn parse(pid: Pid, stat: &str) -> Option<Seen> {
+fn parse(pid: Pid, stat: &str) -> Option<ProcEntry> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
     // It is that of the main thread. Others may run on.
     let main_ended = matches!(fields.next()?, "Z" | "X");
     let parent = Pid::from_raw(fields.next()?.parse().ok()?);
     let threads: u32 = fields.nth(PARENT_TO_THREADS)?.parse().ok()?;
-    Some(Seen { pid, parent, ended: main_ended && threads <= 1 })
+    Some(ProcEntry { pid, parent, ended: main_ended && threads <= 1 })
 }
 
 /// The children that this process started for purposes of its own. Others are strays.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Kin(Arc<Mutex<BTreeSet<i32>>>);
+pub(crate) struct ChildRegistry(Arc<Mutex<BTreeSet<i32>>>);
 
-/// Keeps a child among the [`Kin`] for as long as it lives.
+/// Keeps a child among the [`ChildRegistry`] for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Known {
-    kin: Kin,
+pub(crate) struct ChildEntry {
+    kin: ChildRegistry,
     pid: i32,
 }
 
-impl Kin {
+impl ChildRegistry {
     /// Enters a child. Do it right after starting it, before anything is awaited.
     #[must_use = "dropping it makes the child a stray"]
-    pub(crate) fn enter(&self, pid: Pid) -> Known {
+    pub(crate) fn enter(&self, pid: Pid) -> ChildEntry {
         self.known().insert(pid.as_raw());
-        Known { kin: self.clone(), pid: pid.as_raw() }
+        ChildEntry { kin: self.clone(), pid: pid.as_raw() }
     }
 
     /// Kills the strays, and reaps those that are dead. Repeat it until there were none.
@@ -319,7 +319,7 @@ impl Kin {
     }
 }
 
-impl Drop for Known {
+impl Drop for ChildEntry {
     fn drop(&mut self) {
         self.kin.known().remove(&self.pid);
     }
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn a_name_with_brackets_and_spaces_confuses_nobody() {
         let seen = parse(Pid::from_raw(7), &stat("a) Z (9 9) b", "S", 1)).unwrap();
-        assert_eq!(seen, Seen { pid: Pid::from_raw(7), parent: Pid::from_raw(3), ended: false });
+        assert_eq!(seen, ProcEntry { pid: Pid::from_raw(7), parent: Pid::from_raw(3), ended: false });
     }
 
     #[test]

@@ -30,16 +30,16 @@ const LONGEST_LINE: usize = 16 * 1024;
 /// From the supervisor to the guard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Order {
+pub(crate) enum GuardOrder {
     /// Start the command. Only after the end of the one before was reported.
     Start(Box<Start>),
     /// Leadership is proved until then.
-    Until(Moment),
+    Until(WireTimestamp),
     /// Pass this signal on to the command's group.
     Signal(i32),
     /// The same, and kill what is left of it when its time is over.
     Stop(i32),
-    /// Kill it now, and all else of the term. Answered with [`Report::Cleared`].
+    /// Kill it now, and all else of the term. Answered with [`GuardReport::Cleared`].
     Kill,
     /// Start the hook of the term under way.
     Hook,
@@ -52,7 +52,7 @@ pub(crate) enum Order {
 pub(crate) struct Start {
     pub(crate) token: String,
     pub(crate) cluster: String,
-    pub(crate) until: Moment,
+    pub(crate) until: WireTimestamp,
     /// `None`: nothing need be given up.
     pub(crate) ticket: Option<Ticket>,
 }
@@ -60,23 +60,23 @@ pub(crate) struct Start {
 /// From the guard to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Report {
+pub(crate) enum GuardReport {
     /// Can take orders.
     Ready,
     Started {
         pid: i32,
     },
     /// Heard that leadership is proved until then, and will act on it.
-    Heard(Moment),
+    Heard(WireTimestamp),
     /// The command and all that it started are gone.
     Ended {
-        how: End,
+        how: CommandExit,
         /// The guard ended it because time ran out, and not because it was told to.
         ran_out: bool,
     },
     /// The hook of the term has ended; what it left behind may be alive until the term is over.
     HookEnded {
-        how: End,
+        how: CommandExit,
         /// It was killed because it took too long.
         timed_out: bool,
     },
@@ -87,13 +87,13 @@ pub(crate) enum Report {
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum End {
+pub(crate) enum CommandExit {
     Exited(i32),
     Signalled(i32),
     NotStarted(String),
 }
 
-impl fmt::Display for End {
+impl fmt::Display for CommandExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(code) => write!(f, "exit code {code}"),
@@ -106,7 +106,7 @@ impl fmt::Display for End {
     }
 }
 
-impl End {
+impl CommandExit {
     /// The command's own exit code, if it had one.
     pub(crate) fn exit_code(&self) -> Option<i32> {
         match self {
@@ -118,28 +118,28 @@ impl End {
 
 /// A moment of the boot-time clock, in nanoseconds: the two processes share that clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Moment(u64);
+pub(crate) struct WireTimestamp(u64);
 
-impl From<Timestamp> for Moment {
+impl From<Timestamp> for WireTimestamp {
     fn from(at: Timestamp) -> Self {
         Self(at.as_nanos())
     }
 }
 
-impl From<Moment> for Timestamp {
-    fn from(Moment(nanos): Moment) -> Self {
+impl From<WireTimestamp> for Timestamp {
+    fn from(WireTimestamp(nanos): WireTimestamp) -> Self {
         Self::from_nanos(nanos)
     }
 }
 
 /// The writing end.
 #[derive(Debug)]
-pub(crate) struct Sender<T> {
+pub(crate) struct PipeSender<T> {
     pipe: File,
     says: PhantomData<fn(T)>,
 }
 
-impl<T: Serialize> Sender<T> {
+impl<T: Serialize> PipeSender<T> {
     pub(crate) fn new(end: impl Into<OwnedFd>) -> io::Result<Self> {
         let end = end.into();
         fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -160,13 +160,13 @@ impl<T: Serialize> Sender<T> {
 
 /// The reading end.
 #[derive(Debug)]
-pub(crate) struct Receiver<T> {
+pub(crate) struct PipeReceiver<T> {
     pipe: pipe::Receiver,
     unread: Vec<u8>,
     hears: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned> Receiver<T> {
+impl<T: DeserializeOwned> PipeReceiver<T> {
     pub(crate) fn new(end: impl Into<OwnedFd>) -> io::Result<Self> {
         let pipe = pipe::Receiver::from_owned_fd(end.into())?;
         Ok(Self { pipe, unread: Vec::new(), hears: PhantomData })
@@ -201,7 +201,7 @@ impl<T: DeserializeOwned> Receiver<T> {
     }
 }
 
-impl<T: DeserializeOwned> Receiver<T> {
+impl<T: DeserializeOwned> PipeReceiver<T> {
     /// The next of the messages that were read together with the last.
     ///
     /// # Errors
@@ -221,13 +221,13 @@ fn next_in<T: DeserializeOwned>(unread: &mut Vec<u8>) -> io::Result<Option<T>> {
 
 /// The reading end of a process that has no runtime, and polls.
 #[derive(Debug)]
-pub(crate) struct PolledReceiver<T> {
+pub(crate) struct PolledPipe<T> {
     pipe: File,
     unread: Vec<u8>,
     hears: PhantomData<fn() -> T>,
 }
 
-impl<T: DeserializeOwned> PolledReceiver<T> {
+impl<T: DeserializeOwned> PolledPipe<T> {
     pub(crate) fn new(end: impl Into<OwnedFd>) -> io::Result<Self> {
         let end = end.into();
         fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -260,7 +260,7 @@ impl<T: DeserializeOwned> PolledReceiver<T> {
     }
 }
 
-impl<T> AsFd for PolledReceiver<T> {
+impl<T> AsFd for PolledPipe<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pipe.as_fd()
     }
@@ -299,16 +299,21 @@ pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 mod tests {
     use super::*;
 
-    fn both() -> (Sender<Order>, Receiver<Order>) {
+    fn both() -> (PipeSender<GuardOrder>, PipeReceiver<GuardOrder>) {
         let (reader, writer) = pipe().unwrap();
-        (Sender::new(writer).unwrap(), Receiver::new(reader).unwrap())
+        (PipeSender::new(writer).unwrap(), PipeReceiver::new(reader).unwrap())
     }
 
     #[tokio::test]
     async fn messages_arrive_in_order_and_then_the_end() {
         let (mut sender, mut receiver) = both();
-        let orders =
-            [Order::Until(Moment(u64::MAX)), Order::Signal(10), Order::Stop(15), Order::Kill, Order::Over];
+        let orders = [
+            GuardOrder::Until(WireTimestamp(u64::MAX)),
+            GuardOrder::Signal(10),
+            GuardOrder::Stop(15),
+            GuardOrder::Kill,
+            GuardOrder::Over,
+        ];
         for order in &orders {
             sender.send(order).unwrap();
         }
@@ -322,14 +327,14 @@ mod tests {
     #[tokio::test]
     async fn nobody_waits_for_a_reader_that_does_not_read() {
         let (mut sender, _receiver) = both();
-        let full = (0..100_000).find_map(|_| sender.send(&Order::Over).err()).unwrap();
+        let full = (0..100_000).find_map(|_| sender.send(&GuardOrder::Over).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[tokio::test]
     async fn a_line_without_an_end_is_refused() {
         let (reader, writer) = pipe().unwrap();
-        let mut receiver = Receiver::<Order>::new(reader).unwrap();
+        let mut receiver = PipeReceiver::<GuardOrder>::new(reader).unwrap();
         File::from(writer).write_all(&[b'x'; 2 * LONGEST_LINE]).unwrap();
         assert!(receiver.next().await.is_err());
     }
@@ -339,11 +344,11 @@ mod tests {
         use std::os::fd::IntoRawFd;
         let (reader, writer) = pipe().unwrap();
         let number = writer.into_raw_fd();
-        let mut sender = Sender::<Order>::new(inherited_sink(number).unwrap()).unwrap();
-        let mut receiver = Receiver::<Order>::new(reader).unwrap();
-        sender.send(&Order::Kill).unwrap();
+        let mut sender = PipeSender::<GuardOrder>::new(inherited_sink(number).unwrap()).unwrap();
+        let mut receiver = PipeReceiver::<GuardOrder>::new(reader).unwrap();
+        sender.send(&GuardOrder::Kill).unwrap();
         drop(sender);
-        assert_eq!(receiver.next().await.unwrap(), Some(Order::Kill));
+        assert_eq!(receiver.next().await.unwrap(), Some(GuardOrder::Kill));
         assert_eq!(receiver.next().await.unwrap(), None, "no other writing end is open");
     }
 }

@@ -10,14 +10,14 @@ use super::budget::Budget;
 
 /// What is to be done now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Due {
+pub(crate) enum KillStep {
     Nothing,
     Terminate,
     Kill,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum CountdownState {
     Free,
     /// Told to stop: KILL by then at the latest.
     Told {
@@ -35,7 +35,7 @@ enum Stage {
 pub(crate) struct Countdown {
     budget: Budget,
     until: Timestamp,
-    stage: Stage,
+    stage: CountdownState,
     ran_out: bool,
 }
 
@@ -43,7 +43,7 @@ impl Countdown {
     /// For a command that is about to start under a leadership proved until then. `None` if it would have to
     /// be stopped at once.
     pub(crate) fn begin(budget: Budget, until: Timestamp, now: Timestamp) -> Option<Self> {
-        let countdown = Self { budget, until, stage: Stage::Free, ran_out: false };
+        let countdown = Self { budget, until, stage: CountdownState::Free, ran_out: false };
         (now < budget.terminate_at(until)).then_some(countdown)
     }
 
@@ -54,42 +54,42 @@ impl Countdown {
 
     /// The command is being told to stop, by a signal of somebody else's choice.
     pub(crate) fn stop(&mut self, now: Timestamp) {
-        if self.stage == Stage::Free {
-            self.stage = Stage::Told { kill_at: now + self.budget.kill_after() };
+        if self.stage == CountdownState::Free {
+            self.stage = CountdownState::Told { kill_at: now + self.budget.kill_after() };
         }
     }
 
     /// KILL has been ordered.
     pub(crate) fn kill(&mut self) {
-        self.stage = Stage::Killed;
+        self.stage = CountdownState::Killed;
     }
 
     /// What to do at this moment. It is said once.
-    pub(crate) fn due(&mut self, now: Timestamp) -> Due {
-        if self.stage == Stage::Killed || now < self.next() {
-            return Due::Nothing;
+    pub(crate) fn due(&mut self, now: Timestamp) -> KillStep {
+        if self.stage == CountdownState::Killed || now < self.next() {
+            return KillStep::Nothing;
         }
         // Late by all of `kill_after`, as after a freeze: there is no time for TERM any more.
         let too_late = now >= self.budget.kill_at(self.until);
-        if self.stage == Stage::Free {
+        if self.stage == CountdownState::Free {
             self.ran_out = true;
             if !too_late {
                 let kill_at = self.budget.kill_at(self.until).min(now + self.budget.kill_after());
-                self.stage = Stage::RanOut { kill_at };
-                return Due::Terminate;
+                self.stage = CountdownState::RanOut { kill_at };
+                return KillStep::Terminate;
             }
         }
-        self.stage = Stage::Killed;
-        Due::Kill
+        self.stage = CountdownState::Killed;
+        KillStep::Kill
     }
 
     /// When there is something to do next. After KILL there is not.
     pub(crate) fn next(&self) -> Timestamp {
         match self.stage {
-            Stage::Free => self.budget.terminate_at(self.until),
-            Stage::Told { kill_at } => kill_at.min(self.budget.kill_at(self.until)),
-            Stage::RanOut { kill_at } => kill_at,
-            Stage::Killed => Timestamp::from_nanos(u64::MAX),
+            CountdownState::Free => self.budget.terminate_at(self.until),
+            CountdownState::Told { kill_at } => kill_at.min(self.budget.kill_at(self.until)),
+            CountdownState::RanOut { kill_at } => kill_at,
+            CountdownState::Killed => Timestamp::from_nanos(u64::MAX),
         }
     }
 
@@ -100,7 +100,7 @@ impl Countdown {
 
     /// Whether the command has been asked to stop and has time left to do so.
     pub(crate) fn is_stopping(&self) -> bool {
-        matches!(self.stage, Stage::Told { .. } | Stage::RanOut { .. })
+        matches!(self.stage, CountdownState::Told { .. } | CountdownState::RanOut { .. })
     }
 
     /// Whether it was stopped because time ran out, and not because anybody said so.
@@ -117,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::budget::KillAfter, *};
-    use crate::proof::Proof;
+    use crate::proof::LeaseTiming;
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_nanos(millis * 1_000_000)
@@ -125,7 +125,7 @@ mod tests {
 
     /// TTL 5 s, 1 s from TERM to KILL: TERM 1250 ms and KILL 250 ms before the end.
     fn budget() -> Budget {
-        Budget::new(Proof::Lease(Ttl::DEFAULT), KillAfter::Given(Duration::from_secs(1))).unwrap()
+        Budget::new(LeaseTiming::Lease(Ttl::DEFAULT), KillAfter::Given(Duration::from_secs(1))).unwrap()
     }
 
     fn begun(until: Timestamp) -> Countdown {
@@ -135,24 +135,24 @@ mod tests {
     #[test]
     fn without_a_renewal_term_and_kill_come_before_the_end() {
         let mut countdown = begun(at(4500));
-        assert_eq!(countdown.due(at(3249)), Due::Nothing);
-        assert_eq!(countdown.due(at(3250)), Due::Terminate);
-        assert_eq!(countdown.due(at(4249)), Due::Nothing);
-        assert_eq!(countdown.due(at(4250)), Due::Kill);
+        assert_eq!(countdown.due(at(3249)), KillStep::Nothing);
+        assert_eq!(countdown.due(at(3250)), KillStep::Terminate);
+        assert_eq!(countdown.due(at(4249)), KillStep::Nothing);
+        assert_eq!(countdown.due(at(4250)), KillStep::Kill);
         assert!(countdown.ran_out());
     }
 
     #[test]
     fn a_renewal_after_term_takes_nothing_back() {
         let mut countdown = begun(at(4500));
-        assert_eq!(countdown.due(at(3250)), Due::Terminate);
+        assert_eq!(countdown.due(at(3250)), KillStep::Terminate);
         countdown.extend(at(9000));
-        assert_eq!(countdown.due(at(4250)), Due::Kill);
+        assert_eq!(countdown.due(at(4250)), KillStep::Kill);
     }
 
     #[test]
     fn after_a_freeze_past_the_time_for_kill_there_is_no_term() {
-        assert_eq!(begun(at(4500)).due(at(60_000)), Due::Kill);
+        assert_eq!(begun(at(4500)).due(at(60_000)), KillStep::Kill);
     }
 
     #[test]
@@ -160,8 +160,8 @@ mod tests {
         let mut countdown = begun(at(4500));
         countdown.stop(at(3000));
         countdown.extend(at(6000));
-        assert_eq!(countdown.due(at(3999)), Due::Nothing);
-        assert_eq!(countdown.due(at(4000)), Due::Kill);
+        assert_eq!(countdown.due(at(3999)), KillStep::Nothing);
+        assert_eq!(countdown.due(at(4000)), KillStep::Kill);
         assert!(!countdown.ran_out());
     }
 
@@ -169,7 +169,7 @@ mod tests {
     fn told_to_stop_it_has_no_more_time_than_the_lease() {
         let mut countdown = begun(at(4500));
         countdown.stop(at(3900));
-        assert_eq!(countdown.due(at(4250)), Due::Kill);
+        assert_eq!(countdown.due(at(4250)), KillStep::Kill);
     }
 
     #[test]
@@ -199,9 +199,9 @@ mod tests {
                 }
                 loop {
                     match countdown.due(now) {
-                        Due::Kill => killed = true,
-                        Due::Terminate => {}
-                        Due::Nothing => break,
+                        KillStep::Kill => killed = true,
+                        KillStep::Terminate => {}
+                        KillStep::Nothing => break,
                     }
                 }
                 prop_assert!(killed || now < budget().kill_at(until));

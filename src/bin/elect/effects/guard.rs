@@ -40,12 +40,12 @@ use tracing::{debug, info, warn};
 use super::{
     budget::Budget,
     children::{self, Rest, Unkillable},
-    control::{self, End, Order, Receiver, Report, Sender, Start},
-    countdown::{Countdown, Due},
+    control::{self, CommandExit, GuardOrder, GuardReport, PipeReceiver, PipeSender, Start},
+    countdown::{Countdown, KillStep},
     deadman::DeadMansSwitch,
     environment::Variables,
     init::{BY_ITSELF, InitOrder, InitReport},
-    init_handle::{InitHandle, Streams},
+    init_handle::{CommandStreams, InitHandle},
     namespace::Contained,
 };
 
@@ -60,7 +60,7 @@ const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 /// What a guard is for.
 #[derive(Debug)]
-pub(crate) struct Charge {
+pub(crate) struct GuardConfig {
     /// Where there is something to give up.
     pub(crate) etcd: Option<Settings>,
     pub(crate) budget: Budget,
@@ -88,10 +88,11 @@ pub(crate) struct Inherited {
 }
 
 /// Guards until the supervisor is gone.
-pub(crate) async fn run(charge: Charge, inherited: Inherited) -> anyhow::Result<ExitCode> {
-    let orders = control::inherited_source(inherited.orders).and_then(Receiver::new);
-    let mut orders: Receiver<Order> = orders.context("the guard has no orders; `elect run` starts it")?;
-    let reports = control::inherited_sink(inherited.reports).and_then(Sender::new);
+pub(crate) async fn run(charge: GuardConfig, inherited: Inherited) -> anyhow::Result<ExitCode> {
+    let orders = control::inherited_source(inherited.orders).and_then(PipeReceiver::new);
+    let mut orders: PipeReceiver<GuardOrder> =
+        orders.context("the guard has no orders; `elect run` starts it")?;
+    let reports = control::inherited_sink(inherited.reports).and_then(PipeSender::new);
     let reports = reports.context("the guard has nobody to report to; `elect run` starts it")?;
     let _ = prctl::set_name(c"elect-guard");
     children::adopt_orphans().context("the guard can't become the parent of orphans")?;
@@ -102,7 +103,7 @@ pub(crate) async fn run(charge: Charge, inherited: Inherited) -> anyhow::Result<
     let mut guard =
         Guard { charge, reports, init: None, running: None, hook: None, term: None, clearing: false };
     guard.make_ready();
-    guard.report(&Report::Ready);
+    guard.report(&GuardReport::Ready);
     loop {
         let due_at = guard.due_at();
         tokio::select! {
@@ -128,7 +129,7 @@ pub(crate) async fn run(charge: Charge, inherited: Inherited) -> anyhow::Result<
 }
 
 /// What the init of what is running says next; for ever, where none runs.
-async fn of_init(running: &mut Option<Running>) -> Option<InitReport> {
+async fn of_init(running: &mut Option<RunningCommand>) -> Option<InitReport> {
     match running {
         Some(running) => running.init.report().await,
         None => pending().await,
@@ -136,13 +137,13 @@ async fn of_init(running: &mut Option<Running>) -> Option<InitReport> {
 }
 
 struct Guard {
-    charge: Charge,
-    reports: Sender<Report>,
+    charge: GuardConfig,
+    reports: PipeSender<GuardReport>,
     /// The one for the next run.
     init: Option<InitHandle>,
-    running: Option<Running>,
+    running: Option<RunningCommand>,
     /// The hook of the term under way, and what it left behind.
-    hook: Option<Running>,
+    hook: Option<RunningCommand>,
     /// The term under way, until etcd knows that it is over.
     term: Option<Start>,
     /// Whether the supervisor waits for the end of all of it.
@@ -150,40 +151,41 @@ struct Guard {
 }
 
 impl Guard {
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: GuardOrder) {
         let now = Timestamp::now();
         match (order, &mut self.running) {
-            (Order::Start(start), None) => self.start(*start),
-            (Order::Start(_), Some(_)) => unreachable!("the supervisor waits for the end of one run"),
-            (Order::Until(until), running) => {
+            (GuardOrder::Start(start), None) => self.start(*start),
+            (GuardOrder::Start(_), Some(_)) => unreachable!("the supervisor waits for the end of one run"),
+            (GuardOrder::Until(until), running) => {
                 for running in running.iter_mut().chain(&mut self.hook) {
                     running.extend(until.into());
                 }
                 if let Some(term) = &mut self.term {
                     term.until = until;
                 }
-                self.report(&Report::Heard(until));
+                self.report(&GuardReport::Heard(until));
             }
-            (Order::Signal(number), Some(running)) => running.pass_on(number),
-            (Order::Stop(number), Some(running)) => {
+            (GuardOrder::Signal(number), Some(running)) => running.pass_on(number),
+            (GuardOrder::Stop(number), Some(running)) => {
                 running.countdown.stop(now);
                 running.ask_to_stop(number);
             }
-            (Order::Kill, running) => {
-                running.iter_mut().chain(&mut self.hook).for_each(Running::kill);
+            (GuardOrder::Kill, running) => {
+                running.iter_mut().chain(&mut self.hook).for_each(RunningCommand::kill);
                 self.clearing = true;
             }
-            (Order::Hook, _) => self.start_hook(),
-            (Order::Over, _) => self.term = None,
+            (GuardOrder::Hook, _) => self.start_hook(),
+            (GuardOrder::Over, _) => self.term = None,
             // It ended by itself meanwhile.
-            (Order::Signal(_) | Order::Stop(_), None) => {}
+            (GuardOrder::Signal(_) | GuardOrder::Stop(_), None) => {}
         }
     }
 
     fn start(&mut self, start: Start) {
         let Start { token, cluster, until, .. } = start.clone();
         self.term = Some(start);
-        let not_started = |why: String, ran_out| Report::Ended { how: End::NotStarted(why), ran_out };
+        let not_started =
+            |why: String, ran_out| GuardReport::Ended { how: CommandExit::NotStarted(why), ran_out };
         let Some(countdown) = Countdown::begin(self.charge.budget, until.into(), Timestamp::now()) else {
             return self.report(&not_started("no time was left to stop it in".into(), true));
         };
@@ -200,18 +202,19 @@ impl Guard {
         };
         init.order(&InitOrder::Start { token, cluster, backstop: countdown.backstop().into() });
         let contained = self.charge.contained;
-        self.running = Some(Running::of(init, contained, countdown, switch));
+        self.running = Some(RunningCommand::of(init, contained, countdown, switch));
     }
 
     fn start_hook(&mut self) {
-        let not_started = |why: String| Report::HookEnded { how: End::NotStarted(why), timed_out: false };
+        let not_started =
+            |why: String| GuardReport::HookEnded { how: CommandExit::NotStarted(why), timed_out: false };
         match self.try_start_hook() {
             Ok(hook) => self.hook = Some(hook),
             Err(error) => self.report(&not_started(error.to_string())),
         }
     }
 
-    fn try_start_hook(&self) -> io::Result<Running> {
+    fn try_start_hook(&self) -> io::Result<RunningCommand> {
         let (Some(hook), Some(term), None, false) =
             (&self.charge.hook, &self.term, &self.hook, self.clearing)
         else {
@@ -226,15 +229,18 @@ impl Guard {
         variables.push(("ELECT_EVENT", "leading".into()));
         // No namespace: hooks are there to act on others.
         let contained = Contained::Reaper;
-        let mut init = InitHandle::start(&command, &variables, contained, Streams::ErrorsOnly)?;
+        let mut init = InitHandle::start(&command, &variables, contained, CommandStreams::ErrorsOnly)?;
         let (token, cluster) = (term.token.clone(), term.cluster.clone());
         init.order(&InitOrder::Start { token, cluster, backstop: countdown.backstop().into() });
-        Ok(Running { late_at: now + hook.timeout, ..Running::of(init, contained, countdown, switch) })
+        Ok(RunningCommand {
+            late_at: now + hook.timeout,
+            ..RunningCommand::of(init, contained, countdown, switch)
+        })
     }
 
     fn start_init(&self) -> io::Result<InitHandle> {
-        let Charge { command, variables, contained, .. } = &self.charge;
-        InitHandle::start(command, variables, *contained, Streams::Ours)
+        let GuardConfig { command, variables, contained, .. } = &self.charge;
+        InitHandle::start(command, variables, *contained, CommandStreams::Ours)
     }
 
     /// Starts the init of the next run, so that this need not be waited for then.
@@ -251,7 +257,7 @@ impl Guard {
         match report {
             Some(InitReport::Started { pid }) => {
                 let pid = running.began(Pid::from_raw(pid)).as_raw();
-                self.report(&Report::Started { pid });
+                self.report(&GuardReport::Started { pid });
             }
             Some(InitReport::Ended(how)) => running.ended = Some(how),
             None => running.kill(),
@@ -265,15 +271,15 @@ impl Guard {
             Some(InitReport::Ended(how)) => {
                 let timed_out = hook.late;
                 hook.ended = Some(how.clone());
-                self.report(&Report::HookEnded { how, timed_out });
+                self.report(&GuardReport::HookEnded { how, timed_out });
             }
             None => hook.kill(),
         }
     }
 
     fn due_at(&self) -> Option<Timestamp> {
-        let command = self.running.as_ref().map(Running::due_at);
-        let hook = self.hook.as_ref().map(Running::hook_due_at);
+        let command = self.running.as_ref().map(RunningCommand::due_at);
+        let hook = self.hook.as_ref().map(RunningCommand::hook_due_at);
         command.into_iter().chain(hook).min()
     }
 
@@ -281,33 +287,33 @@ impl Guard {
     fn step(&mut self) {
         let now = Timestamp::now();
         let spare = self.init.as_ref().map(InitHandle::pid);
-        let of = |running: &Option<Running>| running.as_ref().map(|running| running.init.pid());
+        let of = |running: &Option<RunningCommand>| running.as_ref().map(|running| running.init.pid());
         let (command, hook) = (of(&self.running), of(&self.hook));
         if let Some(running) = &mut self.running
             && let Some(how) = running.step(now, &Vec::from_iter(hook))
         {
             let ran_out = running.countdown.ran_out();
             self.running = None;
-            self.report(&Report::Ended { how, ran_out });
+            self.report(&GuardReport::Ended { how, ran_out });
         }
         if let Some(hook) = &mut self.hook
             && hook.hook_step(now, &Vec::from_iter(command.into_iter().chain(spare)))
         {
             if hook.ended.is_none() {
-                let how = End::Signalled(Signal::SIGKILL as i32);
-                self.report(&Report::HookEnded { how, timed_out: false });
+                let how = CommandExit::Signalled(Signal::SIGKILL as i32);
+                self.report(&GuardReport::HookEnded { how, timed_out: false });
             }
             self.hook = None;
         }
         if self.clearing && self.running.is_none() && self.hook.is_none() {
             self.clearing = false;
-            self.report(&Report::Cleared);
+            self.report(&GuardReport::Cleared);
         }
     }
 
     /// A supervisor that can't be told is dead, which the other pipe says, or stuck; then it finds out for
     /// itself. Neither is a reason to stop guarding.
-    fn report(&mut self, report: &Report) {
+    fn report(&mut self, report: &GuardReport) {
         if let Err(error) = self.reports.send(report) {
             debug!(%error, ?report, "the supervisor does not hear");
         }
@@ -318,7 +324,7 @@ impl Guard {
         if self.running.is_some() || self.hook.is_some() {
             warn!("the supervisor is gone: the command is killed");
         }
-        self.running.iter_mut().chain(&mut self.hook).for_each(Running::kill);
+        self.running.iter_mut().chain(&mut self.hook).for_each(RunningCommand::kill);
         self.step();
         while let Some(due_at) = self.due_at() {
             tokio::select! {
@@ -334,14 +340,14 @@ impl Guard {
                 Ok(Released::NothingHeld) => info!("the supervisor held no leadership any more"),
                 Err(error) => warn!(%error, "could not give up leadership in the place of the supervisor"),
             }
-            let _ = timeout(RELEASE_WITHIN, etcd.settled()).await;
+            let _ = timeout(RELEASE_WITHIN, etcd.drained()).await;
         }
         ExitCode::SUCCESS
     }
 }
 
 /// One run of the command, or of the hook of its term.
-struct Running {
+struct RunningCommand {
     init: InitHandle,
     contained: Contained,
     /// Its process id, once it has begun. Only its init signals it, and knows whether it is still its own.
@@ -356,13 +362,13 @@ struct Running {
     again: Duration,
     unkillable: Unkillable,
     /// Once its init has said so. The rest of its group may live on.
-    ended: Option<End>,
+    ended: Option<CommandExit>,
     /// When it takes too long, and whether it did. The command never does.
     late_at: Timestamp,
     late: bool,
 }
 
-impl Running {
+impl RunningCommand {
     fn of(init: InitHandle, contained: Contained, countdown: Countdown, switch: DeadMansSwitch) -> Self {
         Self {
             init,
@@ -430,7 +436,7 @@ impl Running {
     }
 
     /// Does what is due, and returns how the command ended once nothing of it is left but these others.
-    fn step(&mut self, now: Timestamp, others: &[Pid]) -> Option<End> {
+    fn step(&mut self, now: Timestamp, others: &[Pid]) -> Option<CommandExit> {
         self.count_down(now, "command");
         if !self.killing && self.ended.is_some() && !self.others_are_stopping() {
             self.kill();
@@ -439,8 +445,8 @@ impl Running {
             return None;
         }
         let killed = || match self.command {
-            Some(_) => End::Signalled(Signal::SIGKILL as i32),
-            None => End::NotStarted("it was ended before".into()),
+            Some(_) => CommandExit::Signalled(Signal::SIGKILL as i32),
+            None => CommandExit::NotStarted("it was ended before".into()),
         };
         Some(self.ended.take().unwrap_or_else(killed))
     }
@@ -462,12 +468,12 @@ impl Running {
 
     fn count_down(&mut self, now: Timestamp, what: &str) {
         match self.countdown.due(now) {
-            Due::Nothing => {}
-            Due::Terminate => {
+            KillStep::Nothing => {}
+            KillStep::Terminate => {
                 warn!("no renewal in time: the {what} is told to stop");
                 self.ask_to_stop(Signal::SIGTERM as i32);
             }
-            Due::Kill => {
+            KillStep::Kill => {
                 warn!("out of time: the {what} is killed");
                 self.kill();
             }
@@ -507,11 +513,11 @@ impl Running {
 }
 
 /// How a child of std's ended.
-pub(super) fn ended(status: ExitStatus) -> End {
+pub(super) fn ended(status: ExitStatus) -> CommandExit {
     match (status.code(), status.signal()) {
-        (Some(code), _) => End::Exited(code),
-        (None, Some(signal)) => End::Signalled(signal),
-        (None, None) => End::NotStarted("it ended in no known way".into()),
+        (Some(code), _) => CommandExit::Exited(code),
+        (None, Some(signal)) => CommandExit::Signalled(signal),
+        (None, None) => CommandExit::NotStarted("it ended in no known way".into()),
     }
 }
 

@@ -10,9 +10,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use super::{
-    children::Kin,
+    children::ChildRegistry,
     environment::Variables,
-    shell::{self, Outcome},
+    shell::{self, ShellOutcome},
 };
 
 /// What is asked, and how often.
@@ -36,7 +36,7 @@ pub(crate) struct Health {
 
 impl Health {
     /// Starts checking, if there is something to check.
-    pub(crate) fn start(check: Option<Check>, variables: Variables, kin: Kin) -> Self {
+    pub(crate) fn start(check: Option<Check>, variables: Variables, kin: ChildRegistry) -> Self {
         let Some(check) = check else {
             let (always, healthy) = watch::channel(true);
             return Self { healthy, _always: Some(always), _checking: None };
@@ -62,14 +62,14 @@ impl Health {
 }
 
 impl Check {
-    async fn go_on(self, told: watch::Sender<bool>, variables: Variables, kin: Kin) {
+    async fn go_on(self, told: watch::Sender<bool>, variables: Variables, kin: ChildRegistry) {
         let mut due = interval(self.interval);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut streak = Streak { failures: 0, healthy: false };
         loop {
             due.tick().await;
             let outcome = shell::run(&self.command, &variables, self.timeout, &kin).await;
-            let passed = matches!(&outcome, Outcome::Ended(status) if status.success());
+            let passed = matches!(&outcome, ShellOutcome::Ended(status) if status.success());
             let before = streak.healthy;
             let now = streak.after(passed, self.failures);
             if now != before {

@@ -19,10 +19,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    children::Kin,
-    control::End,
+    children::ChildRegistry,
+    control::CommandExit,
     environment::Variables,
-    shell::{self, Outcome},
+    shell::{self, ShellOutcome},
 };
 
 /// How many may wait for their turn. A leader that changes more often than hooks take leaves some out.
@@ -64,8 +64,8 @@ pub(crate) struct Hooks {
     commands: Arc<Commands>,
     /// What is true of all events.
     variables: Variables,
-    due: mpsc::Sender<Due>,
-    of_term: mpsc::Receiver<DueInTerm>,
+    due: mpsc::Sender<PendingHook>,
+    of_term: mpsc::Receiver<PendingTermHook>,
     /// All terms up to this token are over.
     over: watch::Sender<Option<FencingToken>>,
     running: JoinHandle<()>,
@@ -73,28 +73,28 @@ pub(crate) struct Hooks {
 
 /// A hook whose turn has come, for the guard to run. Dropping it leaves it out.
 #[derive(Debug)]
-pub(crate) struct DueInTerm {
+pub(crate) struct PendingTermHook {
     pub(crate) term: FencingToken,
-    ended: oneshot::Sender<(End, bool)>,
+    ended: oneshot::Sender<(CommandExit, bool)>,
 }
 
-impl DueInTerm {
+impl PendingTermHook {
     /// It has ended, by itself or because it took too long.
-    pub(crate) fn ended(self, how: End, timed_out: bool) {
+    pub(crate) fn ended(self, how: CommandExit, timed_out: bool) {
         // Nobody waits any more on the way out.
         let _ = self.ended.send((how, timed_out));
     }
 }
 
 #[derive(Debug)]
-struct Due {
+struct PendingHook {
     occasion: Occasion,
     command: String,
     variables: Variables,
 }
 
 impl Hooks {
-    pub(crate) fn start(commands: Commands, variables: Variables, kin: Kin) -> Self {
+    pub(crate) fn start(commands: Commands, variables: Variables, kin: ChildRegistry) -> Self {
         let (due, queue) = mpsc::channel(WAITING);
         let (for_guard, of_term) = mpsc::channel(1);
         let (over, ends) = watch::channel(None);
@@ -117,7 +117,7 @@ impl Hooks {
         if let Occasion::Change(Some(leader)) = occasion {
             variables.push(("ELECT_LEADER_TOKEN", leader.to_string().into()));
         }
-        if self.due.try_send(Due { occasion, command, variables }).is_err() {
+        if self.due.try_send(PendingHook { occasion, command, variables }).is_err() {
             warn!(hook = occasion.name(), waiting = WAITING, "left out a hook: too many wait");
         }
     }
@@ -127,7 +127,7 @@ impl Hooks {
     /// # Cancel safety
     ///
     /// Cancel safe: a later call returns it.
-    pub(crate) async fn of_term(&mut self) -> DueInTerm {
+    pub(crate) async fn of_term(&mut self) -> PendingTermHook {
         match self.of_term.recv().await {
             Some(due) => due,
             None => std::future::pending().await,
@@ -155,12 +155,12 @@ impl Hooks {
 struct Runner {
     commands: Arc<Commands>,
     ends: watch::Receiver<Option<FencingToken>>,
-    for_guard: mpsc::Sender<DueInTerm>,
-    kin: Kin,
+    for_guard: mpsc::Sender<PendingTermHook>,
+    kin: ChildRegistry,
 }
 
 impl Runner {
-    async fn run_all(self, mut queue: mpsc::Receiver<Due>) {
+    async fn run_all(self, mut queue: mpsc::Receiver<PendingHook>) {
         while let Some(due) = queue.recv().await {
             let hook = due.occasion.name();
             if let Occasion::Leading(term) = due.occasion {
@@ -168,12 +168,12 @@ impl Runner {
                 continue;
             }
             match shell::run(&due.command, &due.variables, self.commands.timeout, &self.kin).await {
-                Outcome::Ended(status) if status.success() => {}
-                Outcome::Ended(status) => warn!(hook, %status, "a hook failed"),
-                Outcome::TimedOut => {
+                ShellOutcome::Ended(status) if status.success() => {}
+                ShellOutcome::Ended(status) => warn!(hook, %status, "a hook failed"),
+                ShellOutcome::TimedOut => {
                     warn!(hook, timeout = ?self.commands.timeout, "a hook took too long and was killed");
                 }
-                Outcome::NotStarted(error) => warn!(hook, %error, "a hook could not be started"),
+                ShellOutcome::NotStarted(error) => warn!(hook, %error, "a hook could not be started"),
             }
         }
     }
@@ -184,7 +184,7 @@ impl Runner {
         let (ended, end) = oneshot::channel();
         let ran = async {
             // An error: it was left out.
-            self.for_guard.send(DueInTerm { term, ended }).await.ok()?;
+            self.for_guard.send(PendingTermHook { term, ended }).await.ok()?;
             end.await.ok()
         };
         let mut ends = self.ends.clone();
@@ -198,8 +198,10 @@ impl Runner {
             Some((_, true)) => {
                 warn!(hook, timeout = ?self.commands.timeout, "a hook took too long and was killed");
             }
-            Some((End::Exited(0), false)) => {}
-            Some((End::NotStarted(error), false)) => warn!(hook, error, "a hook could not be started"),
+            Some((CommandExit::Exited(0), false)) => {}
+            Some((CommandExit::NotStarted(error), false)) => {
+                warn!(hook, error, "a hook could not be started")
+            }
             Some((how, false)) => warn!(hook, status = %how, "a hook failed"),
         }
     }

@@ -47,7 +47,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     children,
-    control::{self, End, Moment, PolledReceiver, Sender},
+    control::{self, CommandExit, PipeSender, PolledPipe, WireTimestamp},
     deadman::DeadMansSwitch,
     guard::ended,
     namespace::{self, Contained},
@@ -69,9 +69,9 @@ const AFTER_GUARD: Duration = Duration::from_millis(50);
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum InitOrder {
     /// Start the command. Once.
-    Start { token: String, cluster: String, backstop: Moment },
+    Start { token: String, cluster: String, backstop: WireTimestamp },
     /// The guard's own end was moved on to then.
-    Backstop(Moment),
+    Backstop(WireTimestamp),
     /// Pass this signal on to the command's group.
     Signal(i32),
 }
@@ -83,11 +83,11 @@ pub(crate) enum InitReport {
     /// By the process id that it has for its init.
     Started { pid: i32 },
     /// What it started may be alive.
-    Ended(End),
+    Ended(CommandExit),
 }
 
 /// What the command line says.
-struct Given {
+struct InitConfig {
     contained: Contained,
     orders: i32,
     reports: i32,
@@ -96,7 +96,7 @@ struct Given {
 
 /// Serves a guard, if that is what this process was started for.
 pub(crate) fn serve() -> Option<ExitCode> {
-    let given = Given::parse(env::args_os().skip(1))?;
+    let given = InitConfig::parse(env::args_os().skip(1))?;
     Some(match Init::begin(given).and_then(Init::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -106,7 +106,7 @@ pub(crate) fn serve() -> Option<ExitCode> {
     })
 }
 
-impl Given {
+impl InitConfig {
     fn parse(mut words: impl Iterator<Item = OsString>) -> Option<Self> {
         if words.next()? != NAME {
             return None;
@@ -120,14 +120,14 @@ impl Given {
 
 struct Init {
     contained: Contained,
-    orders: PolledReceiver<InitOrder>,
-    reports: Sender<InitReport>,
+    orders: PolledPipe<InitOrder>,
+    reports: PipeSender<InitReport>,
     command: Vec<OsString>,
-    running: Option<Running>,
+    running: Option<InitChild>,
 }
 
 /// The command, and what it takes to look after it.
-struct Running {
+struct InitChild {
     child: Child,
     /// Also the id of its group, for as long as it is not reaped.
     pid: Pid,
@@ -139,9 +139,9 @@ struct Running {
 }
 
 impl Init {
-    fn begin(Given { contained, orders, reports, command }: Given) -> io::Result<Self> {
-        let orders = PolledReceiver::new(control::inherited_source(orders)?)?;
-        let reports = Sender::new(control::inherited_sink(reports)?)?;
+    fn begin(InitConfig { contained, orders, reports, command }: InitConfig) -> io::Result<Self> {
+        let orders = PolledPipe::new(control::inherited_source(orders)?)?;
+        let reports = PipeSender::new(control::inherited_sink(reports)?)?;
         let _ = prctl::set_name(c"elect-init");
         // A guard that died before this is noticed by the end of its pipe.
         match contained {
@@ -165,7 +165,7 @@ impl Init {
         let served = self.obey_all();
         if self.contained == Contained::Reaper {
             // No time limit any more: it kills until nothing is left.
-            if let Some(Running { switch, .. }) = &mut self.running {
+            if let Some(InitChild { switch, .. }) = &mut self.running {
                 *switch = None;
             }
             self.kill_all();
@@ -204,7 +204,7 @@ impl Init {
             (InitOrder::Start { token, cluster, backstop }, None) => {
                 self.start(&token, &cluster, backstop.into())
             }
-            (InitOrder::Backstop(at), Some(Running { switch: Some(switch), .. })) => {
+            (InitOrder::Backstop(at), Some(InitChild { switch: Some(switch), .. })) => {
                 switch.set(Timestamp::from(at) + AFTER_GUARD)
             }
             (InitOrder::Signal(number), Some(running)) => {
@@ -237,7 +237,7 @@ impl Init {
             Ok(child) => child,
             Err(error) => {
                 let code = shim::refused(program, &error);
-                return self.reports.send(&InitReport::Ended(End::Exited(code.into())));
+                return self.reports.send(&InitReport::Ended(CommandExit::Exited(code.into())));
             }
         };
         // Only now: the command would start with it blocked.
@@ -246,7 +246,7 @@ impl Init {
         ends.thread_block()?;
         let children = SignalFd::with_flags(&ends, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
         let pid = Pid::from_raw(child.id().cast_signed());
-        self.running = Some(Running { child, pid, reaped: false, ended: false, switch, children });
+        self.running = Some(InitChild { child, pid, reaped: false, ended: false, switch, children });
         self.reports.send(&InitReport::Started { pid: pid.as_raw() })
     }
 
@@ -260,9 +260,9 @@ impl Init {
         let Some(running) = self.running.as_mut().filter(|running| !running.ended) else { return Ok(()) };
         let how = loop {
             match waitid(Id::All, PEEK) {
-                Ok(WaitStatus::Exited(pid, code)) if pid == running.pid => break End::Exited(code),
+                Ok(WaitStatus::Exited(pid, code)) if pid == running.pid => break CommandExit::Exited(code),
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid == running.pid => {
-                    break End::Signalled(signal as i32);
+                    break CommandExit::Signalled(signal as i32);
                 }
                 Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
                     let _ = waitpid(pid, Some(WaitPidFlag::__WALL));

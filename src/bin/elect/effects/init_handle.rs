@@ -17,7 +17,7 @@ use nix::{
 use tracing::debug;
 
 use super::{
-    control::{self, Receiver, Sender},
+    control::{self, PipeReceiver, PipeSender},
     environment::{Variables, WITHHELD},
     init::{self, InitOrder, InitReport},
     namespace::Contained,
@@ -25,7 +25,7 @@ use super::{
 
 /// The standard streams that a command has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Streams {
+pub(crate) enum CommandStreams {
     /// Those of `elect run`.
     Ours,
     /// No input, and all output to the standard error: the standard output is the command's.
@@ -37,8 +37,8 @@ pub(crate) enum Streams {
 pub(crate) struct InitHandle {
     child: Child,
     /// `None` once it was told to end.
-    orders: Option<Sender<InitOrder>>,
-    reports: Receiver<InitReport>,
+    orders: Option<PipeSender<InitOrder>>,
+    reports: PipeReceiver<InitReport>,
     /// Whether it has said all it will say.
     silent: bool,
 }
@@ -49,11 +49,11 @@ impl InitHandle {
         command: &[OsString],
         variables: &Variables,
         contained: Contained,
-        streams: Streams,
+        streams: CommandStreams,
     ) -> io::Result<Self> {
         let (their_orders, orders) = control::pipe()?;
         let (reports, their_reports) = control::pipe()?;
-        let (orders, reports) = (Sender::new(orders)?, Receiver::new(reports)?);
+        let (orders, reports) = (PipeSender::new(orders)?, PipeReceiver::new(reports)?);
 
         let mut init = Command::new("/proc/self/exe");
         init.arg0("elect").arg(init::NAME).arg(contained.name());
@@ -62,7 +62,7 @@ impl InitHandle {
         for withheld in WITHHELD {
             init.env_remove(withheld);
         }
-        if streams == Streams::ErrorsOnly {
+        if streams == CommandStreams::ErrorsOnly {
             let errors = || Ok::<_, io::Error>(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
             init.stdin(Stdio::null()).stdout(errors()?).stderr(errors()?);
         }

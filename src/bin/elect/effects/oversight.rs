@@ -28,19 +28,19 @@ use nix::sys::signal::Signal;
 
 use super::{
     budget::{ALLOWANCE, Budget, GRACE},
-    control::{End, Order, Report},
-    restart::{Pace, Restart},
+    control::{CommandExit, GuardOrder, GuardReport},
+    restart::{Restart, RestartPause},
 };
 
 /// What the supervisor sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Input {
+pub(crate) enum OversightInput {
     /// Leadership is proved until then.
     Proved(Timestamp),
     /// Leadership is lost.
     Lost(Loss),
     /// The guard reports.
-    Said(Report),
+    Said(GuardReport),
     /// The guard is dead.
     GuardDied,
     /// Nothing is left of what a dead guard guarded.
@@ -65,17 +65,17 @@ pub(crate) enum Instruction {
     /// Order the start of the command, under a leadership that is proved until then.
     Start { until: Timestamp },
     /// Give the guard another order.
-    Tell(Order),
+    Tell(GuardOrder),
     /// Read what the guard has said, and only then ask for the time again.
     LookAgain,
     /// Kill the guard, and the command with it.
     Destroy,
-    /// Kill what the dead guard left, until nothing is left. Then see [`Input::Swept`].
+    /// Kill what the dead guard left, until nothing is left. Then see [`OversightInput::Swept`].
     Sweep,
     /// Say that the command has started.
     SayStarted { pid: i32 },
     /// Say that the term's hook has ended.
-    SayHookEnded { how: End, timed_out: bool },
+    SayHookEnded { how: CommandExit, timed_out: bool },
     /// Say that the term's hook does not run: there is no term for it any more.
     LeaveHookOut,
     /// Say that nothing is left of the command.
@@ -89,13 +89,13 @@ pub(crate) enum Instruction {
 /// One run of the command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ran {
-    pub(crate) how: End,
-    pub(crate) why: Why,
+    pub(crate) how: CommandExit,
+    pub(crate) why: StopReason,
 }
 
 /// Why the command does not run any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Why {
+pub(crate) enum StopReason {
     /// It ended by itself.
     Itself,
     Told,
@@ -106,7 +106,7 @@ pub(crate) enum Why {
     GuardDied,
 }
 
-impl Why {
+impl StopReason {
     pub(crate) fn text(self) -> String {
         match self {
             Self::Itself => "by itself".into(),
@@ -120,7 +120,7 @@ impl Why {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Stage {
+enum CommandState {
     /// The guard was ordered to start the command, and has not reported its end.
     Running {
         since: Timestamp,
@@ -128,11 +128,11 @@ enum Stage {
     /// The command ended like this, and is started again then.
     Pausing {
         until: Timestamp,
-        how: End,
+        how: CommandExit,
     },
     /// The guard is dead, and the rest is being killed. This is how the command ended, then or before.
     Sweeping {
-        how: End,
+        how: CommandExit,
         ran: bool,
     },
     /// The command is gone; what the term's hook is, or has left, is being killed. The guard has until then.
@@ -148,8 +148,8 @@ enum Stage {
 pub(crate) struct Oversight {
     budget: Budget,
     restart: Restart,
-    pace: Pace,
-    stage: Stage,
+    pace: RestartPause,
+    stage: CommandState,
     /// Until when leadership is proved, as far as this was told.
     proved: Timestamp,
     /// Until when the guard acts as if leadership were proved: no longer than it was told.
@@ -157,7 +157,7 @@ pub(crate) struct Oversight {
     /// When all must be over, for another reason than the end of validity.
     over_by: Timestamp,
     /// Why the command must end: the first reason counts.
-    why: Option<Why>,
+    why: Option<StopReason>,
     lost: bool,
     /// Whether the term's hook was started.
     hooked: bool,
@@ -179,8 +179,8 @@ impl Oversight {
         let mut oversight = Self {
             budget,
             restart,
-            pace: Pace::new(),
-            stage: Stage::Finished,
+            pace: RestartPause::new(),
+            stage: CommandState::Finished,
             proved: until,
             heard: until,
             over_by: NEVER,
@@ -209,47 +209,55 @@ impl Oversight {
         self.why.is_some()
     }
 
-    /// When [`Input::Clock`] is due.
+    /// When [`OversightInput::Clock`] is due.
     pub(crate) fn next(&self) -> Timestamp {
         match &self.stage {
-            Stage::Running { .. } if !self.destroyed => self.budget.backstop(self.heard).min(self.over_by),
-            Stage::Pausing { until, .. } => *until,
-            Stage::Clearing { by, .. } if !self.destroyed => *by,
-            Stage::Clearing { .. } | Stage::Running { .. } | Stage::Sweeping { .. } | Stage::Finished => {
-                NEVER
+            CommandState::Running { .. } if !self.destroyed => {
+                self.budget.backstop(self.heard).min(self.over_by)
             }
+            CommandState::Pausing { until, .. } => *until,
+            CommandState::Clearing { by, .. } if !self.destroyed => *by,
+            CommandState::Clearing { .. }
+            | CommandState::Running { .. }
+            | CommandState::Sweeping { .. }
+            | CommandState::Finished => NEVER,
         }
     }
 
     /// What follows from this.
-    pub(crate) fn see(&mut self, input: Input, now: Timestamp) -> Vec<Instruction> {
+    pub(crate) fn see(&mut self, input: OversightInput, now: Timestamp) -> Vec<Instruction> {
         match input {
-            Input::Proved(until) => self.proved_until(until),
-            Input::Lost(loss) => {
+            OversightInput::Proved(until) => self.proved_until(until),
+            OversightInput::Lost(loss) => {
                 self.lost = true;
                 // The next leader may work already: no time for TERM.
-                self.end(Why::Lost(loss), now, now + ALLOWANCE, Order::Kill)
+                self.end(StopReason::Lost(loss), now, now + ALLOWANCE, GuardOrder::Kill)
             }
-            Input::Said(report) => self.said(report, now),
-            Input::GuardDied => self.guard_died(),
-            Input::Swept => self.swept(),
-            Input::Stop(number) => self.end(Why::Told, now, self.stopped_by(now), Order::Stop(number)),
-            Input::StopAtOnce => self.end(Why::Told, now, now + GRACE, Order::Kill),
-            Input::PassOn(number) => match self.stage {
-                Stage::Running { .. } => vec![Instruction::Tell(Order::Signal(number))],
+            OversightInput::Said(report) => self.said(report, now),
+            OversightInput::GuardDied => self.guard_died(),
+            OversightInput::Swept => self.swept(),
+            OversightInput::Stop(number) => {
+                self.end(StopReason::Told, now, self.stopped_by(now), GuardOrder::Stop(number))
+            }
+            OversightInput::StopAtOnce => self.end(StopReason::Told, now, now + GRACE, GuardOrder::Kill),
+            OversightInput::PassOn(number) => match self.stage {
+                CommandState::Running { .. } => vec![Instruction::Tell(GuardOrder::Signal(number))],
                 _ => Vec::new(),
             },
-            Input::Unfit if self.is_ending() => Vec::new(),
-            Input::Unfit => {
-                self.end(Why::Unfit, now, self.stopped_by(now), Order::Stop(Signal::SIGTERM as i32))
-            }
-            Input::HookDue => self.hook_due(now),
-            Input::Clock => self.clock(now),
+            OversightInput::Unfit if self.is_ending() => Vec::new(),
+            OversightInput::Unfit => self.end(
+                StopReason::Unfit,
+                now,
+                self.stopped_by(now),
+                GuardOrder::Stop(Signal::SIGTERM as i32),
+            ),
+            OversightInput::HookDue => self.hook_due(now),
+            OversightInput::Clock => self.clock(now),
         }
     }
 
     fn start(&mut self, now: Timestamp) -> Vec<Instruction> {
-        self.stage = Stage::Running { since: now };
+        self.stage = CommandState::Running { since: now };
         (self.heard, self.looked) = (self.proved, false);
         vec![Instruction::Start { until: self.proved }]
     }
@@ -261,93 +269,101 @@ impl Oversight {
         self.proved = until;
         match self.stage {
             // Between two runs the hook may be there.
-            Stage::Running { .. } | Stage::Pausing { .. } => {
-                vec![Instruction::Tell(Order::Until(until.into()))]
+            CommandState::Running { .. } | CommandState::Pausing { .. } => {
+                vec![Instruction::Tell(GuardOrder::Until(until.into()))]
             }
             _ => Vec::new(),
         }
     }
 
     fn hook_due(&mut self, now: Timestamp) -> Vec<Instruction> {
-        let term = matches!(self.stage, Stage::Running { .. } | Stage::Pausing { .. });
+        let term = matches!(self.stage, CommandState::Running { .. } | CommandState::Pausing { .. });
         if !term || self.is_ending() || now >= self.budget.terminate_at(self.proved) {
             return vec![Instruction::LeaveHookOut];
         }
         self.hooked = true;
-        vec![Instruction::Tell(Order::Hook)]
+        vec![Instruction::Tell(GuardOrder::Hook)]
     }
 
-    fn said(&mut self, report: Report, now: Timestamp) -> Vec<Instruction> {
+    fn said(&mut self, report: GuardReport, now: Timestamp) -> Vec<Instruction> {
         match (report, &self.stage) {
-            (Report::Heard(until), _) => {
+            (GuardReport::Heard(until), _) => {
                 self.heard = self.heard.max(until.into());
                 self.looked = false;
                 Vec::new()
             }
-            (Report::Started { pid }, Stage::Running { .. }) => vec![Instruction::SayStarted { pid }],
-            (Report::Ended { how, ran_out }, Stage::Running { since }) => {
+            (GuardReport::Started { pid }, CommandState::Running { .. }) => {
+                vec![Instruction::SayStarted { pid }]
+            }
+            (GuardReport::Ended { how, ran_out }, CommandState::Running { since }) => {
                 let since = *since;
-                let why = self.why.unwrap_or(if ran_out { Why::RanOut } else { Why::Itself });
+                let why = self.why.unwrap_or(if ran_out { StopReason::RanOut } else { StopReason::Itself });
                 self.ended(Ran { how, why }, since, now)
             }
             // It is killed with the term: that says enough.
-            (Report::HookEnded { .. }, Stage::Clearing { .. }) => Vec::new(),
-            (Report::HookEnded { .. }, _) if self.lost => Vec::new(),
-            (Report::HookEnded { how, timed_out }, _) => {
+            (GuardReport::HookEnded { .. }, CommandState::Clearing { .. }) => Vec::new(),
+            (GuardReport::HookEnded { .. }, _) if self.lost => Vec::new(),
+            (GuardReport::HookEnded { how, timed_out }, _) => {
                 vec![Instruction::SayHookEnded { how, timed_out }]
             }
-            (Report::Cleared, Stage::Clearing { last, .. }) => {
+            (GuardReport::Cleared, CommandState::Clearing { last, .. }) => {
                 let last = last.clone();
                 vec![self.finish(last)]
             }
-            (Report::Ready | Report::Started { .. } | Report::Ended { .. } | Report::Cleared, _) => {
-                Vec::new()
-            }
+            (
+                GuardReport::Ready
+                | GuardReport::Started { .. }
+                | GuardReport::Ended { .. }
+                | GuardReport::Cleared,
+                _,
+            ) => Vec::new(),
         }
     }
 
     fn ended(&mut self, ran: Ran, since: Timestamp, now: Timestamp) -> Vec<Instruction> {
         let said = Instruction::SayEnded(ran.clone());
-        if ran.why != Why::Itself || !self.restart.wants(ran.how.exit_code()) {
+        if ran.why != StopReason::Itself || !self.restart.wants(ran.how.exit_code()) {
             return vec![said, self.clear(ran, now)];
         }
         let pause = self.pace.pause(now.since(since));
-        self.stage = Stage::Pausing { until: now + pause, how: ran.how };
+        self.stage = CommandState::Pausing { until: now + pause, how: ran.how };
         vec![said, Instruction::SayRestarting(pause)]
     }
 
     fn guard_died(&mut self) -> Vec<Instruction> {
         let how = match &self.stage {
-            Stage::Running { .. } => End::Signalled(Signal::SIGKILL as i32),
-            Stage::Pausing { how, .. } => how.clone(),
-            Stage::Clearing { last, .. } => last.how.clone(),
-            Stage::Sweeping { .. } | Stage::Finished => return Vec::new(),
+            CommandState::Running { .. } => CommandExit::Signalled(Signal::SIGKILL as i32),
+            CommandState::Pausing { how, .. } => how.clone(),
+            CommandState::Clearing { last, .. } => last.how.clone(),
+            CommandState::Sweeping { .. } | CommandState::Finished => return Vec::new(),
         };
-        self.why.get_or_insert(Why::GuardDied);
-        let ran = matches!(self.stage, Stage::Running { .. });
-        self.stage = Stage::Sweeping { how, ran };
+        self.why.get_or_insert(StopReason::GuardDied);
+        let ran = matches!(self.stage, CommandState::Running { .. });
+        self.stage = CommandState::Sweeping { how, ran };
         vec![Instruction::Sweep]
     }
 
     fn swept(&mut self) -> Vec<Instruction> {
-        let Stage::Sweeping { how, ran } = &self.stage else { return Vec::new() };
+        let CommandState::Sweeping { how, ran } = &self.stage else { return Vec::new() };
         let (how, ran) = (how.clone(), *ran);
-        let ran_so = Ran { how, why: self.why.unwrap_or(Why::GuardDied) };
+        let ran_so = Ran { how, why: self.why.unwrap_or(StopReason::GuardDied) };
         let said = ran.then(|| Instruction::SayEnded(ran_so.clone()));
         said.into_iter().chain([self.finish(ran_so)]).collect()
     }
 
     /// There is a reason to end the command.
-    fn end(&mut self, why: Why, now: Timestamp, by: Timestamp, order: Order) -> Vec<Instruction> {
+    fn end(&mut self, why: StopReason, now: Timestamp, by: Timestamp, order: GuardOrder) -> Vec<Instruction> {
         let why = *self.why.get_or_insert(why);
         self.over_by = self.over_by.min(by);
         match &self.stage {
-            Stage::Running { .. } => vec![Instruction::Tell(order)],
-            Stage::Pausing { how, .. } => {
+            CommandState::Running { .. } => vec![Instruction::Tell(order)],
+            CommandState::Pausing { how, .. } => {
                 let ran = Ran { how: how.clone(), why };
                 vec![self.clear(ran, now)]
             }
-            Stage::Sweeping { .. } | Stage::Clearing { .. } | Stage::Finished => Vec::new(),
+            CommandState::Sweeping { .. } | CommandState::Clearing { .. } | CommandState::Finished => {
+                Vec::new()
+            }
         }
     }
 
@@ -361,18 +377,20 @@ impl Oversight {
             return Vec::new();
         }
         match &self.stage {
-            Stage::Running { .. } | Stage::Clearing { .. } if !self.looked => {
+            CommandState::Running { .. } | CommandState::Clearing { .. } if !self.looked => {
                 self.looked = true;
                 vec![Instruction::LookAgain]
             }
-            Stage::Running { .. } | Stage::Clearing { .. } => {
+            CommandState::Running { .. } | CommandState::Clearing { .. } => {
                 self.destroyed = true;
                 vec![Instruction::Destroy]
             }
-            Stage::Pausing { .. } if now < self.proved => self.start(now),
+            CommandState::Pausing { .. } if now < self.proved => self.start(now),
             // The loss is about to be told.
-            Stage::Pausing { .. } => self.end(Why::Lost(Loss::Expired), now, now, Order::Kill),
-            Stage::Sweeping { .. } | Stage::Finished => Vec::new(),
+            CommandState::Pausing { .. } => {
+                self.end(StopReason::Lost(Loss::Expired), now, now, GuardOrder::Kill)
+            }
+            CommandState::Sweeping { .. } | CommandState::Finished => Vec::new(),
         }
     }
 
@@ -383,12 +401,12 @@ impl Oversight {
         }
         self.why = Some(last.why);
         self.looked = false;
-        self.stage = Stage::Clearing { last, by: now + ALLOWANCE };
-        Instruction::Tell(Order::Kill)
+        self.stage = CommandState::Clearing { last, by: now + ALLOWANCE };
+        Instruction::Tell(GuardOrder::Kill)
     }
 
     fn finish(&mut self, ran: Ran) -> Instruction {
-        self.stage = Stage::Finished;
+        self.stage = CommandState::Finished;
         Instruction::Finish(ran)
     }
 }
@@ -399,7 +417,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::budget::KillAfter, *};
-    use crate::proof::Proof;
+    use crate::proof::LeaseTiming;
 
     const TERM: i32 = Signal::SIGTERM as i32;
 
@@ -409,7 +427,7 @@ mod tests {
 
     /// TTL 5 s, 1 s from TERM to KILL: KILL 250 ms before the end of validity, the backstop 125 ms.
     fn budget() -> Budget {
-        Budget::new(Proof::Lease(Ttl::DEFAULT), KillAfter::Given(Duration::from_secs(1))).unwrap()
+        Budget::new(LeaseTiming::Lease(Ttl::DEFAULT), KillAfter::Given(Duration::from_secs(1))).unwrap()
     }
 
     /// Proved until 4500 ms, begun at 0.
@@ -419,15 +437,15 @@ mod tests {
         oversight
     }
 
-    fn ended(code: i32) -> Input {
-        Input::Said(Report::Ended { how: End::Exited(code), ran_out: false })
+    fn ended(code: i32) -> OversightInput {
+        OversightInput::Said(GuardReport::Ended { how: CommandExit::Exited(code), ran_out: false })
     }
 
-    fn heard(millis: u64) -> Input {
-        Input::Said(Report::Heard(at(millis).into()))
+    fn heard(millis: u64) -> OversightInput {
+        OversightInput::Said(GuardReport::Heard(at(millis).into()))
     }
 
-    fn why(instructions: &[Instruction]) -> Why {
+    fn why(instructions: &[Instruction]) -> StopReason {
         match instructions {
             [.., Instruction::Finish(ran)] => ran.why,
             other => panic!("not finished: {other:?}"),
@@ -437,7 +455,7 @@ mod tests {
     #[test]
     fn a_command_that_ends_by_itself_ends_the_term() {
         let mut oversight = begun(Restart::OnFailure);
-        let ran = Ran { how: End::Exited(0), why: Why::Itself };
+        let ran = Ran { how: CommandExit::Exited(0), why: StopReason::Itself };
         let finished = oversight.see(ended(0), at(10));
         assert_eq!(finished, [Instruction::SayEnded(ran.clone()), Instruction::Finish(ran)]);
         assert_eq!(oversight.next(), NEVER);
@@ -447,23 +465,23 @@ mod tests {
     fn one_that_is_restarted_starts_after_a_pause_under_what_is_proved_by_then() {
         let mut oversight = begun(Restart::Always);
         oversight.see(ended(0), at(1000));
-        let told = Order::Until(at(5500).into());
+        let told = GuardOrder::Until(at(5500).into());
         assert_eq!(
-            oversight.see(Input::Proved(at(5500)), at(1050)),
+            oversight.see(OversightInput::Proved(at(5500)), at(1050)),
             [Instruction::Tell(told)],
             "a hook may run"
         );
-        assert_eq!(oversight.see(Input::Clock, at(1099)), []);
-        assert_eq!(oversight.see(Input::Clock, at(1100)), [Instruction::Start { until: at(5500) }]);
+        assert_eq!(oversight.see(OversightInput::Clock, at(1099)), []);
+        assert_eq!(oversight.see(OversightInput::Clock, at(1100)), [Instruction::Start { until: at(5500) }]);
     }
 
     #[test]
     fn nothing_is_restarted_once_there_is_a_reason_to_end() {
         for (input, expected) in [
-            (Input::Lost(Loss::Revoked), Why::Lost(Loss::Revoked)),
-            (Input::Stop(TERM), Why::Told),
-            (Input::StopAtOnce, Why::Told),
-            (Input::Unfit, Why::Unfit),
+            (OversightInput::Lost(Loss::Revoked), StopReason::Lost(Loss::Revoked)),
+            (OversightInput::Stop(TERM), StopReason::Told),
+            (OversightInput::StopAtOnce, StopReason::Told),
+            (OversightInput::Unfit, StopReason::Unfit),
         ] {
             let mut oversight = begun(Restart::Always);
             oversight.see(input.clone(), at(10));
@@ -475,104 +493,121 @@ mod tests {
         }
         let mut late = begun(Restart::Always);
         late.see(ended(1), at(10));
-        assert_eq!(why(&late.see(Input::Clock, at(4500))), Why::Lost(Loss::Expired), "as after a freeze");
+        assert_eq!(
+            why(&late.see(OversightInput::Clock, at(4500))),
+            StopReason::Lost(Loss::Expired),
+            "as after a freeze"
+        );
     }
 
     #[test]
     fn loss_is_answered_with_kill_at_once_also_while_the_command_uses_its_time_to_stop() {
         let mut oversight = begun(Restart::Never);
-        let told = oversight.see(Input::Stop(TERM), at(100));
-        assert_eq!(told, [Instruction::Tell(Order::Stop(TERM))]);
-        let lost = oversight.see(Input::Lost(Loss::KeyDeleted), at(200));
-        assert_eq!(lost, [Instruction::Tell(Order::Kill)]);
+        let told = oversight.see(OversightInput::Stop(TERM), at(100));
+        assert_eq!(told, [Instruction::Tell(GuardOrder::Stop(TERM))]);
+        let lost = oversight.see(OversightInput::Lost(Loss::KeyDeleted), at(200));
+        assert_eq!(lost, [Instruction::Tell(GuardOrder::Kill)]);
         assert_eq!(oversight.next(), at(200) + ALLOWANCE);
     }
 
     #[test]
     fn a_guard_that_is_silent_is_destroyed_at_the_backstop_of_what_it_heard() {
         let mut oversight = begun(Restart::Never);
-        oversight.see(Input::Proved(at(6000)), at(1500));
+        oversight.see(OversightInput::Proved(at(6000)), at(1500));
         assert_eq!(oversight.next(), budget().backstop(at(4500)), "it has not said that it heard");
         oversight.see(heard(6000), at(1501));
         let backstop = budget().backstop(at(6000));
         assert_eq!(oversight.next(), backstop);
-        assert_eq!(oversight.see(Input::Clock, backstop), [Instruction::LookAgain]);
-        assert_eq!(oversight.see(Input::Clock, backstop), [Instruction::Destroy]);
-        assert_eq!(oversight.see(Input::GuardDied, backstop), [Instruction::Sweep]);
-        assert_eq!(why(&oversight.see(Input::Swept, backstop)), Why::GuardDied);
+        assert_eq!(oversight.see(OversightInput::Clock, backstop), [Instruction::LookAgain]);
+        assert_eq!(oversight.see(OversightInput::Clock, backstop), [Instruction::Destroy]);
+        assert_eq!(oversight.see(OversightInput::GuardDied, backstop), [Instruction::Sweep]);
+        assert_eq!(why(&oversight.see(OversightInput::Swept, backstop)), StopReason::GuardDied);
     }
 
     #[test]
     fn after_a_freeze_what_the_guard_said_counts_before_the_clock() {
         let mut oversight = begun(Restart::Never);
-        assert_eq!(oversight.see(Input::Clock, at(60_000)), [Instruction::LookAgain]);
+        assert_eq!(oversight.see(OversightInput::Clock, at(60_000)), [Instruction::LookAgain]);
         assert_eq!(oversight.see(heard(5000), at(60_000)), []);
-        assert_eq!(oversight.see(Input::Clock, at(60_000)), [Instruction::LookAgain], "there may be more");
-        let report = Input::Said(Report::Ended { how: End::Signalled(9), ran_out: true });
-        assert_eq!(why(&oversight.see(report, at(60_000))), Why::RanOut);
+        assert_eq!(
+            oversight.see(OversightInput::Clock, at(60_000)),
+            [Instruction::LookAgain],
+            "there may be more"
+        );
+        let report =
+            OversightInput::Said(GuardReport::Ended { how: CommandExit::Signalled(9), ran_out: true });
+        assert_eq!(why(&oversight.see(report, at(60_000))), StopReason::RanOut);
     }
 
     #[test]
     fn the_death_of_the_guard_between_two_runs_is_swept_up_too() {
         let mut oversight = begun(Restart::Always);
         oversight.see(ended(3), at(10));
-        assert_eq!(oversight.see(Input::GuardDied, at(20)), [Instruction::Sweep]);
-        let ran = Ran { how: End::Exited(3), why: Why::GuardDied };
-        assert_eq!(oversight.see(Input::Swept, at(30)), [Instruction::Finish(ran)]);
+        assert_eq!(oversight.see(OversightInput::GuardDied, at(20)), [Instruction::Sweep]);
+        let ran = Ran { how: CommandExit::Exited(3), why: StopReason::GuardDied };
+        assert_eq!(oversight.see(OversightInput::Swept, at(30)), [Instruction::Finish(ran)]);
     }
 
     #[test]
     fn a_term_with_a_hook_is_over_once_that_is_gone_too() {
         let mut oversight = begun(Restart::Never);
-        assert_eq!(oversight.see(Input::HookDue, at(10)), [Instruction::Tell(Order::Hook)]);
+        assert_eq!(oversight.see(OversightInput::HookDue, at(10)), [Instruction::Tell(GuardOrder::Hook)]);
         let ended = oversight.see(ended(0), at(20));
-        assert_eq!(ended[1..], [Instruction::Tell(Order::Kill)]);
+        assert_eq!(ended[1..], [Instruction::Tell(GuardOrder::Kill)]);
         assert_eq!(oversight.next(), at(20) + ALLOWANCE);
-        assert_eq!(why(&oversight.see(Input::Said(Report::Cleared), at(21))), Why::Itself);
+        assert_eq!(
+            why(&oversight.see(OversightInput::Said(GuardReport::Cleared), at(21))),
+            StopReason::Itself
+        );
     }
 
     #[test]
     fn a_guard_that_does_not_clear_up_is_destroyed_and_swept_up_after() {
         let mut oversight = begun(Restart::Never);
-        oversight.see(Input::HookDue, at(10));
+        oversight.see(OversightInput::HookDue, at(10));
         oversight.see(ended(0), at(20));
         let by = at(20) + ALLOWANCE;
-        assert_eq!(oversight.see(Input::Clock, by), [Instruction::LookAgain]);
-        assert_eq!(oversight.see(Input::Clock, by), [Instruction::Destroy]);
-        assert_eq!(oversight.see(Input::GuardDied, by), [Instruction::Sweep]);
-        assert_eq!(why(&oversight.see(Input::Swept, by)), Why::Itself);
+        assert_eq!(oversight.see(OversightInput::Clock, by), [Instruction::LookAgain]);
+        assert_eq!(oversight.see(OversightInput::Clock, by), [Instruction::Destroy]);
+        assert_eq!(oversight.see(OversightInput::GuardDied, by), [Instruction::Sweep]);
+        assert_eq!(why(&oversight.see(OversightInput::Swept, by)), StopReason::Itself);
     }
 
     #[test]
     fn a_hook_that_has_not_begun_does_not_where_its_term_is_about_to_end() {
         let mut oversight = begun(Restart::Never);
-        assert_eq!(oversight.see(Input::HookDue, at(3250)), [Instruction::LeaveHookOut], "no renewal");
-        oversight.see(Input::Stop(TERM), at(10));
-        assert_eq!(oversight.see(Input::HookDue, at(20)), [Instruction::LeaveHookOut]);
+        assert_eq!(
+            oversight.see(OversightInput::HookDue, at(3250)),
+            [Instruction::LeaveHookOut],
+            "no renewal"
+        );
+        oversight.see(OversightInput::Stop(TERM), at(10));
+        assert_eq!(oversight.see(OversightInput::HookDue, at(20)), [Instruction::LeaveHookOut]);
     }
 
-    fn any_input() -> impl Strategy<Value = Input> {
+    fn any_input() -> impl Strategy<Value = OversightInput> {
         let moment = (0..20_000u64).prop_map(at);
         let report = prop_oneof![
-            moment.clone().prop_map(|until| Report::Heard(until.into())),
-            Just(Report::Started { pid: 7 }),
-            Just(Report::Cleared),
-            any::<bool>().prop_map(|timed_out| Report::HookEnded { how: End::Exited(0), timed_out }),
+            moment.clone().prop_map(|until| GuardReport::Heard(until.into())),
+            Just(GuardReport::Started { pid: 7 }),
+            Just(GuardReport::Cleared),
+            any::<bool>()
+                .prop_map(|timed_out| GuardReport::HookEnded { how: CommandExit::Exited(0), timed_out }),
             (0..2, any::<bool>())
-                .prop_map(|(code, ran_out)| Report::Ended { how: End::Exited(code), ran_out }),
+                .prop_map(|(code, ran_out)| GuardReport::Ended { how: CommandExit::Exited(code), ran_out }),
         ];
         prop_oneof![
-            3 => moment.prop_map(Input::Proved),
-            1 => Just(Input::Lost(Loss::Expired)),
-            4 => report.prop_map(Input::Said),
-            1 => Just(Input::GuardDied),
-            2 => Just(Input::Swept),
-            1 => Just(Input::Stop(TERM)),
-            1 => Just(Input::StopAtOnce),
-            1 => Just(Input::PassOn(1)),
-            1 => Just(Input::Unfit),
-            2 => Just(Input::HookDue),
-            6 => Just(Input::Clock),
+            3 => moment.prop_map(OversightInput::Proved),
+            1 => Just(OversightInput::Lost(Loss::Expired)),
+            4 => report.prop_map(OversightInput::Said),
+            1 => Just(OversightInput::GuardDied),
+            2 => Just(OversightInput::Swept),
+            1 => Just(OversightInput::Stop(TERM)),
+            1 => Just(OversightInput::StopAtOnce),
+            1 => Just(OversightInput::PassOn(1)),
+            1 => Just(OversightInput::Unfit),
+            2 => Just(OversightInput::HookDue),
+            6 => Just(OversightInput::Clock),
         ]
     }
 
@@ -603,19 +638,19 @@ mod tests {
                 let restarted = instructions.iter().any(|one| matches!(one, Instruction::Start { .. }));
                 prop_assert!(restarted || oversight.heard >= before.0);
                 match &input {
-                    Input::Said(Report::Ended { .. }) if !dead => running = false,
-                    Input::Swept if dead => (running, hooked) = (false, false),
-                    Input::Said(Report::Cleared) if !running => hooked = false,
-                    Input::Lost(_) if running && !dead => {
-                        prop_assert_eq!(&instructions[..], &[Instruction::Tell(Order::Kill)][..]);
+                    OversightInput::Said(GuardReport::Ended { .. }) if !dead => running = false,
+                    OversightInput::Swept if dead => (running, hooked) = (false, false),
+                    OversightInput::Said(GuardReport::Cleared) if !running => hooked = false,
+                    OversightInput::Lost(_) if running && !dead => {
+                        prop_assert_eq!(&instructions[..], &[Instruction::Tell(GuardOrder::Kill)][..]);
                     }
-                    Input::GuardDied if !finished && !dead => {
+                    OversightInput::GuardDied if !finished && !dead => {
                         prop_assert_eq!(&instructions[..], &[Instruction::Sweep][..]);
                         dead = true;
                     }
                     _ => {}
                 }
-                ending |= matches!(input, Input::Lost(_) | Input::Stop(_) | Input::StopAtOnce | Input::Unfit | Input::GuardDied);
+                ending |= matches!(input, OversightInput::Lost(_) | OversightInput::Stop(_) | OversightInput::StopAtOnce | OversightInput::Unfit | OversightInput::GuardDied);
                 for instruction in instructions {
                     match instruction {
                         Instruction::Start { until } => {
@@ -630,16 +665,16 @@ mod tests {
                         }
                         Instruction::LookAgain => looked_again = true,
                         Instruction::Destroy => prop_assert!(looked_again, "judged before it was looked at again"),
-                        Instruction::Tell(Order::Hook) => {
+                        Instruction::Tell(GuardOrder::Hook) => {
                             prop_assert!(!dead && !ending && !finished);
                             hooked = true;
                         }
-                        Instruction::Tell(Order::Kill | Order::Until(_)) => prop_assert!(!dead && !finished),
+                        Instruction::Tell(GuardOrder::Kill | GuardOrder::Until(_)) => prop_assert!(!dead && !finished),
                         Instruction::Tell(_) => prop_assert!(running && !dead),
                         _ => {}
                     }
                 }
-                if matches!(input, Input::Said(Report::Heard(_))) {
+                if matches!(input, OversightInput::Said(GuardReport::Heard(_))) {
                     looked_again = false;
                 }
             }
@@ -652,19 +687,19 @@ mod tests {
         ) {
             let mut oversight = begun(Restart::Never);
             let mut now = at(0);
-            let silent = |input: &Input| {
-                !matches!(input, Input::Said(_) | Input::GuardDied | Input::Swept)
+            let silent = |input: &OversightInput| {
+                !matches!(input, OversightInput::Said(_) | OversightInput::GuardDied | OversightInput::Swept)
             };
             let mut destroyed = false;
             for (input, pause) in seen.into_iter().filter(|(input, _)| silent(input)) {
                 now = now + Duration::from_millis(pause);
-                let lost = matches!(input, Input::Lost(_));
+                let lost = matches!(input, OversightInput::Lost(_));
                 oversight.see(input, now);
                 prop_assert!(!lost || destroyed || oversight.next() <= now + ALLOWANCE);
                 prop_assert!(destroyed || oversight.next() <= budget().backstop(at(4500)));
                 // The driver sees the clock as often as it is due.
                 while oversight.next() <= now {
-                    destroyed |= oversight.see(Input::Clock, now) == [Instruction::Destroy];
+                    destroyed |= oversight.see(OversightInput::Clock, now) == [Instruction::Destroy];
                 }
                 prop_assert!(destroyed || now < budget().backstop(at(4500)));
             }

@@ -27,11 +27,11 @@ impl Restart {
 
 /// The pauses before restarts: 100 ms, doubling to 3 s, and from the start again after a long run.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct RestartPause {
     next: Duration,
 }
 
-impl Pace {
+impl RestartPause {
     const FIRST: Duration = Duration::from_millis(100);
     const LAST: Duration = Duration::from_secs(3);
     /// One that ran for so long did not fail at its start.
@@ -58,10 +58,10 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_limit_and_start_anew_after_a_long_run() {
-        let mut pace = Pace::new();
+        let mut pace = RestartPause::new();
         let millis: Vec<_> = (0..7).map(|_| pace.pause(Duration::ZERO).as_millis()).collect();
         assert_eq!(millis, [100, 200, 400, 800, 1600, 3000, 3000]);
-        assert_eq!(pace.pause(Pace::LONG_RUN).as_millis(), 100);
+        assert_eq!(pace.pause(RestartPause::LONG_RUN).as_millis(), 100);
     }
 
     #[test]

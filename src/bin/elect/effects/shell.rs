@@ -17,14 +17,14 @@ use nix::{
 use tokio::{process::Child, time::timeout};
 
 use super::{
-    children::{Kin, Known},
+    children::{ChildEntry, ChildRegistry},
     environment::{Variables, WITHHELD},
     shim,
 };
 
 /// How a shell command ended.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum ShellOutcome {
     Ended(ExitStatus),
     TimedOut,
     NotStarted(io::Error),
@@ -35,30 +35,35 @@ pub(crate) enum Outcome {
 /// # Cancel safety
 ///
 /// Dropping the call kills the command's group.
-pub(crate) async fn run(command: &str, variables: &Variables, within: Duration, kin: &Kin) -> Outcome {
-    let mut running = match Running::start(command, variables, kin) {
+pub(crate) async fn run(
+    command: &str,
+    variables: &Variables,
+    within: Duration,
+    kin: &ChildRegistry,
+) -> ShellOutcome {
+    let mut running = match RunningShell::start(command, variables, kin) {
         Ok(running) => running,
-        Err(error) => return Outcome::NotStarted(error),
+        Err(error) => return ShellOutcome::NotStarted(error),
     };
     match timeout(within, running.child.wait()).await {
-        Ok(Ok(status)) => Outcome::Ended(status),
-        Ok(Err(error)) => Outcome::NotStarted(error),
+        Ok(Ok(status)) => ShellOutcome::Ended(status),
+        Ok(Err(error)) => ShellOutcome::NotStarted(error),
         Err(_) => {
             running.kill();
             // Nothing can hold up a KILL for long, but for the kernel.
             let _ = timeout(within, running.child.wait()).await;
-            Outcome::TimedOut
+            ShellOutcome::TimedOut
         }
     }
 }
 
-struct Running {
+struct RunningShell {
     child: Child,
-    _known: Known,
+    _known: ChildEntry,
 }
 
-impl Running {
-    fn start(command: &str, variables: &Variables, kin: &Kin) -> io::Result<Self> {
+impl RunningShell {
+    fn start(command: &str, variables: &Variables, kin: &ChildRegistry) -> io::Result<Self> {
         let mut shell = shim::command(["sh".into(), "-c".into(), command.into()]);
         shell.envs(variables.iter().map(|(key, value)| (key, value)));
         for withheld in WITHHELD {
@@ -79,7 +84,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningShell {
     fn drop(&mut self) {
         self.kill();
     }

@@ -12,8 +12,8 @@ use tokio::process::Child;
 use tracing::debug;
 
 use super::{
-    children::{Kin, Known},
-    control::{self, Order, Receiver, Report, Sender},
+    children::{ChildEntry, ChildRegistry},
+    control::{self, GuardOrder, GuardReport, PipeReceiver, PipeSender},
     environment,
 };
 
@@ -21,29 +21,29 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Supervision {
     child: Child,
-    orders: Sender<Order>,
-    reports: Receiver<Report>,
+    orders: PipeSender<GuardOrder>,
+    reports: PipeReceiver<GuardReport>,
     ready: bool,
     /// Whether it has said all it will say.
     silent: bool,
     /// `None` once it is dead: its id may be another's then.
-    known: Option<Known>,
+    known: Option<ChildEntry>,
 }
 
 /// What a guard says, or that it is no more.
 #[derive(Debug)]
-pub(crate) enum News {
-    Said(Report),
+pub(crate) enum GuardEvent {
+    Said(GuardReport),
     /// It is dead, and reaped. What it guarded is our child now, as far as it is alive.
     Died(String),
 }
 
 impl Supervision {
     /// Starts a guard with the same arguments as this `elect run` was given, in a process group of its own.
-    pub(crate) fn start(arguments: &[OsString], kin: &Kin) -> io::Result<Self> {
+    pub(crate) fn start(arguments: &[OsString], kin: &ChildRegistry) -> io::Result<Self> {
         let (their_orders, orders) = control::pipe()?;
         let (reports, their_reports) = control::pipe()?;
-        let (orders, reports) = (Sender::new(orders)?, Receiver::new(reports)?);
+        let (orders, reports) = (PipeSender::new(orders)?, PipeReceiver::new(reports)?);
 
         let mut command = guard();
         command.arg("--orders").arg(their_orders.as_raw_fd().to_string());
@@ -61,7 +61,7 @@ impl Supervision {
     }
 
     /// Gives an order. A guard that does not take it is killed, and so is what it guards.
-    pub(crate) fn order(&mut self, order: &Order) {
+    pub(crate) fn order(&mut self, order: &GuardOrder) {
         if let Err(error) = self.orders.send(order) {
             debug!(%error, ?order, "the guard takes no orders");
             self.destroy();
@@ -73,14 +73,14 @@ impl Supervision {
     /// # Cancel safety
     ///
     /// Cancel safe: nothing said is lost.
-    pub(crate) async fn news(&mut self) -> News {
+    pub(crate) async fn news(&mut self) -> GuardEvent {
         loop {
             tokio::select! {
                 biased;
                 report = self.reports.next(), if !self.silent => match report {
                     Ok(Some(report)) => {
-                        self.ready |= report == Report::Ready;
-                        return News::Said(report);
+                        self.ready |= report == GuardReport::Ready;
+                        return GuardEvent::Said(report);
                     }
                     // Dead, or talks nonsense: then it must go.
                     Ok(None) | Err(_) => {
@@ -90,7 +90,7 @@ impl Supervision {
                 },
                 status = self.child.wait() => {
                     (self.ready, self.known) = (false, None);
-                    return News::Died(status.map_or_else(|error| error.to_string(), |status| status.to_string()));
+                    return GuardEvent::Died(status.map_or_else(|error| error.to_string(), |status| status.to_string()));
                 }
             }
         }
@@ -102,7 +102,7 @@ impl Supervision {
     ///
     /// Cancel safe, where nothing is guarded: what it says is dropped.
     pub(crate) async fn died(&mut self) {
-        while let News::Said(_) = self.news().await {}
+        while let GuardEvent::Said(_) = self.news().await {}
     }
 
     /// Whether it can take orders.

@@ -24,12 +24,12 @@ const WAITING: usize = 1 << 20;
 
 /// Where lines go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stream {
+pub(crate) enum OutputStream {
     Stdout,
     Stderr,
 }
 
-impl Stream {
+impl OutputStream {
     fn write(self, lines: &[u8]) -> io::Result<()> {
         match self {
             Self::Stdout => io::stdout().write_all(lines),
@@ -57,34 +57,34 @@ impl Stream {
     }
 }
 
-static OF_STDOUT: Backlog = Backlog { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
-static OF_STDERR: Backlog = Backlog { waiting: Mutex::new(Waiting::NONE), changed: Condvar::new() };
+static OF_STDOUT: Backlog = Backlog { waiting: Mutex::new(WaitingLines::NONE), changed: Condvar::new() };
+static OF_STDERR: Backlog = Backlog { waiting: Mutex::new(WaitingLines::NONE), changed: Condvar::new() };
 
 /// What could not be written on the spot.
 struct Backlog {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingLines>,
     changed: Condvar,
 }
 
-struct Waiting {
+struct WaitingLines {
     lines: Vec<u8>,
     left_out: usize,
     /// Whether a thread writes, or waits to write. Until it is done, all goes through it.
     writing: bool,
 }
 
-impl Waiting {
+impl WaitingLines {
     const NONE: Self = Self { lines: Vec::new(), left_out: 0, writing: false };
 }
 
 impl Backlog {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, WaitingLines> {
         // Nothing in here panics half way through a change.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes lines, or puts them after those that wait.
-    fn write(&'static self, stream: Stream, lines: &[u8]) {
+    fn write(&'static self, stream: OutputStream, lines: &[u8]) {
         let mut waiting = self.waiting();
         if !waiting.writing && waiting.lines.is_empty() && lines.len() <= SURELY_FITS && stream.has_room() {
             // There is nobody to tell that a log can't be written.
@@ -103,7 +103,7 @@ impl Backlog {
     }
 
     /// Writes what waits, until nothing does.
-    fn write_all(&self, stream: Stream) {
+    fn write_all(&self, stream: OutputStream) {
         loop {
             let mut waiting = self.waiting();
             let mut lines = std::mem::take(&mut waiting.lines);
@@ -136,12 +136,12 @@ pub(crate) fn drain() {
 
 thread_local! {
     /// What this thread logs in one go, so far.
-    static TOGETHER: RefCell<Option<(Stream, Vec<u8>)>> = const { RefCell::new(None) };
+    static TOGETHER: RefCell<Option<(OutputStream, Vec<u8>)>> = const { RefCell::new(None) };
 }
 
 /// Writes what is logged meanwhile at once, so that who reads it has all of it at once.
 pub(crate) fn together(log: impl FnOnce()) {
-    TOGETHER.set(Some((Stream::Stdout, Vec::new())));
+    TOGETHER.set(Some((OutputStream::Stdout, Vec::new())));
     log();
     if let Some((stream, lines)) = TOGETHER.take() {
         stream.backlog().write(stream, &lines);
@@ -149,7 +149,7 @@ pub(crate) fn together(log: impl FnOnce()) {
 }
 
 /// Writes one event's line.
-impl Write for Stream {
+impl Write for OutputStream {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let alone = TOGETHER.with_borrow_mut(|together| match together {
             Some((stream, lines)) => {

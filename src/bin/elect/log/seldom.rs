@@ -12,14 +12,14 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Says which of many lines to log.
 #[derive(Debug)]
-pub(crate) struct Seldom {
+pub(crate) struct RateLimit {
     allowed: u32,
     /// When `allowed` was last counted up, as far as whole lines go.
     counted: Option<Timestamp>,
     left_out: u64,
 }
 
-impl Seldom {
+impl RateLimit {
     pub(crate) const fn new() -> Self {
         Self { allowed: AT_ONCE, counted: None, left_out: 0 }
     }
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn a_few_at_once_and_then_one_a_second() {
-        let mut seldom = Seldom::new();
+        let mut seldom = RateLimit::new();
         let logged: Vec<u64> =
             (0..1000).filter(|i| seldom.pass(at(i * 10)).is_some()).map(|i| i * 10).collect();
         assert_eq!(logged[..5], [0, 10, 20, 30, 40]);
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_told_once() {
-        let mut seldom = Seldom::new();
+        let mut seldom = RateLimit::new();
         let told: Vec<_> = [0, 0, 0, 0, 0, 0, 0, 1000, 2000].map(|millis| seldom.pass(at(millis))).into();
         let told: Vec<_> = told[4..].to_vec();
         assert_eq!(told, [Some(0), None, None, Some(2), Some(0)]);
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn what_is_rare_is_always_logged() {
-        let mut seldom = Seldom::new();
+        let mut seldom = RateLimit::new();
         assert!((0..100).all(|i| seldom.pass(at(i * 1000)) == Some(0)));
         assert!((0..5).all(|i| seldom.pass(at(200_000 + i)) == Some(0)));
     }

@@ -61,7 +61,7 @@ impl fmt::Display for Address {
 
 /// A port that is ours, and that nobody is served on yet.
 #[derive(Debug)]
-pub(crate) struct Bound {
+pub(crate) struct BoundAddress {
     pub(super) listener: TcpListener,
     pub(super) address: SocketAddr,
     /// The host, as `--http` has it.
@@ -79,7 +79,7 @@ impl Address {
     /// Listens. A name with several addresses gets the first that can be had.
     ///
     /// Needs a Tokio runtime around it.
-    pub(crate) fn bind(&self) -> anyhow::Result<Bound> {
+    pub(crate) fn bind(&self) -> anyhow::Result<BoundAddress> {
         let flag = || format!("--http {self}");
         let found = match self {
             Self::Loopback { port } => vec![SocketAddr::from((Ipv4Addr::LOCALHOST, *port))],
@@ -88,7 +88,7 @@ impl Address {
         let mut problem = io::Error::from(io::ErrorKind::NotFound);
         for address in found {
             match listen(address) {
-                Ok((listener, address)) => return Ok(Bound { listener, address, host: self.host() }),
+                Ok((listener, address)) => return Ok(BoundAddress { listener, address, host: self.host() }),
                 Err(error) => problem = error,
             }
         }

@@ -13,38 +13,42 @@ use hyper::{
 };
 use tokio::sync::mpsc;
 
-pub(crate) type Answer = Response<Content>;
+pub(crate) type HttpResponse = Response<ResponseBody>;
 
 /// An answer's body.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub(crate) enum ResponseBody {
     Whole(Bytes),
     Events(mpsc::Receiver<Bytes>),
 }
 
 /// An answer that is whole.
-pub(crate) fn whole(status: StatusCode, content_type: &'static str, content: impl Into<Bytes>) -> Answer {
-    with_type(status, content_type, Content::Whole(content.into()))
+pub(crate) fn whole(
+    status: StatusCode,
+    content_type: &'static str,
+    content: impl Into<Bytes>,
+) -> HttpResponse {
+    with_type(status, content_type, ResponseBody::Whole(content.into()))
 }
 
 /// A line of text.
-pub(crate) fn line(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+pub(crate) fn line(status: StatusCode, text: impl Into<Bytes>) -> HttpResponse {
     whole(status, "text/plain; charset=utf-8", text)
 }
 
 /// Events, as they come.
-pub(crate) fn events(events: mpsc::Receiver<Bytes>) -> Answer {
-    with_type(StatusCode::OK, "text/event-stream", Content::Events(events))
+pub(crate) fn events(events: mpsc::Receiver<Bytes>) -> HttpResponse {
+    with_type(StatusCode::OK, "text/event-stream", ResponseBody::Events(events))
 }
 
-fn with_type(status: StatusCode, content_type: &'static str, content: Content) -> Answer {
+fn with_type(status: StatusCode, content_type: &'static str, content: ResponseBody) -> HttpResponse {
     let mut answer = Response::new(content);
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }
 
-impl Body for Content {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 

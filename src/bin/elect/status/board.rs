@@ -21,36 +21,37 @@ use leader_election::{
     candidate::{Backend, Event},
     clock::Timestamp,
     leadership::LeadershipHandle,
-    observe::{Front, Fronts, Snapshot, State as Observed},
+    observe::{LeaderWatch, QueueHead, Snapshot, State as Observed},
     peers::{Look, Peers, Tls},
 };
 use tokio::sync::{Notify, watch};
 
 use super::{
-    certificates::Certificates,
+    certificates::CertificateExpiry,
     metrics::Metrics,
     situation::{
-        Candidate, Evidence, Leads, Measured, PastTerm, Peer, Place, Queue, Role, Situation, role, who_leads,
+        GroupMeasurements, LastTold, LeaderView, PastTerm, PeerRow, QueuedCandidate, QueuedTokens, Role,
+        SnapshotInputs, StatusSnapshot, role, who_leads,
     },
     timeline::Timeline,
 };
-use crate::proof::Proof;
+use crate::proof::LeaseTiming;
 
 /// A loop that has not ticked for this long is stuck. It ticks once a second.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Board(Arc<Inner>);
+pub(crate) struct StatusStore(Arc<StoreInner>);
 
 #[derive(Debug)]
-struct Inner {
-    identity: Identity,
+struct StoreInner {
+    identity: ServerIdentity,
     sources: Sources,
     started: Timestamp,
     /// When the loop last ticked, in nanoseconds of the boot-time clock.
     ticked: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<StoreState>,
     changed: watch::Sender<()>,
     /// Somebody looks, and a name is missing.
     asked: Notify,
@@ -59,30 +60,30 @@ struct Inner {
 
 /// Who this process is in which election.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct ServerIdentity {
     pub(crate) name: CandidateName,
     pub(crate) election: ElectionName,
     /// What its leadership rests on.
-    pub(crate) proof: Proof,
+    pub(crate) proof: LeaseTiming,
 }
 
 /// What the backend is asked at each look. Nothing of it waits, or costs anybody a question.
 pub(crate) struct Sources {
     /// The queue, as the candidate sees it.
-    fronts: Fronts,
+    fronts: LeaderWatch,
     last_contact: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
     /// Among peers: what this one knows of the others.
     look: Option<Box<dyn Fn() -> Look + Send + Sync>>,
     refused: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
-    certificates: Certificates,
+    certificates: CertificateExpiry,
 }
 
 impl Sources {
     pub(crate) fn of(backend: &impl Backend, election: &ElectionName, tls: Option<&Tls>) -> Self {
-        let fronts = backend.fronts(election);
+        let fronts = backend.watch_leader(election);
         let backend = backend.clone();
         let last_contact = Box::new(move || backend.last_contact());
-        let certificates = Certificates::of(tls);
+        let certificates = CertificateExpiry::of(tls);
         Self { fronts, last_contact, look: None, refused: Box::new(Vec::new), certificates }
     }
 
@@ -103,8 +104,8 @@ impl fmt::Debug for Sources {
 }
 
 #[derive(Debug)]
-struct State {
-    stands: Stands,
+struct StoreState {
+    stands: Candidacy,
     healthy: bool,
     /// A key put by hand, at the front of the queue.
     blocked_by: Option<String>,
@@ -116,7 +117,7 @@ struct State {
 
 /// The last that the candidate told.
 #[derive(Debug)]
-enum Stands {
+enum Candidacy {
     Outside,
     Behind(Option<FencingToken>),
     Leads(LeadershipHandle),
@@ -125,18 +126,18 @@ enum Stands {
 /// Names of tokens. `None`: asked for, and it has none that can be had.
 type Names = BTreeMap<FencingToken, Option<String>>;
 
-impl Board {
-    pub(crate) fn new(identity: Identity, sources: Sources) -> Self {
+impl StatusStore {
+    pub(crate) fn new(identity: ServerIdentity, sources: Sources) -> Self {
         let now = Timestamp::now();
-        let state = State {
-            stands: Stands::Outside,
+        let state = StoreState {
+            stands: Candidacy::Outside,
             healthy: true,
             blocked_by: None,
             timeline: Timeline::default(),
             names: Names::new(),
             leaders: BTreeMap::new(),
         };
-        Self(Arc::new(Inner {
+        Self(Arc::new(StoreInner {
             metrics: Metrics::new(&identity),
             identity,
             sources,
@@ -154,12 +155,12 @@ impl Board {
         let mut state = self.state();
         match event {
             Event::Campaigning | Event::Retrying { .. } => state.left_the_queue(),
-            Event::Following { token } => state.stands = Stands::Behind(*token),
+            Event::Following { token } => state.stands = Candidacy::Behind(*token),
             Event::Elected { token, .. } => state.timeline.elected(*token, at),
             Event::Renewed { latency, left, .. } => {
                 self.0.metrics.renewed(*latency, *left);
                 // Heartbeats come many times a second: nobody wants to hear of each.
-                if matches!(self.0.identity.proof, Proof::Heartbeats(_)) {
+                if matches!(self.0.identity.proof, LeaseTiming::Heartbeats(_)) {
                     return;
                 }
             }
@@ -178,7 +179,7 @@ impl Board {
     pub(crate) fn leading(&self, leadership: LeadershipHandle) {
         let mut state = self.state();
         state.timeline.elected(leadership.token(), SystemTime::now());
-        state.stands = Stands::Leads(leadership);
+        state.stands = Candidacy::Leads(leadership);
         drop(state);
         self.changed();
     }
@@ -200,18 +201,18 @@ impl Board {
     }
 
     /// Who, or nobody, is at the front of the queue.
-    pub(super) fn front(&self, front: &Front) {
+    pub(super) fn front(&self, front: &QueueHead) {
         let at = SystemTime::now();
         let queue = self.queue().unwrap_or_default();
         let mut state = self.state();
         let (token, blocked_by) = match front {
-            Front::Candidate { token, .. } => (Some(*token), None),
-            Front::Foreign(key) | Front::Leased(key) => (None, Some(key.clone())),
+            QueueHead::Candidate { token, .. } => (Some(*token), None),
+            QueueHead::Foreign(key) | QueueHead::Leased(key) => (None, Some(key.clone())),
             _ => (None, None),
         };
         state.timeline.front(token, at);
         state.blocked_by = blocked_by;
-        if let Front::Candidate { token, name } = front {
+        if let QueueHead::Candidate { token, name } = front {
             state.leaders.insert(*token, name.clone());
             state.forget_names(&queue);
         }
@@ -223,7 +224,7 @@ impl Board {
     }
 
     /// The front of the queue, to be followed.
-    pub(crate) fn fronts(&self) -> Fronts {
+    pub(crate) fn fronts(&self) -> LeaderWatch {
         self.0.sources.fronts.clone()
     }
 
@@ -244,7 +245,7 @@ impl Board {
         self.0.changed.subscribe()
     }
 
-    pub(super) fn identity(&self) -> &Identity {
+    pub(super) fn identity(&self) -> &ServerIdentity {
         &self.0.identity
     }
 
@@ -252,7 +253,7 @@ impl Board {
         &self.0.metrics
     }
 
-    pub(super) fn certificates(&self) -> &Certificates {
+    pub(super) fn certificates(&self) -> &CertificateExpiry {
         &self.0.sources.certificates
     }
 
@@ -266,14 +267,14 @@ impl Board {
     pub(super) fn role(&self) -> Role {
         // A leader's answer is for its clock alone.
         match self.state().place() {
-            place @ Place::Leading { .. } => role(place, &Ok(Vec::new())),
-            Place::Outside => Role::Outside,
-            place @ Place::Behind { .. } => role(place, &self.queue()),
+            place @ LastTold::Leading { .. } => role(place, &Ok(Vec::new())),
+            LastTold::Outside => Role::Outside,
+            place @ LastTold::Behind { .. } => role(place, &self.queue()),
         }
     }
 
     /// All there is to show, at this moment.
-    pub(super) fn situation(&self) -> Situation {
+    pub(super) fn situation(&self) -> StatusSnapshot {
         let queue = self.queue();
         let unheard = self.unheard();
         let look = self.look_around();
@@ -288,23 +289,25 @@ impl Board {
         let is_own = |token| state.timeline.is_own(token) || role.token() == Some(token);
         let blocked_by = state.blocked_by.as_deref();
         let first_is_own = queue.as_ref().ok().and_then(|queue| queue.first()).copied().is_some_and(is_own);
-        let leads = who_leads(&Evidence { role, queue: &queue, blocked_by, unheard, proof, first_is_own });
+        let leads =
+            who_leads(&SnapshotInputs { role, queue: &queue, blocked_by, unheard, proof, first_is_own });
         let name =
             |token| if is_own(token) { Some(self.0.identity.name.to_string()) } else { state.name(token) };
         let (leader, leads_since) = match leads {
-            Leads::Term(token) => (name(token), state.timeline.term(token).and_then(|term| term.began)),
-            Leads::Nobody { .. } | Leads::Unknown { .. } => (None, None),
+            LeaderView::Term(token) => (name(token), state.timeline.term(token).and_then(|term| term.began)),
+            LeaderView::Nobody { .. } | LeaderView::Unknown { .. } => (None, None),
         };
-        let named = |token| Candidate { token: Some(token), name: name(token) };
+        let named = |token| QueuedCandidate { token: Some(token), name: name(token) };
         let waits = matches!(role, Role::Follower { token: None, .. });
         let own_name = || self.0.identity.name.to_string();
-        let own = waits.then(|| Candidate { token: None, name: Some(own_name()) });
-        let measured =
-            look.as_ref().map(|look| Measured { syncs: look.syncs.clone(), advice: look.timing_advice() });
+        let own = waits.then(|| QueuedCandidate { token: None, name: Some(own_name()) });
+        let measured = look
+            .as_ref()
+            .map(|look| GroupMeasurements { syncs: look.syncs.clone(), advice: look.timing_advice() });
         let servers = look.map(|look| servers(look, own_name(), role, &leads));
         let terms = state.timeline.terms();
         let terms = terms.map(|(token, term)| PastTerm { token, name: name(token), term: term.clone() });
-        Situation {
+        StatusSnapshot {
             at: SystemTime::now(),
             role,
             leads,
@@ -375,7 +378,7 @@ impl Board {
         missing.then_some(queue)
     }
 
-    fn queue(&self) -> Queue {
+    fn queue(&self) -> QueuedTokens {
         self.0.sources.fronts.queue().map_err(|since| Timestamp::now().since(since))
     }
 
@@ -388,36 +391,36 @@ impl Board {
         self.0.changed.send_replace(());
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, StoreState> {
         // Nothing in here panics half way through a change.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn place(&self) -> Place {
+impl StoreState {
+    fn place(&self) -> LastTold {
         match &self.stands {
-            Stands::Outside => Place::Outside,
-            Stands::Behind(token) => Place::Behind { token: *token },
-            Stands::Leads(claim) => {
+            Candidacy::Outside => LastTold::Outside,
+            Candidacy::Behind(token) => LastTold::Behind { token: *token },
+            Candidacy::Leads(claim) => {
                 // What is left first: if the claim still holds after that, it was more than nothing.
                 let remaining = claim.remaining();
-                Place::Leading { token: claim.token(), remaining: claim.holds().then_some(remaining) }
+                LastTold::Leading { token: claim.token(), remaining: claim.holds().then_some(remaining) }
             }
         }
     }
 
     /// An attempt began or failed. A term that lasts is told of by its claim.
     fn left_the_queue(&mut self) {
-        if !matches!(&self.stands, Stands::Leads(claim) if claim.holds()) {
-            self.stands = Stands::Outside;
+        if !matches!(&self.stands, Candidacy::Leads(claim) if claim.holds()) {
+            self.stands = Candidacy::Outside;
         }
     }
 
     /// This term ended; a later one may have begun.
     fn lost(&mut self, token: FencingToken) {
-        if matches!(&self.stands, Stands::Leads(claim) if claim.token() <= token) {
-            self.stands = Stands::Outside;
+        if matches!(&self.stands, Candidacy::Leads(claim) if claim.token() <= token) {
+            self.stands = Candidacy::Outside;
         }
     }
 
@@ -445,10 +448,10 @@ impl State {
 }
 
 /// All servers of a group, sorted by name.
-fn servers(look: Look, own: String, role: Role, leads: &Leads) -> Vec<Peer> {
-    let known = look.leader.filter(|leader| *leads == Leads::Term(leader.token));
+fn servers(look: Look, own: String, role: Role, leads: &LeaderView) -> Vec<PeerRow> {
+    let known = look.leader.filter(|leader| *leads == LeaderView::Term(leader.token));
     let leader = known.map(|leader| leader.name.to_string());
-    let others = look.contacts.into_iter().map(|contact| Peer {
+    let others = look.contacts.into_iter().map(|contact| PeerRow {
         leads: leader.as_deref() == Some(contact.name.as_str()),
         name: contact.name.to_string(),
         own: false,
@@ -457,7 +460,7 @@ fn servers(look: Look, own: String, role: Role, leads: &Leads) -> Vec<Peer> {
         round_trip: contact.round_trip,
         problem: contact.problem,
     });
-    let own = Peer {
+    let own = PeerRow {
         // Of itself, the clock decides.
         leads: matches!(role, Role::Leader { .. }),
         name: own,
@@ -486,16 +489,16 @@ mod tests {
     use crate::status::metrics::Form;
 
     /// A board of a process that has never heard etcd.
-    fn board() -> Board {
+    fn board() -> StatusStore {
         let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), nowhere);
-        let identity = identity(Proof::Lease(Ttl::DEFAULT));
+        let identity = identity(LeaseTiming::Lease(Ttl::DEFAULT));
         let sources = Sources::of(&etcd, &identity.election, None);
-        Board::new(identity, sources)
+        StatusStore::new(identity, sources)
     }
 
-    fn identity(proof: Proof) -> Identity {
-        Identity { name: "server1".parse().unwrap(), election: "leader".parse().unwrap(), proof }
+    fn identity(proof: LeaseTiming) -> ServerIdentity {
+        ServerIdentity { name: "server1".parse().unwrap(), election: "leader".parse().unwrap(), proof }
     }
 
     fn token(number: u64) -> FencingToken {
@@ -569,7 +572,7 @@ mod tests {
     async fn a_leader_that_has_gone_has_the_name_that_it_had_though_nobody_asked() {
         let board = board();
         for (number, name) in [(5, "server2"), (9, "server3")] {
-            board.front(&Front::Candidate { token: token(number), name: name.into() });
+            board.front(&QueueHead::Candidate { token: token(number), name: name.into() });
         }
         let terms = board.situation().terms;
         let names: Vec<_> = terms.iter().map(|term| term.name.as_deref()).collect();
@@ -586,7 +589,7 @@ mod tests {
             let candidates = vec![queued];
             let state = Observed::Vacant { blocked_by: None };
             let observation = leader_election::observe::Observation::new(SystemTime::now(), state);
-            board.front(&Front::Candidate { token: token(number), name: leader.clone() });
+            board.front(&QueueHead::Candidate { token: token(number), name: leader.clone() });
             board.named(&queue, &Snapshot::new(observation, candidates));
         }
         assert!(board.state().names.len() < 60, "{}", board.state().names.len());
@@ -633,24 +636,24 @@ mod tests {
     }
 
     /// A board among peers, which sees the front and the look that it is given.
-    fn board_among_peers() -> Board {
+    fn board_among_peers() -> StatusStore {
         // Etcd's, for want of a group: none of it is asked but the front, which nobody tells.
         let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), nowhere);
-        let identity = identity(Proof::Heartbeats(Timing::DEFAULT));
+        let identity = identity(LeaseTiming::Heartbeats(Timing::DEFAULT));
         let sources = Sources {
             last_contact: Box::new(|| Some(Timestamp::now())),
             look: Some(Box::new(look_from_server1)),
             refused: Box::new(|| vec![("malformed", 3)]),
             ..Sources::of(&etcd, &identity.election, None)
         };
-        Board::new(identity, sources)
+        StatusStore::new(identity, sources)
     }
 
     #[tokio::test]
     async fn among_peers_the_leader_has_a_name_without_anybody_asking() {
         let board = board_among_peers();
-        board.front(&Front::Candidate { token: token(7), name: "server2, proclaimed".into() });
+        board.front(&QueueHead::Candidate { token: token(7), name: "server2, proclaimed".into() });
         let situation = board.situation();
         assert_eq!(situation.terms[0].name.as_deref(), Some("server2, proclaimed"));
         assert_eq!(situation.terms[0].term.began, Some(SystemTime::UNIX_EPOCH), "by its own word");
@@ -660,19 +663,19 @@ mod tests {
     #[test]
     fn among_peers_every_server_is_shown_and_one_leads() {
         let follower = Role::Follower { token: None, place: None };
-        let shown = |role, leads: &Leads| {
+        let shown = |role, leads: &LeaderView| {
             let servers = servers(look_from_server1(), "server1".into(), role, leads);
             servers.into_iter().map(|peer| (peer.name, peer.connected, peer.leads)).collect::<Vec<_>>()
         };
         let server = |number, connected, leads| (format!("server{number}"), connected, leads);
-        let three = shown(follower, &Leads::Term(token(7)));
+        let three = shown(follower, &LeaderView::Term(token(7)));
         assert_eq!(three, [server(1, true, false), server(2, true, true), server(3, false, false)]);
         // What is not known any more is not repeated.
-        let three = shown(follower, &Leads::Unknown { since: Duration::ZERO, problem: "" });
+        let three = shown(follower, &LeaderView::Unknown { since: Duration::ZERO, problem: "" });
         assert!(three.iter().all(|(_, _, leads)| !leads));
         // Elected since: what it was told of the one before does not count.
         let leader = Role::Leader { token: token(8), remaining: Duration::from_millis(100) };
-        let three = shown(leader, &Leads::Term(token(8)));
+        let three = shown(leader, &LeaderView::Term(token(8)));
         assert_eq!(three, [server(1, true, true), server(2, true, false), server(3, false, false)]);
     }
 

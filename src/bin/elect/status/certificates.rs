@@ -14,7 +14,7 @@ use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 const WITHIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
-pub(super) struct Certificates {
+pub(super) struct CertificateExpiry {
     /// Without TLS there are none.
     tls: Option<Tls>,
     last: Arc<Mutex<Expiry>>,
@@ -22,7 +22,7 @@ pub(super) struct Certificates {
     reading: Arc<Semaphore>,
 }
 
-impl Certificates {
+impl CertificateExpiry {
     pub(super) fn of(tls: Option<&Tls>) -> Self {
         Self { tls: tls.cloned(), last: Arc::default(), reading: Arc::new(Semaphore::new(1)) }
     }
@@ -57,7 +57,7 @@ mod tests {
         let ca = directory.path().join("ca");
         let pem = rcgen::generate_simple_self_signed(["etcd".to_owned()]).unwrap().cert.pem();
         std::fs::write(&ca, pem).unwrap();
-        let certificates = Certificates::of(Some(&Tls::default().trusting(&ca).unwrap()));
+        let certificates = CertificateExpiry::of(Some(&Tls::default().trusting(&ca).unwrap()));
         certificates.read().await;
         let read = certificates.expiry();
         assert!(read.authority.is_some(), "{read:?}");

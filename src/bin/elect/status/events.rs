@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{board::Board, report::Report};
+use super::{board::StatusStore, report::StatusReport};
 
 /// Without a change, this often. A page takes silence of three times this for a lost server.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -48,7 +48,7 @@ impl Listeners {
     }
 
     /// Starts to tell one more client of everything; `None` if there are enough of them.
-    pub(crate) fn listen(&self, board: &Board) -> Option<mpsc::Receiver<Bytes>> {
+    pub(crate) fn listen(&self, board: &StatusStore) -> Option<mpsc::Receiver<Bytes>> {
         let taken = |count: usize| (count < self.most).then_some(count + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
         let listening = Listening(self.clone());
@@ -60,7 +60,7 @@ impl Listeners {
 }
 
 /// Ends when the client is gone, or was cut off.
-async fn tell(board: Board, told: mpsc::Sender<Bytes>, _listening: Listening) {
+async fn tell(board: StatusStore, told: mpsc::Sender<Bytes>, _listening: Listening) {
     let mut changes = board.changes();
     if told.send(Bytes::from_static(RETRY.as_bytes())).await.is_err() {
         return;
@@ -83,8 +83,8 @@ async fn tell(board: Board, told: mpsc::Sender<Bytes>, _listening: Listening) {
     }
 }
 
-fn event(board: &Board) -> Bytes {
+fn event(board: &StatusStore) -> Bytes {
     let situation = board.situation();
-    let json = Report::of(board.identity(), &situation).json();
+    let json = StatusReport::of(board.identity(), &situation).json();
     Bytes::from(format!("event: status\ndata: {json}\n\n"))
 }

@@ -29,14 +29,14 @@ use tokio::{
 };
 
 use super::{
-    address::Bound,
-    board::{Board, Identity},
+    address::BoundAddress,
+    board::{ServerIdentity, StatusStore},
     hosts::Hosts,
-    patient::Patient,
+    patient::WriteTimeout,
     routes::Routes,
-    seats::{Seat, Seats},
+    seats::{ConnectionLimit, ConnectionPermit},
 };
-use crate::{descriptors, log::Seldom};
+use crate::{descriptors, log::RateLimit};
 
 /// Connections at one time: far more than load balancers and people need, and a quarter of the file
 /// descriptors that a process usually has. Where it has fewer, [`descriptors::to_serve`] says how many.
@@ -76,8 +76,12 @@ const LOOK_WITHIN: Duration = Duration::from_secs(3);
 /// # Errors
 ///
 /// Fails only where the system has no thread or no file descriptor left.
-pub(crate) fn serve(bound: Bound, board: Board, etcd: Option<Settings>) -> io::Result<SocketAddr> {
-    let Bound { listener, address, host } = bound;
+pub(crate) fn serve(
+    bound: BoundAddress,
+    board: StatusStore,
+    etcd: Option<Settings>,
+) -> io::Result<SocketAddr> {
+    let BoundAddress { listener, address, host } = bound;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _within = runtime.enter();
@@ -90,13 +94,13 @@ pub(crate) fn serve(bound: Bound, board: Board, etcd: Option<Settings>) -> io::R
         }
         let seats = descriptors::to_serve(CONNECTIONS);
         let routes = Routes::new(board, seats / ONE_LISTENS_OF, Hosts::of(address, host));
-        runtime.block_on(accept(&listener, &routes, &Seats::new(seats)))
+        runtime.block_on(accept(&listener, &routes, &ConnectionLimit::new(seats)))
     })?;
     Ok(address)
 }
 
 /// Notes who is at the front of the queue.
-async fn follow(board: Board) {
+async fn follow(board: StatusStore) {
     let mut fronts = board.fronts();
     loop {
         let front = fronts.next().await;
@@ -105,7 +109,7 @@ async fn follow(board: Board) {
 }
 
 /// Asks for names while somebody looks and one is missing.
-async fn name(board: Board, settings: Settings) {
+async fn name(board: StatusStore, settings: Settings) {
     loop {
         let queue = board.names_to_ask().await;
         match look(board.identity(), settings.clone()).await {
@@ -122,7 +126,7 @@ async fn name(board: Board, settings: Settings) {
 }
 
 /// One look at the names, through a connection that ends with it.
-async fn look(identity: &Identity, settings: Settings) -> Result<Snapshot, String> {
+async fn look(identity: &ServerIdentity, settings: Settings) -> Result<Snapshot, String> {
     let etcd = Etcd::start_on(Handle::current(), settings);
     match timeout(LOOK_WITHIN, etcd.snapshot(identity.election.clone())).await {
         Ok(looked) => looked.map_err(|problem| problem.to_string()),
@@ -130,8 +134,8 @@ async fn look(identity: &Identity, settings: Settings) -> Result<Snapshot, Strin
     }
 }
 
-async fn accept(listener: &TcpListener, routes: &Routes, seats: &Seats) -> Infallible {
-    let mut complaints = Seldom::new();
+async fn accept(listener: &TcpListener, routes: &Routes, seats: &ConnectionLimit) -> Infallible {
+    let mut complaints = RateLimit::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -161,7 +165,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Serves one connection until it ends, or its seat is needed.
-async fn converse<S>(stream: S, seat: Seat, routes: Routes)
+async fn converse<S>(stream: S, seat: ConnectionPermit, routes: Routes)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -183,7 +187,7 @@ where
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(Patient::new(stream)), answer);
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream)), answer);
     tokio::select! {
         () = seat.needed() => {}
         // Whatever a client did wrong is its own affair.
@@ -201,7 +205,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
-    use crate::{proof::Proof, status::Sources};
+    use crate::{proof::LeaseTiming, status::Sources};
 
     /// More than any answer to what fits into a fuzzed request or two.
     const PIPE: usize = 1 << 20;
@@ -212,14 +216,14 @@ mod tests {
         let etcd = Etcd::start_on(Handle::current(), settings);
         let (name, election) = ("server1".parse().unwrap(), "leader".parse().unwrap());
         let sources = Sources::of(&etcd, &election, None);
-        let identity = Identity { name, election, proof: Proof::Lease(Ttl::DEFAULT) };
-        Routes::new(Board::new(identity, sources), 1, Hosts::Local { given: None })
+        let identity = ServerIdentity { name, election, proof: LeaseTiming::Lease(Ttl::DEFAULT) };
+        Routes::new(StatusStore::new(identity, sources), 1, Hosts::Local { given: None })
     }
 
     /// What comes back for these bytes, when the client says no more.
     async fn answered(routes: &Routes, request: &[u8]) -> Vec<u8> {
         let (mut client, server) = duplex(PIPE);
-        let seat = Seats::new(1).take().unwrap();
+        let seat = ConnectionLimit::new(1).take().unwrap();
         let serving = tokio::spawn(converse(server, seat, routes.clone()));
         client.write_all(request).await.unwrap();
         client.shutdown().await.unwrap();

@@ -20,10 +20,10 @@ use prometheus_client::{
 };
 
 use super::{
-    board::Identity,
-    situation::{Measured, Role, Situation},
+    board::ServerIdentity,
+    situation::{GroupMeasurements, Role, StatusSnapshot},
 };
-use crate::proof::Proof;
+use crate::proof::LeaseTiming;
 
 /// A format that metrics are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,9 +111,9 @@ pub(crate) struct Metrics {
     renewal_latency: Histogram,
     renewal_margin: Histogram,
     command_restarts: Counter,
-    peer_connected: Family<Peer, Gauge>,
+    peer_connected: Family<PeerLabel, Gauge>,
     peer_refusals: Family<Refused, Counter>,
-    peer_round_trip: Family<Peer, Gauge<f64, AtomicU64>>,
+    peer_round_trip: Family<PeerLabel, Gauge<f64, AtomicU64>>,
     disk_sync: SyncHistogram,
     election_timeout_advised: Gauge<f64, AtomicU64>,
 }
@@ -142,7 +142,7 @@ impl EncodeMetric for SyncHistogram {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Peer {
+struct PeerLabel {
     peer: String,
 }
 
@@ -170,7 +170,7 @@ const REASONS: [Loss; 8] = [
     Loss::Revoked,
     Loss::KeyDeleted,
     Loss::Superseded,
-    Loss::Blind,
+    Loss::Unobservable,
     Loss::Transferred,
     Loss::Resigned,
     Loss::ShutDown,
@@ -183,7 +183,7 @@ pub(crate) const fn slug(loss: Loss) -> &'static str {
         Loss::Revoked => "revoked",
         Loss::KeyDeleted => "key_deleted",
         Loss::Superseded => "superseded",
-        Loss::Blind => "blind",
+        Loss::Unobservable => "blind",
         Loss::Transferred => "transferred",
         Loss::Resigned => "resigned",
         Loss::ShutDown => "shut_down",
@@ -198,7 +198,7 @@ impl EncodeLabelValue for Reason {
 }
 
 impl Metrics {
-    pub(crate) fn new(identity: &Identity) -> Self {
+    pub(crate) fn new(identity: &ServerIdentity) -> Self {
         let metrics = Self {
             registry: Registry::default(),
             leader: Gauge::default(),
@@ -224,7 +224,7 @@ impl Metrics {
         metrics.registered(identity)
     }
 
-    fn registered(mut self, Identity { name, election, proof }: &Identity) -> Self {
+    fn registered(mut self, ServerIdentity { name, election, proof }: &ServerIdentity) -> Self {
         let registry = &mut self.registry;
         let identity = vec![
             ("name", name.to_string()),
@@ -251,8 +251,8 @@ impl Metrics {
         registry.register_with_unit(
             "elect_last_contact",
             match proof {
-                Proof::Lease(_) => "Time since etcd was last heard, or since the start if it never was",
-                Proof::Heartbeats(_) => "Time since a leader was last heard, or this one by a majority",
+                LeaseTiming::Lease(_) => "Time since etcd was last heard, or since the start if it never was",
+                LeaseTiming::Heartbeats(_) => "Time since a leader was last heard, or this one by a majority",
             },
             Unit::Seconds,
             self.last_contact.clone(),
@@ -271,8 +271,8 @@ impl Metrics {
         registry.register(
             "elect_renewals",
             match proof {
-                Proof::Lease(_) => "Renewals of the lease that were acknowledged while leading",
-                Proof::Heartbeats(_) => "Heartbeats that a majority answered while leading",
+                LeaseTiming::Lease(_) => "Renewals of the lease that were acknowledged while leading",
+                LeaseTiming::Heartbeats(_) => "Heartbeats that a majority answered while leading",
             },
             self.renewals.clone(),
         );
@@ -293,7 +293,7 @@ impl Metrics {
             "Restarts of the command within a term",
             self.command_restarts.clone(),
         );
-        if matches!(proof, Proof::Heartbeats(_)) {
+        if matches!(proof, LeaseTiming::Heartbeats(_)) {
             registry.register(
                 "elect_peer_connected",
                 "1 while there is a connection to this peer",
@@ -342,7 +342,7 @@ impl Metrics {
     }
 
     /// All of it, as of this situation.
-    pub(crate) fn text(&self, situation: &Situation, expiry: Expiry, form: Form) -> String {
+    pub(crate) fn text(&self, situation: &StatusSnapshot, expiry: Expiry, form: Form) -> String {
         let term = match situation.role {
             Role::Leader { token, .. } => Some(token),
             Role::Follower { .. } | Role::Outside => None,
@@ -359,7 +359,7 @@ impl Metrics {
             }
         }
         for peer in situation.servers.iter().flatten().filter(|peer| !peer.own) {
-            let labels = Peer { peer: peer.name.clone() };
+            let labels = PeerLabel { peer: peer.name.clone() };
             self.peer_connected.get_or_create(&labels).set(peer.connected.into());
             match peer.round_trip {
                 Some(takes) => {
@@ -370,7 +370,7 @@ impl Metrics {
                 }
             }
         }
-        if let Some(Measured { syncs, advice }) = &situation.measured {
+        if let Some(GroupMeasurements { syncs, advice }) = &situation.measured {
             let advised = advice.as_ref().map_or(Duration::ZERO, |advice| advice.needed().shortest());
             self.disk_sync.set(syncs.clone());
             self.election_timeout_advised.set(advised.as_secs_f64());

@@ -9,7 +9,7 @@ use hyper::{
 };
 use ring::digest::{SHA256, digest};
 
-use super::answer::{self, Answer};
+use super::answer::{self, HttpResponse};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -24,7 +24,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     HeaderValue::try_from(policy).expect("a policy is visible ASCII")
 });
 
-pub(crate) fn answer() -> Answer {
+pub(crate) fn answer() -> HttpResponse {
     let mut answer = answer::whole(StatusCode::OK, "text/html; charset=utf-8", PAGE);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());

@@ -6,18 +6,18 @@ use leader_election::FencingToken;
 use serde::Serialize;
 
 use super::{
-    board::Identity,
+    board::ServerIdentity,
     metrics::slug,
-    situation::{Candidate, Leads, Measured, Peer, Role, Situation},
+    situation::{GroupMeasurements, LeaderView, PeerRow, QueuedCandidate, Role, StatusSnapshot},
 };
-use crate::proof::Proof;
+use crate::proof::LeaseTiming;
 
 /// Candidates that are listed; how many there are is said beside them.
 const LISTED: usize = 100;
 
 /// One object. A field that is not known is `null`.
 #[derive(Debug, Serialize)]
-pub(crate) struct Report<'a> {
+pub(crate) struct StatusReport<'a> {
     at: String,
     /// `leader`, `vacant` or `unknown`.
     state: &'static str,
@@ -29,28 +29,28 @@ pub(crate) struct Report<'a> {
     blocked_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'a str>,
-    candidates: Option<Vec<Queued<'a>>>,
+    candidates: Option<Vec<QueuedJson<'a>>>,
     /// How many candidates there are; among peers that is known to none of them alone.
     queue_length: Option<usize>,
     /// Among peers: all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
-    servers: Option<Vec<SeenPeer<'a>>>,
+    servers: Option<Vec<PeerJson<'a>>>,
     election: &'a str,
     /// `etcd` or `peers`.
     backend: &'static str,
-    server: Server<'a>,
-    terms: Vec<Term<'a>>,
+    server: ServerJson<'a>,
+    terms: Vec<TermJson<'a>>,
 }
 
 #[derive(Debug, Serialize)]
-struct Queued<'a> {
+struct QueuedJson<'a> {
     name: Option<&'a str>,
     token: Option<u64>,
 }
 
 /// A server of a group, as the one that answers sees it.
 #[derive(Debug, Serialize)]
-struct SeenPeer<'a> {
+struct PeerJson<'a> {
     name: &'a str,
     connected: bool,
     /// How long ago it was heard; of the one that answers, 0.
@@ -66,7 +66,7 @@ struct SeenPeer<'a> {
 
 /// The process that answers.
 #[derive(Debug, Serialize)]
-struct Server<'a> {
+struct ServerJson<'a> {
     name: &'a str,
     /// `leader`, `follower` or `outside`.
     role: &'static str,
@@ -85,7 +85,7 @@ struct Server<'a> {
     healthy: bool,
     /// Among peers: how long its disk takes to make writes durable.
     #[serde(skip_serializing_if = "Option::is_none")]
-    sync_ms: Option<Syncs>,
+    sync_ms: Option<SyncsJson>,
     /// Among peers: the flag to change where the timing can't serve the round trips and syncs.
     #[serde(skip_serializing_if = "Option::is_none")]
     timing_advice: Option<String>,
@@ -93,13 +93,13 @@ struct Server<'a> {
 }
 
 #[derive(Debug, Serialize)]
-struct Syncs {
+struct SyncsJson {
     last: f64,
     worst: f64,
 }
 
 #[derive(Debug, Serialize)]
-struct Term<'a> {
+struct TermJson<'a> {
     token: u64,
     name: Option<&'a str>,
     /// Whether it was this process's.
@@ -109,19 +109,19 @@ struct Term<'a> {
     reason: Option<&'static str>,
 }
 
-impl<'a> Report<'a> {
-    pub(crate) fn of(identity: &'a Identity, situation: &'a Situation) -> Self {
+impl<'a> StatusReport<'a> {
+    pub(crate) fn of(identity: &'a ServerIdentity, situation: &'a StatusSnapshot) -> Self {
         let (state, token, blocked_by, problem) = match &situation.leads {
-            Leads::Term(token) => ("leader", Some(token.get()), None, None),
-            Leads::Nobody { blocked_by } => ("vacant", None, blocked_by.as_deref(), None),
-            Leads::Unknown { problem, .. } => ("unknown", None, None, Some(*problem)),
+            LeaderView::Term(token) => ("leader", Some(token.get()), None, None),
+            LeaderView::Nobody { blocked_by } => ("vacant", None, blocked_by.as_deref(), None),
+            LeaderView::Unknown { problem, .. } => ("unknown", None, None, Some(*problem)),
         };
         let since = match situation.leads {
-            Leads::Unknown { since, .. } => situation.at.checked_sub(since),
-            Leads::Term(_) | Leads::Nobody { .. } => situation.leads_since,
+            LeaderView::Unknown { since, .. } => situation.at.checked_sub(since),
+            LeaderView::Term(_) | LeaderView::Nobody { .. } => situation.leads_since,
         };
         let queue = situation.queue.as_deref();
-        let listed = |queue: &'a [Candidate]| queue.iter().take(LISTED).map(Queued::of).collect();
+        let listed = |queue: &'a [QueuedCandidate]| queue.iter().take(LISTED).map(QueuedJson::of).collect();
         Self {
             at: time(situation.at),
             state,
@@ -132,14 +132,14 @@ impl<'a> Report<'a> {
             problem,
             candidates: queue.map(listed),
             queue_length: queue.filter(|_| situation.servers.is_none()).map(<[_]>::len),
-            servers: situation.servers.as_deref().map(|servers| servers.iter().map(SeenPeer::of).collect()),
+            servers: situation.servers.as_deref().map(|servers| servers.iter().map(PeerJson::of).collect()),
             election: identity.election.as_str(),
             backend: match identity.proof {
-                Proof::Lease(_) => "etcd",
-                Proof::Heartbeats(_) => "peers",
+                LeaseTiming::Lease(_) => "etcd",
+                LeaseTiming::Heartbeats(_) => "peers",
             },
-            server: Server::of(identity, situation),
-            terms: situation.terms.iter().map(Term::of).collect(),
+            server: ServerJson::of(identity, situation),
+            terms: situation.terms.iter().map(TermJson::of).collect(),
         }
     }
 
@@ -148,14 +148,14 @@ impl<'a> Report<'a> {
     }
 }
 
-impl<'a> Queued<'a> {
-    fn of(candidate: &'a Candidate) -> Self {
+impl<'a> QueuedJson<'a> {
+    fn of(candidate: &'a QueuedCandidate) -> Self {
         Self { name: candidate.name.as_deref(), token: candidate.token.map(FencingToken::get) }
     }
 }
 
-impl<'a> SeenPeer<'a> {
-    fn of(peer: &'a Peer) -> Self {
+impl<'a> PeerJson<'a> {
+    fn of(peer: &'a PeerRow) -> Self {
         Self {
             name: &peer.name,
             connected: peer.connected,
@@ -167,8 +167,8 @@ impl<'a> SeenPeer<'a> {
     }
 }
 
-impl<'a> Server<'a> {
-    fn of(identity: &'a Identity, situation: &Situation) -> Self {
+impl<'a> ServerJson<'a> {
+    fn of(identity: &'a ServerIdentity, situation: &StatusSnapshot) -> Self {
         let remaining = match situation.role {
             Role::Leader { remaining, .. } => Some(millis(remaining)),
             Role::Follower { .. } | Role::Outside => None,
@@ -181,13 +181,13 @@ impl<'a> Server<'a> {
             remaining_ms: remaining,
             lease_ms: millis(identity.proof.certain()),
             ttl_ms: match identity.proof {
-                Proof::Lease(ttl) => Some(millis(ttl.as_duration())),
-                Proof::Heartbeats(_) => None,
+                LeaseTiming::Lease(ttl) => Some(millis(ttl.as_duration())),
+                LeaseTiming::Heartbeats(_) => None,
             },
             last_contact_ms: millis(situation.unheard),
             fresh: situation.fresh,
             healthy: situation.healthy,
-            sync_ms: situation.measured.as_ref().map(|Measured { syncs, .. }| Syncs {
+            sync_ms: situation.measured.as_ref().map(|GroupMeasurements { syncs, .. }| SyncsJson {
                 last: precise_millis(syncs.last),
                 worst: precise_millis(syncs.worst),
             }),
@@ -200,7 +200,7 @@ impl<'a> Server<'a> {
     }
 }
 
-impl<'a> Term<'a> {
+impl<'a> TermJson<'a> {
     fn of(past: &'a super::situation::PastTerm) -> Self {
         Self {
             token: past.token.get(),

@@ -15,15 +15,15 @@ use leader_election::clock::Timestamp;
 use tokio::time::timeout;
 
 use super::{
-    answer::{self, Answer},
-    board::Board,
+    answer::{self, HttpResponse},
+    board::StatusStore,
     events::Listeners,
     hosts::Hosts,
     metrics, page,
-    report::Report,
+    report::StatusReport,
     situation::{Role, silence},
 };
-use crate::proof::Proof;
+use crate::proof::LeaseTiming;
 
 const ELECTION: HeaderName = HeaderName::from_static("elect-election");
 const NAME: HeaderName = HeaderName::from_static("elect-name");
@@ -36,7 +36,7 @@ const NAMES_WITHIN: Duration = Duration::from_secs(1);
 /// Answers requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Routes {
-    board: Board,
+    board: StatusStore,
     listeners: Listeners,
     hosts: Hosts,
     election: HeaderValue,
@@ -44,13 +44,13 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn new(board: Board, listeners: usize, hosts: Hosts) -> Self {
+    pub(crate) fn new(board: StatusStore, listeners: usize, hosts: Hosts) -> Self {
         let identity = board.identity();
         let (election, name) = (header(identity.election.as_str()), header(identity.name.as_str()));
         Self { board, listeners: Listeners::new(listeners), hosts, election, name }
     }
 
-    pub(crate) async fn answer<B: Body>(&self, request: Request<B>) -> Answer {
+    pub(crate) async fn answer<B: Body>(&self, request: Request<B>) -> HttpResponse {
         match request.uri().path() {
             "/status" => self.names().await,
             "/metrics" => self.board.certificates().read().await,
@@ -103,7 +103,7 @@ impl Routes {
         (!self.hosts.allow(host)).then_some(host)
     }
 
-    fn route(&self, path: &str, method: &Method, headers: &HeaderMap, role: Role) -> Answer {
+    fn route(&self, path: &str, method: &Method, headers: &HeaderMap, role: Role) -> HttpResponse {
         match path {
             "/leader" => yes_or_no(matches!(role, Role::Leader { .. }), "leader\n", "not the leader\n"),
             "/follower" => yes_or_no(matches!(role, Role::Follower { .. }), "follower\n", "not a follower\n"),
@@ -121,14 +121,14 @@ impl Routes {
         }
     }
 
-    fn ready(&self) -> Answer {
+    fn ready(&self) -> HttpResponse {
         let situation = self.board.situation();
         let proof = self.board.identity().proof;
         let why_not = match (situation.role, proof) {
             _ if situation.is_ready() => return answer::line(StatusCode::OK, "ready\n"),
             _ if !situation.healthy => "the health probe fails",
-            (Role::Outside, Proof::Lease(_)) => "not in the queue",
-            (Role::Outside, Proof::Heartbeats(_)) => "neither leads nor follows",
+            (Role::Outside, LeaseTiming::Lease(_)) => "not in the queue",
+            (Role::Outside, LeaseTiming::Heartbeats(_)) => "neither leads nor follows",
             (Role::Leader { .. } | Role::Follower { .. }, proof) => silence(proof),
         };
         answer::line(StatusCode::SERVICE_UNAVAILABLE, format!("{why_not}\n"))
@@ -142,13 +142,13 @@ impl Routes {
         let _ = timeout(NAMES_WITHIN, named).await;
     }
 
-    fn status(&self) -> Answer {
+    fn status(&self) -> HttpResponse {
         let situation = self.board.situation();
-        let json = Report::of(self.board.identity(), &situation).json();
+        let json = StatusReport::of(self.board.identity(), &situation).json();
         answer::whole(StatusCode::OK, "application/json", json + "\n")
     }
 
-    fn metrics(&self, headers: &HeaderMap) -> Answer {
+    fn metrics(&self, headers: &HeaderMap) -> HttpResponse {
         let accepts = headers.get_all(ACCEPT).iter().map(|accept| accept.to_str().unwrap_or_default());
         let form = metrics::Form::accepted(&accepts.collect::<Vec<_>>().join(","));
         let expiry = self.board.certificates().expiry();
@@ -158,7 +158,7 @@ impl Routes {
         answer
     }
 
-    fn events(&self, method: &Method) -> Answer {
+    fn events(&self, method: &Method) -> HttpResponse {
         if method == Method::HEAD {
             return answer::whole(StatusCode::OK, "text/event-stream", "");
         }
@@ -192,7 +192,7 @@ fn foreign(host: &str) -> String {
     )
 }
 
-fn yes_or_no(is: bool, yes: &'static str, no: &'static str) -> Answer {
+fn yes_or_no(is: bool, yes: &'static str, no: &'static str) -> HttpResponse {
     if is { answer::line(StatusCode::OK, yes) } else { answer::line(StatusCode::SERVICE_UNAVAILABLE, no) }
 }
 

@@ -16,16 +16,16 @@ use tokio::sync::Notify;
 
 /// The seats of one server.
 #[derive(Debug, Clone)]
-pub(crate) struct Seats(Arc<Shared>);
+pub(crate) struct ConnectionLimit(Arc<LimitState>);
 
 #[derive(Debug)]
-struct Shared {
+struct LimitState {
     limit: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<TakenPermits>,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct TakenPermits {
     /// All of them, and those that were asked back and are about to be left.
     count: usize,
     /// Numbers in the order in which the waiting began.
@@ -36,20 +36,20 @@ struct Taken {
 
 /// A client's seat, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    seats: Seats,
+pub(crate) struct ConnectionPermit {
+    seats: ConnectionLimit,
     /// Its place among those that are waited for.
     number: Mutex<u64>,
     needed: Arc<Notify>,
 }
 
-impl Seats {
+impl ConnectionLimit {
     pub(crate) fn new(limit: usize) -> Self {
-        Self(Arc::new(Shared { limit, taken: Mutex::default() }))
+        Self(Arc::new(LimitState { limit, taken: Mutex::default() }))
     }
 
     /// A seat, if need be in the place of the one that was waited for longest; `None` if all are kept.
-    pub(crate) fn take(&self) -> Option<Seat> {
+    pub(crate) fn take(&self) -> Option<ConnectionPermit> {
         let mut taken = self.taken();
         if taken.count >= self.0.limit {
             let (_, longest) = taken.waiting.pop_first()?;
@@ -59,15 +59,15 @@ impl Seats {
         taken.count += 1;
         let number = Mutex::new(taken.wait_for(Arc::clone(&needed)));
         drop(taken);
-        Some(Seat { seats: self.clone(), number, needed })
+        Some(ConnectionPermit { seats: self.clone(), number, needed })
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+    fn taken(&self) -> MutexGuard<'_, TakenPermits> {
         locked(&self.0.taken)
     }
 }
 
-impl Taken {
+impl TakenPermits {
     /// Puts a seat at the end of those that are waited for.
     fn wait_for(&mut self, needed: Arc<Notify>) -> u64 {
         self.last += 1;
@@ -76,7 +76,7 @@ impl Taken {
     }
 }
 
-impl Seat {
+impl ConnectionPermit {
     /// Waits until somebody else needs it.
     ///
     /// Cancel safe.
@@ -99,7 +99,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.keep();
         self.seats.taken().count -= 1;
@@ -119,13 +119,13 @@ mod tests {
 
     use super::*;
 
-    async fn is_needed(seat: &Seat) -> bool {
+    async fn is_needed(seat: &ConnectionPermit) -> bool {
         timeout(Duration::ZERO, seat.needed()).await.is_ok()
     }
 
     #[tokio::test]
     async fn the_longest_awaited_makes_room_for_the_newest() {
-        let seats = Seats::new(2);
+        let seats = ConnectionLimit::new(2);
         let (first, second) = (seats.take().unwrap(), seats.take().unwrap());
         first.renew();
         let _third = seats.take().unwrap();
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_kept_seat_is_never_needed() {
-        let seats = Seats::new(2);
+        let seats = ConnectionLimit::new(2);
         let (kept, other) = (seats.take().unwrap(), seats.take().unwrap());
         kept.keep();
         let _third = seats.take().unwrap();
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn where_all_are_kept_there_is_none() {
-        let seats = Seats::new(1);
+        let seats = ConnectionLimit::new(1);
         let kept = seats.take().unwrap();
         kept.keep();
         assert!(seats.take().is_none());
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn however_many_come_no_more_are_waited_for_than_there_are_seats() {
-        let seats = Seats::new(8);
+        let seats = ConnectionLimit::new(8);
         let all: Vec<_> = (0..100).map(|_| seats.take().unwrap()).collect();
         assert_eq!(seats.taken().waiting.len(), 8);
         drop(all);

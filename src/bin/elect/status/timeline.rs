@@ -13,7 +13,7 @@ const REMEMBERED: usize = 50;
 
 /// One term. Times are of this machine's time of day.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Term {
+pub(crate) struct ObservedTerm {
     /// Whether it was this process's.
     pub(crate) own: bool,
     /// `None` if it had begun before anybody here looked.
@@ -26,7 +26,7 @@ pub(crate) struct Term {
 
 #[derive(Debug, Default)]
 pub(crate) struct Timeline {
-    terms: BTreeMap<FencingToken, Term>,
+    terms: BTreeMap<FencingToken, ObservedTerm>,
     /// Whether the front of the queue was seen before: what comes after that was seen to begin.
     looked: bool,
 }
@@ -65,7 +65,7 @@ impl Timeline {
         }
     }
 
-    pub(crate) fn term(&self, token: FencingToken) -> Option<&Term> {
+    pub(crate) fn term(&self, token: FencingToken) -> Option<&ObservedTerm> {
         self.terms.get(&token)
     }
 
@@ -75,16 +75,16 @@ impl Timeline {
     }
 
     /// The newest first.
-    pub(crate) fn terms(&self) -> impl Iterator<Item = (FencingToken, &Term)> {
+    pub(crate) fn terms(&self) -> impl Iterator<Item = (FencingToken, &ObservedTerm)> {
         self.terms.iter().rev().map(|(token, term)| (*token, term))
     }
 
-    fn begin(&mut self, token: FencingToken, began: Option<SystemTime>) -> &mut Term {
+    fn begin(&mut self, token: FencingToken, began: Option<SystemTime>) -> &mut ObservedTerm {
         let newest = self.terms.len() < REMEMBERED || self.terms.contains_key(&token);
         if !newest {
             self.terms.pop_first();
         }
-        self.terms.entry(token).or_insert(Term { own: false, began, ended: None, reason: None })
+        self.terms.entry(token).or_insert(ObservedTerm { own: false, began, ended: None, reason: None })
     }
 }
 
@@ -126,8 +126,13 @@ mod tests {
             timeline.front(None, at(0));
             timeline.elected(token(3), at(1));
             order.iter().for_each(|source| source(&mut timeline));
-            let own = Term { own: true, began: Some(at(1)), ended: Some(at(9)), reason: Some(Loss::Expired) };
-            let other = Term { own: false, began: Some(at(9)), ended: None, reason: None };
+            let own = ObservedTerm {
+                own: true,
+                began: Some(at(1)),
+                ended: Some(at(9)),
+                reason: Some(Loss::Expired),
+            };
+            let other = ObservedTerm { own: false, began: Some(at(9)), ended: None, reason: None };
             assert_eq!(timeline.terms().collect::<Vec<_>>(), [(token(5), &other), (token(3), &own)]);
         }
     }

@@ -19,7 +19,7 @@ use super::{
     START_WITHIN,
     ports::Port,
     process::{self, Process},
-    watch::{SERVERS, Server},
+    watch::{DemoServer, SERVERS},
 };
 use crate::{config::Endpoints, effects::program};
 
@@ -51,7 +51,8 @@ impl Backing {
     pub(super) async fn start(etcd: Option<Vec<Endpoints>>, directory: &Path) -> anyhow::Result<Self> {
         let Some(endpoints) = etcd else {
             let ports = [Port::hold()?, Port::hold()?, Port::hold()?];
-            let members = Server::ALL.map(|server| format!("{server}={}", ports[server.place()].address()));
+            let members =
+                DemoServer::ALL.map(|server| format!("{server}={}", ports[server.place()].address()));
             return Ok(Self::Peers { flag: members.join(","), _held: ports });
         };
         // The election is ours alone: whatever else stands on that etcd is not to be disturbed.
@@ -84,7 +85,12 @@ impl Backing {
     }
 
     /// The command line of one server, with nothing in its environment that would configure it otherwise.
-    pub(super) fn server(&self, server: Server, http: &Port, directory: &Path) -> anyhow::Result<Command> {
+    pub(super) fn server(
+        &self,
+        server: DemoServer,
+        http: &Port,
+        directory: &Path,
+    ) -> anyhow::Result<Command> {
         let elect = env::current_exe().context("this program can't be found, to be started as a server")?;
         let name = server.to_string();
         let mut words: Vec<OsString> = vec![elect.into(), "server".into(), name.clone().into()];

@@ -49,11 +49,11 @@ pub(super) fn millis(span: Duration) -> u128 {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::watch::Server, *};
+    use super::{super::watch::DemoServer, *};
 
-    const ONE: Server = Server::ALL[0];
-    const TWO: Server = Server::ALL[1];
-    const THREE: Server = Server::ALL[2];
+    const ONE: DemoServer = DemoServer::ALL[0];
+    const TWO: DemoServer = DemoServer::ALL[1];
+    const THREE: DemoServer = DemoServer::ALL[2];
 
     #[test]
     fn each_failover_then_the_median_and_the_longest() {

@@ -5,7 +5,7 @@ use std::{
     io::{self, IsTerminal, Write, stdout},
 };
 
-use super::watch::Server;
+use super::watch::DemoServer;
 
 /// As wide as Compose makes the names' column for servers of these names.
 const NAME_WIDTH: usize = 10;
@@ -23,7 +23,7 @@ impl Printed {
         Self { colours: stdout().is_terminal() && env::var_os("NO_COLOR").is_none() }
     }
 
-    pub(super) fn line(&self, by: Server, text: &str) -> io::Result<()> {
+    pub(super) fn line(&self, by: DemoServer, text: &str) -> io::Result<()> {
         let name = by.to_string();
         if self.colours {
             let colour = COLOURS[by.place()];

@@ -21,7 +21,7 @@ use super::{
     ports::Port,
     printed::Printed,
     process::{self, Process},
-    watch::{SERVERS, Server, Turn, Watch},
+    watch::{DemoServer, DemoWatch, KillOutcome, SERVERS},
 };
 
 const KEYS: &str = "k kills the leader, s starts it again, q ends the demonstration.";
@@ -33,15 +33,15 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 const LAST_LINES: usize = 5;
 
 /// From the thread that reads what one life of a server prints.
-struct News {
-    server: Server,
+struct OutputEvent {
+    server: DemoServer,
     life: u32,
     /// A line, and when it was read; nothing more at the end of its life.
     said: Option<(String, Instant)>,
 }
 
 /// One of the three, over all of its lives.
-struct Part {
+struct ServerSlot {
     process: Option<Process>,
     life: u32,
     http: Port,
@@ -49,22 +49,22 @@ struct Part {
 }
 
 pub(super) struct Servers {
-    parts: [Part; SERVERS],
+    parts: [ServerSlot; SERVERS],
     backing: Backing,
     directory: PathBuf,
-    watch: Watch,
+    watch: DemoWatch,
     printed: Printed,
     // What is in it is bounded by what servers print while a terminal stands still: a line a second.
-    news: (mpsc::UnboundedSender<News>, mpsc::UnboundedReceiver<News>),
+    news: (mpsc::UnboundedSender<OutputEvent>, mpsc::UnboundedReceiver<OutputEvent>),
 }
 
 impl Servers {
     /// None of them runs.
     pub(super) fn new(backing: Backing, directory: &Path) -> anyhow::Result<Self> {
-        let part = || Ok(Part { process: None, life: 0, http: Port::hold()?, last: VecDeque::new() });
-        let parts: [anyhow::Result<Part>; SERVERS] = [part(), part(), part()];
+        let part = || Ok(ServerSlot { process: None, life: 0, http: Port::hold()?, last: VecDeque::new() });
+        let parts: [anyhow::Result<ServerSlot>; SERVERS] = [part(), part(), part()];
         let [one, two, three] = parts;
-        let watch = Watch::new(backing.needed());
+        let watch = DemoWatch::new(backing.needed());
         Ok(Self {
             parts: [one?, two?, three?],
             backing,
@@ -79,7 +79,7 @@ impl Servers {
     pub(super) fn introduce(&self, by_hand: bool) -> anyhow::Result<()> {
         let mut text =
             format!("Three servers, {}. Their pages, while they run:\n", self.backing.description());
-        for server in Server::ALL {
+        for server in DemoServer::ALL {
             let _ = write!(text, "\n  {server}  http://{}/", self.parts[server.place()].http.address());
         }
         text.push('\n');
@@ -103,26 +103,26 @@ impl Servers {
     }
 
     /// Says how a kill turned out.
-    pub(super) fn tell(&self, turn: &Turn) -> anyhow::Result<()> {
+    pub(super) fn tell(&self, turn: &KillOutcome) -> anyhow::Result<()> {
         self.remark(&match turn {
-            Turn::Took(failover) => format!("{} leads, {} ms after the kill.", failover.next, millis(failover.took)),
-            Turn::Void { killed, next } => {
+            KillOutcome::Took(failover) => format!("{} leads, {} ms after the kill.", failover.next, millis(failover.took)),
+            KillOutcome::Void { killed, next } => {
                 format!("{killed} had stopped leading by itself, just before the kill; {next} leads. Not measured.")
             }
         })
     }
 
-    pub(super) fn leader(&self) -> Option<Server> {
+    pub(super) fn leader(&self) -> Option<DemoServer> {
         self.watch.leader()
     }
 
     pub(super) fn start_all(&mut self) -> anyhow::Result<()> {
-        Server::ALL.into_iter().try_for_each(|server| self.start(server))
+        DemoServer::ALL.into_iter().try_for_each(|server| self.start(server))
     }
 
     /// Starts those that are dead.
     pub(super) fn start_again(&mut self) -> anyhow::Result<()> {
-        let away: Vec<_> = Server::ALL.into_iter().filter(|server| self.watch.is_away(*server)).collect();
+        let away: Vec<_> = DemoServer::ALL.into_iter().filter(|server| self.watch.is_away(*server)).collect();
         if away.is_empty() {
             return self.remark("All three run.");
         }
@@ -133,7 +133,7 @@ impl Servers {
         Ok(())
     }
 
-    fn start(&mut self, server: Server) -> anyhow::Result<()> {
+    fn start(&mut self, server: DemoServer) -> anyhow::Result<()> {
         let part = &mut self.parts[server.place()];
         let mut command = self.backing.server(server, &part.http, &self.directory)?;
         let started = Process::start_read(&mut command);
@@ -143,12 +143,12 @@ impl Servers {
         self.watch.started(server);
         let (life, news) = (part.life, self.news.0.clone());
         // Nobody listens any more once the demonstration is over.
-        let read = process::read(output, move |said| drop(news.send(News { server, life, said })));
+        let read = process::read(output, move |said| drop(news.send(OutputEvent { server, life, said })));
         read.with_context(|| format!("failed to read what {server} prints"))
     }
 
     /// Kills one that runs, by SIGKILL.
-    pub(super) fn kill(&mut self, server: Server) -> anyhow::Result<()> {
+    pub(super) fn kill(&mut self, server: DemoServer) -> anyhow::Result<()> {
         let Some(process) = self.parts[server.place()].process.take() else { return Ok(()) };
         let at = process.kill().with_context(|| format!("failed to kill {server}"))?;
         self.watch.killed(server, at);
@@ -167,7 +167,7 @@ impl Servers {
         &mut self,
         within: Duration,
         what: &str,
-        wanted: impl Fn(&Watch) -> bool,
+        wanted: impl Fn(&DemoWatch) -> bool,
     ) -> anyhow::Result<()> {
         let wait = async {
             while !wanted(&self.watch) {
@@ -194,7 +194,7 @@ impl Servers {
     /// # Errors
     ///
     /// Fails when nobody leads within [`PATIENCE`] of a kill, and when a server ends by itself.
-    pub(super) async fn next_turn(&mut self) -> anyhow::Result<Turn> {
+    pub(super) async fn next_turn(&mut self) -> anyhow::Result<KillOutcome> {
         loop {
             let overdue = self.watch.awaited_since().map(|since| since + PATIENCE);
             let overdue = async move {
@@ -214,9 +214,9 @@ impl Servers {
     }
 
     /// Prints what comes next. Cancel safe.
-    async fn next(&mut self) -> anyhow::Result<Option<Turn>> {
+    async fn next(&mut self) -> anyhow::Result<Option<KillOutcome>> {
         let news = self.news.1.recv().await;
-        let News { server, life, said } = news.expect("we have a sender ourselves");
+        let OutputEvent { server, life, said } = news.expect("we have a sender ourselves");
         let part = &mut self.parts[server.place()];
         let current = part.life == life;
         let Some((text, at)) = said else {
@@ -239,7 +239,7 @@ impl Servers {
     /// What each said last.
     pub(super) fn last_words(&self) -> String {
         let mut words = String::new();
-        for server in Server::ALL {
+        for server in DemoServer::ALL {
             let state = if self.watch.is_away(server) { "does not run" } else { "runs" };
             let _ = writeln!(words, "{server} {state}; it said last:");
             for line in &self.parts[server.place()].last {
@@ -260,7 +260,7 @@ impl Servers {
         let news = &mut self.news.1;
         let ended = async {
             while parts.iter().any(|part| part.process.is_some()) {
-                let Some(News { server, life, said }) = news.recv().await else { return };
+                let Some(OutputEvent { server, life, said }) = news.recv().await else { return };
                 let part = &mut parts[server.place()];
                 if said.is_none() && part.life == life {
                     // Dropping it reaps it.

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cli::transcript::Line;
+use crate::cli::transcript::LogLine;
 
 pub(super) const SERVERS: usize = 3;
 
 /// One of the three.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Server(usize);
+pub(super) struct DemoServer(usize);
 
-impl Server {
+impl DemoServer {
     pub(super) const ALL: [Self; SERVERS] = [Self(0), Self(1), Self(2)];
 
     pub(super) fn place(self) -> usize {
@@ -18,7 +18,7 @@ impl Server {
     }
 }
 
-impl std::fmt::Display for Server {
+impl std::fmt::Display for DemoServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "server{}", self.0 + 1)
     }
@@ -27,24 +27,24 @@ impl std::fmt::Display for Server {
 /// From a leader's SIGKILL to the moment at which the next one's `I am the leader.` was read (monotonic clock).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failover {
-    pub(super) killed: Server,
-    pub(super) next: Server,
+    pub(super) killed: DemoServer,
+    pub(super) next: DemoServer,
     pub(super) took: Duration,
 }
 
 /// How a kill turned out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum KillOutcome {
     Took(Failover),
     /// Whoever was killed had stopped leading by itself just before. So this is no failover, and was not measured.
     Void {
-        killed: Server,
-        next: Server,
+        killed: DemoServer,
+        next: DemoServer,
     },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ServerState {
     Away,
     /// It runs, and has not said yet what it is.
     Starting,
@@ -55,27 +55,27 @@ enum State {
 /// A leader was killed, and none has followed yet.
 #[derive(Debug, Clone, Copy)]
 struct Awaited {
-    killed: Server,
+    killed: DemoServer,
     at: Instant,
     had_stopped: bool,
 }
 
 #[derive(Debug)]
-pub(super) struct Watch {
-    states: [State; SERVERS],
-    leader: Option<Server>,
+pub(super) struct DemoWatch {
+    states: [ServerState; SERVERS],
+    leader: Option<DemoServer>,
     awaited: Option<Awaited>,
     /// How many must run for one to lead.
     needed: usize,
 }
 
-impl Watch {
+impl DemoWatch {
     /// All are away. `needed` of them must run for one to lead.
     pub(super) fn new(needed: usize) -> Self {
-        Self { states: [State::Away; SERVERS], leader: None, awaited: None, needed }
+        Self { states: [ServerState::Away; SERVERS], leader: None, awaited: None, needed }
     }
 
-    pub(super) fn leader(&self) -> Option<Server> {
+    pub(super) fn leader(&self) -> Option<DemoServer> {
         self.leader
     }
 
@@ -84,66 +84,66 @@ impl Watch {
         self.awaited.map(|awaited| awaited.at)
     }
 
-    pub(super) fn is_away(&self, server: Server) -> bool {
-        self.states[server.place()] == State::Away
+    pub(super) fn is_away(&self, server: DemoServer) -> bool {
+        self.states[server.place()] == ServerState::Away
     }
 
     /// Whether enough run for one to lead.
     pub(super) fn can_lead(&self) -> bool {
-        self.states.iter().filter(|state| **state != State::Away).count() >= self.needed
+        self.states.iter().filter(|state| **state != ServerState::Away).count() >= self.needed
     }
 
     /// Whether one leads, and each that runs has said what it is.
     pub(super) fn all_placed(&self) -> bool {
-        self.leader.is_some() && !self.states.contains(&State::Starting)
+        self.leader.is_some() && !self.states.contains(&ServerState::Starting)
     }
 
-    pub(super) fn started(&mut self, server: Server) {
-        self.states[server.place()] = State::Starting;
+    pub(super) fn started(&mut self, server: DemoServer) {
+        self.states[server.place()] = ServerState::Starting;
     }
 
     /// It was sent SIGKILL at this moment.
-    pub(super) fn killed(&mut self, server: Server, at: Instant) {
+    pub(super) fn killed(&mut self, server: DemoServer, at: Instant) {
         self.gone(server);
         // Without enough of them a person decides how long it takes.
         self.awaited = self.can_lead().then_some(Awaited { killed: server, at, had_stopped: false });
     }
 
     /// It runs no more.
-    pub(super) fn gone(&mut self, server: Server) {
-        self.states[server.place()] = State::Away;
+    pub(super) fn gone(&mut self, server: DemoServer) {
+        self.states[server.place()] = ServerState::Away;
         self.leader = self.leader.filter(|leader| *leader != server);
         // The others may have to find out whom to follow.
         for state in &mut self.states {
-            if *state == State::Placed && self.leader.is_none() {
-                *state = State::Starting;
+            if *state == ServerState::Placed && self.leader.is_none() {
+                *state = ServerState::Starting;
             }
         }
     }
 
     /// It printed this line, which was read at this moment.
-    pub(super) fn said(&mut self, server: Server, text: &str, at: Instant) -> Option<Turn> {
-        let is = |line: Line| text == line.to_string();
+    pub(super) fn said(&mut self, server: DemoServer, text: &str, at: Instant) -> Option<KillOutcome> {
+        let is = |line: LogLine| text == line.to_string();
         if self.is_away(server) {
             // Its last lines may still be on their way when it is dead.
             if let Some(awaited) = &mut self.awaited {
-                awaited.had_stopped |= awaited.killed == server && is(Line::ChangeRequired);
+                awaited.had_stopped |= awaited.killed == server && is(LogLine::ChangeRequired);
             }
             return None;
         }
-        if is(Line::ChangeRequired) {
-            self.states[server.place()] = State::Starting;
+        if is(LogLine::ChangeRequired) {
+            self.states[server.place()] = ServerState::Starting;
             self.leader = self.leader.filter(|leader| *leader != server);
-        } else if is(Line::Follower) {
-            self.states[server.place()] = State::Placed;
-        } else if is(Line::Leader) {
-            self.states[server.place()] = State::Placed;
+        } else if is(LogLine::Follower) {
+            self.states[server.place()] = ServerState::Placed;
+        } else if is(LogLine::Leader) {
+            self.states[server.place()] = ServerState::Placed;
             self.leader = Some(server);
             let Awaited { killed, at: since, had_stopped } = self.awaited.take()?;
             let took = at.saturating_duration_since(since);
             return Some(match had_stopped {
-                true => Turn::Void { killed, next: server },
-                false => Turn::Took(Failover { killed, next: server, took }),
+                true => KillOutcome::Void { killed, next: server },
+                false => KillOutcome::Took(Failover { killed, next: server, took }),
             });
         }
         None
@@ -158,14 +158,14 @@ mod tests {
     const FOLLOWER: &str = "I am a follower.";
     const CHANGE: &str = "LEADERSHIP CHANGE REQUIRED";
     const MS: Duration = Duration::from_millis(1);
-    const ONE: Server = Server::ALL[0];
-    const TWO: Server = Server::ALL[1];
-    const THREE: Server = Server::ALL[2];
+    const ONE: DemoServer = DemoServer::ALL[0];
+    const TWO: DemoServer = DemoServer::ALL[1];
+    const THREE: DemoServer = DemoServer::ALL[2];
 
     /// The first leads, the others follow.
-    fn settled(now: Instant) -> Watch {
-        let mut watch = Watch::new(2);
-        for server in Server::ALL {
+    fn settled(now: Instant) -> DemoWatch {
+        let mut watch = DemoWatch::new(2);
+        for server in DemoServer::ALL {
             watch.started(server);
         }
         for (server, line) in [(TWO, FOLLOWER), (ONE, LEADER), (THREE, FOLLOWER)] {
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(watch.said(THREE, CHANGE, now + 300 * MS), None);
         assert_eq!(watch.said(TWO, CHANGE, now + 350 * MS), None);
         let took = Failover { killed: ONE, next: THREE, took: 301 * MS };
-        assert_eq!(watch.said(THREE, LEADER, now + 401 * MS), Some(Turn::Took(took)));
+        assert_eq!(watch.said(THREE, LEADER, now + 401 * MS), Some(KillOutcome::Took(took)));
         assert!(!watch.all_placed());
         assert_eq!(watch.said(TWO, FOLLOWER, now + 402 * MS), None);
         assert!(watch.all_placed());
@@ -210,7 +210,7 @@ mod tests {
         let mut watch = settled(now);
         watch.killed(ONE, now);
         watch.said(ONE, CHANGE, now + MS);
-        let void = Turn::Void { killed: ONE, next: TWO };
+        let void = KillOutcome::Void { killed: ONE, next: TWO };
         assert_eq!(watch.said(TWO, LEADER, now + 2 * MS), Some(void));
     }
 

@@ -4,20 +4,20 @@ use std::{io, pin::pin};
 
 use super::{
     super::signals::{PassedOn, Signals, Wish},
-    post::Post,
+    post::Reporter,
 };
 
-pub(super) struct Attendant {
+pub(super) struct RunEvents {
     signals: Signals,
     passed_on: PassedOn,
-    pub(super) post: Post,
+    pub(super) post: Reporter,
     /// What signals have asked for so far.
     wish: Option<Wish>,
 }
 
 /// What there is to attend to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Notice {
+pub(super) enum RunEvent {
     /// A signal asks to stop.
     Asked(Wish),
     /// A signal is for the command.
@@ -28,8 +28,8 @@ pub(super) enum Notice {
     Passed,
 }
 
-impl Attendant {
-    pub(super) fn new(post: Post) -> io::Result<Self> {
+impl RunEvents {
+    pub(super) fn new(post: Reporter) -> io::Result<Self> {
         Ok(Self { signals: Signals::listen()?, passed_on: PassedOn::listen()?, post, wish: None })
     }
 
@@ -44,10 +44,10 @@ impl Attendant {
             tokio::select! {
                 biased;
                 notice = self.next() => match notice {
-                    Notice::Asked(_) => return None,
+                    RunEvent::Asked(_) => return None,
                     // There is no command to pass it on to.
-                    Notice::PassOn(_) | Notice::Passed => {}
-                    Notice::HookDue => self.post.leave_hook_out(),
+                    RunEvent::PassOn(_) | RunEvent::Passed => {}
+                    RunEvent::HookDue => self.post.leave_hook_out(),
                 },
                 done = &mut what => return Some(done),
             }
@@ -59,17 +59,17 @@ impl Attendant {
     /// # Cancel safety
     ///
     /// Cancel safe: what has not been told yet is by a later call.
-    pub(super) async fn next(&mut self) -> Notice {
+    pub(super) async fn next(&mut self) -> RunEvent {
         tokio::select! {
             biased;
             wish = self.signals.next() => {
                 if self.wish.replace(wish).is_none() {
                     self.post.stopping();
                 }
-                Notice::Asked(wish)
+                RunEvent::Asked(wish)
             }
-            number = self.passed_on.next() => Notice::PassOn(number),
-            hook_due = self.post.next() => if hook_due { Notice::HookDue } else { Notice::Passed },
+            number = self.passed_on.next() => RunEvent::PassOn(number),
+            hook_due = self.post.next() => if hook_due { RunEvent::HookDue } else { RunEvent::Passed },
         }
     }
 

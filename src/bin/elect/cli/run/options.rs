@@ -5,9 +5,9 @@ use std::{ffi::OsString, time::Duration};
 use clap::{Args, builder::FalseyValueParser};
 use leader_election::{CandidateName, peers::Timing};
 
-use super::super::{Shared, Stands};
+use super::super::{CandidateArgs, CommonArgs};
 use crate::{
-    config::{Config, Standing, UsageError, Usual, in_file},
+    config::{CandidateConfig, Config, Defaults, UsageError, in_file},
     effects::{
         budget::{Budget, KillAfter},
         contain::Contain,
@@ -23,12 +23,12 @@ const CHECK_FAILURES: u32 = 3;
 const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct Flags {
+pub(in crate::cli) struct RunArgs {
     /// What this server is called in the election [env: ELECT_NAME] [default: the host's name].
     #[arg(long, value_name = "NAME")]
     name: Option<CandidateName>,
     #[command(flatten)]
-    stands: Stands,
+    stands: CandidateArgs,
     /// The time between TERM and KILL, when the command has to stop [default: a fifth of the TTL, or among peers of
     /// the shortest election timeout].
     #[arg(long, value_name = "DURATION", env = "ELECT_KILL_AFTER", value_parser = span)]
@@ -71,7 +71,7 @@ pub(in crate::cli) struct Flags {
     #[arg(long, value_name = "DURATION", env = "ELECT_HOOK_TIMEOUT", value_parser = positive, help_heading = "Hooks")]
     hook_timeout: Option<Duration>,
     #[command(flatten)]
-    pub(in crate::cli) shared: Shared,
+    pub(in crate::cli) shared: CommonArgs,
     /// What to run while this server leads, in a process group of its own.
     #[arg(last = true, value_name = "COMMAND", required_unless_present = "explain")]
     command: Vec<OsString>,
@@ -80,7 +80,7 @@ pub(in crate::cli) struct Flags {
 /// What `elect run` does.
 #[derive(Debug)]
 pub(in crate::cli) struct Options {
-    pub(super) standing: Standing,
+    pub(super) standing: CandidateConfig,
     pub(in crate::cli) budget: Budget,
     pub(super) command: Vec<OsString>,
     pub(super) restart: Restart,
@@ -90,10 +90,10 @@ pub(in crate::cli) struct Options {
     pub(super) hooks: Commands,
 }
 
-impl Flags {
+impl RunArgs {
     pub(in crate::cli) fn merge(self) -> Result<(Config, Options), UsageError> {
         let config = Config::merge(self.shared)?;
-        let usual = Usual { name: host_name, timing: usual_timing() };
+        let usual = Defaults { name: host_name, timing: usual_timing() };
         let standing = config.standing(self.name, self.stands, usual)?;
         let file = config.file();
 

@@ -1,6 +1,6 @@
 //! The one place through which all passes that others want to know: the log, HTTP, hooks, systemd.
 //!
-//! The supervisor polls [`Post::next`] wherever it waits, and calls the other functions for what it does itself.
+//! The supervisor polls [`Reporter::next`] wherever it waits, and calls the other functions for what it does itself.
 
 use std::{io, time::Duration};
 
@@ -8,7 +8,7 @@ use leader_election::{
     FencingToken,
     candidate::{Event, Events},
     leadership::LeadershipHandle,
-    observe::{Front, Fronts},
+    observe::{LeaderWatch, QueueHead},
 };
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -16,45 +16,45 @@ use tokio::{
 };
 use tracing::info;
 
-use super::super::{heartbeat, journal::Journal, transcript::Happened};
+use super::super::{heartbeat, journal::ElectionLog, transcript::Happened};
 use crate::{
     effects::{
-        children::Kin,
-        control::End,
+        children::ChildRegistry,
+        control::CommandExit,
         environment,
-        hooks::{DueInTerm, Hooks, Occasion},
+        hooks::{Hooks, Occasion, PendingTermHook},
         systemd::Systemd,
     },
-    status::Board,
+    status::StatusStore,
 };
 
-pub(super) struct Post {
-    journal: Journal,
+pub(super) struct Reporter {
+    journal: ElectionLog,
     events: Events,
-    fronts: Fronts,
-    board: Board,
+    fronts: LeaderWatch,
+    board: StatusStore,
     /// When the board is told that the loop is alive.
     alive: Interval,
     hooks: Hooks,
     /// The hook of the term under way, from its turn to its end.
-    hook: Option<DueInTerm>,
+    hook: Option<PendingTermHook>,
     systemd: Systemd,
     /// Hooks leave orphans behind, which are ours.
     child_ended: Signal,
-    kin: Kin,
+    kin: ChildRegistry,
     /// What `on-following` was last told, if anything: it is told of changes.
     following: bool,
     leadership: Option<LeadershipHandle>,
     last_front: Option<Option<FencingToken>>,
 }
 
-impl Post {
+impl Reporter {
     pub(super) fn new(
-        journal: Journal,
+        journal: ElectionLog,
         events: Events,
-        board: Board,
+        board: StatusStore,
         hooks: Hooks,
-        kin: Kin,
+        kin: ChildRegistry,
     ) -> io::Result<Self> {
         Ok(Self {
             journal,
@@ -99,7 +99,7 @@ impl Post {
     }
 
     /// The hook of the term has ended.
-    pub(super) fn hook_ended(&mut self, how: End, timed_out: bool) {
+    pub(super) fn hook_ended(&mut self, how: CommandExit, timed_out: bool) {
         if let Some(due) = self.hook.take() {
             due.ended(how, timed_out);
         }
@@ -119,9 +119,9 @@ impl Post {
         self.journal.event(event);
     }
 
-    fn front(&mut self, front: Front) {
+    fn front(&mut self, front: QueueHead) {
         let leader = match &front {
-            Front::Candidate { token, .. } => Some(*token),
+            QueueHead::Candidate { token, .. } => Some(*token),
             _ => None,
         };
         if self.last_front.replace(leader) != Some(leader) {
