@@ -40,6 +40,8 @@ pub mod contract;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 pub mod leadership;
+#[cfg(feature = "etcd")]
+pub mod lifeline;
 pub mod names;
 pub mod observe;
 #[cfg(feature = "peers")]

@@ -27,6 +27,7 @@
 //!   goes on *is* frozen, and one that takes none ever again has crashed. Whatever arrived
 //!   meanwhile may be handled in any order after the thaw.
 //! * **A third party** deletes keys and revokes leases; see [`ThirdParty`] for whose.
+//! * **A witness** releases the terms of processes that died; see [`lifeline`].
 //!
 //! A candidate leads from [`WinStep::Win`] on, and for as long as its validity holds. Frozen or
 //! not, it is never asked what it thinks: the properties look at the validity itself, at every
@@ -47,6 +48,8 @@
 //! are kept in part ([`queue`] has tests of those); how many seconds a margin is
 //! ([`timing`](crate::timing)); whether anybody is elected in the end (the `sometimes` properties
 //! show that it can happen, not that it must).
+
+mod lifeline;
 
 use std::{
     collections::VecDeque,
@@ -94,6 +97,8 @@ struct Election {
     prompt: bool,
     /// Whether an attempt may be begun anew with the lease of the one before.
     keeps: bool,
+    /// Whether processes die, and a witness releases what they held.
+    lifeline: bool,
     /// Whether a candidate's state says how its last attempt ended, and what is seen of that.
     ///
     /// A proof does without, for the sake of fewer states.
@@ -131,6 +136,8 @@ enum Mutant {
     KeepsTheSight,
     /// A lease that was kept is believed without having been renewed.
     TrustsTheKeptLease,
+    /// One of the witness, or of the tickets that it looks at.
+    Lifeline(lifeline::Mutant),
 }
 
 /// Everything, at one moment.
@@ -146,6 +153,7 @@ struct World {
     went_back: bool,
     /// A term began with a key that was never the first.
     jumped_the_queue: bool,
+    witness: lifeline::Witness,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -281,6 +289,8 @@ enum Action {
     EtcdEndsLease(LeaseId),
     OtherDeletesKey(LeaseId),
     OtherRevokes(LeaseId),
+    /// One of a process, or of the witness.
+    Lifeline(lifeline::Action),
 }
 
 impl Election {
@@ -295,6 +305,7 @@ impl Election {
             mutant: None,
             prompt: false,
             keeps: false,
+            lifeline: false,
             remembers: false,
         }
     }
@@ -440,6 +451,7 @@ impl Election {
                 world.depose(lease);
                 world.etcd.end(lease);
             }
+            Action::Lifeline(action) => self.lifeline(world, action),
             Action::Stand(who) => self.stand(world, who),
             Action::StandAgain(who) => self.stand_again(world, who),
             Action::SendRenewal(who) => {
@@ -506,6 +518,9 @@ impl Election {
         let Stage::Standing(attempt) = &mut candidate.stage else { unreachable!() };
         if self.mutant != Some(Mutant::TrustsTheKeptLease) {
             world.etcd.renew(attempt.hold.lease);
+        }
+        if self.mutant == Some(Mutant::Lifeline(lifeline::Mutant::MapsAnew)) {
+            world.witness.finds_dead(world.etcd.key(attempt.hold.lease));
         }
         attempt.begin_anew();
         attempt.hold.validity = Validity::new(until);
@@ -607,6 +622,7 @@ impl Election {
             }
             world.candidates[who].pass_over(&world.etcd, self.mutant);
         }
+        world.witness.forget_what_is_gone(&world.etcd);
         let views = world.candidates.iter().filter_map(|one| one.view.as_ref());
         let oldest = views.map(|view| view.at).min().unwrap_or(world.etcd.revision);
         let wanted = usize::try_from(world.etcd.revision.0 - oldest.0).expect("no view is ahead of etcd");
@@ -655,6 +671,7 @@ impl World {
             newest: Revision(0),
             went_back: false,
             jumped_the_queue: false,
+            witness: lifeline::Witness::default(),
         }
     }
 
@@ -932,6 +949,9 @@ impl Model for Election {
             }
         }
         self.meddling(world, actions);
+        if self.lifeline {
+            self.deaths(world, actions);
+        }
     }
 
     fn next_state(&self, world: &World, action: Action) -> Option<World> {
@@ -961,6 +981,7 @@ impl Model for Election {
         }
         if self.remembers {
             properties.extend(not_vacuous());
+            properties.extend(self.lifeline.then(lifeline::is_of_use));
         }
         properties
     }

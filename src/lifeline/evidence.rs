@@ -1,0 +1,252 @@
+//! When a ticket's file proves that its process is gone.
+//!
+//! Pure: files are opened, locked and read in [`witness`](super::witness).
+//!
+//! The kernel keeps a ticket's lock for as long as any memory has the file mapped, and only the process that
+//! wrote the ticket ever had. A free lock alone proves nothing, however: a copy of the file is never
+//! locked, and another kernel does not know this one's locks. So a free lock counts only
+//!
+//! * in the very file that the ticket was written into, by device and inode,
+//! * under the kernel that it was written under, by boot id,
+//! * if the file belongs to the owner of the directory, and is whole,
+//! * if this witness once saw the lock held, or begins now in a directory that nothing but this boot fills (tmpfs).
+//!
+//! The cluster and the key are compared by etcd itself: [`Etcd::release`](crate::etcd::Etcd::release).
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::leadership::Ticket;
+
+/// Names one run of one kernel. Containers of some kinds have one of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BootId(pub(crate) String);
+
+/// A file, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct FileId {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+/// What a directory of tickets lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// In memory.
+    Tmpfs,
+    /// ext4, xfs or btrfs, by this name.
+    Disk(&'static str),
+    /// Copies a file that is written to, and keeps showing the old one to those who had it open.
+    Overlay,
+    /// Some other, by the number that the kernel gives it.
+    Other(i64),
+}
+
+impl FileSystem {
+    /// Whether one file is one file there, and its locks are this kernel's: tried on these only.
+    pub(crate) fn is_fit(self) -> bool {
+        matches!(self, Self::Tmpfs | Self::Disk(_))
+    }
+}
+
+impl fmt::Display for FileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tmpfs => f.write_str("tmpfs"),
+            Self::Disk(name) => f.write_str(name),
+            Self::Overlay => f.write_str("overlay"),
+            Self::Other(number) => write!(f, "a file system of type {number:#x}"),
+        }
+    }
+}
+
+/// The content of a ticket's file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TicketRecord {
+    pub(crate) boot: BootId,
+    pub(crate) file: FileId,
+    /// The candidate's name, for the log.
+    pub(crate) name: String,
+    /// How long after the end of the process its term is to be released, in milliseconds.
+    lock_delay: u64,
+    pub(crate) ticket: Ticket,
+}
+
+impl TicketRecord {
+    pub(crate) fn new(boot: BootId, file: FileId, name: &str, lock_delay: Duration, ticket: Ticket) -> Self {
+        let lock_delay = u64::try_from(lock_delay.as_millis()).unwrap_or(u64::MAX);
+        Self { boot, file, name: name.to_owned(), lock_delay, ticket }
+    }
+
+    pub(crate) fn lock_delay(&self) -> Duration {
+        Duration::from_millis(self.lock_delay)
+    }
+
+    /// One line: the checksum in hex, a space, and the rest in JSON.
+    pub(crate) fn to_text(&self) -> String {
+        let json = serde_json::to_string(self).expect("numbers and texts are JSON");
+        format!("{:016x} {json}\n", checksum(json.as_bytes()))
+    }
+
+    /// `None` if anything about it is not as it was written.
+    pub(crate) fn parse(text: &[u8]) -> Option<Self> {
+        let (sum, json) = std::str::from_utf8(text).ok()?.strip_suffix('\n')?.split_once(' ')?;
+        if sum != format!("{:016x}", checksum(json.as_bytes())) {
+            return None;
+        }
+        serde_json::from_str(json).ok()
+    }
+}
+
+/// FNV-1a of 64 bits. It tells a file that was cut short or overwritten; it is no secret and keeps no forger out.
+fn checksum(bytes: &[u8]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes.iter().fold(BASIS, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(PRIME))
+}
+
+/// One look at a ticket's file, whose lock was free.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Probe<'a> {
+    /// The file that was opened, and whose lock was tried.
+    pub(crate) file: FileId,
+    pub(crate) owner: u32,
+    /// `None` if it is damaged.
+    pub(crate) record: Option<&'a TicketRecord>,
+    /// Whether this witness saw the lock of this file held before.
+    pub(crate) seen_held: bool,
+    /// Whether the file was there when the witness began.
+    pub(crate) from_the_start: bool,
+}
+
+/// Judges by what is true of all tickets of a directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Judge {
+    pub(crate) boot: BootId,
+    /// The user that the directory belongs to.
+    pub(crate) owner: u32,
+    /// Whether the directory is in memory only: what is in it was put there under this boot.
+    pub(crate) tmpfs: bool,
+}
+
+/// Why a free lock proves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    Damaged,
+    OtherOwner,
+    OtherBoot,
+    /// A copy, or a file that was put back.
+    OtherFile,
+    /// Not by this witness; the file may be one that was put back with the whole file system.
+    NeverSeenHeld,
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Damaged => "it is damaged",
+            Self::OtherOwner => "it belongs to another user than the directory",
+            Self::OtherBoot => {
+                "it was written under another boot, or in a container with a boot id of its own"
+            }
+            Self::OtherFile => "it is a copy",
+            Self::NeverSeenHeld => "its lock was never seen held",
+        })
+    }
+}
+
+impl Judge {
+    /// The ticket of a process that is gone.
+    ///
+    /// # Errors
+    ///
+    /// The [`Doubt`] that remains.
+    pub(crate) fn dead<'a>(&self, probe: Probe<'a>) -> Result<&'a TicketRecord, Doubt> {
+        let record = probe.record.ok_or(Doubt::Damaged)?;
+        if probe.owner != self.owner {
+            return Err(Doubt::OtherOwner);
+        }
+        if record.boot != self.boot {
+            return Err(Doubt::OtherBoot);
+        }
+        if record.file != probe.file {
+            return Err(Doubt::OtherFile);
+        }
+        if !(probe.seen_held || probe.from_the_start && self.tmpfs) {
+            return Err(Doubt::NeverSeenHeld);
+        }
+        Ok(record)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::timing::Ttl;
+
+    pub(crate) const FILE: FileId = FileId { device: 26, inode: 7 };
+
+    pub(crate) fn record(lease: i64, created: i64) -> TicketRecord {
+        let key = format!("leader/{lease:x}").into_bytes();
+        let ticket = Ticket { cluster: 1, key, created, lease, ttl: Ttl::DEFAULT };
+        TicketRecord::new(BootId("this".into()), FILE, "server1", Duration::ZERO, ticket)
+    }
+
+    pub(crate) fn judge() -> Judge {
+        Judge { boot: BootId("this".into()), owner: 1000, tmpfs: true }
+    }
+
+    fn probe(record: &TicketRecord) -> Probe<'_> {
+        Probe { file: FILE, owner: 1000, record: Some(record), seen_held: true, from_the_start: false }
+    }
+
+    #[test]
+    fn a_free_lock_that_was_seen_held_is_the_end_of_its_process() {
+        let record = record(5, 9);
+        assert_eq!(judge().dead(probe(&record)), Ok(&record));
+    }
+
+    #[test]
+    fn each_doubt_alone_is_enough() {
+        let record = record(5, 9);
+        let doubts = [
+            (Probe { record: None, ..probe(&record) }, Doubt::Damaged),
+            (Probe { owner: 0, ..probe(&record) }, Doubt::OtherOwner),
+            (Probe { file: FileId { inode: 8, ..FILE }, ..probe(&record) }, Doubt::OtherFile),
+            (Probe { file: FileId { device: 27, ..FILE }, ..probe(&record) }, Doubt::OtherFile),
+            (Probe { seen_held: false, ..probe(&record) }, Doubt::NeverSeenHeld),
+        ];
+        for (probe, doubt) in doubts {
+            assert_eq!(judge().dead(probe), Err(doubt));
+        }
+        let other = Judge { boot: BootId("another".into()), ..judge() };
+        assert_eq!(other.dead(probe(&record)), Err(Doubt::OtherBoot));
+    }
+
+    #[test]
+    fn what_was_there_from_the_start_counts_in_memory_only() {
+        let record = record(5, 9);
+        let found = Probe { seen_held: false, from_the_start: true, ..probe(&record) };
+        assert_eq!(judge().dead(found), Ok(&record));
+        assert_eq!(Judge { tmpfs: false, ..judge() }.dead(found), Err(Doubt::NeverSeenHeld));
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        let record = record(0x694d_71dd, 9);
+        assert_eq!(TicketRecord::parse(record.to_text().as_bytes()), Some(record));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_record_is_no_record(at in 0..200usize, bit in 0..8u32, cut: bool) {
+            let mut text = record(0x694d_71dd, 9).to_text().into_bytes();
+            let at = at % text.len();
+            if cut { text.truncate(at) } else { text[at] ^= 1 << bit }
+            prop_assert_eq!(TicketRecord::parse(&text), None);
+        }
+    }
+}
