@@ -165,7 +165,7 @@ pub enum Event {
     },
     /// The leader's key can't be watched, though its lease is renewed: the leader would not notice that
     /// the key was deleted. Its term ends unless that changes.
-    Blind {
+    Unobservable {
         /// The term.
         token: FencingToken,
         /// When it ends, unless the key can be watched again by then (boot-time clock).

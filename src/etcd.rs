@@ -44,36 +44,36 @@ use tokio::{
 use tracing::Instrument;
 
 mod announcement;
-pub(crate) mod campaign;
+mod campaign;
+mod connection;
 mod diagnosis;
 mod endpoint;
-mod fence;
-mod layout;
-mod lease;
-mod link;
+mod error;
+mod keepalive;
+mod keys;
 #[cfg(test)]
 mod model;
 mod observe;
-mod progress;
 mod queue;
-mod stand;
+mod staleness;
 mod term;
 mod tls;
-mod trouble;
+mod transaction;
 pub(crate) mod view;
 mod watches;
+pub(crate) mod win;
 
-pub(crate) use self::layout::Revision;
+pub(crate) use self::keys::Revision;
+use self::{
+    connection::{ConnectionPool, EndpointConnection},
+    error::EtcdError,
+    keys::LeaseId,
+    staleness::{ClusterMark, ClusterProgress, ReadKind},
+    view::QueueView,
+};
 pub use self::{
     endpoint::{Endpoint, InvalidEndpoint},
-    fence::TransactionError,
-};
-use self::{
-    layout::LeaseId,
-    link::{ConnectionPool, EndpointConnection},
-    progress::{ClusterMark, ClusterProgress, ReadKind},
-    trouble::EtcdError,
-    view::QueueView,
+    transaction::TransactionError,
 };
 pub use crate::tls::{Expiry, InvalidTls, Tls};
 use crate::{
@@ -357,7 +357,7 @@ impl Etcd {
         let looking = observe::snapshot(Arc::clone(&self.shared), election);
         match self.shared.spawn(looking).await {
             Ok(Ok(snapshot)) => Ok(snapshot),
-            Ok(Err(trouble)) if trouble.remedy == trouble::Remedy::Human => {
+            Ok(Err(trouble)) if trouble.remedy == error::Remedy::Human => {
                 Err(SnapshotError::Refused(trouble.message))
             }
             Ok(Err(trouble)) => Err(SnapshotError::Unavailable(trouble.message)),
@@ -433,7 +433,7 @@ impl Backend for Etcd {
 impl sealed::Campaign for Etcd {
     fn stand(&self, standing: CampaignRequest, won: CampaignReply) {
         let (shared, span) = (Arc::clone(&self.shared), span(&standing.election, &standing.name));
-        span.in_scope(|| self.shared.spawn_counted(stand::stand(shared, standing, won)));
+        span.in_scope(|| self.shared.spawn_counted(campaign::stand(shared, standing, won)));
     }
 }
 

@@ -109,7 +109,7 @@ impl fmt::Display for Loss {
 /// All that it can be asked is at [`LeadershipHandle`]; what it promises is the [contract](crate::contract).
 ///
 /// Dropping it ends the belief at once and gives leadership up in the background: wait for
-/// [`Backend::settled`](crate::candidate::Backend::settled) before the process ends.
+/// [`Backend::drained`](crate::candidate::Backend::drained) before the process ends.
 /// [`resign`](Self::resign) does the same and says whether it worked.
 #[derive(Debug)]
 #[must_use = "dropping this gives up leadership"]
@@ -139,7 +139,7 @@ impl Leadership {
     ///
     /// Stop the work first: belief ends the moment this is called. The lease, which holds no place
     /// any more, is given back in the background: see
-    /// [`Backend::settled`](crate::candidate::Backend::settled).
+    /// [`Backend::drained`](crate::candidate::Backend::drained).
     ///
     /// # Errors
     ///

@@ -150,7 +150,7 @@ pub enum QueueHead {
 }
 
 /// Who is at the front of an election, newest first: see
-/// [`Backend::fronts`](crate::candidate::Backend::fronts).
+/// [`Backend::watch_leader`](crate::candidate::Backend::fronts).
 #[derive(Clone)]
 #[must_use = "dropping this stops following"]
 pub struct LeaderWatch {

@@ -424,7 +424,7 @@ impl Backend for Peers {
 
     fn watch_leader(&self, _election: &ElectionName) -> LeaderWatch {
         let published = Arc::clone(&self.shared.published);
-        LeaderWatch::new(self.shared.published.fronts(), move || published.queue(), |_| Vec::new())
+        LeaderWatch::new(self.shared.published.queue_heads(), move || published.queue(), |_| Vec::new())
     }
 
     /// Asks all members. Another election's is never known here.

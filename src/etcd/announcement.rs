@@ -48,7 +48,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::etcd::layout::{self, KeyKind, LeaseId};
+    use crate::etcd::keys::{self, KeyKind, LeaseId};
 
     #[test]
     fn reads_what_it_writes() {
@@ -85,9 +85,9 @@ mod tests {
             }
             let shown = crate::names::displayed(value);
             assert!(!shown.contains(crate::names::forges) && shown.len() < 1024, "{shown:?}");
-            let by_name = layout::part_of(&election, value, None);
-            let by_lease = layout::part_of(&election, value, Some((LeaseId(42), value)));
-            assert!(by_lease != KeyKind::Candidate || value == layout::candidate_key(&election, LeaseId(42)));
+            let by_name = keys::part_of(&election, value, None);
+            let by_lease = keys::part_of(&election, value, Some((LeaseId(42), value)));
+            assert!(by_lease != KeyKind::Candidate || value == keys::candidate_key(&election, LeaseId(42)));
             assert!(by_lease != KeyKind::Candidate || by_name == KeyKind::Candidate);
         });
     }

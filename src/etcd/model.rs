@@ -59,10 +59,10 @@ use std::{
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::{
-    campaign::{AttemptFailure, WinInput, WinRule, WinStep},
-    layout::{LeaseId, Revision},
+    keys::{LeaseId, Revision},
     queue::{self, Queue, QueueEntry, QueuePlace},
     view::QueuePosition,
+    win::{AttemptFailure, WinInput, WinRule, WinStep},
 };
 use crate::{
     clock::Timestamp,

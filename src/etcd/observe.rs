@@ -20,11 +20,11 @@ use tokio::{
 use super::{
     EtcdShared,
     announcement::Announcement,
-    layout::{self, Revision},
-    link::{EndpointConnection, Paused},
-    progress::ReadKind,
+    connection::{EndpointConnection, Paused},
+    error::{EtcdError, Remedy},
+    keys::{self, Revision},
     queue::{self, Head, PATIENCE, Queue, QueueEntry, Want},
-    trouble::{EtcdError, Remedy},
+    staleness::ReadKind,
 };
 use crate::{
     leadership::FencingToken,
@@ -90,7 +90,7 @@ impl Following {
         // progress while a watch is still to start. What comes twice is left out.
         let options =
             WatchOptions::new().with_prefix().with_fragment().with_start_revision(view.queue.at().0);
-        let opening = client.watch(layout::prefix(&self.election), Some(options));
+        let opening = client.watch(keys::prefix(&self.election), Some(options));
         let mut stream = shared.links.call(&link, PATIENCE, opening).await?;
         backoff.reset();
         let mut ask_at = Instant::now() + ASK_EVERY;
@@ -212,7 +212,7 @@ impl ObservedQueue {
             Head::Blocked { key, .. } => return State::Vacant { blocked_by: Some(displayed(key)) },
             Head::Empty | Head::Unread => return State::Vacant { blocked_by: None },
         };
-        let token = layout::token(entry.key.created);
+        let token = keys::token(entry.key.created);
         let since = self.announced.as_ref().filter(|said| said.token == token).map(|said| said.since);
         State::Leader(Leader { name: name_of(key, entry), token, since })
     }
@@ -286,7 +286,7 @@ pub(crate) async fn snapshot(shared: Arc<EtcdShared>, election: ElectionName) ->
     let candidates = view.queue.iter().filter(|(_, entry)| entry.candidate);
     let queued = |(key, entry): (&[u8], &QueueEntry)| Queued {
         name: name_of(key, entry),
-        token: Some(layout::token(entry.key.created)),
+        token: Some(keys::token(entry.key.created)),
     };
     Ok(Snapshot {
         observation: Observation { at: SystemTime::now(), state: view.state() },

@@ -6,7 +6,7 @@
 //! here while another key has the same revision, whoever made the two.
 //!
 //! Everything under the prefix is in the queue, except the keys of another election whose name begins
-//! with this one's and a slash (see [`layout::part_of`]). A key that is no candidate's holds up
+//! with this one's and a slash (see [`keys::part_of`]). A key that is no candidate's holds up
 //! everybody behind it, as in etcd's own election.
 //!
 //! Only the first [`ROOM`] keys are kept, and the keys that are looked at: a program that fills the
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use etcd_client::KeyValue;
 
-use super::layout::{self, KeyKind, LeaseId, Revision};
+use super::keys::{self, KeyKind, LeaseId, Revision};
 use crate::names::{ElectionName, displayed};
 
 mod reading;
@@ -58,7 +58,7 @@ impl QueueEntry {
     /// A key as an event, or a read with values, has it; `None` if it is not part of this queue.
     pub(crate) fn of(election: &ElectionName, kv: &KeyValue) -> Option<Self> {
         let lease = LeaseId(kv.lease());
-        let part = layout::part_of(election, kv.key(), Some((lease, kv.value())));
+        let part = keys::part_of(election, kv.key(), Some((lease, kv.value())));
         let key = Key { created: Revision(kv.create_revision()), lease: Some(lease) };
         Self::new(part, key, Some(displayed(kv.value())))
     }
@@ -66,7 +66,7 @@ impl QueueEntry {
     /// A key of which only the key itself was read.
     fn of_key(election: &ElectionName, kv: &KeyValue) -> Option<Self> {
         let key = Key { created: Revision(kv.create_revision()), lease: None };
-        Self::new(layout::part_of(election, kv.key(), None), key, None)
+        Self::new(keys::part_of(election, kv.key(), None), key, None)
     }
 
     fn new(part: KeyKind, key: Key, name: Option<String>) -> Option<Self> {

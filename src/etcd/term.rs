@@ -21,11 +21,11 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     EtcdShared, LeaderKey,
     announcement::Announcement,
-    layout::{self, LeaseId, Revision},
-    lease::{LeaseEnd, LeaseGuard, Renewal, short_pause},
-    progress::ReadKind,
+    error::{EtcdError, Remedy},
+    keepalive::{LeaseEnd, LeaseGuard, Renewal, short_pause},
+    keys::{self, LeaseId, Revision},
     queue::{Key, QueuePlace},
-    trouble::{EtcdError, Remedy},
+    staleness::ReadKind,
     view::{KeyWatch, QueuePosition},
 };
 use crate::{
@@ -60,7 +60,7 @@ impl ActiveTerm {
             let announcing = self.seat.clone().announce(self.announcement());
             AbortOnDropHandle::new(self.seat.shared.spawn(announcing))
         });
-        let mut blindness: Option<Blindness> = None;
+        let mut blindness: Option<UnobservableSince> = None;
         let ended = loop {
             tokio::select! {
                 biased;
@@ -75,11 +75,11 @@ impl ActiveTerm {
                 sight = self.look.sight() => match self.shown(sight) {
                     LeaderKeyState::Seated => blindness = None,
                     LeaderKeyState::Lost(loss) => break TermEnd::Lost(loss),
-                    LeaderKeyState::Nothing { since } => blindness = Some(Blindness { since, told: false }),
+                    LeaderKeyState::Nothing { since } => blindness = Some(UnobservableSince { since, told: false }),
                 },
                 blind = blind(&mut blindness, self.seat.ttl) => match blind {
-                    Blind::Until(until) => drop(self.events.send(Event::Blind { token, until })),
-                    Blind::ForTooLong => break TermEnd::Lost(Loss::Unobservable),
+                    UnobservableUntil::Until(until) => drop(self.events.send(Event::Unobservable { token, until })),
+                    UnobservableUntil::ForTooLong => break TermEnd::Lost(Loss::Unobservable),
                 },
                 Some(renewal) = self.renewals.recv() => self.renewed(token, renewal),
                 order = self.tenure.order() => match order {
@@ -154,13 +154,13 @@ impl ActiveTerm {
 }
 
 /// The queue can't be seen, so that nobody would notice if our key were deleted.
-struct Blindness {
+struct UnobservableSince {
     since: Timestamp,
     /// Whether that was told.
     told: bool,
 }
 
-enum Blind {
+enum UnobservableUntil {
     /// For long enough to tell of it; the term ends then, unless the queue is seen before.
     Until(Timestamp),
     ForTooLong,
@@ -169,17 +169,17 @@ enum Blind {
 /// Waits until a blindness is to be told of, or must end the term.
 ///
 /// Cancel safe.
-async fn blind(blindness: &mut Option<Blindness>, ttl: Ttl) -> Blind {
-    let Some(Blindness { since, told }) = blindness else { return std::future::pending().await };
+async fn blind(blindness: &mut Option<UnobservableSince>, ttl: Ttl) -> UnobservableUntil {
+    let Some(UnobservableSince { since, told }) = blindness else { return std::future::pending().await };
     let end = *since + ttl.as_duration();
     if *told {
         clock::sleep_until(end).await;
-        return Blind::ForTooLong;
+        return UnobservableUntil::ForTooLong;
     }
     // Longer than it takes to connect anew, and early enough to do something about it.
     clock::sleep_until(*since + ttl.as_duration() / 3).await;
     *told = true;
-    Blind::Until(end)
+    UnobservableUntil::Until(end)
 }
 
 enum TermEnd {
@@ -214,7 +214,7 @@ pub(super) async fn release(
     deadline: Timestamp,
 ) -> Result<Released, ReleaseError> {
     let lease = LeaseId(ticket.lease);
-    if ticket.created <= 0 || !layout::is_candidates_key(&ticket.key, lease) {
+    if ticket.created <= 0 || !keys::is_candidates_key(&ticket.key, lease) {
         return Err(ReleaseError::Malformed);
     }
     loop {

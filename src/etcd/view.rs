@@ -23,11 +23,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     EtcdShared,
-    layout::{self, LeaseId, Revision},
-    link::{EndpointConnection, Paused},
-    progress::{self, ReadKind},
+    connection::{EndpointConnection, Paused},
+    error::{EtcdError, Remedy},
+    keys::{self, LeaseId, Revision},
     queue::{self, Head, PATIENCE, Queue, QueueEntry, QueuePlace, Want},
-    trouble::{EtcdError, Remedy},
+    staleness::{self, ReadKind},
     watches::Watch,
 };
 use crate::{
@@ -120,7 +120,7 @@ impl QueueView {
     fn tokens(&self) -> Result<Vec<FencingToken>, Timestamp> {
         let known = self.known();
         let queue = known.queue.as_ref().map_err(|since| *since)?;
-        Ok(queue.revisions().into_iter().map(layout::token).collect())
+        Ok(queue.revisions().into_iter().map(keys::token).collect())
     }
 
     /// The tokens of those who are known to go by this name.
@@ -128,7 +128,7 @@ impl QueueView {
         let known = self.known();
         let Ok(queue) = &known.queue else { return Vec::new() };
         let named = queue.iter().filter(|(_, entry)| entry.candidate && entry.name.as_deref() == Some(name));
-        named.map(|(_, entry)| layout::token(entry.key.created)).collect()
+        named.map(|(_, entry)| keys::token(entry.key.created)).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, ViewState> {
@@ -222,7 +222,7 @@ fn show(queue: &Queue, known: &mut Option<QueueHead>) -> bool {
     let front = match queue.head() {
         Head::Empty => QueueHead::Nobody,
         Head::Candidate { entry, .. } => {
-            let token = layout::token(entry.key.created);
+            let token = keys::token(entry.key.created);
             if matches!(known, Some(QueueHead::Candidate { token: shown, .. }) if *shown == token) {
                 return false;
             }
@@ -363,7 +363,7 @@ impl QueueFollower {
         &self,
         link: &EndpointConnection,
         watch: &mut Watch,
-        known: progress::ClusterMark,
+        known: staleness::ClusterMark,
     ) -> Result<(WatchResponse, Revision), EtcdError> {
         let message = watch.message().await.map_err(|trouble| self.broken(link, trouble))?;
         if message.canceled() {
@@ -382,7 +382,7 @@ impl QueueFollower {
     }
 
     async fn watch(&self, link: &EndpointConnection) -> Result<Watch, EtcdError> {
-        self.shared.links.call(link, PATIENCE, link.watch(layout::prefix(&self.election))).await
+        self.shared.links.call(link, PATIENCE, link.watch(keys::prefix(&self.election))).await
     }
 
     fn broken(&self, link: &EndpointConnection, trouble: EtcdError) -> EtcdError {

@@ -21,7 +21,7 @@ use etcd_client::{
 };
 use tokio::sync::mpsc;
 
-use super::trouble::EtcdError;
+use super::error::EtcdError;
 
 /// Chosen by us, from 1 on, and never used twice on one stream.
 type WatchId = i64;

@@ -158,7 +158,7 @@ impl Published {
         self.changed.subscribe()
     }
 
-    pub(super) fn fronts(&self) -> watch::Receiver<Option<QueueHead>> {
+    pub(super) fn queue_heads(&self) -> watch::Receiver<Option<QueueHead>> {
         let mut fronts = self.fronts.subscribe();
         fronts.mark_changed();
         fronts

@@ -17,7 +17,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use self::completions::Shell;
 #[cfg(target_os = "linux")]
-use crate::effects::{guard::Inherited, init, shim};
+use crate::supervise::{guard::Inherited, init, shim};
 use crate::{
     config::{self, Config, Defaults, Endpoints, Range, UsageError},
     descriptors,
@@ -29,9 +29,8 @@ use crate::{
 mod completions;
 #[cfg(target_os = "linux")]
 mod demo;
+mod election_log;
 mod environment;
-mod ground;
-mod journal;
 mod man;
 mod observe;
 mod peers;
@@ -40,6 +39,7 @@ mod run;
 mod server;
 mod show;
 mod signals;
+mod startup;
 mod status;
 mod transcript;
 

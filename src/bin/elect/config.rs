@@ -27,10 +27,10 @@ pub(crate) use self::group::{PeersConfig, Range};
 use self::{exposure::Exposed, group::MemberArgs};
 use crate::{
     cli::{CandidateArgs, CommonArgs},
-    effects::{contain::Contain, restart::Restart},
+    lease_timing::LeaseTiming,
     log::Format,
-    proof::LeaseTiming,
     status::Address,
+    supervise::{contain::Contain, restart::Restart},
 };
 
 mod exposure;

@@ -23,11 +23,11 @@ use tracing_subscriber::{
 use crate::config::UsageError;
 
 mod lines;
-mod seldom;
+mod rate_limit;
 
 pub(crate) use self::{
     lines::{OutputStream, drain, together},
-    seldom::RateLimit,
+    rate_limit::RateLimit,
 };
 
 /// The target of the lines that people follow.

@@ -5,11 +5,11 @@ use std::process::ExitCode;
 mod cli;
 mod config;
 mod descriptors;
-mod effects;
+mod lease_timing;
 mod log;
-mod proof;
 mod secrecy;
 mod status;
+mod supervise;
 
 fn main() -> ExitCode {
     cli::main()

@@ -28,24 +28,24 @@
 //! | `page` | `/`, for people |
 
 mod address;
-mod answer;
-mod board;
 mod certificates;
+mod connection_limit;
 mod events;
 mod hosts;
 mod http;
 mod metrics;
 mod page;
-mod patient;
 mod report;
+mod response;
 mod routes;
-mod seats;
-mod situation;
+mod snapshot;
+mod store;
 mod timeline;
+mod write_timeout;
 
 pub(crate) use self::{
     address::{Address, BoundAddress},
-    board::{ServerIdentity, Sources, StatusStore},
     http::serve,
     report::precise_millis,
+    store::{ServerIdentity, Sources, StatusStore},
 };

@@ -8,10 +8,10 @@ use super::{Key, Queue, QueueEntry, ROOM};
 use crate::{
     etcd::{
         EtcdShared,
-        layout::{self, Revision},
-        link::EndpointConnection,
-        progress::ReadKind,
-        trouble::EtcdError,
+        connection::EndpointConnection,
+        error::EtcdError,
+        keys::{self, Revision},
+        staleness::ReadKind,
     },
     names::ElectionName,
 };
@@ -43,7 +43,7 @@ pub(crate) async fn read(
         }
         let known = shared.known();
         let mut client = link.kv();
-        let reading = client.get(layout::prefix(election), Some(options));
+        let reading = client.get(keys::prefix(election), Some(options));
         let answer = shared.links.call(link, PATIENCE, reading).await?;
         let read_at = shared.accept(link, answer.header(), ReadKind::Linearizable, known)?;
         let at = *at.get_or_insert(read_at);

@@ -214,7 +214,7 @@ async fn contract_1_one_of_three_leads_and_the_others_know_it() {
     let (leader, leadership) = first_leader(&members).await;
     assert!(leadership.holds());
     for (place, peers) in members.peers.iter().enumerate().filter(|(place, _)| *place != leader) {
-        let mut fronts = peers.shared.published.fronts();
+        let mut fronts = peers.shared.published.queue_heads();
         let name = members.peers[leader].settings().name().to_string();
         let known = Some(QueueHead::Candidate { token: leadership.token(), name });
         soon("the leader is known", fronts.wait_for(|front| *front == known)).await.unwrap();

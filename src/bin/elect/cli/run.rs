@@ -34,40 +34,39 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use self::{
-    attendant::{RunEvent, RunEvents},
+    events::{RunEvent, RunEvents},
     options::Options,
-    post::Reporter,
+    reporter::Reporter,
 };
 use super::{
     LEAVE_WITHIN,
-    ground::{Participant, Startup},
     server::explained,
     signals::Wish,
+    startup::{Participant, Startup},
 };
 use crate::{
     config::{CandidateBackend, UsageError},
-    effects::{
+    lease_timing::written,
+    log, secrecy,
+    supervise::{
         children::{self, ChildRegistry, Rest, Unkillable},
-        control::{CommandExit, GuardOrder, Start},
         environment::{self, Variables},
         guard::{self, GuardConfig, Inherited, TermHook},
+        guard_handle::{GuardEvent, Supervision},
         health::Health,
         hooks::Hooks,
         init::BY_ITSELF,
         namespace::Containment,
         oversight::{Instruction, Oversight, OversightInput, Ran, StopReason},
         program,
+        protocol::{CommandExit, GuardOrder, Start},
         restart::RestartPause,
-        supervision::{GuardEvent, Supervision},
     },
-    log,
-    proof::written,
-    secrecy,
 };
 
-mod attendant;
+mod events;
 mod options;
-mod post;
+mod reporter;
 
 pub(super) use self::options::RunArgs;
 

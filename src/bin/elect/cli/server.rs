@@ -20,17 +20,16 @@ use tokio::{
 use tracing::info;
 
 use super::{
-    LEAVE_WITHIN,
-    ground::{Participant, Startup},
-    heartbeat,
+    LEAVE_WITHIN, heartbeat,
     signals::Signals,
+    startup::{Participant, Startup},
     transcript::Happened,
 };
 use crate::{
     config::{self, CandidateBackend, CandidateConfig, Config, UsageError},
-    effects::systemd::Systemd,
+    lease_timing::{LeaseTiming, written},
     log,
-    proof::{LeaseTiming, written},
+    supervise::systemd::Systemd,
 };
 
 pub(super) async fn run(config: Config, standing: CandidateConfig) -> anyhow::Result<ExitCode> {
@@ -62,7 +61,7 @@ async fn reap() {
 async fn stand<B: Backend>(ground: Participant<B>, mut signals: Signals) -> anyhow::Result<ExitCode> {
     let Participant { backend, mut candidate, board, journal: mut log, proof } = ground;
     let mut events = candidate.subscribe();
-    let mut fronts = board.fronts();
+    let mut fronts = board.leader_watch();
     let mut systemd = Systemd::from_environment();
 
     let (stop, stopping) = oneshot::channel();

@@ -17,7 +17,7 @@ use leader_election::{
 use ring::digest::{SHA256, digest};
 
 use super::{UsageError, exposure::Exposed};
-use crate::proof::written;
+use crate::lease_timing::written;
 
 /// A group, as all commands know it.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{board::StatusStore, report::StatusReport};
+use super::{report::StatusReport, store::StatusStore};
 
 /// Without a change, this often. A page takes silence of three times this for a lost server.
 const HEARTBEAT: Duration = Duration::from_secs(1);

@@ -8,7 +8,7 @@
 //! | a request's head | `HEAD_BYTES`, `HEADERS` | 431 |
 //! | … or the pause before it | `HEAD_WITHIN` | closed |
 //! | a request's body | none is taken | 413 |
-//! | an answer that is not read | `patient::STALLED` | closed |
+//! | an answer that is not read | `write_timeout::STALLED` | closed |
 //! | clients of `/events` | a quarter of the connections | 503 |
 
 use std::{convert::Infallible, io, net::SocketAddr, thread, time::Duration};
@@ -30,11 +30,11 @@ use tokio::{
 
 use super::{
     address::BoundAddress,
-    board::{ServerIdentity, StatusStore},
+    connection_limit::{ConnectionLimit, ConnectionPermit},
     hosts::Hosts,
-    patient::WriteTimeout,
     routes::Routes,
-    seats::{ConnectionLimit, ConnectionPermit},
+    store::{ServerIdentity, StatusStore},
+    write_timeout::WriteTimeout,
 };
 use crate::{descriptors, log::RateLimit};
 
@@ -101,7 +101,7 @@ pub(crate) fn serve(
 
 /// Notes who is at the front of the queue.
 async fn follow(board: StatusStore) {
-    let mut fronts = board.fronts();
+    let mut fronts = board.leader_watch();
     loop {
         let front = fronts.next().await;
         board.front(&front);
@@ -205,7 +205,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::*;
-    use crate::{proof::LeaseTiming, status::Sources};
+    use crate::{lease_timing::LeaseTiming, status::Sources};
 
     /// More than any answer to what fits into a fuzzed request or two.
     const PIPE: usize = 1 << 20;

@@ -20,10 +20,10 @@ use prometheus_client::{
 };
 
 use super::{
-    board::ServerIdentity,
-    situation::{GroupMeasurements, Role, StatusSnapshot},
+    snapshot::{GroupMeasurements, Role, StatusSnapshot},
+    store::ServerIdentity,
 };
-use crate::proof::LeaseTiming;
+use crate::lease_timing::LeaseTiming;
 
 /// A format that metrics are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

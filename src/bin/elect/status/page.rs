@@ -9,7 +9,7 @@ use hyper::{
 };
 use ring::digest::{SHA256, digest};
 
-use super::answer::{self, HttpResponse};
+use super::response::{self, HttpResponse};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -25,7 +25,7 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 pub(crate) fn answer() -> HttpResponse {
-    let mut answer = answer::whole(StatusCode::OK, "text/html; charset=utf-8", PAGE);
+    let mut answer = response::whole(StatusCode::OK, "text/html; charset=utf-8", PAGE);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

@@ -6,11 +6,11 @@ use leader_election::FencingToken;
 use serde::Serialize;
 
 use super::{
-    board::ServerIdentity,
     metrics::slug,
-    situation::{GroupMeasurements, LeaderView, PeerRow, QueuedCandidate, Role, StatusSnapshot},
+    snapshot::{GroupMeasurements, LeaderView, PeerRow, QueuedCandidate, Role, StatusSnapshot},
+    store::ServerIdentity,
 };
-use crate::proof::LeaseTiming;
+use crate::lease_timing::LeaseTiming;
 
 /// Candidates that are listed; how many there are is said beside them.
 const LISTED: usize = 100;
@@ -201,7 +201,7 @@ impl<'a> ServerJson<'a> {
 }
 
 impl<'a> TermJson<'a> {
-    fn of(past: &'a super::situation::PastTerm) -> Self {
+    fn of(past: &'a super::snapshot::PastTerm) -> Self {
         Self {
             token: past.token.get(),
             name: past.name.as_deref(),

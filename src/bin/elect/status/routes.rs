@@ -15,15 +15,15 @@ use leader_election::clock::Timestamp;
 use tokio::time::timeout;
 
 use super::{
-    answer::{self, HttpResponse},
-    board::StatusStore,
     events::Listeners,
     hosts::Hosts,
     metrics, page,
     report::StatusReport,
-    situation::{Role, silence},
+    response::{self, HttpResponse},
+    snapshot::{Role, silence},
+    store::StatusStore,
 };
-use crate::proof::LeaseTiming;
+use crate::lease_timing::LeaseTiming;
 
 const ELECTION: HeaderName = HeaderName::from_static("elect-election");
 const NAME: HeaderName = HeaderName::from_static("elect-name");
@@ -60,11 +60,11 @@ impl Routes {
         // not contradict itself.
         let role = self.board.role();
         let mut answer = if !request.body().is_end_stream() {
-            let mut refused = answer::line(StatusCode::PAYLOAD_TOO_LARGE, "no body is wanted\n");
+            let mut refused = response::line(StatusCode::PAYLOAD_TOO_LARGE, "no body is wanted\n");
             refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             refused
         } else if let Some(host) = self.foreign_host(&request) {
-            answer::line(StatusCode::MISDIRECTED_REQUEST, foreign(host))
+            response::line(StatusCode::MISDIRECTED_REQUEST, foreign(host))
         } else {
             let path = request.uri().path();
             let methods = methods_of(path);
@@ -78,7 +78,7 @@ impl Routes {
                 }
                 _ => {
                     let text = "only what the header Allow has\n";
-                    let mut refused = answer::line(StatusCode::METHOD_NOT_ALLOWED, text);
+                    let mut refused = response::line(StatusCode::METHOD_NOT_ALLOWED, text);
                     refused.headers_mut().insert(ALLOW, methods);
                     refused
                 }
@@ -117,7 +117,7 @@ impl Routes {
             "/metrics" => self.metrics(headers),
             "/events" => self.events(method),
             "/" => page::answer(),
-            _ => answer::line(StatusCode::NOT_FOUND, "no such path\n"),
+            _ => response::line(StatusCode::NOT_FOUND, "no such path\n"),
         }
     }
 
@@ -125,13 +125,13 @@ impl Routes {
         let situation = self.board.situation();
         let proof = self.board.identity().proof;
         let why_not = match (situation.role, proof) {
-            _ if situation.is_ready() => return answer::line(StatusCode::OK, "ready\n"),
+            _ if situation.is_ready() => return response::line(StatusCode::OK, "ready\n"),
             _ if !situation.healthy => "the health probe fails",
             (Role::Outside, LeaseTiming::Lease(_)) => "not in the queue",
             (Role::Outside, LeaseTiming::Heartbeats(_)) => "neither leads nor follows",
             (Role::Leader { .. } | Role::Follower { .. }, proof) => silence(proof),
         };
-        answer::line(StatusCode::SERVICE_UNAVAILABLE, format!("{why_not}\n"))
+        response::line(StatusCode::SERVICE_UNAVAILABLE, format!("{why_not}\n"))
     }
 
     /// Waits for names that nobody had asked for yet, but not for long.
@@ -145,7 +145,7 @@ impl Routes {
     fn status(&self) -> HttpResponse {
         let situation = self.board.situation();
         let json = StatusReport::of(self.board.identity(), &situation).json();
-        answer::whole(StatusCode::OK, "application/json", json + "\n")
+        response::whole(StatusCode::OK, "application/json", json + "\n")
     }
 
     fn metrics(&self, headers: &HeaderMap) -> HttpResponse {
@@ -153,19 +153,20 @@ impl Routes {
         let form = metrics::Form::accepted(&accepts.collect::<Vec<_>>().join(","));
         let expiry = self.board.certificates().expiry();
         let text = self.board.metrics().text(&self.board.situation(), expiry, form);
-        let mut answer = answer::whole(StatusCode::OK, form.content_type(), text);
+        let mut answer = response::whole(StatusCode::OK, form.content_type(), text);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         answer
     }
 
     fn events(&self, method: &Method) -> HttpResponse {
         if method == Method::HEAD {
-            return answer::whole(StatusCode::OK, "text/event-stream", "");
+            return response::whole(StatusCode::OK, "text/event-stream", "");
         }
         match self.listeners.listen(&self.board) {
-            Some(events) => answer::events(events),
+            Some(events) => response::events(events),
             None => {
-                let mut refused = answer::line(StatusCode::SERVICE_UNAVAILABLE, "too many listen already\n");
+                let mut refused =
+                    response::line(StatusCode::SERVICE_UNAVAILABLE, "too many listen already\n");
                 refused.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
                 refused
             }
@@ -193,7 +194,7 @@ fn foreign(host: &str) -> String {
 }
 
 fn yes_or_no(is: bool, yes: &'static str, no: &'static str) -> HttpResponse {
-    if is { answer::line(StatusCode::OK, yes) } else { answer::line(StatusCode::SERVICE_UNAVAILABLE, no) }
+    if is { response::line(StatusCode::OK, yes) } else { response::line(StatusCode::SERVICE_UNAVAILABLE, no) }
 }
 
 /// A name as a header's value: visible ASCII as it is, everything else percent-encoded.

@@ -21,7 +21,7 @@ use super::{
     process::{self, Process},
     watch::{DemoServer, SERVERS},
 };
-use crate::{config::Endpoints, effects::program};
+use crate::{config::Endpoints, supervise::program};
 
 /// What the compose files use: short, and renewals show each second.
 const TTL: &str = "3s";

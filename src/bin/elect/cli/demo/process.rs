@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::effects::shim;
+use crate::supervise::shim;
 
 /// Killed and reaped when it is dropped; killed by the kernel if we end in another way.
 #[derive(Debug)]

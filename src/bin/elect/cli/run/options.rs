@@ -8,7 +8,7 @@ use leader_election::{CandidateName, peers::Timing};
 use super::super::{CandidateArgs, CommonArgs};
 use crate::{
     config::{CandidateConfig, Config, Defaults, UsageError, in_file},
-    effects::{
+    supervise::{
         budget::{Budget, KillAfter},
         contain::Contain,
         health::Check,

@@ -117,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::budget::KillAfter, *};
-    use crate::proof::LeaseTiming;
+    use crate::lease_timing::LeaseTiming;
 
     fn at(millis: u64) -> Timestamp {
         Timestamp::from_nanos(millis * 1_000_000)

@@ -181,7 +181,7 @@ impl ElectionLog {
                     }
                 }
             }
-            Event::Blind { token, until } => {
+            Event::Unobservable { token, until } => {
                 let left = until.since(Timestamp::now());
                 warn!(
                     token = token.get(),

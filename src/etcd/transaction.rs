@@ -6,7 +6,7 @@ use etcd_client::{Txn, TxnOp, TxnOpResponse, TxnResponse};
 
 use super::{
     Etcd, LeaderKey,
-    trouble::{EtcdError, Remedy},
+    error::{EtcdError, Remedy},
 };
 use crate::leadership::LeadershipHandle;
 

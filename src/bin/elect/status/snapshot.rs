@@ -7,7 +7,7 @@ use leader_election::{
     peers::{SyncTimes, TimingAdvice},
 };
 
-use crate::proof::LeaseTiming;
+use crate::lease_timing::LeaseTiming;
 
 /// What this process is in the election, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

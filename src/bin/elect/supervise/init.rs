@@ -47,10 +47,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     children,
-    control::{self, CommandExit, PipeSender, PolledPipe, WireTimestamp},
     deadman::DeadMansSwitch,
     guard::ended,
     namespace::{self, Contained},
+    protocol::{self, CommandExit, PipeSender, PolledPipe, WireTimestamp},
     shim,
 };
 
@@ -140,8 +140,8 @@ struct InitChild {
 
 impl Init {
     fn begin(InitConfig { contained, orders, reports, command }: InitConfig) -> io::Result<Self> {
-        let orders = PolledPipe::new(control::inherited_source(orders)?)?;
-        let reports = PipeSender::new(control::inherited_sink(reports)?)?;
+        let orders = PolledPipe::new(protocol::inherited_source(orders)?)?;
+        let reports = PipeSender::new(protocol::inherited_sink(reports)?)?;
         let _ = prctl::set_name(c"elect-init");
         // A guard that died before this is noticed by the end of its pipe.
         match contained {

@@ -16,16 +16,16 @@ use tokio::{
 };
 use tracing::info;
 
-use super::super::{heartbeat, journal::ElectionLog, transcript::Happened};
+use super::super::{election_log::ElectionLog, heartbeat, transcript::Happened};
 use crate::{
-    effects::{
+    status::StatusStore,
+    supervise::{
         children::ChildRegistry,
-        control::CommandExit,
         environment,
         hooks::{Hooks, Occasion, PendingTermHook},
+        protocol::CommandExit,
         systemd::Systemd,
     },
-    status::StatusStore,
 };
 
 pub(super) struct Reporter {
@@ -59,7 +59,7 @@ impl Reporter {
         Ok(Self {
             journal,
             events,
-            fronts: board.fronts(),
+            fronts: board.leader_watch(),
             board,
             alive: heartbeat(),
             hooks,

@@ -13,8 +13,8 @@ use tracing::debug;
 
 use super::{
     children::{ChildEntry, ChildRegistry},
-    control::{self, GuardOrder, GuardReport, PipeReceiver, PipeSender},
     environment,
+    protocol::{self, GuardOrder, GuardReport, PipeReceiver, PipeSender},
 };
 
 /// A running guard. Dropping it ends its orders, which it takes for our death.
@@ -41,8 +41,8 @@ pub(crate) enum GuardEvent {
 impl Supervision {
     /// Starts a guard with the same arguments as this `elect run` was given, in a process group of its own.
     pub(crate) fn start(arguments: &[OsString], kin: &ChildRegistry) -> io::Result<Self> {
-        let (their_orders, orders) = control::pipe()?;
-        let (reports, their_reports) = control::pipe()?;
+        let (their_orders, orders) = protocol::pipe()?;
+        let (reports, their_reports) = protocol::pipe()?;
         let (orders, reports) = (PipeSender::new(orders)?, PipeReceiver::new(reports)?);
 
         let mut command = guard();
@@ -52,8 +52,8 @@ impl Supervision {
         let mut command = tokio::process::Command::from(command);
         command.process_group(0);
         // Nothing else is started between here and the end of this function: it would inherit them.
-        control::bequeath(&their_orders)?;
-        control::bequeath(&their_reports)?;
+        protocol::bequeath(&their_orders)?;
+        protocol::bequeath(&their_reports)?;
         let child = command.spawn()?;
         let pid = child.id().map_or(0, u32::cast_signed);
         let known = kin.enter(Pid::from_raw(pid));

@@ -4,7 +4,7 @@ use std::{io, pin::pin};
 
 use super::{
     super::signals::{PassedOn, Signals, Wish},
-    post::Reporter,
+    reporter::Reporter,
 };
 
 pub(super) struct RunEvents {

@@ -22,10 +22,10 @@ use tokio::{
 
 use super::{
     EtcdShared,
-    layout::LeaseId,
-    link::{EndpointConnection, Paused},
-    progress::ReadKind,
-    trouble::{EtcdError, Remedy},
+    connection::{EndpointConnection, Paused},
+    error::{EtcdError, Remedy},
+    keys::LeaseId,
+    staleness::ReadKind,
 };
 use crate::{
     clock::{self, Timestamp},

@@ -19,7 +19,7 @@
 //!   has a PID [`namespace`], else by that of [`init`].
 //!
 //! [`budget`], [`countdown`] (the guard's) and [`oversight`] (the supervisor's) are the rules, and pure. [`guard`]
-//! and [`supervision`] are the two ends of [`control`]; [`init`] and [`init_handle`] are those one step below.
+//! and [`guard_handle`] are the two ends of [`protocol`]; [`init`] and [`init_handle`] are those one step below.
 //! [`children`] ends and reaps processes. All but [`systemd`] needs Linux.
 
 #[cfg(target_os = "linux")]
@@ -28,8 +28,6 @@ pub(crate) mod budget;
 pub(crate) mod children;
 pub(crate) mod contain;
 #[cfg(target_os = "linux")]
-pub(crate) mod control;
-#[cfg(target_os = "linux")]
 pub(crate) mod countdown;
 #[cfg(target_os = "linux")]
 pub(crate) mod deadman;
@@ -37,6 +35,8 @@ pub(crate) mod deadman;
 pub(crate) mod environment;
 #[cfg(target_os = "linux")]
 pub(crate) mod guard;
+#[cfg(target_os = "linux")]
+pub(crate) mod guard_handle;
 #[cfg(target_os = "linux")]
 pub(crate) mod health;
 #[cfg(target_os = "linux")]
@@ -51,11 +51,11 @@ pub(crate) mod namespace;
 pub(crate) mod oversight;
 #[cfg(target_os = "linux")]
 pub(crate) mod program;
+#[cfg(target_os = "linux")]
+pub(crate) mod protocol;
 pub(crate) mod restart;
 #[cfg(target_os = "linux")]
 pub(crate) mod shell;
 #[cfg(target_os = "linux")]
 pub(crate) mod shim;
-#[cfg(target_os = "linux")]
-pub(crate) mod supervision;
 pub(crate) mod systemd;

@@ -17,10 +17,10 @@ use nix::{
 use tracing::debug;
 
 use super::{
-    control::{self, PipeReceiver, PipeSender},
     environment::{Variables, WITHHELD},
     init::{self, InitOrder, InitReport},
     namespace::Contained,
+    protocol::{self, PipeReceiver, PipeSender},
 };
 
 /// The standard streams that a command has.
@@ -51,8 +51,8 @@ impl InitHandle {
         contained: Contained,
         streams: CommandStreams,
     ) -> io::Result<Self> {
-        let (their_orders, orders) = control::pipe()?;
-        let (reports, their_reports) = control::pipe()?;
+        let (their_orders, orders) = protocol::pipe()?;
+        let (reports, their_reports) = protocol::pipe()?;
         let (orders, reports) = (PipeSender::new(orders)?, PipeReceiver::new(reports)?);
 
         let mut init = Command::new("/proc/self/exe");
@@ -67,8 +67,8 @@ impl InitHandle {
             init.stdin(Stdio::null()).stdout(errors()?).stderr(errors()?);
         }
         // Nothing else is started between here and the end of this function: it would inherit them.
-        control::bequeath(&their_orders)?;
-        control::bequeath(&their_reports)?;
+        protocol::bequeath(&their_orders)?;
+        protocol::bequeath(&their_reports)?;
         let child = contained.spawn(init.process_group(0))?;
         Ok(Self { child, orders: Some(orders), reports, silent: false })
     }

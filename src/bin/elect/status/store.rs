@@ -29,13 +29,13 @@ use tokio::sync::{Notify, watch};
 use super::{
     certificates::CertificateExpiry,
     metrics::Metrics,
-    situation::{
+    snapshot::{
         GroupMeasurements, LastTold, LeaderView, PastTerm, PeerRow, QueuedCandidate, QueuedTokens, Role,
         SnapshotInputs, StatusSnapshot, role, who_leads,
     },
     timeline::Timeline,
 };
-use crate::proof::LeaseTiming;
+use crate::lease_timing::LeaseTiming;
 
 /// A loop that has not ticked for this long is stuck. It ticks once a second.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -224,7 +224,7 @@ impl StatusStore {
     }
 
     /// The front of the queue, to be followed.
-    pub(crate) fn fronts(&self) -> LeaderWatch {
+    pub(crate) fn leader_watch(&self) -> LeaderWatch {
         self.0.sources.fronts.clone()
     }
 

@@ -17,7 +17,7 @@ use std::{fmt, time::Duration};
 
 use leader_election::{clock::Timestamp, peers::Timing, timing::Ttl};
 
-use crate::proof::{LeaseTiming, written};
+use crate::lease_timing::{LeaseTiming, written};
 
 /// How long before the end of validity KILL is sent.
 ///

@@ -20,8 +20,8 @@ use tracing::{info, warn};
 
 use super::{
     children::ChildRegistry,
-    control::CommandExit,
     environment::Variables,
+    protocol::CommandExit,
     shell::{self, ShellOutcome},
 };
 

@@ -7,7 +7,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use crate::etcd::trouble::EtcdError;
+use crate::etcd::error::EtcdError;
 
 /// How long an attempt is waited for before the next one joins the race.
 pub(super) const HEAD_START: Duration = Duration::from_millis(250);

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tonic::{codegen::Service, transport::Uri};
 
-use crate::etcd::{endpoint::Endpoint, trouble::EtcdError};
+use crate::etcd::{endpoint::Endpoint, error::EtcdError};
 
 /// More addresses than any cluster has members.
 const MOST_ADDRESSES: usize = 32;

@@ -13,11 +13,11 @@ use leader_election::{
 use tokio::runtime::Handle;
 use tracing::info;
 
-use super::journal::ElectionLog;
+use super::election_log::ElectionLog;
 use crate::{
     config::CandidateConfig,
+    lease_timing::LeaseTiming,
     log::Format,
-    proof::LeaseTiming,
     status::{self, BoundAddress, ServerIdentity, Sources, StatusStore},
 };
 

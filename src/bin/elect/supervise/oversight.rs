@@ -28,7 +28,7 @@ use nix::sys::signal::Signal;
 
 use super::{
     budget::{ALLOWANCE, Budget, GRACE},
-    control::{CommandExit, GuardOrder, GuardReport},
+    protocol::{CommandExit, GuardOrder, GuardReport},
     restart::{Restart, RestartPause},
 };
 
@@ -417,7 +417,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{super::budget::KillAfter, *};
-    use crate::proof::LeaseTiming;
+    use crate::lease_timing::LeaseTiming;
 
     const TERM: i32 = Signal::SIGTERM as i32;
 

@@ -40,13 +40,13 @@ use tracing::{debug, info, warn};
 use super::{
     budget::Budget,
     children::{self, Rest, Unkillable},
-    control::{self, CommandExit, GuardOrder, GuardReport, PipeReceiver, PipeSender, Start},
     countdown::{Countdown, KillStep},
     deadman::DeadMansSwitch,
     environment::Variables,
     init::{BY_ITSELF, InitOrder, InitReport},
     init_handle::{CommandStreams, InitHandle},
     namespace::Contained,
+    protocol::{self, CommandExit, GuardOrder, GuardReport, PipeReceiver, PipeSender, Start},
 };
 
 /// How long giving leadership up is tried in the supervisor's place. The lease ends by itself after that.
@@ -89,10 +89,10 @@ pub(crate) struct Inherited {
 
 /// Guards until the supervisor is gone.
 pub(crate) async fn run(charge: GuardConfig, inherited: Inherited) -> anyhow::Result<ExitCode> {
-    let orders = control::inherited_source(inherited.orders).and_then(PipeReceiver::new);
+    let orders = protocol::inherited_source(inherited.orders).and_then(PipeReceiver::new);
     let mut orders: PipeReceiver<GuardOrder> =
         orders.context("the guard has no orders; `elect run` starts it")?;
-    let reports = control::inherited_sink(inherited.reports).and_then(PipeSender::new);
+    let reports = protocol::inherited_sink(inherited.reports).and_then(PipeSender::new);
     let reports = reports.context("the guard has nobody to report to; `elect run` starts it")?;
     let _ = prctl::set_name(c"elect-guard");
     children::adopt_orphans().context("the guard can't become the parent of orphans")?;

@@ -44,7 +44,7 @@ use super::{
     Credentials, Settings,
     diagnosis::Diagnoses,
     endpoint::Endpoint,
-    trouble::{EtcdError, Remedy},
+    error::{EtcdError, Remedy},
     watches::{Watch, Watches},
 };
 use crate::{clock::Timestamp, tls::Tls};
