@@ -39,8 +39,8 @@ test: test-deps
 	bash tests/compose.sh
 
 lint: build-deps
-	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --lib --no-default-features --features etcd -- -D warnings
 	cargo clippy --lib --no-default-features --features peers -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
@@ -49,15 +49,15 @@ lint: build-deps
 verify: lint test
 
 fix: build-deps
-	cargo fmt
-	cargo clippy --all-targets --fix --allow-dirty --allow-staged
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
 # Go is not installed: benches/go/build.sh unpacks what it needs beside what is built here.
 WHAT ?=
 
 bench: build-deps
 	@sh scripts/install.sh etcdctl:etcd-client
-	cargo bench --bench election -- $(WHAT)
+	cargo bench --package leader-election-bench -- $(WHAT)
 
 # MINUTES=2 by default, half of it on etcd and half among peers; ON=etcd or ON=peers: all of it there, 1 by default. SEED=n
 # repeats a schedule, else one is drawn and printed; TIMELINE=1 leaves the picture of good runs too; LOOPBACK=1 takes

@@ -1,6 +1,6 @@
 //! What the numbers were measured on.
 
-use std::{env, fs, process::Command};
+use std::{env, fs, path::Path, process::Command};
 
 use crate::{
     Bench, NO_FSYNC,
@@ -13,13 +13,14 @@ pub(crate) fn setting(bench: &Bench) -> Vec<(&'static str, String)> {
     let memory = field("/proc/meminfo", "MemTotal").unwrap_or_default();
     let disk =
         if env::var_os(NO_FSYNC).is_some() { "does not wait for its disk" } else { "waits for its disk" };
-    let commit = output("git", &["-C", env!("CARGO_MANIFEST_DIR"), "describe", "--always", "--dirty"]);
+    let commit = output("git", &["-C", programs::ROOT, "describe", "--always", "--dirty"]);
+    let elect = programs::version(programs::elect(), &["--version"], "elect ").unwrap_or_default();
     let mut setting = vec![
         ("date", output("date", &["--utc", "+%F"])),
         ("machine", format!("{cpus} × {cpu}, {memory}")),
         ("kernel", format!("Linux {}", line("/proc/sys/kernel/osrelease"))),
         ("load", format!("{} before the run", line("/proc/loadavg"))),
-        ("elect", format!("{} at {commit}, {}", env!("CARGO_PKG_VERSION"), output("rustc", &["--version"]))),
+        ("elect", format!("{elect} at {commit}, {}", output("rustc", &["--version"]))),
         ("etcd", format!("{}, one member, {disk}", bench.etcd.admin().status().version)),
         ("etcd-client", format!("{} (Rust)", locked("etcd-client"))),
     ];
@@ -51,7 +52,7 @@ fn output(program: &str, args: &[&str]) -> String {
 
 /// The version of a dependency, from the lock file.
 fn locked(package: &str) -> String {
-    let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.lock")).unwrap_or_default();
+    let lock = fs::read_to_string(Path::new(programs::ROOT).join("Cargo.lock")).unwrap_or_default();
     let name = format!("name = \"{package}\"");
     let mut lines = lock.lines().skip_while(|line| *line != name).skip(1);
     let version = lines.next().and_then(|line| line.split('"').nth(1));

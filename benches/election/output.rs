@@ -27,7 +27,7 @@ pub(crate) fn show(section: &Section, report: &Report) {
 /// directory of what was built.
 pub(crate) fn write(report: &Report, is_documentation: bool) -> io::Result<()> {
     let dir = if is_documentation {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
+        Path::new(programs::ROOT).join("docs")
     } else {
         programs::target_dir().join("bench-report")
     };

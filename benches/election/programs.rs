@@ -7,24 +7,26 @@ use std::{
     sync::LazyLock,
 };
 
+/// The project's directory.
+pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 /// A directory with programs built before, to be measured in place of the present ones.
 pub(crate) const PROGRAMS: &str = "BENCH_PROGRAMS";
 
 pub(crate) fn elect() -> PathBuf {
-    static ELECT: LazyLock<PathBuf> =
-        LazyLock::new(|| given("elect").unwrap_or_else(|| env!("CARGO_BIN_EXE_elect").into()));
+    static ELECT: LazyLock<PathBuf> = LazyLock::new(|| program("elect"));
     ELECT.clone()
 }
 
 /// The bare program on etcd-client.
 pub(crate) fn twin() -> PathBuf {
-    static TWIN: LazyLock<PathBuf> = LazyLock::new(|| example("bench-twin"));
+    static TWIN: LazyLock<PathBuf> = LazyLock::new(|| program("bench-twin"));
     TWIN.clone()
 }
 
 /// Programs that use the library; also the command for those that run one.
 pub(crate) fn library() -> PathBuf {
-    static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| example("bench-library"));
+    static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| program("bench-library"));
     LIBRARY.clone()
 }
 
@@ -50,18 +52,16 @@ pub(crate) fn version(program: impl AsRef<Path>, args: &[&str], before: &str) ->
     text.lines().find_map(|line| Some(line.split_once(before)?.1.trim().to_owned()))
 }
 
-fn example(name: &str) -> PathBuf {
-    let path = given(name).unwrap_or_else(|| profile_dir().join("examples").join(name));
+fn program(name: &str) -> PathBuf {
+    let given = env::var_os(PROGRAMS).map(|dir| PathBuf::from(dir).join(name));
+    let path = given.unwrap_or_else(|| profile_dir().join(name));
     // As the kernel will show it in /proc.
     path.canonicalize().unwrap_or(path)
 }
 
-fn given(name: &str) -> Option<PathBuf> {
-    env::var_os(PROGRAMS).map(|dir| PathBuf::from(dir).join(name))
-}
-
-/// Builds what is started, by the profile that this was built by. For a benchmark, Cargo builds no examples,
-/// and a binary only as for a test: able to unwind, where the released one aborts.
+/// Builds what is started, by the profile that this was built by. What Cargo builds for a benchmark is able to
+/// unwind, where the released program aborts. Each package in a build of its own, so that `elect` has only its own
+/// dependencies' features.
 pub(crate) fn build() {
     if env::var_os(PROGRAMS).is_some() {
         return;
@@ -71,21 +71,26 @@ pub(crate) fn build() {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
-    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--locked", "--profile", profile])
-        .args(["--bin", "elect", "--example", "bench-twin", "--example", "bench-library"])
-        .arg("--target-dir")
-        .arg(target_dir())
-        .stdin(Stdio::null())
-        .status();
-    let built = status.as_ref().is_ok_and(|status| status.success());
-    assert!(built, "cargo failed to build the programs to compare with: {status:?}");
+    for package in [
+        &["--package", "leader-election", "--bin", "elect"][..],
+        &["--package", "leader-election-bench", "--bins"],
+    ] {
+        let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .current_dir(ROOT)
+            .args(["build", "--quiet", "--locked", "--profile", profile])
+            .args(package)
+            .arg("--target-dir")
+            .arg(target_dir())
+            .stdin(Stdio::null())
+            .status();
+        let built = status.as_ref().is_ok_and(|status| status.success());
+        assert!(built, "cargo failed to build the programs to compare with: {status:?}");
+    }
 }
 
 fn build_go() -> Result<(PathBuf, String), String> {
     let dir = target_dir().join("bench-go");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/go/build.sh");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/go/build.sh");
     let output = Command::new("sh").arg(script).arg(&dir).stdin(Stdio::null()).output();
     let output = output.map_err(|error| format!("failed to run {script}: {error}"))?;
     if !output.status.success() {

@@ -1,8 +1,19 @@
 //! The real `elect`, as built for this test run.
 
-use std::{env, ffi::OsStr, process::Command};
+use std::{env, ffi::OsStr, path::PathBuf, process::Command};
 
 use super::{capture::Captured, process};
+
+/// The file of `elect`. Cargo tells integration tests; beside a benchmark it lies in the profile's directory.
+pub(crate) fn program() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_elect") {
+        Some(path) => path.into(),
+        None => {
+            let this = env::current_exe().expect("Linux tells a program its path");
+            this.ancestors().nth(2).expect("it is in PROFILE/deps").join("elect")
+        }
+    }
+}
 
 /// A command line of `elect`, ready to be started as often as needed.
 #[derive(Debug)]
@@ -15,7 +26,7 @@ pub(crate) struct Elect {
 impl Elect {
     /// `elect ARGS…`. The environment has nothing that would configure it; a test adds what it wants.
     pub(crate) fn new<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
-        Self::of(env!("CARGO_BIN_EXE_elect"), args)
+        Self::of(program(), args)
     }
 
     /// The same, with a binary that was built otherwise.

@@ -6,6 +6,7 @@
 
 use std::{
     collections::VecDeque,
+    ffi::OsString,
     fs::File,
     io::Write as _,
     process::{Command, Stdio},
@@ -29,7 +30,7 @@ use tokio::{
 };
 
 use super::{
-    elect::Elect,
+    elect::{self, Elect},
     eventually::eventually,
     process::{self, Process},
     server::SOON,
@@ -104,8 +105,8 @@ impl Islands {
     /// `elect ARGS…` on that host.
     pub(crate) fn elect(&self, place: usize, args: Vec<String>) -> Elect {
         let namespace = format!("--net=/proc/{}/ns/net", self.hosts[place].id());
-        let before = [namespace, "--".into(), env!("CARGO_BIN_EXE_elect").into()];
-        Elect::of("nsenter", before.into_iter().chain(args))
+        let before = [namespace.into(), "--".into(), elect::program().into_os_string()];
+        Elect::of("nsenter", before.into_iter().chain(args.into_iter().map(OsString::from)))
     }
 
     /// Nothing that `from` sends reaches `to` any more. What it already had sent has.

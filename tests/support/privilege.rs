@@ -1,7 +1,6 @@
 //! What only root can set up for a test: other users, set-user-id programs, PID namespaces.
 
 use std::{
-    env,
     ffi::OsStr,
     fs,
     os::unix::fs::PermissionsExt,
@@ -11,7 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{elect::Elect, tool};
+use super::{
+    elect::{self, Elect},
+    tool,
+};
 
 /// `nobody`'s user and group ids, everywhere.
 const NOBODY: &str = "65534";
@@ -63,7 +65,7 @@ impl Programs {
         let dir = TempDir::new().expect("a temporary directory can be made");
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
         let programs = Self { dir };
-        programs.place(Path::new(env!("CARGO_BIN_EXE_elect")), "elect", 0o755);
+        programs.place(&elect::program(), "elect", 0o755);
         programs.place(&setpriv, "become", 0o4755);
         Some(programs)
     }

@@ -12,12 +12,14 @@ use super::tool;
 
 /// Built once for a test program, with the compiler that Rust links with.
 static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/slow_sync.c");
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let source = directory.join(format!("slow_sync.{}.c", process::id()));
+    fs::write(&source, include_str!("slow_sync.c")).expect("the target directory can be written");
     let (built, library) =
         (directory.join(format!("slow_sync.{}", process::id())), directory.join("libslow_sync.so"));
     tool::succeeds(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&built, &source]).arg("-ldl"));
     // Another test program may be using the one that is there.
+    let _ = fs::remove_file(source);
     fs::rename(&built, &library).expect("both are in one directory");
     library
 });

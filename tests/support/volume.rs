@@ -4,6 +4,7 @@
 //! is left once that process is gone.
 
 use std::{
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
@@ -12,7 +13,7 @@ use std::{
 };
 
 use super::{
-    elect::Elect,
+    elect::{self, Elect},
     eventually::eventually,
     process::{self, Process},
     server::SOON,
@@ -60,15 +61,15 @@ impl Volume {
     }
 
     /// `PROGRAM ARGS…` with this volume.
-    pub(crate) fn run(&self, program: &str, args: Vec<String>) -> Elect {
+    pub(crate) fn run(&self, program: impl AsRef<OsStr>, args: Vec<String>) -> Elect {
         let namespace = format!("--mount=/proc/{}/ns/mnt", self.holder.id());
-        let before = [namespace, "--".into(), program.into()];
-        Elect::of("nsenter", before.into_iter().chain(args))
+        let before = [namespace.into(), "--".into(), program.as_ref().to_owned()];
+        Elect::of("nsenter", before.into_iter().chain(args.into_iter().map(OsString::from)))
     }
 
     /// `elect ARGS…` with this volume.
     pub(crate) fn elect(&self, args: Vec<String>) -> Elect {
-        self.run(env!("CARGO_BIN_EXE_elect"), args)
+        self.run(elect::program(), args)
     }
 
     /// Leaves no space. Whatever was written before can still be read.
