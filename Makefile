@@ -4,8 +4,8 @@
 .PHONY: help demo test lint verify fix bench torture simulate replay many model fuzz soak release static deb image install uninstall build-deps test-deps
 
 help:
-	@echo 'make demo    three servers, one leader: kill it by a key, and watch another take over'
-	@echo 'make test    all tests, on real etcd servers'
+	@echo 'make demo    three servers, one leader: kill it by a key, and watch another take over (compiles first: minutes)'
+	@echo 'make test    all tests, on real etcd servers (half an hour, and 800 MB of Debian packages)'
 	@echo 'make verify  format, lints, documentation and tests, changing nothing: what CI runs'
 	@echo 'make fix     format, and apply what the lints suggest'
 	@echo 'make simulate SEEDS=1000000   that many runs of the Raft simulation; FIRST=n: from that seed on'
@@ -22,8 +22,9 @@ help:
 	@echo 'make static  a binary that needs nothing of the machine that it runs on'
 	@echo 'make image   a container image: leader-election'
 
+# Not --quiet: the first time it compiles for minutes, and shows so.
 demo: build-deps
-	cargo run --quiet --bin elect -- demo
+	cargo run --bin elect -- demo
 
 # Simulations and model checkers only compute: optimized a little they take a fifth of the time, for 50 s more of compiling.
 OPTIMIZED = --config profile.dev.package.leader-election.opt-level=1

@@ -52,6 +52,11 @@ pub mod timing;
 mod tls;
 pub mod validity;
 
+// The README's program compiles.
+#[cfg(all(doctest, feature = "etcd"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 #[cfg(not(any(feature = "etcd", feature = "peers")))]
 compile_error!("leader-election needs a backend: turn on the feature `etcd`, `peers`, or both");
 

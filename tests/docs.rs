@@ -100,6 +100,26 @@ fn subjects_are_leaders_and_clients_and_not_somebody() {
     }
 }
 
+/// The ratio of each target that was missed is in the README, which would otherwise show what went well.
+#[test]
+fn the_readme_tells_of_every_target_that_is_missed() {
+    let benchmarks = read("docs/benchmarks.md");
+    let (_, targets) = benchmarks.split_once("## The targets").unwrap();
+    let (targets, _) = targets.split_once("\n## ").unwrap();
+    let missed: Vec<_> = targets.lines().filter(|line| line.contains("**missed**")).collect();
+    let readme = read("README.md");
+    let (_, told) = readme.split_once("Targets that are missed").unwrap();
+    let (told, _) = told.split_once("\n\n").unwrap();
+    for line in &missed {
+        let found = line.split('|').nth(3).unwrap().trim();
+        let ratio = found.split(' ').next().unwrap();
+        assert!(told.contains(&format!("{ratio} times")), "{line}");
+    }
+    let ratios =
+        told.split_whitespace().filter(|word| word.parse::<f64>().is_ok_and(|ratio| ratio.fract() != 0.0));
+    assert_eq!(ratios.count(), missed.len(), "{told}");
+}
+
 /// A heading's anchor, as GitHub makes it.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
@@ -144,4 +164,46 @@ fn links_lead_to_files_and_headings_that_are_there() {
         }
     }
     assert!(followed > 50, "{followed}");
+}
+
+/// String literals of the sources in one text, with lines that end in a backslash joined.
+fn sources() -> String {
+    let mut text = String::new();
+    let mut directories = vec![root().join("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                text.push_str(&fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut joined = String::new();
+    for piece in text.split("\\\n") {
+        joined.push_str(if joined.is_empty() { piece } else { piece.trim_start() });
+    }
+    joined
+}
+
+/// A reader searches this page for the words of a message, so they have to be those of today.
+#[test]
+fn the_messages_that_troubleshooting_quotes_are_in_the_sources() {
+    let page = read("docs/troubleshooting.md");
+    let sources = sources();
+    let mut quoted = 0;
+    let mut gone = Vec::new();
+    for line in page.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let (message, _) = line.split_once('`').unwrap();
+        if message.starts_with('/') {
+            continue;
+        }
+        quoted += 1;
+        if message.split('…').any(|part| !sources.contains(part)) {
+            gone.push(message);
+        }
+    }
+    assert!(quoted > 50, "{quoted}");
+    assert_eq!(gone, [""; 0]);
 }

@@ -598,9 +598,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_that_the_readme_shows_is_a_configuration() {
-        let readme = include_str!("../../../README.md");
-        let (_, file) = readme.split_once("```toml\n").expect("an example");
+    fn the_file_that_the_documents_show_is_a_configuration() {
+        let page = include_str!("../../../docs/configuration.md");
+        let (_, file) = page.split_once("```toml\n").expect("an example");
         let (file, _) = file.split_once("```").expect("its end");
         let file = File::parse(file).unwrap();
         assert!(file.etcd.is_some() && file.ttl.is_some() && file.password_file.is_some());
