@@ -4,7 +4,7 @@
 .PHONY: help demo test lint verify fix bench torture simulate replay many model fuzz soak release static deb image install uninstall build-deps test-deps
 
 help:
-	@echo 'make demo    three servers, one leader: kill it by a key, and watch another take over (compiles first: minutes)'
+	@echo 'make demo    three servers, one leader: kill it by a key, and watch another take over (compiles first: 1 to 2 minutes)'
 	@echo 'make test    all tests, on real etcd servers (half an hour, and 800 MB of Debian packages)'
 	@echo 'make verify  format, lints, documentation and tests, changing nothing: what CI runs'
 	@echo 'make fix     format, and apply what the lints suggest'
@@ -22,7 +22,7 @@ help:
 	@echo 'make static  a binary that needs nothing of the machine that it runs on'
 	@echo 'make image   a container image: leader-election'
 
-# Not --quiet: the first time it compiles for minutes, and shows so.
+# Not --quiet: it shows that it compiles.
 demo: build-deps
 	cargo run --bin elect -- demo
 
@@ -139,6 +139,8 @@ FISH_COMPLETIONS = $(INTO)/share/fish/vendor_completions.d
 UNITS = $(INTO)/lib/systemd/system
 USERS = $(INTO)/lib/sysusers.d
 SETTINGS = $(DESTDIR)/etc/default
+# The manual names these pages, and they name each other.
+DOCUMENTS = $(INTO)/share/doc/leader-election
 
 install: $(if $(ELECT_BINARY),,release)
 	install -D -m 755 '$(BINARY)' '$(INTO)/bin/elect'
@@ -151,6 +153,9 @@ install: $(if $(ELECT_BINARY),,release)
 		sed 's|/usr/bin/elect|$(PREFIX)/bin/elect|' "deploy/systemd/$$unit" >"$(UNITS)/$$unit" || exit 1; \
 	done
 	install -m 644 deploy/systemd/sysusers.conf '$(USERS)/elect.conf'
+	install -d '$(DOCUMENTS)/benchmarks'
+	install -m 644 README.md docs/*.* '$(DOCUMENTS)'
+	install -m 644 docs/benchmarks/*.svg '$(DOCUMENTS)/benchmarks'
 	chmod 644 '$(MAN)'/elect*.1 '$(BASH_COMPLETIONS)/elect' '$(ZSH_COMPLETIONS)/_elect' \
 		'$(FISH_COMPLETIONS)/elect.fish' '$(UNITS)'/elect@.service '$(UNITS)'/elect-run@.service
 	@# Existing settings are never written over, nor removed.
@@ -160,6 +165,7 @@ uninstall:
 	rm -f '$(INTO)/bin/elect' '$(MAN)/elect.1' '$(MAN)'/elect-*.1 '$(BASH_COMPLETIONS)/elect' \
 		'$(ZSH_COMPLETIONS)/_elect' '$(FISH_COMPLETIONS)/elect.fish' \
 		'$(UNITS)/elect@.service' '$(UNITS)/elect-run@.service' '$(USERS)/elect.conf'
+	rm -rf '$(DOCUMENTS)'
 
 build-deps:
 	@sh scripts/install.sh protoc:protobuf-compiler /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev

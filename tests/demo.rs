@@ -123,7 +123,8 @@ fn kill_the_leader(terminal: &mut Terminal, from: usize) -> (usize, String) {
     let mut at = from;
     loop {
         terminal.press(b"k");
-        let answer = |line: &str| line.starts_with("# kill -KILL ") || line.starts_with("# Nobody leads now");
+        let answer =
+            |line: &str| line.starts_with("# kill -KILL ") || line.starts_with("# There is no leader now");
         let (answered, line) = terminal.wait_for_one(at, answer);
         if let Some(killed) = line.strip_prefix("# kill -KILL ") {
             return (answered, killed.to_owned());
@@ -219,7 +220,7 @@ fn without_a_majority_nobody_leads_until_one_is_started_again() {
     let (at, _) = kill_the_leader(&mut terminal, at);
     let (at, _) = terminal.wait_for_one(at, |line| line.starts_with("# Too few are left"));
     terminal.press(b"k");
-    let (at, _) = terminal.wait_for_one(at, |line| line.starts_with("# Nobody leads now"));
+    let (at, _) = terminal.wait_for_one(at, |line| line.starts_with("# There is no leader now"));
     terminal.press(b"s");
     terminal.wait_for_one(at, says(LEADER));
     terminal.press(b"q");

@@ -20,13 +20,15 @@ use support::{
 use tempfile::TempDir;
 
 /// Each file under PREFIX, as Debian's policy has it, and its mode.
-const FILES: [(&str, u32); 15] = [
+const FILES: [(&str, u32); 17] = [
     ("bin/elect", 0o755),
     ("share/man/man1/elect.1", 0o644),
     ("share/man/man1/elect-server.1", 0o644),
     ("share/man/man1/elect-run.1", 0o644),
     ("share/man/man1/elect-observe.1", 0o644),
     ("share/man/man1/elect-status.1", 0o644),
+    ("share/man/man1/elect-peers.1", 0o644),
+    ("share/man/man1/elect-peers-replace.1", 0o644),
     ("share/man/man1/elect-completions.1", 0o644),
     ("share/man/man1/elect-demo.1", 0o644),
     ("share/man/man1/elect-man.1", 0o644),
@@ -176,8 +178,46 @@ fn every_page_of_the_manual_renders_without_a_complaint() {
         let text = String::from_utf8(rendered.stdout).unwrap();
         assert_eq!(String::from_utf8_lossy(&rendered.stderr), "", "{name}");
         assert!(text.starts_with(&format!("{name}(1)")), "{text}");
-        assert!(text.contains("SYNOPSIS") && text.contains("leader-election"), "{text}");
+        assert!(text.contains("leader-election"), "{text}");
+        for section in ["SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "EXAMPLES", "SEE ALSO"] {
+            assert!(text.lines().any(|line| line == section), "{name} has no {section}: {text}");
+        }
     }
+}
+
+#[test]
+fn what_the_manual_refers_to_is_installed() {
+    let installed = Installed::for_a_package();
+    let manual = installed.prefix.join("share/man/man1");
+    let (mut pages, mut documents) = (0, 0);
+    for page in fs::read_dir(&manual).unwrap() {
+        let text = fs::read_to_string(page.unwrap().path()).unwrap().replace('\\', "");
+        let (_, see_also) = text.split_once("SEE ALSO").unwrap();
+        for name in see_also.split("(1)").filter_map(|before| before.rsplit([' ', '\n']).next()) {
+            if name.starts_with("elect") {
+                installed.file(&format!("share/man/man1/{name}.1"));
+                pages += 1;
+            }
+        }
+        if let Some((_, named)) = see_also.split_once("In PREFIX/share/doc/leader-election: ") {
+            for document in named.trim().split(", ") {
+                installed.file(&format!("share/doc/leader-election/{document}"));
+                documents += 1;
+            }
+        }
+    }
+    assert!(pages > 20 && documents > 10, "{pages}, {documents}");
+    // What those pages show.
+    for picture in ["demo.svg", "page.png", "demo.txt", "benchmarks/crash.svg"] {
+        installed.file(&format!("share/doc/leader-election/{picture}"));
+    }
+}
+
+#[test]
+fn the_synopsis_of_run_has_the_dashes() {
+    let installed = Installed::for_a_package();
+    let page = fs::read_to_string(installed.file("share/man/man1/elect-run.1")).unwrap().replace('\\', "");
+    assert!(page.contains("elect run [OPTIONS] -- COMMAND [ARG]…"), "{page}");
 }
 
 #[test]

@@ -189,7 +189,7 @@ on_each_etcd! {
             [process::resident_kib(server.id()), process::resident_kib(observer.id())]
         };
         let empty = memory("empty", LEADER);
-        let full = memory("full", "nobody can lead until this key");
+        let full = memory("full", "no candidate can lead until this key");
         for (full, empty) in full.into_iter().zip(empty) {
             assert!(full < empty + MOST_KIB, "{full} KiB, and {empty} KiB without the keys");
         }

@@ -110,7 +110,20 @@ fn what_is_for_peers_is_refused_without_them() {
             ("secret-file", "/nowhere"),
         ] {
             let flag = format!("--{key}");
-            is_refused_wherever_it_is_said(|| elect(command, &nobody), key, value, &[&flag, "add --peers"]);
+            if command[0] == "server" {
+                is_refused_wherever_it_is_said(
+                    || elect(command, &nobody),
+                    key,
+                    value,
+                    &[&flag, "add --peers"],
+                );
+            } else {
+                // A command that only asks has no such flag.
+                assert_says(
+                    &complaint(elect(command, &nobody).arg(&flag).arg(value)),
+                    &[&flag, "unexpected argument"],
+                );
+            }
         }
     }
     nobody.assert_untouched();
@@ -265,8 +278,9 @@ fn a_secret_that_is_none_is_refused() {
         let said = [&["--secret-file", path][..], &parts].concat();
         is_refused_wherever_it_is_said(|| server(&nobody), "secret-file", path, &said);
     }
-    // For those who only ask it is not read: they need none.
-    let mut status = Elect::new(["status", "--peers", &list(&nobody), "--secret-file", "/nowhere"]).start();
+    // A command that only asks needs none: it has no such flag, and does not look at the variable.
+    let mut status =
+        Elect::new(["status", "--peers", &list(&nobody)]).env("ELECT_SECRET_FILE", "/nowhere").start();
     assert_eq!(status.wait_exit(SOON).code(), Some(4));
     let group = with_mode("group", good, 0o640);
     let both = server(&nobody).arg("--secret-file").arg(group).arg("--insecure-peers");

@@ -5,12 +5,11 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context;
 use clap::{
     Args, CommandFactory, FromArgMatches, Parser, Subcommand,
-    builder::FalseyValueParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use leader_election::{
     CandidateName, ElectionName,
-    peers::{Group, PeerAddress, Timing},
+    peers::{Group, Timing},
     timing::Ttl,
 };
 use tokio::time::{Interval, MissedTickBehavior, interval};
@@ -19,7 +18,7 @@ use self::completions::Shell;
 #[cfg(target_os = "linux")]
 use crate::supervise::{guard::Inherited, init, shim};
 use crate::{
-    config::{self, Config, Defaults, Endpoints, Range, UsageError},
+    config::{self, Config, Defaults, Endpoints, MemberArgs, UsageError},
     descriptors,
     log::{self, Format, OutputStream},
     secrecy,
@@ -31,6 +30,7 @@ mod completions;
 mod demo;
 mod election_log;
 mod environment;
+mod help;
 mod man;
 mod observe;
 mod peers;
@@ -45,18 +45,11 @@ mod transcript;
 
 /// Leader election: run several copies of a service, and have exactly one of them lead.
 #[derive(Debug, Parser)]
-#[command(name = "elect", version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(name = "elect", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
-
-const EXIT_CODES: &str = "\
-Every flag can also be given as ELECT_… in the environment, or in a file (--config).
-A flag wins over the environment, the environment over the file.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage; status: 3 nobody leads, 4 unknown;
-run: the command's, 128 + N if signal N ended it, 126 or 127 if it can't be started, 75 leadership lost (--once).";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -65,7 +58,7 @@ enum Command {
     /// Waits in the queue, leads, refreshes the lease, and campaigns again after a loss.
     /// SIGTERM or SIGINT gives leadership up and exits; a second one exits at once.
     Server {
-        /// What this server is called in the election [env: ELECT_NAME].
+        /// Name of this server in the election [env: ELECT_NAME].
         #[arg(value_name = "NAME")]
         name: Option<CandidateName>,
         /// The same, as a flag.
@@ -76,11 +69,11 @@ enum Command {
         #[command(flatten)]
         shared: CommonArgs,
     },
-    /// Run a command exactly while this server leads.
+    /// Run a command only while this server leads.
     ///
     /// Starts COMMAND after a verified win, with ELECT_TOKEN, ELECT_CLUSTER, ELECT_ELECTION and ELECT_NAME in its
-    /// environment. When leadership ends, COMMAND and all that it started are gone before it does. Signals are
-    /// passed on, and so is COMMAND's exit code. See docs/run.md.
+    /// environment. COMMAND and all that it started are gone before leadership ends. Signals are passed on to it, and
+    /// its exit code is passed back.
     #[cfg(target_os = "linux")]
     Run(Box<run::RunArgs>),
     /// Ends the command of `run`, should `run` not be able to.
@@ -100,7 +93,7 @@ enum Command {
         #[command(flatten)]
         shared: CommonArgs,
     },
-    /// Print who leads, since when, and who waits.
+    /// Print the leader, since when it leads, and the candidates that wait.
     Status {
         /// One JSON object: at, state, leader, token, since, candidates.
         #[arg(long)]
@@ -108,26 +101,25 @@ enum Command {
         #[command(flatten)]
         shared: CommonArgs,
     },
-    /// Print the members of a group, their disks, and how far they are.
+    /// Print the members of a group, and admit a member's new disk.
     ///
-    /// One line each: its address, role and data directory, when it was last heard, its round trip and its last sync. A server
-    /// that was refused because it has another data directory is shown with the command that lets it in.
+    /// One line each: address, role, term, data directory, round trip and last sync. A server that was refused because it has
+    /// another data directory is shown with the command that admits it.
     Peers {
         #[command(subcommand)]
         verb: Option<Verb>,
         #[command(flatten)]
         shared: CommonArgs,
     },
-    /// Three servers on this machine, in one terminal: kill the leader, and watch another take over.
+    /// Run three servers in this terminal: kill the leader, and watch another take over.
     ///
-    /// By Raft, so nothing else is needed; --etcd shows the same on an etcd. Reads no configuration, neither ELECT_…
-    /// nor a file. With a terminal there are keys; without one, it plays rounds by itself and exits with 0, or with 1
-    /// if a round had no next leader within 10 s.
+    /// They elect by Raft, so nothing else is needed; --etcd shows the same on an etcd. Neither ELECT_… nor a file is read.
+    /// In a terminal there are keys; without one, or with --rounds, the leader is killed round after round.
     #[cfg(target_os = "linux")]
     Demo(demo::DemoArgs),
     /// Print a script that makes a shell complete this command line.
     Completions {
-        /// Which shell's.
+        /// The shell.
         #[arg(value_enum)]
         shell: Shell,
     },
@@ -139,31 +131,35 @@ enum Command {
     },
 }
 
-/// What can be done to a group.
+/// Orders to a group.
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Let a server's new data directory take the place of the one that it lost.
     ///
-    /// Start the server on the new directory first. It is refused, and its log, and `elect peers`, show the directory's first
+    /// Start the server on the new directory first. It is refused; its log and `elect peers` show the directory's first
     /// eight digits. Returns once the new directory counts. Needs a majority without that server, and so a group of three or
     /// more. With TLS the certificate has to be for one of the --operators of the servers; with a secret give --secret-file;
-    /// else type it on the leader's host.
+    /// else run this on the leader's host.
     Replace {
-        /// Which server.
+        /// Name of the server.
         #[arg(value_name = "NAME")]
         name: CandidateName,
         /// The first eight digits of the new directory's id, or more. Without it, the one that was refused is shown.
         #[arg(value_name = "DIRECTORY")]
         directory: Option<String>,
+        /// Prove with this file's secret that the order may be given.
+        #[arg(long, value_name = "FILE", env = "ELECT_SECRET_FILE", help_heading = "peers")]
+        secret_file: Option<PathBuf>,
         #[command(flatten)]
         shared: Box<CommonArgs>,
     },
 }
 
-/// What those who stand take, beside their name.
+/// Flags of a candidate, beside its name.
 #[derive(Debug, Default, Args)]
 pub(crate) struct CandidateArgs {
-    /// How long a crashed leader holds its place: whole seconds, at least etcd's minimum of 2s [default: 5s].
+    /// Lifetime of the lease, for which a crashed leader keeps its place: whole seconds, at least etcd's minimum of 2s
+    /// [default: 5s].
     #[arg(
         long,
         value_name = "DURATION",
@@ -173,12 +169,14 @@ pub(crate) struct CandidateArgs {
         help_heading = "etcd"
     )]
     pub(crate) ttl: Option<Ttl>,
-    /// Serve /leader, /metrics, a page and more there: 8080 is for this machine only, 0.0.0.0:8080 for all.
+    /// Serve /leader, /metrics, a page and more at this address: 8080 is for this machine only, 0.0.0.0:8080 for all.
     #[arg(long, value_name = "ADDR", env = "ELECT_HTTP")]
     pub(crate) http: Option<Address>,
+    #[command(flatten)]
+    pub(crate) member: MemberArgs,
 }
 
-/// What every command takes. Absent is not the default: a file may say it.
+/// Flags of every command. Absent is not the default: a file may have the value.
 #[derive(Debug, Default, Args)]
 pub(crate) struct CommonArgs {
     /// Members of one etcd cluster [default: localhost:2379].
@@ -190,52 +188,9 @@ pub(crate) struct CommonArgs {
     /// Read the user's password from this file.
     #[arg(long, value_name = "FILE", env = "ELECT_PASSWORD_FILE", help_heading = "etcd")]
     pub(crate) password_file: Option<PathBuf>,
-    /// Elect without etcd: these servers do, by Raft. 1 to 7, the same list on each.
+    /// Elect without etcd, by Raft: the members, 1 to 7, the same list on each.
     #[arg(long, value_name = "NAME=HOST:PORT,…", env = "ELECT_PEERS", help_heading = "peers")]
     pub(crate) peers: Option<Group>,
-    /// Listen there instead of at this server's address among the peers.
-    #[arg(long, value_name = "HOST:PORT", env = "ELECT_LISTEN", help_heading = "peers")]
-    pub(crate) listen: Option<PeerAddress>,
-    /// Keep term, vote and log in this directory, which must outlive a restart
-    /// [default: ELECTION/NAME in $STATE_DIRECTORY, $XDG_STATE_HOME/elect or ~/.local/state/elect].
-    #[arg(long, value_name = "DIR", env = "ELECT_DATA", help_heading = "peers")]
-    pub(crate) data: Option<PathBuf>,
-    /// How often a leader lets itself be heard [default: 50ms].
-    #[arg(
-        long,
-        value_name = "DURATION",
-        env = "ELECT_HEARTBEAT",
-        value_parser = config::parse_heartbeat,
-        help_heading = "peers"
-    )]
-    pub(crate) heartbeat: Option<Duration>,
-    /// How long to hear no leader before electing one: drawn from this range each time, the same on each
-    /// server [default: 250ms-500ms; run: 1s-2s].
-    #[arg(long, value_name = "SHORTEST-LONGEST", env = "ELECT_ELECTION_TIMEOUT", help_heading = "peers")]
-    pub(crate) election_timeout: Option<Range>,
-    /// Talk only with peers that prove that they know what is in this file (32 bytes or more), the same on each server.
-    #[arg(long, value_name = "FILE", env = "ELECT_SECRET_FILE", help_heading = "peers")]
-    pub(crate) secret_file: Option<PathBuf>,
-    /// Listen for other machines with neither TLS nor a secret: whoever reaches the port can vote and lead.
-    #[arg(
-        long,
-        env = "ELECT_INSECURE_PEERS",
-        value_parser = FalseyValueParser::new(),
-        help_heading = "peers"
-    )]
-    pub(crate) insecure_peers: bool,
-    /// With TLS: who shows a certificate for one of these names may replace disks (elect peers replace).
-    #[arg(
-        long,
-        value_name = "NAME,…",
-        env = "ELECT_OPERATORS",
-        value_delimiter = ',',
-        help_heading = "peers"
-    )]
-    pub(crate) operators: Option<Vec<String>>,
-    /// In a new group that takes an older one's place, begin with tokens behind this one: the same on each server.
-    #[arg(long, value_name = "TOKEN", env = "ELECT_TOKENS_AFTER", value_parser = config::parse_token, help_heading = "peers")]
-    pub(crate) tokens_after: Option<u64>,
     /// Trust the certificate authorities in this PEM file. Turns TLS on.
     #[arg(long, value_name = "FILE", env = "ELECT_CACERT", help_heading = "TLS")]
     pub(crate) cacert: Option<PathBuf>,
@@ -245,10 +200,10 @@ pub(crate) struct CommonArgs {
     /// The certificate's private key (PEM). Needs --cert.
     #[arg(long, value_name = "FILE", env = "ELECT_KEY", help_heading = "TLS")]
     pub(crate) key: Option<PathBuf>,
-    /// What is elected: all who stand under one name compete [default: leader].
+    /// Name of the election; servers that use the same name compete [default: leader].
     #[arg(long, value_name = "NAME", env = "ELECT_ELECTION")]
     pub(crate) election: Option<ElectionName>,
-    /// plain: only the lines people follow; full: with time, level and fields; json [default: full].
+    /// plain: only the lines of the demo; full: with time, level and fields; json: for programs [default: full].
     #[arg(long, value_enum, value_name = "FORMAT", env = "ELECT_LOG_FORMAT")]
     pub(crate) log_format: Option<Format>,
     /// A TOML file with any of the long flags as keys.
@@ -272,13 +227,18 @@ const VACANT: u8 = 3;
 /// It is not known who leads.
 const UNKNOWN: u8 = 4;
 
+/// The command line, with its examples.
+fn command_line() -> clap::Command {
+    help::add(Cli::command())
+}
+
 /// Runs what the command line says.
 pub(crate) fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if let Some(ended) = shim::become_command().or_else(init::serve) {
         return ended;
     }
-    let command = environment::without_empty(Cli::command());
+    let command = environment::without_empty(command_line());
     let matches = command.clone().try_get_matches().unwrap_or_else(|error| with_hint(error).exit());
     let cli = Cli::from_arg_matches_mut(&mut { matches });
     let cli = cli.unwrap_or_else(|error| error.format(&mut command.clone()).exit());
@@ -307,7 +267,7 @@ fn with_hint(mut error: clap::Error) -> clap::Error {
 
 /// Says which variables do not do what they seem to.
 fn warn_of_environment(config: &Config) {
-    environment::warn(&Cli::command(), config);
+    environment::warn(&command_line(), config);
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -326,7 +286,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(target_os = "linux")]
         Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
         Command::Server { name, name_flag, stands, shared } => {
-            let config = Config::merge(shared)?;
+            let config = Config::merge(shared, Some(stands.member.clone()))?;
             secrecy::close(&config)?;
             let usual = Defaults { name: server::nameless, timing: Timing::DEFAULT };
             let standing = config.standing(name_flag.or(name), stands, usual)?;
@@ -335,25 +295,28 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             runtime.block_on(server::run(config, standing))
         }
         Command::Observe { json, shared } => {
-            let config = Config::merge(shared)?;
+            let config = Config::merge(shared, None)?;
             secrecy::close(&config)?;
             log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             runtime.block_on(observe::run(config, json))
         }
         Command::Status { json, shared } => {
-            let config = Config::merge(shared)?;
+            let config = Config::merge(shared, None)?;
             secrecy::close(&config)?;
             log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             runtime.block_on(status::run(config, json))
         }
         Command::Peers { verb, shared } => {
-            let (verb, shared) = match verb {
-                None => (None, shared),
-                Some(Verb::Replace { name, directory, shared }) => (Some((name, directory)), *shared),
+            let (verb, shared, member) = match verb {
+                None => (None, shared, None),
+                Some(Verb::Replace { name, directory, secret_file, shared }) => {
+                    let member = MemberArgs { secret_file, ..MemberArgs::default() };
+                    (Some((name, directory)), *shared, Some(member))
+                }
             };
-            let config = Config::merge(shared)?;
+            let config = Config::merge(shared, member)?;
             log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             match verb {
@@ -363,7 +326,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         #[cfg(target_os = "linux")]
         Command::Demo(flags) => runtime.block_on(demo::run(flags)),
-        Command::Completions { shell } => completions::run(Cli::command(), shell),
-        Command::Man { dir } => man::run(Cli::command(), dir),
+        Command::Completions { shell } => completions::run(command_line(), shell),
+        Command::Man { dir } => man::run(command_line(), dir),
     }
 }

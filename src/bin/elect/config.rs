@@ -23,8 +23,8 @@ use leader_election::{
 };
 use serde::Deserialize;
 
-pub(crate) use self::group::{PeersConfig, Range};
-use self::{exposure::Exposed, group::MemberArgs};
+use self::exposure::Exposed;
+pub(crate) use self::group::{MemberArgs, PeersConfig};
 use crate::{
     cli::{CandidateArgs, CommonArgs},
     lease_timing::LeaseTiming,
@@ -187,28 +187,22 @@ pub(crate) fn is_empty(variable: &str) -> bool {
 }
 
 impl Config {
-    pub(crate) fn merge(flags: CommonArgs) -> Result<Self, UsageError> {
+    /// `member` is that of a command that campaigns; those that only ask have none.
+    pub(crate) fn merge(flags: CommonArgs, member: Option<MemberArgs>) -> Result<Self, UsageError> {
         let file = flags.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
         refuse_empty_peers(&flags, &file)?;
-        Self::of(flags, file)
+        if let Some(member) = &member {
+            refuse_empty_data(&flags, member, &file)?;
+        }
+        Self::of(flags, member.unwrap_or_default(), file)
     }
 
-    fn of(flags: CommonArgs, file: File) -> Result<Self, UsageError> {
+    fn of(flags: CommonArgs, member: MemberArgs, file: File) -> Result<Self, UsageError> {
         let group = match (flags.peers, &file.peers) {
             (Some(group), _) => Some(group),
             (None, Some(CommaList::One(list))) => Some(in_file("peers", list.parse())?),
             (None, Some(CommaList::Many(list))) => Some(in_file("peers", list.join(",").parse())?),
             (None, None) => None,
-        };
-        let member = MemberArgs {
-            listen: flags.listen,
-            data: flags.data,
-            heartbeat: flags.heartbeat,
-            election_timeout: flags.election_timeout,
-            secret_file: flags.secret_file,
-            insecure_peers: flags.insecure_peers,
-            operators: flags.operators,
-            tokens_after: flags.tokens_after,
         };
         let member = member.or(file.member()?);
         let endpoints = match (flags.etcd, &file.etcd) {
@@ -263,7 +257,7 @@ impl Config {
     pub(crate) fn standing(
         &self,
         name: Option<CandidateName>,
-        CandidateArgs { ttl, http }: CandidateArgs,
+        CandidateArgs { ttl, http, .. }: CandidateArgs,
         usual: Defaults,
     ) -> Result<CandidateConfig, UsageError> {
         // Not clap's to read: it may be given in two places, and would conflict with itself.
@@ -376,8 +370,7 @@ fn endpoints_in(list: &CommaList) -> Result<Vec<Endpoint>, UsageError> {
 }
 
 /// Refuses an `ELECT_PEERS` with nothing in it where nothing else says what elects: the server was to be one of a
-/// group, and must not become a candidate on whichever etcd answers at the default address. An empty `ELECT_DATA`
-/// would change the backend's memory: a member that looks for it elsewhere forgets its votes.
+/// group, and must not become a candidate on whichever etcd answers at the default address.
 fn refuse_empty_peers(flags: &CommonArgs, file: &File) -> Result<(), UsageError> {
     let among_peers = flags.peers.is_some() || file.peers.is_some();
     let on_etcd = flags.etcd.is_some() || flags.user.is_some() || file.etcd.is_some() || file.user.is_some();
@@ -388,7 +381,14 @@ fn refuse_empty_peers(flags: &CommonArgs, file: &File) -> Result<(), UsageError>
                 .into(),
         ));
     }
-    if among_peers && flags.data.is_none() && file.data.is_none() && is_empty("ELECT_DATA") {
+    Ok(())
+}
+
+/// Refuses an empty `ELECT_DATA`: it would change the backend's memory, and a member that looks for it elsewhere
+/// forgets its votes.
+fn refuse_empty_data(flags: &CommonArgs, member: &MemberArgs, file: &File) -> Result<(), UsageError> {
+    let among_peers = flags.peers.is_some() || file.peers.is_some();
+    if among_peers && member.data.is_none() && file.data.is_none() && is_empty("ELECT_DATA") {
         return Err(UsageError(
             "--data: ELECT_DATA is empty; name the directory that has this server's votes, or unset it"
                 .into(),
@@ -617,7 +617,7 @@ mod tests {
                 password_file: user.map(|_| password.path().to_owned()),
                 ..CommonArgs::default()
             };
-            let config = Config::of(flags, File::default()).unwrap();
+            let config = Config::of(flags, MemberArgs::default(), File::default()).unwrap();
             assert_eq!(config.knows_a_secret, user.is_some());
             config.warnings
         };
@@ -647,7 +647,7 @@ mod tests {
             // Whose files those would be is not for a fuzzer to find out.
             (file.cacert, file.cert, file.key, file.password_file) = (None, None, None, None);
             file.secret_file = None;
-            let Ok(config) = Config::of(CommonArgs::default(), file) else { return };
+            let Ok(config) = Config::of(CommonArgs::default(), MemberArgs::default(), file) else { return };
             let name = || Ok("server1".parse().expect("it is a name"));
             let _ =
                 config.standing(None, CandidateArgs::default(), Defaults { name, timing: Timing::DEFAULT });

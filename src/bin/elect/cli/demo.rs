@@ -61,12 +61,11 @@ const RETAKES: u32 = 10;
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// Without keys: kill the leader, wait for the next one, start the dead one again, N times; then a table
-    /// of what the failovers took. Where there is no terminal: 3.
+    /// Without keys: kill the leader, wait for the next one, start the dead one again, N times; then print a table of
+    /// the failovers [default without a terminal: 3].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// On an etcd, instead of among themselves: one that runs at HOST:PORT, or, without a value, one that is
-    /// started for this (from PATH).
+    /// Elect on an etcd: one that runs at HOST:PORT, or, without a value, one that is started for this (from PATH).
     #[arg(long, value_name = "HOST:PORT,…", num_args = 0..=1)]
     etcd: Option<Vec<Endpoints>>,
 }
@@ -179,7 +178,7 @@ async fn play_by_keys(
                         servers.remark(&format!("kill -KILL {leader}"))?;
                         servers.kill(leader)?;
                     }
-                    None => servers.remark("Nobody leads now, so there is no leader to kill.")?,
+                    None => servers.remark("There is no leader now that could be killed.")?,
                 },
                 Some(b's' | b'S') => servers.start_again()?,
                 // The second is Ctrl-D. No more keys: the terminal is gone.

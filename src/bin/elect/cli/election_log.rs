@@ -226,13 +226,13 @@ impl ElectionLog {
                 self.happened(Happened::SeenLeader { token });
             }
             QueueHead::Foreign(key) => {
-                warn!(key, "nobody can lead until this key, put by hand, is deleted");
+                warn!(key, "no candidate can lead until this key, put by hand, is deleted");
                 self.happened(Happened::SeenVacant);
             }
             QueueHead::Leased(key) => {
                 warn!(
                     key,
-                    "nobody can lead before this key has gone with its lease: it is no candidate's, or one of several that were put at once"
+                    "no candidate can lead before this key has gone with its lease: it is no candidate's, or one of several that were put at once"
                 );
                 self.happened(Happened::SeenVacant);
             }

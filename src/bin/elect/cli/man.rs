@@ -2,7 +2,7 @@
 //!
 //! Made from the same definitions that the command line is parsed by. Without DIR `elect.1` goes to
 //! standard output; with it each command gets a page of its own in DIR, such as `elect-server.1`.
-//! Hidden commands have none.
+//! Hidden commands have none. Examples, exit status and other pages come from [`help`].
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,9 +16,11 @@ use anyhow::Context;
 use clap::Command;
 use clap_mangen::{
     Man,
-    roff::{Roff, roman},
+    roff::{Roff, bold, roman},
 };
 use nix::libc::O_NOFOLLOW;
+
+use super::help::{self, Example, Notes};
 
 /// Prints `elect.1`, or writes all pages into `dir`, which is made if it is not there.
 pub(super) fn run(elect: Command, dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
@@ -36,12 +38,20 @@ pub(super) fn run(elect: Command, dir: Option<PathBuf>) -> anyhow::Result<ExitCo
 
 fn write_all(elect: &Command, dir: &Path) -> io::Result<()> {
     fs::create_dir_all(dir)?;
-    let commands = elect.get_subcommands().filter(|command| !command.is_hide_set());
-    for command in [elect].into_iter().chain(commands) {
-        let name = command.get_display_name().unwrap_or_else(|| command.get_name());
-        write(&dir.join(format!("{name}.1")), &page(command)?)?;
-    }
-    Ok(())
+    write_each(elect, dir)
+}
+
+fn write_each(command: &Command, dir: &Path) -> io::Result<()> {
+    write(&dir.join(format!("{}.1", name_of(command))), &page(command)?)?;
+    command
+        .get_subcommands()
+        .filter(|below| !below.is_hide_set())
+        .try_for_each(|below| write_each(below, dir))
+}
+
+/// As the page is called: `elect-peers-replace`.
+fn name_of(command: &Command) -> &str {
+    command.get_display_name().unwrap_or_else(|| command.get_name())
 }
 
 /// Writes a file, but not to where a link leads: it is mostly root who does it.
@@ -59,7 +69,7 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
+    synopsis(command).to_writer(&mut page)?;
     man.render_description_section(&mut page)?;
     if command.get_arguments().any(|argument| !argument.is_hide_set()) {
         man.render_options_section(&mut page)?;
@@ -67,19 +77,69 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     if command.get_subcommands().any(|command| !command.is_hide_set()) {
         man.render_subcommands_section(&mut page)?;
     }
-    if let Some(notes) = command.get_after_help() {
-        // The generator's own heading for this is EXTRA.
-        let mut section = Roff::new();
-        section.control("SH", ["ENVIRONMENT AND EXIT STATUS"]);
-        for line in notes.to_string().lines() {
-            match line {
-                "" => section.control("PP", []),
-                line => section.text([roman(line)]),
-            };
-        }
-        section.to_writer(&mut page)?;
+    if command.get_arguments().any(|argument| argument.get_env().is_some()) {
+        environment().to_writer(&mut page)?;
+    }
+    if let Some(notes) = help::of(&name_of(command).replace('-', " ")) {
+        beside_the_flags(notes).to_writer(&mut page)?;
     }
     Ok(page)
+}
+
+/// The line that `--help` has too; the generator's own lists every flag, and leaves `--` out.
+fn synopsis(command: &Command) -> Roff {
+    let usage = command.clone().render_usage().to_string();
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage);
+    let mut section = Roff::new();
+    section.control("SH", ["SYNOPSIS"]);
+    for (number, line) in usage.lines().enumerate() {
+        if number > 0 {
+            section.control("br", []);
+        }
+        section.text([roman(line.trim())]);
+    }
+    section
+}
+
+fn environment() -> Roff {
+    let mut page = Roff::new();
+    page.control("SH", ["ENVIRONMENT"]);
+    page.text([roman(
+        "Every flag is also ELECT_… in the environment, and a key of the file that --config names. A flag wins over the \
+         environment, the environment over the file. An empty variable counts as not set.",
+    )]);
+    page
+}
+
+fn beside_the_flags(notes: &Notes) -> Roff {
+    let mut page = Roff::new();
+    page.control("SH", ["EXIT STATUS"]);
+    for (code, meaning) in notes.exit {
+        page.control("TP", []);
+        page.text([bold(*code)]);
+        page.text([roman(*meaning)]);
+    }
+    page.control("SH", ["EXAMPLES"]);
+    for Example { does, command } in notes.examples {
+        page.control("PP", []);
+        page.text([roman(*does)]);
+        page.control("PP", []);
+        page.control("EX", []);
+        for line in help::broken(command, "\n  ").lines() {
+            page.text([roman(format!("  {line}"))]);
+        }
+        page.control("EE", []);
+    }
+    page.control("SH", ["SEE ALSO"]);
+    // Names of pages are not hyphenated.
+    page.control("nh", []);
+    let pages: Vec<_> = notes.see_also.iter().map(|page| format!("{page}(1)")).collect();
+    page.text([roman(pages.join(", "))]);
+    if !notes.documents.is_empty() {
+        page.control("PP", []);
+        page.text([roman(format!("In PREFIX/share/doc/leader-election: {}", notes.documents.join(", ")))]);
+    }
+    page
 }
 
 #[cfg(test)]

@@ -133,7 +133,7 @@ pub(super) fn text(Observation { at, state, .. }: &Observation) -> String {
         }
         State::Vacant { blocked_by: None } => format!("{at} vacant"),
         State::Vacant { blocked_by: Some(key) } => {
-            format!("{at} vacant (the key '{key}', which is no candidate's, keeps everybody from leading)")
+            format!("{at} vacant (the key '{key}', which is no candidate's, blocks the queue)")
         }
         State::Unknown { last_known, problem } => {
             let since = last_known.map(|known| format!(" since {}", time(known))).unwrap_or_default();

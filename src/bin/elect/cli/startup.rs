@@ -104,14 +104,14 @@ fn explained(error: StartError) -> anyhow::Error {
                      0.0.0.0:10000"
                         .into()
                 }
-                io::ErrorKind::PermissionDenied => "not permitted; ports from 1024 on are for everybody".into(),
+                io::ErrorKind::PermissionDenied => "not permitted; ports from 1024 on need no rights".into(),
                 _ => problem.to_string(),
             };
             anyhow!("--listen {address}: {problem}")
         }
         problem @ StartError::Unprotected { .. } => anyhow!(
             "--listen {problem}; give all members a certificate each (--cacert, --cert, --key), or a secret \
-             (--secret-file), or say --insecure-peers where the network lets nobody else connect"
+             (--secret-file), or say --insecure-peers if the network lets only members connect"
         ),
         problem @ (StartError::Data(_) | StartError::Inconsistent(_)) => anyhow!("--data {problem}"),
         other => anyhow!(other),

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use clap::{Args, builder::FalseyValueParser};
 use leader_election::{
     CandidateName, ElectionName,
     peers::{Client, Group, InvalidSettings, InvalidTiming, PeerAddress, Secret, Settings, Timing, Tls},
@@ -27,17 +28,52 @@ pub(crate) struct PeersConfig {
     pub(super) member: MemberArgs,
 }
 
-/// What only a member needs. Absent is not the default: it depends on the command, and on who stands.
-#[derive(Debug, Clone, Default)]
-pub(super) struct MemberArgs {
-    pub(super) listen: Option<PeerAddress>,
-    pub(super) data: Option<PathBuf>,
-    pub(super) heartbeat: Option<Duration>,
-    pub(super) election_timeout: Option<Range>,
-    pub(super) secret_file: Option<PathBuf>,
-    pub(super) insecure_peers: bool,
-    pub(super) operators: Option<Vec<String>>,
-    pub(super) tokens_after: Option<u64>,
+/// Flags of a member. Absent is not the default: that depends on the command and on the name.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct MemberArgs {
+    /// Listen at this address instead of this server's address among the peers.
+    #[arg(long, value_name = "HOST:PORT", env = "ELECT_LISTEN", help_heading = "peers")]
+    pub(crate) listen: Option<PeerAddress>,
+    /// Keep term, vote and log in this directory, which must outlive a restart
+    /// [default: ELECTION/NAME in $STATE_DIRECTORY, $XDG_STATE_HOME/elect or ~/.local/state/elect].
+    #[arg(long, value_name = "DIR", env = "ELECT_DATA", help_heading = "peers")]
+    pub(crate) data: Option<PathBuf>,
+    /// How often the leader sends a heartbeat [default: 50ms].
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "ELECT_HEARTBEAT",
+        value_parser = super::parse_heartbeat,
+        help_heading = "peers"
+    )]
+    pub(crate) heartbeat: Option<Duration>,
+    /// Time without a leader until an election: drawn from this range each time, the same range on each server
+    /// [default: 250ms-500ms; run: 1s-2s].
+    #[arg(long, value_name = "SHORTEST-LONGEST", env = "ELECT_ELECTION_TIMEOUT", help_heading = "peers")]
+    pub(crate) election_timeout: Option<Range>,
+    /// Talk only with peers that prove that they have the secret in this file (32 bytes or more), the same on each server.
+    #[arg(long, value_name = "FILE", env = "ELECT_SECRET_FILE", help_heading = "peers")]
+    pub(crate) secret_file: Option<PathBuf>,
+    /// Listen for other machines with neither TLS nor a secret: any client that reaches the port can vote and lead.
+    #[arg(
+        long,
+        env = "ELECT_INSECURE_PEERS",
+        value_parser = FalseyValueParser::new(),
+        help_heading = "peers"
+    )]
+    pub(crate) insecure_peers: bool,
+    /// With TLS: clients with a certificate for one of these names may replace disks (elect peers replace).
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        env = "ELECT_OPERATORS",
+        value_delimiter = ',',
+        help_heading = "peers"
+    )]
+    pub(crate) operators: Option<Vec<String>>,
+    /// In a new group that replaces an older one, begin with tokens after this one: the same on each server.
+    #[arg(long, value_name = "TOKEN", env = "ELECT_TOKENS_AFTER", value_parser = super::parse_token, help_heading = "peers")]
+    pub(crate) tokens_after: Option<u64>,
 }
 
 impl MemberArgs {

@@ -109,7 +109,9 @@ impl Backlog {
             let mut lines = std::mem::take(&mut waiting.lines);
             match std::mem::take(&mut waiting.left_out) {
                 0 => {}
-                left_out => lines.extend(format!("({left_out} lines left out: nobody read)\n").bytes()),
+                left_out => {
+                    lines.extend(format!("({left_out} lines left out: they were not read in time)\n").bytes())
+                }
             }
             if lines.is_empty() {
                 waiting.writing = false;

@@ -114,7 +114,7 @@ fn explained(error: &io::Error) -> String {
             "another process listens there; stop it, or choose another port (0: any that is free)".into()
         }
         io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address".into(),
-        io::ErrorKind::PermissionDenied => "not permitted; ports from 1024 on are for everybody".into(),
+        io::ErrorKind::PermissionDenied => "not permitted; ports from 1024 on need no rights".into(),
         _ => error.to_string(),
     }
 }

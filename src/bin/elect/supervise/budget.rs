@@ -194,7 +194,7 @@ impl fmt::Display for Budget {
             LeaseTiming::Heartbeats(_) => (
                 (
                     "election timeout",
-                    "how long whoever heard the leader votes for nobody else (--election-timeout)",
+                    "how long a member that heard the leader votes for no other (--election-timeout)",
                 ),
                 ("heartbeat", "from one heartbeat to the next (--heartbeat)"),
                 "heartbeat",

@@ -93,7 +93,7 @@ pub(crate) async fn run(charge: GuardConfig, inherited: Inherited) -> anyhow::Re
     let mut orders: PipeReceiver<GuardOrder> =
         orders.context("the guard has no orders; `elect run` starts it")?;
     let reports = protocol::inherited_sink(inherited.reports).and_then(PipeSender::new);
-    let reports = reports.context("the guard has nobody to report to; `elect run` starts it")?;
+    let reports = reports.context("the guard has no pipe for its reports; `elect run` starts it")?;
     let _ = prctl::set_name(c"elect-guard");
     children::adopt_orphans().context("the guard can't become the parent of orphans")?;
     // Better missed now than once a command is to start.

@@ -279,4 +279,4 @@ impl Servers {
     }
 }
 
-const UNPRINTED: &str = "nobody takes what is printed";
+const UNPRINTED: &str = "the output is not read";

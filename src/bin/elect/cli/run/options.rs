@@ -24,55 +24,54 @@ const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RunArgs {
-    /// What this server is called in the election [env: ELECT_NAME] [default: the host's name].
+    /// Name of this server in the election [env: ELECT_NAME] [default: the host's name].
     #[arg(long, value_name = "NAME")]
     name: Option<CandidateName>,
     #[command(flatten)]
     stands: CandidateArgs,
-    /// The time between TERM and KILL, when the command has to stop [default: a fifth of the TTL, or among peers of
-    /// the shortest election timeout].
+    /// Time from TERM to KILL, when the command has to stop [default: a fifth of the TTL, or among peers of the
+    /// shortest election timeout].
     #[arg(long, value_name = "DURATION", env = "ELECT_KILL_AFTER", value_parser = span)]
     kill_after: Option<Duration>,
     /// Start the command again, in the same term, when it ends by itself [default: never].
     #[arg(long, value_enum, value_name = "WHEN", env = "ELECT_RESTART")]
     restart: Option<Restart>,
-    /// End with exit code 75 when leadership is lost, instead of standing again.
+    /// End with exit code 75 when leadership is lost, instead of campaigning again.
     #[arg(long, env = "ELECT_ONCE", value_parser = FalseyValueParser::new())]
     once: bool,
-    /// Hold the command together by a PID namespace of its own, or not [default: pid where root may make one, else
-    /// none].
+    /// Contain the command in a PID namespace of its own, or not [default: pid if root may make one, else none].
     #[arg(long, value_enum, value_name = "BY", env = "ELECT_CONTAIN")]
     contain: Option<Contain>,
-    /// Print how the time to live is divided up and what holds the command together, and exit.
+    /// Print how the TTL is divided up and how the command is contained, and exit.
     #[arg(long)]
     pub(in crate::cli) explain: bool,
-    /// Stand only while this shell command succeeds; a leader hands over when it fails.
+    /// Campaign only while this shell command succeeds; a leader hands over when it fails.
     #[arg(long, value_name = "COMMAND", env = "ELECT_CHECK", help_heading = "Health")]
     check: Option<String>,
-    /// The time from one check to the next [default: 5s].
+    /// Time from one check to the next [default: 5s].
     #[arg(long, value_name = "DURATION", env = "ELECT_CHECK_INTERVAL", value_parser = positive, help_heading = "Health")]
     check_interval: Option<Duration>,
-    /// A check that takes longer is killed, and has failed [default: 3s].
+    /// Time after which a check is killed, and has failed [default: 3s].
     #[arg(long, value_name = "DURATION", env = "ELECT_CHECK_TIMEOUT", value_parser = positive, help_heading = "Health")]
     check_timeout: Option<Duration>,
-    /// So many failures in a row make this server unfit; one success makes it fit [default: 3].
+    /// Failures in a row that make this server unfit; one success makes it fit [default: 3].
     #[arg(long, value_name = "N", env = "ELECT_CHECK_FAILURES", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Health")]
     check_failures: Option<u32>,
     /// Run this shell command when this server begins to lead.
     #[arg(long, value_name = "COMMAND", env = "ELECT_ON_LEADING", help_heading = "Hooks")]
     on_leading: Option<String>,
-    /// Run this one when it has stopped leading, or first waits behind another.
+    /// Run this shell command when it has stopped leading, or first waits behind another.
     #[arg(long, value_name = "COMMAND", env = "ELECT_ON_FOLLOWING", help_heading = "Hooks")]
     on_following: Option<String>,
-    /// Run this one whenever another leader is seen, or none.
+    /// Run this shell command whenever another leader is seen, or none.
     #[arg(long, value_name = "COMMAND", env = "ELECT_ON_CHANGE", help_heading = "Hooks")]
     on_change: Option<String>,
-    /// A hook that takes longer is killed [default: 10s].
+    /// Time after which a hook is killed [default: 10s].
     #[arg(long, value_name = "DURATION", env = "ELECT_HOOK_TIMEOUT", value_parser = positive, help_heading = "Hooks")]
     hook_timeout: Option<Duration>,
     #[command(flatten)]
     pub(in crate::cli) shared: CommonArgs,
-    /// What to run while this server leads, in a process group of its own.
+    /// Command to run while this server leads, in a process group of its own.
     #[arg(last = true, value_name = "COMMAND", required_unless_present = "explain")]
     command: Vec<OsString>,
 }
@@ -92,7 +91,7 @@ pub(in crate::cli) struct Options {
 
 impl RunArgs {
     pub(in crate::cli) fn merge(self) -> Result<(Config, Options), UsageError> {
-        let config = Config::merge(self.shared)?;
+        let config = Config::merge(self.shared, Some(self.stands.member.clone()))?;
         let usual = Defaults { name: host_name, timing: usual_timing() };
         let standing = config.standing(self.name, self.stands, usual)?;
         let file = config.file();
