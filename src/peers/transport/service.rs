@@ -69,6 +69,23 @@ impl<G: Greet> Desk<G> {
             _ => Err(Ending::Malformed("it did not say first who it is".to_owned())),
         }
     }
+
+    /// Takes a place among the observers and operators, of which there are only so many, and leaves the lobby.
+    fn take_place(&self) -> Result<Place, Status> {
+        let Shared { lobby, contacts, .. } = &*self.shared;
+        let Guest { from, over, stage, .. } = &self.guest;
+        let Some((place, replaces)) = lobby.observe(from.ip(), over, Instant::now()) else {
+            stage.send_replace(Stage::Over);
+            contacts.counts.count(Mishap::Crowded);
+            return Err(Ending::NoRoom.status());
+        };
+        if replaces {
+            contacts.counts.count(Mishap::Crowded);
+        }
+        stage.send_replace(Stage::Known);
+        lobby.leave(over);
+        Ok(place)
+    }
 }
 
 #[tonic::async_trait]
@@ -109,17 +126,7 @@ impl<G: Greet> Peers for Desk<G> {
         &self,
         request: Request<Streaming<proto::Question>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let Guest { from, over, .. } = &self.guest;
-        let Some((place, replaces)) = self.shared.lobby.observe(from.ip(), over, Instant::now()) else {
-            self.guest.stage.send_replace(Stage::Over);
-            self.shared.contacts.counts.count(Mishap::Crowded);
-            return Err(Ending::NoRoom.status());
-        };
-        if replaces {
-            self.shared.contacts.counts.count(Mishap::Crowded);
-        }
-        self.guest.stage.send_replace(Stage::Known);
-        self.shared.lobby.leave(&self.guest.over);
+        let place = self.take_place()?;
         // One, so that what is told is no older than the room for it.
         let (tell, told) = mpsc::channel(1);
         let watcher = Watcher { shared: Arc::clone(&self.shared), guest: self.guest.clone(), tell, place };
@@ -134,17 +141,7 @@ impl<G: Greet> Peers for Desk<G> {
         &self,
         request: Request<Streaming<proto::Operation>>,
     ) -> Result<Response<Self::OperateStream>, Status> {
-        let Guest { from, over, .. } = &self.guest;
-        let Some((place, replaces)) = self.shared.lobby.observe(from.ip(), over, Instant::now()) else {
-            self.guest.stage.send_replace(Stage::Over);
-            self.shared.contacts.counts.count(Mishap::Crowded);
-            return Err(Ending::NoRoom.status());
-        };
-        if replaces {
-            self.shared.contacts.counts.count(Mishap::Crowded);
-        }
-        self.guest.stage.send_replace(Stage::Known);
-        self.shared.lobby.leave(&self.guest.over);
+        let place = self.take_place()?;
         let (tell, told) = mpsc::channel(1);
         let (shared, guest, certificate) =
             (Arc::clone(&self.shared), self.guest.clone(), self.certificate.clone());
