@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::{
@@ -21,6 +22,13 @@ fn elect_peers(group: &Group, args: &[&str]) -> (String, i32) {
     (said, status.code().expect("it exits by itself"))
 }
 
+/// What `elect peers --json` says of each member.
+fn members(group: &Group) -> Value {
+    let (printed, code) = elect_peers(group, &["--json"]);
+    assert_eq!(code, 0, "{printed}");
+    serde_json::from_str::<Value>(&printed).unwrap()["members"].take()
+}
+
 #[test]
 fn contract_11_a_lost_disk_is_replaced_and_then_any_two_of_three_elect() {
     let group = Group::of(3);
@@ -30,6 +38,15 @@ fn contract_11_a_lost_disk_is_replaced_and_then_any_two_of_three_elect() {
     let name = group.name(lost);
     let (listed, code) = elect_peers(&group, &[]);
     assert_eq!((code, listed.matches("data directory").count()), (0, 3), "{listed}");
+    let report = members(&group);
+    assert_eq!(report[lead.place]["role"], "leader", "{report}");
+    for (place, member) in report.as_array().unwrap().iter().enumerate() {
+        assert_eq!(member["name"], group.name(place), "{member}");
+        let directory = member["data_directory"].as_str().unwrap();
+        assert!(listed.contains(&format!("data directory {directory}")), "{listed}");
+        let known = ["last_sync_ms", "term", "counts"].iter().all(|field| !member[field].is_null());
+        assert!(known && member["refused"].is_null() && member["problem"].is_null(), "{member}");
+    }
 
     servers[lost].kill();
     fs::remove_dir_all(group.data(lost)).unwrap();
@@ -40,6 +57,7 @@ fn contract_11_a_lost_disk_is_replaced_and_then_any_two_of_three_elect() {
         let (_, shown) = listed.split_once(&command)?;
         Some(shown[..8].to_owned())
     });
+    assert_eq!(members(&group)[lost]["refused"], shown);
 
     // Never whatever is there.
     let (refused, code) = elect_peers(&group, &["replace", name]);

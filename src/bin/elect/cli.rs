@@ -95,7 +95,7 @@ enum Command {
     },
     /// Print the leader, since when it leads, and the candidates that wait.
     Status {
-        /// One JSON object: at, state, leader, token, since, candidates.
+        /// One JSON object: at, state, leader, token, since, candidates; among peers also measured and caretaker.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -108,6 +108,10 @@ enum Command {
     Peers {
         #[command(subcommand)]
         verb: Option<Verb>,
+        /// One JSON object: members, each with name, address, role, term, data_directory, counts, round_trip_ms, last_sync_ms,
+        /// refused, problem.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         shared: CommonArgs,
     },
@@ -308,9 +312,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             warn_of_environment(&config);
             runtime.block_on(status::run(config, json))
         }
-        Command::Peers { verb, shared } => {
+        Command::Peers { verb, json, shared } => {
             let (verb, shared, member) = match verb {
                 None => (None, shared, None),
+                Some(Verb::Replace { .. }) if json => {
+                    return Err(UsageError("--json is for `elect peers` alone; leave it out".into()).into());
+                }
                 Some(Verb::Replace { name, directory, secret_file, shared }) => {
                     let member = MemberArgs { secret_file, ..MemberArgs::default() };
                     (Some((name, directory)), *shared, Some(member))
@@ -320,7 +327,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             match verb {
-                None => runtime.block_on(peers::list(config)),
+                None => runtime.block_on(peers::list(config, json)),
                 Some((name, directory)) => runtime.block_on(peers::replace(config, name, directory)),
             }
         }

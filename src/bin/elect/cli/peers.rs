@@ -1,6 +1,7 @@
 //! `elect peers`: the members of a group, and their disks; and replacing one of them.
 
 use std::{
+    fmt,
     io::{self, Write},
     process::ExitCode,
     time::Duration,
@@ -13,8 +14,13 @@ use leader_election::{
     peers::{Answered, Contact, OperateError},
 };
 
+use serde::Serialize;
+
 use super::UNKNOWN;
-use crate::config::{self, BackendConfig, Config, UsageError};
+use crate::{
+    config::{self, BackendConfig, Config, UsageError},
+    status::precise_millis,
+};
 
 /// How long the servers have to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -29,15 +35,43 @@ fn group(config: Config) -> Result<(config::PeersConfig, leader_election::Electi
     }
 }
 
-/// Prints a line for each member. Exit 0 if a majority has answered, else 4.
-pub(super) async fn list(config: Config) -> anyhow::Result<ExitCode> {
+/// One member of a group, as those that answered know it. A field that is not known is `null`.
+#[derive(Debug, Serialize)]
+struct MemberReport<'a> {
+    name: &'a str,
+    address: String,
+    role: Option<&'a str>,
+    term: Option<u64>,
+    /// The first eight digits of its data directory's id, by the leader first.
+    data_directory: Option<&'a str>,
+    /// Whether what that directory votes and has counts.
+    counts: Option<bool>,
+    /// How long ago another member heard it; only of one that has not answered.
+    heard_ms: Option<f64>,
+    round_trip_ms: Option<f64>,
+    last_sync_ms: Option<f64>,
+    /// The data directory that was refused under its name.
+    refused: Option<&'a str>,
+    /// Why it has not answered.
+    problem: Option<&'a str>,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct GroupReport<'a> {
+    members: Vec<MemberReport<'a>>,
+}
+
+/// Prints a line for each member, or one JSON object. Exit 0 if a majority has answered, else 4.
+pub(super) async fn list(config: Config, json: bool) -> anyhow::Result<ExitCode> {
     let (peers, election) = group(config)?;
     let (snapshot, answered) = peers.client(election)?.survey(PATIENCE).await;
     let leader = match &snapshot.observation.state {
-        State::Leader(leader) => Some(leader.token),
+        State::Leader(leader) => Some(leader.token.get()),
         _ => None,
     };
-    match print(&answered, leader.map(|token| token.get())) {
+    let members = answered.iter().map(|member| MemberReport::of(member, &answered, leader)).collect();
+    match print(&GroupReport { members }, json) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             return Err(error).context("failed to print");
         }
@@ -47,47 +81,75 @@ pub(super) async fn list(config: Config) -> anyhow::Result<ExitCode> {
     Ok(if heard * 2 > answered.len() { ExitCode::SUCCESS } else { ExitCode::from(UNKNOWN) })
 }
 
-fn print(answered: &[Answered], leader: Option<u64>) -> io::Result<()> {
+fn print(group: &GroupReport<'_>, json: bool) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for Answered { member, look, .. } in answered {
+    if json {
+        serde_json::to_writer(&mut out, group)?;
+        return writeln!(out);
+    }
+    group.members.iter().try_for_each(|member| writeln!(out, "{member}"))
+}
+
+impl<'a> MemberReport<'a> {
+    fn of(Answered { member, look, .. }: &'a Answered, all: &'a [Answered], leader: Option<u64>) -> Self {
         // The leader's word first.
-        let mut looks: Vec<_> = answered.iter().filter_map(|other| other.look.as_ref().ok()).collect();
+        let mut looks: Vec<_> = all.iter().filter_map(|other| other.look.as_ref().ok()).collect();
         looks.sort_by_key(|look| look.role != "leader" || Some(look.term) != leader);
         let seen: Vec<&Contact> = looks
-            .iter()
+            .into_iter()
             .flat_map(|look| &look.contacts)
             .filter(|contact| contact.name == member.name)
             .collect();
-        let mut line = vec![match look {
-            Ok(look) => format!("{}, term {}", look.role, look.term),
-            Err(problem) => format!("no answer: {problem}"),
-        }];
-        if let Some(disk) = seen.iter().find_map(|contact| contact.disk.as_ref()) {
-            let counts = if disk.counts { "" } else { " (does not count yet)" };
-            line.push(format!("data directory {}{counts}", disk.id));
-        }
-        if look.is_err()
-            && let Some(heard) = seen.iter().filter_map(|contact| contact.heard).min()
-        {
-            line.push(format!("last heard {:.1} s ago", heard.as_secs_f64()));
-        }
-        if let Some(round_trip) = seen.iter().find_map(|contact| contact.round_trip) {
-            line.push(format!("round trip {:.1} ms", round_trip.as_secs_f64() * 1e3));
-        }
-        if let Ok(look) = look {
-            line.push(format!("last sync {:.1} ms", look.syncs.last.as_secs_f64() * 1e3));
-        }
-        writeln!(out, "{}  {}  {}", member.name, member.address, line.join(", "))?;
-        if let Some(refused) = seen.iter().find_map(|contact| contact.refused.as_ref()) {
-            writeln!(
-                out,
-                "  refused: a server called {0} on another data directory, {refused}. If it has lost its disk: elect peers \
-                 replace {0} {refused}",
-                member.name
-            )?;
+        let disk = seen.iter().find_map(|contact| contact.disk.as_ref());
+        let heard = look.is_err().then(|| seen.iter().filter_map(|contact| contact.heard).min()).flatten();
+        let look = look.as_ref();
+        Self {
+            name: member.name.as_str(),
+            address: member.address.to_string(),
+            role: look.ok().map(|look| look.role.as_str()),
+            term: look.ok().map(|look| look.term),
+            data_directory: disk.map(|disk| disk.id.as_str()),
+            counts: disk.map(|disk| disk.counts),
+            heard_ms: heard.map(precise_millis),
+            round_trip_ms: seen.iter().find_map(|contact| contact.round_trip).map(precise_millis),
+            last_sync_ms: look.ok().map(|look| precise_millis(look.syncs.last)),
+            refused: seen.iter().find_map(|contact| contact.refused.as_deref()),
+            problem: look.err().map(String::as_str),
         }
     }
-    Ok(())
+}
+
+/// A line for people, and one more if a directory was refused.
+impl fmt::Display for MemberReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name;
+        write!(f, "{name}  {}  ", self.address)?;
+        match (self.role, self.term) {
+            (Some(role), Some(term)) => write!(f, "{role}, term {term}")?,
+            _ => write!(f, "no answer: {}", self.problem.unwrap_or_default())?,
+        }
+        if let Some(directory) = self.data_directory {
+            let counts = if self.counts == Some(false) { " (does not count yet)" } else { "" };
+            write!(f, ", data directory {directory}{counts}")?;
+        }
+        if let Some(heard) = self.heard_ms {
+            write!(f, ", last heard {:.1} s ago", heard / 1e3)?;
+        }
+        if let Some(round_trip) = self.round_trip_ms {
+            write!(f, ", round trip {round_trip:.1} ms")?;
+        }
+        if let Some(sync) = self.last_sync_ms {
+            write!(f, ", last sync {sync:.1} ms")?;
+        }
+        if let Some(refused) = self.refused {
+            write!(
+                f,
+                "\n  refused: a server called {name} on another data directory, {refused}. If it has lost its disk: elect \
+                 peers replace {name} {refused}"
+            )?;
+        }
+        Ok(())
+    }
 }
 
 /// Has the disk of that member replaced. Exit 0 once the new one counts.

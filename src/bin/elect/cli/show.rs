@@ -26,6 +26,9 @@ pub(super) struct Json<'a> {
     problem: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     candidates: Option<Vec<JsonCandidate<'a>>>,
+    /// The server that brings candidates up to date while there is no leader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caretaker: Option<&'a str>,
     /// Of peers, by those that have answered.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     measured: Vec<MeasuredJson<'a>>,
@@ -79,6 +82,7 @@ impl<'a> Json<'a> {
             blocked_by: None,
             problem: None,
             candidates: None,
+            caretaker: None,
             measured: Vec::new(),
         };
         match state {
@@ -99,23 +103,33 @@ impl<'a> Json<'a> {
         }
     }
 
-    pub(super) fn of_snapshot(snapshot: &'a Snapshot, measured: Vec<MeasuredJson<'a>>) -> Self {
+    pub(super) fn of_snapshot(
+        snapshot: &'a Snapshot,
+        servers: &'a [Answered],
+        measured: Vec<MeasuredJson<'a>>,
+    ) -> Self {
         let queued = snapshot.candidates.iter();
         let candidates = queued
             .map(|queued| JsonCandidate { name: &queued.name, token: queued.token.map(FencingToken::get) });
-        Self { candidates: Some(candidates.collect()), measured, ..Self::of(&snapshot.observation) }
+        let (candidates, caretaker) = (Some(candidates.collect()), caretaker(snapshot, servers));
+        Self { candidates, caretaker, measured, ..Self::of(&snapshot.observation) }
     }
 }
 
-/// Which server hands on the newest log, while there is no leader.
-pub(super) fn caretaker(snapshot: &Snapshot, servers: &[Answered]) -> Option<String> {
+/// The server that hands on the newest log, while there is no leader.
+fn caretaker<'a>(snapshot: &Snapshot, servers: &'a [Answered]) -> Option<&'a str> {
     if !matches!(snapshot.observation.state, State::Vacant { .. }) {
         return None;
     }
     let mut looks = servers.iter().filter_map(|answered| answered.look.as_ref().ok());
-    let caretaker = looks.find(|look| look.role == "caretaker")?;
+    looks.find(|look| look.role == "caretaker").map(|look| look.name.as_str())
+}
+
+/// A line for people on what the caretaker does.
+pub(super) fn caretaking(snapshot: &Snapshot, servers: &[Answered]) -> Option<String> {
+    let caretaker = caretaker(snapshot, servers)?;
     let candidates: Vec<&str> = snapshot.candidates.iter().map(|queued| queued.name.as_str()).collect();
-    Some(format!("{} brings {} up to date; there is no leader yet", caretaker.name, candidates.join(", ")))
+    Some(format!("{caretaker} brings {} up to date; there is no leader yet", candidates.join(", ")))
 }
 
 /// RFC 3339, UTC, milliseconds.
@@ -170,8 +184,13 @@ mod tests {
         let candidates = vec![Queued::new("c".to_owned(), None)];
         let observation = Observation::new(SystemTime::now(), State::Vacant { blocked_by: None });
         let snapshot = Snapshot::new(observation, candidates);
-        let line = |role| caretaker(&snapshot, &[server("a", role), server("c", "follower")]);
+        let servers = |role| [server("a", role), server("c", "follower")];
+        let line = |role| caretaking(&snapshot, &servers(role));
         assert_eq!(line("caretaker").as_deref(), Some("a brings c up to date; there is no leader yet"));
         assert_eq!(line("follower"), None);
+        let json =
+            |role| serde_json::to_value(Json::of_snapshot(&snapshot, &servers(role), Vec::new())).unwrap();
+        assert_eq!(json("caretaker")["caretaker"], "a");
+        assert_eq!(json("follower").get("caretaker"), None);
     }
 }

@@ -66,7 +66,7 @@ fn print(snapshot: &Snapshot, servers: &[Answered], json: bool) -> io::Result<()
     let mut out = io::stdout().lock();
     let measured: Vec<_> = servers.iter().filter_map(MeasuredJson::of).collect();
     if json {
-        serde_json::to_writer(&mut out, &Json::of_snapshot(snapshot, measured))?;
+        serde_json::to_writer(&mut out, &Json::of_snapshot(snapshot, servers, measured))?;
         return writeln!(out);
     }
     writeln!(out, "{}", show::text(&snapshot.observation))?;
@@ -77,7 +77,7 @@ fn print(snapshot: &Snapshot, servers: &[Answered], json: bool) -> io::Result<()
             None => writeln!(out, "  waits: {}", waiting.name)?,
         }
     }
-    if let Some(line) = show::caretaker(snapshot, servers) {
+    if let Some(line) = show::caretaking(snapshot, servers) {
         writeln!(out, "  {line}")?;
     }
     for MeasuredJson { server, timing_advice, .. } in measured {
