@@ -68,7 +68,7 @@ mod measured;
 mod operate;
 mod opinion;
 mod outside;
-mod proposals;
+pub(crate) mod proposals;
 mod records;
 mod refusal;
 mod reign;

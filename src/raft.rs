@@ -129,7 +129,7 @@ pub(crate) mod message;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod mutant;
+pub(crate) mod mutant;
 pub(crate) mod node;
 mod progress;
 #[cfg(test)]

@@ -412,7 +412,7 @@ impl<O: Outside> Driver<O> {
             State::default()
         });
         self.compaction.restored();
-        self.proposals.restored(snapshot.at.index);
+        self.proposals.restored(snapshot.at);
         self.published.committed(snapshot.at.index);
     }
 

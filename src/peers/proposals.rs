@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 
 use tokio::sync::oneshot;
 
+#[cfg(test)]
+use crate::raft::mutant::Mutant;
 use crate::{
     leadership::{OrderError, OrderOutcome},
     raft::{
@@ -45,10 +47,10 @@ pub enum ProposeError {
 
 /// Where the outcome of a record is told: its index.
 #[derive(Debug)]
-pub(super) struct Answer(oneshot::Sender<Result<u64, ProposeError>>);
+pub(crate) struct Answer(oneshot::Sender<Result<u64, ProposeError>>);
 
 impl Answer {
-    pub(super) fn to(asker: oneshot::Sender<Result<u64, ProposeError>>) -> Self {
+    pub(crate) fn to(asker: oneshot::Sender<Result<u64, ProposeError>>) -> Self {
         Self(asker)
     }
 
@@ -100,17 +102,19 @@ impl Waiting {
 
 /// All that are under way.
 #[derive(Debug, Default)]
-pub(super) struct Proposals {
+pub(crate) struct Proposals {
     last: u64,
     /// Those that the core has not answered: it does so within the same step.
     asked: BTreeMap<ProposalId, Waiting>,
     /// Those that are in the log, by index. The core bounds how many there are.
     accepted: BTreeMap<Index, (Term, Waiting)>,
+    #[cfg(test)]
+    pub(crate) mutant: Option<Mutant>,
 }
 
 impl Proposals {
     /// A record for the log.
-    pub(super) fn record(&mut self, answer: Answer) -> ProposalId {
+    pub(crate) fn record(&mut self, answer: Answer) -> ProposalId {
         self.ask(Waiting::Record(answer))
     }
 
@@ -132,7 +136,7 @@ impl Proposals {
     }
 
     /// It is in the leader's log.
-    pub(super) fn accepted(&mut self, id: ProposalId, at: Position) {
+    pub(crate) fn accepted(&mut self, id: ProposalId, at: Position) {
         let waiting = match self.asked.remove(&id) {
             None => return,
             Some(Waiting::Replacement(answer)) => {
@@ -148,7 +152,7 @@ impl Proposals {
     }
 
     /// It is not, and will not be, in the log.
-    pub(super) fn declined(&mut self, id: ProposalId, why: Declined) {
+    pub(crate) fn declined(&mut self, id: ProposalId, why: Declined) {
         let waiting = match self.asked.remove(&id) {
             None => return,
             Some(Waiting::Replacement(answer)) => {
@@ -167,18 +171,27 @@ impl Proposals {
     }
 
     /// An entry is committed there.
-    pub(super) fn applied(&mut self, at: Position) {
+    pub(crate) fn applied(&mut self, at: Position) {
         if let Some((term, waiting)) = self.accepted.remove(&at.index) {
             let committed = term == at.term;
             let fate =
                 if committed { Fate::Committed(at.index) } else { Fate::Failed(ProposeError::Overtaken) };
             waiting.tell(fate);
         }
-        self.fail(|term| term < at.term, || ProposeError::Overtaken);
+        self.overtake(at.term);
+    }
+
+    /// An entry of that term is committed: what is open of older terms was to come after it.
+    fn overtake(&mut self, by: Term) {
+        #[cfg(test)]
+        if self.mutant == Some(Mutant::OvertakesPlaceByPlace) {
+            return;
+        }
+        self.fail(|term| term < by, || ProposeError::Overtaken);
     }
 
     /// What is open of terms up to this one won't be waited for any longer.
-    pub(super) fn unconfirmed(&mut self, through: Term) {
+    pub(crate) fn unconfirmed(&mut self, through: Term) {
         let why = || ProposeError::Unconfirmed("leadership was lost before a majority answered".into());
         self.fail(|term| term <= through, why);
     }
@@ -196,12 +209,13 @@ impl Proposals {
         }
     }
 
-    /// All up to there is committed, and which entries those were is not known here.
-    pub(super) fn restored(&mut self, through: Index) {
-        let later = self.accepted.split_off(&through.next());
+    /// All up to that entry is committed, and which entries those before it were is not known here.
+    pub(crate) fn restored(&mut self, through: Position) {
+        let later = self.accepted.split_off(&through.index.next());
         for (_, waiting) in std::mem::replace(&mut self.accepted, later).into_values() {
             waiting.tell(Fate::Failed(ProposeError::Unconfirmed("this server was left behind".into())));
         }
+        self.overtake(through.term);
     }
 }
 
@@ -286,11 +300,23 @@ mod tests {
         let (second, mut waits) = asked(&mut proposals);
         proposals.accepted(first, at(5, 2));
         proposals.accepted(second, at(6, 2));
-        proposals.restored(Index::new(5));
+        proposals.restored(at(5, 2));
         assert!(matches!(open.try_recv(), Ok(Err(ProposeError::Unconfirmed(_)))));
         assert!(waits.try_recv().is_err());
         proposals.applied(at(6, 2));
         assert_eq!(waits.try_recv(), Ok(Ok(6)));
+    }
+
+    #[test]
+    fn contract_12_a_snapshot_of_a_later_term_overtakes_what_was_to_come_after_it() {
+        let mut proposals = Proposals::default();
+        let (first, mut open) = asked(&mut proposals);
+        let (second, mut overtaken) = asked(&mut proposals);
+        proposals.accepted(first, at(5, 2));
+        proposals.accepted(second, at(6, 2));
+        proposals.restored(at(5, 3));
+        assert!(matches!(open.try_recv(), Ok(Err(ProposeError::Unconfirmed(_)))));
+        assert_eq!(overtaken.try_recv(), Ok(Err(ProposeError::Overtaken)));
     }
 
     #[test]

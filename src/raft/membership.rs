@@ -19,7 +19,8 @@
 //! ([`Franchise`]), so a disk that takes its place is refused by each of them, and never votes.
 //!
 //! It *detects* restored and copied disks, when they meet a server that knows better. It does not make them safe: a vote
-//! that only its receiver remembers does not stop a second one elsewhere. And a copy is not noticed that was started again
+//! that only its receiver remembers does not stop a second one elsewhere, and a copy and its original that are let in by
+//! different members vote once each. A server that is connected with the one, and gets an answer, never lets in the other. And a copy is not noticed that was started again
 //! before it met such a server, and had written as much by then, beside its starts, as the original: only the leader that
 //! finds its log shorter than it was may notice that one.
 //!

@@ -42,8 +42,14 @@ pub(crate) enum Mutant {
     VotesBeforeAllHaveMet,
     /// A server whose directory is another one than before is taken for the same member.
     IgnoresDirectories,
+    /// A proposal is overtaken only by an entry in its own place.
+    OvertakesPlaceByPlace,
+    /// What is open when a term is lost is waited for without end.
+    WaitsForProposalsForEver,
     /// A server is not known by its starts.
     IgnoresRuns,
+    /// A server that is connected is not asked whether it is there before another one of its name takes its place.
+    DoesNotAskTheFirst,
     /// A server is not known by its number of writes.
     IgnoresWrites,
     /// A leader does not heed that a follower lacks what it had.

@@ -29,13 +29,14 @@ pub(crate) mod world;
 use std::time::{Duration, Instant};
 
 use self::{
+    clock::TrueTime,
     invariant::Violation,
     network::Weather,
-    plan::{Fault, Plan},
+    plan::{Fault, Plan, Whom},
     shorten::{Kept, shortened},
     world::World,
 };
-use crate::raft::{mutant::Mutant, timing::Timing};
+use crate::raft::{identity::NodeId, mutant::Mutant, timing::Timing};
 
 /// How long after all trouble, on a good network, all must have caught up with a leader at the latest.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
@@ -241,6 +242,7 @@ fn run_with_bad_disks(plan: Plan) -> World {
     world.heal();
     world.run_for(MEET_WITHIN);
     world.find_the_forgetful();
+    world.find_the_copy();
     world
 }
 
@@ -260,6 +262,63 @@ fn contract_11_a_disk_that_was_put_back_is_noticed() {
         let of_disks = ["members are known", "a disk that went back is noticed"];
         let violation = world.violation().filter(|violation| of_disks.contains(&violation.invariant));
         assert_eq!(violation, None, "seed {seed}");
+    }
+}
+
+/// A copy that is started while all are connected with the original harms nothing, and nobody lets it in.
+#[test]
+fn contract_11_a_copy_of_a_disk_that_is_in_use_is_let_in_by_none() {
+    for seed in 0..SEEDS_OF_DISKS {
+        let world = checked_with_a_copy(Plan::of_copied_disks(seed));
+        assert_eq!((world.violation(), world.has_let_a_copy_in()), (None, false), "seed {seed}");
+    }
+}
+
+/// Runs a plan in which a copy is started where all hear the original. In the end there is a leader, and all have what it has.
+fn checked_with_a_copy(plan: Plan) -> World {
+    let mut world = run_with_bad_disks(plan);
+    world.clear_up();
+    world.settle(SETTLES_WITHIN);
+    world
+}
+
+/// That is all: until one of them is refused, each of the two may have voted.
+#[test]
+fn contract_11_a_copy_of_a_disk_and_its_original_do_not_both_vote_once_all_have_met_them() {
+    for seed in 0..SEEDS_OF_DISKS {
+        let world = run_with_bad_disks(Plan::of_copies_apart(seed));
+        let of_disks = ["members are known", "a copy in use is noticed"];
+        let violation = world.violation().filter(|violation| of_disks.contains(&violation.invariant));
+        assert_eq!(violation, None, "seed {seed}");
+    }
+}
+
+/// What is not prevented, as the head of `membership` says: a copy and its original that are let in by different members vote
+/// once each.
+#[test]
+fn two_leaders_of_a_term_by_the_votes_of_a_copy_and_its_original() {
+    let at = TrueTime(0).plus(Duration::from_secs(1));
+    let [a, b, c, copy] = std::array::from_fn(|place| NodeId::new(place as u8));
+    let [one, other, copied] = [a, b, c].map(Whom::Server);
+    // All are started once more, the copy, too. `a` hears only the copy, and `b` only the original.
+    let faults = [
+        Fault::Withdraw(copied),
+        Fault::Copy(copied, Duration::ZERO),
+        Fault::PowerCut,
+        Fault::Sides(copied, 0b001),
+        Fault::OneWay(one, other),
+        Fault::OneWay(other, one),
+        Fault::StartAll,
+    ];
+    for seed in 0..20 {
+        let faults = faults.map(|fault| (at, fault)).to_vec();
+        let mut world = World::new(Plan { faults, disks: true, ..Plan::fair(3, seed) });
+        world.run_for(Duration::from_secs(3));
+        let violation = world.violation().expect("two leaders");
+        assert_eq!(violation.invariant, "election safety", "{violation}");
+        let [by_the_copy, by_the_original] = [copy, c].map(|machine| world.stored(machine).ballot);
+        assert_eq!(by_the_copy.term, by_the_original.term);
+        assert_eq!((by_the_copy.vote, by_the_original.vote), (Some(a), Some(b)));
     }
 }
 
@@ -333,6 +392,23 @@ fn the_same_seed_is_the_same_run() {
     for seed in 0..20 {
         let (one, other) = (run_recorded(Plan::of(seed)), run_recorded(Plan::of(seed)));
         assert_eq!(one.transcript(), other.transcript());
+    }
+}
+
+/// The families of plans are among the seeds of the normal run, and the plain ones are most of it.
+#[test]
+fn every_family_of_plans_is_among_the_seeds() {
+    let plans: Vec<Plan> = (0..8 * SEEDS_A_TEST).map(Plan::of).collect();
+    let families: [fn(&Plan) -> bool; 5] = [
+        |plan| plan.lopsided.is_some(),
+        |plan| !plan.slow.is_empty(),
+        |plan| plan.faults.iter().any(|(_, fault)| matches!(fault, Fault::Withdraw(_))),
+        |plan| plan.lopsided.is_none() && plan.timing != Timing::DEFAULT && plan.slow.is_empty(),
+        |plan| plan.timing == Timing::DEFAULT,
+    ];
+    for (place, family) in families.into_iter().enumerate() {
+        let count = plans.iter().filter(|plan| family(plan)).count();
+        assert!(count > plans.len() / 10, "family {place}: {count} of {}", plans.len());
     }
 }
 

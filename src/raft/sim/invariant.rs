@@ -19,7 +19,7 @@ use super::{
 };
 use crate::raft::{
     action::{Actions, Tidings},
-    identity::{Index, Members, NodeId, Position, Term},
+    identity::{Index, NodeId, Position, Term},
     node::Node,
 };
 
@@ -32,7 +32,7 @@ trait Invariant {
     fn look(&mut self, seen: &Seen<'_>) -> Result<(), String>;
 }
 
-/// What happened.
+/// What happened. A server is named by its machine.
 pub(crate) enum Seen<'a> {
     /// A server took a step.
     Stepped(&'a Step, &'a Node, &'a Actions),
@@ -100,7 +100,7 @@ pub(crate) struct Invariants {
 }
 
 impl Invariants {
-    pub(crate) fn all(members: Members) -> Self {
+    pub(crate) fn all(machines: usize) -> Self {
         let others: Vec<Box<dyn Invariant>> = vec![
             Box::<election_safety::ElectionSafety>::default(),
             Box::new(leader_append_only::LeaderAppendOnly),
@@ -109,10 +109,10 @@ impl Invariants {
             Box::<state_machine_safety::StateMachineSafety>::default(),
             Box::<tokens_grow::TokensGrow>::default(),
             Box::new(a_leader_again::ALeaderAgain),
-            Box::new(terms_stay::TermsStay::of(members)),
+            Box::new(terms_stay::TermsStay::of(machines)),
             Box::new(nothing_refused::NothingRefused),
         ];
-        Self { valid: one_valid_leader::OneValidLeader::of(members), others }
+        Self { valid: one_valid_leader::OneValidLeader::of(machines), others }
     }
 
     pub(crate) fn look(&mut self, seen: &Seen<'_>) -> Result<(), Violation> {

@@ -8,7 +8,7 @@ use super::{
 use crate::raft::{identity::Term, mutant::Mutant, timing::Timing};
 
 /// More than ten times what the rarest takes.
-const SEEDS: u64 = 40_000;
+const SEEDS: u64 = 60_000;
 
 /// Runs seeds until one breaks one of these invariants.
 fn caught(mutant: Mutant, invariants: &[&str]) {
@@ -62,6 +62,16 @@ fn elections_without_a_pre_vote_are_noticed() {
 }
 
 #[test]
+fn a_proposal_that_is_overtaken_only_in_its_own_place_is_noticed() {
+    caught(Mutant::OvertakesPlaceByPlace, &["a proposal is answered"]);
+}
+
+#[test]
+fn a_proposal_that_is_waited_for_without_end_is_noticed() {
+    caught(Mutant::WaitsForProposalsForEver, &["a proposal is answered"]);
+}
+
+#[test]
 fn validity_that_counts_from_the_answer_is_noticed() {
     caught(Mutant::CountsFromTheAnswer, &["one valid leader"]);
 }
@@ -108,6 +118,18 @@ fn an_old_disk_that_nobody_knows_by_its_writes_is_noticed() {
         Mutant::IgnoresWrites,
         &["a disk that went back is noticed"],
     );
+}
+
+#[test]
+fn a_copy_that_takes_the_place_of_one_that_answers_is_noticed() {
+    let mutant = Mutant::DoesNotAskTheFirst;
+    caught_by(run_with_bad_disks, Plan::of_copied_disks, mutant, &FORGOTTEN_VOTES);
+}
+
+#[test]
+fn a_copy_that_nobody_knows_by_its_starts_is_noticed() {
+    let mutant = Mutant::IgnoresRuns;
+    caught_by(run_with_bad_disks, Plan::of_copies_apart, mutant, &["a copy in use is noticed"]);
 }
 
 /// A follower restarts, and lacks entries that it has acknowledged. Whether it votes for nobody from then on.

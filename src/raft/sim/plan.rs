@@ -105,6 +105,10 @@ pub(crate) enum Fault {
     BackUp(Whom),
     /// Killed, and its disk put back to the copy; started after that long.
     PutBack(Whom, Duration),
+    /// A second machine runs the same member after that long, on the copy that was made last.
+    Copy(Whom, Duration),
+    /// Of all others, these hear only the copy, and the rest only the original.
+    Sides(Whom, u8),
     /// Begins a term without having asked anybody, if it has not heard a leader for long enough.
     Campaign(Whom),
     /// An orderly end of leadership.
@@ -157,6 +161,28 @@ impl Plan {
         Self { faults: old_disks(&mut rng, plan.heal_at), disks: true, ..plan }
     }
 
+    /// What `seed` stands for, as a run in which a copy of a server's disk is started beside it, with which all others are
+    /// and stay connected.
+    pub(crate) fn of_copied_disks(seed: u64) -> Self {
+        Self::with_a_copy(seed, beside_the_original)
+    }
+
+    /// What `seed` stands for, as a run in which a copy of a server's disk is started where others do not hear the server itself.
+    pub(crate) fn of_copies_apart(seed: u64) -> Self {
+        Self::with_a_copy(seed, apart_from_the_original)
+    }
+
+    fn with_a_copy(seed: u64, faults: fn(&mut fastrand::Rng, NodeId, u8) -> Vec<(TrueTime, Fault)>) -> Self {
+        let mut rng = fastrand::Rng::with_seed(!seed);
+        let plan = (seed * 16..).map(|seed| Self::drawn(seed, false)).find(|plan| plan.clocks.len() > 1);
+        let plan = Self { seed, ..plan.expect("most groups have more than one") };
+        let servers = plan.clocks.len() as u8;
+        let copied = NodeId::new(rng.u8(0..servers));
+        let faults = faults(&mut rng, copied, servers);
+        let heal_at = faults.last().map_or(plan.heal_at, |(at, _)| at.plus(Duration::from_millis(100)));
+        Self { faults, heal_at, disks: true, ..plan }
+    }
+
     /// What `seed` stands for, as a run in which the disk of one server is lost, comes back, and is replaced.
     pub(crate) fn of_replaced_disks(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(!seed);
@@ -204,6 +230,7 @@ impl Plan {
             0 => plan.far_apart(&mut rng),
             1 => plan.on_slow_disks(&mut rng),
             2 => plan.with_few_candidates(&mut rng),
+            3 => plan.lopsided(&mut rng),
             _ => plan,
         }
     }
@@ -229,6 +256,8 @@ impl Plan {
     /// The same trouble where most servers don't stand in the end, and one that does may have missed something.
     fn with_few_candidates(mut self, rng: &mut fastrand::Rng) -> Self {
         let servers = self.clocks.len() as u8;
+        // Those that stand might not be of the majority that a lopsided network serves.
+        self.lopsided = None;
         let (before, until) = (self.heal_at, self.heal_at.plus(Duration::from_secs(2)));
         self.faults.extend(withdrawals(rng, servers, before, until));
         self.heal_at = until;
@@ -240,7 +269,7 @@ impl Plan {
         self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Withdraw(_)))
     }
 
-    /// What `seed` stands for, in a lopsided network.
+    /// What `seed` stands for, in a lopsided network; one in eight is one anyway.
     pub(crate) fn of_lopsided(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x10B);
         Self::of(seed).lopsided(&mut rng)
@@ -249,7 +278,8 @@ impl Plan {
     /// The same trouble where a majority's members reach each other, though some ways among them are slow; any other
     /// way may be cut, lossy or much slower, in one direction or both, with a timing that serves the majority.
     fn lopsided(mut self, rng: &mut fastrand::Rng) -> Self {
-        // Those that stand might not be of that majority.
+        // Those that stand might not be of that majority, whatever disks it has.
+        self.slow = Vec::new();
         self.faults.retain(|(_, fault)| !matches!(fault, Fault::Withdraw(_)));
         let servers = self.clocks.len();
         let mut order: Vec<_> = (0..servers as u8).map(NodeId::new).collect();
@@ -311,7 +341,8 @@ impl Plan {
         };
         let weather = Weather { delay, ..self.weather };
         let timing = serving(rng, round_trip, heartbeat, SYNC);
-        Self { weather, timing, fsync: (SYNC / 4, SYNC), late: Duration::ZERO, ..self }
+        let (lopsided, slow) = (None, Vec::new());
+        Self { weather, lopsided, timing, fsync: (SYNC / 4, SYNC), slow, late: Duration::ZERO, ..self }
     }
 
     /// The same trouble where a sync takes up to just under a quarter of the shortest timeout; on
@@ -323,7 +354,7 @@ impl Plan {
         let heartbeat = Duration::from_millis(rng.u64(10..60));
         let (weather, late) = (Weather { delay: range((200, 900)), ..self.weather }, Duration::ZERO);
         let timing = serving(rng, weather.round_trip(), heartbeat, sync);
-        Self { fsync: (sync / times / 2, sync / times), slow, weather, timing, late, ..self }
+        Self { fsync: (sync / times / 2, sync / times), slow, weather, lopsided: None, timing, late, ..self }
     }
 
     /// How many times as long the disk there takes.
@@ -582,6 +613,73 @@ fn old_disks(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)>
     faults
 }
 
+/// A disk is copied, and some time later a second machine runs on the copy. No connection of the original breaks from then on,
+/// whatever else goes wrong.
+fn beside_the_original(rng: &mut fastrand::Rng, copied: NodeId, servers: u8) -> Vec<(TrueTime, Fault)> {
+    let mut at = TrueTime(0);
+    let mut faults = Vec::new();
+    let mut then = |after: u64, fault| {
+        at = at.plus(Duration::from_millis(after));
+        faults.push((at, fault));
+    };
+    let whom = Whom::Server(copied);
+    if rng.bool() {
+        then(rng.u64(50..1_500), Fault::BackUp(whom));
+    }
+    then(rng.u64(50..1_500), Fault::Copy(whom, Duration::from_millis(rng.u64(0..300))));
+    let others: Vec<_> =
+        (0..servers).map(NodeId::new).filter(|node| *node != copied).map(Whom::Server).collect();
+    let other = |rng: &mut fastrand::Rng| others[rng.usize(0..others.len())];
+    for _ in 0..rng.u8(4..24) {
+        let fault = match rng.u8(0..10) {
+            0..=1 => Fault::Freeze(other(rng), Duration::from_millis(rng.u64(1..600))),
+            2..=5 => Fault::Campaign(other(rng)),
+            6 => Fault::Resign(Whom::Leader),
+            7 => Fault::OneWay(other(rng), other(rng)),
+            8 => Fault::Mend,
+            _ => Fault::Weather(weather(rng)),
+        };
+        then(rng.u64(0..400), fault);
+    }
+    faults
+}
+
+/// A disk is copied, and some time later a second machine runs on the copy. Some of the others hear only the one, the rest only
+/// the other, for a while.
+fn apart_from_the_original(rng: &mut fastrand::Rng, copied: NodeId, servers: u8) -> Vec<(TrueTime, Fault)> {
+    let mut at = TrueTime(0);
+    let mut faults = Vec::new();
+    let mut then = |after: u64, fault| {
+        at = at.plus(Duration::from_millis(after));
+        faults.push((at, fault));
+    };
+    let (whom, copy) = (Whom::Server(copied), Whom::Server(NodeId::new(servers)));
+    if rng.bool() {
+        then(rng.u64(50..1_500), Fault::BackUp(whom));
+    }
+    let after = Duration::from_millis(rng.u64(0..300));
+    then(rng.u64(50..1_500), Fault::Copy(whom, after));
+    then(0, Fault::Sides(whom, rng.u8(..)));
+    for _ in 0..rng.u8(4..24) {
+        let anybody = match rng.u8(0..4) {
+            0 => copy,
+            1 => Whom::Leader,
+            _ => Whom::Server(NodeId::new(rng.u8(0..servers))),
+        };
+        let fault = match rng.u8(0..16) {
+            0..=1 => Fault::Freeze(anybody, Duration::from_millis(rng.u64(1..600))),
+            2..=6 => Fault::Campaign(anybody),
+            7 => Fault::Resign(anybody),
+            8..=9 => Fault::CutOff(anybody),
+            10..=12 => Fault::Bounce(anybody, Duration::from_millis(rng.u64(0..100))),
+            13..=14 => Fault::Sides(whom, rng.u8(..)),
+            _ => Fault::Mend,
+        };
+        then(rng.u64(0..400), fault);
+    }
+    faults
+}
+
 /// One follower does not hear the leader, and begins a later term; the leader learns of it while others,
 /// on which it counts, still keep to it.
 fn depositions(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
@@ -679,6 +777,10 @@ impl fmt::Display for Fault {
             Self::PutBack(whom, down) => {
                 write!(f, "the disk of {whom} is put back to the copy; it is started after {down:?}")
             }
+            Self::Copy(whom, after) => {
+                write!(f, "{whom} runs on a copy of its disk, too, after {after:?}")
+            }
+            Self::Sides(whom, side) => write!(f, "some hear only the copy of {whom}, {side:08b}"),
             Self::Campaign(whom) => write!(f, "{whom} begins a term"),
             Self::Resign(whom) => write!(f, "{whom} is told to resign"),
             Self::Withdraw(whom) => write!(f, "{whom} does not stand any more"),

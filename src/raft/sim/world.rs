@@ -6,6 +6,7 @@
 
 mod machine;
 mod meeting;
+mod proposing;
 mod trouble;
 
 use std::{
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     leadership::{ClusterId, Loss},
     raft::{
-        action::{Actions, Content, Effect, Input, Moment, Proposal, ProposalId, Stored, Tidings, Write},
+        action::{Actions, Effect, Input, Moment, ProposalId, Stored, Tidings, Write},
         core::Config,
         identity::{Index, Members, NodeId, Position, Term},
         log::{Entry, Snapshot, TimeOfDay},
@@ -35,8 +36,11 @@ use crate::{
     },
 };
 
-use self::machine::{Machine, Papers, Process};
 pub(crate) use self::machine::{StateMachine, fingerprint};
+use self::{
+    machine::{Machine, Papers, Process},
+    proposing::{Asked, Fates},
+};
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xE1EC7);
 
@@ -57,16 +61,19 @@ enum Event {
     Thaw { node: NodeId, run: u32 },
     Start(NodeId),
     LetGo { node: NodeId, run: u32 },
+    GiveUp { node: NodeId, run: u32, term: Term },
     Silence { node: NodeId, run: u32 },
     Kill { node: NodeId, run: u32 },
     Propose,
     Heal,
 }
 
-/// A message, and what the connection says of its sender.
+/// A message between two machines, and what the connection says of its sender.
 #[derive(Debug, Clone)]
 struct Mail {
     envelope: Envelope,
+    sender: NodeId,
+    receiver: NodeId,
     from: Identity,
     writes: Writes,
     tallies: Vec<(NodeId, Record)>,
@@ -100,6 +107,9 @@ impl Ord for Scheduled {
 }
 
 /// The simulation.
+///
+/// A machine is named as the member that runs on it. The one that runs on a copy of a member's disk has the first number
+/// behind those of the members.
 pub(crate) struct World {
     plan: Plan,
     now: TrueTime,
@@ -112,12 +122,15 @@ pub(crate) struct World {
     weather: Weather,
     bad_ways: Vec<BadWay>,
     cuts: Cuts,
+    /// Whether any server was ever connected with the copy of a member.
+    let_in: bool,
     healed: bool,
     /// How long the next leader has to live.
     doom: Option<(Duration, Duration)>,
     invariants: Invariants,
     violation: Option<Violation>,
     proposals: u64,
+    fates: Fates,
     steps: u64,
     sent: u64,
     rejections: u64,
@@ -136,19 +149,9 @@ fn announcement(node: NodeId) -> Arc<[u8]> {
 impl World {
     /// All servers start at about the same time, with empty disks.
     pub(crate) fn new(plan: Plan) -> Self {
-        let machine = |(place, clock): (usize, &Clock)| Machine {
-            clock: *clock,
-            stored: Stored::nothing(),
-            papers: Papers::blank(place as u64),
-            backup: None,
-            spare: None,
-            tampered: false,
-            known_better_by: Vec::new(),
-            process: None,
-            run: 0,
-            slow: plan.slow(NodeId::new(place as u8)),
-            stands: true,
-            lag: Duration::ZERO,
+        let machine = |(place, clock): (usize, &Clock)| {
+            let (member, disk) = (NodeId::new(place as u8), (Stored::nothing(), Papers::blank(place as u64)));
+            Machine::new(member, *clock, plan.slow(member), disk)
         };
         let members = Members::of(plan.clocks.len()).unwrap();
         let mut world = Self {
@@ -161,11 +164,13 @@ impl World {
             weather: plan.weather,
             bad_ways: plan.lopsided.iter().flat_map(|lopsided| &lopsided.ways).copied().collect(),
             cuts: Cuts::default(),
+            let_in: false,
             healed: false,
             doom: None,
-            invariants: Invariants::all(members),
+            invariants: Invariants::all(members.count() + 1),
             violation: None,
             proposals: 0,
+            fates: Fates::default(),
             steps: 0,
             sent: 0,
             rejections: 0,
@@ -251,7 +256,21 @@ impl World {
     }
 
     pub(crate) fn members(&self) -> impl Iterator<Item = NodeId> + use<> {
+        self.group().all()
+    }
+
+    fn group(&self) -> Members {
+        Members::of(self.plan.clocks.len()).unwrap()
+    }
+
+    /// Those of the members, and that of the copy, if there is one.
+    pub(crate) fn machines(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.machines.len() as u8).map(NodeId::new)
+    }
+
+    /// The member that a server on that machine is, or says it is.
+    fn member(&self, machine: NodeId) -> NodeId {
+        self.machines[machine.place()].member
     }
 
     /// The server there, if its process lives.
@@ -276,7 +295,7 @@ impl World {
     /// Who leads the highest term, whether or not it may say so.
     pub(crate) fn raft_leader(&self) -> Option<NodeId> {
         let leads = |node: &NodeId| self.server(*node).is_some_and(|it| matches!(it, Node::Leader(_)));
-        self.members().filter(leads).max_by_key(|node| self.server(*node).map(Node::term))
+        self.machines().filter(leads).max_by_key(|node| self.server(*node).map(Node::term))
     }
 
     fn is_caretaker(&self, node: NodeId) -> bool {
@@ -333,11 +352,12 @@ impl World {
 
     fn happen(&mut self, event: Event) {
         let whose = match &event {
-            Event::Deliver(mail) => Some(mail.envelope.to),
+            Event::Deliver(mail) => Some(mail.receiver),
             Event::Call { node, .. }
             | Event::Timer { node, .. }
             | Event::Synced { node, .. }
-            | Event::LetGo { node, .. } => Some(*node),
+            | Event::LetGo { node, .. }
+            | Event::GiveUp { node, .. } => Some(*node),
             _ => None,
         };
         let frozen = whose.and_then(|node| self.machines[node.place()].process.as_mut()?.frozen.as_mut());
@@ -354,6 +374,7 @@ impl World {
             Event::Thaw { node, run } => self.thaw(node, run),
             Event::Start(node) => self.start(node),
             Event::LetGo { node, run } => self.let_go(node, run),
+            Event::GiveUp { node, run, term } => self.give_up(node, run, term),
             Event::Silence { node, run } if self.is_doomed(node, run) => self.cut(|from, _| from == node),
             Event::Kill { node, run } if self.is_doomed(node, run) => self.crash(node),
             Event::Silence { .. } | Event::Kill { .. } => {}
@@ -363,14 +384,14 @@ impl World {
     }
 
     fn deliver(&mut self, mail: Mail) {
-        let Envelope { from, to, .. } = mail.envelope;
-        let arrives = self.cuts.passes(from, to) && self.machines[to.place()].process.is_some();
+        let Mail { sender, receiver, .. } = mail;
+        let arrives = self.cuts.passes(sender, receiver) && self.machines[receiver.place()].process.is_some();
         if arrives && self.takes(&mail) {
             let envelope = mail.envelope;
             if self.verbose {
                 self.note(|| envelope.to_string());
             }
-            self.step(to, Input::Receive(envelope));
+            self.step(receiver, Input::Receive(envelope));
         }
     }
 
@@ -466,13 +487,20 @@ impl World {
     fn carry_out(&mut self, node: NodeId, actions: Actions) {
         for effect in actions.effects {
             match effect {
-                Effect::Send(envelope) => self.send(envelope),
+                Effect::Send(envelope) => self.send(node, envelope),
                 Effect::Apply(entries) => self.apply(node, &entries),
                 Effect::Restore(snapshot) => self.restore(node, &snapshot),
                 Effect::Leadership(tidings) => self.hear(node, tidings),
-                Effect::Objection { member, objection } => self.refuse(node, member, objection),
-                Effect::Accepted { proposal, at } => self.accepted.push((proposal, at)),
-                Effect::Declined { .. } => {}
+                Effect::Objection { member, objection } => {
+                    self.refuse(node, self.reached(node, member), objection);
+                }
+                Effect::Accepted { proposal, at } => {
+                    self.accepted.push((proposal, at));
+                    self.asked(node, |asked| asked.accepted(proposal, at));
+                }
+                Effect::Declined { proposal, why } => {
+                    self.asked(node, |asked| asked.declined(proposal, why));
+                }
             }
         }
         if let Some(write) = actions.write {
@@ -484,18 +512,23 @@ impl World {
         self.compact(node);
     }
 
-    fn send(&mut self, envelope: Envelope) {
+    fn send(&mut self, sender: NodeId, envelope: Envelope) {
         self.sent += 1;
         self.rejections += u64::from(matches!(envelope.message, Message::Rejected { .. }));
-        let lag = self.machines[envelope.to.place()].lag;
-        let bad = self.bad_ways.iter().find(|way| (way.from, way.to) == (envelope.from, envelope.to));
+        let receiver = self.reached(sender, envelope.to);
+        let lag = self.machines[receiver.place()].lag;
+        let bad = self.bad_ways.iter().find(|way| (way.from, way.to) == (sender, receiver));
         let bad = bad.map(|way| way.how);
-        let mail = self.mail(envelope);
+        let mail = self.mail(sender, receiver, envelope);
         for delay in self.weather.deliveries(&mut self.rng) {
             let delay = bad.map_or(Some(delay), |bad| bad.delivery(delay, &mut self.rng));
             let Some(delay) = delay else { continue };
             self.schedule(self.now.plus(delay + lag), Event::Deliver(Box::new(mail.clone())));
         }
+    }
+
+    fn asked(&mut self, node: NodeId, then: impl Fn(&mut Asked)) {
+        self.machines[node.place()].process.iter_mut().for_each(|process| then(&mut process.asked));
     }
 
     fn apply(&mut self, node: NodeId, entries: &[Entry]) {
@@ -505,12 +538,14 @@ impl World {
             process.state.apply(entry);
             let state = process.state;
             self.look(&Seen::Applied { node, before, state });
+            self.decided(node, entry);
         }
     }
 
     fn restore(&mut self, node: NodeId, snapshot: &Snapshot) {
         let Some(process) = &mut self.machines[node.place()].process else { return };
         process.state = StateMachine::restored(snapshot);
+        process.asked.restored(snapshot.at);
         let state = process.state;
         self.note(|| format!("{node} begins anew from a snapshot up to {}", snapshot.at));
         self.look(&Seen::Restored { node, state });
@@ -529,6 +564,7 @@ impl World {
             transcript.retain(|line| !line.ends_with("ms  "));
         }
         self.look(&Seen::Tidings { node, tidings, at: self.now, clock });
+        self.follow(node, tidings);
         if let Tidings::Lost { token, loss } = tidings
             && matches!(loss, Loss::Superseded | Loss::Transferred)
         {
@@ -573,7 +609,7 @@ impl World {
         if self.machines[node.place()].process.is_none() {
             self.begin_run(node);
         }
-        let members = Members::of(self.machines.len()).unwrap();
+        let members = self.group();
         let franchise = match self.machines[node.place()].papers.franchise {
             Franchise::Waiting if members.count() == 1 => Franchise::Full,
             franchise => franchise,
@@ -582,7 +618,7 @@ impl World {
         let directory = self.machines[node.place()].papers.identity.directory;
         let founders = self.founders(node);
         let config = Config {
-            me: node,
+            me: self.member(node),
             members,
             cluster: CLUSTER,
             timing,
@@ -607,6 +643,7 @@ impl World {
             syncing: 0,
             frozen: None,
             state,
+            asked: Asked::of(mutant),
             admitted: BTreeMap::new(),
             raised: BTreeMap::new(),
         });
@@ -623,24 +660,11 @@ impl World {
         }
     }
 
-    /// Proposes records to that server, in one step; where a leader put them is in `accepted`.
-    pub(crate) fn propose(&mut self, node: NodeId, count: usize) -> Vec<ProposalId> {
-        let numbers = self.proposals + 1..=self.proposals + count as u64;
-        self.proposals = *numbers.end();
-        let alive = self.machines[node.place()].process.as_ref().is_some_and(|it| it.frozen.is_none());
-        if alive {
-            let record = |number: u64| Content::Record(Arc::from(number.to_be_bytes()));
-            let proposal = |number| Proposal { id: ProposalId(number), content: record(number) };
-            self.step(node, Input::Propose(numbers.clone().map(proposal).collect()));
-        }
-        numbers.map(ProposalId).collect()
-    }
-
     fn propose_somewhere(&mut self) {
         if self.healed {
             return; // Or nobody would ever have caught up.
         }
-        let anybody = NodeId::new(self.rng.u8(0..self.machines.len() as u8));
+        let anybody = NodeId::new(self.rng.u8(0..self.group().count() as u8));
         let node = if self.rng.u8(0..4) == 0 { anybody } else { self.raft_leader().unwrap_or(anybody) };
         self.propose(node, 1);
         self.schedule(self.now.plus(self.plan.propose_every), Event::Propose);
@@ -686,6 +710,7 @@ impl World {
     pub(crate) fn settle(&mut self, within: Duration) {
         let met = self.run_until(within, |world| world.valid_leader().is_some() && world.caught_up());
         self.look(&Seen::Expected { met, what: "a leader that all have caught up with", within });
+        self.expect_all_answers();
         for node in self.members() {
             if let Some(server) = self.server(node).cloned() {
                 self.look(&Seen::Ended { node, server: &server });

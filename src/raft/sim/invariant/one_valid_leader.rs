@@ -10,7 +10,7 @@ use crate::{
     leadership::{FencingToken, Loss},
     raft::{
         action::Tidings,
-        identity::{Members, NodeId},
+        identity::NodeId,
         sim::clock::{Clock, TrueTime},
     },
 };
@@ -29,8 +29,8 @@ struct Claim {
 }
 
 impl OneValidLeader {
-    pub(super) fn of(members: Members) -> Self {
-        Self { claims: vec![None; members.count()] }
+    pub(super) fn of(machines: usize) -> Self {
+        Self { claims: vec![None; machines] }
     }
 
     fn valid(&self, at: TrueTime) -> impl Iterator<Item = NodeId> {

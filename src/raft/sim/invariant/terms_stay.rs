@@ -4,7 +4,7 @@
 //! need another majority's word.
 
 use super::{Invariant, Seen};
-use crate::raft::identity::{Members, NodeId, Term};
+use crate::raft::identity::{NodeId, Term};
 
 pub(super) struct TermsStay {
     /// For each that hears nobody: its term when that began, once it is known.
@@ -12,8 +12,8 @@ pub(super) struct TermsStay {
 }
 
 impl TermsStay {
-    pub(super) fn of(members: Members) -> Self {
-        Self { deaf: vec![None; members.count()] }
+    pub(super) fn of(machines: usize) -> Self {
+        Self { deaf: vec![None; machines] }
     }
 
     fn stepped(&mut self, node: NodeId, before: Term, after: Term) -> Result<(), String> {

@@ -9,6 +9,7 @@ use std::{
 use super::{
     super::clock::{Clock, TrueTime},
     Event,
+    proposing::Asked,
 };
 use crate::raft::{
     action::{Stored, Write},
@@ -21,6 +22,8 @@ use crate::raft::{
 /// One machine: it has a disk and a clock, and most of the time a server runs on it.
 #[derive(Debug)]
 pub(super) struct Machine {
+    /// The member that the server there is, by its disk.
+    pub(super) member: NodeId,
     pub(super) clock: Clock,
     pub(super) stored: Stored,
     pub(super) papers: Papers,
@@ -42,6 +45,27 @@ pub(super) struct Machine {
     pub(super) lag: Duration,
 }
 
+impl Machine {
+    /// One on which no server runs yet.
+    pub(super) fn new(member: NodeId, clock: Clock, slow: u32, (stored, papers): (Stored, Papers)) -> Self {
+        Self {
+            member,
+            clock,
+            stored,
+            papers,
+            backup: None,
+            spare: None,
+            tampered: false,
+            known_better_by: Vec::new(),
+            process: None,
+            run: 0,
+            slow,
+            stands: true,
+            lag: Duration::ZERO,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Process {
     /// Always there between steps.
@@ -55,7 +79,8 @@ pub(super) struct Process {
     /// What happened to it while it was frozen.
     pub(super) frozen: Option<Vec<Event>>,
     pub(super) state: StateMachine,
-    /// With whom it is connected, or was last.
+    pub(super) asked: Asked,
+    /// The members with which it is connected, or was last; one connection each.
     pub(super) admitted: BTreeMap<NodeId, Identity>,
     /// Numbers of writes of others that go to the disk with the next write.
     pub(super) raised: BTreeMap<(NodeId, DirectoryId), Writes>,

@@ -1,14 +1,18 @@
-//! How servers get to know each other, and disks that are lost or put back to an older state.
+//! How servers get to know each other, and disks that are lost, put back to an older state, or in use twice.
 //!
 //! A connection is made whenever two servers can hear each other: both say who they are, and both judge. Nothing of
 //! Raft passes before. What the transport does in round trips is one moment here.
 
 use std::time::Duration;
 
-use super::{super::invariant::Violation, Event, Mail, World, machine::Papers};
+use super::{
+    super::invariant::Violation,
+    Event, Mail, World,
+    machine::{Machine, Papers},
+};
 use crate::raft::{
     action::{Content, Input, Proposal, ProposalId, Stored},
-    identity::{Index, Members, NodeId},
+    identity::{Index, NodeId},
     membership::{
         DirectoryId, Entrance, Founders, Franchise, Objection, Record, Run, RunId, Writes, entrance,
     },
@@ -58,31 +62,49 @@ impl World {
         if self.machines[node.place()].run != run {
             return;
         }
-        for other in self.members().filter(|other| *other != node) {
-            if !self.connected(node, other) {
+        for other in self.machines() {
+            if self.member(other) != self.member(node) && !self.connected(node, other) {
                 self.introduce(node, other);
             }
         }
         self.schedule(self.now.plus(CALL_EVERY), Event::Call { node, run });
     }
 
-    fn connected(&self, node: NodeId, other: NodeId) -> bool {
-        let admits = |one: NodeId, other: NodeId| {
-            let process = self.machines[one.place()].process.as_ref();
-            process.is_some_and(|it| {
-                it.admitted.get(&other) == Some(&self.machines[other.place()].papers.identity)
-            })
-        };
-        admits(node, other) && admits(other, node)
+    fn admits(&self, judge: NodeId, said: NodeId) -> bool {
+        let process = self.machines[judge.place()].process.as_ref();
+        let admitted = process.and_then(|it| it.admitted.get(&self.member(said)));
+        admitted == Some(&self.machines[said.place()].papers.identity)
     }
 
-    /// Both say who they are, if both can hear each other.
-    fn introduce(&mut self, one: NodeId, other: NodeId) {
+    fn connected(&self, node: NodeId, other: NodeId) -> bool {
+        self.admits(node, other) && self.admits(other, node)
+    }
+
+    /// The machine that a server reaches under a member's name: the one with which it is connected, or the member's own.
+    pub(super) fn reached(&self, from: NodeId, member: NodeId) -> NodeId {
+        let mut copies = self.machines().skip(self.group().count());
+        copies.find(|it| self.member(*it) == member && self.admits(from, *it)).unwrap_or(member)
+    }
+
+    /// Whether each gets what the other one says, and both run.
+    fn hear_each_other(&self, one: NodeId, other: NodeId) -> bool {
         let awake = |node: NodeId| {
             self.machines[node.place()].process.as_ref().is_some_and(|process| process.frozen.is_none())
         };
         let hear = self.cuts.passes(one, other) && self.cuts.passes(other, one);
-        if !hear || !awake(one) || !awake(other) {
+        hear && awake(one) && awake(other)
+    }
+
+    /// Whether another one of that name is connected with the server that judges, and answers when it is asked whether it is there.
+    fn another_answers(&self, judge: NodeId, said: NodeId) -> bool {
+        let another = |it: &NodeId| *it != said && self.member(*it) == self.member(said);
+        let answers = |it: NodeId| self.admits(judge, it) && self.hear_each_other(judge, it);
+        self.machines().filter(another).any(answers)
+    }
+
+    /// Both say who they are, if both can hear each other.
+    fn introduce(&mut self, one: NodeId, other: NodeId) {
+        if !self.hear_each_other(one, other) {
             return;
         }
         let judged = [(one, other), (other, one)].map(|(judge, said)| (judge, said, self.judge(judge, said)));
@@ -112,8 +134,8 @@ impl World {
     /// The disks that a server has met first, its own among them.
     pub(super) fn founders(&self, node: NodeId) -> Founders {
         let papers = &self.machines[node.place()].papers;
-        let mut founders = Founders::none(Members::of(self.machines.len()).unwrap());
-        founders.met(node, papers.identity.directory);
+        let mut founders = Founders::none(self.group());
+        founders.met(self.member(node), papers.identity.directory);
         papers.known.iter().for_each(|(node, record)| founders.met(*node, record.identity.directory));
         founders
     }
@@ -126,15 +148,16 @@ impl World {
         directory: DirectoryId,
         claim: Index,
     ) -> Result<Entrance, Objection> {
-        let seat = self.server(judge).and_then(|node| node.log().seat(said));
-        let first = self.machines[judge.place()].papers.known.get(&said);
+        let member = self.member(said);
+        let seat = self.server(judge).and_then(|node| node.log().seat(member));
+        let first = self.machines[judge.place()].papers.known.get(&member);
         entrance(seat, first.map(|record| record.identity.directory), directory, claim)
     }
 
     /// The entry of a server's log that names its own directory.
     fn claim(&self, node: NodeId) -> Index {
         let own = self.machines[node.place()].papers.identity.directory;
-        let seat = self.server(node).and_then(|server| server.log().seat(node));
+        let seat = self.server(node).and_then(|server| server.log().seat(self.member(node)));
         seat.filter(|(seat, _)| seat.directory() == own).map(|(_, at)| at).unwrap_or_default()
     }
 
@@ -145,13 +168,16 @@ impl World {
             Err(_) if self.plan.mutant == Some(Mutant::IgnoresDirectories) => Entrance::First,
             judged => judged?,
         };
-        let Some(mut known) = self.known(said, directory, judge) else { return Ok((first, entrance)) };
+        let Some(mut known) = self.known(self.member(said), directory, judge) else {
+            return Ok((first, entrance));
+        };
         match self.plan.mutant {
             Some(Mutant::IgnoresRuns) => known.identity.run = identity.run,
             Some(Mutant::IgnoresWrites) => known.writes = Writes(0),
             _ => {}
         }
-        known.judge(&identity, false)?;
+        let asks = self.plan.mutant != Some(Mutant::DoesNotAskTheFirst);
+        known.judge(&identity, asks && self.another_answers(judge, said))?;
         if known.identity.run == identity.run {
             known.judge_writes(writes)?;
         }
@@ -172,7 +198,15 @@ impl World {
     }
 
     fn admit(&mut self, judge: NodeId, said: NodeId, (record, entrance): (Record, Entrance)) {
-        let others = self.machines.len() - 1;
+        let others = self.group().count() - 1;
+        if said.place() > others {
+            let original = self.member(said);
+            self.note(|| format!("{judge} lets the copy of {original} in"));
+            self.let_in = true;
+            // Another start of its disk is known now: the original may be the one that is refused.
+            self.machines[original.place()].tampered = true;
+        }
+        let said = self.member(said);
         let machine = &mut self.machines[judge.place()];
         let Some(process) = &mut machine.process else { return };
         process.admitted.insert(said, record.identity);
@@ -196,30 +230,31 @@ impl World {
     }
 
     /// What is sent goes with what the sender has written, and a heartbeat with what it knows of the others.
-    pub(super) fn mail(&self, envelope: Envelope) -> Mail {
-        let sender = &self.machines[envelope.from.place()];
+    pub(super) fn mail(&self, sender: NodeId, receiver: NodeId, envelope: Envelope) -> Mail {
+        let papers = &self.machines[sender.place()].papers;
         let heartbeat = matches!(&envelope.message, Message::Append { entries, .. } if entries.is_empty());
         let known = |(node, record): (&NodeId, &Record)| {
-            Some((*node, self.known(*node, record.identity.directory, envelope.from)?))
+            Some((*node, self.known(*node, record.identity.directory, sender)?))
         };
-        let records = sender.papers.known.iter().chain(&sender.papers.named);
+        let records = papers.known.iter().chain(&papers.named);
         let tallies = if heartbeat { records.filter_map(known).collect() } else { Vec::new() };
-        Mail { from: sender.papers.identity, writes: sender.papers.writes, tallies, envelope }
+        Mail { from: papers.identity, writes: papers.writes, tallies, envelope, sender, receiver }
     }
 
     /// Whether what has come is of one with whom the receiver is connected, or can be. Where all disks are good, that only
     /// shows that nobody is refused.
     pub(super) fn takes(&mut self, mail: &Mail) -> bool {
-        let Envelope { from, to, .. } = mail.envelope;
+        let (from, to) = (mail.envelope.from, mail.receiver);
         let admits = |world: &Self| {
             let process = world.machines[to.place()].process.as_ref();
             // A connection with a disk that is replaced ends with the step that says so.
-            let welcome = || world.entrance(to, from, mail.from.directory, world.claim(from)).is_ok();
+            let (directory, claim) = (mail.from.directory, world.claim(mail.sender));
+            let welcome = || world.entrance(to, mail.sender, directory, claim).is_ok();
             process.is_some_and(|process| process.admitted.get(&from) == Some(&mail.from))
                 && (welcome() || world.plan.mutant == Some(Mutant::CountsDisksByName))
         };
-        if !admits(self) && self.machines[from.place()].papers.identity == mail.from {
-            self.introduce(from, to);
+        if !admits(self) && self.machines[mail.sender.place()].papers.identity == mail.from {
+            self.introduce(mail.sender, to);
         }
         if !admits(self) {
             // Where all disks are good, what is still on its way from a process that is gone does no harm; and it has to
@@ -326,6 +361,47 @@ impl World {
         let kept = machine.stored.entries.len().saturating_sub(entries);
         machine.stored.entries.truncate(kept);
         machine.tampered = true;
+    }
+
+    /// A machine is made of a copy of the disk: of the last one that was made, or of the disk as it is. The server there runs
+    /// beside the original.
+    pub(super) fn copy(&mut self, original: NodeId, after: Duration) {
+        let (copy, machine) = (self.group().count(), &self.machines[original.place()]);
+        if self.machines.len() > copy || original.place() >= copy {
+            return; // One at a time.
+        }
+        let now = || (machine.stored.clone(), machine.papers.clone());
+        let disk = machine.backup.clone().unwrap_or_else(now);
+        let Machine { member, clock, slow, stands, .. } = *machine;
+        self.machines.push(Machine { tampered: true, stands, ..Machine::new(member, clock, slow, disk) });
+        self.schedule(self.now.plus(after), Event::Start(NodeId::new(copy as u8)));
+    }
+
+    /// Of all others, some hear only the original, and the rest only the copy.
+    pub(super) fn take_sides(&mut self, original: NodeId, side: u8) {
+        let copy = NodeId::new(self.group().count() as u8);
+        let hears_copy = |node: NodeId| side >> node.place() & 1 == 1;
+        let apart = |one, other| one == if hears_copy(other) { original } else { copy };
+        let is_other = |node| node != original && node != copy;
+        self.cut(|from, to| is_other(to) && apart(from, to) || is_other(from) && apart(to, from));
+    }
+
+    /// Whether the copy was let in by any server.
+    pub(crate) fn has_let_a_copy_in(&self) -> bool {
+        self.let_in
+    }
+
+    /// Of a copy and its original, at most one votes in the end: each of the others has met both.
+    pub(crate) fn find_the_copy(&mut self) {
+        let (votes, others) = (|world: &Self, it| !world.is_revoked(it), self.group().count() - 1);
+        for copy in self.machines().skip(self.group().count()) {
+            let original = self.member(copy);
+            if others > 0 && votes(self, copy) && votes(self, original) {
+                let what =
+                    format!("{original} and its copy are connected with the same servers, and both vote");
+                self.violation.get_or_insert(Violation { invariant: "a copy in use is noticed", what });
+            }
+        }
     }
 
     /// Whether it votes for nobody any more.

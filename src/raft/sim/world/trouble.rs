@@ -96,21 +96,23 @@ impl World {
             Fault::Withdraw(whom) => self.each(whom, Self::withdraw),
             Fault::Stand(whom) => self.each(whom, Self::stand),
             Fault::Doom { mute, killed } => self.doom = Some((mute, killed)),
-            Fault::PowerCut => self.members().for_each(|node| self.crash(node)),
-            Fault::StartAll => self.members().for_each(|node| self.start(node)),
+            Fault::Copy(whom, after) => self.each(whom, |world, node| world.copy(node, after)),
+            Fault::Sides(whom, side) => self.each(whom, |world, node| world.take_sides(node, side)),
+            Fault::PowerCut => self.machines().for_each(|node| self.crash(node)),
+            Fault::StartAll => self.machines().for_each(|node| self.start(node)),
         }
     }
 
     fn each(&mut self, whom: Whom, hit: impl FnOnce(&mut Self, NodeId)) {
-        if let Some(node) = self.whom(whom) {
+        if let Some(node) = self.whom(whom).filter(|node| node.place() < self.machines.len()) {
             hit(self, node);
         }
     }
 
     /// Cuts each way for which `this` holds.
     pub(crate) fn cut(&mut self, this: impl Fn(NodeId, NodeId) -> bool) {
-        for from in self.members() {
-            for to in self.members().filter(|to| *to != from && this(from, *to)) {
+        for from in self.machines() {
+            for to in self.machines().filter(|to| *to != from && this(from, *to)) {
                 self.cuts.cut(from, to);
             }
         }
@@ -138,8 +140,9 @@ impl World {
 
     fn look_for_isolation(&mut self) {
         for node in self.members() {
-            let deaf = self.members().all(|other| other == node || !self.cuts.passes(other, node));
-            self.look(&Seen::Hearing { node, anybody: !deaf || self.machines.len() == 1 });
+            let mut others = self.machines().filter(|other| self.member(*other) != node);
+            let deaf = others.all(|other| !self.cuts.passes(other, node));
+            self.look(&Seen::Hearing { node, anybody: !deaf || self.group().count() == 1 });
         }
     }
 
@@ -207,8 +210,8 @@ impl World {
         self.doom = None;
         self.mend();
         self.weather = self.plan.weather;
-        for node in self.members() {
-            self.machines[node.place()].slow = self.plan.slow(node);
+        for node in self.machines() {
+            self.machines[node.place()].slow = self.plan.slow(self.member(node));
             self.start(node);
             let run = self.machines[node.place()].run;
             self.thaw(node, run);
