@@ -36,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Dropped the moment that leadership is lost, and called again with the next one.
+/// Dropped as soon as leadership is lost; called again for the next term.
 async fn work(leadership: LeadershipHandle, _jobs: Arc<Jobs>) {
     while leadership.holds() {
         println!("one job, with token {} in every write", leadership.token());

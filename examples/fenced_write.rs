@@ -1,9 +1,9 @@
-//! A resource that refuses the writes of a leader of the past.
+//! A resource that refuses writes of a former leader.
 //!
-//! A leader can be paused between its last check and its write: by a long collection of
-//! garbage, a suspended laptop, a slow network. No check of its own helps then. The token
-//! does: it grows with every term, goes along with every write, and the resource refuses one
-//! that is smaller than the largest it has seen. With an etcd on localhost:2379:
+//! A leader can be paused between its last check and its write: by garbage collection, a suspended
+//! laptop, a slow network. No check of its own helps then. The token does: it grows with every
+//! term and is sent with every write, and the resource refuses a token smaller than the largest
+//! it has seen. With an etcd on localhost:2379:
 //!
 //! ```text
 //! cargo run --example fenced_write
@@ -26,7 +26,7 @@ struct Store {
 }
 
 impl Store {
-    /// Writes, unless a later term has written already. The comparison and the write are one step.
+    /// Writes, unless a later term has already written. Comparison and write are one step.
     fn write(&self, token: FencingToken, text: &str) -> Result<(), String> {
         let mut written = self.written.lock().map_err(|_| "the store is broken")?;
         match &*written {

@@ -15,7 +15,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     while let Some(observation) = observer.next().await {
         match observation.state {
             State::Leader(leader) => println!("{} leads, with token {}", leader.name, leader.token),
-            State::Vacant { .. } => println!("nobody leads"),
+            State::Vacant { .. } => println!("no leader"),
             State::Unknown { problem, .. } => println!("it is not known who leads: {problem}"),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Work that one of many processes does at a time.
+//! Work that only one of many processes does at a time.
 //!
 //! Run it in two terminals, with an etcd on localhost:2379, and stop the one that works:
 //!

@@ -43,7 +43,7 @@ echo /etc/default/elect >"$tree/DEBIAN/conffiles"
 cat >"$tree/DEBIAN/postinst" <<'EOF'
 #!/bin/sh
 set -e
-# Without systemd there are no units, and nobody needs their user.
+# Without systemd there are no units, and no need for their user.
 if [ "$1" = configure ] && command -v systemd-sysusers >/dev/null; then systemd-sysusers elect.conf; fi
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 EOF

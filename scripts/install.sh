@@ -5,7 +5,7 @@
 #
 # as root or by sudo. Where there is no apt it says what to install instead.
 set -eu
-# Where Debian keeps daemons; not everybody's PATH has it.
+# Debian's directory for daemons, which not every PATH has.
 PATH=$PATH:/usr/sbin
 
 wanted=

@@ -1,5 +1,5 @@
 //! Bad input: each mistake gets an error that names the flag and the remedy, and exit code 2 before anything
-//! is sent; what only etcd can find wrong, exit code 1. And which source wins where several say something.
+//! is sent; exit code 1 if only etcd can detect it. Also: which source wins if several set a value.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -29,21 +29,21 @@ use support::{
 };
 use tempfile::TempDir;
 
-/// For what should take far less than a second. Long, for machines under load.
+/// Deadline for operations that normally take far less than a second; generous for machines under load.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The commands that take what all commands take.
+/// The commands that accept the common flags.
 const COMMANDS: [&[&str]; 3] = [&["server", "server1"], &["observe"], &["status"]];
 
-/// A password that nobody would print by chance.
+/// A password that cannot appear in output by chance.
 const PASSWORD: &str = "Jx7-very-secret";
 
-/// Stands where etcd would be, and finds out whether anybody came.
-struct Nobody {
+/// A listener in etcd's place that detects whether a client ever connected.
+struct UnusedEndpoint {
     listener: TcpListener,
 }
 
-impl Nobody {
+impl UnusedEndpoint {
     fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
@@ -54,7 +54,7 @@ impl Nobody {
         self.listener.local_addr().unwrap().to_string()
     }
 
-    /// A connection that was made and closed again still waits to be accepted.
+    /// A connection that was opened and closed again still waits to be accepted.
     #[track_caller]
     fn assert_untouched(&self) {
         let came = self.listener.accept();
@@ -62,18 +62,18 @@ impl Nobody {
     }
 }
 
-/// `elect COMMAND --etcd NOBODY`, for a test to add the mistake.
-fn elect(command: &[&str], nobody: &Nobody) -> Elect {
-    Elect::new(command).arg("--etcd").arg(nobody.endpoint())
+/// `elect COMMAND --etcd ENDPOINT`; a test adds the mistake.
+fn elect(command: &[&str], unused: &UnusedEndpoint) -> Elect {
+    Elect::new(command).arg("--etcd").arg(unused.endpoint())
 }
 
-/// Runs what is wrong in itself; returns what it says about that.
+/// Runs a command line that is invalid in itself; returns its error message.
 #[track_caller]
 fn complaint(elect: Elect) -> String {
     refusal(elect, 2)
 }
 
-/// Runs what must end by itself with this code; returns what it says on standard error.
+/// Runs a command that must exit by itself with this code; returns its standard error.
 #[track_caller]
 fn refusal(elect: Elect, code: i32) -> String {
     let mut elect = elect.start();
@@ -91,7 +91,7 @@ fn assert_says(said: &str, parts: &[&str]) {
     }
 }
 
-/// A directory for the files of one test.
+/// A directory for one test's files.
 struct Files(TempDir);
 
 impl Files {
@@ -112,7 +112,7 @@ impl Files {
 
 #[test]
 fn a_ttl_that_no_lease_can_have_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     for (ttl, remedy) in [
         ("0", "5s"),
@@ -127,7 +127,7 @@ fn a_ttl_that_no_lease_can_have_is_refused_before_anything_is_sent() {
         ("2days", "at most 86400s"),
         ("99999999999999999999s", "as in 5s"),
     ] {
-        let server = || elect(&["server", "server1"], &nobody);
+        let server = || elect(&["server", "server1"], &unused);
         assert_says(&complaint(server().arg(format!("--ttl={ttl}"))), &["--ttl", remedy]);
         if !ttl.is_empty() {
             assert_says(&complaint(server().env("ELECT_TTL", ttl)), &["--ttl", remedy]);
@@ -136,14 +136,14 @@ fn a_ttl_that_no_lease_can_have_is_refused_before_anything_is_sent() {
         assert_says(&complaint(server().arg("--config").arg(config)), &["--config", "ttl", remedy]);
     }
     let config = files.write("elect.toml", "ttl = 5");
-    let said = complaint(elect(&["server", "server1"], &nobody).arg("--config").arg(config));
+    let said = complaint(elect(&["server", "server1"], &unused).arg("--config").arg(config));
     assert_says(&said, &["--config", "line 1", "ttl", "string"]);
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_name_that_is_empty_too_long_or_not_printable_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     let too_long = "x".repeat(257);
     for (name, reason) in [
@@ -154,7 +154,7 @@ fn a_name_that_is_empty_too_long_or_not_printable_is_refused_before_anything_is_
         ("a\u{1b}[2Jb", "control characters or invisible ones; this one has '\\u{1b}'"),
         ("a\u{7f}", "control characters or invisible ones; this one has '\\u{7f}'"),
     ] {
-        let server = || elect(&["server"], &nobody);
+        let server = || elect(&["server"], &unused);
         assert_says(&complaint(server().arg(name)), &["NAME", reason]);
         assert_says(&complaint(server().args(["--name", name])), &["--name", reason]);
         assert_says(&complaint(server().env("ELECT_NAME", name)), &["NAME", reason]);
@@ -163,7 +163,7 @@ fn a_name_that_is_empty_too_long_or_not_printable_is_refused_before_anything_is_
         let said = complaint(server().arg("--config").arg(config));
         assert_says(&said, &["--config", "name", reason]);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
@@ -175,16 +175,16 @@ fn the_longest_name_is_taken() {
 
 #[test]
 fn a_server_without_a_name_is_told_how_to_give_one() {
-    let nobody = Nobody::new();
-    assert_says(&complaint(elect(&["server"], &nobody)), &["elect server server1", "ELECT_NAME"]);
-    let twice = complaint(elect(&["server", "a", "--name", "b"], &nobody));
+    let unused = UnusedEndpoint::new();
+    assert_says(&complaint(elect(&["server"], &unused)), &["elect server server1", "ELECT_NAME"]);
+    let twice = complaint(elect(&["server", "a", "--name", "b"], &unused));
     assert_says(&twice, &["--name", "NAME", "cannot be used with"]);
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn an_election_that_makes_no_prefix_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     for (election, reason) in [
         ("", "must not be empty"),
@@ -195,25 +195,25 @@ fn an_election_that_makes_no_prefix_is_refused_before_anything_is_sent() {
         for command in COMMANDS {
             // No argument and no variable can hold a NUL.
             if !election.contains('\0') {
-                let said = complaint(elect(command, &nobody).args(["--election", election]));
+                let said = complaint(elect(command, &unused).args(["--election", election]));
                 assert_says(&said, &["--election", reason]);
                 if !election.is_empty() {
-                    let said = complaint(elect(command, &nobody).env("ELECT_ELECTION", election));
+                    let said = complaint(elect(command, &unused).env("ELECT_ELECTION", election));
                     assert_says(&said, &["--election", reason]);
                 }
             }
             let election = serde_json::to_string(election).unwrap();
             let config = files.write("elect.toml", format!("election = {election}"));
-            let said = complaint(elect(command, &nobody).arg("--config").arg(config));
+            let said = complaint(elect(command, &unused).arg("--config").arg(config));
             assert_says(&said, &["--config", "election", reason]);
         }
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_malformed_endpoint_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     for (wrong, reason) in [
         ("", "the port is missing"),
@@ -236,23 +236,23 @@ fn a_malformed_endpoint_is_refused_before_anything_is_sent() {
         ("[::1:2379", "localhost:2379"),
         ("[lo]calhost:2379", "localhost:2379"),
     ] {
-        // The good one beside it must not be tried either.
-        let list = format!("{wrong},{}", nobody.endpoint());
+        // The valid endpoint beside it must not be tried either.
+        let list = format!("{wrong},{}", unused.endpoint());
         let said = complaint(Elect::new(["server", "server1", "--etcd", &*list]));
         assert_says(&said, &["--etcd", reason, "HOST:PORT"]);
         let said = complaint(Elect::new(["status"]).env("ELECT_ETCD", &list));
         assert_says(&said, &["--etcd", reason, "HOST:PORT"]);
-        let list = serde_json::to_string(&[nobody.endpoint(), wrong.to_owned()]).unwrap();
+        let list = serde_json::to_string(&[unused.endpoint(), wrong.to_owned()]).unwrap();
         let config = files.write("elect.toml", format!("etcd = {list}"));
         let said = complaint(Elect::new(["observe", "--config"]).arg(config));
         assert_says(&said, &["--config", "etcd", reason, "HOST:PORT"]);
     }
     let config = files.write("elect.toml", "etcd = []");
     assert_says(&complaint(Elect::new(["status", "--config"]).arg(config)), &["--etcd", "at least one"]);
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
-/// As people write lists: in YAML, over several lines, by a template that ends each with a comma.
+/// Lists as found in practice: in YAML, over several lines, by a template that ends each entry with a comma.
 #[test]
 fn a_list_of_endpoints_may_have_blanks_line_breaks_and_a_comma_at_the_end() {
     let files = Files::new();
@@ -278,7 +278,7 @@ fn a_list_of_endpoints_may_have_blanks_line_breaks_and_a_comma_at_the_end() {
     }
 }
 
-/// `ELECT_X: ${X}` in a compose file puts an empty ELECT_X into the container, where X is not set.
+/// `ELECT_X: ${X}` in a compose file passes an empty ELECT_X to the container if X is not set.
 #[test]
 fn an_empty_variable_counts_as_not_set() {
     let port = ReservedPort::new();
@@ -294,7 +294,7 @@ fn an_empty_variable_counts_as_not_set() {
     server.wait_for_line(|line: &str| line.contains(&port.address()), SOON);
 }
 
-/// All that `server` reads.
+/// Every variable that `server` reads.
 const EVERY_VARIABLE: [&str; 18] = [
     "ELECT_ETCD",
     "ELECT_USER",
@@ -316,7 +316,7 @@ const EVERY_VARIABLE: [&str; 18] = [
     "ELECT_HTTP",
 ];
 
-/// The server was to be one of a group. Taking it for one on etcd would make a second leader.
+/// The server was meant for a group of peers. Starting it on etcd would make a second leader.
 #[test]
 fn an_empty_list_of_peers_does_not_make_a_candidate_on_etcd() {
     for command in COMMANDS {
@@ -376,7 +376,7 @@ fn a_variable_that_means_nothing_is_warned_about() {
 
 #[test]
 fn a_certificate_that_cannot_be_used_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     let pki = Pki::new();
     let missing = files.path("missing.pem");
@@ -416,14 +416,14 @@ fn a_certificate_that_cannot_be_used_is_refused_before_anything_is_sent() {
         };
         for command in COMMANDS {
             let certificates = [given("--cacert", &pki.ca), given("--cert", cert), given("--key", key)];
-            let said = complaint(elect(command, &nobody).args(certificates.as_flattened()));
+            let said = complaint(elect(command, &unused).args(certificates.as_flattened()));
             assert_says(&said, &[flag, path, reason]);
         }
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
-/// Made for this test, and used nowhere.
+/// Generated for this test; used nowhere else.
 const P521_KEY: &str = "\
 -----BEGIN PRIVATE KEY-----
 MIHuAgEAMBAGByqGSM49AgEGBSuBBAAjBIHWMIHTAgEBBEIBsMAE5Mj4LrKJL0xE
@@ -437,7 +437,7 @@ Ug==
 
 #[test]
 fn a_key_that_is_of_no_use_is_told_apart_from_a_wrong_one() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     let pki = Pki::new();
     let (ca, cert) = (pki.ca.to_str().unwrap(), pki.client.cert.to_str().unwrap());
@@ -451,49 +451,49 @@ fn a_key_that_is_of_no_use_is_told_apart_from_a_wrong_one() {
     ] {
         let key = files.write("key.pem", key);
         let args = ["--cacert", ca, "--cert", cert, "--key", key.to_str().unwrap()];
-        assert_says(&complaint(elect(&["status"], &nobody).args(args)), &["--key", reason]);
+        assert_says(&complaint(elect(&["status"], &unused).args(args)), &["--key", reason]);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn half_of_a_client_certificate_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     let pki = Pki::new();
     let (cert, key) = (pki.client.cert.to_str().unwrap(), pki.client.key.to_str().unwrap());
     for command in COMMANDS {
-        let elect = || elect(command, &nobody);
+        let elect = || elect(command, &unused);
         assert_says(&complaint(elect().args(["--cert", cert])), &["--cert", "add --key"]);
         assert_says(&complaint(elect().args(["--key", key])), &["--key", "add --cert"]);
         assert_says(&complaint(elect().env("ELECT_CERT", cert)), &["--cert", "add --key"]);
         let config = files.write("elect.toml", format!("key = {key:?}"));
         assert_says(&complaint(elect().arg("--config").arg(config)), &["--key", "add --cert"]);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn certificates_for_an_endpoint_without_tls_are_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let pki = Pki::new();
     let said = complaint(
-        Elect::new(["status", "--etcd", &format!("http://{}", nobody.endpoint()), "--cacert"]).arg(&pki.ca),
+        Elect::new(["status", "--etcd", &format!("http://{}", unused.endpoint()), "--cacert"]).arg(&pki.ca),
     );
     assert_says(&said, &["--etcd", "without TLS", "https://"]);
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn half_of_a_login_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     let empty = files.write("empty", "\n");
     let latin_1 = files.write("latin-1", b"caf\xe9\n");
     let good = files.write("password", format!("{PASSWORD}\n"));
     let missing = files.path("missing");
     for command in COMMANDS {
-        let elect = || elect(command, &nobody);
+        let elect = || elect(command, &unused);
         let with_file = |path: &Path| elect().args(["--user", "alice", "--password-file"]).arg(path);
 
         let remedy = ["ELECT_PASSWORD", "--password-file"];
@@ -515,28 +515,28 @@ fn half_of_a_login_is_refused_before_anything_is_sent() {
         let latin_1 = elect().args(["--user", "alice"]).env("ELECT_PASSWORD", OsStr::from_bytes(b"caf\xe9"));
         assert_says(&complaint(latin_1), &["ELECT_PASSWORD", "UTF-8"]);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_password_is_no_flag_and_no_key_and_is_not_repeated() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     for command in COMMANDS {
-        let said = complaint(elect(command, &nobody).args(["--password", PASSWORD]));
+        let said = complaint(elect(command, &unused).args(["--password", PASSWORD]));
         assert_says(&said, &["--password"]);
         assert!(!said.contains(PASSWORD), "{said}");
         let config = files.write("elect.toml", format!("user = 'alice'\npassword = '{PASSWORD}'\n"));
-        let said = complaint(elect(command, &nobody).arg("--config").arg(config));
+        let said = complaint(elect(command, &unused).arg("--config").arg(config));
         assert_says(&said, &["--config", "password"]);
         assert!(!said.contains(PASSWORD), "{said}");
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_config_file_that_cannot_be_read_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     for (path, reason) in [
         (files.path("missing.toml"), "No such file"),
@@ -547,60 +547,60 @@ fn a_config_file_that_cannot_be_read_is_refused_before_anything_is_sent() {
     ] {
         for command in COMMANDS {
             let shown = path.to_str().unwrap();
-            let said = complaint(elect(command, &nobody).args(["--config", shown]));
+            let said = complaint(elect(command, &unused).args(["--config", shown]));
             assert_says(&said, &["--config", shown, reason]);
-            let said = complaint(elect(command, &nobody).env("ELECT_CONFIG", shown));
+            let said = complaint(elect(command, &unused).env("ELECT_CONFIG", shown));
             assert_says(&said, &["--config", shown, reason]);
         }
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn an_unknown_key_in_the_config_file_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     for content in ["ttll = '5s'", "[server]\nttl = '5s'", "cacert = 'ca.pem'\npassword_file = 'password'"] {
         for command in COMMANDS {
             let config = files.write("elect.toml", content);
-            let said = complaint(elect(command, &nobody).arg("--config").arg(config));
+            let said = complaint(elect(command, &unused).arg("--config").arg(config));
             assert_says(&said, &["--config", "unknown field", "the keys are the long flags"]);
         }
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn an_unknown_log_format_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
     let known = ["plain", "full", "json"];
     for command in COMMANDS {
-        let said = complaint(elect(command, &nobody).args(["--log-format", "xml"]));
+        let said = complaint(elect(command, &unused).args(["--log-format", "xml"]));
         assert_says(&said, &["--log-format"]);
         assert_says(&said, &known);
-        let said = complaint(elect(command, &nobody).env("ELECT_LOG_FORMAT", "Plain"));
+        let said = complaint(elect(command, &unused).env("ELECT_LOG_FORMAT", "Plain"));
         assert_says(&said, &["--log-format"]);
         assert_says(&said, &known);
         let config = files.write("elect.toml", "log-format = 'xml'");
-        let said = complaint(elect(command, &nobody).arg("--config").arg(config));
+        let said = complaint(elect(command, &unused).arg("--config").arg(config));
         assert_says(&said, &["--config", "log-format"]);
         assert_says(&said, &known);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_log_filter_that_is_none_is_refused_before_anything_is_sent() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     for command in COMMANDS {
-        let said = complaint(elect(command, &nobody).env("RUST_LOG", "elect=loud"));
+        let said = complaint(elect(command, &unused).env("RUST_LOG", "elect=loud"));
         assert_says(&said, &["RUST_LOG", "elect=loud", "RUST_LOG=debug"]);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
-/// The four sources of one setting, the strongest first.
+/// The four sources of one setting, strongest first.
 #[test]
 fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_default() {
     const FLAG: usize = 0;
@@ -608,7 +608,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file_and_that_over_the_def
     const FILE: usize = 2;
     const DEFAULT: usize = 3;
     let files = Files::new();
-    // Nobody listens there: who starts says whom it would ask, and goes on trying.
+    // Nothing listens there: a command reports the endpoints it would ask, and keeps trying.
     let ports = [ReservedPort::new(), ReservedPort::new(), ReservedPort::new()];
     let endpoint = |source: usize| ports[source].address();
     let [by_flag, by_environment, by_file] = ["by-flag", "by-environment", "by-file"];
@@ -693,7 +693,7 @@ fn parsed(line: &str) -> Option<Value> {
 on_each_etcd! {
     fn a_ttl_below_etcds_minimum_says_what_is_granted_and_leaves_nothing_behind(version: EtcdVersion) {
         let etcd = Etcd::start(version);
-        // Again and again, since a lease that is left behind may be hard to catch.
+        // Repeated, because a lease that is left behind may be hard to catch.
         for _ in 0..5 {
             let server = Elect::server("server1", &etcd.endpoint()).args(["--ttl", "1s"]);
             let said = refusal(server, 2);
@@ -710,7 +710,7 @@ on_each_etcd! {
         let guessed = "a-wrong-guess";
         for (command, code) in [(COMMANDS[0], 1), (COMMANDS[1], 1), (COMMANDS[2], 4)] {
             let elect = || Elect::new(command).args(["--etcd", &*endpoint]);
-            for (user, password) in [("alice", guessed), ("nobody", PASSWORD)] {
+            for (user, password) in [("alice", guessed), ("mallory", PASSWORD)] {
                 let mut elect = elect().args(["--user", user]).env("ELECT_PASSWORD", password).start();
                 assert_eq!(elect.wait_exit(SOON).code(), Some(code));
                 let said = all_said(&elect);
@@ -724,7 +724,7 @@ on_each_etcd! {
         assert_eq!(etcd.admin().leases(), [0; 0]);
     }
 
-    /// A secret that was made by `echo` ends with a line break.
+    /// A secret made by `echo` ends with a line break.
     fn a_line_break_after_a_user_or_a_password_is_not_meant(version: EtcdVersion) {
         let etcd = Etcd::builder(version).auth(Duration::from_secs(60)).start();
         etcd.admin().add_user("alice", PASSWORD, "leader");
@@ -768,18 +768,18 @@ fn the_minimum_is_what_this_etcd_grants_and_not_a_number_of_ours() {
     assert_eq!(etcd.admin().leases(), [0; 0]);
 }
 
-/// Where a command says why it knows nothing differs: `status` prints it as a state.
+/// `status` prints the reason as a state, the other commands as an error.
 fn all_said(elect: &support::capture::Captured) -> String {
     [elect.stdout(), elect.stderr()].concat().join("\n")
 }
 
-/// It makes the headers of its answers up, and keeps the lease of a dead leader alive.
+/// The proxy makes up response headers, and keeps the lease of a dead leader alive.
 #[test]
 fn a_grpc_proxy_in_front_of_etcd_is_refused_by_name() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let port = ReservedPort::new();
     let _proxy = etcd.grpc_proxy(&port.address());
-    // It waits until the proxy listens.
+    // The command waits until the proxy listens.
     let said = refusal(Elect::server("server1", &port.address()), 1);
     assert_says(&said, &["grpc-proxy", "give --etcd the members"]);
 }

@@ -387,7 +387,7 @@ leader=$(leaders)
 mark_logs
 quietly docker stop -t 5 "${id[etcd_server]}"
 check "without etcd the leader steps down" within $((TTL + 5)) printed "$leader" 'LEADERSHIP CHANGE REQUIRED'
-check "without etcd nobody leads" is "$(leaders)" ''
+check "without etcd there is no leader" is "$(leaders)" ''
 for name in $SERVERS; do
     check "without etcd $name becomes unhealthy" within 60 unhealthy "$name"
     check "without etcd $name goes on" runs "$name"

@@ -1,5 +1,5 @@
 //! `elect run` with commands that give up root, and with its own processes killed or stopped together: nothing outlives
-//! its term, with a PID namespace and without.
+//! its term, with a PID namespace or without.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -27,11 +27,11 @@ const GIVES_UP_ROOT: &str = "trap '' TERM; export WORKER_GIVES_UP_ROOT=yes; WORK
 /// Longer than any test takes.
 const LONG: &str = "60s";
 
-/// A short TTL, and until when a leader believes itself at most, after the send of a renewal: less a tenth.
+/// A short TTL, and the longest time for which a leader trusts a renewal, counted from its send: a tenth less.
 const SHORT: &str = "3s";
 const VALIDITY: Duration = Duration::from_millis(2700);
 
-/// What `--contain` may be.
+/// The values of `--contain`.
 const EITHER: [&str; 2] = ["none", "pid"];
 
 #[test]
@@ -40,7 +40,7 @@ fn worker() {
     worker::main();
 }
 
-/// Says so where this test needs root and has not got it.
+/// Skips a test that needs root, with a message.
 fn is_root() -> bool {
     let root = Uid::effective().is_root();
     if !root {
@@ -57,7 +57,7 @@ fn run(contain: &str, etcd: &Etcd, script: &str) -> Run {
     Run::start(contained(contain, "a", etcd, LONG).args(["--", "sh", "-c", script]))
 }
 
-/// A leader whose command has given up root, with all that it started.
+/// A leader whose command has given up root, with all its descendants.
 struct Leader {
     run: Run,
     token: u64,
@@ -75,7 +75,7 @@ impl Leader {
         Self { run, token, guard, init }
     }
 
-    /// Stops both, so that neither sees the other's end, and kills both.
+    /// Stops both so that neither sees the other's end, then kills both.
     fn kill_supervisor_and_guard(&mut self) -> BootTime {
         self.run.freeze();
         self.guard.freeze();
@@ -102,14 +102,14 @@ fn contract_13_a_command_that_gave_up_root_dies_with_supervisor_and_guard() {
     }
 }
 
-/// Both halves of one rule: whoever ends a term without a namespace gives the init time to kill what is below it. An init that
-/// was killed first would leave all of it to a process that may be killed at that moment, too.
+/// Both halves of one rule: without a namespace, the end of a term gives the init time to kill its descendants. An init that
+/// was killed first would leave that to a process that may be killed at the same moment.
 #[test]
 fn contract_13_without_a_namespace_the_init_ends_after_all_that_is_below_it() {
     if !is_root() {
         return;
     }
-    /// The time that it is given at least. What happens later may have another reason: a machine that is busy.
+    /// The least time that it is given. A longer one may have another cause, such as a busy machine.
     const BY_ITSELF: Duration = Duration::from_millis(50);
     for killed in ["supervisor", "guard"] {
         let etcd = Etcd::start(EtcdVersion::V3_7);
@@ -188,7 +188,7 @@ fn contract_13_a_killed_init_takes_the_command_along_and_leadership_is_released(
     }
 }
 
-/// Services are signalled as a whole. Only the supervisor's signals are for the command.
+/// Service managers signal all processes of a service. Only the supervisor's signals are for the command.
 #[test]
 fn an_init_takes_no_signal_for_itself() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
@@ -207,7 +207,7 @@ fn an_init_takes_no_signal_for_itself() {
     }
 }
 
-/// Both where this process may make a namespace.
+/// Both, if this process may make a namespace.
 fn kinds() -> &'static [&'static str] {
     if is_root() { &EITHER } else { &EITHER[..1] }
 }
@@ -216,7 +216,7 @@ fn kinds() -> &'static [&'static str] {
 fn the_commands_end_is_passed_on_as_it_is() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     for contain in kinds() {
-        // The last has no name in POSIX.
+        // The last one has no POSIX name.
         for (script, code) in
             [("exit 7", 7), ("kill -TERM $$", 143), ("kill -KILL $$", 137), ("kill -40 $$", 168)]
         {
@@ -250,13 +250,13 @@ fn the_log_has_the_commands_own_process_id() {
 #[test]
 fn a_command_starts_with_default_signals_in_a_group_of_its_own_however_it_is_contained() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
-    // Of its own /proc or of the machine's, the fifth field of the shell's child is the shell's id.
+    // In its own /proc or in the machine's, the fifth field of the shell's child is the shell's id.
     let script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; cut -d' ' -f 5 /proc/self/stat";
     for contain in kinds() {
         let mut run = run(contain, &etcd, script);
         run.exits(0);
         let said = run.stdout();
-        // 32 and 33 are glibc's own.
+        // 32 and 33 are internal to glibc.
         let known =
             |line: &str| u64::from_str_radix(line.split_once('\t').unwrap().1, 16).unwrap() & 0x7fff_ffff;
         assert_eq!((known(&said[0]), known(&said[1])), (0, 0), "{contain}: {said:?}");
@@ -286,7 +286,7 @@ fn what_holds_the_command_together_is_said_at_the_start_and_by_explain() {
     }
 }
 
-/// As Docker's default profile has it, root may not make one either.
+/// Under Docker's default profile, root may not make one either.
 #[test]
 fn where_no_namespace_can_be_made_there_is_none_unless_it_was_asked_for() {
     let flags: &[&str] =
@@ -305,7 +305,7 @@ fn where_no_namespace_can_be_made_there_is_none_unless_it_was_asked_for() {
     assert!(said.contains("no PID namespace (none can be made here: "), "{said}");
 }
 
-/// The command sees its own processes, and what it mounts is seen outside.
+/// The command sees only its own processes; its mounts are visible outside.
 #[test]
 fn with_shared_mounts_the_command_has_a_proc_of_its_own_and_its_mounts_are_seen_outside() {
     if !is_root() {

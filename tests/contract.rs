@@ -1,8 +1,7 @@
 //! The leadership contract on one real etcd, through the real binary: each test names the point it shows.
 //!
-//! What members of a cluster do is in `members.rs`, how it looks to who reads along in `walk.rs`. Moments are
-//! compared on the boot-time clock: that of a line is when it arrived here, which is a little after it was
-//! printed.
+//! Cluster members are tested in `members.rs`, transcripts in `walk.rs`. Moments are compared on the
+//! boot-time clock; a line's moment is its arrival here, shortly after it was printed.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -23,18 +22,18 @@ use support::{
     },
 };
 
-/// Short, where a test has to wait for it to pass.
+/// A TTL short enough to wait for.
 const SHORT: Duration = Duration::from_secs(3);
 const SHORT_TTL: &str = "3s";
 
-/// More than a clock's grain, and nothing to wait for.
+/// More than a clock's resolution, and negligible as a wait.
 const MOMENT: Duration = Duration::from_millis(500);
 
-/// Long, where a test shows that nobody waits for it to pass, or that it has not passed.
+/// A TTL for tests that show that its end is not waited for, or has not come.
 const LONG_TTL: &str = "30s";
 
-/// As long as it takes to tell [`AT_ONCE`] from the end of a lease whose next renewal is nearly due, and not
-/// longer, where renewals are waited for.
+/// Just long enough to tell [`AT_ONCE`] from the end of a lease whose next renewal is nearly due; tests wait
+/// for renewals of it.
 const MEDIUM_TTL: &str = "15s";
 
 on_each_etcd! {
@@ -44,7 +43,7 @@ on_each_etcd! {
         let [mut old, mut standby, mut next] =
             start_in_turn(["old", "standby", "next"], &endpoint, SHORT_TTL);
 
-        // While it stands still its lease ends, and the one before it goes: etcd tells it that it has won.
+        // While it is frozen its lease ends, and its predecessor's key goes: etcd tells it that it has won.
         standby.freeze();
         Status::wait_for_queue(&endpoint, &["old", "next"]);
         old.stop(0);
@@ -68,7 +67,7 @@ on_each_etcd! {
         let [mut old, mut standby, mut next] = start_in_turn(["old", "standby", "next"], &endpoint, LONG_TTL);
         let key = etcd.admin().candidates(ELECTION_NAME)[1].key.clone();
 
-        // Its lease lives on, so only the queue itself can show that this win is none.
+        // Its lease is still alive, so only the queue can show that this win is invalid.
         standby.freeze();
         assert!(etcd.admin().delete(key));
         old.stop(0);
@@ -89,7 +88,7 @@ on_each_etcd! {
         let [mut old, mut standby, mut next] = start_in_turn(["old", "standby", "next"], &endpoint, LONG_TTL);
         let key = etcd.admin().candidates(ELECTION_NAME)[1].key.clone();
 
-        // For a while it is the first, and etcd tells it so. It has no time to believe it.
+        // For a while it is first, and etcd says so. It has no time left to trust that.
         standby.freeze();
         old.stop(0);
         Status::wait_for_queue(&endpoint, &["standby", "next"]);
@@ -117,7 +116,7 @@ on_each_etcd! {
         Status::wait_for_queue(&endpoint, &["old", "next"]);
         old.stop(0);
         next.wait_for_line(LEADER, SOON);
-        // What etcd had to say meanwhile arrives now, its Campaign's success included.
+        // etcd's delayed responses arrive now, its Campaign's success included.
         proxy.set(Mode::Pass);
         Status::wait_for_queue(&endpoint, &["next", "standby"]);
         assert!(standby.lines().iter().all(|line| line.text != LEADER));
@@ -174,7 +173,7 @@ on_each_etcd! {
         let [mut old, mut next] = start_in_turn(["old", "next"], &endpoint, SHORT_TTL);
         old.wait_for_refreshing_since(Mark::START, 1);
 
-        // There and back, so that each has been a leader that was frozen.
+        // There and back, so that each of the two has been a frozen leader.
         for _ in 0..2 {
             old.freeze();
             let before = next.mark();
@@ -215,7 +214,7 @@ on_each_etcd! {
         let [first, second] = start_in_turn(["first", "second"], &endpoint, LONG_TTL);
         let key = etcd.admin().leader(ELECTION_NAME).unwrap().key;
 
-        // From here on nothing but a third deletes it: it holds up everybody.
+        // Only a third party deletes this key: it keeps all candidates from leading.
         let put = BootTime::now();
         etcd.admin().put(key.as_str(), "first");
         let stopped = first.wait_for_line(CHANGE, SOON);
@@ -235,7 +234,7 @@ on_each_etcd! {
         let endpoint = etcd.endpoint();
         let [mut old, next] = start_in_turn(["old", "next"], &endpoint, LONG_TTL);
 
-        // Its lease lives on: no clock tells it.
+        // Its lease is still alive: no clock tells it.
         old.freeze();
         assert!(etcd.admin().delete(etcd.admin().leader(ELECTION_NAME).unwrap().key));
         next.wait_for_line(LEADER, AT_ONCE);
@@ -262,7 +261,7 @@ on_each_etcd! {
         let proxy = Proxy::start(&etcd.endpoint());
         let server = Server::start_leader("server", &proxy.endpoint(), MEDIUM_TTL);
 
-        // While it is cut off, what its watch has still to see is compacted away, but nothing happens to it.
+        // While it is cut off, the events that its watch still needs are compacted, but nothing happens to it.
         proxy.set(Mode::Refuse);
         compact_past(&etcd, "noise");
         let cut = server.mark();
@@ -275,7 +274,7 @@ on_each_etcd! {
         assert!(stopped.at - deleted < AT_ONCE);
         let leader = server.wait_for_line_since(stopped.mark(), LEADER, SOON);
 
-        // This time the deletion itself is compacted away.
+        // This time the deletion itself is compacted.
         proxy.set(Mode::Refuse);
         let key = admin.leader(ELECTION_NAME).unwrap().key;
         assert!(admin.delete(key));
@@ -428,7 +427,7 @@ on_each_etcd! {
                 server.lines_since(*mark).into_iter().find(|line| line.text == LEADER)
             })
         });
-        // What etcd kept of the old leader's lease would have lasted for the whole TTL.
+        // The remainder of the old leader's lease would have lasted a whole TTL.
         let took = if led.at > serves { led.at - serves } else { Duration::ZERO };
         println!("led again {took:?} after etcd serves");
         assert!(took < TTL / 4 + longest_stall(serves, led.at), "led again after {took:?}");
@@ -446,7 +445,7 @@ on_each_etcd! {
 
         etcd.replace();
         refuses_and_never_leads(&mut server, before, "is from cluster");
-        // Whoever has not known the other one leads here, and goes on to.
+        // A candidate that never saw the other leader leads here, and keeps leading.
         let stranger = Server::start_leader("stranger", &endpoint, SHORT_TTL);
         stranger.wait_for_refreshing_since(Mark::START, 2);
         refuses_and_never_leads(&mut server, before, "is from cluster");
@@ -455,7 +454,7 @@ on_each_etcd! {
     fn contract_7_an_etcd_that_forgot_what_happened_is_refused(version: EtcdVersion) {
         let mut etcd = Etcd::start(version);
         let endpoint = etcd.endpoint();
-        // It takes this many writes until an empty etcd looks as old as this one.
+        // After this many writes an empty etcd's revision reaches the old one's.
         for number in 0..200 {
             etcd.admin().put("noise", number.to_string());
         }
@@ -480,14 +479,14 @@ on_each_etcd! {
             let before = etcd.messages_received();
             servers[next - 1].stop(0);
             servers[next].wait_for_line(LEADER, AT_ONCE);
-            // Each of the others has seen it, too.
+            // Each of the others has seen it too.
             for other in &servers[next + 1..] {
                 eventually(SOON, "the others to follow the new one", || {
                     let told = other.story().iter().filter(|line| *line == FOLLOWER).count();
                     (told == next + 1).then_some(())
                 });
             }
-            // Had another candidate been woken, it would have asked for something. Only observers read.
+            // A woken candidate would have sent a request. Only observers read.
             eventually(SOON, "the new leader to announce itself", || {
                 etcd.admin().get(ELECTION_NAME).filter(|said| {
                     String::from_utf8_lossy(said.value()).contains(names[next])
@@ -504,8 +503,8 @@ on_each_etcd! {
     }
 }
 
-/// A lease can end one TTL after etcd last handled a renewal: that was before the answer was told of, and
-/// before etcd was gone.
+/// A lease can end one TTL after etcd last handled a renewal. It handled that renewal before its response
+/// was logged, and before etcd was killed.
 #[track_caller]
 fn assert_before_the_end_of_its_lease(leader: &Server, stopped: BootTime, etcd_gone: BootTime) {
     let renewed = leader.last_claim().min(etcd_gone);
@@ -517,7 +516,7 @@ fn assert_before_the_end_of_its_lease(leader: &Server, stopped: BootTime, etcd_g
     assert!(stopped > etcd_gone, "it was not the end of etcd itself");
 }
 
-/// The leader of two loses its key by `act`, which is given key and lease and returns when it began.
+/// The leader of two loses its key by `act`, which is given key and lease and returns the moment it began.
 #[track_caller]
 fn loses_its_key(etcd: &Etcd, act: impl Fn(String, i64) -> BootTime) {
     let endpoint = etcd.endpoint();
@@ -537,7 +536,7 @@ fn loses_its_key(etcd: &Etcd, act: impl Fn(String, i64) -> BootTime) {
     eventually(SOON, "the lost lease to be given back", || (etcd.admin().leases().len() == 2).then_some(()));
 }
 
-/// A candidate that waits loses its place by `act`, which is given key and lease.
+/// A waiting candidate loses its place by `act`, which is given key and lease.
 #[track_caller]
 fn standby_loses_its_place(etcd: &Etcd, act: impl Fn(String, i64)) {
     let endpoint = etcd.endpoint();
@@ -562,7 +561,7 @@ fn standby_loses_its_place(etcd: &Etcd, act: impl Fn(String, i64)) {
     led_one_at_a_time([&leader, &standby, &last]);
 }
 
-/// The leader's TCP connection stays open, and nothing comes by it any more.
+/// The leader's TCP connection stays open, and nothing arrives on it any more.
 #[track_caller]
 fn ends_before_the_next_one_leads(version: EtcdVersion, mode: Mode) {
     let etcd = Etcd::start(version);
@@ -588,7 +587,7 @@ fn ends_before_the_next_one_leads(version: EtcdVersion, mode: Mode) {
     led_one_at_a_time([&old, &next]);
 }
 
-/// Makes some revisions, and compacts all that is before the last.
+/// Makes some revisions, and compacts all but the last.
 #[track_caller]
 fn compact_past(etcd: &Etcd, what: &str) {
     let admin = etcd.admin();
@@ -598,7 +597,7 @@ fn compact_past(etcd: &Etcd, what: &str) {
     admin.compact(admin.revision());
 }
 
-/// Waits until it has been refused a few times more, by what the full log says.
+/// Waits until the full log shows a few more refusals.
 #[track_caller]
 fn refuses_and_never_leads(server: &mut Server, since: Mark, why: &str) {
     let mut mark = server.mark();
@@ -610,7 +609,7 @@ fn refuses_and_never_leads(server: &mut Server, since: Mark, why: &str) {
         .lines_since(since)
         .into_iter()
         .filter(|line| line.text.contains(LEADER) || line.text.contains(REFRESHING));
-    // What it printed just before it lost its etcd may have arrived after the mark.
+    // A line printed just before it lost etcd may have arrived after the mark.
     let lost = server.wait_for_line_since(since, |line: &str| line.contains(CHANGE), SOON);
     assert!(claims.into_iter().all(|claim| claim.at < lost.at));
 }

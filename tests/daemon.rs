@@ -1,5 +1,4 @@
-//! A server in the places where people start one: as process 1 of a container, under nohup, from a terminal that
-//! closes.
+//! A server as process 1 of a container, under nohup, and on a terminal that closes.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -29,7 +28,7 @@ use support::{
 
 const ELECT: &str = env!("CARGO_BIN_EXE_elect");
 
-/// Starts what follows with SIGHUP ignored, as `nohup` does, and leaves its output where it is.
+/// Starts a command with SIGHUP ignored, as `nohup` does, without redirecting its output.
 const IGNORING_HANGUP: &str = "trap '' HUP; exec \"$@\"";
 
 #[test]
@@ -47,7 +46,7 @@ fn a_server_as_process_1_leaves_no_zombies() {
     server.wait_for_line(LEADER, SOON);
     let [one] = children(server.id())[..] else { panic!("{:?}", children(server.id())) };
 
-    // What a health check leaves behind: processes whose parent is gone when they end.
+    // Health checks leave such processes: their parent is gone when they end.
     for _ in 0..3 {
         let orphan = ["sh", "-c", "true & (sleep 0.1 &)"];
         let entered =
@@ -68,7 +67,7 @@ fn a_hangup_that_was_ignored_stays_ignored() {
     let mut server = Elect::of("sh", args).start();
     server.wait_for_line(|line: &str| line.contains(LEADER), SOON);
     server.signal(Signal::SIGHUP);
-    // Had it been taken for an order, the order after it would be the second, which ends at once with 1.
+    // Had it been taken as a stop request, the next signal would be the second one, which exits at once with 1.
     server.signal(Signal::SIGTERM);
     assert!(server.wait_exit(SOON).success());
     assert!(server.stdout().iter().any(|line| line.contains(CHANGE)));
@@ -85,7 +84,7 @@ fn the_command_of_a_run_under_nohup_outlives_a_hangup() {
     run.wait_for_line("up", SOON);
     run.signal(Signal::SIGHUP);
     run.signal(Signal::SIGTERM);
-    // What TERM made of the command: HUP would be 129.
+    // TERM's exit code; HUP's would be 129.
     run.exits(143);
 }
 
@@ -117,7 +116,7 @@ fn a_server_whose_terminal_closes_gives_leadership_up() {
     eventually(AT_ONCE, "the release", || etcd.admin().candidates(ELECTION_NAME).is_empty().then_some(()));
 }
 
-/// The children of a process.
+/// A process's children.
 fn children(pid: u32) -> Vec<u32> {
     let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     listed.split_whitespace().filter_map(|child| child.parse().ok()).collect()

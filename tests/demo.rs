@@ -1,4 +1,4 @@
-//! `elect demo`, as somebody sees it who has nothing but this program: with a terminal, and without one.
+//! `elect demo` as a new user runs it: with a terminal, and without one.
 
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
@@ -29,12 +29,12 @@ use support::{
 use tempfile::TempDir;
 use terminal::Terminal;
 
-/// Longer than anything here takes, however busy the machine is.
+/// Longer than any step takes, even on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
 const NAMES: [&str; 3] = ["server1", "server2", "server3"];
 
-/// A demonstration's own TMPDIR: by it, what it started and what it left can be told from all else.
+/// A demonstration's own TMPDIR, which identifies its processes and leftovers.
 struct Place(TempDir);
 
 impl Place {
@@ -50,7 +50,7 @@ impl Place {
         Elect::new([&["demo"], args].concat()).env("TMPDIR", self.path())
     }
 
-    /// The processes that have its TMPDIR, by their command lines, the demonstration itself included.
+    /// Command lines of the processes that have its TMPDIR, the demonstration itself included.
     fn processes(&self) -> Vec<(Pid, String)> {
         let mark = format!("TMPDIR={}", self.path().display());
         let is_ours =
@@ -58,7 +58,7 @@ impl Place {
         let entries = fs::read_dir("/proc").unwrap().map_while(Result::ok);
         let processes = entries.filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
-            // A zombie has none.
+            // A zombie's environment is unreadable.
             let environment = fs::read(entry.path().join("environ")).ok()?;
             let words = fs::read(entry.path().join("cmdline")).ok()?;
             let words = String::from_utf8_lossy(&words).replace('\0', " ");
@@ -73,13 +73,13 @@ impl Place {
         self.processes().into_iter().find(is).map(|(pid, _)| pid).unwrap()
     }
 
-    /// However it ended.
+    /// Asserts that nothing is left, however it ended.
     #[track_caller]
-    fn nobody_is_left(&self) {
+    fn no_process_is_left(&self) {
         eventually(SOON, "all that it started to be gone", || self.processes().is_empty().then_some(()));
     }
 
-    /// It has ended, and cleaned up.
+    /// Waits for a clean end.
     #[track_caller]
     fn nothing_is_left(&self) {
         assert_eq!(self.processes(), []);
@@ -88,7 +88,7 @@ impl Place {
     }
 }
 
-/// `server2    | I am the leader.` → `server2`, by the end of the line.
+/// `server2    | I am the leader.` → `server2`, matched by the end of the line.
 fn by<'a>(line: &'a str, text: &str) -> Option<&'a str> {
     let (name, said) = line.split_once('|')?;
     (said.trim() == text).then(|| name.trim())
@@ -118,7 +118,7 @@ fn table(lines: &[String]) -> (Vec<(String, String, u64)>, u64, u64) {
     (rows, median, max)
 }
 
-/// Presses `k` once there is a leader. Returns the place after it was killed, and who it was.
+/// Presses `k` once there is a leader. Returns the position after the kill, and the killed server's name.
 fn kill_the_leader(terminal: &mut Terminal, from: usize) -> (usize, String) {
     let mut at = from;
     loop {
@@ -133,7 +133,7 @@ fn kill_the_leader(terminal: &mut Terminal, from: usize) -> (usize, String) {
     }
 }
 
-/// Each row is what was said when it happened; the rounds were played as they must be.
+/// Checks each row of the table against the lines printed at the time, and the order of the rounds.
 #[track_caller]
 fn rounds_were_played(demo: &Captured, rounds: usize) {
     let lines = demo.stdout();
@@ -163,7 +163,7 @@ fn rounds_were_played(demo: &Captured, rounds: usize) {
 #[test]
 fn without_a_terminal_three_rounds_are_played_and_nothing_is_left() {
     let place = Place::new();
-    // Whatever configures real servers here is none of the demonstration's business.
+    // Settings for real servers must not affect the demonstration.
     let demo = place.elect(&[]).env("ELECT_ETCD", "127.0.0.1:1").env("ELECT_TTL", "9s");
     let mut demo = demo.env("ELECT_CONFIG", "/no/such/file").env("ELECT_NAME", "another").start();
     assert_eq!(demo.wait_exit(SOON * 2).code(), Some(0));
@@ -196,7 +196,7 @@ fn with_a_terminal_keys_kill_the_leader_start_it_again_and_end_it_all() {
     terminal.press(b"s");
     terminal.wait_for_one(at, |line| line == "# All three run.");
 
-    // One page knows all three.
+    // One page shows all three.
     let address = page.split("http://").nth(1).unwrap().trim_end_matches('/');
     let status = support::http::get(address, "/status").json();
     let names: Vec<_> = status["servers"].as_array().unwrap().iter().map(|server| &server["name"]).collect();
@@ -212,7 +212,7 @@ fn with_a_terminal_keys_kill_the_leader_start_it_again_and_end_it_all() {
 }
 
 #[test]
-fn without_a_majority_nobody_leads_until_one_is_started_again() {
+fn without_a_majority_there_is_no_leader_until_a_server_is_started_again() {
     let place = Place::new();
     let mut terminal = Terminal::start(&["demo"], place.path());
     let (at, _) = kill_the_leader(&mut terminal, 0);
@@ -225,7 +225,7 @@ fn without_a_majority_nobody_leads_until_one_is_started_again() {
     terminal.wait_for_one(at, says(LEADER));
     terminal.press(b"q");
     assert_eq!(terminal.exits().code(), Some(0));
-    // How long the second took was up to whoever pressed the key.
+    // The second failover's duration depends on the key press.
     assert_eq!(table(&terminal.lines()).0.len(), 1);
     place.nothing_is_left();
 }
@@ -236,7 +236,7 @@ fn ctrl_c_ends_it_and_leaves_the_terminal_as_it_was() {
     let mut terminal = Terminal::start(&["demo"], place.path());
     terminal.wait_for_one(0, says(LEADER));
     assert!(!terminal.is_canonical());
-    // As after Ctrl-Z and `fg`: the shell has had the terminal in between.
+    // As after Ctrl-Z and `fg`: the shell has used the terminal in between.
     terminal.is_put_back_by_a_shell();
     eventually(SOON, "single keys again", || (!terminal.is_canonical()).then_some(()));
     terminal.press(b"\x03");
@@ -264,11 +264,11 @@ fn no_server_and_no_etcd_outlives_a_killed_demonstration() {
         demo.wait_for_line(says(LEADER), SOON);
         assert_eq!(place.processes().len(), 4 + usize::from(args.len() > 2), "{:?}", place.processes());
         demo.kill();
-        place.nobody_is_left();
+        place.no_process_is_left();
     }
 }
 
-/// A PATH with nothing in it but etcd, if that, and what a test starts processes through.
+/// A PATH with nothing in it but etcd, if asked for, and the programs that a test starts processes through.
 fn path_in(place: &Path, with_etcd: bool) -> PathBuf {
     let path = place.join("bin");
     fs::create_dir(&path).unwrap();
@@ -296,7 +296,7 @@ fn on_an_etcd_of_its_own_nothing_is_left_either() {
 }
 
 #[test]
-fn on_an_etcd_that_runs_nobody_elses_election_is_disturbed() {
+fn on_a_running_etcd_no_other_election_is_disturbed() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let endpoint = etcd.endpoint();
     let bystander = Server::start_leader("bystander", &endpoint, "5s");
@@ -330,7 +330,7 @@ fn a_kill_without_a_next_leader_is_a_failure_with_the_servers_last_lines() {
     let frozen = by(&line, FOLLOWER).unwrap();
     kill(place.server(frozen), Signal::SIGSTOP).unwrap();
     let (_, killed) = kill_the_leader(&mut terminal, 0);
-    // The last of the three asks in vain.
+    // The last of the three finds nothing.
     assert_eq!(terminal.exits().code(), Some(1));
     let lines = terminal.lines();
     assert!(lines.iter().any(|line| line == "elect: no next leader within 10s"), "{lines:?}");

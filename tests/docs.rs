@@ -21,7 +21,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The pages under docs/.
+/// Pages under docs/.
 fn pages() -> Vec<String> {
     let entries = fs::read_dir(root().join("docs")).unwrap().map(|entry| entry.unwrap().path());
     let mut pages: Vec<_> = entries
@@ -33,7 +33,7 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// All that is written for people to read, outside the sources.
+/// All documents that people read, outside the sources.
 fn documents() -> Vec<String> {
     let others = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
     pages().into_iter().chain(others.map(str::to_owned)).collect()
@@ -76,7 +76,7 @@ fn the_first_paragraph_of_each_page_says_for_whom_it_is() {
 }
 
 #[test]
-fn subjects_are_leaders_and_clients_and_not_somebody() {
+fn subjects_are_leaders_and_clients() {
     let deployed =
         ["Dockerfile", "docker-compose.yaml", "docker-compose-etcd.yaml", "Makefile"].map(PathBuf::from);
     let mut files: Vec<PathBuf> = documents().iter().map(PathBuf::from).chain(deployed).collect();
@@ -133,7 +133,7 @@ fn anchors(page: &str) -> BTreeSet<String> {
     headings.map(|line| anchor(line.trim_start_matches('#'))).collect()
 }
 
-/// What stands in the round brackets of `[text](target)`.
+/// The targets of `[text](target)`.
 fn targets(line: &str) -> impl Iterator<Item = &str> {
     line.split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0))
 }
@@ -143,7 +143,7 @@ fn links_lead_to_files_and_headings_that_are_there() {
     let mut followed = 0;
     for page in documents() {
         let text = read(&page);
-        // A link's text may end on the next line, its target does not.
+        // A link's text may end on the next line; its target does not.
         for (number, line) in prose(&text) {
             for target in targets(line).filter(|target| !target.contains("://")) {
                 let (file, heading) = target.split_once('#').map_or((target, None), |(a, b)| (a, Some(b)));

@@ -1,10 +1,10 @@
-//! A user of the library pays for what it names: one backend brings nothing of the other's, and no command line.
+//! A library user compiles only the named backend's dependencies, and no command line.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 use std::{env, process::Command};
 
-/// What a program that depends on the library with this feature alone compiles.
+/// Crates compiled for a program that depends on the library with this feature alone.
 fn compiled_with(feature: &str) -> Vec<String> {
     let mut cargo = Command::new(env::var("CARGO").unwrap_or("cargo".into()));
     cargo.args(["tree", "--offline", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"]);

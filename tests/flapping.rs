@@ -1,5 +1,5 @@
 //! A connection to etcd that is cut twenty times a second, an etcd that restarts again and again, a login that
-//! is taken away: how much is logged, and that leadership behaves meanwhile.
+//! is revoked: the log's volume stays bounded, and leadership behaves.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -29,19 +29,19 @@ const FORMATS: [&str; 3] = ["plain", "full", "json"];
 
 const TTL: Duration = Duration::from_secs(2);
 
-/// For how long the connection is cut, and how often.
+/// Duration of the cuts, and their interval.
 const FLAPPING: Duration = Duration::from_secs(12);
 const CUT_EVERY: Duration = Duration::from_millis(50);
 
-/// Of what can repeat itself: at once, and then so many lines a second. See docs/testing.md.
+/// Bound on repeatable lines: at once, and then so many a second. See docs/testing.md.
 const AT_ONCE: f64 = 5.0;
-/// A failed attempt and, where nobody could be reached, the next connection.
+/// A failed attempt and, if no endpoint could be reached, the next connection.
 const FAILURES_A_SECOND: f64 = 2.0;
 
-/// Those that say who leads: each is news.
+/// Lines that name the leader; none of them repeats.
 const NEWS: [&str; 5] = [LEADER, FOLLOWER, CHANGE, NEW_ELECTION, ELECTION];
 
-/// Fails where more was logged in that time than what is documented.
+/// Fails if more was logged in that time than documented.
 #[track_caller]
 fn assert_bounded(what: &str, lines: &[String], took: Duration) {
     let is_news = |line: &&String| NEWS.iter().any(|news| line.contains(news));
@@ -57,12 +57,12 @@ fn assert_bounded(what: &str, lines: &[String], took: Duration) {
     eprintln!("{what}: {news} of news, {renewals} renewals, {others} others in {seconds:.1} s");
 }
 
-/// All it has printed since then.
+/// All lines printed since then.
 fn printed(process: &Captured, since: Mark) -> Vec<String> {
     process.lines_since(since).into_iter().map(|line| line.text).collect()
 }
 
-/// A candidate in an election of its own for each format, one that waits for each, and two observers.
+/// A candidate in an election of its own for each log format, a standby for each, and two observers.
 struct Crowd(Vec<(String, Captured)>);
 
 impl Crowd {
@@ -99,7 +99,7 @@ impl Crowd {
         }
     }
 
-    /// Waits until somebody leads again in each election, and proves it.
+    /// Waits until each election has a leader again that has renewed.
     #[track_caller]
     fn settles(&self, etcd: &Etcd) {
         let marks = self.marks();
@@ -186,7 +186,7 @@ fn an_etcd_that_restarts_again_and_again_fills_no_log() {
     crowd.stop();
 }
 
-/// Nobody goes on trying with a password that is wrong: so that is no loop, and there is no log to fill.
+/// A wrong password is not retried, so there is no loop and no log to fill.
 #[test]
 fn a_password_that_is_changed_under_candidates_ends_them_with_few_lines() {
     const PASSWORD: &str = "first-password";
@@ -204,7 +204,7 @@ fn a_password_that_is_changed_under_candidates_ends_them_with_few_lines() {
 
     let (began, marks) = (BootTime::now(), [leader.mark(), follower.mark()]);
     etcd.admin().change_password("alice", "another-password");
-    // So that they have to log in anew.
+    // Forces them to log in again.
     etcd.restart();
     for server in [&mut leader, &mut follower] {
         assert_eq!(server.wait_exit(SOON).code(), Some(1));

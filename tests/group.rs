@@ -15,7 +15,7 @@ use leader_election::{
 use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
 
-/// Longer than anything here takes, however busy the machine is.
+/// Longer than any step takes, even on a busy machine.
 const SOON: Duration = Duration::from_secs(30);
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -33,7 +33,7 @@ fn group(count: usize) -> Group {
     Group::new(members.collect::<Vec<Member>>()).unwrap()
 }
 
-/// With timeouts so long that a busy machine does not make a leader lose.
+/// Timeouts so long that a leader keeps its term on a busy machine.
 fn settings(group: &Group, member: &Member, data: &Path) -> Settings {
     let ms = Duration::from_millis;
     let unhurried = Timing::new(ms(100), ms(1500), ms(2500)).unwrap();
@@ -49,7 +49,7 @@ fn candidate(peers: &Peers) -> Candidate<Peers> {
     peers.candidate()
 }
 
-/// Whoever wins first, and its place. The others don't stand any more.
+/// The first winner and its place. The other campaigns are dropped.
 async fn first_leader(members: &[Peers]) -> (usize, Leadership) {
     let (won, mut wins) = mpsc::channel(1);
     for (place, peers) in members.iter().enumerate() {
@@ -131,7 +131,7 @@ async fn contract_4_a_leader_whose_peers_are_gone_loses_in_time() {
     .await;
 }
 
-/// Starts that member, once its directory is free.
+/// Starts a member once its directory is free.
 async fn start(group: &Group, place: usize, data: &Path) -> Peers {
     soon("its directory to be free", async {
         loop {
@@ -144,8 +144,8 @@ async fn start(group: &Group, place: usize, data: &Path) -> Peers {
     .await
 }
 
-/// The term that a member has seen, after long enough for several elections.
-async fn nobody_leads(members: &[&Peers]) {
+/// Asserts that no member wins, in time enough for several elections.
+async fn have_no_leader(members: &[&Peers]) {
     let stands = members.iter().map(|peers| {
         let mut candidate = candidate(peers);
         tokio::spawn(async move { candidate.campaign().await.map(drop) })
@@ -153,7 +153,7 @@ async fn nobody_leads(members: &[&Peers]) {
     let stands: Vec<_> = stands.collect();
     tokio::time::sleep(Duration::from_secs(8)).await;
     for stand in stands {
-        assert!(!stand.is_finished(), "nobody may win");
+        assert!(!stand.is_finished(), "no member may win");
         stand.abort();
     }
 }
@@ -170,13 +170,13 @@ fn copy(from: &Path, to: &Path) {
 async fn contract_11_a_new_group_begins_once_all_its_members_have_met() {
     let (group, data) = (group(3), TempDir::new().unwrap());
     let (one, three) = (start(&group, 0, data.path()).await, start(&group, 2, data.path()).await);
-    nobody_leads(&[&one, &three]).await;
+    have_no_leader(&[&one, &three]).await;
     let two = start(&group, 1, data.path()).await;
     let (_, leadership) = first_leader(&[one, two, three]).await;
     assert!(leadership.holds());
 }
 
-/// Of three that have met, two lose their disks. What comes in their places votes for nobody: the one that is left may
+/// Two of three members that have met lose their disks. Their replacements vote for no candidate: the remaining member may
 /// have voted for a leader that they have forgotten.
 #[tokio::test]
 async fn contract_5_no_token_is_given_twice_by_servers_that_lost_their_disks() {
@@ -187,9 +187,9 @@ async fn contract_5_no_token_is_given_twice_by_servers_that_lost_their_disks() {
     drop((leadership, members));
     let elsewhere = TempDir::new().unwrap();
     let (two, three) = (start(&group, 1, elsewhere.path()).await, start(&group, 2, elsewhere.path()).await);
-    nobody_leads(&[&two, &three]).await;
+    have_no_leader(&[&two, &three]).await;
     drop((two, three));
-    // With their own disks they are a group again.
+    // With their own disks they form a group again.
     let mut again = Vec::new();
     for place in 0..3 {
         again.push(start(&group, place, data.path()).await);
@@ -198,7 +198,7 @@ async fn contract_5_no_token_is_given_twice_by_servers_that_lost_their_disks() {
     assert!(leadership.token() > token);
 }
 
-/// Waits until that server is told that it must not vote any more, and says why.
+/// Waits until a server is told that it must not vote any more; returns the reason.
 async fn is_refused(peers: &Peers) -> String {
     let refused = async {
         loop {
@@ -217,7 +217,7 @@ async fn contract_11_a_copy_of_a_directory_is_refused_in_use_and_later() {
     let (group, data) = (group(3), TempDir::new().unwrap());
     let mut members = start_all(&group, data.path());
     let (leader, leadership) = first_leader(&members).await;
-    // It calls the others, so a copy of it that listens elsewhere reaches them, too.
+    // It calls the others, so a copy of it that listens elsewhere reaches them too.
     let name = group.members()[0].name.as_str();
     let (twice, old) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     for to in [&twice, &old] {
@@ -232,7 +232,7 @@ async fn contract_11_a_copy_of_a_directory_is_refused_in_use_and_later() {
     assert!(leader == 0 || leadership.holds(), "the group leads on");
     drop((twin, leadership));
 
-    // The member itself was not disturbed, and is started a few times. Then the copy is put in its place.
+    // The member itself was not disturbed, and is started a few times. Then the copy replaces it.
     for _ in 0..2 {
         drop(members.remove(0));
         members.insert(0, start(&group, 0, data.path()).await);
@@ -243,7 +243,7 @@ async fn contract_11_a_copy_of_a_directory_is_refused_in_use_and_later() {
     let why = is_refused(&restored).await;
     assert!(why.contains("is an older copy"), "{why}");
     drop(restored);
-    // And it is not started again.
+    // It is not started again.
     let again = soon("its directory to be free", async {
         loop {
             match Peers::start(settings(&group, &group.members()[0], old.path())) {

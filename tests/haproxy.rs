@@ -1,7 +1,7 @@
-//! deploy/haproxy.cfg, as it is, in Debian's haproxy: no request is answered by one that does not lead.
+//! deploy/haproxy.cfg, unchanged, in Debian's haproxy: only the leader answers requests.
 //!
-//! Behind it stand real servers, where leadership changes, and stand-ins for them, where a test needs an answer
-//! that real ones give once in a thousand failovers.
+//! Behind it are real servers for changes of leadership, and stand-ins for responses that real servers give
+//! once in a thousand failovers.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -39,17 +39,17 @@ const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy
 
 const NAMES: [&str; 3] = ["server1", "server2", "server3"];
 
-/// How long the service behind waits for the server beside it, which may be frozen. In time of trouble
-/// "it did not say so" is "no".
+/// Time limit of the service's question to the server beside it, which may be frozen. No answer in time
+/// counts as "no".
 const ASK_WITHIN: Duration = Duration::from_secs(1);
 
-/// As many as send requests at the same time, each one after its last was answered.
+/// Concurrent clients, each of which sends its next request after the last response.
 const CLIENTS: usize = 4;
 
-/// Between two requests of one client, so that the servers get their share of the machine.
+/// Pause between two requests of one client, so that the servers get their share of the machine.
 const BETWEEN_REQUESTS: Duration = Duration::from_millis(4);
 
-/// So many answers of one leader, over all clients, and traffic has settled on it.
+/// Responses of one leader, over all clients, after which traffic counts as settled.
 const SETTLED: usize = 40;
 
 fn haproxy() -> Option<PathBuf> {
@@ -83,8 +83,8 @@ fn only_the_leader_answers_through_a_crash_and_a_handoff() {
     clients.wait_for_answers_by("server3");
 
     let answers = clients.stop();
-    nobody_answered_after(&answers, &second, &["server1"]);
-    nobody_answered_after(&answers, &third, &["server1", "server2"]);
+    none_answered_after(&answers, &second, &["server1"]);
+    none_answered_after(&answers, &third, &["server1", "server2"]);
 }
 
 #[test]
@@ -102,13 +102,13 @@ fn a_leader_that_was_frozen_answers_nothing_when_it_runs_on() {
     sites.elect[0].wait_for_line(FOLLOWER, SOON);
     clients.wait_for_answers_by("server2");
 
-    nobody_answered_after(&clients.stop(), &second, &["server1"]);
+    none_answered_after(&clients.stop(), &second, &["server1"]);
 }
 
 #[test]
 fn an_answer_with_an_older_token_than_one_before_it_becomes_503() {
     let Some(haproxy) = haproxy() else { return };
-    // By their health all three lead, as it may look for the time between two checks.
+    // Health checks report all three as leading, as may happen between two checks.
     let [old, new, never] = NAMES.map(StandIn::down);
     old.leads("7");
     new.leads("9");
@@ -119,7 +119,7 @@ fn an_answer_with_an_older_token_than_one_before_it_becomes_503() {
     let (old_refused, new_passed) = balancer.tally("server2", "server1");
     assert!(old_refused > 0 && new_passed > 0, "{old_refused} {new_passed}");
 
-    // It is not the server that is shut out but the term.
+    // The term is shut out, not the server.
     old.leads("11");
     balancer.wait_for_200_by("server1");
     balancer.tally("server1", "server2");
@@ -145,7 +145,7 @@ fn an_answer_without_a_right_to_give_it_becomes_503() {
     assert_eq!(balancer.get().text(), "not the leader\n");
     only.claims(&["7", "7"]);
     assert_eq!(balancer.get().status, 503, "which of the two?");
-    // None of these has raised the bar: not for this term, nor for the next.
+    // None of these has raised the largest token, for this term or the next.
     only.claims(&["7"]);
     assert_eq!(balancer.get().status, 200);
     second.leads("8");
@@ -166,16 +166,16 @@ fn a_request_under_way_at_a_deposed_leader_is_cut_off() {
     let client = thread::spawn(move || http::try_get(&address, "/"));
     stuck.wait_for_a_request();
     deposed.ends();
-    // The service is stuck until `stuck` is dropped, so what the client gets is not its answer.
+    // The service is stuck until `stuck` is dropped, so the client's response is not the service's.
     eventually(SOON, "the client to be told", || client.is_finished().then_some(()));
     let told = client.join().unwrap().expect("HAProxy answers in its place");
-    // 504 would be HAProxy's own patience with the service, half a minute later.
+    // 504 would be HAProxy's own timeout for the service, half a minute later.
     assert!(matches!(told.status, 502 | 503), "{told:?}");
     drop(stuck);
 }
 
 #[test]
-fn while_nobody_leads_clients_are_told_so_at_once() {
+fn without_a_leader_clients_are_told_so_at_once() {
     let Some(haproxy) = haproxy() else { return };
     let all = NAMES.map(StandIn::down);
     all.iter().for_each(|one| one.claims(&["7"]));
@@ -184,14 +184,14 @@ fn while_nobody_leads_clients_are_told_so_at_once() {
     assert_eq!(balancer.get().status, 503);
 }
 
-/// Where HAProxy finds one server: the service behind it, and the port of its `--http`.
+/// Addresses of one server: the service behind it, and the port of its `--http`.
 #[derive(Debug, Clone)]
 struct Node {
     service: String,
     elect_port: u16,
 }
 
-/// haproxy with the configuration that we ship.
+/// haproxy with the shipped configuration.
 struct Balancer {
     captured: Captured,
     front: ReservedPort,
@@ -228,7 +228,7 @@ impl Balancer {
         })
     }
 
-    /// Waits until each server's last change of health is this one. All start as up.
+    /// Waits until each server's last health change is this one. All start as up.
     #[track_caller]
     fn wait_for_health(&self, up: &[bool; 3]) {
         for (name, up) in NAMES.iter().zip(up) {
@@ -242,8 +242,8 @@ impl Balancer {
         }
     }
 
-    /// Sends many requests. Those that reach `refused` must become 503, and the others be answered by `passes`.
-    /// Returns how many of each there were.
+    /// Sends many requests. Those that reach `refused` must become 503; `passes` answers the others.
+    /// Returns the number of each.
     #[track_caller]
     fn tally(&self, passes: &str, refused: &str) -> (usize, usize) {
         let answers: Vec<_> = (0..SETTLED).map(|_| self.get()).collect();
@@ -261,7 +261,7 @@ impl Balancer {
     }
 }
 
-/// Three real servers, and a service beside each that says by which right it answers.
+/// Three real servers, each with a service that reports the token it answers under.
 struct Sites {
     elect: [Captured; 3],
     services: [Service; 3],
@@ -294,7 +294,7 @@ impl Sites {
     }
 }
 
-/// A service that does not hold its tongue when it does not lead: it is HAProxy that must not pass that on.
+/// A service that answers even when it does not lead: HAProxy must not pass that on.
 fn beside(name: &'static str, elect: String) -> Service {
     Service::start(move |_| match token_from(&elect) {
         Ok(Some(token)) => Answer::new(200, "leads").with("Name", name).with("Elect-Token", token),
@@ -302,7 +302,7 @@ fn beside(name: &'static str, elect: String) -> Service {
     })
 }
 
-/// What a service does with each request: asks the server beside it, and waits no longer than it can.
+/// Asks the server beside the service for its token, with the service's time limit.
 fn token_from(elect: &str) -> io::Result<Option<String>> {
     let address = elect.parse().expect("an address");
     let mut server = TcpStream::connect_timeout(&address, ASK_WITHIN)?;
@@ -319,7 +319,7 @@ fn token_from(elect: &str) -> io::Result<Option<String>> {
     Ok(token.filter(|_| leads))
 }
 
-/// What a client got, and when it had asked.
+/// A client's response, and the moment of its request.
 #[derive(Debug, Clone)]
 struct Answered {
     sent: BootTime,
@@ -327,7 +327,7 @@ struct Answered {
     token: u64,
 }
 
-/// Clients that go on asking until they are stopped.
+/// Clients that send requests until they are stopped.
 struct Clients {
     threads: Vec<JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -336,7 +336,7 @@ struct Clients {
 #[derive(Default)]
 struct Shared {
     stopping: AtomicBool,
-    /// The largest token that any of them has been answered with.
+    /// The largest token in any response so far.
     newest: AtomicU64,
     answers: Mutex<Vec<Answered>>,
 }
@@ -358,7 +358,7 @@ impl Clients {
         Self { threads, shared }
     }
 
-    /// Waits until `name` has answered so many requests that were sent from now on.
+    /// Waits until `name` has answered so many requests sent from now on.
     #[track_caller]
     fn wait_for_answers_by(&self, name: &str) {
         let now = BootTime::now();
@@ -370,7 +370,7 @@ impl Clients {
         });
     }
 
-    /// Stops them, and returns all that was answered with 200.
+    /// Stops them, and returns all responses with 200.
     #[track_caller]
     fn stop(self) -> Vec<Answered> {
         self.shared.stopping.store(true, SeqCst);
@@ -382,11 +382,11 @@ impl Clients {
 }
 
 impl Shared {
-    /// Sends one request and checks its answer against all that came before the request was sent.
+    /// Sends one request and checks its response against all that preceded the request.
     fn ask(&self, address: &str) {
         let newest = self.newest.load(SeqCst);
         let sent = BootTime::now();
-        // HAProxy may close on a client while it shuts a leader's sessions down.
+        // HAProxy may close on a client while it ends a leader's sessions.
         let Ok(answer) = http::try_get(address, "/") else { return };
         if answer.status != 200 {
             assert!(matches!(answer.status, 502..=504), "{answer:?}");
@@ -401,9 +401,9 @@ impl Shared {
     }
 }
 
-/// Asserts that nothing that was asked after this line was answered by one of these.
+/// Asserts that none of these answered a request sent after this call.
 #[track_caller]
-fn nobody_answered_after(answers: &[Answered], leads: &Line, deposed: &[&str]) {
+fn none_answered_after(answers: &[Answered], leads: &Line, deposed: &[&str]) {
     let late = answers.iter().find(|answer| answer.sent > leads.at && deposed.contains(&&*answer.name));
     assert!(late.is_none(), "{late:?}, when there was a new leader since {}", leads.at);
     let tokens = answers.iter().filter(|answer| answer.sent > leads.at).map(|answer| answer.token);
@@ -411,11 +411,11 @@ fn nobody_answered_after(answers: &[Answered], leads: &Line, deposed: &[&str]) {
     assert!(tokens.min() > older.max(), "its token is larger");
 }
 
-/// A server, and the service behind it, that say what they are told to say.
+/// A server and the service behind it, with scripted responses.
 struct StandIn {
-    /// What `/leader` says: the token, or 503.
+    /// The response of `/leader`: the token, or 503.
     leads: Arc<Mutex<Option<String>>>,
-    /// What the service says: one `Elect-Token` for each.
+    /// The service's tokens: one `Elect-Token` for each.
     tokens: Arc<Mutex<Vec<String>>>,
     stick: Arc<Mutex<Option<Stick>>>,
     elect: Service,
@@ -424,7 +424,7 @@ struct StandIn {
 
 type Stick = (mpsc::Sender<()>, Arc<Mutex<mpsc::Receiver<()>>>);
 
-/// While this is kept, the service answers no request.
+/// Blocks the service's responses while it is kept.
 struct Stuck {
     arrived: mpsc::Receiver<()>,
     _release: mpsc::Sender<()>,
@@ -438,7 +438,7 @@ impl Stuck {
 }
 
 impl StandIn {
-    /// `/leader` says 503 until it is told otherwise.
+    /// `/leader` returns 503 until told otherwise.
     fn down(name: &'static str) -> Self {
         let leads = Arc::new(Mutex::new(None::<String>));
         let tokens = Arc::new(Mutex::new(Vec::<String>::new()));
@@ -471,18 +471,18 @@ impl StandIn {
         Node { service: self.service.address(), elect_port: self.elect.port() }
     }
 
-    /// The server leads with this token, and the service says so.
+    /// The server leads with this token, and the service reports it.
     fn leads(&self, token: &str) {
         *self.leads.lock().unwrap() = Some(token.to_owned());
         self.claims(&[token]);
     }
 
-    /// The server leads no more. Of its service that is not said.
+    /// The server stops leading. The service's token stays.
     fn ends(&self) {
         *self.leads.lock().unwrap() = None;
     }
 
-    /// The service says so, whatever its server says.
+    /// Sets the service's tokens, independent of its server.
     fn claims(&self, tokens: &[&str]) {
         *self.tokens.lock().unwrap() = tokens.iter().map(|&token| token.to_owned()).collect();
     }

@@ -1,6 +1,6 @@
-//! Tests of the test support: that it starts, breaks and mends the real things as it says it does.
+//! Tests of the test support: it starts, breaks and restores the real programs as documented.
 //!
-//! Where these fail, no other integration test means anything.
+//! If these fail, no other integration test means anything.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -34,10 +34,10 @@ use support::{
 };
 use tokio::time::timeout;
 
-/// For what should take far less than a second. Long, for machines under load.
+/// Deadline for operations that normally take far less than a second; generous for machines under load.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Long enough for an answer over loopback to have come, if it was coming.
+/// Long enough for a loopback response to have arrived.
 const NEVER: Duration = Duration::from_millis(300);
 
 on_each_etcd! {
@@ -95,7 +95,7 @@ on_each_etcd! {
         let ids: Vec<_> = (0..3).map(|index| cluster[index].admin().status().cluster_id).collect();
         assert!(ids.iter().all(|&id| id == ids[0]));
 
-        // The leader dies. The others elect one of themselves and go on.
+        // The leader dies. The others elect one of themselves and continue.
         let first = cluster.leader_index();
         cluster[first].kill();
         let second = cluster.leader_index();
@@ -105,7 +105,7 @@ on_each_etcd! {
         cluster[first].restart();
         assert_eq!(cluster[first].admin().get("key").unwrap().value(), b"written by two");
 
-        // The leader freezes: the same, and when it thaws it accepts that.
+        // The leader freezes: the same; after the thaw it accepts the new leader.
         cluster[second].freeze();
         let third = cluster.leader_index();
         assert_ne!(second, third);
@@ -129,7 +129,7 @@ on_each_etcd! {
         let new = cluster.leader_index();
         assert_ne!(old, new);
         cluster[new].admin().put("key", "written by the majority");
-        // A follower hands renewals to the leader by a connection of their own. That one works, too.
+        // A follower forwards renewals to the leader by a connection of their own. That one works too.
         let (lease, _) = cluster.admin().grant(60);
         let mut client = cluster[cluster.follower_index()].admin().client();
         wait_within(SOON, async move { client.lease_keep_alive(lease).await }).unwrap().unwrap();
@@ -162,21 +162,21 @@ on_each_etcd! {
         let root = |tls| ConnectOptions::new().with_tls(tls).with_user("root", ROOT_PASSWORD);
         let stranger = pki.tls_options_as(&pki.foreign_client);
         assert!(answer(&etcd.url(), root(stranger)).is_err());
-        let nobody = etcd_client::TlsOptions::new()
+        let certless = etcd_client::TlsOptions::new()
             .ca_certificate(etcd_client::Certificate::from_pem(std::fs::read(&pki.ca).unwrap()));
-        assert!(answer(&etcd.url(), root(nobody)).is_err());
+        assert!(answer(&etcd.url(), root(certless)).is_err());
         assert!(answer(&etcd.url(), root(pki.tls_options())).is_ok());
     }
 
     fn an_unused_token_expires_after_the_lifetime_asked_for(version: EtcdVersion) {
         const LIFETIME: Duration = Duration::from_secs(1);
         let etcd = Etcd::builder(version).auth(LIFETIME).start();
-        // Without etcd-client's own renewal of the token, so that its end shows.
+        // Without etcd-client's own token refresh, so that expiry is visible.
         let options = ConnectOptions::new().with_user("root", ROOT_PASSWORD);
         let url = etcd.url();
         let client = wait_within(SOON, Client::connect([url], Some(options))).unwrap().unwrap();
 
-        // Each use prolongs the token, so asking again and again would keep it alive. Time itself is awaited.
+        // Each use extends the token, so polling would keep it alive. Time itself is awaited.
         let mut idle = LIFETIME;
         let error = eventually(SOON, "the token to expire", || {
             idle += LIFETIME;
@@ -385,7 +385,7 @@ fn a_frozen_process_does_nothing_until_it_is_thawed() {
     let mut shell = shell("echo ready; while :; do echo tick; done");
     shell.wait_for_line("ready", SOON);
     shell.freeze();
-    // What is in the pipe is still read. Then nothing comes.
+    // Output still in the pipe is read. Then nothing comes.
     let mut seen = shell.mark();
     eventually(SOON, "the pipe to be drained", || {
         thread::sleep(NEVER);
@@ -440,7 +440,7 @@ fn a_condition_that_never_comes_is_named() {
     assert!(report.contains("for Godot"), "{report}");
 }
 
-/// Reads a key, or says why not.
+/// Reads a key, or returns the error.
 fn answer(url: &str, options: ConnectOptions) -> Result<(), String> {
     let url = url.to_owned();
     let read = async move {
@@ -468,14 +468,14 @@ fn proc_entry(id: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{id}"))
 }
 
-/// Whether a process runs, and is not just waiting for somebody to reap it.
+/// Reports whether a process runs and is not a zombie.
 fn is_alive(id: u32) -> bool {
     let status = std::fs::read_to_string(proc_entry(id).join("stat")).unwrap_or_default();
     let state = status.rsplit(") ").next().and_then(|fields| fields.chars().next());
     state.is_some_and(|state| state != 'Z')
 }
 
-/// Starts a server that sends back what it gets, for as long as this process runs. Returns its address.
+/// Starts an echo server that lives as long as this process. Returns its address.
 fn echo_server() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -503,7 +503,7 @@ impl EchoClient {
         self.sent = text.len();
     }
 
-    /// As much as was sent last.
+    /// Receives as many bytes as were sent last.
     fn receive(&mut self) -> String {
         self.stream.set_read_timeout(Some(SOON)).unwrap();
         let mut received = vec![0; self.sent];

@@ -1,4 +1,4 @@
-//! Hooks and systemd: what others are told of leadership, in which order, and that telling holds up nothing.
+//! Hooks and systemd: what they are told of leadership, in which order; slow ones delay nothing.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -33,7 +33,7 @@ fn worker() {
     worker::main();
 }
 
-/// Where hooks write.
+/// The file that hooks write to.
 struct Book {
     dir: TempDir,
 }
@@ -47,7 +47,7 @@ impl Book {
         self.dir.path().join("book")
     }
 
-    /// A script that writes its environment down.
+    /// A script that records its environment.
     fn entry(&self) -> String {
         let words = "$ELECT_EVENT name=$ELECT_NAME election=$ELECT_ELECTION token=${ELECT_TOKEN-none} \
                      cluster=${ELECT_CLUSTER-none} leader=${ELECT_LEADER_TOKEN-none}";
@@ -129,7 +129,7 @@ fn hooks_run_one_at_a_time() {
     let elect = hooked("a", &etcd, &hooks).args(["--", "true"]);
     let mut run = Run::start(elect);
     run.exits(0);
-    // The change to itself, and the end of its term; perhaps the vacancy before.
+    // The change to itself and the end of its term; perhaps the vacancy before.
     let said = book.lines();
     assert!(said.len() >= 4, "{said:?}");
     assert!(said.chunks(2).all(|pair| pair == ["begin", "end"]), "{said:?}");
@@ -157,7 +157,7 @@ fn a_hook_for_leading_is_killed_when_its_term_is_over_and_holds_up_nothing() {
     diary.one_at_a_time();
 }
 
-/// As a hook for leading: a worker without a lock, and another that left its group.
+/// A leader hook: a worker without a lock, and another that left its group.
 const HOOK_THAT_WORKS: &str = "WORKER_LOCK= setsid -f sh -c \"$WORKER; exit\"; WORKER_LOCK= exec $WORKER";
 
 fn leader_whose_hook_works(etcd: &Etcd, ttl: &str, diary: &Diary) -> (Run, u64, Run) {
@@ -214,7 +214,7 @@ fn contract_13_a_hook_for_leading_is_gone_before_the_next_term_where_the_lease_i
     let revoked = BootTime::now();
     admin.revoke(admin.leader(ELECTION_NAME).unwrap().lease);
     let last = diary.wait_for_end_of(token);
-    // Others may begin at once then; what is to be had is that it ends at once.
+    // Other candidates may then start at once; this test shows only that it ends at once.
     assert!(last - revoked < AT_ONCE, "{:?}", last - revoked);
 }
 
@@ -224,7 +224,7 @@ fn what_a_finished_hook_for_leading_left_running_lives_as_long_as_the_term() {
     let diary = Diary::new();
     let hook = "WORKER_LOCK= setsid -f sh -c \"$WORKER; exit\"; exit 0";
     let elect = elect_run("a", &etcd.endpoint(), LONG).args(["--on-leading", hook, "--restart", "always"]);
-    // The command is started again, in the same term; the hook's worker is not its.
+    // The command is restarted in the same term; the hook's worker does not belong to it.
     let mut leader = Run::start(diary.script(elect, "sleep 0.2; exit 3"));
     let token = diary.wait_for_term_after(0).token;
     let mut mark = Mark::START;
@@ -257,7 +257,7 @@ fn a_hook_that_takes_too_long_is_killed_and_the_next_one_runs() {
 fn on_the_way_out_those_still_due_share_one_timeout() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let book = Book::new();
-    // Both are due at the end, and each would take all of the time for itself.
+    // Both are due at the end, and each would use all of the time.
     let slow = format!("echo begin >> {}; exec sleep 600", book.path().display());
     let hooks = [("--on-following", slow.as_str()), ("--on-change", slow.as_str()), ("--hook-timeout", "2s")];
     let mut run = Run::start(hooked("a", &etcd, &hooks).args(["--", "true"]));
@@ -282,7 +282,7 @@ fn hooks_do_not_outlive_a_killed_supervisor() {
     eventually(SOON, "the hook to be gone", || nix::sys::signal::kill(pid, None).err());
 }
 
-/// What systemd would hear.
+/// The receiver of systemd's notifications.
 struct Manager {
     socket: UnixDatagram,
     path: PathBuf,
@@ -302,7 +302,7 @@ impl Manager {
         &self.path
     }
 
-    /// Waits for a variable that begins like this.
+    /// Waits for a variable with this prefix.
     #[track_caller]
     fn wait_for(&self, start: &str) -> BootTime {
         let mut heard = Vec::new();
@@ -319,7 +319,7 @@ impl Manager {
         }
     }
 
-    /// Takes what has come so far.
+    /// Takes what has arrived so far.
     fn drain(&self) -> usize {
         self.socket.set_nonblocking(true).unwrap();
         let mut buffer = [0; 4096];
@@ -338,7 +338,7 @@ fn tells_systemd(elect: impl Fn(&Manager) -> Elect) {
     for _ in 0..3 {
         manager.wait_for("WATCHDOG=1");
     }
-    // A loop that stands still feeds no watchdog.
+    // A frozen loop feeds no watchdog.
     process.freeze();
     manager.drain();
     std::thread::sleep(Duration::from_secs(1));

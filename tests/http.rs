@@ -1,8 +1,8 @@
-//! `elect server --http`: what others are told, when that stops being true, and what clients can't do to a
+//! `elect server --http`: its responses, when they stop being true, and that clients can't hold up a
 //! leader.
 //!
-//! Where a moment matters, it is bounded by moments that this process took itself: an answer was made after
-//! its request was sent, and before it was read.
+//! Moments are bounded by times that this process took itself: a response was made after its request was
+//! sent, and before it was read.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -33,10 +33,10 @@ use support::{
     server::{CHANGE, ELECTION_NAME, FOLLOWER, LEADER, REFRESHING, SOON, Server, led_one_at_a_time},
 };
 
-/// The server's limit for a request's head, and for an idle connection.
+/// The server's time limit for a request's head, and for an idle connection.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 
-/// The server's limit of connections, and room for its own files.
+/// The server's limit of connections, plus its own files.
 const MOST_DESCRIPTORS: usize = 256 + 64;
 
 const SHORT: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl Served {
         Self { server, port }
     }
 
-    /// Starts one and waits until it says of itself that it leads.
+    /// Starts a server and waits until it reports that it leads.
     #[track_caller]
     fn start_leader(name: &str, etcd: &str, ttl: &str) -> Self {
         let served = Self::start(name, etcd, ttl);
@@ -63,7 +63,7 @@ impl Served {
         served
     }
 
-    /// Starts one and waits until it says of itself that it follows.
+    /// Starts a server and waits until it reports that it follows.
     #[track_caller]
     fn start_follower(name: &str, etcd: &str, ttl: &str) -> Self {
         let served = Self::start(name, etcd, ttl);
@@ -197,7 +197,7 @@ fn a_server_without_etcd_is_alive_and_nothing_else() {
     let metrics = Metrics::read(&served);
     assert_eq!(metrics.value("elect_leader"), 0.0);
     assert_eq!(metrics.value("elect_queue_position"), 0.0);
-    // Not standing yet, it is told to stop; that is checked by the order of its lines, too.
+    // Told to stop before it campaigns; the drop checks the order of its lines too.
     drop(served);
 }
 
@@ -215,7 +215,7 @@ fn a_leader_that_was_frozen_past_its_lease_says_no_from_the_first_answer_on() {
     frozen.freeze();
     next.wait_for_line(LEADER, SOON);
     wait_for_status(&next.address(), "/leader", 200, SOON);
-    // The kernel takes these for it. They are the first that it sees when it wakes up.
+    // The kernel accepts these for it. It sees them first when it wakes up.
     kept.send(&question).unwrap();
     let mut waiting: Vec<_> = (0..20).map(|_| Connection::open(&address).unwrap()).collect();
     for connection in &mut waiting {
@@ -227,7 +227,7 @@ fn a_leader_that_was_frozen_past_its_lease_says_no_from_the_first_answer_on() {
         let answer = connection.answer_to("GET").unwrap();
         assert_eq!((answer.status, answer.header("elect-token")), (503, None), "{answer:?}");
     }
-    // It stays so for as long as the next one leads; and it is in the queue again, in the end.
+    // It stays so for as long as the next leader leads; in the end it is in the queue again.
     let mut answers = 0;
     eventually(SOON, "it to follow", || {
         answers += 1;
@@ -245,7 +245,7 @@ fn without_etcd_a_leader_says_no_by_its_deadline() {
     let leader = Served::start_leader("server1", &etcd.endpoint(), "2s");
     let frozen = etcd.freeze();
 
-    // An answer was made after its request was sent. So one that says yes bounds the deadline from below.
+    // A response was made after its request was sent. So a yes is a lower bound of the deadline.
     let mut last_yes = None;
     eventually(SOON, "it to say no", || {
         let asked = BootTime::now();
@@ -253,11 +253,11 @@ fn without_etcd_a_leader_says_no_by_its_deadline() {
         last_yes = if yes { Some(asked) } else { last_yes };
         (!yes).then_some(())
     });
-    // None, where this machine stood still for as long as that.
+    // None if this machine stood still for that long.
     let in_time = last_yes.is_none_or(|asked| asked < frozen + SHORT);
     assert!(in_time, "yes at {last_yes:?}, etcd frozen at {frozen}");
 
-    // From then on it is no, whatever it is asked; and what it does not know it does not repeat.
+    // From then on every response is no, and it does not repeat what it no longer knows.
     let status = eventually(SOON, "it to say that it does not know who leads", || {
         let status = leader.get("/status").json();
         (status["state"] == "unknown" && status["server"]["fresh"] == false).then_some(status)
@@ -327,7 +327,7 @@ fn only_get_and_head_are_answered_and_no_body_is_taken() {
         assert_eq!(head.header("elect-name"), Some("server1"), "{path}");
         assert!(head.header("content-type").is_some(), "{path}");
     }
-    // An answer to HEAD has no body: the next answer follows at once.
+    // A response to HEAD has no body: the next response follows at once.
     let mut connection = Connection::open(&address).unwrap();
     let question = |method| format!("{method} /leader HTTP/1.1\r\nHost: {address}\r\n\r\n");
     connection.send(question("HEAD") + &question("GET")).unwrap();
@@ -342,7 +342,7 @@ fn only_get_and_head_are_answered_and_no_body_is_taken() {
     }
 }
 
-/// HAProxy's `option httpchk` sends OPTIONS where no method is named, by HTTP/1.0 and without a `Host`.
+/// HAProxy's `option httpchk` without a method sends OPTIONS, by HTTP/1.0 and without a `Host`.
 #[test]
 fn the_routes_that_are_probed_answer_options_as_get() {
     let etcd = start_etcd();
@@ -385,7 +385,7 @@ fn a_scraper_that_reads_only_the_older_format_gets_that() {
     assert_eq!(open.header("vary"), Some("accept"));
 }
 
-/// A page from elsewhere, whose name was made to resolve to 127.0.0.1, must not read anything.
+/// DNS rebinding: a foreign page whose name resolves to 127.0.0.1 must not read anything.
 #[test]
 fn a_foreign_host_is_refused_on_loopback() {
     let etcd = start_etcd();
@@ -447,7 +447,7 @@ fn a_client_that_says_nothing_or_too_little_is_cut_off() {
     let mut idle = Connection::open(&address).unwrap();
     idle.send(&question).unwrap();
     assert_eq!(idle.answer_to("GET").unwrap().status, 200);
-    // Each byte comes in good time, and the whole never does.
+    // Each byte arrives in good time, the whole request never does.
     let began = BootTime::now();
     let mut dribbling = Connection::open(&address).unwrap();
     dribbling.send("GET /leader HTTP/1.1\r\nX-Slow: ").unwrap();
@@ -466,7 +466,7 @@ fn a_client_that_does_not_read_is_cut_off() {
     let etcd = start_etcd();
     let served = Served::start_leader("server1", &etcd.endpoint(), "3s");
     let address = served.address();
-    // Far more of the page than the kernel holds for a client.
+    // Far more of the page than the kernel buffers for a client.
     const PAGES: usize = 2000;
     let mut greedy = Connection::open(&address).unwrap();
     let asked = greedy.send(format!("GET / HTTP/1.1\r\nHost: {address}\r\n\r\n").repeat(PAGES));
@@ -485,13 +485,13 @@ fn stuck_clients_delay_neither_a_renewal_nor_an_answer() {
     let etcd = start_etcd();
     let served = Served::start_leader("server1", &etcd.endpoint(), "3s");
     let address = served.address();
-    // It reads the head of the answer, and nothing from then on.
+    // The client reads the head of the response, and nothing after it.
     let deaf = Events::open(&address, "/events");
     let stuck: Vec<_> = (0..1000)
         .map(|number| {
             let mut connection = Connection::open(&address).unwrap();
             if number % 2 == 0 {
-                // One that is closed already may refuse.
+                // A closed connection may refuse.
                 let _ = connection.send("GET /leader HTTP/1.1\r\nHost");
             }
             connection
@@ -523,7 +523,7 @@ fn there_are_only_so_many_listeners() {
     assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
     assert_eq!(served.status_of("/leader"), 200);
 
-    // Everybody is told; and a place becomes free when somebody leaves.
+    // All listeners are told, and a connection becomes free when a client leaves.
     for events in &mut listeners {
         assert_eq!(events.next_json().unwrap()["leader"], "server1");
     }
@@ -569,7 +569,7 @@ fn events_are_a_sign_of_life_and_show_the_lease_run_down_and_renewed() {
     let first = events.next().unwrap();
     assert!(first.iter().any(|line| line.starts_with("event: status")), "{first:?}");
     let mut left = Vec::new();
-    // Renewals come each 2 s, signs of life each second.
+    // Renewals come every 2 s, keep-alive comments every second.
     let renewed = |left: &[u64]| left.windows(2).filter(|pair| pair[1] > pair[0]).count();
     let ran_down = |left: &[u64]| left.windows(2).filter(|pair| pair[1] < pair[0]).count();
     while renewed(&left) < 2 || ran_down(&left) < 2 {
@@ -599,7 +599,7 @@ fn a_stream_of_events_says_when_to_come_back() {
 }
 
 #[test]
-fn nobody_who_looks_costs_etcd_nothing_and_a_look_at_the_names_is_made_once() {
+fn idle_pages_cost_etcd_nothing_and_the_names_are_read_once() {
     let etcd = start_etcd();
     let leader = Served::start_leader("server1", &etcd.endpoint(), "2s");
     let follower = Served::start_follower("server2", &etcd.endpoint(), "2s");
@@ -622,7 +622,7 @@ fn nobody_who_looks_costs_etcd_nothing_and_a_look_at_the_names_is_made_once() {
     }
     assert_eq!(since(&before), renewals_only);
 
-    // Whoever looks first has the names read. After that, they are known.
+    // The first scrape registers the names; later ones know them.
     for served in [&leader, &follower] {
         let status = served.get("/status").json();
         assert_eq!(status["candidates"][1]["name"], "server2");
@@ -707,7 +707,7 @@ fn the_page_is_one_file_that_nothing_may_be_added_to() {
 }
 
 #[test]
-fn a_key_put_by_hand_is_named_as_what_keeps_everybody_from_leading() {
+fn a_key_put_by_hand_is_named_as_what_keeps_candidates_from_leading() {
     let etcd = start_etcd();
     etcd.admin().put("leader/by-hand", "me");
     let served = Served::start("server1", &etcd.endpoint(), "2s");
@@ -759,11 +759,11 @@ fn a_port_alone_is_for_this_machine_wherever_it_is_said() {
     }
 }
 
-/// One scrape, by sample with its labels as they are written.
+/// One scrape: each sample, by its name with labels as written.
 struct Metrics(BTreeMap<String, f64>);
 
 impl Metrics {
-    /// Reads a scrape. Each sample must belong to a family with a type and a text of help.
+    /// Reads a scrape. Each sample must belong to a family with a type and a help text.
     #[track_caller]
     fn read(served: &Served) -> Self {
         let answer = served.get("/metrics");
@@ -797,7 +797,7 @@ impl Metrics {
         *self.0.get(sample).unwrap_or_else(|| panic!("no sample {sample} in {:#?}", self.0))
     }
 
-    /// Each bucket holds the ones before it, and the last one everything.
+    /// Each bucket includes the ones before it, and the last one everything.
     #[track_caller]
     fn assert_histogram(&self, name: &str) {
         let start = format!("{name}_bucket{{le=\"");
@@ -814,7 +814,7 @@ impl Metrics {
     }
 }
 
-/// Where each process may have 1,024 descriptors, this test needs more.
+/// This test needs more descriptors than the usual limit of 1,024 a process.
 fn allow_many_descriptors() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most.min(8192), most).unwrap();

@@ -1,4 +1,4 @@
-//! `make install`: everything is where Debian looks for it, and the programs that read it take it.
+//! `make install` puts every file where Debian expects it, and the programs that read them accept them.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -19,7 +19,7 @@ use support::{
 };
 use tempfile::TempDir;
 
-/// Each file under PREFIX, as Debian's policy has it, and its mode.
+/// Each file under PREFIX, by Debian's policy, and its mode.
 const FILES: [(&str, u32); 17] = [
     ("bin/elect", 0o755),
     ("share/man/man1/elect.1", 0o644),
@@ -40,7 +40,7 @@ const FILES: [(&str, u32); 17] = [
     ("lib/sysusers.d/elect.conf", 0o644),
 ];
 
-/// What systemd may think of the server's unit, from 0 (sealed) to 10 (open). It says 1.3 today.
+/// Highest exposure that systemd may report for the server's unit, from 0 (sealed) to 10 (open). Today 1.3.
 const EXPOSURE_AT_MOST: f32 = 2.0;
 
 /// A directory that `make install DESTDIR=…` or `PREFIX=…` fills with this test run's binary.
@@ -51,7 +51,7 @@ struct Installed {
 }
 
 impl Installed {
-    /// As for a package: under DESTDIR, for /usr.
+    /// Installs as a package does: under DESTDIR, for /usr.
     fn for_a_package() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let make = vec!["PREFIX=/usr".to_owned(), format!("DESTDIR={}", dir.path().display())];
@@ -59,7 +59,7 @@ impl Installed {
         Self { dir, make, prefix }.make("install")
     }
 
-    /// For a prefix that it then runs from, without DESTDIR. Settings would go to /etc.
+    /// Installs under a PREFIX to run from, without DESTDIR. Settings would go to /etc.
     fn in_place() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let prefix = dir.path().join("local");
@@ -135,7 +135,7 @@ fn debians_package_has_the_same_files_and_the_same_bytes_each_time() {
 }
 
 #[test]
-fn settings_that_somebody_made_outlive_an_installation_and_its_removal() {
+fn an_administrators_settings_outlive_an_installation_and_its_removal() {
     let installed = Installed::for_a_package();
     fs::write(installed.settings(), "ELECT_TTL=7s\n").unwrap();
     let installed = installed.make("install").make("uninstall");
@@ -256,7 +256,7 @@ fn zsh_finds_its_completions() {
     let script = installed.file("share/zsh/vendor-completions/_elect");
     tool::succeeds(Command::new(&zsh).arg("-n").arg(&script));
 
-    // -f: none of the user's own set-up. `compinit -u` does not ask about who owns the directories.
+    // -f: no user configuration. `compinit -u` does not ask about the directories' owner.
     let program = format!(
         "fpath=({} $fpath); autoload -Uz compinit && compinit -u -D; print -r -- $_comps[elect]; autoload +X _elect",
         script.parent().unwrap().display()
@@ -318,7 +318,7 @@ fn the_user_that_a_unit_names_is_one_that_systemd_makes_from_the_file_beside_it(
     assert!(users.lines().any(|line| line.starts_with(&format!("{user}:"))), "{users}");
 }
 
-/// A member keeps its votes: where the unit says, whatever the instance is called, and for itself alone.
+/// A member keeps its votes where the unit says, whatever the instance's name, and for itself alone.
 #[test]
 fn a_member_that_a_unit_starts_keeps_its_votes_in_the_units_directory() {
     let installed = Installed::for_a_package();
@@ -343,7 +343,7 @@ fn the_servers_unit_starts_a_server_that_is_called_as_its_instance() {
     let server =
         Elect::new(&args).env("ELECT_ETCD", etcd.endpoint()).env("ELECT_LOG_FORMAT", "plain").start();
     server.wait_for_line(LEADER, SOON);
-    // By that name.
+    // Under that name.
     token_of(&etcd.endpoint(), "server1");
 }
 

@@ -1,5 +1,5 @@
 //! One queue shared with real `etcdctl elect` processes (point 10 of the contract): first come, first served,
-//! whoever comes.
+//! for both kinds.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -18,24 +18,24 @@ use support::{
     server::{CHANGE, FOLLOWER, LEADER, REFRESHING},
 };
 
-/// For what should take far less than a second. Long, for machines under load.
+/// Deadline for operations that normally take far less than a second; generous for machines under load.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The names in the queue, first in the queue first, once there are this many.
+/// The names in the queue, in its order, once there are this many.
 #[track_caller]
 fn queue(etcd: &Etcd, count: usize) -> Vec<String> {
     let candidates = etcd.admin().wait_for_candidates("leader", count, SOON);
     candidates.into_iter().map(|candidate| candidate.value).collect()
 }
 
-/// The candidate with this name, by its key.
+/// The candidate with this name, with its key.
 #[track_caller]
 fn lease_of(etcd: &Etcd, name: &str) -> i64 {
     let candidates = etcd.admin().candidates("leader");
     candidates.iter().find(|candidate| candidate.value == name).unwrap().lease
 }
 
-/// Both kinds print a line when they lead, and never another one like it.
+/// Reports whether a candidate has printed that it leads; both kinds do so in one unmistakable line.
 fn leads(candidate: &Captured, name: &'static str) -> bool {
     candidate.stdout().iter().any(|line| line == LEADER || line == name)
 }
@@ -55,7 +55,7 @@ on_each_etcd! {
         };
         let inner = server("inner", "jobs/cleanup");
         inner.wait_for_line(LEADER, SOON);
-        // It announces itself at a key that lies under the other one's prefix, too.
+        // Its announcement key also lies under the other election's prefix.
         eventually(SOON, "the announcement", || etcd.admin().get("jobs/cleanup"));
         let outer = server("outer", "jobs");
         outer.wait_for_line(LEADER, SOON);
@@ -67,7 +67,7 @@ on_each_etcd! {
         assert!(status("jobs").contains("leader outer") && !status("jobs").contains("inner"));
         assert!(status("jobs/cleanup").contains("leader inner"));
 
-        // One that comes later, or goes, is no news to the other.
+        // Arrivals and departures behind it are no news to the other.
         let mut late = server("late", "jobs/later/still");
         late.wait_for_line(LEADER, SOON);
         late.signal(Signal::SIGTERM);
@@ -128,7 +128,7 @@ on_each_etcd! {
 
         end(&mut theirs, Signal::SIGINT);
         let won = ours.wait_for_line(LEADER, SOON);
-        // It has seen the other one go, and says so before it leads.
+        // It reports the other's departure before it leads.
         let change = ours.wait_for_line(CHANGE, SOON);
         assert!(change.mark() < won.mark());
         ours.wait_for_line_since(won.mark(), REFRESHING, SOON);
@@ -144,7 +144,7 @@ on_each_etcd! {
         let lease = lease_of(&etcd, "theirs");
         theirs.kill();
         assert!(!leads(&ours, "ours"), "its lease lives on for a minute");
-        // Instead of waiting for that minute.
+        // Revoked instead of waiting for that minute.
         etcd.admin().revoke(lease);
         ours.wait_for_line(LEADER, SOON);
     }
@@ -169,7 +169,7 @@ on_each_etcd! {
         end(&mut second, Signal::SIGTERM);
         third.wait_for_line(LEADER, SOON);
         observer.wait_for_line("third", SOON);
-        // A key and a name each, and nothing of ours besides.
+        // A key and a name each, and nothing else of ours.
         let names: Vec<_> = observer.stdout().into_iter().skip(1).step_by(2).collect();
         assert_eq!(names, ["first", "second", "third"]);
     }
@@ -182,7 +182,7 @@ on_each_etcd! {
             .iter()
             .enumerate()
             .map(|(place, name)| {
-                // Two of a kind behind each other, too.
+                // Two of a kind in succession too.
                 let ours = matches!(place, 0 | 2 | 3 | 5);
                 let candidate = if ours {
                     Elect::server(name, &endpoint).args(["--ttl", "30s"]).start()
@@ -203,7 +203,7 @@ on_each_etcd! {
         }
         assert_eq!(listed.len(), 6);
 
-        // One that waits goes first of all, and holds nobody up.
+        // A waiting candidate leaves first, and holds up no other.
         end(&mut candidates[2], Signal::SIGTERM);
         for (place, name) in [(0, "a"), (1, "b"), (3, "d"), (4, "e"), (5, "f")] {
             let is_leader = |line: &str| line == LEADER || line == name;
@@ -224,7 +224,7 @@ on_each_etcd! {
         let theirs = etcdctl::campaign(&etcd.endpoint(), "leader", "theirs");
         assert_eq!(queue(&etcd, 2), ["ours", "theirs"]);
 
-        // What an administrator does to take leadership from somebody.
+        // An administrator's way to end a leadership.
         let key = etcd.admin().leader("leader").unwrap().key;
         let mut delete = etcdctl::start("etcdctl del", &etcd.endpoint(), &["del", &key]);
         assert_eq!(delete.wait_exit(SOON).code(), Some(0));

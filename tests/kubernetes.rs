@@ -1,4 +1,4 @@
-//! deploy/kubernetes: what the manifest promises Kubernetes, real servers started as it says keep.
+//! deploy/kubernetes: real servers, started as the manifest says, keep what it promises Kubernetes.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -19,13 +19,13 @@ use support::{
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/kubernetes/example.yaml");
 
-/// Debian's python3-yaml reads YAML; we read JSON.
+/// Debian's python3-yaml converts YAML to JSON.
 const TO_JSON: &str =
     "import json, sys, yaml; json.dump(list(yaml.safe_load_all(open(sys.argv[1]))), sys.stdout)";
 
-/// The objects of the manifest, or `None` where nothing can read it.
+/// The objects of the manifest, or `None` without a YAML reader.
 fn manifest() -> Option<[Value; 2]> {
-    // Debian's own: another Python first in PATH does not see Debian's modules.
+    // Debian's own Python: another one first in PATH does not see Debian's modules.
     let python = "/usr/bin/python3";
     tool::find(python)?;
     tool::find("/usr/lib/python3/dist-packages/yaml/__init__.py")?;
@@ -49,7 +49,7 @@ fn elect_of(deployment: &Value) -> &Value {
     named(&deployment["spec"]["template"]["spec"]["initContainers"], "elect")
 }
 
-/// Starts the sidecar's command with its environment, but for what each machine has of its own.
+/// Starts the sidecar's command with its environment, except for values that differ between machines.
 fn start_as_in(sidecar: &Value, pod: &str, etcd: &Etcd, http: &ReservedPort) -> Captured {
     let args = sidecar["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
     let mut elect = Elect::new(args).args(["--log-format", "plain"]);

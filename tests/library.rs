@@ -1,4 +1,4 @@
-//! What the `leader_election` crate promises a Tokio program, on real etcd: the guard and how it ends, the
+//! Promises of the `leader_election` crate to a Tokio program, on real etcd: the guard and its end, the
 //! loop around it, guarded writes, observers.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
@@ -42,10 +42,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// For what should take far less than a second. Long, for machines under load.
+/// Deadline for operations that normally take far less than a second; generous for machines under load.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Long beside any wait in these tests: what happens within it did not wait for a lease to expire.
+/// A TTL far above any wait in these tests: what happens within it did not wait for a lease to expire.
 const LONG: u64 = 60;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -100,7 +100,7 @@ impl io::Write for Buffer {
     }
 }
 
-/// All that a program may want to spawn can be spawned.
+/// Every future that a program may want to spawn can be spawned.
 #[allow(dead_code, reason = "it is only compiled")]
 fn every_future_can_be_spawned(etcd: Etcd, mut candidate: Candidate<Etcd>, peers: Peers) {
     fn spawned<T: Send + 'static>(_: impl Future<Output = T> + Send + 'static) {}
@@ -147,7 +147,7 @@ fn every_future_can_be_spawned(etcd: Etcd, mut candidate: Candidate<Etcd>, peers
     });
 }
 
-/// Waits until this many candidates are in the queue, without holding up what else the test waits for.
+/// Waits until this many candidates are in the queue, without blocking the test's other futures.
 async fn queued(admin: &Admin, count: usize) {
     soon("the queue to fill", async {
         while admin.candidates("leader").len() < count {
@@ -157,7 +157,7 @@ async fn queued(admin: &Admin, count: usize) {
     .await;
 }
 
-/// Campaigns until the queue is this long, then does `meanwhile`, then waits for the win.
+/// Campaigns until the queue is this long, runs `meanwhile`, then waits for the win.
 async fn wins_after<T>(
     candidate: &mut Candidate<Etcd>,
     admin: &Admin,
@@ -177,21 +177,21 @@ fn leaders_key(admin: &Admin) -> String {
     admin.leader("leader").unwrap().key
 }
 
-/// How many transactions this server has been sent.
+/// Number of transactions that this server has received.
 fn transactions(server: &Server) -> u64 {
     server.messages_received().get("Txn").copied().unwrap_or_default()
 }
 
-/// Somebody else deletes the key of the leader, and the next one leads; the old one is not told.
+/// A third party deletes the leader's key, and the next candidate leads; the old leader is not told.
 ///
-/// Its connection is silent towards it. What it sends still arrives.
+/// Its connection is silent towards it. Its own messages still arrive.
 async fn depose_in_silence(proxy: &Proxy, admin: &Admin, next: &mut Candidate<Etcd>) -> Leadership {
     proxy.set(Mode::SilenceReplies);
     assert!(admin.delete(leaders_key(admin)));
     won(next).await
 }
 
-/// What a worked example of a resource looks like: it refuses a token below the highest it has seen.
+/// A minimal fenced resource: it refuses a token below the highest it has seen.
 #[derive(Default)]
 struct Resource {
     highest: Option<FencingToken>,
@@ -212,7 +212,7 @@ impl Resource {
     }
 }
 
-/// Work under way; says when it is dropped.
+/// Work in progress; calls back when it is dropped.
 struct Work<F: Fn()>(F);
 
 impl<F: Fn()> Drop for Work<F> {
@@ -238,9 +238,9 @@ on_each_etcd! {
             assert_eq!((leadership.name().as_str(), leadership.election().as_str()), ("server1", "leader"));
             last = leadership.token();
             leadership.resign().await.unwrap();
-            // Confirmed means: gone.
+            // Confirmed, so the key is gone.
             assert_eq!(admin.candidates("leader"), [], "the next one may lead");
-            // Later, and without anybody waiting for it.
+            // Later, without a caller waiting for it.
             eventually(SOON, "the lease to be given back", || admin.leases().is_empty().then_some(()));
         }
     }
@@ -253,7 +253,7 @@ on_each_etcd! {
         let believed = ttl(2).as_duration() - ttl(2).margin();
         let first = leadership.deadline().unwrap();
         assert!(first >= asked + believed && first <= Timestamp::now() + believed);
-        // Long after the first deadline it still leads, by renewals.
+        // Long after the first deadline it still leads, thanks to renewals.
         let later = first + ttl(2).as_duration();
         eventually(SOON, "renewals", || {
             assert!(leadership.holds() && leadership.remaining() <= believed);
@@ -274,7 +274,7 @@ on_each_etcd! {
         assert_eq!(soon("the loss", leadership.lost()).await, Loss::KeyDeleted);
         assert!(!leadership.holds());
         assert_eq!((leadership.deadline(), leadership.remaining()), (None, Duration::ZERO));
-        // It stays so, for whoever asks, and asks again.
+        // Repeated calls, by any caller, return the same.
         for _ in 0..3 {
             let again = timeout(Duration::ZERO, leadership.lost()).await;
             assert_eq!(again, Ok(Loss::KeyDeleted));
@@ -293,7 +293,7 @@ on_each_etcd! {
         let leader = admin.leader("leader").unwrap();
         admin.delete(leader.key);
         assert_eq!(soon("the loss", leadership.lost()).await, Loss::KeyDeleted);
-        // The work is being stopped meanwhile. To give the lease back took a few milliseconds once.
+        // The work is being stopped meanwhile. Giving the lease back once took a few milliseconds.
         tokio::time::sleep(Duration::from_millis(300)).await;
         assert_eq!(admin.leases(), [leader.lease]);
         drop(leadership);
@@ -341,14 +341,14 @@ on_each_etcd! {
         assert!(!leadership.holds());
     }
 
-    async fn contract_4_whoever_finds_the_deadline_first_has_not_resigned(version: EtcdVersion) {
+    async fn contract_4_a_guard_dropped_after_its_deadline_has_expired_and_not_resigned(version: EtcdVersion) {
         let server = Server::start(version);
         let proxy = Proxy::start(&server.endpoint());
         let mut candidate = candidate(&connected(&proxy.endpoint()), "server1", 2);
         let mut events = candidate.subscribe();
         let leadership = won(&mut candidate).await;
         proxy.set(Mode::Silence);
-        // Nobody can be quicker than one who asks all the time.
+        // No caller is quicker than one that polls all the time.
         tokio::task::block_in_place(|| while leadership.holds() {});
         drop(leadership);
         let told = soon("the loss to be told", async {
@@ -376,14 +376,14 @@ on_each_etcd! {
             soon("the lease to be given back", second.drained()).await;
             assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
         }
-        // Dropped before it has been polled even once, and very soon after.
+        // Dropped before its first poll, and very soon after.
         drop(waiting.campaign());
         let _ = timeout(Duration::ZERO, waiting.campaign()).await;
         let _ = timeout(Duration::from_millis(2), waiting.campaign()).await;
         soon("the lease to be given back", second.drained()).await;
         assert_eq!((admin.candidates("leader").len(), admin.leases().len()), (1, 1));
 
-        // A later call queues anew.
+        // A later call queues again.
         let (leadership, _) = wins_after(&mut waiting, &admin, 2, leader.resign()).await;
         assert_eq!(admin.leader("leader").unwrap().create_revision.unsigned_abs(), leadership.token().get());
     }
@@ -400,7 +400,7 @@ on_each_etcd! {
         drop(second);
         soon("all to be given back", etcd.drained()).await;
         assert_eq!((admin.candidates("leader"), admin.leases()), (vec![], vec![]));
-        // With nothing to wait for it returns at once.
+        // With nothing pending it returns at once.
         timeout(Duration::from_millis(1), etcd.drained()).await.unwrap();
     }
 
@@ -449,7 +449,7 @@ on_each_etcd! {
             ticket[field] = value;
             serde_json::from_value(ticket).unwrap()
         };
-        // Those who read tickets are their own process, connected to etcd by themselves.
+        // The ticket's reader is a process of its own with its own connection to etcd.
         let reader = connected(&server.endpoint());
         let released = async |ticket| soon("an answer", reader.release(ticket, SOON)).await;
         let untouched = || {
@@ -457,25 +457,25 @@ on_each_etcd! {
             assert!(leadership.holds());
         };
 
-        // Of an earlier term: the key has been made anew since.
+        // From an earlier term: the key has been created anew since.
         let created = i64::try_from(leadership.token().get()).unwrap();
         assert_eq!(released(forged("created", (created - 1).into())).await, Ok(Released::NothingHeld));
-        // Of another candidate's lease.
+        // From another candidate's lease.
         assert_eq!(released(forged("lease", others.lease.into())).await, Err(ReleaseError::Malformed));
         assert_eq!(released(forged("created", 0.into())).await, Err(ReleaseError::Malformed));
         assert_eq!(released(forged("lease", 0.into())).await, Err(ReleaseError::Malformed));
-        // Of another cluster, which has the same keys: it was restored from this one's snapshot.
+        // From another cluster with the same keys, restored from this one's snapshot.
         let cluster = leadership.cluster().get() + 1;
         let foreign = released(forged("cluster", cluster.into())).await;
         assert!(matches!(foreign, Err(ReleaseError::OtherCluster { .. })), "{foreign:?}");
-        // Of another election, in which this lease holds nothing.
+        // From another election, in which this lease holds nothing.
         let key = format!("other/{}", leaders_key(&admin).rsplit_once('/').unwrap().1);
         assert_eq!(released(forged("key", key.as_bytes().into())).await, Ok(Released::NothingHeld));
-        // What a release may revoke, it revokes before this returns.
+        // What a release revokes is revoked before this returns.
         soon("the reader to be done", reader.drained()).await;
         untouched();
 
-        // The right one, twice.
+        // The valid one, twice.
         assert_eq!(released(ticket.clone()).await, Ok(Released::GivenUp));
         assert_eq!(soon("the loss", leadership.lost()).await, Loss::KeyDeleted);
         drop(leadership);
@@ -562,7 +562,7 @@ on_each_etcd! {
         }
         let leadership = won(&mut candidate(&connected(&server.endpoint()), "server1", LONG)).await;
         let elsewhere = connected(&other.endpoint());
-        // The same key, of the same revision.
+        // The same key with the same revision.
         while other.admin().put("noise", "") < i64::try_from(leadership.token().get()).unwrap() - 1 {}
         let key = server.admin().leader("leader").unwrap().key;
         assert_eq!(other.admin().put(key, "server1"), i64::try_from(leadership.token().get()).unwrap());
@@ -577,7 +577,7 @@ on_each_etcd! {
         let etcd = connected(&server.endpoint());
         let mut candidate = candidate(&etcd, "server1", LONG);
         let mut events = candidate.subscribe();
-        // Each term is told of in two events or more.
+        // Each term is reported in two events or more.
         for _ in 0..40 {
             won(&mut candidate).await.resign().await.unwrap();
         }
@@ -637,7 +637,7 @@ on_each_etcd! {
         let resigned = soon("the end of the release's time", leadership.resign()).await;
         assert!(matches!(resigned, Err(OrderError::Unconfirmed(_))), "{resigned:?}");
         server.restart();
-        // By itself the lease would last for its whole TTL again.
+        // Without the release the lease would last for its whole TTL again.
         eventually(SOON, "the place to be given back", || server.admin().candidates("leader").is_empty().then_some(()));
         assert_eq!(server.admin().leases(), [0; 0]);
     }
@@ -662,7 +662,7 @@ on_each_etcd! {
         assert_eq!(first.token, leadership.token());
         leadership.proclaim("10.0.0.1:8080").await.unwrap();
         let proclaimed = seen("10.0.0.1:8080").await;
-        // Another value, the same term.
+        // Another value in the same term.
         assert_eq!((proclaimed.token, proclaimed.since), (first.token, first.since));
         leadership.proclaim(*b"\xff\x00").await.unwrap();
         seen("\u{fffd}\u{fffd}").await;
@@ -702,7 +702,7 @@ on_each_etcd! {
         let before = transactions(&server);
         let writing = behind.transaction(&deposed, Txn::new().and_then([TxnOp::put("resource", "stale", None)]));
         let answering = async {
-            // Only once etcd has it may anything reach the deposed leader, be it the answer or the news.
+            // Neither the response nor the news may reach the deposed leader before etcd has the transaction.
             soon("the transaction to arrive", async {
                 while transactions(&server) == before {
                     sleep(Duration::from_millis(5)).await;
@@ -757,7 +757,7 @@ on_each_etcd! {
         let etcd = connected(&proxy.endpoint());
         let leadership = won(&mut candidate(&etcd, "server1", LONG)).await;
         let admin = server.admin();
-        // Also one that waits on the same connection.
+        // Also a candidate that waits on the same connection.
         let mut waiting = candidate(&etcd, "server2", LONG);
         let mut waiting_events = waiting.subscribe();
         let mut campaign = pin!(waiting.campaign());
@@ -797,7 +797,7 @@ on_each_etcd! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let leadership = won(&mut candidate(&etcd, "server1", 2)).await;
-            // The mistake under test. Nothing else runs on this runtime meanwhile.
+            // The mistake under test: it blocks the only thread of this runtime.
             tokio::spawn(async { thread::sleep(3 * ttl(2).as_duration()) }).await.unwrap();
             assert!(leadership.holds());
             assert!(timeout(Duration::from_millis(1), leadership.lost()).await.is_err());
@@ -825,7 +825,7 @@ on_each_etcd! {
                 let _work = Work(|| tell.send(Told::Dropped).unwrap());
                 tell.send(Told::Began(leadership.token())).unwrap();
                 match term {
-                    // Given up by itself, and contended for again.
+                    // Resigns by itself, then campaigns again.
                     3 => ControlFlow::Continue(()),
                     4 => ControlFlow::Break("done"),
                     _ => pending().await,
@@ -905,7 +905,7 @@ on_each_etcd! {
         eventually(SOON, "the other to renew", || other.deadline().filter(|now| *now > deadline));
         assert!(other.holds());
         assert_eq!(admin.leader("elsewhere").unwrap().create_revision.unsigned_abs(), other.token().get());
-        // And the first one can be contended for again beside it.
+        // The first election can be contended for again beside it.
         let again = won(&mut candidate(&etcd, "server1", LONG)).await;
         assert!(again.token() > other.token() && other.holds());
     }
@@ -923,13 +923,13 @@ on_each_etcd! {
         let mut led = soon("all to win", campaigns.join_all()).await;
         assert_eq!(server.watches(), Watches { streams: 1, watches: ELECTIONS as u64 });
 
-        // Each hears of its own key, and of no other.
+        // Each hears of its own key and of no other.
         let deposed = led.pop().unwrap();
         assert_eq!(server.admin().delete_prefix(format!("{}/", deposed.election())), 1);
         assert_eq!(soon("the loss", deposed.lost()).await, Loss::KeyDeleted);
         assert!(led.iter().all(|one| one.holds()));
 
-        // What nobody needs any more is taken off the stream, and at last the stream is closed.
+        // Keys that no candidate needs any more are removed from the stream, and at last the stream is closed.
         drop((deposed, led.split_off(ELECTIONS / 2)));
         let half = Watches { streams: 1, watches: ELECTIONS as u64 / 2 };
         eventually(SOON, "half of the watches to end", || (server.watches() == half).then_some(()));
@@ -952,7 +952,7 @@ on_each_etcd! {
                 let won = candidate.campaign().await.unwrap();
                 tell.send((place, won)).unwrap();
             });
-            // Each has looked at whom it waits for before the next one comes.
+            // Each has found its predecessor before the next one comes.
             soon("it to follow", async {
                 while !matches!(events.next().await.unwrap(), Event::Following { .. }) {}
             })
@@ -964,7 +964,7 @@ on_each_etcd! {
             leadership.resign().await.unwrap();
             let (place, next) = soon("the next", winners.recv()).await.unwrap();
             assert_eq!(place, expected);
-            // A win is verified by one read, or two where the news came in pieces. The others read nothing.
+            // A win is verified by one read, or by two if the events came in parts. The others read nothing.
             assert!(transactions(&server) - before <= 2);
             leadership = next;
         }
@@ -980,7 +980,7 @@ on_each_etcd! {
         let own = leadership.token();
         let mut next = async || soon("an event", events.next()).await.unwrap();
         assert!(matches!(next().await, Event::Campaigning));
-        // Renewals while it waits are its own business.
+        // Renewals of a waiting candidate are not counted.
         assert!(matches!(next().await, Event::Following { token } if token == Some(own)));
         assert!(matches!(next().await, Event::Elected { token, .. } if token == own));
         let Event::Renewed { token, until, .. } = next().await else { panic!("not renewed") };
@@ -996,7 +996,7 @@ on_each_etcd! {
     }
 
     async fn contract_9_an_observer_sees_every_term_in_order_however_slowly_it_reads(version: EtcdVersion) {
-        // Twice as many observations as wait for a reader, and then some.
+        // More than twice as many observations as the buffer for a reader holds.
         const TERMS: usize = 100;
         let server = Server::start(version);
         let (leading, observing) = (connected(&server.endpoint()), connected(&server.endpoint()));
@@ -1050,7 +1050,7 @@ on_each_etcd! {
     }
 }
 
-/// A function that takes `&Leadership` cannot be called without one: the guard can cross threads.
+/// A function that takes `&Leadership` cannot be called without one; the guard can cross threads.
 #[test]
 fn a_leadership_can_be_shared_between_threads() {
     fn shareable<T: Send + Sync>() {}

@@ -1,7 +1,7 @@
-//! What the system withholds: file descriptors, memory, room for the log, `/proc`. Each start works or says why
-//! not; what leads already stops in time or goes on safely, and comes back by itself.
+//! Limits of the system: file descriptors, memory, space for the log, `/proc`. Each start works or names the
+//! reason; a process that already leads stops in time or continues safely, and recovers by itself.
 //!
-//! Limits are set by `prlimit`, of util-linux, for the processes under test only.
+//! `prlimit`, of util-linux, sets limits for the processes under test only.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -43,7 +43,7 @@ const ELECT: &str = env!("CARGO_BIN_EXE_elect");
 
 const SHORT: &str = "2s";
 
-/// From here on, whatever is started has to work. Far below what any system gives a process.
+/// With this many or more, every start has to work. Far below any system's default.
 const ENOUGH_DESCRIPTORS: usize = 64;
 
 fn start_etcd() -> Etcd {
@@ -56,13 +56,13 @@ fn limited(descriptors: usize, args: &[&str]) -> Elect {
     Elect::of("prlimit", [&[&*limit, "--", ELECT], args].concat())
 }
 
-/// Sets the soft limit of a running process. The hard one stays, so it can be given back.
+/// Sets the soft limit of a running process. The hard limit stays, so the soft one can be raised again.
 fn allow(process: u32, descriptors: &str) {
     let mut prlimit = Command::new("prlimit");
     tool::succeeds(prlimit.args(["--pid", &process.to_string(), &format!("--nofile={descriptors}:")]));
 }
 
-/// All that it said.
+/// All output of a process.
 fn said(process: &Captured) -> String {
     [process.stdout(), process.stderr()].concat().join("\n")
 }
@@ -84,7 +84,7 @@ fn with_however_few_descriptors_a_start_works_or_says_what_is_missing() {
             };
             (descriptors, limited(descriptors, &args).start())
         };
-        // Below 4, the loader of the program can't open its libraries.
+        // With fewer than 4, the dynamic loader can't open its libraries.
         let mut started: Vec<_> = (4..28).chain([ENOUGH_DESCRIPTORS]).map(start).collect();
         let mut refused = 0;
         for (descriptors, process) in &mut started {
@@ -119,7 +119,7 @@ fn a_leader_without_descriptors_renews_and_stops_in_time_once_it_is_cut_off_and_
     let next = Server::start_follower("next", &etcd.endpoint(), SHORT);
     allow(poor.id(), "3");
     let mark = poor.mark();
-    // Nothing that leading takes is opened anew.
+    // Renewals open no new descriptor.
     poor.wait_for_refreshing_since(mark, 4);
 
     let mark = poor.mark();
@@ -140,7 +140,7 @@ fn a_guard_without_descriptors_ends_its_command_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let pid_file = dir.path().join("pid");
     let script = format!("echo $$ >{}; exec sleep 1000", pid_file.display());
-    // In a namespace of its own, `$$` would be another process here.
+    // In a PID namespace, `$$` would be another process here.
     let elect =
         elect_run("a", &etcd.endpoint(), "60s").args(["--contain", "none", "--", "sh", "-c", &script]);
     let mut run = Run::start(elect);
@@ -183,7 +183,7 @@ fn clients_of_http_leave_enough_descriptors_to_come_back_to_etcd() {
     drop((listening, idle));
 }
 
-/// Where the standard output leads.
+/// Target of the standard output.
 enum Log {
     FullDisk,
     Closed,
@@ -195,7 +195,7 @@ fn a_log_that_cannot_be_written_costs_no_leadership() {
     let etcd = start_etcd();
     let ttl = Duration::from_secs(2);
     for (election, log) in [("full", Log::FullDisk), ("closed", Log::Closed), ("unread", Log::NobodyReads)] {
-        // Of all that is logged, so that there is something to lose at any time.
+        // The most verbose log, so that every moment has something to lose.
         let shell = if matches!(log, Log::Closed) { "exec \"$@\" >&-" } else { "exec \"$@\"" };
         let mut command = process::command("sh");
         unconfigured(&mut command).args(["-c", shell, "sh", ELECT, "server", "a", "--election", election]);
@@ -281,7 +281,7 @@ fn a_leader_killed_for_want_of_memory_is_followed_as_after_any_crash() {
     let etcd = start_etcd();
     let [mut leader, next] = start_in_turn(["poor", "next"], &etcd.endpoint(), SHORT);
     group.add(leader.id());
-    // Of all in the group, it is the leader that the kernel is to choose.
+    // Makes the leader the kernel's choice within the group.
     fs::write(format!("/proc/{}/oom_score_adj", leader.id()), "1000").unwrap();
     let mut hog = process::command("tail");
     hog.stdin(File::open("/dev/zero").unwrap()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -294,7 +294,7 @@ fn a_leader_killed_for_want_of_memory_is_followed_as_after_any_crash() {
     hog.kill();
     next.wait_for_line(LEADER, SOON);
     led_one_at_a_time([&leader, &next]);
-    // What it left in etcd is in order: one more stands, and waits.
+    // Its leftovers in etcd are in order: another candidate can queue.
     let again = Server::start_follower("poor", &etcd.endpoint(), SHORT);
     let queue = etcd.admin().candidates(ELECTION_NAME);
     assert_eq!(queue.iter().map(|candidate| &*candidate.value).collect::<Vec<_>>(), ["next", "poor"]);

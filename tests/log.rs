@@ -1,4 +1,4 @@
-//! A log that nobody reads: the thread that renews may be the one that logs.
+//! A log without a reader: the thread that renews may be the one that logs.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -22,11 +22,11 @@ use support::{
 
 const TTL: Duration = Duration::from_secs(2);
 
-/// The least that Linux gives a pipe.
+/// The smallest pipe buffer that Linux allows.
 const ONE_PAGE: usize = 4096;
 
 #[test]
-fn a_log_that_nobody_reads_costs_no_leadership_and_no_line() {
+fn a_log_without_a_reader_costs_no_leadership_and_no_line() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let (mut reader, writer) = tiny_pipe();
     let mut server = talkative_server(&etcd, writer);
@@ -37,7 +37,7 @@ fn a_log_that_nobody_reads_costs_no_leadership_and_no_line() {
         assert_eq!(etcd.admin().leader(ELECTION_NAME).as_ref(), Some(&leader), "it lost its lease");
         thread::sleep(Duration::from_millis(100));
     }
-    // It is waited for on the way out, but not for ever.
+    // On exit the log is waited for, but not for ever.
     server.signal(Signal::SIGTERM);
     eventually(AT_ONCE, "the release", || etcd.admin().candidates(ELECTION_NAME).is_empty().then_some(()));
     let log = read_all(&mut reader);
@@ -93,7 +93,7 @@ fn two_candidates_of_one_name_are_both_warned_and_a_third_is_not() {
     assert_eq!(other.stderr(), [""; 0]);
 }
 
-/// What checkers of other processes' beliefs read: on the clock that all of them share.
+/// The target `belief`, read by checkers of other processes' beliefs, uses the clock that all processes share.
 #[test]
 fn a_server_writes_down_for_machines_until_when_it_believes_that_it_leads() {
     let etcd = Etcd::start(EtcdVersion::V3_7);

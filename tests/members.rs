@@ -1,10 +1,10 @@
-//! One of three etcd members fails: leadership stays where it is, and candidates find another member.
+//! One of three etcd members fails: leadership stays, and candidates switch to another member.
 //!
-//! Every server reaches each member by a proxy of its own, so that a test can choose which member it is
+//! Every server reaches each member through a proxy of its own, so that a test can choose the member that it is
 //! connected to, and can cut it off from one.
 //!
-//! Where etcd's own leader fails, its members need a second or two, or after a split vote more, to elect
-//! another. Until then nothing is renewed. So the TTL here is one that outlives such an election.
+//! If etcd's own leader fails, its members need a second or two, or more after a split vote, to elect
+//! another. Until then nothing is renewed, so the TTL here outlives such an election.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -31,10 +31,10 @@ use tempfile::TempDir;
 
 const MEMBERS: usize = 3;
 
-/// Outlives etcd's own election; and a standby that had to wait for it to end would be noticed.
+/// Outlives etcd's own election; a standby that had to wait for its end would show.
 const TTL: &str = "10s";
 
-/// For tests in which a lease has to end.
+/// For tests that wait for a lease to end.
 const SHORT: Duration = Duration::from_secs(3);
 const SHORT_TTL: &str = "3s";
 
@@ -87,7 +87,7 @@ on_each_etcd! {
         let mut cluster = Cluster::start_partitionable(version, MEMBERS);
         let lonely = cluster.leader_index();
         let other = cluster.follower_index();
-        // It sees one member only, as if it were on that member's side of the partition.
+        // It reaches one member only, as if it were on that member's side of the partition.
         let old_doors = Doors::to(&cluster);
         old_doors.open_only(lonely);
         let old = Server::start_leader("old", &old_doors.endpoints(), SHORT_TTL);
@@ -97,7 +97,7 @@ on_each_etcd! {
         next_doors.open_all();
         old.wait_for_refreshing_since(Mark::START, 1);
 
-        // Before it finds out that it leads nobody, etcd's old leader goes on to acknowledge renewals.
+        // Until it finds out that it has no followers, etcd's old leader still acknowledges renewals.
         cluster.isolate(lonely);
         let stopped = old.wait_for_line(CHANGE, SOON);
         let leads = next.wait_for_line(LEADER, SOON);
@@ -121,7 +121,7 @@ on_each_etcd! {
         for member in 0..MEMBERS {
             let before = leader.mark();
             cluster[member].kill();
-            // The first may have been on its way.
+            // The first may have been in flight.
             leader.wait_for_refreshing_since(before, 2);
             cluster[member].restart();
         }
@@ -192,7 +192,7 @@ on_each_etcd! {
     }
 }
 
-/// A headless Service of Kubernetes: one name, which has the addresses of all members, and tomorrow others.
+/// A headless Service of Kubernetes: one name with the addresses of all members, which change.
 #[test]
 fn contract_6_each_address_of_a_name_is_failed_over_to_and_names_are_looked_up_anew() {
     const HOSTS: [Ipv4Addr; 3] =
@@ -208,7 +208,7 @@ fn contract_6_each_address_of_a_name_is_failed_over_to_and_names_are_looked_up_a
     let [first, second, third] = &members;
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("hosts");
-    // Written in place: it is the same file that the server sees as /etc/hosts.
+    // Written in place, so the server's /etc/hosts is still the same file.
     let resolves_to = |hosts: &[Ipv4Addr]| {
         let lines: String = hosts.iter().map(|host| format!("{host} {NAME}\n")).collect();
         fs::write(&file, lines).unwrap();
@@ -224,7 +224,7 @@ fn contract_6_each_address_of_a_name_is_failed_over_to_and_names_are_looked_up_a
     let moves_on = |from: &Proxy, how: Mode, to: &Proxy| {
         let before = leader.mark();
         from.set(how);
-        // The first may have been on its way.
+        // The first may have been in flight.
         leader.wait_for_refreshing_since(before, 2);
         assert!(to.open_connections() > 0, "it renews through another address");
     };
@@ -236,25 +236,25 @@ fn contract_6_each_address_of_a_name_is_failed_over_to_and_names_are_looked_up_a
     assert_eq!(leader.roles_since(start), [""; 0]);
 }
 
-/// What happens to a member.
+/// A member's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Killed,
-    /// Its connections stay open, and it says nothing.
+    /// Its connections stay open, and it is silent.
     Frozen,
-    /// Its clients reach it, its peers do not.
+    /// Its clients reach it; its peers do not.
     Isolated,
-    /// Its peers reach it, our servers do not: their connections stay open, and nothing comes by them.
+    /// Its peers reach it; our servers do not: their connections stay open, and nothing arrives on them.
     Silenced,
 }
 
-/// To which member it happens.
+/// The member that it happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Victim {
-    /// That which leader and standby are connected to, one of etcd's followers.
+    /// The one that leader and standby are connected to, one of etcd's followers.
     Theirs,
     TheirsAndEtcdsLeader,
-    /// Not that which they are connected to.
+    /// A member that they are not connected to.
     EtcdsLeaderElsewhere,
 }
 
@@ -290,7 +290,7 @@ fn leader_stays_and_standby_moves(version: EtcdVersion, fault: Fault, victim: Vi
         Fault::Isolated => cluster.isolate(struck),
         Fault::Silenced => doors.iter().for_each(|doors| doors.proxies[struck].set(Mode::Silence)),
     }
-    // The first may have been on its way when the member failed.
+    // The first may have been in flight when the member failed.
     leader.wait_for_refreshing_since(mark, 2);
     assert_eq!(token_of(&endpoints, "leader"), before.token.unwrap());
     if home == struck {
@@ -314,7 +314,7 @@ fn leader_stays_and_standby_moves(version: EtcdVersion, fault: Fault, victim: Vi
     led_one_at_a_time([&leader, &standby]);
 }
 
-/// One server's ways to the members.
+/// One server's proxies to the members.
 struct Doors {
     proxies: Vec<Proxy>,
 }
@@ -324,12 +324,12 @@ impl Doors {
         Self { proxies: cluster.endpoints().iter().map(|endpoint| Proxy::start(endpoint)).collect() }
     }
 
-    /// All of them, as `elect --etcd` takes them.
+    /// All endpoints, as `elect --etcd` takes them.
     fn endpoints(&self) -> String {
         self.proxies.iter().map(Proxy::endpoint).collect::<Vec<_>>().join(",")
     }
 
-    /// Leaves only one member to connect to.
+    /// Leaves only one member reachable.
     fn open_only(&self, member: usize) {
         for (index, proxy) in self.proxies.iter().enumerate() {
             proxy.set(if index == member { Mode::Pass } else { Mode::Refuse });

@@ -1,5 +1,5 @@
-//! What `elect observe` and `elect status` say of an election (point 9 of the contract): a leader, a vacancy,
-//! or that they don't know; whatever etcd does, and whatever others put beside the candidates' keys.
+//! Reports of `elect observe` and `elect status` (point 9 of the contract): a leader, a vacancy,
+//! or unknown; whatever etcd does, and whatever other clients put beside the candidates' keys.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -24,19 +24,19 @@ use support::{
     server::{CHANGE, FOLLOWER, LEADER, REFRESHING},
 };
 
-/// For what should take far less than a second. Long, for machines under load.
+/// Deadline for operations that normally take far less than a second; generous for machines under load.
 const SOON: Duration = Duration::from_secs(20);
 
-/// An observer asks each second, waits two for the answer, and may first try to mend it.
+/// An observer asks every second, waits two for the response, and may first try to reconnect.
 const UNKNOWN_WITHIN: Duration = Duration::from_secs(10);
 
 const MEBIBYTE: usize = 1 << 20;
 
-/// What an attacker, or an accident, might put: not UTF-8, and a forged line.
+/// A value that an attacker or an accident might put: not UTF-8, with a forged line.
 const FOREIGN: &[u8] =
     b"\xff\xfe\n2026-01-01T00:00:00.000Z leader mallory (token 1)\n{\"state\":\"leader\"}\x1b[2J\0";
 
-/// `elect observe --json`, and what it has said so far.
+/// `elect observe --json`, with its reports so far.
 struct Observer(Captured);
 
 impl Observer {
@@ -44,7 +44,7 @@ impl Observer {
         Self(Elect::new(["observe", "--json", "--etcd", endpoint]).start())
     }
 
-    /// Waits for an observation after `mark` that is as wanted.
+    /// Waits for a matching observation after `mark`.
     #[track_caller]
     fn wait_since(&self, mark: Mark, within: Duration, wanted: impl Fn(&Value) -> bool) -> (Line, Value) {
         let pattern = |line: &str| serde_json::from_str(line).is_ok_and(|line| wanted(&line));
@@ -58,7 +58,7 @@ impl Observer {
         self.wait_since(Mark::START, SOON, wanted)
     }
 
-    /// All that it has said; each line is one object.
+    /// All reports; each line is one object.
     #[track_caller]
     fn all(&self) -> Vec<Value> {
         let lines = self.0.stdout();
@@ -89,7 +89,7 @@ impl Status {
         Self { code, lines: status.stdout() }
     }
 
-    /// As `--json` has it.
+    /// Parses the output of `--json`.
     #[track_caller]
     fn json(endpoint: &str) -> (Option<i32>, Value) {
         let Self { code, lines } = Self::of(endpoint, &["--json"]);
@@ -102,7 +102,7 @@ fn names(status: &Value) -> Vec<&str> {
     status["candidates"].as_array().unwrap().iter().map(|queued| queued["name"].as_str().unwrap()).collect()
 }
 
-/// Puts a leader that needs no process: a candidate's key on a lease that nobody has to renew soon.
+/// Puts a leader without a process: a candidate's key on a lease that needs no renewal soon.
 #[track_caller]
 fn put_leader(etcd: &Etcd, name: &str) -> Candidate {
     let (lease, _) = etcd.admin().grant(600);
@@ -139,7 +139,7 @@ on_each_etcd! {
         let server = server("server", &etcd);
         etcd.admin().wait_for_candidates("leader", 3, SOON);
 
-        // Another key before it is left, and whoever only counted revisions would not see it.
+        // Another key before it is deleted; an observer that only counted revisions would miss that.
         etcd.admin().delete("leader/x");
         observer.wait(blocked_by("leader/y"));
         assert_eq!(Status::json(&etcd.endpoint()).1["blocked_by"], "leader/y");
@@ -233,7 +233,7 @@ on_each_etcd! {
             let at = line["at"].as_str().unwrap();
             assert!(at.len() == 24 && at.ends_with('Z') && *at >= *latest, "{all:?}");
             latest = at.to_owned();
-            // A vacancy has no beginning that anybody could tell; a leader's was just seen.
+            // A vacancy's beginning is unknown; a leader's was just seen.
             match line["since"].as_str() {
                 Some(since) => assert!(
                     line["state"] == "leader" && since <= at && since >= all[0]["at"].as_str().unwrap()
@@ -255,7 +255,7 @@ on_each_etcd! {
             assert_eq!((code, &status["leader"]), (Some(0), &"server1".into()));
             status["since"].as_str().map(str::to_owned)
         });
-        // Which one is the earlier by milliseconds is open: one saw it, the other was told.
+        // Either may be earlier by milliseconds: one is the observer's time, the other the announced one.
         assert_eq!(late[..17], seen["since"].as_str().unwrap()[..17]);
         let text = Status::of(&etcd.endpoint(), &[]).lines;
         assert!(text[0].contains(&format!(", since {late})")), "{text:?}");
@@ -300,7 +300,7 @@ on_each_etcd! {
         let new = put_leader(&etcd, "new");
         let (_, seen) = observer.wait_since(unknown.mark(), SOON, leads("new"));
         assert_eq!(seen["token"], new.create_revision);
-        // Told once a time, however long it lasted.
+        // Reported once per outage, however long it lasted.
         let unknowns = observer.all().iter().filter(|line| is("unknown")(line)).count();
         assert_eq!(unknowns, 2);
     }
@@ -335,7 +335,7 @@ on_each_etcd! {
         observer.wait(leads("new"));
         let states: Vec<_> =
             observer.all().iter().map(|line| line["state"].as_str().unwrap().to_owned()).collect();
-        // Between the two it may or may not have seen the vacancy: that was while it looked anew.
+        // The vacancy in between may have been missed while it reconnected.
         assert!(states == ["leader", "vacant", "leader"] || states == ["leader", "leader"], "{states:?}");
     }
 
@@ -359,7 +359,7 @@ on_each_etcd! {
         let (_, seen) = observer.wait_since(known.mark(), SOON, leads("new"));
         assert_eq!(seen["token"], new.create_revision);
 
-        // It follows the events again, and compaction under a watch that is up to date is nothing.
+        // It follows events again; compaction does not affect a watch that is up to date.
         admin.compact(admin.put("unrelated", "value"));
         admin.revoke(new.lease);
         observer.wait_since(known.mark(), SOON, is("vacant"));
@@ -371,7 +371,7 @@ on_each_etcd! {
         let mut observer = Observer::start(&etcd.endpoint());
         let (known, _) = observer.wait(leads("old"));
 
-        // More than all buffers between the two hold, so that etcd's watch falls behind for good.
+        // More than all buffers in between hold, so that etcd's watch falls behind for good.
         observer.0.freeze();
         let mut client = etcd.admin().client();
         let flood = async move {
@@ -391,11 +391,11 @@ on_each_etcd! {
         assert_eq!(seen["token"], new.create_revision);
         admin.revoke(new.lease);
         observer.wait_since(known.mark(), SOON, is("vacant"));
-        // The flood was behind the leader in the queue: it led at no time.
+        // The flood was behind the leader in the queue: it never led.
         assert!(observer.all().iter().all(|line| line["leader"] != "x"));
     }
 
-    fn a_foreign_value_on_the_leaders_own_key_is_shown_on_one_line_and_deposes_nobody(version: EtcdVersion) {
+    fn a_foreign_value_on_the_leaders_own_key_is_shown_on_one_line_and_does_not_depose_it(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         let admin = etcd.admin();
         let observer = Observer::start(&etcd.endpoint());
@@ -408,7 +408,7 @@ on_each_etcd! {
 
         let large = vec![b'x'; MEBIBYTE];
         for value in [FOREIGN, &large, b""] {
-            // As a careful client puts it: the lease stays.
+            // A careful client keeps the lease.
             let revision = admin.put_leased(&*own.key, value, own.lease);
             assert_eq!(admin.leader("leader").unwrap().mod_revision, revision);
             let shown = |name: &str| match value {
@@ -425,21 +425,21 @@ on_each_etcd! {
             assert_eq!(Status::of(&etcd.endpoint(), &[]).lines.len(), 2);
         }
         admin.put_leased(&*own.key, "server1", own.lease);
-        // Each line of the text form is one observation, and each is of the leader there was.
+        // Each line of the text form is one observation, and each is of the one leader.
         text.wait_for_line(|line: &str| line.contains(" leader  "), SOON);
         for line in text.stdout() {
             let state = line.split(' ').nth(1).unwrap();
             assert!(state == "vacant" || state == "leader", "{line:?}");
             assert!(!line.starts_with("2026-01-01T00:00:00.000Z"), "{line:?}");
         }
-        // And it leads on: the next in the queue has not moved.
+        // It still leads: the next in the queue has not moved.
         for server in [&leader, &follower] {
             assert!(!server.stdout().iter().any(|line| line == CHANGE));
         }
         assert_eq!(admin.leader("leader").unwrap().create_revision, own.create_revision);
     }
 
-    fn a_leaders_key_taken_off_its_lease_leads_nobody_until_it_is_deleted(version: EtcdVersion) {
+    fn a_leaders_key_taken_off_its_lease_means_no_leader_until_it_is_deleted(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         let admin = etcd.admin();
         let observer = Observer::start(&etcd.endpoint());
@@ -448,7 +448,7 @@ on_each_etcd! {
         let (seen, _) = observer.wait(leads("server1"));
         let own = admin.leader("leader").unwrap();
 
-        // As a careless one puts it: without the lease, so the key will never go by itself.
+        // A careless client puts it without the lease, so the key never goes by itself.
         admin.put(&*own.key, FOREIGN);
         leader.wait_for_line(CHANGE, SOON);
         let (vacant, said) = observer.wait_since(seen.mark(), SOON, is("vacant"));
@@ -467,7 +467,7 @@ on_each_etcd! {
     fn a_foreign_key_before_all_candidates_is_named_and_leads_nothing(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         let admin = etcd.admin();
-        // Also ones that look like a candidate's, but for the lease.
+        // Also keys that look like a candidate's, but for the lease.
         for key in [&b"leader/foreign"[..], b"leader/", b"leader/\xff\xfe\n", b"leader/2a", b"leader/sub/me"]
         {
             let shown = String::from_utf8_lossy(key).replace('\n', "\u{fffd}");
@@ -484,7 +484,7 @@ on_each_etcd! {
             admin.delete(key);
             server.wait_for_line(LEADER, SOON);
             observer.wait_since(first.mark(), SOON, leads("server1"));
-            // What was last seen of it leads no more; and the next round starts from an empty queue.
+            // Its last known holder leads no more, and the next round starts from an empty queue.
             admin.revoke(admin.leader("leader").unwrap().lease);
             drop(server);
             admin.delete_prefix("leader/");
@@ -501,13 +501,13 @@ on_each_etcd! {
         let [second] = servers(&etcd, ["second"]);
         admin.put("leader/also", vec![b'x'; MEBIBYTE]);
         let [_third] = servers(&etcd, ["third"]);
-        // Under the prefix of the other election, and none of this one's business.
+        // Under the other election's prefix, and unrelated to this one.
         admin.put("leaders", FOREIGN);
 
         let (code, status) = Status::json(&etcd.endpoint());
         assert_eq!((code, &status["leader"]), (Some(0), &"first".into()));
         assert_eq!(names(&status), ["first", "second", "third"]);
-        // It has told of nothing new meanwhile.
+        // It has reported nothing new meanwhile.
         assert!(observer.0.lines_since(seen.mark()).is_empty());
 
         first.signal(Signal::SIGTERM);
@@ -523,7 +523,7 @@ on_each_etcd! {
     fn a_queue_of_large_foreign_values_can_still_be_looked_at(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         let [_leader] = servers(&etcd, ["server1"]);
-        // Together more than any answer may hold.
+        // Together more than any response may hold.
         for number in 0..24 {
             etcd.admin().put(format!("leader/foreign-{number}"), vec![b'x'; MEBIBYTE]);
         }
@@ -565,7 +565,7 @@ on_each_etcd! {
         let leader = Elect::server("server1", &proxy.endpoint()).args(["--ttl", "30s"]).start();
         let won = leader.wait_for_line(LEADER, SOON);
         let own = admin.leader("leader").unwrap();
-        // More than any one message may hold is to be caught up with at once.
+        // The backlog exceeds any one message.
         proxy.set(Mode::Silence);
         for _ in 0..20 {
             admin.put_leased(&*own.key, vec![b'x'; MEBIBYTE], own.lease);
@@ -607,7 +607,7 @@ on_each_etcd! {
             [format!("  waits: a (token {})", tokens[1]), format!("  waits: b (token {})", tokens[2])]
         );
 
-        // Another election has nothing to do with it.
+        // Another election is unaffected.
         assert_eq!(Status::of(&etcd.endpoint(), &["--election", "other"]).code, Some(3));
     }
 
@@ -636,17 +636,17 @@ on_each_etcd! {
 
 #[test]
 fn status_of_no_etcd_at_all_is_unknown_soon() {
-    let nobody = ReservedPort::new();
+    let unused = ReservedPort::new();
     let asked = BootTime::now();
-    let (code, status) = Status::json(&nobody.address());
+    let (code, status) = Status::json(&unused.address());
     assert_eq!((code, &status["state"]), (Some(4), &"unknown".into()));
-    assert!(status["problem"].as_str().unwrap().contains(&nobody.address()), "{status}");
+    assert!(status["problem"].as_str().unwrap().contains(&unused.address()), "{status}");
     assert!(asked.elapsed() < UNKNOWN_WITHIN);
 }
 
 #[test]
 fn something_that_is_no_etcd_is_unknown_to_both() {
-    // Takes connections, and answers each with something else than gRPC.
+    // Accepts connections, and answers each with something other than gRPC.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = listener.local_addr().unwrap().to_string();
     std::thread::spawn(move || {
@@ -671,7 +671,7 @@ fn an_observer_that_is_started_before_etcd_finds_it() {
     etcd.kill();
     let observer = Observer::start(&etcd.endpoint());
     let (unknown, said) = observer.wait(|_| true);
-    // It never knew: so there is no time since when it doesn't.
+    // It never knew, so there is no time since which it does not.
     assert_eq!((&said["state"], &said["since"]), (&"unknown".into(), &Value::Null));
     etcd.restart();
     observer.wait_since(unknown.mark(), SOON, leads("server1"));
@@ -686,7 +686,7 @@ fn an_observer_whose_reader_is_gone_ends_without_complaint() {
         shell.args(["-c", pipe, env!("CARGO_BIN_EXE_elect"), &etcd.endpoint(), format]);
         let mut pipe = Captured::start("elect observe | head -1", shell);
         pipe.wait_for_line(|line: &str| line.contains("vacant"), SOON);
-        // It notices when it has something to say.
+        // It notices at its next output.
         let leader = put_leader(&etcd, "server1");
         pipe.wait_for_line("0 0", SOON);
         pipe.wait_exit(SOON);
@@ -705,7 +705,7 @@ fn an_observer_ends_at_once_when_it_is_told_to() {
         observer.0.signal(signal);
         let status = observer.0.wait_exit(SOON);
         assert!(told.elapsed() < Duration::from_secs(5));
-        // By the signal itself, as filters do, or by itself and content.
+        // Killed by the signal, as filters are, or exited by itself with success.
         assert!(status.signal() == Some(signal as i32) || status.code() == Some(0), "{status}");
         assert!(!observer.0.lines().iter().any(|line| line.stream == Stream::Stderr));
     }

@@ -1,5 +1,5 @@
-//! Nothing outlives its term: the command of `elect run`, all that it started, and the hooks of the term, also where
-//! they are of the kinds that are hard to see, to signal, or to tie to another process.
+//! Nothing outlives its term: the command of `elect run`, all its descendants, and the term's hooks, also if
+//! they are hard to see, to signal, or to tie to another process.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -24,14 +24,14 @@ use support::{
 
 const WORKER: &str = "exec $WORKER";
 
-/// Longer than any test takes: a follower that had to wait for a lease to end would be noticed.
+/// Longer than any test takes: a follower that had to wait for a lease to end would show.
 const LONG: &str = "60s";
 
-/// A short TTL, and until when a leader believes itself at most, after the send of a renewal: less a tenth.
+/// A short TTL, and the longest time for which a leader trusts a renewal, counted from its send: a tenth less.
 const SHORT: &str = "3s";
 const VALIDITY: Duration = Duration::from_millis(2700);
 
-/// A worker without a lock whose main thread ends at once: `/proc` shows it as a zombie, and its other thread works on.
+/// A worker without a lock whose main thread ends at once: `/proc` shows a zombie, and its other thread continues.
 const MAIN_THREAD_ENDS: &str = "
 import ctypes, os, platform, threading, time
 diary, token = os.environ['WORKER_DIARY'], os.environ['ELECT_TOKEN']
@@ -56,7 +56,7 @@ fn worker() {
     worker::main();
 }
 
-/// A leader whose script has `$HELPER` for such a worker, or `None` where there is no Python.
+/// A leader whose script has `$HELPER` for such a worker, or `None` without Python.
 fn with_a_helper(etcd: &Etcd, ttl: &str, diary: &Diary, script: &str) -> Option<Run> {
     let python = tool::find_where_present("python3")?;
     let elect = elect_run("a", &etcd.endpoint(), ttl).env("HELPER", MAIN_THREAD_ENDS);
@@ -114,7 +114,7 @@ fn contract_13_after_the_guards_death_a_member_of_the_group_without_a_main_threa
     diary.one_at_a_time();
 }
 
-/// The shell dies of TERM at once; the member of its group uses its time to stop, and looks like a zombie.
+/// The shell dies of TERM at once; another member of its group uses its time to stop, and looks like a zombie.
 #[test]
 fn a_member_of_the_group_without_a_main_thread_has_its_time_to_stop() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
@@ -141,7 +141,7 @@ fn contract_13_a_proc_of_another_namespace_is_refused_with_the_remedy() {
         return;
     }
     let inside = ["--pid", "--fork", "--kill-child", "--", env!("CARGO_BIN_EXE_elect"), "run", "--name", "a"];
-    // There is no etcd: it is missed before anything is asked.
+    // There is no etcd: the missing program is reported before any request.
     let elect = Elect::of("unshare", inside).args(["--etcd", "127.0.0.1:1", "--", "sleep", "600"]);
     let mut run = Run::start(elect);
     run.exits(1);
@@ -165,14 +165,14 @@ fn contract_13_a_command_that_may_not_be_signalled_keeps_leadership_until_it_has
     leader.signal(Signal::SIGTERM);
     leader.wait_for_log(Mark::START, "may not be killed by this user");
     let since = BootTime::now();
-    // For longer than the lease would last: no leader moves.
+    // For longer than the lease would last: no candidate takes over.
     while since.elapsed() < VALIDITY + VALIDITY {
         assert_eq!(etcd.admin().leader(ELECTION_NAME).unwrap().create_revision, token.cast_signed());
         thread::sleep(Duration::from_millis(100));
     }
     assert!(diary.last_of(token) > since, "it works on");
 
-    // As the message says: root ends it.
+    // Root ends it, as the message advises.
     worker.kill();
     diary.wait_for_term_after(token);
     leader.wait_exit(SOON);
@@ -189,7 +189,7 @@ fn a_guard_that_cannot_be_started_for_want_of_processes_is_tried_again() {
     let leader = Run::start(diary.script(elect, &format!("exec {} $WORKER", programs.become_root())));
     let token = diary.wait_for_term_after(0).token;
     let allow = |processes: &str| {
-        // As itself it may, whatever root may not here.
+        // The user itself may, even where root may not.
         let limit = [format!("--pid={}", leader.id()), format!("--nproc={processes}:")];
         tool::succeeds(privilege::as_nobody(&prlimit).args(limit));
     };
@@ -207,7 +207,7 @@ fn contract_13_a_set_user_id_command_is_ended_after_its_guard_by_elect_run() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let diary = Diary::new();
     let elect = programs.run_as_nobody("a", &etcd.endpoint(), LONG);
-    // Its real user stays `nobody`; the kernel forgets what it was to kill it with.
+    // Its real user stays `nobody`; on exec the kernel clears its parent-death signal.
     let leader = Run::start(diary.script(elect, &format!("exec {} $WORKER", programs.become_root())));
     let token = diary.wait_for_term_after(0).token;
     let _follower = follower(&etcd, LONG, &diary);
@@ -270,7 +270,7 @@ fn contract_13_a_panic_of_the_supervisor_is_a_death_like_any_other() {
     let mut leader = Run::start(diary.script(elect_run("a", &etcd.endpoint(), LONG), WORKER));
     let token = diary.wait_for_term_after(0).token;
     let _follower = follower(&etcd, LONG, &diary);
-    // The release build aborts at a panic: this is what the kernel sees of one.
+    // The release build aborts on panic: this is the kernel's view of one.
     let aborted = BootTime::now();
     leader.signal(Signal::SIGABRT);
     leader.wait_exit(SOON);

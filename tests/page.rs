@@ -20,16 +20,16 @@ use support::{
     server::{FOLLOWER, LEADER, SOON, token_of},
 };
 
-/// What the page is allowed after the new leader's own line.
+/// Time limit for the page after the new leader's own log line.
 const NAMES_THE_NEXT_WITHIN: Duration = Duration::from_secs(1);
 
-/// What people with ordinary eyesight need, by WCAG 2: level AA, text of ordinary size.
+/// Minimum contrast by WCAG 2: level AA, text of ordinary size.
 const LEAST_CONTRAST: f64 = 4.5;
 
-/// The narrowest window that has to do.
+/// The narrowest supported window.
 const NARROW: u32 = 320;
 
-/// Notes each change of the leader's name, and when the page itself got no time to run.
+/// Records each change of the leader's name, and stalls of the page itself.
 const WATCH: &str = "
     window.marker = 'not reloaded';
     window.changes = [];
@@ -62,7 +62,7 @@ fn a_followers_page_names_the_next_leader_within_a_second_and_without_a_reload()
     let changes = browser.value("window.changes");
     let named = changes.as_array().unwrap().iter().find(|change| change["text"] == "server2").unwrap();
     let took = named["at"].as_f64().unwrap() - page_time(leads);
-    // What this machine did not let the browser or us do in that time is none of the page's slowness.
+    // Stalls of this machine are not the page's delay.
     let stalls = browser.value("window.stalls");
     let stalls =
         stalls.as_array().unwrap().iter().filter(|stall| stall["ended"].as_f64().unwrap() > page_time(leads));
@@ -90,7 +90,7 @@ fn the_page_says_that_it_is_stale_and_recovers_by_itself() {
     browser.wait_until(current, SOON);
     browser.run(WATCH);
 
-    // The server is gone, and comes back where it was.
+    // The server dies, and comes back at the same address.
     site.servers[0].kill();
     browser.wait_until(stale, SOON);
     assert!(browser.text("stale").contains("silent"), "{}", browser.text("stale"));
@@ -99,7 +99,7 @@ fn the_page_says_that_it_is_stale_and_recovers_by_itself() {
     site.restart(0);
     browser.wait_until(current, SOON);
 
-    // The server is there, and etcd is not.
+    // The server is up, etcd is not.
     etcd.freeze();
     browser.wait_until(stale, SOON);
     browser.wait_until("/etcd/.test(document.getElementById('stale').innerText)", SOON);
@@ -201,7 +201,7 @@ fn a_screen_reader_finds_its_way() {
     assert!(tree.names("region").contains(&"Leader"), "{tree:?}");
     assert_eq!(tree.names("columnheader").len(), 3);
     assert_eq!(tree.names("image"), [""; 0], "a picture would need words");
-    // The change of leader is read out, and the seconds that run are not.
+    // A change of leader is read out; the running seconds are not.
     let live = "[...document.querySelectorAll('[aria-live], [role=status], [role=alert]')].map((e) => e.id)";
     assert_eq!(browser.value(live), json!(["stale", "leader"]));
     assert_eq!(browser.value("document.getElementById('leader').getAttribute('aria-live')"), "polite");
@@ -217,7 +217,7 @@ const CUT_OFF: &str = "
         .filter((e) => e.getBoundingClientRect().right > width + 0.5 || e.getBoundingClientRect().left < -0.5)
         .map((e) => e.outerHTML.slice(0, 200));";
 
-/// Texts that stand out too little from what is behind them.
+/// Texts with too little contrast to their background.
 const FAINT: &str = "
     const parse = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
     const luminance = (rgb) => rgb.slice(0, 3)
@@ -240,7 +240,7 @@ const FAINT: &str = "
         .filter((e) => ratio(e) < least)
         .map((e) => e.outerHTML.slice(0, 120) + ' ' + ratio(e));";
 
-/// The names in the queue, in its order.
+/// The names in the queue, in order.
 #[track_caller]
 fn queue(browser: &Browser) -> Vec<String> {
     let names = "[...document.querySelectorAll('#queue li .name')].map((name) => name.innerText)";
@@ -248,7 +248,7 @@ fn queue(browser: &Browser) -> Vec<String> {
     names.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
 }
 
-/// What Chromium tells assistive technology: roles and names.
+/// Chromium's accessibility tree: roles and names.
 #[derive(Debug)]
 struct Tree(Vec<(String, String)>);
 

@@ -1,13 +1,13 @@
-//! The peers backend as it is run: real processes, real connections, real disks, and what may happen to each.
+//! The peers backend in real processes, with real connections and disks, and each fault that may happen to them.
 //!
-//! Tests of a point of the leadership contract carry its number. Moments are compared on the boot-time clock:
-//! that of a line is when it arrived here, which is a little after it was printed.
+//! Tests of a point of the leadership contract carry its number. Moments are compared on the boot-time clock;
+//! a line's moment is its arrival here, shortly after it was printed.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod support;
 
-/// Where the code that is generated from the protocol looks for its codec.
+/// Module path of the codec that the generated protocol code names.
 mod peers {
     pub(crate) mod wire {
         pub(crate) use tonic_prost::ProstCodec as ShortAtFirst;

@@ -1,4 +1,4 @@
-//! Who leads among peers, as `elect status`, `elect observe` and `--http` tell it of three real servers.
+//! Reports on three real peers by `elect status`, `elect observe` and `--http`.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -10,7 +10,7 @@ use support::{
     server::SOON,
 };
 
-/// So slow that a machine under load deposes nobody.
+/// So slow that no leader is deposed on a machine under load.
 const SLOW: [&str; 4] = ["--heartbeat", "200ms", "--election-timeout", "2s-4s"];
 
 /// Three servers that also serve HTTP.
@@ -53,7 +53,7 @@ impl Watched {
         place.unwrap_or_else(|| panic!("{name} leads"))
     }
 
-    /// Waits until somebody leads by a token of at least this; returns who, and by which.
+    /// Waits until a server leads with a token of at least this; returns its place and the token.
     fn leader(&self, token: u64) -> (usize, u64) {
         eventually(SOON, "a leader", || {
             let (status, code) = self.status();
@@ -68,7 +68,7 @@ fn names(of: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn contract_9_status_and_observe_tell_who_leads_who_waits_and_when_nobody_answers() {
+fn contract_9_status_and_observe_report_leader_queue_and_a_missing_answer() {
     let mut watched = Watched::start();
     let observer = watched.ask(&["observe", "--json"]);
     let (first, token) = watched.leader(1);
@@ -96,7 +96,7 @@ fn contract_9_status_and_observe_tell_who_leads_who_waits_and_when_nobody_answer
 }
 
 #[test]
-fn every_server_shows_all_of_the_group_and_is_ready_while_somebody_leads() {
+fn every_server_shows_the_whole_group_and_is_ready_while_there_is_a_leader() {
     let mut watched = Watched::start();
     let (first, token) = watched.leader(1);
     let other = (first + 1) % 3;
@@ -116,7 +116,7 @@ fn every_server_shows_all_of_the_group_and_is_ready_while_somebody_leads() {
     assert_eq!(http::get(&url(first), "/leader").status, 200);
     assert_eq!(http::get(&url(other), "/leader").status, 503);
 
-    // With one of three nobody leads. It says that it does not know, and that it is not ready.
+    // With one of three there is no leader. It reports unknown, and not ready.
     let gone = [first, (first + 2) % 3];
     for i in gone {
         watched.servers[i].kill();

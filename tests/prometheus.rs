@@ -1,4 +1,4 @@
-//! deploy/prometheus and deploy/grafana: real servers' numbers in Debian's Prometheus, by the files as they are.
+//! deploy/prometheus and deploy/grafana: real servers' numbers in Debian's Prometheus, with the files unchanged.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -32,7 +32,7 @@ use tempfile::TempDir;
 const FILES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");
 const DASHBOARD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/grafana/dashboard.json");
 
-/// For Prometheus to start, to scrape every 5 s, and to apply the rules to that.
+/// Time for Prometheus to start, to scrape every 5 s, and to evaluate the rules.
 const SCRAPED: Duration = Duration::from_secs(90);
 
 #[test]
@@ -56,7 +56,7 @@ fn every_alert_has_a_test_in_which_it_fires() {
     let names: Vec<_> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(names.len() >= 8, "{names:?}");
     for name in names {
-        // Where it does not fire it is written in one line, with `exp_alerts: []`.
+        // An alert that does not fire is written in one line, with `exp_alerts: []`.
         let fires = tests.contains(&format!("- alertname: {name}\n"));
         assert!(fires, "{name} fires in no test");
     }
@@ -64,11 +64,11 @@ fn every_alert_has_a_test_in_which_it_fires() {
 
 #[test]
 fn every_number_that_alerts_and_dashboard_name_is_exported() {
-    // On etcd, with certificates, and among peers: some numbers there are of one only.
+    // On etcd with certificates, and among peers: some series exist on one backend only.
     let page = Site::start().metrics() + &among_peers();
     let (series, families) = (series_of(&page), families_of(&page));
     assert!(series.contains("elect_leader") && series.contains("elect_info"), "{series:?}");
-    // The tests of the alerts as well: an invented series would make an alert fire there and nowhere else.
+    // The alerts' tests too: an invented series would make an alert fire there and nowhere else.
     for file in ["prometheus/alerts.yml", "prometheus/alerts_test.yml", "grafana/dashboard.json"] {
         let text = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(file));
         let (asked, told): (Vec<_>, Vec<_>) = text.lines().partition(|line| {
@@ -80,7 +80,7 @@ fn every_number_that_alerts_and_dashboard_name_is_exported() {
         let told = &names_in(&told.join("\n")) - &series;
         assert!(told.is_subset(&families), "{file} tells of {:?}", told.difference(&families));
     }
-    // And the other way round, so that a number nobody looks at is noticed. Of a histogram the buckets will do.
+    // The reverse, to find series that no alert or panel uses. Of a histogram the buckets suffice.
     let mut unseen = &series - &names_in(&read(Path::new(DASHBOARD)));
     unseen.retain(|name| !name.ends_with("_sum") && !name.ends_with("_count"));
     assert!(unseen.is_empty(), "on no panel: {unseen:?}");
@@ -116,7 +116,7 @@ fn the_dashboard_is_whole() {
             panel["description"].as_str().is_some_and(|text| !text.is_empty()),
             "{title}: says what it shows"
         );
-        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}: not somebody's own Prometheus");
+        assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}: not a developer's own Prometheus");
         assert!(!panel["targets"].as_array().unwrap().is_empty(), "{title}");
     }
 }
@@ -133,7 +133,7 @@ fn prometheus_scrapes_real_servers_and_sees_a_failover() {
     prometheus.wait_for("election:leaders{election=\"leader\"} == 1");
     let token = prometheus.wait_for("election:token{election=\"leader\"}");
     prometheus.wait_for("count(up{job=\"elect\"} == 1) == 2");
-    // All that alerts and panels ask is asked of it: rules by itself, panels here.
+    // Prometheus evaluates every expression: rules by itself, panels here.
     prometheus.has_healthy_rules();
     for query in panel_queries() {
         prometheus.query(&query);
@@ -148,7 +148,7 @@ fn prometheus_scrapes_real_servers_and_sees_a_failover() {
     prometheus.wait_for(&format!("election:token > {token}"));
 }
 
-/// Two servers of one election; the first leads. Both have certificates.
+/// Two servers of one election, both with certificates; the first leads.
 struct Site {
     servers: [Captured; 2],
     ports: [ReservedPort; 2],
@@ -181,13 +181,13 @@ impl Site {
         self.ports.each_ref().map(ReservedPort::address)
     }
 
-    /// What the leader exports.
+    /// The leader's metrics.
     fn metrics(&self) -> String {
         http::get(&self.ports[0].address(), "/metrics").text().to_owned()
     }
 }
 
-/// What a member exports once it has measured how far the other one is.
+/// A member's metrics, once it has measured the round trip to the other.
 fn among_peers() -> String {
     let group = Group::of(2);
     let port = ReservedPort::new();
@@ -201,7 +201,7 @@ fn among_peers() -> String {
     eventually(SOON, "a page of metrics with a round trip", page)
 }
 
-/// Debian's Prometheus with the files that we ship, but for the addresses of the servers.
+/// Debian's Prometheus with the shipped files, except for the servers' addresses.
 struct Prometheus {
     _captured: Captured,
     _dir: TempDir,
@@ -215,7 +215,7 @@ impl Prometheus {
         for name in ["prometheus.yml", "alerts.yml"] {
             fs::copy(Path::new(FILES).join(name), dir.path().join(name)).unwrap();
         }
-        // As JSON, which is YAML too.
+        // As JSON, which is valid YAML.
         let targets = serde_json::json!([{ "targets": targets }]).to_string();
         fs::write(dir.path().join("targets.yml"), targets).unwrap();
         let port = ReservedPort::new();
@@ -241,7 +241,7 @@ impl Prometheus {
         })
     }
 
-    /// The result of a query that it must understand.
+    /// The result of a query, which must be valid.
     #[track_caller]
     fn query(&self, query: &str) -> Vec<Value> {
         let path = format!("/api/v1/query?query={}", escaped(query));
@@ -250,7 +250,7 @@ impl Prometheus {
         answer["data"]["result"].as_array().unwrap().clone()
     }
 
-    /// Waits until every rule has been applied once, and was understood.
+    /// Waits until every rule has been evaluated once without an error.
     #[track_caller]
     fn has_healthy_rules(&self) {
         eventually(SCRAPED, "all rules to have been applied", || {
@@ -265,7 +265,7 @@ impl Prometheus {
     }
 }
 
-/// What the panels and annotations ask, with Grafana's variables filled in.
+/// Queries of panels and annotations, with Grafana's variables filled in.
 fn panel_queries() -> Vec<String> {
     let dashboard: Value = serde_json::from_str(&read(Path::new(DASHBOARD))).unwrap();
     let targets =
@@ -284,13 +284,13 @@ fn series_of(page: &str) -> BTreeSet<String> {
     samples.map(|sample| sample.split(['{', ' ']).next().unwrap().to_owned()).collect()
 }
 
-/// The names that HELP and TYPE are given for: of a histogram, without `_bucket` and the like.
+/// The families with HELP and TYPE; a histogram's name has no `_bucket` or similar.
 fn families_of(page: &str) -> BTreeSet<String> {
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     types.map(|of| of.split(' ').next().unwrap().to_owned()).collect()
 }
 
-/// All words that look like the name of a series of ours.
+/// All words that look like one of our series.
 fn names_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("elect_")).map(str::to_owned).collect()

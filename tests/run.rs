@@ -1,7 +1,7 @@
-//! `elect run` with real commands: they run exactly while their process leads, whatever is done to the supervisor,
+//! `elect run` with real commands: they run exactly while their process leads, whatever happens to the supervisor,
 //! the guard, or etcd.
 //!
-//! What is claimed of a command is checked by what it wrote itself: see `support/worker.rs`.
+//! Claims about a command are checked against its own diary: see `support/worker.rs`.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -23,20 +23,20 @@ use support::{
 };
 use tempfile::TempDir;
 
-/// A worker, nothing else.
+/// A worker alone.
 const WORKER: &str = "exec $WORKER";
 
-/// One that does not hear TERM, and a helper that left the group and the session, as the child of a shell that did.
+/// A worker that ignores TERM, and a helper that left group and session, as the child of a shell that did.
 const DEAF_WITH_A_STRAY: &str = "trap '' TERM; WORKER_LOCK= setsid -f sh -c '$WORKER; exit'; exec $WORKER";
 
-/// Longer than any test takes: whoever had to wait for a lease to end would be noticed.
+/// Longer than any test takes: waiting for a lease to end would show.
 const LONG: &str = "60s";
 
-/// A short TTL, and until when a leader believes itself at most, after the send of a renewal: less a tenth.
+/// A short TTL, and the longest time for which a leader trusts a renewal, counted from its send: a tenth less.
 const SHORT: &str = "3s";
 const VALIDITY: Duration = Duration::from_millis(2700);
 
-/// More than what counts as an echo of a signal.
+/// Longer than the window in which a second signal counts as an echo.
 const ECHO: Duration = Duration::from_millis(500);
 
 const COMMAND_RUNS: &str = "the command runs";
@@ -52,7 +52,7 @@ fn start_worker(name: &str, etcd: &Etcd, ttl: &str, diary: &Diary, script: &str)
     Run::start(diary.script(elect_run(name, &etcd.endpoint(), ttl), script))
 }
 
-/// A leader whose command runs, with a helper that left its group, and one that waits.
+/// A leader whose command runs, with a helper that left its group, and a waiting candidate.
 fn leader_and_follower(etcd: &Etcd, ttl: &str, diary: &Diary) -> (Run, u64, Run) {
     let leader = start_worker("a", etcd, ttl, diary, DEAF_WITH_A_STRAY);
     let token = diary.wait_for_term_after(0).token;
@@ -114,7 +114,7 @@ on_each_etcd! {
         diary.one_at_a_time();
         leader.thaw();
 
-        // It stands again, as a follower, and wins again.
+        // It campaigns again, as a follower, and wins again.
         let queue = Status::wait_for_queue(&etcd.endpoint(), &["b", "a"]);
         assert_eq!(queue.token, Some(second));
         assert!(leader.stderr().iter().all(|line| !line.contains("guard")), "its guard did what it is for");
@@ -129,18 +129,18 @@ on_each_etcd! {
 fn the_command_starts_with_default_signals_and_in_a_group_of_its_own() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let script = "grep -E '^Sig(Blk|Ign)' /proc/self/status; ps -o pgid= -p $$ | tr -d ' '; echo $$";
-    // In a PID namespace `ps` may know the shell by another id: that is in containment.rs.
+    // In a PID namespace `ps` may know the shell by another id: see containment.rs.
     let mut run = run("a", &etcd, "5s", &["--contain", "none"], script);
     run.exits(0);
     let said = run.stdout();
     let [blocked, ignored, group, pid] = said.as_slice() else { panic!("{said:?}") };
-    // 32 and 33 are glibc's own: it leaves them ignored in whatever it spawns.
+    // 32 and 33 are internal to glibc, which leaves them ignored in child processes.
     let known = |line: &str| u64::from_str_radix(line.split_once('\t').unwrap().1, 16).unwrap() & 0x7fff_ffff;
     assert_eq!((known(blocked), known(ignored)), (0, 0), "{said:?}");
     assert_eq!(group, pid);
 }
 
-/// Above all not the pipes: an end of the orders that lived on in a command would hide the supervisor's death.
+/// Above all not the pipes: a copy of the guard's order pipe in a command would hide the supervisor's death.
 #[test]
 fn the_command_inherits_no_descriptor_of_elects() {
     const OPEN: [&str; 2] = ["ls", "/proc/self/fd"];
@@ -181,7 +181,7 @@ fn signals_are_passed_on_and_the_lease_is_renewed_until_the_command_has_ended() 
     let script = "trap 'echo hup' HUP; trap 'echo usr1' USR1; trap 'echo usr2' USR2; trap 'echo winch' WINCH; \
                   trap 'echo term; stopping=yes' TERM; trap 'echo int; exit 3' INT; \
                   echo ready; while :; do sleep 0.02; done";
-    // More than a TTL between TERM and KILL would not be possible.
+    // The TTL must exceed the time between TERM and KILL.
     let mut run = run("a", &etcd, "9s", &["--kill-after", "2500ms"], script);
     stdout_line(&run, "ready");
     for (signal, line) in [
@@ -229,7 +229,7 @@ fn a_second_signal_kills_at_once() {
     diary.wait_for_workers(token, 2);
     let told = BootTime::now();
     leader.signal(Signal::SIGTERM);
-    // What follows the first signal at once is taken for its echo, so time itself is awaited here.
+    // A signal right after the first counts as its echo, so time itself is awaited here.
     thread::sleep(ECHO);
     let again = BootTime::now();
     leader.signal(Signal::SIGTERM);
@@ -252,7 +252,7 @@ fn what_the_command_leaves_behind_dies_with_it() {
     let ended = BootTime::now();
     let token = diary.wait_for_term_after(0).token;
     assert!(diary.last_of(token) < ended);
-    assert!(diary.wait_for_end_of(token) < ended, "nobody wrote after the end");
+    assert!(diary.wait_for_end_of(token) < ended, "a process wrote after the end");
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn a_killed_guard_takes_the_command_along_and_leadership_passes_on() {
     let second = diary.wait_for_term_after(token);
     assert!(second.at - killed < AT_ONCE);
 
-    // It has a new guard, and stands again.
+    // It has a new guard, and campaigns again.
     Status::wait_for_queue(&etcd.endpoint(), &["b", "a"]);
     follower.kill();
     let third = diary.wait_for_term_after(second.token);
@@ -330,7 +330,7 @@ fn a_stuck_guard_does_not_keep_the_command_alive_past_validity() {
     let diary = Diary::new();
     let (leader, token, _follower) = leader_and_follower(&etcd, SHORT, &diary);
     let mut guard = leader.guard();
-    // etcd goes on answering: without this the guard's deafness would show only once it is needed.
+    // etcd still answers: without this the guard's failure would show only when it is needed.
     let frozen = guard.freeze();
     diary.wait_for_term_after(token);
     let last = diary.last_of(token);
@@ -363,7 +363,7 @@ fn when_all_of_it_is_stopped_the_kernel_ends_the_command_before_validity_ends() 
     let mut leader = start_worker("a", &etcd, SHORT, &diary, WORKER);
     let Entry { token, at: began, .. } = diary.wait_for_term_after(0);
     let _follower = start_worker("b", &etcd, SHORT, &diary, WORKER);
-    // Renewals move on what the kernel is to do.
+    // Renewals extend the kernel's timer.
     eventually(SOON, "a term that needed renewals", || {
         (diary.last_of(token) - began > VALIDITY).then_some(())
     });
@@ -531,7 +531,7 @@ fn a_check_that_hangs_is_killed_and_has_failed() {
 
 #[test]
 fn a_command_that_is_not_found_or_cannot_run_has_the_codes_that_shells_use() {
-    // There is no etcd: it is missed before anything is asked.
+    // There is no etcd: the missing program is reported before any request.
     for (command, code) in [("no-such-command", 127), ("/no/such/command", 127), ("/etc/passwd", 126)] {
         let mut run = Run::start(elect_run("a", "127.0.0.1:1", "5s").args(["--", command]));
         run.exits(code);

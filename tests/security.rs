@@ -1,5 +1,5 @@
-//! Authentication and TLS: who is let in leads as ever, who is not is told why, and the password shows
-//! nowhere.
+//! Authentication and TLS: an admitted candidate leads as usual, a refused one is told why, and the password
+//! appears nowhere.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
@@ -37,10 +37,10 @@ use support::{
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// For what should take far less than a second. Long, for machines under load.
+/// Deadline for operations that normally take far less than a second; generous for machines under load.
 const SOON: Duration = Duration::from_secs(20);
 
-/// How long etcd's tokens live in these tests. Its default is five minutes.
+/// Lifetime of etcd's tokens in these tests. Its default is five minutes.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(2);
 
 /// Longer than any of these tests.
@@ -48,13 +48,13 @@ const LONG_LIFETIME: Duration = Duration::from_secs(300);
 
 const USER: &str = "alice";
 
-/// Not a word that anybody would print by chance.
+/// A password that cannot appear in output by chance.
 const PASSWORD: &str = "Jx7-very-secret";
 
-/// With etcd's shortest TTL but one, a renewal a second.
+/// etcd's second shortest TTL, with a renewal a second.
 const TTL: [&str; 2] = ["--ttl", "3s"];
 
-/// Adds a user with the least that `elect` needs: the election's own key, and those below it.
+/// Adds a user with the least permissions that `elect` needs: the election's own key, and those below it.
 fn add_user(etcd: &Etcd, name: &str, permissions: &[Permission]) {
     let mut client = etcd.admin().client();
     let (name, permissions) = (name.to_owned(), permissions.to_owned());
@@ -70,7 +70,7 @@ fn add_user(etcd: &Etcd, name: &str, permissions: &[Permission]) {
     wait_within(SOON, adding).unwrap().unwrap();
 }
 
-/// The role that the README names.
+/// The role named in the README.
 fn minimal() -> [Permission; 2] {
     [Permission::read_write("leader"), Permission::read_write("leader/").with_prefix()]
 }
@@ -112,7 +112,7 @@ fn assert_says(said: &str, parts: &[&str]) {
     }
 }
 
-/// Waits until it has ended by itself with this code; returns what it said.
+/// Waits until it has exited by itself with this code; returns its output.
 #[track_caller]
 fn ended(elect: Elect, code: i32) -> String {
     let mut elect = elect.start();
@@ -142,7 +142,7 @@ on_each_etcd! {
         assert!(!first.stdout().iter().any(|line| line == CHANGE));
         assert_eq!(second.stdout()[2..], ["New leader election happening.", FOLLOWER]);
 
-        // A handoff to one that has waited for longer than its token lived.
+        // A handoff to a candidate that has waited for longer than its token lived.
         first.signal(Signal::SIGTERM);
         let won = second.wait_for_line(LEADER, SOON);
         assert_eq!(first.wait_exit(SOON).code(), Some(0));
@@ -150,7 +150,7 @@ on_each_etcd! {
         third.wait_for_line(FOLLOWER, SOON);
         wait_for_renewals(&second, won.mark(), 5);
 
-        // A failover likewise.
+        // The same for a failover.
         second.kill();
         let won = third.wait_for_line(LEADER, SOON);
         wait_for_renewals(&third, won.mark(), 1);
@@ -170,13 +170,13 @@ on_each_etcd! {
         let first = candidate("elections/first").campaign().await.unwrap();
         assert_eq!(server.watches(), Watches { streams: 1, watches: 1 });
 
-        // A stream's login is that of its beginning. A password that is set, be it to the same, ends all logins.
+        // A stream's login is that of its start. Setting a password, even to the same value, ends all logins.
         let mut admin = server.admin().client();
         admin.user_change_password(USER, PASSWORD).await.unwrap();
         let second = timeout(SOON, candidate("elections/second").campaign()).await.unwrap().unwrap();
         assert!(first.holds() && second.holds());
         assert_eq!(server.watches(), Watches { streams: 2, watches: 2 }, "the first one's goes on");
-        // One that is refused for good.
+        // A candidate that is refused for good.
         let refused = candidate("elsewhere").campaign().await;
         assert!(matches!(refused, Err(CampaignError::Refused(_))), "{refused:?}");
         assert!(first.holds() && second.holds());
@@ -194,7 +194,7 @@ on_each_etcd! {
         second.wait_for_line(FOLLOWER, SOON);
         etcd.admin().wait_for_candidates("leader", 2, SOON);
 
-        // The announcement, which is the key `leader` itself, was made and can be read.
+        // The announcement, which is the key `leader` itself, was made and is readable.
         let observer = logged_in(Elect::new(["observe", "--json", "--etcd", &etcd.endpoint()])).start();
         let sees = |name: &'static str| {
             move |line: &str| {
@@ -227,7 +227,7 @@ on_each_etcd! {
         let look = |command| Elect::new([command, "--etcd", &etcd.endpoint()]);
         assert_says(&ended(logged_in(look("observe")), 1), &["permission denied"]);
         assert_says(&ended(logged_in(look("status")), 4), &["permission denied"]);
-        // Who only looks needs only to read.
+        // Observers need only read permission.
         let reader = |command| look(command).args(["--user", "reader"]).env("ELECT_PASSWORD", PASSWORD);
         ended(reader("status"), 3);
         let observer = reader("observe").start();
@@ -243,7 +243,7 @@ on_each_etcd! {
         let line = |text: &'static str| move |line: &str| line.contains(text);
         let leads = leader.wait_for_line(line(LEADER), SOON);
 
-        // Reading takes one permission, and renewing another. etcd asks for the first when a watch begins.
+        // Reading takes one permission, renewing another. etcd checks the first when a watch begins.
         let mut client = etcd.admin().client();
         let only_write = Permission::write("leader/").with_prefix();
         wait_within(SOON, async move { client.role_grant_permission(USER, only_write).await }).unwrap().unwrap();
@@ -289,11 +289,11 @@ on_each_etcd! {
         observer.wait_for_line(|line: &str| line.contains(" leader server1 "), SOON);
         let mut status = traced(logged_in(Elect::new(["status", "--etcd", &etcd.endpoint()]))).start();
         assert_eq!(status.wait_exit(SOON).code(), Some(0));
-        // A longer one, so that a part of it would show, too.
+        // A longer password, so that a part of it would show too.
         let wrong = traced(server("server3", &etcd)).args(["--user", USER]);
         let mut wrong = wrong.env("ELECT_PASSWORD", format!("{PASSWORD}-2")).start();
         assert_eq!(wrong.wait_exit(SOON).code(), Some(1));
-        // By now the token has run out, and they have logged in once more.
+        // By now the token has expired, and they have logged in once more.
         let mut mark = Mark::START;
         for _ in 0..4 {
             mark = from_environment.wait_for_line_since(mark, is_renewed, SOON).mark();
@@ -320,7 +320,7 @@ on_each_etcd! {
         let etcd = etcd_with_user(version, LONG_LIFETIME);
         let dir = TempDir::new().unwrap();
         let right = write(&dir, "right", PASSWORD);
-        // As an editor on another system leaves it.
+        // As saved by an editor on another system.
         let right_too = write(&dir, "right-too", &format!("{PASSWORD}\r\n"));
         let wrong = write(&dir, "wrong", "wrong");
         let in_file =
@@ -423,7 +423,7 @@ on_each_etcd! {
     }
 }
 
-/// Its guard and its supervisor know the password, and are of the same user as the command.
+/// Its guard and its supervisor know the password, and have the same user as the command.
 #[test]
 fn a_command_cannot_read_the_password_from_those_that_started_it() {
     let Some(programs) = Programs::copy() else { return };
@@ -449,14 +449,14 @@ fn a_command_cannot_read_the_password_from_those_that_started_it() {
     assert_eq!(seen(elect), [false, true, true], "the command's init knows nothing");
 }
 
-/// Who leads since when is in a key beside the queue. Who may not see that must still see who leads.
+/// The start of the leader's term is in a key beside the queue. An observer without access to it must still see the leader.
 #[test]
 fn a_role_without_the_elections_own_key_sees_all_changes_but_not_since_when() {
     const CHANGES: usize = 9;
     let etcd = Etcd::builder(EtcdVersion::V3_7).auth(LONG_LIFETIME).start();
     add_user(&etcd, USER, &[Permission::read_write("leader/").with_prefix()]);
     let admin = etcd.admin();
-    // Leaders that need no process, each behind the other, and the server last.
+    // Leaders without a process, each behind the other, and the server last.
     let leases: Vec<_> = (0..=CHANGES).map(|_| admin.grant(600).0).collect();
     for lease in &leases {
         admin.put_leased(format!("leader/{lease:x}"), "before it", *lease);
@@ -464,7 +464,7 @@ fn a_role_without_the_elections_own_key_sees_all_changes_but_not_since_when() {
     let server = logged_in(server("server1", &etcd)).start();
     server.wait_for_line(FOLLOWER, SOON);
 
-    // It may not have looked yet when the first one goes; then it sees a later one go.
+    // It may not have read the queue when the first one goes; then it sees a later one go.
     let sees_a_change = |lease: &i64| {
         admin.revoke(*lease);
         (0..100).any(|_| {
@@ -479,7 +479,7 @@ fn a_role_without_the_elections_own_key_sees_all_changes_but_not_since_when() {
     assert_eq!((&status["leader"], &status["since"]), (&"before it".into(), &Value::Null));
 }
 
-/// Each command, and the code it ends with where etcd refuses it.
+/// Each command, and its exit code if etcd refuses it.
 fn commands() -> [(&'static [&'static str], i32); 3] {
     [(&["server", "server1"], 1), (&["observe"], 1), (&["status"], 4)]
 }
@@ -488,8 +488,8 @@ fn with_certificate(elect: Elect, pki: &Pki, client: &KeyAndCert) -> Elect {
     elect.arg("--cacert").arg(&pki.ca).arg("--cert").arg(&client.cert).arg("--key").arg(&client.key)
 }
 
-/// A password that is replaced, as a vault does it: in etcd, and in the file that the servers were given. All sessions
-/// end with etcd's restart.
+/// A password rotated by a vault: in etcd, and in the servers' password file. etcd's restart ends all
+/// sessions.
 #[test]
 fn a_password_that_is_replaced_is_followed_whichever_is_written_first() {
     const NEW: &str = "Qm3-another-secret";
@@ -509,7 +509,7 @@ fn a_password_that_is_replaced_is_followed_whichever_is_written_first() {
         etcd.admin().change_password(USER, NEW);
         etcd.restart();
         if !file_first {
-            // It says what is wrong for now, and does not end.
+            // It reports the problem, and keeps running.
             let refused = |line: &str| line.contains("authentication failed");
             server.wait_for_line_since(leads.mark(), refused, SOON);
             fs::write(&file, format!("{NEW}\n")).unwrap();
@@ -519,7 +519,7 @@ fn a_password_that_is_replaced_is_followed_whichever_is_written_first() {
     }
 }
 
-/// TLS on one side only, and the port of the other members.
+/// TLS on one side only, and the other members' port.
 #[test]
 fn what_is_wrong_with_a_connection_is_said_with_what_to_do() {
     let pki = Arc::new(Pki::new());

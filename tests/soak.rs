@@ -1,8 +1,8 @@
 //! Two hundred elections in one process, over one connection, with a change of leadership in one of them every
-//! second: what this takes of memory, tasks and file descriptors stays what it was, and no renewal is late.
+//! second: memory, tasks and file descriptors stay level, and no renewal is late.
 //!
-//! The program under test is this one: the library on the runtime of the test, so that its tasks can be counted.
-//! The file has one test that runs by default, so nothing else shares the process.
+//! The test runs the library on its own runtime, so that its tasks can be counted. Only one test here runs by
+//! default, so nothing else shares the process.
 //!
 //! `make soak MINUTES=10` runs it longer.
 
@@ -27,24 +27,24 @@ use tokio::{
 
 const ELECTIONS: usize = 200;
 
-/// Long, beside what a machine that is busy with other tests can withhold.
+/// Long compared with the stalls of a machine that is busy with other tests.
 const TTL: Duration = Duration::from_secs(12);
 
-/// One election changes its leader, and changes it back.
+/// Interval between changes; in each, one election changes its leader, and changes it back.
 const CHANGE_EVERY: Duration = Duration::from_secs(1);
 
-/// For what takes milliseconds where nothing else runs.
+/// For operations that take milliseconds on an idle machine.
 const AT_MOST: Duration = Duration::from_secs(60);
 
-/// Of the whole time, this much is for caches, pools and the allocator to fill.
+/// Share of the time for caches, pools and the allocator to fill.
 const WARM_UP: f64 = 0.4;
 
-/// What may be added after that, however long it takes. Each change that leaked 10 KiB, which is less than one
-/// candidate is, would add more in the ten minutes.
+/// Growth allowed after that, however long it takes. A leak of 10 KiB a change, which is less than one
+/// candidate, would add more in the ten minutes.
 const MORE_KIB: i64 = 3072;
 
-/// The tasks and timers of the two changes that may be under way at the one time and not at the other. A leak of
-/// one for each change is more than this in the short run already.
+/// Tasks and timers of the two changes that may be in progress at one sample and not at the other. A leak of
+/// one a change is more than this in the short run already.
 const MORE_TASKS: i64 = 8;
 const MORE_DESCRIPTORS: i64 = 8;
 
@@ -62,7 +62,7 @@ async fn minutes() {
 
 async fn soak(length: Duration) {
     let server = support::etcd::Etcd::start(EtcdVersion::V3_7);
-    // It only counts connections.
+    // The proxy only counts connections.
     let proxy = Proxy::start(&server.endpoint());
     let settings = Settings::new([proxy.endpoint().parse().unwrap()]).unwrap();
     let etcd = Etcd::start_on(Handle::current(), settings);
@@ -113,7 +113,7 @@ struct Seat {
     leadership: Leadership,
     events: Events,
     renewals: usize,
-    /// What was left of the validity when a renewal was acknowledged, at least.
+    /// The least validity left when a renewal was acknowledged.
     least_left: Duration,
 }
 
@@ -134,7 +134,7 @@ fn candidate(etcd: &Etcd, election: ElectionName, name: &str) -> Candidate<Etcd>
     etcd.candidate(election).unwrap().ttl(Ttl::new(TTL).unwrap()).named(name).unwrap()
 }
 
-/// A campaign that waits behind somebody.
+/// A campaign behind the present leader.
 async fn queue(mut candidate: Candidate<Etcd>) -> JoinHandle<(Candidate<Etcd>, Leadership)> {
     let mut events = candidate.subscribe();
     let campaign = tokio::spawn(async move {
@@ -146,7 +146,7 @@ async fn queue(mut candidate: Candidate<Etcd>) -> JoinHandle<(Candidate<Etcd>, L
 }
 
 impl Seat {
-    /// Another candidate comes, leads after this one, and goes again.
+    /// Another candidate queues, leads after this one, and leaves again.
     async fn change_and_change_back(mut self, etcd: &Etcd) -> Self {
         let tokens = [self.leadership.token()];
         let other = candidate(etcd, self.leadership.election().clone(), "other");
@@ -179,7 +179,7 @@ impl Seat {
     }
 }
 
-/// What this process takes.
+/// Resources of this process.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     resident_kib: i64,
@@ -198,7 +198,7 @@ impl Sample {
     }
 }
 
-/// Eleven of them, from the first to the last.
+/// Prints eleven samples, from the first to the last.
 fn show(samples: &[Sample]) {
     for tenth in 0..=10 {
         let Sample { resident_kib, tasks, descriptors } = samples[(samples.len() - 1) * tenth / 10];
@@ -206,8 +206,8 @@ fn show(samples: &[Sample]) {
     }
 }
 
-/// Compares the end with the end of the warm-up, by the medians of some samples around each: a change that
-/// happens to be under way is no growth.
+/// Compares the end with the end of the warm-up, by the medians of some samples around each, so that a change
+/// in progress is not taken for growth.
 fn assert_flat(samples: &[Sample]) {
     let warm = &samples[(samples.len() as f64 * WARM_UP) as usize..];
     let some = (warm.len() / 4).clamp(1, 20);

@@ -1,4 +1,4 @@
-//! The walk-through of the design with the real binary and the real etcd: what is printed, and how it ends.
+//! The design's walk-through with the real binary and the real etcd: its output, and how it ends.
 //!
 //! Each transcript is compared whole. Nothing else may be on standard output in plain format.
 
@@ -21,7 +21,7 @@ use support::{
     },
 };
 
-/// More than a wrapper takes to pass on a signal that the whole group got.
+/// Longer than a wrapper takes to pass on a signal that the whole group received.
 const ECHO: Duration = Duration::from_millis(500);
 
 on_each_etcd! {
@@ -81,13 +81,13 @@ on_each_etcd! {
     fn a_new_leader_tells_only_of_renewals_since_it_leads(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         let [mut server1, server2] = start_in_turn(["server1", "server2"], &etcd.endpoint(), "3s");
-        // While it waits it renews its lease as well, of which there is nothing to tell.
+        // While it waits it renews its lease as well, without a line.
         let renewals = || etcd.messages_received().get("LeaseKeepAlive").copied().unwrap_or(0);
         eventually(SOON, "both to have renewed a few times", || (renewals() >= 9).then_some(()));
 
         server1.stop(0);
         let leader = server2.wait_for_line(LEADER, SOON);
-        // Any one may be due right away. The next comes a third of the TTL later, that is after 1 s.
+        // The first one may be due right away. The next comes a third of the TTL later, after 1 s.
         let second = server2.wait_for_refreshing_since(leader.mark(), 2);
         assert!(second.at - leader.at > Duration::from_millis(500));
     }
@@ -117,7 +117,7 @@ on_each_etcd! {
         assert_eq!(server2.stderr(), [""; 0]);
     }
 
-    fn contract_8_the_exit_code_says_that_nobody_answered_the_release(version: EtcdVersion) {
+    fn contract_8_the_exit_code_says_that_the_release_was_not_answered(version: EtcdVersion) {
         let mut etcd = Etcd::start(version);
         let mut server = Server::start_leader("server", &etcd.endpoint(), "3s");
         etcd.freeze();
@@ -143,11 +143,11 @@ on_each_etcd! {
         let mut etcd = Etcd::start(version);
         let [mut server1, mut server2] = start_in_turn(["server1", "server2"], &etcd.endpoint(), "30s");
 
-        // The release hangs.
+        // etcd is frozen, so the release hangs.
         etcd.freeze();
         server1.tell_to_stop();
         server1.wait_for_line(CHANGE, AT_ONCE);
-        // What follows the first signal at once is taken for its echo, so time itself is awaited here.
+        // A signal right after the first counts as its echo, so time itself is awaited here.
         thread::sleep(ECHO);
         server1.is_still_running();
         let told_again = server1.tell_to_stop();
@@ -156,7 +156,7 @@ on_each_etcd! {
         let said = server1.stderr().join("\n");
         assert!(said.contains("at once"), "{said}");
 
-        // A follower prints nothing on its way out. It gives its place back for a few seconds, at most.
+        // A follower prints nothing on its way out. Leaving the queue takes a few seconds at most.
         let told = server2.tell_to_stop();
         server2.exits(0);
         assert!(told.elapsed() < SOON / 3);
@@ -188,7 +188,7 @@ on_each_etcd! {
     }
 }
 
-/// The TTL is long, so that a next leader that had to wait for the lease to end would be noticed.
+/// The TTL is long, so that a next leader that had to wait for the lease to end would show.
 fn releases_on(signal: Signal, version: EtcdVersion) {
     let etcd = Etcd::start(version);
     let endpoint = etcd.endpoint();

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn frozen_time_is_nobodys_claim() {
+    fn time_spent_frozen_is_no_claim() {
         assert_eq!(both_claimed(9_000, 8_700, 1_000), Duration::from_nanos(300));
         // Its last claim was before the freeze.
         assert_eq!(both_claimed(900, 8_700, 1_000), Duration::ZERO);

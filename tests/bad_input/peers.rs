@@ -6,15 +6,15 @@ use nix::sys::signal::Signal;
 
 use super::*;
 
-/// Three members at an address of nobody's.
-fn list(nobody: &Nobody) -> String {
-    let port = nobody.listener.local_addr().unwrap().port();
+/// Three members at an address of unused's.
+fn list(unused: &UnusedEndpoint) -> String {
+    let port = unused.listener.local_addr().unwrap().port();
     format!("server1=127.0.0.1:{port},server2=127.0.0.2:{port},server3=127.0.0.3:{port}")
 }
 
 /// `elect server server1 --peers …`, for a test to add the mistake.
-fn server(nobody: &Nobody) -> Elect {
-    Elect::new(["server", "server1", "--peers", &list(nobody)])
+fn server(unused: &UnusedEndpoint) -> Elect {
+    Elect::new(["server", "server1", "--peers", &list(unused)])
 }
 
 /// Has each of these complained about: as a flag, in the environment, in the file.
@@ -61,26 +61,26 @@ fn a_list_in_the_file_may_be_one_too() {
 
 #[test]
 fn a_name_that_is_not_in_the_list_is_told_who_is() {
-    let nobody = Nobody::new();
-    let list = list(&nobody);
+    let unused = UnusedEndpoint::new();
+    let list = list(&unused);
     let who = ["'server4' is not among the --peers", "server1, server2, server3"];
     assert_says(&complaint(Elect::new(["server", "server4", "--peers", &list])), &who);
     let run = || Elect::new(["run", "--peers", &list]);
     assert_says(&complaint(run().args(["--name", "server4", "--", "true"])), &who);
     let said = complaint(run().args(["--", "true"]));
     assert_says(&said, &["is not among the --peers", "server1, server2, server3"]);
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn two_backends_are_one_too_many_wherever_each_is_said() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
-    let list = list(&nobody);
+    let list = list(&unused);
     let password = files.write("password", PASSWORD);
     for command in COMMANDS {
         let peers = || Elect::new(command).arg("--peers").arg(&list);
-        let etcd = nobody.endpoint();
+        let etcd = unused.endpoint();
         is_refused_wherever_it_is_said(
             peers,
             "etcd",
@@ -92,15 +92,15 @@ fn two_backends_are_one_too_many_wherever_each_is_said() {
         is_refused_wherever_it_is_said(peers, "password-file", password, &["--peers", "a password"]);
         assert_says(&complaint(peers().env("ELECT_PASSWORD", PASSWORD)), &["--peers", "ELECT_PASSWORD"]);
         // No source wins over another here.
-        let on_etcd = || elect(command, &nobody);
+        let on_etcd = || elect(command, &unused);
         is_refused_wherever_it_is_said(on_etcd, "peers", &list, &["--peers", "leave out one of the two"]);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn what_is_for_peers_is_refused_without_them() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     for command in COMMANDS {
         for (key, value) in [
             ("listen", "localhost:10000"),
@@ -112,7 +112,7 @@ fn what_is_for_peers_is_refused_without_them() {
             let flag = format!("--{key}");
             if command[0] == "server" {
                 is_refused_wherever_it_is_said(
-                    || elect(command, &nobody),
+                    || elect(command, &unused),
                     key,
                     value,
                     &[&flag, "add --peers"],
@@ -120,25 +120,25 @@ fn what_is_for_peers_is_refused_without_them() {
             } else {
                 // A command that only asks has no such flag.
                 assert_says(
-                    &complaint(elect(command, &nobody).arg(&flag).arg(value)),
+                    &complaint(elect(command, &unused).arg(&flag).arg(value)),
                     &[&flag, "unexpected argument"],
                 );
             }
         }
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_ttl_is_refused_with_the_flag_that_peers_have_for_it() {
-    let nobody = Nobody::new();
-    is_refused_wherever_it_is_said(|| server(&nobody), "ttl", "5s", &["--ttl", "use --election-timeout"]);
-    nobody.assert_untouched();
+    let unused = UnusedEndpoint::new();
+    is_refused_wherever_it_is_said(|| server(&unused), "ttl", "5s", &["--ttl", "use --election-timeout"]);
+    unused.assert_untouched();
 }
 
 #[test]
 fn timing_that_cannot_work_is_refused_with_one_that_can() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     for (key, value, parts) in [
         ("heartbeat", "0ms", ["at least 1 ms", "--heartbeat 1ms"]),
         (
@@ -154,28 +154,28 @@ fn timing_that_cannot_work_is_refused_with_one_that_can() {
         ("election-timeout", "500ms", ["election-timeout", "as in 250ms-500ms"]),
         ("election-timeout", "250-500", ["election-timeout", "as in 250ms-500ms"]),
     ] {
-        is_refused_wherever_it_is_said(|| server(&nobody), key, value, &parts);
+        is_refused_wherever_it_is_said(|| server(&unused), key, value, &parts);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn an_address_to_listen_on_that_is_none_is_refused() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     for (value, reason) in
         [("10000", "has no port"), ("h:0", "port 0"), (":1", "no host"), ("h:65536", "65535")]
     {
-        is_refused_wherever_it_is_said(|| server(&nobody), "listen", value, &["listen", reason]);
+        is_refused_wherever_it_is_said(|| server(&unused), "listen", value, &["listen", reason]);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn peers_show_each_other_certificates_or_none_at_all() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let pki = Pki::new();
     let together = ["--peers need --cacert, --cert and --key together"];
-    let list = list(&nobody);
+    let list = list(&unused);
     for command in COMMANDS {
         let elect = || Elect::new(command).arg("--peers").arg(&list);
         assert_says(&complaint(elect().arg("--cacert").arg(&pki.ca)), &together);
@@ -183,23 +183,23 @@ fn peers_show_each_other_certificates_or_none_at_all() {
         assert_says(&complaint(halved), &together);
         assert_says(&complaint(elect().env("ELECT_KEY", &pki.client.key)), &together);
     }
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_data_directory_has_to_be_somewhere() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let homeless =
-        || server(&nobody).env("HOME", "").env("STATE_DIRECTORY", "").env("XDG_STATE_HOME", "state");
+        || server(&unused).env("HOME", "").env("STATE_DIRECTORY", "").env("XDG_STATE_HOME", "state");
     assert_says(&complaint(homeless()), &["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME", "--data"]);
-    is_refused_wherever_it_is_said(|| server(&nobody), "data", "", &["--data"]);
-    nobody.assert_untouched();
+    is_refused_wherever_it_is_said(|| server(&unused), "data", "", &["--data"]);
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_command_that_cannot_be_stopped_in_time_needs_a_longer_election_timeout() {
-    let nobody = Nobody::new();
-    let list = list(&nobody);
+    let unused = UnusedEndpoint::new();
+    let list = list(&unused);
     let run = |more: &[&str]| {
         complaint(Elect::new(["run", "--name", "server1", "--peers", &list]).args(more).args(["--", "true"]))
     };
@@ -213,28 +213,28 @@ fn a_command_that_cannot_be_stopped_in_time_needs_a_longer_election_timeout() {
         &said,
         &["--kill-after 2s does not fit", "--election-timeout 2s612ms-5s224ms", "--kill-after 550ms"],
     );
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn the_time_to_stop_a_command_comes_out_of_the_election_timeout() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let mut explained =
-        Elect::new(["run", "--name", "server1", "--peers", &list(&nobody), "--explain"]).start();
+        Elect::new(["run", "--name", "server1", "--peers", &list(&unused), "--explain"]).start();
     assert_eq!(explained.wait_exit(SOON).code(), Some(0));
     let table = explained.stdout().join("\n");
     assert_says(&table, &["election timeout  1s ", "heartbeat         50ms", "650ms             KILL"]);
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
 fn a_port_that_is_taken_ends_a_server_before_it_takes_part() {
-    let nobody = Nobody::new();
+    let unused = UnusedEndpoint::new();
     let files = Files::new();
-    let said = refusal(server(&nobody).arg("--data").arg(files.path("data")), 1);
+    let said = refusal(server(&unused).arg("--data").arg(files.path("data")), 1);
     assert_says(&said, &["--listen 127.0.0.1:", "another process listens there", "--peers"]);
     assert!(!files.path("data").exists(), "a directory was made for nothing");
-    nobody.assert_untouched();
+    unused.assert_untouched();
 }
 
 #[test]
@@ -257,7 +257,7 @@ fn a_data_directory_of_another_server_is_refused_and_stays_its_own() {
 
 #[test]
 fn a_secret_that_is_none_is_refused() {
-    let (nobody, files) = (Nobody::new(), Files::new());
+    let (unused, files) = (UnusedEndpoint::new(), Files::new());
     let with_mode = |name: &str, content: &str, mode: u32| {
         let path = files.write(name, content);
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
@@ -276,22 +276,22 @@ fn a_secret_that_is_none_is_refused() {
     ] {
         let path = path.to_str().unwrap();
         let said = [&["--secret-file", path][..], &parts].concat();
-        is_refused_wherever_it_is_said(|| server(&nobody), "secret-file", path, &said);
+        is_refused_wherever_it_is_said(|| server(&unused), "secret-file", path, &said);
     }
     // A command that only asks needs none: it has no such flag, and does not look at the variable.
     let mut status =
-        Elect::new(["status", "--peers", &list(&nobody)]).env("ELECT_SECRET_FILE", "/nowhere").start();
+        Elect::new(["status", "--peers", &list(&unused)]).env("ELECT_SECRET_FILE", "/nowhere").start();
     assert_eq!(status.wait_exit(SOON).code(), Some(4));
     let group = with_mode("group", good, 0o640);
-    let both = server(&nobody).arg("--secret-file").arg(group).arg("--insecure-peers");
+    let both = server(&unused).arg("--secret-file").arg(group).arg("--insecure-peers");
     assert_says(&complaint(both), &["--insecure-peers", "--secret-file", "leave out one of the two"]);
 }
 
 #[test]
 fn a_server_does_not_listen_for_other_machines_without_a_proof_of_who_they_are() {
-    let (nobody, files) = (Nobody::new(), Files::new());
+    let (unused, files) = (UnusedEndpoint::new(), Files::new());
     let data = files.path("data");
-    let beyond = || server(&nobody).arg("--data").arg(&data).args(["--listen", "0.0.0.0:1"]);
+    let beyond = || server(&unused).arg("--data").arg(&data).args(["--listen", "0.0.0.0:1"]);
     let said = refusal(beyond(), 1);
     let parts = ["--listen 0.0.0.0:1 can be reached from other machines", "--cacert", "--secret-file"];
     assert_says(&said, &parts);

@@ -63,7 +63,7 @@ fn contract_4_a_leader_that_is_cut_off_stops_before_the_next_one_leads() {
 }
 
 #[test]
-fn contract_4_a_leader_that_hears_nobody_stops_although_all_hear_it() {
+fn contract_4_a_leader_that_hears_no_peer_stops_although_all_hear_it() {
     let Some(apart) = Apart::try_new(3, crate::support::peers::UNHURRIED) else { return };
     for other in (0..3).filter(|other| *other != apart.lead.place) {
         apart.islands.cut(other, apart.lead.place);
@@ -72,7 +72,7 @@ fn contract_4_a_leader_that_hears_nobody_stops_although_all_hear_it() {
 }
 
 #[test]
-fn contract_4_a_leader_whom_nobody_hears_stops_although_it_hears_all() {
+fn contract_4_a_leader_that_no_peer_hears_stops_although_it_hears_all() {
     let Some(apart) = Apart::try_new(3, crate::support::peers::UNHURRIED) else { return };
     for other in (0..3).filter(|other| *other != apart.lead.place) {
         apart.islands.cut(apart.lead.place, other);

@@ -184,7 +184,7 @@ fn contract_1_a_group_of_seven_survives_three_and_not_four() {
 }
 
 #[test]
-fn a_leader_with_nobody_to_hand_over_to_stops_all_the_same() {
+fn a_leader_without_a_successor_stops_all_the_same() {
     let group = Group::of(3);
     let mut servers = group.start_all();
     let Lead { place, .. } = settled(&servers);

@@ -93,7 +93,7 @@ fn a_list_with_another_address_is_refused_and_both_sides_say_which() {
 
 /// All others call the one whose name sorts last. It listens elsewhere than they call, and can't find that out from them.
 #[test]
-fn a_server_that_nobody_calls_says_what_to_compare() {
+fn a_server_that_no_peer_calls_says_what_to_compare() {
     let group = Group::of(3);
     let elsewhere = ReservedPort::new();
     let list = group.list().replace(group.address(2), &elsewhere.address());
@@ -147,7 +147,7 @@ fn another_election_timeout_is_refused_and_both_sides_say_which() {
 }
 
 #[test]
-fn a_second_server_of_one_name_is_refused_and_nobody_is_deposed() {
+fn a_second_server_of_one_name_is_refused_and_no_leader_is_deposed() {
     let group = Group::of(3);
     let servers = group.start_all();
     let Lead { place, .. } = settled(&servers);
@@ -220,7 +220,7 @@ fn with_tls(group: &Group, place: usize, pki: &Pki, shown: Option<&KeyAndCert>) 
 }
 
 #[test]
-fn peers_with_certificates_elect_a_leader_and_talk_with_nobody_who_has_none() {
+fn peers_with_certificates_elect_a_leader_and_refuse_peers_without() {
     let (group, pki) = (Group::of(3), Pki::new());
     let mut servers: Vec<_> = (0..3).map(|place| with_tls(&group, place, &pki, Some(&pki.server))).collect();
     let lead = settled(&servers);

@@ -92,7 +92,7 @@ fn contract_9_what_a_follower_alone_remembers_of_its_leader_does_not_count_for_l
 }
 
 #[test]
-fn contract_9_nobody_there_is_unknown_and_no_vacancy() {
+fn contract_9_without_any_answer_the_state_is_unknown_and_not_vacant() {
     let group = Group::of(3);
     let (code, said) = status_of(&group);
     assert_eq!((code, &said["state"]), (UNKNOWN, &"unknown".into()));

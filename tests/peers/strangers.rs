@@ -65,7 +65,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn garbage_and_oversized_frames_depose_nobody_and_are_reported() {
+fn garbage_and_oversized_frames_depose_no_leader_and_are_reported() {
     let group = Group::of(3);
     let servers: Vec<_> = (0..3)
         .map(|place| {
@@ -123,7 +123,7 @@ fn garbage_and_oversized_frames_depose_nobody_and_are_reported() {
 }
 
 #[test]
-fn connections_on_which_nobody_says_who_they_are_keep_no_member_out() {
+fn silent_connections_keep_no_member_out() {
     let group = Group::of(3);
     let mut servers = group.start_all();
     let Lead { place, .. } = settled(&servers);

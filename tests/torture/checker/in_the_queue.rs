@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_a_queue_that_nobody_could_read() {
+    fn finds_a_queue_that_could_not_be_read() {
         assert_eq!(broken(&InTheQueue, vec![started(0, "a"), closed(9)]).len(), 1);
     }
 

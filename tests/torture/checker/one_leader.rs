@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn excuses_whom_somebody_else_deposed_but_only_from_then_on() {
+    fn excuses_a_leader_deposed_by_a_third_party_but_only_from_then_on() {
         let both = [proved(0, "a", 1, 30), proved(20, "b", 2, 60)];
         let with = |millis| [&both[..], &[deposed(millis, 1)]].concat();
         assert_eq!(broken(&OneLeader, with(19)), [""; 0]);

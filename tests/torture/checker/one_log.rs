@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_what_nobody_proposed_or_not_in_that_term_or_twice() {
+    fn finds_records_that_were_not_proposed_or_in_another_term_or_twice() {
         assert_eq!(with(&[shown(5, "a", 2, 3, "z")]), ["z, at index 2, was proposed by nobody"]);
         assert_eq!(with(&[shown(5, "a", 2, 4, "x")]).len(), 1);
         let twice = with(&[shown(5, "a", 2, 3, "x"), shown(5, "a", 3, 3, "x")]);
