@@ -155,7 +155,7 @@ fn contract_13_a_command_that_may_not_be_signalled_keeps_leadership_until_it_has
     let Some(programs) = Programs::copy() else { return };
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let diary = Diary::new();
-    let elect = programs.run_as_nobody("a", &etcd.endpoint(), SHORT);
+    let elect = programs.run_unprivileged("a", &etcd.endpoint(), SHORT);
     let script = format!("exec {} --reuid=0 --regid=0 --clear-groups $WORKER", programs.become_root());
     let mut leader = Run::start(diary.script(elect, &script));
     let token = diary.wait_for_term_after(0).token;
@@ -185,13 +185,13 @@ fn a_guard_that_cannot_be_started_for_want_of_processes_is_tried_again() {
     let (Some(programs), Some(prlimit)) = (Programs::copy(), tool::find("prlimit")) else { return };
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let diary = Diary::new();
-    let elect = programs.run_as_nobody("a", &etcd.endpoint(), LONG);
+    let elect = programs.run_unprivileged("a", &etcd.endpoint(), LONG);
     let leader = Run::start(diary.script(elect, &format!("exec {} $WORKER", programs.become_root())));
     let token = diary.wait_for_term_after(0).token;
     let allow = |processes: &str| {
         // The user itself may, even where root may not.
         let limit = [format!("--pid={}", leader.id()), format!("--nproc={processes}:")];
-        tool::succeeds(privilege::as_nobody(&prlimit).args(limit));
+        tool::succeeds(privilege::as_unprivileged(&prlimit).args(limit));
     };
     allow("1");
     leader.guard().kill();
@@ -206,8 +206,8 @@ fn contract_13_a_set_user_id_command_is_ended_after_its_guard_by_elect_run() {
     let Some(programs) = Programs::copy() else { return };
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let diary = Diary::new();
-    let elect = programs.run_as_nobody("a", &etcd.endpoint(), LONG);
-    // Its real user stays `nobody`; on exec the kernel clears its parent-death signal.
+    let elect = programs.run_unprivileged("a", &etcd.endpoint(), LONG);
+    // Its real user stays the same; on exec the kernel clears its parent-death signal.
     let leader = Run::start(diary.script(elect, &format!("exec {} $WORKER", programs.become_root())));
     let token = diary.wait_for_term_after(0).token;
     let _follower = follower(&etcd, LONG, &diary);

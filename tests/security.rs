@@ -443,9 +443,9 @@ fn a_command_cannot_read_the_password_from_those_that_started_it() {
         found.map(|line| line == "closed").collect::<Vec<_>>()
     };
     let open = Etcd::start(EtcdVersion::V3_7);
-    assert_eq!(seen(programs.run_as_nobody("a", &open.endpoint(), "2s")), [false; 3], "nothing to hide");
+    assert_eq!(seen(programs.run_unprivileged("a", &open.endpoint(), "2s")), [false; 3], "nothing to hide");
     let etcd = etcd_with_user(EtcdVersion::V3_7, LONG_LIFETIME);
-    let elect = logged_in(programs.run_as_nobody("a", &etcd.endpoint(), "2s"));
+    let elect = logged_in(programs.run_unprivileged("a", &etcd.endpoint(), "2s"));
     assert_eq!(seen(elect), [false, true, true], "the command's init knows nothing");
 }
 

@@ -1,4 +1,4 @@
-//! Bad input of a group of peers. What only a started server can find wrong is elsewhere.
+//! Bad input of a group of peers. Errors that only a running server can find are tested elsewhere.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -6,18 +6,18 @@ use nix::sys::signal::Signal;
 
 use super::*;
 
-/// Three members at an address of unused's.
+/// Three members at the unused endpoint's address.
 fn list(unused: &UnusedEndpoint) -> String {
     let port = unused.listener.local_addr().unwrap().port();
     format!("server1=127.0.0.1:{port},server2=127.0.0.2:{port},server3=127.0.0.3:{port}")
 }
 
-/// `elect server server1 --peers …`, for a test to add the mistake.
+/// `elect server server1 --peers …`; a test adds the mistake.
 fn server(unused: &UnusedEndpoint) -> Elect {
     Elect::new(["server", "server1", "--peers", &list(unused)])
 }
 
-/// Has each of these complained about: as a flag, in the environment, in the file.
+/// Checks the error for each source of the setting: flag, environment, file.
 #[track_caller]
 fn is_refused_wherever_it_is_said(start: impl Fn() -> Elect, key: &str, value: &str, parts: &[&str]) {
     assert_says(&complaint(start().arg(format!("--{key}={value}"))), parts);
@@ -91,7 +91,7 @@ fn two_backends_are_one_too_many_wherever_each_is_said() {
         let password = password.to_str().unwrap();
         is_refused_wherever_it_is_said(peers, "password-file", password, &["--peers", "a password"]);
         assert_says(&complaint(peers().env("ELECT_PASSWORD", PASSWORD)), &["--peers", "ELECT_PASSWORD"]);
-        // No source wins over another here.
+        // No source takes precedence over another here.
         let on_etcd = || elect(command, &unused);
         is_refused_wherever_it_is_said(on_etcd, "peers", &list, &["--peers", "leave out one of the two"]);
     }

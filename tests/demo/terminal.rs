@@ -1,4 +1,4 @@
-//! A terminal with a demonstration in it: a pseudo-terminal, whose other end is the keyboard and the screen.
+//! A demonstration's terminal: a pseudo-terminal, whose other end is the keyboard and the screen.
 
 use std::{
     fs::File,
@@ -31,13 +31,13 @@ pub(super) struct Terminal {
     process: Process,
     keyboard: File,
     screen: Arc<Mutex<Vec<u8>>>,
-    /// Ours too, so that it is still there when the demonstration has left it.
+    /// Kept open, so that it is still there when the demonstration has left it.
     inside: OwnedFd,
     before: Termios,
 }
 
 impl Terminal {
-    /// Starts `elect ARGS…` in a session of its own, whose terminal this is.
+    /// Starts `elect ARGS…` in a session of its own on this terminal.
     pub(super) fn start(args: &[&str], temporary: &Path) -> Self {
         let pty = openpty(None, None).unwrap();
         let before = tcgetattr(&pty.slave).unwrap();
@@ -64,7 +64,7 @@ impl Terminal {
         self.keyboard.write_all(keys).unwrap();
     }
 
-    /// The complete lines so far.
+    /// Complete lines so far.
     pub(super) fn lines(&self) -> Vec<String> {
         let screen = String::from_utf8_lossy(&self.screen.lock().unwrap()).into_owned();
         let whole = screen.rfind('\n').map_or("", |end| &screen[..end]);
@@ -76,7 +76,7 @@ impl Terminal {
         self.wait_for_one(0, |seen| seen == line);
     }
 
-    /// Waits for such a line, from this place on; returns it, and the place after it.
+    /// Waits for a matching line from this position on; returns it, and the position after it.
     #[track_caller]
     pub(super) fn wait_for_one(&self, from: usize, wanted: impl Fn(&str) -> bool) -> (usize, String) {
         let found = || {
@@ -95,12 +95,12 @@ impl Terminal {
         self.process.wait_exit(SOON)
     }
 
-    /// Whether it gives whole lines, and not each key.
+    /// Reports whether it passes whole lines, not single keys.
     pub(super) fn is_canonical(&self) -> bool {
         tcgetattr(&self.inside).unwrap().local_flags.contains(LocalFlags::ICANON)
     }
 
-    /// What a shell does to the terminal when a job of it is suspended, and the signal that continues the job.
+    /// Does what a shell does when a job is suspended, and sends the signal that continues the job.
     pub(super) fn is_put_back_by_a_shell(&self) {
         tcsetattr(&self.inside, SetArg::TCSANOW, &self.before).unwrap();
         assert!(self.is_canonical());

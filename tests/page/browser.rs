@@ -1,6 +1,6 @@
 //! A real Chromium, without a window, driven through WebDriver.
 //!
-//! Chromium is started here and not by chromedriver, so that it ends with the test however that ends. It
+//! Chromium is started here and not by chromedriver, so that it ends with the test in every case. It
 //! resolves no name and reaches nothing but 127.0.0.1.
 
 use std::{
@@ -25,13 +25,13 @@ use crate::support::{
     tool,
 };
 
-/// For a browser to start on a loaded machine.
+/// Time for a browser to start on a loaded machine.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 
-/// For one WebDriver command, each of which takes milliseconds.
+/// Time limit for one WebDriver command; each takes milliseconds.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(60);
 
-/// For Chromium to end when it is asked to. After that it is killed.
+/// Time for Chromium to exit when asked to. After that it is killed.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A page in a browser.
@@ -89,27 +89,27 @@ impl Browser {
         Some(browser)
     }
 
-    /// What a script returns. It is the body of a function.
+    /// Runs a function body; returns its result.
     #[track_caller]
     pub(crate) fn run(&self, script: &str) -> Value {
         let (client, script) = (self.client.clone(), script.to_owned());
         self.within(async move { client.execute(&script, Vec::new()).await })
     }
 
-    /// What an expression is.
+    /// Evaluates an expression.
     #[track_caller]
     pub(crate) fn value(&self, expression: &str) -> Value {
         self.run(&format!("return ({expression});"))
     }
 
-    /// The text of the element with this id, as it is shown.
+    /// The visible text of the element with this id.
     #[track_caller]
     pub(crate) fn text(&self, id: &str) -> String {
         let text = self.value(&format!("document.getElementById({}).innerText", json!(id)));
         text.as_str().expect("an element's text").to_owned()
     }
 
-    /// Waits until an expression is true, and stays so.
+    /// Waits until an expression is true for good.
     #[track_caller]
     pub(crate) fn wait_until(&self, expression: &str, within: Duration) {
         eventually(within, &format!("the page to satisfy {expression}"), || {
@@ -123,7 +123,7 @@ impl Browser {
         eventually(within, &format!("#{id} to be {text:?}"), || (self.text(id) == text).then_some(()));
     }
 
-    /// Has Chromium do something by its own protocol, such as to pretend to a narrow window.
+    /// Sends a command of Chromium's own protocol, such as one that emulates a narrow window.
     #[track_caller]
     pub(crate) fn devtools(&self, method: &'static str, params: Value) -> Value {
         let client = self.client.clone();
@@ -143,7 +143,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Ended by itself it leaves no child behind that still writes to the profile.
+        // On a normal exit, no child process is left that still writes to the profile.
         self.chromium.signal(Signal::SIGTERM);
         let told = BootTime::now();
         while self.chromium.status().is_none() && told.elapsed() < END_DEADLINE {
@@ -152,13 +152,13 @@ impl Drop for Browser {
     }
 }
 
-/// A moment as a page's `Date.now()` gives it.
+/// A moment on the scale of a page's `Date.now()`.
 pub(crate) fn page_time(moment: BootTime) -> f64 {
     let at = SystemTime::now() - moment.elapsed();
     at.duration_since(UNIX_EPOCH).expect("after 1970").as_secs_f64() * 1000.0
 }
 
-/// chromedriver's way through to Chromium's own protocol.
+/// chromedriver's passage to Chromium's own protocol.
 #[derive(Debug)]
 struct DevTools {
     method: &'static str,

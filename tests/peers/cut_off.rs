@@ -1,4 +1,4 @@
-//! Servers on hosts that can't reach each other: network namespaces, so Linux and root.
+//! Servers on hosts that can't reach each other: network namespaces, so Linux and root only.
 
 use crate::support::{
     clock::BootTime,
@@ -8,7 +8,7 @@ use crate::support::{
     server::{CHANGE, FOLLOWER, LEADER, SOON, Server, led_one_at_a_time},
 };
 
-/// A group on hosts of their own, one of which leads.
+/// A group on separate hosts, one of which leads.
 struct Apart {
     islands: Islands,
     servers: Vec<Server>,
@@ -22,7 +22,7 @@ impl Apart {
         let servers: Vec<_> = (0..count)
             .map(|place| {
                 let elect: Elect = islands.elect(place, group.command_line(place));
-                // Hosts of a test, that nobody else can reach.
+                // The test's hosts are unreachable from elsewhere.
                 let elect = elect.arg("--insecure-peers");
                 group.start_as(place, elect)
             })
@@ -35,7 +35,7 @@ impl Apart {
         &self.servers[self.lead.place]
     }
 
-    /// The old leader stopped before the next one began, and is a follower once all is well again.
+    /// The old leader stopped before the next term began, and follows once the network is repaired.
     #[track_caller]
     fn replaced(self) {
         let others: Vec<_> =
@@ -87,7 +87,7 @@ fn a_leader_that_is_cut_off_from_one_of_two_followers_leads_on() {
     let follower = (place + 1) % 3;
     apart.islands.cut(place, follower);
     apart.islands.cut(follower, place);
-    // It hears no leader, and asks the other one for its vote again and again.
+    // It hears no leader, and repeatedly asks the other one for its vote.
     apart.servers[follower].wait_for_line(told(CHANGE), SOON);
     leads_on(apart.leader(), apart.leader().mark(), 5);
     assert!(!saw_a_change(apart.leader(), start));
@@ -105,21 +105,21 @@ fn terms_do_not_run_away_while_a_follower_is_cut_off() {
     let cut = BootTime::now();
     apart.islands.cut_off(follower);
     apart.servers[follower].wait_for_line(told(CHANGE), SOON);
-    // Time for six elections at least, if it held any.
+    // Time for at least six elections, if it held any.
     leads_on(apart.leader(), apart.leader().mark(), 6);
     let mark = apart.servers[follower].mark();
     apart.islands.heal();
     apart.servers[follower].wait_for_line_since(mark, told(FOLLOWER), SOON);
     let changes = growing_tokens(&apart.servers).last().unwrap() - apart.lead.token;
 
-    // The next term tells what the last one was.
+    // The next term's token shows the last one.
     let before = apart.lead.token + changes;
     let place = apart.servers.iter().position(|server| {
         server.told().iter().any(|told| told.text == LEADER && told.token == Some(before))
     });
     apart.servers[place.unwrap()].stop(0);
     let next = leads_after(&apart.servers, before);
-    // A busy machine may have cost a term or two, but not one for each second.
+    // A busy machine may have cost a term or two, but not one a second.
     let away = cut.elapsed();
     assert!(next.token - apart.lead.token <= 3, "from {} to {} in {away:?}", apart.lead.token, next.token);
     led_one_at_a_time(&apart.servers);

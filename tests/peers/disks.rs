@@ -1,4 +1,4 @@
-//! What is wrong with a data directory, or goes wrong with it: said, and never a reason for two leaders.
+//! Damage to a data directory, at the start or later: reported, and never a reason for two leaders.
 
 use std::{fs, io::Write as _, path::Path};
 
@@ -12,7 +12,7 @@ use crate::support::{
     volume::Volume,
 };
 
-/// Starts that server of the group, which has to refuse with these words.
+/// Starts that server of the group, which must refuse with these words.
 #[track_caller]
 fn refuses(elect: Elect, parts: &[&str]) {
     let mut refused = elect.start();
@@ -24,7 +24,7 @@ fn refuses(elect: Elect, parts: &[&str]) {
     }
 }
 
-/// What is in the file, to see whether it was touched.
+/// A file's contents, to see whether it was changed.
 fn contents(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap()
 }
@@ -49,7 +49,7 @@ fn a_directory_of_another_member_election_or_group_is_refused_and_left_as_it_was
         );
         assert!(contents(&group.database(0)) == before, "it was changed");
     }
-    // And it is as good as before.
+    // It works again as before.
     let back = group.start(0);
     leads_after([&back, &servers[2]], 0);
 }
@@ -93,13 +93,13 @@ fn a_damaged_directory_is_refused_and_the_others_go_on() {
         (&|whole| vec![0; whole.len()], true),
         (&|_| Vec::new(), true),
         (&|whole| whole[..used(whole) / 2].to_vec(), true),
-        // Nothing may rest on these any more. Then it is who it was, and knows what it knew.
+        // Damage that no promise depends on any more: the member keeps its identity and its state.
         (&|whole| flipped(whole, used(whole)), false),
         (&|whole| flipped(whole, used(whole) / 2), false),
         (&|whole| whole[..=used(whole)].to_vec(), false),
     ];
     for (damage, is_fatal) in damages {
-        // As it is now: an older copy is refused, however whole it is.
+        // The current file: an older copy is refused, however intact.
         let whole = contents(&path);
         let damage = damage(&whole);
         fs::write(&path, &damage).unwrap();
@@ -130,7 +130,7 @@ fn a_member_that_lost_its_directory_is_not_let_in_again() {
     let mut servers = group.start_all();
     let lead = settled(&servers);
     let place = (lead.place + 1) % 3;
-    // While it runs: it has its file open, and goes on with that.
+    // Removed while it runs: it has its file open, and continues with that.
     fs::remove_dir_all(group.data(place)).unwrap();
     leads_on(&servers[lead.place], servers[lead.place].mark(), 2);
     servers[place].stop(0);
@@ -144,7 +144,7 @@ fn a_member_that_lost_its_directory_is_not_let_in_again() {
     leads_on(&servers[lead.place], servers[lead.place].mark(), 1);
     assert!(!saw_a_change(&servers[lead.place], Mark::START));
 
-    // With one more gone, the two that are left are no majority: its vote is not to be had.
+    // With one more down, the other two are no majority, as this one does not vote.
     let third = 3 - place - lead.place;
     servers[lead.place].kill();
     let alone = &servers[third];
@@ -183,7 +183,7 @@ fn a_server_that_cannot_write_its_vote_ends_and_says_why_and_is_back_once_there_
     let mut token = leads_after([&server], 0).token;
     server.kill();
     volume.fill();
-    // A term's few bytes may fit into what the file has: then it leads, and does so rightly.
+    // A term's few bytes may fit into the file's allocated space: then it leads, rightly so.
     for _ in 0..50 {
         server = start();
         let led = eventually(SOON, "a term, or its end", || {

@@ -1,4 +1,4 @@
-//! Servers that stand still for a while, and do not know it.
+//! Servers that are frozen for a while, and cannot notice it.
 
 use crate::support::{
     peers::{Group, leads_after, leads_on, saw_a_change, settled, told},
@@ -33,7 +33,7 @@ fn a_follower_that_was_frozen_comes_back_without_deposing_the_leader() {
     let place = (lead.place + 1) % 3;
     let start = servers[lead.place].mark();
 
-    // Longer than any election timeout: it wakes up as one that has heard no leader for too long.
+    // Longer than any election timeout: on waking it has heard no leader for too long.
     servers[place].freeze();
     leads_on(&servers[lead.place], start, 4);
     servers[place].thaw();
@@ -41,7 +41,7 @@ fn a_follower_that_was_frozen_comes_back_without_deposing_the_leader() {
     assert!(!saw_a_change(&servers[lead.place], start));
     assert_eq!(servers[place].told().last().unwrap().text, FOLLOWER);
 
-    // It is one again: with the third gone, the leader leads by its answers alone.
+    // It follows again: with the third down, the leader needs its answers.
     let third = 3 - lead.place - place;
     servers[third].kill();
     leads_on(&servers[lead.place], servers[lead.place].mark(), 4);

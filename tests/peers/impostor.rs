@@ -1,4 +1,4 @@
-//! A stranger that says it is a member. Nobody believes it, and the group leads on.
+//! A stranger that claims to be a member. No member believes it, and the leader keeps leading.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// A file with a secret, as `--secret-file` takes it.
+/// A file with a secret, in the form that `--secret-file` reads.
 struct Secret {
     path: PathBuf,
     _dir: TempDir,
@@ -51,13 +51,13 @@ fn with_tls(group: &Group, place: usize, pki: &Pki, shown: &KeyAndCert) -> Serve
     group.start_as(place, elect.arg("--cert").arg(&shown.cert).arg("--key").arg(&shown.key))
 }
 
-/// One that says to `to` that it is `name`.
+/// A stranger that claims to `to` that it is `name`.
 fn impostor(group: &Group, to: usize, name: &str) -> Impostor {
     let (address, name) = (group.address(to).to_owned(), name.to_owned());
     Impostor { address, name, directory: vec![0; 16], members: group.list(), secret: false, tls: None }
 }
 
-/// The first server is away, and one of the other two leads: each is the other's only one.
+/// The first server is down, and one of the other two leads: each needs the other.
 fn two_of(mut servers: Vec<Server>) -> (Vec<Server>, Lead) {
     let lead = settled(&servers);
     servers[0].kill();
@@ -70,7 +70,7 @@ fn two_of(mut servers: Vec<Server>) -> (Vec<Server>, Lead) {
     (servers, lead)
 }
 
-/// Has each of these try so many times to be taken for a member. The group of two leads on.
+/// Tries so many times to pass as a member with each of these. The group of two keeps its leader.
 #[track_caller]
 fn gets_nowhere(servers: &[Server], lead: Lead, impostors: Vec<Impostor>, times: usize) -> Vec<String> {
     let marks: Vec<Mark> = servers.iter().map(|server| server.mark()).collect();
@@ -97,7 +97,7 @@ fn gets_nowhere(servers: &[Server], lead: Lead, impostors: Vec<Impostor>, times:
     refusals
 }
 
-/// It asks who leads, says Hello with a directory of its own, and looks for the right one in what it is told.
+/// It asks for the leader, says Hello with a directory id of its own, and looks for the right one in the answers.
 #[test]
 fn contract_11_what_a_stranger_is_told_makes_it_no_member() {
     let group = Group::of(3);
@@ -116,7 +116,7 @@ fn contract_11_what_a_stranger_is_told_makes_it_no_member() {
         let digits = refusal.split(|c: char| !c.is_ascii_hexdigit()).map(str::len).max();
         assert!(digits < Some(8), "a directory's id, or the beginning of one: {refusal}");
     }
-    // Here, where it is not told to anybody, it is.
+    // The directory's first digits are in the log, not in any answer.
     let logged = with_parts(&["another data directory than when it was first met (0000"]);
     servers[0].wait_for_line(logged, SOON);
 }
@@ -135,7 +135,7 @@ fn contract_11_a_stranger_without_the_secret_is_no_member() {
     let bare = gets_nowhere(&servers, lead, vec![impostor(&group, 1, "server1")], 1);
     assert!(bare[0].contains("'server2' has a secret, and 'server1' has none"), "{bare:?}");
 
-    // Nor is a server with another secret, which gives up as soon as it hears the others' proof.
+    // Nor is a server with another secret, which gives up as soon as it sees the others' proof.
     let another = Secret::of('o');
     let other = with_secret(&group, 0, &another);
     other.wait_for_line(with_parts(&["does not prove that it has the secret", "--secret-file"]), SOON);
@@ -148,7 +148,7 @@ fn contract_11_a_stranger_without_the_secret_is_no_member() {
     member.wait_for_line(told(FOLLOWER), SOON);
 }
 
-/// With mutual TLS all who may run `elect status` have a certificate of the authority.
+/// With mutual TLS, every client of `elect status` has a certificate of the authority.
 #[test]
 fn contract_11_an_observer_s_certificate_makes_no_member() {
     let (group, pki) = (Group::of(3), Pki::new());
@@ -172,7 +172,7 @@ fn contract_11_an_observer_s_certificate_makes_no_member() {
     assert_eq!(status.wait_exit(SOON).code(), Some(0), "but with it one may look");
 }
 
-/// Everything that a member has said on a connection that was accepted, from its first byte on.
+/// Records all that a member sends on an accepted connection, from the first byte on.
 fn recorded(listener: TcpListener, target: String) -> Arc<Mutex<Vec<Vec<u8>>>> {
     let all = Arc::new(Mutex::new(Vec::new()));
     let records = Arc::clone(&all);
@@ -205,13 +205,13 @@ fn recorded(listener: TcpListener, target: String) -> Arc<Mutex<Vec<Vec<u8>>>> {
     all
 }
 
-/// What was heard on the network is said again, to the byte.
+/// A replay of recorded traffic, byte by byte.
 #[test]
 fn contract_11_a_replayed_hello_makes_no_member() {
     let secret = Secret::of('s');
     let ports: Vec<_> = (0..4).map(|_| ReservedPort::new()).collect();
     let group = Group::at(ports[..3].iter().map(ReservedPort::address).collect());
-    // The third is called by the first two, and all that they say passes by here.
+    // The first two call the third, and their traffic passes through here.
     let records = recorded(TcpListener::bind(group.address(2)).unwrap(), ports[3].address());
     let servers = (0..3).map(|place| {
         let elect = Elect::new(group.command_line(place)).arg("--secret-file").arg(&secret.path);
@@ -228,7 +228,7 @@ fn contract_11_a_replayed_hello_makes_no_member() {
         })
     };
     let heard = first_words(2);
-    // One of the two is away, so that nobody asks it whether it is there.
+    // One of the two is down, so that no member asks it for a sign of life.
     let away = (lead.place + 1) % 2;
     let lead = if lead.place == away { leads_after(&servers, lead.token) } else { lead };
     servers[away].kill();
@@ -254,14 +254,14 @@ fn contract_11_a_replayed_hello_makes_no_member() {
     }
 }
 
-/// A copy of a member's directory, elsewhere, has all that the member has, its secret included.
+/// A copy of a member's directory elsewhere has all that the member has, its secret included.
 #[test]
 fn contract_11_a_second_live_connection_does_not_cut_the_first_one_off() {
     let (group, secret) = (Group::of(3), Secret::of('s'));
     let mut servers: Vec<_> = (0..3).map(|place| with_secret(&group, place, &secret)).collect();
     let lead = settled(&servers);
     let place = lead.place;
-    // A follower, for its copy calls the others.
+    // A follower's, so that the copy calls the others.
     let (of, copy) = (if place == 0 { 1 } else { 0 }, group.data(0).with_file_name("copy"));
     servers[of].stop(0);
     fs::create_dir(&copy).unwrap();
@@ -274,7 +274,7 @@ fn contract_11_a_second_live_connection_does_not_cut_the_first_one_off() {
     let second = Elect::new(group.command_line_with(of, &group.list(), &copy));
     let second = second.arg("--secret-file").arg(&secret.path).args(["--listen", "127.0.0.8:10001"]);
     let mut second = group.start_as(of, second);
-    // It was started as often as the first one, and is not that.
+    // It was started as often as the original, but with another start's id.
     second.wait_for_line(with_parts(&["this member's data directory is a copy"]), SOON);
     second.exits(1);
     thread::sleep(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! Servers that are killed: one by one, again and again, all at once.
+//! Servers that are killed: one by one, repeatedly, all at once.
 
 use crate::support::{
     capture::{Captured, Mark},
@@ -16,7 +16,7 @@ fn contract_5_tokens_grow_however_often_servers_are_killed() {
     let mut token = 0;
     for round in 0..ROUNDS {
         let lead = leads_after(&servers, token);
-        // By turns the leader and a follower, which then is there again in time for the next round's vote.
+        // The leader and a follower by turns; the follower is back in time for the next round's vote.
         let place = if round % 2 == 0 { lead.place } else { (lead.place + 1 + round / 2 % 2) % 3 };
         servers[place].kill();
         let back = group.start(place);
@@ -25,7 +25,7 @@ fn contract_5_tokens_grow_however_often_servers_are_killed() {
             token = lead.token;
         } else {
             servers[place].wait_for_line(with_parts(&["transcript", "I am"]), SOON);
-            // The leader may have lost its term to a busy machine, but not to the follower's return alone.
+            // A busy machine may have cost the leader its term; the follower's return alone must not.
             token = lead.token - 1;
         }
     }
@@ -44,7 +44,7 @@ fn contract_1_a_restarted_server_claims_nothing_before_a_majority_has_confirmed_
         server.kill();
     }
 
-    // It was the leader, its log says so, and nobody else is there to deny it.
+    // Its log says that it led, and no other member is up to contradict it.
     let alone = group.start(before.place);
     let why = with_parts(&["no majority votes", "0 of 2 others are connected"]);
     let said = alone.wait_for_line(why, SOON);
@@ -75,7 +75,7 @@ fn committed_records_outlive_leaders_that_are_killed_and_a_group_that_is_killed_
         token = lead.token;
         let places = match round {
             2 | 5 => vec![0, 1, 2],
-            // A follower that has to catch up, and the leader right after it.
+            // A follower that has to catch up, and then the leader.
             3 => vec![(lead.place + 1) % 3],
             _ => vec![lead.place],
         };

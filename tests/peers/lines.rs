@@ -1,4 +1,4 @@
-//! What servers print, word for word, and with which code they exit.
+//! Servers' printed lines, word for word, and their exit codes.
 
 use crate::support::{
     capture::Mark,
@@ -8,7 +8,7 @@ use crate::support::{
     server::{CHANGE, ELECTION, FOLLOWER, LEADER, NEW_ELECTION, SOON, Server, led_one_at_a_time, starting},
 };
 
-/// What every server prints until it knows who leads.
+/// Lines of every server until it knows a leader.
 fn beginning(group: &Group, place: usize) -> Vec<String> {
     vec![starting(group.name(place)), group.listening(place), ELECTION.to_owned()]
 }
@@ -18,11 +18,11 @@ fn story(group: &Group, place: usize, more: &[&str]) -> Vec<String> {
     [beginning(group, place), more].concat()
 }
 
-/// Starts three, and waits until one leads and the others follow. The leader comes first.
+/// Starts three servers, and waits until one leads and the others follow. The leader comes first.
 #[track_caller]
 fn three(group: &Group) -> [(usize, Server); 3] {
     let servers: Vec<_> = (0..3).map(|place| group.start_plain(place)).collect();
-    // A line tells who leads, the plain form does not tell which term.
+    // Plain lines name the leader, but not the term.
     let leader = eventually(SOON, "a leader", || {
         servers.iter().position(|server| server.stdout().iter().any(|line| line == LEADER))
     });
@@ -34,7 +34,7 @@ fn three(group: &Group) -> [(usize, Server); 3] {
     servers.try_into().unwrap()
 }
 
-/// Waits until one of the two that were left has won, and the other follows it. The winner comes first.
+/// Waits until one of the remaining two has won and the other follows it. The winner comes first.
 #[track_caller]
 fn winner<'a>(one: &'a Server, other: &'a Server) -> (&'a Server, &'a Server) {
     let (winner, loser) = eventually(SOON, "the next leader", || {
@@ -89,7 +89,7 @@ fn contract_8_a_leader_that_is_told_to_stop_stops_and_then_hands_over() {
 #[test]
 fn a_follower_comes_and_goes_without_a_word() {
     let group = Group::of(3);
-    // The third has a name, or it would be killed here.
+    // The third is bound to a name, or it would be killed here.
     let [(_, leader), (one, mut follower), _third] = three(&group);
     let before = leader.story();
     follower.stop(0);
@@ -147,7 +147,7 @@ fn an_even_group_is_told_so_and_cannot_lose_half_of_itself() {
     let left = servers.remove(0);
     gone.kill();
     let lost = left.wait_for_line(told(CHANGE), SOON);
-    // It says why, again and again, and never that it leads.
+    // It reports the reason repeatedly, and never that it leads.
     left.wait_for_line_since(lost.mark(), with_parts(&["no majority votes", gone.name()]), SOON);
     assert!(left.told_since(lost.mark()).iter().all(|told| told.text != LEADER));
     led_one_at_a_time([&gone, &left]);

@@ -1,4 +1,4 @@
-//! Servers that were told different things, and that don't belong together: both say so, and nobody is deposed.
+//! Servers with contradictory settings, or of different groups: both report it, and no leader is deposed.
 
 use crate::support::{
     capture::Mark,
@@ -10,7 +10,7 @@ use crate::support::{
     server::{FOLLOWER, SOON, Server},
 };
 
-/// Waits until this server has said that it has a problem, in all of these words.
+/// Waits until this server has reported a problem with all of these words.
 #[track_caller]
 fn says(server: &Server, parts: &[&str]) {
     eventually(SOON, &format!("{} to say {parts:?}", server.name()), || {
@@ -18,7 +18,7 @@ fn says(server: &Server, parts: &[&str]) {
     });
 }
 
-/// However often it calls and is called: what it refuses is news once, of each of the others and from each side.
+/// A refusal is logged once for each peer and each direction, however often they call.
 #[track_caller]
 fn says_it_once(server: &Server) {
     let mut refusals: Vec<_> = server.lines().into_iter().map(|line| line.text).collect();
@@ -26,14 +26,14 @@ fn says_it_once(server: &Server) {
     assert!(refusals.len() <= 4, "{refusals:#?}");
 }
 
-/// `elect` with one flag's value replaced.
+/// Replaces one flag's value.
 fn instead(mut args: Vec<String>, flag: &str, value: &str) -> Vec<String> {
     let place = args.iter().position(|arg| arg == flag).unwrap();
     args[place + 1] = value.to_owned();
     args
 }
 
-/// All three have met, for no group begins before that. Then the third is away, and one of the other two leads.
+/// All three have met, as no group begins before that. Then the third is down, and one of the other two leads.
 #[track_caller]
 fn two_of_three(group: &Group) -> (Vec<Server>, Lead) {
     let mut servers = group.start_all();
@@ -49,13 +49,13 @@ fn two_of_three(group: &Group) -> (Vec<Server>, Lead) {
     (servers, lead)
 }
 
-/// The third, with these flags, on a directory of its own.
+/// Starts the third server with these flags on a directory of its own.
 fn odd_one(group: &Group, args: Vec<String>) -> Server {
     let data = group.data(2).with_file_name("odd");
     group.start_as(2, Elect::new(instead(args, "--data", data.to_str().unwrap())))
 }
 
-/// Two of three have a leader. The third was told something else: it and those whom it meets say what, and it
+/// Two of three have a leader. The third has other settings: it and the peers it meets report the difference, and it
 /// never has a leader.
 #[track_caller]
 fn does_not_fit(group: &Group, odd: Vec<String>, parts: &[&str]) {
@@ -82,7 +82,7 @@ fn a_list_with_another_address_is_refused_and_both_sides_say_which() {
     let odd = instead(group.command_line(2), "--peers", &list);
     let parts =
         ["looks for 'server2' at", group.address(1), "127.0.0.1:9", "start both with the same --peers"];
-    // It does not find the second at all: only the first one gets to tell.
+    // It does not find the second at all: only the first one can report.
     let (two, _) = two_of_three(&group);
     let odd = odd_one(&group, odd);
     for server in [&two[0], &two[1], &odd] {
@@ -91,7 +91,7 @@ fn a_list_with_another_address_is_refused_and_both_sides_say_which() {
     assert!(odd.told().iter().all(|told| told.token.is_none() && told.text != FOLLOWER));
 }
 
-/// All others call the one whose name sorts last. It listens elsewhere than they call, and can't find that out from them.
+/// All others call the member whose name sorts last. It listens elsewhere than they call, and they can't tell it.
 #[test]
 fn a_server_that_no_peer_calls_says_what_to_compare() {
     let group = Group::of(3);
@@ -115,7 +115,7 @@ fn a_list_with_another_member_is_refused_and_both_sides_say_which() {
     let group = Group::of(3);
     let list = group.list().replace("server2=", "stranger=");
     let odd = instead(group.command_line(2), "--peers", &list);
-    // It is told by one of the two what it lacks, and tells the other one that it does not know it.
+    // One of the two tells it what it lacks; it tells the other that it does not know it.
     does_not_fit(&group, odd, &["among", "peers", "start both with the same --peers"]);
 }
 
@@ -152,7 +152,7 @@ fn a_second_server_of_one_name_is_refused_and_no_leader_is_deposed() {
     let servers = group.start_all();
     let Lead { place, .. } = settled(&servers);
     let data = group.data(0).with_file_name("second");
-    // The first calls the others, so they meet. Where it listens nobody looks for it.
+    // The first calls the others, so they meet. No member looks for it where it listens.
     let second = Elect::new(group.command_line_with(0, &group.list(), &data));
     let second = group.start_as(0, second.args(["--listen", "127.0.0.8:10000"]));
     for server in [&second, &servers[1], &servers[2]] {
@@ -197,7 +197,7 @@ fn a_peer_whose_host_is_not_known_is_looked_for_again_and_again() {
     for server in &mut servers {
         server.kill();
     }
-    // They have met. Where the third is now, nobody knows.
+    // They have met. The third's present address is unknown.
     let list = group.list().replace(group.address(2), "no-such-host.invalid:10000");
     let again = |place| Elect::new(group.command_line_with(place, &list, &group.data(place)));
     let servers = [0, 1].map(|place| group.start_as(place, again(place)));

@@ -1,4 +1,4 @@
-//! `elect status --peers` and `elect observe --peers`: what can be known of a group from outside, and what can't.
+//! `elect status --peers` and `elect observe --peers`: what an observer can know of a group, and what it can't.
 
 use serde_json::Value;
 
@@ -19,7 +19,7 @@ fn asking(list: &str, more: &[&str]) -> Vec<String> {
     ["status", "--json", "--peers", list].iter().chain(more).map(ToString::to_string).collect()
 }
 
-/// The exit code, and what was said.
+/// The exit code and the output.
 #[track_caller]
 fn status(elect: Elect) -> (i32, Value) {
     let mut elect = elect.called("elect status").start();
@@ -58,13 +58,13 @@ fn contract_9_status_tells_the_leader_and_who_waits_as_long_as_it_can_be_known()
     let candidates = said["candidates"].as_array().unwrap();
     assert_eq!((candidates.len(), &candidates[0]["name"]), (3, &name.into()));
 
-    // One that does not answer changes nothing.
+    // One silent member changes nothing.
     let (one, other) = ((lead.place + 1) % 3, (lead.place + 2) % 3);
     servers[one].freeze();
     let (code, said) = status_of(&group);
     assert_eq!((code, &said["leader"]), (A_LEADER, &name.into()), "{said}");
 
-    // Two that don't: the third was left alone, and whether it was is all that it knows.
+    // With two silent members the third is alone, and knows only that.
     servers[other].freeze();
     let said = comes_to(&group, UNKNOWN);
     assert_eq!(
@@ -106,7 +106,7 @@ fn contract_9_a_majority_that_has_no_leader_is_a_vacancy() {
     let group = Group::at((0..3).map(Islands::address).collect());
     let servers: Vec<_> = (0..3)
         .map(|place| {
-            // Hosts of a test, that nobody else can reach.
+            // The test's hosts are unreachable from elsewhere.
             let elect = islands.elect(place, group.command_line(place)).arg("--insecure-peers");
             group.start_as(place, elect)
         })
@@ -152,8 +152,8 @@ fn another_group_or_another_election_is_told_apart() {
     assert_eq!(code, UNKNOWN, "{said}");
     assert!(problem(&said).contains("it stands for the election 'leader', and not for 'other'"), "{said}");
 
-    // Two addresses that were confused: those two are not whom they were taken for. The third one's word is enough,
-    // and all that there is.
+    // Two addresses were swapped: these two answer under the wrong name. The third one's answer is enough,
+    // and the only one.
     let (one, two) = (group.address(0), group.address(1));
     let confused = group.list().replace(one, "X").replace(two, one).replace('X', two);
     let (code, said) = status(Elect::new(asking(&confused, &[])));
@@ -164,7 +164,7 @@ fn another_group_or_another_election_is_told_apart() {
     assert!(problem(&said).contains("'server2' answers there, and not 'server1'"), "{said}");
 }
 
-/// Waits until the observer tells of a leader with a token after that, and returns it.
+/// Waits until the observer reports a leader with a later token, and returns it.
 #[track_caller]
 fn told_of_leader_after(observer: &Captured, token: u64) -> (String, u64) {
     eventually(SOON, &format!("news of a leader after {token}"), || {
@@ -186,7 +186,7 @@ fn contract_9_an_observer_is_told_of_each_leader_in_order_and_of_not_knowing() {
     let lead = settled(&servers);
     assert_eq!(told_of_leader_after(&observer, 0), (group.name(lead.place).to_owned(), lead.token));
 
-    // One that is killed, one that is frozen, one that is told to stop.
+    // One leader is killed, one frozen, one told to stop.
     servers[lead.place].kill();
     let next = leads_after(&servers, lead.token);
     assert_eq!(told_of_leader_after(&observer, lead.token), (group.name(next.place).to_owned(), next.token));

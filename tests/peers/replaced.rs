@@ -1,4 +1,4 @@
-//! A server that has lost its disk, and the command that lets its new one count.
+//! A server that has lost its disk, and the command that makes its new disk count.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
@@ -13,7 +13,7 @@ use crate::support::{
     server::{SOON, Server},
 };
 
-/// What `elect peers …` printed, and its exit code.
+/// Output and exit code of `elect peers …`.
 fn elect_peers(group: &Group, args: &[&str]) -> (String, i32) {
     let list = group.list();
     let mut elect = Elect::new(["peers"].iter().chain(args).chain(&["--peers", &list])).start();
@@ -22,7 +22,7 @@ fn elect_peers(group: &Group, args: &[&str]) -> (String, i32) {
     (said, status.code().expect("it exits by itself"))
 }
 
-/// What `elect peers --json` says of each member.
+/// The members in the output of `elect peers --json`.
 fn members(group: &Group) -> Value {
     let (printed, code) = elect_peers(group, &["--json"]);
     assert_eq!(code, 0, "{printed}");
@@ -59,7 +59,7 @@ fn contract_11_a_lost_disk_is_replaced_and_then_any_two_of_three_elect() {
     });
     assert_eq!(members(&group)[lost]["refused"], shown);
 
-    // Never whatever is there.
+    // Never without the directory's digits.
     let (refused, code) = elect_peers(&group, &["replace", name]);
     assert!(code == 1 && refused.contains(&format!("{command}{shown}")), "{refused}");
     let (refused, code) = elect_peers(&group, &["replace", name, "00000000"]);
@@ -72,11 +72,11 @@ fn contract_11_a_lost_disk_is_replaced_and_then_any_two_of_three_elect() {
     let (again, code) = elect_peers(&group, &["replace", name, &shown]);
     assert!(code == 0, "{again}");
 
-    // The other one that knows all from the beginning goes, too: the new disk and the rest are a majority.
+    // The other member with the full history goes down too: the new disk and the rest are a majority.
     servers[lead.place].kill();
     let third = 3 - lost - lead.place;
     let next = leads_after([&new, &servers[third]], lead.token);
-    // And once more, after a restart of both.
+    // Once more, after a restart of both.
     servers[third].kill();
     drop(new);
     let both = [group.start(lost), group.start(third)];
@@ -114,7 +114,7 @@ fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Whether that was let through: to an order that is refused for what it says.
+/// Reports whether the order was authorized: then it is refused only for its contents.
 #[track_caller]
 fn operates(group: &Group, flags: &[&str]) -> bool {
     let (said, code) = elect_peers(group, &[&["replace", "server1", "01234567"], flags].concat());

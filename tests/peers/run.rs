@@ -6,10 +6,10 @@ use crate::support::{
     elect::Elect, eventually::eventually, peers::Group, run::Run, server::SOON, worker::Diary,
 };
 
-/// Does not hear TERM, and has a helper that left its group.
+/// Ignores TERM, and has a helper that left its group.
 const DEAF_WITH_A_STRAY: &str = "trap '' TERM; WORKER_LOCK= setsid -f sh -c '$WORKER; exit'; exec $WORKER";
 
-/// Long enough for the command to be stopped in time, and for a busy machine.
+/// Leaves time to stop the command, also on a busy machine.
 const TIMING: [&str; 4] = ["--heartbeat", "100ms", "--election-timeout", "2s-4s"];
 
 fn start(group: &Group, place: usize, diary: &Diary) -> Run {
@@ -18,7 +18,7 @@ fn start(group: &Group, place: usize, diary: &Diary) -> Run {
     Run::start(diary.script(Elect::new(args).called(group.name(place)), DEAF_WITH_A_STRAY))
 }
 
-/// Whose command runs in that term.
+/// The server whose command runs in that term.
 fn leader(runs: &[Run], token: u64) -> usize {
     eventually(SOON, "its supervisor", || {
         let says = |run: &Run| {
@@ -40,7 +40,7 @@ fn contract_8_the_command_of_a_killed_supervisor_is_gone_before_the_next_one_sta
     let second = diary.wait_for_term_after(first).token;
     eventually(SOON, "the guard to end", || guard.is_gone().then_some(()));
 
-    // And of one that is told to stop. The port is free for its successor when it has ended.
+    // The same for a leader told to stop. The port is free for its successor once it has ended.
     diary.wait_for_workers(second, 2);
     let place = leader(&runs, second);
     runs[place].signal(Signal::SIGTERM);

@@ -1,4 +1,4 @@
-//! Whoever else calls: bytes that make no sense, messages of any size, connections on which nothing is said.
+//! Strangers on the peers' port: random bytes, messages of any size, silent connections.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -29,7 +29,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&head[..], &stream.to_be_bytes(), payload].concat()
 }
 
-/// The head of a gRPC call, each field as a literal of HPACK that nobody is to remember.
+/// The head of a gRPC call, each field as an HPACK literal without indexing.
 fn call(path: &str) -> Vec<u8> {
     let fields = [
         (":method", "POST"),
@@ -49,8 +49,8 @@ fn call(path: &str) -> Vec<u8> {
 const CONVERSE: &str = "/elect.peers.v1.Peers/Converse";
 const WATCH: &str = "/elect.peers.v1.Peers/Watch";
 
-/// Says all that, and reads what comes until the other side has had enough. Too much is no failure of ours:
-/// the other side may close while we are still talking.
+/// Sends all of it, and reads until the other side closes. A failed write is no failure of the test:
+/// the other side may close while we are still sending.
 fn say(address: &str, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
@@ -81,10 +81,10 @@ fn garbage_and_oversized_frames_depose_no_leader_and_are_reported() {
         noise(100),
         noise(100_000),
         b"GET /leader HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
-        // The beginning of TLS.
+        // A TLS handshake's beginning.
         [&[0x16, 3, 1, 2, 0][..], &noise(512)].concat(),
         [PREFACE, &noise(1000)].concat(),
-        // A frame that is larger than any frame may be.
+        // A frame above the size limit.
         [PREFACE, &[0xFF, 0xFF, 0xFF, 0, 0, 0, 0, 0, 1][..], &noise(100_000)].concat(),
         [call(CONVERSE), message(u32::MAX, &noise(1000))].concat(),
         [call(CONVERSE), message(1000, &noise(1000))].concat(),
@@ -131,7 +131,7 @@ fn silent_connections_keep_no_member_out() {
         .flat_map(|member| (0..200).map(move |_| member))
         .map(|member| TcpStream::connect(group.address(member)).unwrap())
         .collect();
-    // A member comes back meanwhile.
+    // Meanwhile a member comes back.
     let follower = (place + 1) % 3;
     servers[follower].kill();
     servers[follower] = group.start(follower);
@@ -162,7 +162,7 @@ fn contract_12_a_group_forms_in_a_flood_of_silent_connections() {
         elect.arg("--cert").arg(&pki.server.cert).arg("--key").arg(&pki.server.key)
     };
     let start = |place| group.start_as(place, with_tls(islands.elect(place, group.command_line(place))));
-    // They meet in peace: after that a majority is enough.
+    // They meet before the flood: after that a majority is enough.
     let mut servers: Vec<_> = (0..3).map(start).collect();
     let first = settled(&servers);
 
@@ -174,7 +174,7 @@ fn contract_12_a_group_forms_in_a_flood_of_silent_connections() {
     let servers: Vec<_> = (0..3).map(start).collect();
     leads_after(&servers, first.token);
     println!("led after {:?}, with {} connections by then", started.elapsed(), flood.opened());
-    // On a machine that is busy with the flood, a leader may lose its term in between.
+    // On a machine busy with the flood, a leader may lose its term in between.
     eventually(SOON, "an answer that names the leader", || {
         let status = islands.elect(observer, vec!["status".into(), "--peers".into(), group.list()]);
         let code = with_tls(status).start().wait_exit(SOON).code();

@@ -1,4 +1,4 @@
-//! Round trips and disks that the timing can't serve: told of, with the flag to change; and nothing where it can.
+//! Round trips and disks too slow for the timing: reported, with the flag to change. Fast enough ones: no report.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::support::{
 
 const ROUND_TRIP: Duration = Duration::from_millis(200);
 
-/// Long enough that a busy machine's disk is not too slow for it.
+/// Long enough for the disk of a busy machine.
 const SUITS: [&str; 4] = ["--heartbeat", "200ms", "--election-timeout", "2s-4s"];
 const TOO_SHORT: [&str; 4] = ["--heartbeat", "50ms", "--election-timeout", "250ms-500ms"];
 
-/// What a server says that names the flag, whatever the reason.
+/// The advice that names the flag, whatever the reason.
 const ADVICE: &str = "set --election-timeout ";
 
-/// Three servers that are far apart.
+/// Three servers with long round trips.
 struct FarApart {
     group: Group,
     http: ReservedPort,
@@ -54,7 +54,7 @@ impl FarApart {
         Self { group, http, servers, _ways: ways }
     }
 
-    /// `/status` of the first one, once it knows the ways to the others.
+    /// `/status` of the first server, once it knows the round trips to the others.
     fn measured(&self) -> Value {
         eventually(SOON, "round trips", || {
             let status = http::try_get(&self.http.address(), "/status").ok()?.json();
@@ -102,12 +102,12 @@ fn contract_12_round_trips_that_the_timing_cannot_serve_are_named_with_the_flag_
     assert!(measured["round_trips_ms"]["server2"].as_f64().unwrap() >= 200.0, "{status}");
     assert!(measured["timing_advice"].as_str().unwrap().contains(ADVICE), "{status}");
 
-    // Where it is served, there is nothing to say.
+    // Round trips within the timing need no report.
     let status = served.measured();
     assert_eq!(status["server"].get("timing_advice"), None, "{status}");
     assert_eq!(served.metric("elect_election_timeout_advised_seconds"), 0.0);
     assert_eq!(served.advice(), Vec::<String>::new());
-    // And nothing is said twice: of the doubts about a leader that is missing, each names it, too.
+    // No line repeats; doubts about a missing leader name the flag too.
     let warned = |server: &Captured| {
         let lines = server.lines_since(Mark::START).into_iter().map(|line| line.text);
         lines.filter(|line| line.contains("WARN the round trip")).count()

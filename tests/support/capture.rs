@@ -1,10 +1,10 @@
-//! What a process prints, line by line, each with the time at which it arrived.
+//! A process's output, line by line, each with the time of its arrival.
 //!
-//! One thread reads for all of them, and stamps a line as soon as it is complete, so a stamp is never earlier
-//! than the printing. Of two lines, by whichever processes, the one that was printed first never has the later
+//! One thread reads for all processes, and stamps a line as soon as it is complete, so a stamp is never earlier
+//! than the printing. Of two lines, even by different processes, the one printed first never has the later
 //! stamp. Searches start at a [`Mark`], since a log repeats itself: `I am the leader.` *after* the change.
 //!
-//! That thread also notes when it got no time to run; see [`longest_stall`].
+//! That thread also records when it was not scheduled; see [`longest_stall`].
 //!
 //! When a wait fails, or the test panics for another reason, the full transcript goes to stderr.
 
@@ -28,7 +28,7 @@ use tokio::net::unix::pipe;
 
 use super::{clock::BootTime, process::Process, runtime};
 
-/// How long the output of an ended process may still be on its way through the pipe.
+/// Time for an ended process's output to come through the pipe.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Line {
     }
 }
 
-/// A place between two lines of one transcript.
+/// A position between two lines of one transcript.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Mark(usize);
 
@@ -62,7 +62,7 @@ impl Mark {
     pub(crate) const START: Self = Self(0);
 }
 
-/// What to look for in a line: a `&str` is the whole line, a closure decides for itself.
+/// A search pattern: a `&str` is the whole line, a closure decides for itself.
 pub(crate) trait LinePattern {
     fn matches(&self, line: &str) -> bool;
 
@@ -87,7 +87,7 @@ impl<F: Fn(&str) -> bool> LinePattern for F {
     }
 }
 
-/// A process whose output is kept.
+/// A process whose output is captured.
 #[derive(Debug)]
 pub(crate) struct Captured {
     process: Process,
@@ -112,18 +112,18 @@ impl Captured {
         self.process.id()
     }
 
-    /// When it was started.
+    /// The moment of its start.
     pub(crate) fn started(&self) -> BootTime {
         self.transcript.started
     }
 
-    /// Waits for a line from the start of the transcript on; one that is already there counts.
+    /// Waits for a line from the start of the transcript on; one that has already arrived counts.
     #[track_caller]
     pub(crate) fn wait_for_line(&self, pattern: impl LinePattern, within: Duration) -> Line {
         self.wait_for_line_since(Mark::START, pattern, within)
     }
 
-    /// Waits for a line after `mark`; one that is already there counts.
+    /// Waits for a line after `mark`; one that has already arrived counts.
     ///
     /// # Panics
     ///
@@ -145,12 +145,12 @@ impl Captured {
         }
     }
 
-    /// The place after all that has arrived so far.
+    /// The position after all that has arrived so far.
     pub(crate) fn mark(&self) -> Mark {
         Mark(self.transcript.lock().lines.len())
     }
 
-    /// All that has arrived so far, in order of arrival. Between the two streams that need not be the order
+    /// All lines so far, in order of arrival. Between the two streams that need not be the order
     /// of printing.
     pub(crate) fn lines(&self) -> Vec<Line> {
         self.lines_since(Mark::START)
@@ -160,12 +160,12 @@ impl Captured {
         self.transcript.lock().lines[mark.0..].to_vec()
     }
 
-    /// The text of the standard output so far.
+    /// Lines of the standard output so far.
     pub(crate) fn stdout(&self) -> Vec<String> {
         self.texts(Stream::Stdout)
     }
 
-    /// The text of the standard error so far.
+    /// Lines of the standard error so far.
     pub(crate) fn stderr(&self) -> Vec<String> {
         self.texts(Stream::Stderr)
     }
@@ -174,7 +174,7 @@ impl Captured {
         self.process.signal(signal);
     }
 
-    /// Ends it by SIGKILL and reaps it. Returns a moment at which it ran no more.
+    /// Ends it by SIGKILL and reaps it. Returns a moment at which it no longer ran.
     pub(crate) fn kill(&mut self) -> BootTime {
         self.process.kill();
         BootTime::now()
@@ -190,14 +190,14 @@ impl Captured {
         self.process.thaw()
     }
 
-    /// How it ended, or `None` while it runs.
+    /// Its exit status, or `None` while it runs.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         self.process.status()
     }
 
-    /// Waits until it has ended by itself and its output is here.
+    /// Waits until it has exited by itself and its output has been read.
     ///
-    /// What it left running may hold its pipes open; that is waited for only briefly.
+    /// A surviving child may hold its pipes open; that is waited for only briefly.
     #[track_caller]
     pub(crate) fn wait_exit(&mut self, within: Duration) -> ExitStatus {
         let status = self.process.wait_exit(within);
@@ -225,7 +225,7 @@ struct Transcript {
     started: BootTime,
     progress: Mutex<Progress>,
     changed: Condvar,
-    /// Whether a failure has reported it already.
+    /// Set once a failure has printed it.
     shown: AtomicBool,
 }
 
@@ -255,7 +255,7 @@ impl Transcript {
     }
 
     fn follow(self: Arc<Self>, stream: Stream, source: impl Into<OwnedFd>) {
-        // Tokio knows how to make reading from a pipe non-blocking. The writer's end is not concerned.
+        // Tokio makes reading from a pipe non-blocking. The writer's end is not affected.
         let _context = runtime::handle().enter();
         let pipe = pipe::Receiver::from_owned_fd(source.into()).and_then(pipe::Receiver::into_nonblocking_fd);
         let pipe = File::from(pipe.expect("a child's output is a pipe"));
@@ -313,10 +313,10 @@ impl fmt::Display for Transcript {
     }
 }
 
-/// How long the reader sleeps when there is nothing to read.
+/// The reader's pause when there is nothing to read.
 const READ_EVERY: Duration = Duration::from_millis(1);
 
-/// How often all pipes are read before anything is stamped, should one of them never be empty.
+/// Most passes over all pipes before a stamp, in case one of them is never empty.
 const MOST_PASSES: usize = 50;
 
 /// One pipe.
@@ -325,7 +325,7 @@ struct Source {
     pipe: File,
     stream: Stream,
     transcript: Arc<Transcript>,
-    /// What has been read and not been stamped.
+    /// Bytes read and not yet stamped.
     unread: Vec<u8>,
     ended: bool,
 }
@@ -339,7 +339,7 @@ static READER: LazyLock<mpsc::Sender<Source>> = LazyLock::new(|| {
     sources
 });
 
-/// Reads all pipes until one whole pass has found nothing, and then gives all that was found one stamp.
+/// Reads all pipes until one whole pass finds nothing, and then gives all that was read one stamp.
 ///
 /// So when a line is stamped, everything that was printed before it has been read, too.
 fn read_all(inbox: &mpsc::Receiver<Source>) {
@@ -368,7 +368,7 @@ fn read_all(inbox: &mpsc::Receiver<Source>) {
 }
 
 impl Source {
-    /// Reads what is there; `None` if there is nothing.
+    /// Reads what has arrived; `None` if there is nothing.
     fn read(&mut self, buffer: &mut [u8]) -> Option<()> {
         if self.ended {
             return None;
@@ -386,7 +386,7 @@ impl Source {
         }
     }
 
-    /// Makes lines of what is complete.
+    /// Splits off complete lines.
     fn stamp(&mut self, at: BootTime) {
         let complete = self.unread.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let rest = self.unread.split_off(complete);
@@ -403,13 +403,13 @@ impl Source {
     }
 }
 
-/// From when to when the reader had wanted to run, and did not.
+/// Intervals in which the reader was due and did not run.
 static STALLS: Mutex<Vec<(BootTime, BootTime)>> = Mutex::new(Vec::new());
 
-/// The longest time between `from` and `to` for which this machine let the reader wait.
+/// The longest time between `from` and `to` for which this machine did not schedule the reader.
 ///
-/// The processes under test will have had to wait as long, and one that cannot run cannot print either. A
-/// test that is about a moment, and not about an order of events, allows for that much, and no more.
+/// The processes under test waited as long, and a process that cannot run cannot print. A
+/// test of a moment, rather than of an order of events, allows for that much, and no more.
 pub(crate) fn longest_stall(from: BootTime, to: BootTime) -> Duration {
     let stalls = STALLS.lock().unwrap_or_else(PoisonError::into_inner);
     let within = stalls.iter().filter(|(began, ended)| *began < to && from < *ended);

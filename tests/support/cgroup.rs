@@ -1,4 +1,4 @@
-//! Groups of processes by the kernel's cgroups: of either version, with a limit of memory; of version 2, to be frozen.
+//! Groups of processes by the kernel's cgroups: with a memory limit (version 1 or 2), or to be frozen (version 2).
 
 use std::{
     fs,
@@ -14,31 +14,31 @@ use nix::{
 use super::{clock::BootTime, eventually::eventually, run::descendants_of};
 use crate::support::server::SOON;
 
-/// Where the controllers are mounted, and what their limit is called: version 2, version 1.
+/// Mount points of the controllers, with the name of the limit: version 2, version 1.
 const KINDS: [(&str, &str); 2] =
     [("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")];
 
-/// A group, removed with its handle. Whoever is still in it then is killed.
+/// A group, removed with its handle. Processes that are still in it are killed.
 #[derive(Debug)]
 pub(crate) struct MemoryGroup {
     path: PathBuf,
 }
 
 impl MemoryGroup {
-    /// `None` where this process may not make one, or memory is not among what is controlled.
+    /// `None` if this process may not make one, or memory is not controlled.
     pub(crate) fn create(bytes: u64) -> Option<Self> {
         KINDS.iter().find_map(|(mounted, limit)| {
             let path =
                 PathBuf::from(mounted).join(format!("elect-test-{}-{}", process::id(), fastrand::u32(..)));
             fs::create_dir(&path).ok()?;
             let group = Self { path };
-            // Only a controller has such a file; elsewhere a directory is no group, or not for memory.
+            // Only a controller's directory has such a file.
             let controlled = group.path.join("cgroup.procs").exists() && group.path.join(limit).exists();
             (controlled && fs::write(group.path.join(limit), bytes.to_string()).is_ok()).then_some(group)
         })
     }
 
-    /// Where a process enters itself, by its id.
+    /// The file in which a process enters itself, by its id.
     pub(crate) fn processes(&self) -> PathBuf {
         self.path.join("cgroup.procs")
     }
@@ -49,17 +49,17 @@ impl MemoryGroup {
     }
 }
 
-/// Where version 2 is mounted, alone or beside version 1.
+/// Mount points of version 2, alone or beside version 1.
 const UNIFIED: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 
-/// A group that can be frozen, removed with its handle. Whoever is still in it then is killed.
+/// A group that can be frozen, removed with its handle. Processes that are still in it are killed.
 #[derive(Debug)]
 pub(crate) struct FreezerGroup {
     path: PathBuf,
 }
 
 impl FreezerGroup {
-    /// `None`, said aloud, where this process may not make one.
+    /// `None`, with a message, if this process may not make one.
     pub(crate) fn create() -> Option<Self> {
         let made = UNIFIED.iter().find_map(|mounted| {
             let path =
@@ -74,7 +74,7 @@ impl FreezerGroup {
         made
     }
 
-    /// Enters a process and all below it.
+    /// Enters a process and all its descendants.
     #[track_caller]
     pub(crate) fn add_with_descendants(&self, process: u32) {
         for pid in descendants_of(process).into_iter().chain([process]) {
@@ -82,7 +82,7 @@ impl FreezerGroup {
         }
     }
 
-    /// Returns a moment by which all of it stood still.
+    /// Freezes the group. Returns a moment by which all of it stood still.
     #[track_caller]
     pub(crate) fn freeze(&self) -> BootTime {
         self.set("1");
@@ -113,7 +113,7 @@ impl Drop for MemoryGroup {
     }
 }
 
-/// Kills whatever is in a group, and removes it.
+/// Kills the processes in a group, and removes it.
 fn end(group: &Path) {
     eventually(SOON, "the group to be empty", || {
         for pid in fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {

@@ -1,7 +1,7 @@
-//! The test's own hand on etcd: what an administrator, or a careless third party, does to an election.
+//! The test's own access to etcd: what an administrator, or a careless third party, does to an election.
 //!
-//! An [`Admin`] speaks to one endpoint only, so that no balancing hides which member answered. Each call is
-//! given [`CALL_DEADLINE`] and panics on failure, naming the call; whoever expects an error uses
+//! An [`Admin`] talks to one endpoint only, so that no balancing hides which member answered. Each call is
+//! given [`CALL_DEADLINE`] and panics on failure, naming the call; a test that expects an error uses
 //! [`Admin::client`].
 
 use std::{future::Future, time::Duration};
@@ -14,14 +14,14 @@ use tonic::Code;
 
 use super::{eventually::eventually, runtime::wait_within};
 
-/// For one call, with an etcd that is up, on a machine under load.
+/// Time limit for one call, with an etcd that is up, on a machine under load.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// A key under an election's prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) key: String,
-    /// Its proclaimed value; what is not UTF-8 shows as U+FFFD.
+    /// Its proclaimed value; bytes that are not UTF-8 become U+FFFD.
     pub(crate) value: String,
     /// 0 if the key has none.
     pub(crate) lease: i64,
@@ -29,7 +29,7 @@ pub(crate) struct Candidate {
     pub(crate) mod_revision: i64,
 }
 
-/// What a member says about itself.
+/// A member's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MemberStatus {
     pub(crate) cluster_id: u64,
@@ -54,11 +54,11 @@ impl Admin {
             .unwrap_or_else(|error| panic!("failed to connect to etcd at {url}: {error}"))
     }
 
-    /// As [`connect`](Self::connect), for a test that expects to be refused. Without a user this succeeds at
+    /// As [`connect`](Self::connect), for a test that expects a refusal. Without a user this succeeds at
     /// once, since nothing is sent yet.
     pub(crate) fn try_connect(url: &str, options: ConnectOptions) -> Result<Self, Error> {
         let url = url.to_owned();
-        // Renews its token when that has expired.
+        // Renews an expired token.
         let options = options.with_auto_token_refresh(true).with_timeout(CALL_DEADLINE);
         let connect = async move { Client::connect([url], Some(options)).await };
         let client =
@@ -66,7 +66,7 @@ impl Admin {
         Ok(Self { client })
     }
 
-    /// A client for calls that this type does not have, to be driven by any runtime.
+    /// A client for calls that this type lacks, for any runtime.
     pub(crate) fn client(&self) -> Client {
         self.client.clone()
     }
@@ -96,7 +96,7 @@ impl Admin {
         answer.kvs().first().cloned()
     }
 
-    /// Deletes one key; says whether it was there.
+    /// Deletes one key; returns whether it existed.
     #[track_caller]
     pub(crate) fn delete(&self, key: impl Into<Vec<u8>>) -> bool {
         let (mut client, key) = (self.client(), key.into());
@@ -150,7 +150,7 @@ impl Admin {
         call("compact", async move { client.compact(revision, Some(options)).await });
     }
 
-    /// All keys of an election, first in the queue first. The first one leads.
+    /// All keys of an election, in the queue's order. The first one leads.
     #[track_caller]
     pub(crate) fn candidates(&self, election: &str) -> Vec<Candidate> {
         let prefix = format!("{election}/");
@@ -181,7 +181,7 @@ impl Admin {
         })
     }
 
-    /// Calls something that changes nothing, again and again while etcd says that it is unavailable. It does
+    /// Repeats a read-only call while etcd reports that it is unavailable, as it does
     /// for a moment whenever its leader changes.
     #[track_caller]
     fn read<T, F>(&self, what: &str, request: impl Fn(Client) -> F) -> T
@@ -217,7 +217,7 @@ impl Admin {
         })
     }
 
-    /// Makes another member etcd's leader. Works only when this is the endpoint of the present one.
+    /// Makes another member etcd's leader. Works only at the present leader's endpoint.
     #[track_caller]
     pub(crate) fn move_leader(&self, to_member_id: u64) {
         let mut client = self.client();
@@ -250,7 +250,7 @@ impl Admin {
         });
     }
 
-    /// Takes from a user that [`add_user`](Self::add_user) made the permission on `prefix`.
+    /// Revokes the permission on `prefix` from a user made by [`add_user`](Self::add_user).
     #[track_caller]
     pub(crate) fn revoke_permission(&self, name: &str, prefix: &str) {
         let (mut client, name, prefix) = (self.client(), name.to_owned(), prefix.to_owned());
@@ -260,7 +260,7 @@ impl Admin {
         });
     }
 
-    /// Adds a user who can log in only by the name in a certificate.
+    /// Adds a user that can log in only by a certificate's name.
     #[track_caller]
     pub(crate) fn add_user_without_password(&self, name: &str) {
         let (mut client, name) = (self.client(), name.to_owned());

@@ -1,4 +1,4 @@
-//! Time since boot, on the clock that the contract counts on: CLOCK_BOOTTIME, which runs on in suspend.
+//! Time since boot, on the contract's clock: CLOCK_BOOTTIME, which continues in suspend.
 //!
 //! One clock for the whole machine, so stamps taken for different processes can be compared.
 
@@ -16,7 +16,7 @@ impl BootTime {
         Self(now.into())
     }
 
-    /// A moment that another process has written down.
+    /// A moment written down by another process.
     pub(crate) fn from_nanos(nanos: u64) -> Self {
         Self(Duration::from_nanos(nanos))
     }
@@ -25,13 +25,13 @@ impl BootTime {
         self.0.as_nanos().try_into().expect("no machine is up for 584 years")
     }
 
-    /// How long ago this was.
+    /// Time since this moment.
     pub(crate) fn elapsed(self) -> Duration {
         Self::now() - self
     }
 }
 
-/// The time from the earlier to the later moment; zero the other way round, as for `Instant`.
+/// The time from the earlier to the later moment; zero if they are swapped, as for `Instant`.
 impl ops::Sub for BootTime {
     type Output = Duration;
 

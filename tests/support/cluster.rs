@@ -13,7 +13,7 @@ use super::{
     proxy::Mode,
 };
 
-/// For an election among etcd's members: 1 to 2 s, and again if the vote is split.
+/// Time for an election among etcd's members: 1 to 2 s, and again if the vote is split.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 
 /// `cluster[i]` is a member, with all that [`Etcd`] can do.
@@ -43,7 +43,7 @@ impl Cluster {
         Self::start_with(Etcd::builder(version).partitionable(), count)
     }
 
-    /// Cuts `index` off from the other members, both ways and in silence. Clients still reach all of them.
+    /// Cuts `index` off from the other members, silently and in both directions. Clients still reach all of them.
     #[track_caller]
     pub(crate) fn isolate(&mut self, index: usize) {
         self.network().set(index, Mode::Silence);
@@ -89,7 +89,7 @@ impl Cluster {
         member.admin()
     }
 
-    /// The member that is etcd's leader, by its own account. Waits while there is none. An isolated one does
+    /// The member that reports itself as etcd's leader. Waits while there is none. An isolated one does
     /// not count.
     #[track_caller]
     pub(crate) fn leader_index(&self) -> usize {
@@ -98,12 +98,12 @@ impl Cluster {
                 let status = member.admin().try_status().ok()?;
                 Some((status.raft_term, status.leader_id == Some(status.member_id), index))
             });
-            // One that was frozen while it led may still report itself, with its old term.
+            // A member frozen while it led may still report itself, with its old term.
             reports.max().filter(|&(_, leads, _)| leads).map(|(.., index)| index)
         })
     }
 
-    /// Some member that is not etcd's leader, and runs, and is not isolated.
+    /// Some member that is not etcd's leader, runs, and is not isolated.
     #[track_caller]
     pub(crate) fn follower_index(&self) -> usize {
         let leader = self.leader_index();

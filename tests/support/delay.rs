@@ -1,4 +1,4 @@
-//! A link that takes time: whatever passes it is held back for so long, in each direction.
+//! A slow link: all that passes it is delayed by the same time, in each direction.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -12,10 +12,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{port::ReservedPort, runtime};
 
-/// How much is read at once.
+/// Largest read.
 const BUFFER: usize = 16 << 10;
 
-/// A way to one server, on a port of its own. It ends when dropped.
+/// A slow link to one server, on a port of its own. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct SlowLink {
     port: ReservedPort,
@@ -23,7 +23,7 @@ pub(crate) struct SlowLink {
 }
 
 impl SlowLink {
-    /// A link to `target`, an `ADDRESS:PORT`, of that round trip.
+    /// A link to `target`, an `ADDRESS:PORT`, with this round trip.
     #[track_caller]
     pub(crate) fn to(target: &str, round_trip: Duration) -> Self {
         let target = target.parse().expect("the target is an IP address and a port");
@@ -52,7 +52,7 @@ async fn serve(listener: std::net::TcpListener, target: SocketAddr, one_way: Dur
 }
 
 async fn pass(caller: TcpStream, target: SocketAddr, one_way: Duration) -> io::Result<()> {
-    // The caller's kernel has connected it at once; what it says first comes later by so much.
+    // The caller's kernel has connected at once; its first bytes come later by this time.
     sleep(one_way).await;
     let called = TcpStream::connect(target).await?;
     caller.set_nodelay(true)?;
@@ -63,7 +63,7 @@ async fn pass(caller: TcpStream, target: SocketAddr, one_way: Duration) -> io::R
     Ok(())
 }
 
-/// What comes meanwhile is held back for as long, and not for longer.
+/// Later bytes are delayed by as much, and no more.
 async fn carry(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

@@ -15,7 +15,7 @@ pub(crate) fn program() -> PathBuf {
     }
 }
 
-/// A command line of `elect`, ready to be started as often as needed.
+/// A command line of `elect`, which can be started repeatedly.
 #[derive(Debug)]
 #[must_use = "a command line starts nothing by itself"]
 pub(crate) struct Elect {
@@ -24,12 +24,12 @@ pub(crate) struct Elect {
 }
 
 impl Elect {
-    /// `elect ARGS…`. The environment has nothing that would configure it; a test adds what it wants.
+    /// `elect ARGS…`. The environment configures nothing; a test adds variables.
     pub(crate) fn new<A: AsRef<OsStr>>(args: impl IntoIterator<Item = A>) -> Self {
         Self::of(program(), args)
     }
 
-    /// The same, with a binary that was built otherwise.
+    /// The same, with another build of the binary.
     pub(crate) fn of<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = A>) -> Self {
         let mut command = process::command(program);
         unconfigured(&mut command).args(args);
@@ -43,7 +43,7 @@ impl Elect {
         elect
     }
 
-    /// What it is called where a test reports what it printed.
+    /// Sets its name in a test's reports.
     pub(crate) fn called(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -75,7 +75,7 @@ impl Elect {
     }
 }
 
-/// Takes out of its environment what would configure it.
+/// Removes variables from its environment that would configure it.
 pub(crate) fn unconfigured(command: &mut Command) -> &mut Command {
     for (key, _) in env::vars_os() {
         let configures =

@@ -1,8 +1,8 @@
-//! Real etcd servers, each with ports and a data directory of its own, to be killed, frozen and started
-//! again.
+//! Real etcd servers, each with ports and a data directory of its own, which can be killed, frozen and
+//! restarted.
 //!
 //! A member keeps its ports for as long as its handle lives, so it comes back where its clients look for it.
-//! Data survives a SIGKILL without fsync, since the page cache does; so fsync is off unless a test asks for
+//! Without fsync data still survives a SIGKILL, as the page cache does; so fsync is off unless a test asks for
 //! it.
 
 mod builder;
@@ -24,16 +24,16 @@ use super::{
     runtime::wait_within,
 };
 
-/// From the start of the process to the first linearizable read. About 1 s on an idle machine.
+/// Time from the start of the process to the first linearizable read. About 1 s on an idle machine.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 
-/// For one attempt to read from a server that may not be ready.
+/// Time limit for one attempt to read from a server that may not be ready.
 const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How much of etcd's log a failure shows.
+/// Lines of etcd's log in a failure.
 const LOG_TAIL_LINES: usize = 30;
 
-/// The password of `root`, where authentication is on.
+/// The password of `root`, with authentication on.
 pub(crate) const ROOT_PASSWORD: &str = "root-password";
 
 /// One etcd server: alone, or a member of a [`Cluster`](super::cluster::Cluster).
@@ -45,7 +45,7 @@ pub(crate) struct Etcd {
     auth_enabled: bool,
 }
 
-/// What the test has done to it.
+/// The test's last action on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Running,
@@ -79,7 +79,7 @@ impl Etcd {
         Process::start("etcd grpc-proxy", command)
     }
 
-    /// Where it listens for other members, and not for clients.
+    /// Its address for other members, not for clients.
     pub(crate) fn peer_address(&self) -> String {
         self.launch.site.peer.address()
     }
@@ -89,7 +89,7 @@ impl Etcd {
         self.launch.client_url()
     }
 
-    /// What it takes to be let in: the certificate and the user `root`, as far as this server asks for them.
+    /// The options for access: the certificate and the user `root`, as far as this server asks for them.
     pub(crate) fn connect_options(&self) -> ConnectOptions {
         let mut options = ConnectOptions::new();
         if let Some(pki) = &self.launch.how.pki {
@@ -107,38 +107,38 @@ impl Etcd {
         Admin::connect(&self.url(), self.connect_options())
     }
 
-    /// How many messages of each gRPC method it has received since it was started.
+    /// Messages received since its start, by gRPC method.
     #[track_caller]
     pub(crate) fn messages_received(&self) -> MessagesReceived {
         metrics::messages_received(&self.launch.site.metrics.address())
     }
 
-    /// How many watches it serves, and over how many streams.
+    /// Number of its watches, and of the streams that carry them.
     #[track_caller]
     pub(crate) fn watches(&self) -> Watches {
         metrics::watches(&self.launch.site.metrics.address())
     }
 
-    /// Neither killed nor frozen.
+    /// Reports whether it is neither killed nor frozen.
     pub(crate) fn is_running(&self) -> bool {
         self.state == State::Running
     }
 
-    /// Ends it by SIGKILL. Returns a moment at which it ran no more.
+    /// Ends it by SIGKILL. Returns a moment at which it no longer ran.
     pub(crate) fn kill(&mut self) -> BootTime {
         self.run.process.kill();
         self.state = State::Killed;
         BootTime::now()
     }
 
-    /// Stops it by SIGSTOP: its connections stay open, and nothing answers. Returns a moment at which it
+    /// Stops it by SIGSTOP: its connections stay open, and it is silent. Returns a moment at which it
     /// stood still.
     pub(crate) fn freeze(&mut self) -> BootTime {
         self.state = State::Frozen;
         self.run.process.freeze()
     }
 
-    /// Lets it run on. Returns a moment at which it still stood still.
+    /// Resumes it. Returns a moment at which it still stood still.
     pub(crate) fn thaw(&mut self) -> BootTime {
         self.state = State::Running;
         self.run.process.thaw()
@@ -163,8 +163,8 @@ impl Etcd {
 
     /// Starts it again with an empty data directory and the same flags.
     ///
-    /// Its revision and Raft term begin anew, and yet its cluster id stays the same: etcd derives that from
-    /// the flags. Only for a server that is alone.
+    /// Its revision and Raft term start over, yet its cluster id stays the same: etcd derives that from
+    /// the flags. Only for a single server.
     #[track_caller]
     pub(crate) fn wipe_and_restart(&mut self) {
         self.kill();
@@ -177,7 +177,7 @@ impl Etcd {
         }
     }
 
-    /// Puts another cluster in its place, on the same ports: empty, and with another cluster id.
+    /// Replaces it by another cluster on the same ports: empty, and with another cluster id.
     #[track_caller]
     pub(crate) fn replace(&mut self) {
         self.launch.token.push_str("-replaced");
@@ -209,7 +209,7 @@ impl Etcd {
                 return Some(Err(PortTaken));
             }
             let (url, options) = (self.url(), self.connect_options());
-            // Asking etcd-client to connect before etcd listens would only cost its backoff.
+            // etcd-client's backoff would delay an attempt before etcd listens.
             TcpStream::connect(self.endpoint()).ok()?;
             wait_within(PROBE_DEADLINE, read_from(url, options)).ok()?.ok().map(Ok)
         })

@@ -1,4 +1,4 @@
-//! Real `etcdctl elect` processes: the neighbours that our candidates share a queue with.
+//! Real `etcdctl elect` processes, which share a queue with our candidates.
 
 use super::{capture::Captured, process};
 

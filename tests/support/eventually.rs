@@ -1,10 +1,10 @@
-//! Waiting for something that will be true and then stays true.
+//! Waiting for a condition that becomes true and then stays true.
 
 use std::{thread, time::Duration};
 
 use super::clock::BootTime;
 
-/// How soon a condition is looked at again: at first, for what is all but true, and in the long run.
+/// Polling intervals: at first, for conditions that are nearly true, and in the long run.
 const FIRST_INTERVAL: Duration = Duration::from_millis(1);
 const LONGEST_INTERVAL: Duration = Duration::from_millis(16);
 
@@ -15,7 +15,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_millis(16);
 ///
 /// # Panics
 ///
-/// When `within` has passed. The condition is looked at once more at the very end, so a test machine that
+/// When `within` has passed. The condition is polled once more at the very end, so a test machine that
 /// stalls does not by itself fail a test.
 #[track_caller]
 pub(crate) fn eventually<T>(within: Duration, what: &str, mut poll: impl FnMut() -> Option<T>) -> T {

@@ -1,7 +1,7 @@
-//! A small HTTP/1.1 client over a plain socket: it shows exactly what a server sent, and can misbehave.
+//! A small HTTP/1.1 client over a plain socket, which shows exactly what a server sent, and can misbehave.
 //!
-//! [`get`] is for everyday use. [`Connection`] sends what it is told to, byte by byte where a test wants
-//! that, and reads one answer after the other. [`Events`] reads server-sent events.
+//! [`get`] suits most tests. [`Connection`] sends given bytes, one by one if a test wants
+//! that, and reads one response after the other. [`Events`] reads server-sent events.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -11,14 +11,14 @@ use std::{
 
 use super::{clock::BootTime, eventually::eventually};
 
-/// For an answer that takes milliseconds on an idle machine.
+/// Time limit for a response that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One answer.
+/// A response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Response {
     pub(crate) status: u16,
-    /// In the order they came, names in lower case.
+    /// In order of arrival, names in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
 }
@@ -44,13 +44,13 @@ impl Response {
 ///
 /// # Panics
 ///
-/// Where there is no answer: see [`try_get`].
+/// If there is no response: see [`try_get`].
 #[track_caller]
 pub(crate) fn get(address: &str, path: &str) -> Response {
     try_get(address, path).unwrap_or_else(|error| panic!("GET http://{address}{path}: {error}"))
 }
 
-/// The same, for a server that may not listen.
+/// The same, for a server that may not be listening.
 pub(crate) fn try_get(address: &str, path: &str) -> io::Result<Response> {
     request(address, "GET", path)
 }
@@ -62,7 +62,7 @@ pub(crate) fn request(address: &str, method: &str, path: &str) -> io::Result<Res
     connection.answer_to(method)
 }
 
-/// Waits until a GET is answered with this status. Only for what stays true from then on.
+/// Waits until a GET returns this status. Only for conditions that stay true.
 #[track_caller]
 pub(crate) fn wait_for_status(address: &str, path: &str, status: u16, within: Duration) -> Response {
     eventually(within, &format!("{status} from {path} at {address}"), || {
@@ -70,7 +70,7 @@ pub(crate) fn wait_for_status(address: &str, path: &str, status: u16, within: Du
     })
 }
 
-/// A connection that sends what it is told to.
+/// A connection that sends given bytes.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
@@ -88,7 +88,7 @@ impl Connection {
         self.stream.get_mut().write_all(bytes.as_ref())
     }
 
-    /// Reads one whole answer to a request with this method.
+    /// Reads one whole response to a request with this method.
     pub(crate) fn answer_to(&mut self, method: &str) -> io::Result<Response> {
         let (status, headers) = self.head()?;
         let mut response = Response { status, headers, body: Vec::new() };
@@ -105,11 +105,11 @@ impl Connection {
         Ok(response)
     }
 
-    /// Waits until the server has closed it, and returns what came before that.
+    /// Waits until the server has closed it, and returns all bytes before that.
     pub(crate) fn wait_closed(&mut self) -> io::Result<Vec<u8>> {
         let mut rest = Vec::new();
         match self.stream.read_to_end(&mut rest) {
-            // A server that closes with bytes of ours unread resets the connection.
+            // A server that closes with our bytes unread resets the connection.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(rest),
             read => read.map(|_| rest),
         }
@@ -159,7 +159,7 @@ fn malformed(what: &str) -> io::Error {
 #[derive(Debug)]
 pub(crate) struct Events {
     connection: Connection,
-    /// The answer's head.
+    /// The response's head.
     pub(crate) response: Response,
     received: Vec<u8>,
 }
@@ -179,7 +179,7 @@ impl Events {
         Ok(Self { connection, response, received: Vec::new() })
     }
 
-    /// The next event that has data, whole, as its lines.
+    /// The lines of the next event that has data.
     pub(crate) fn next(&mut self) -> io::Result<Vec<String>> {
         loop {
             if let Some(end) = self.received.windows(2).position(|pair| pair == b"\n\n") {
@@ -201,7 +201,7 @@ impl Events {
         serde_json::from_str(data).map_err(|_| malformed(data))
     }
 
-    /// Reads on until an event satisfies this, and returns it with the moment of its arrival.
+    /// Reads until an event satisfies this, and returns it with the moment of its arrival.
     #[track_caller]
     pub(crate) fn wait_for(
         &mut self,

@@ -1,7 +1,7 @@
-//! A stranger on the peers' port that wants to be taken for a member.
+//! A stranger on the peers' port that poses as a member.
 //!
-//! It speaks the protocol properly: it asks who leads, as anybody may, says Hello with what it learned, and where a
-//! server takes it for the member it answers every vote and heartbeat with yes. So whoever believes it counts it in a
+//! It speaks the protocol correctly: it asks for the leader, as any client may, says Hello with what it learned, and if a
+//! server believes it, answers every vote and heartbeat with yes. A server that believes it counts it in a
 //! majority.
 
 #![allow(dead_code, reason = "each program that compiles this module uses its own part of it")]
@@ -18,37 +18,37 @@ use tonic::{
 
 use self::proto::{frame::Frame as Kind, message::Kind as Word, peers_client::PeersClient};
 
-/// The protocol, compiled anew: the library's own types are not for others to use.
+/// The protocol, compiled again: the library's own types are private.
 #[allow(clippy::all, missing_docs, unreachable_pub, dead_code, reason = "generated")]
 pub(crate) mod proto {
     tonic::include_proto!("elect.peers.v1");
 }
 
-/// For an answer that takes milliseconds on an idle machine.
+/// Time limit for an answer that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What it says it is, where, and what it has to show for it.
+/// Its claims, its target, and its credentials.
 #[derive(Clone, Debug)]
 pub(crate) struct Impostor {
-    /// Where it calls.
+    /// The address that it calls.
     pub(crate) address: String,
-    /// The member that it says it is.
+    /// The member that it claims to be.
     pub(crate) name: String,
     pub(crate) directory: Vec<u8>,
-    /// The list of members, as `--peers` has it. `Watch` does not tell it; it may have been seen elsewhere.
+    /// The list of members, in the form of `--peers`. `Watch` does not reveal it; it may have been seen elsewhere.
     pub(crate) members: String,
-    /// Whether it says that it knows the group's secret.
+    /// Whether it claims to know the group's secret.
     pub(crate) secret: bool,
     /// An authority, a certificate and its key.
     pub(crate) tls: Option<(Certificate, Identity)>,
 }
 
-/// How far it got.
+/// Its success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Refused, in these words.
+    /// Refused, with these words.
     Refused(String),
-    /// Taken for the member, and asked so many times.
+    /// Believed, and asked so many times.
     Believed(u64),
 }
 
@@ -56,14 +56,14 @@ fn frame(kind: Kind) -> proto::Frame {
     proto::Frame { frame: Some(kind) }
 }
 
-/// What is shown with TLS.
+/// The credentials for TLS.
 pub(crate) fn identity(ca: &Path, cert: &Path, key: &Path) -> (Certificate, Identity) {
     let read = |path| std::fs::read(path).expect("a file of the test's");
     (Certificate::from_pem(read(ca)), Identity::from_pem(read(cert), read(key)))
 }
 
 impl Impostor {
-    /// What a server tells anybody.
+    /// A server's answer to any client.
     pub(crate) async fn look(&self) -> Result<proto::Look, Status> {
         let (_says, said) = mpsc::channel(1);
         let mut looks = self.connect().await?.watch(ReceiverStream::new(said)).await?.into_inner();
@@ -71,7 +71,7 @@ impl Impostor {
         look.map_err(|_| Status::deadline_exceeded("no look"))??.ok_or_else(closed)
     }
 
-    /// Says that it is that member, and yes to everything that follows.
+    /// Claims to be that member, and says yes to every request.
     pub(crate) async fn call(&self) -> Outcome {
         match self.try_to().await {
             Ok(outcome) => outcome,
@@ -117,7 +117,7 @@ impl Impostor {
             name: self.name.clone(),
             directory: self.directory.clone().into(),
             shortest_us: look.shortest_us,
-            // Later than anything that the member can have said.
+            // Later than any start that the member can have reported.
             run: 1_000_000,
             run_id: vec![7; 16].into(),
             writes: 1 << 40,
@@ -133,7 +133,7 @@ impl Impostor {
             other => panic!("{other:?}"),
         }
         send(Kind::Verdict(proto::Verdict::default())).await?;
-        // As a leader that hands over, to one that follows another.
+        // As a leader that hands over, to a follower.
         if look.role != "leader" {
             let kind = Some(Word::TimeoutNow(proto::TimeoutNow {}));
             send(Kind::Message(proto::Message { term: look.term + 1, kind, ..Default::default() })).await?;
@@ -146,7 +146,7 @@ fn closed() -> Status {
     Status::unavailable("it closed the connection")
 }
 
-/// Says yes to everything, until the connection ends. Returns how often it was asked.
+/// Says yes to every request until the connection ends. Returns their number.
 async fn say_yes(says: mpsc::Sender<proto::Frame>, mut hears: Streaming<proto::Frame>) -> u64 {
     let mut asked = 0;
     while let Some(Ok(proto::Frame { frame: Some(kind) })) = hears.next().await {

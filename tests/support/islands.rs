@@ -1,7 +1,7 @@
-//! Hosts of their own on this machine: network namespaces, joined by a bridge, that can be cut off from each
+//! Separate hosts on this machine: network namespaces, joined by a bridge, which can be cut off from each
 //! other in one direction or in both.
 //!
-//! Each namespace belongs to a process that does nothing else. So it has no name, and nothing of it is left
+//! Each namespace belongs to an otherwise idle process. So it has no name, and nothing of it is left
 //! once that process is gone, however the test ended.
 
 use std::{
@@ -39,18 +39,18 @@ use super::{
 /// Hosts that reach each other.
 #[derive(Debug)]
 pub(crate) struct Islands {
-    /// Gone before the hosts that it is on.
+    /// Dropped before the hosts that they run on.
     delays: Vec<OnHost>,
     hosts: Vec<Process>,
     _bridge: Process,
 }
 
-/// Something that goes on on a host until this is dropped.
+/// A thread that runs on a host until this is dropped.
 #[derive(Debug)]
 #[must_use = "dropping this ends it"]
 pub(crate) struct OnHost(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
 
-/// Connections that are opened, and on which nothing is said.
+/// Silent connections.
 #[derive(Debug)]
 #[must_use = "dropping this ends it"]
 pub(crate) struct Flood {
@@ -58,17 +58,17 @@ pub(crate) struct Flood {
     _on: OnHost,
 }
 
-/// Where servers listen, and by which port one comes to the same place from a delay.
+/// The port on which servers listen, and the port that leads to the same server through a delay.
 const PORT: u16 = 10000;
 const DELAYED_PORT: u16 = 20000;
-/// On each host the delay on the way to the first host; the next are behind it.
+/// The port, on each host, of the delay to the first host; the next ones follow.
 const FIRST_DELAY: u16 = 30000;
 
-/// What is needed to make them, beside root's rights.
+/// Programs needed to make them, beside root's rights.
 const TOOLS: [&str; 4] = ["ip", "nft", "nsenter", "unshare"];
 
 impl Islands {
-    /// So many, or `None`, said aloud, where this machine does not allow it.
+    /// Makes so many hosts, or returns `None`, with a message, if this machine does not allow it.
     pub(crate) fn try_new(count: usize) -> Option<Self> {
         if let Some(missing) = TOOLS.iter().find(|tool| !runs(tool)) {
             return skipped(&format!("there is no {missing}"));
@@ -97,7 +97,7 @@ impl Islands {
         Some(Self { delays: Vec::new(), hosts: hosts.collect(), _bridge: bridge })
     }
 
-    /// Where a server on that host listens.
+    /// A server's address on that host.
     pub(crate) fn address(place: usize) -> String {
         format!("{}:{PORT}", ip(place))
     }
@@ -109,12 +109,12 @@ impl Islands {
         Elect::of("nsenter", before.into_iter().chain(args.into_iter().map(OsString::from)))
     }
 
-    /// Nothing that `from` sends reaches `to` any more. What it already had sent has.
+    /// Drops all later packets from `from` to `to`.
     pub(crate) fn cut(&self, from: usize, to: usize) {
         inside(&self.hosts[to], "nft", &format!("add rule inet cut from ip saddr {} drop", ip(from)));
     }
 
-    /// Nothing passes between `place` and any other host.
+    /// Drops all packets between `place` and any other host.
     pub(crate) fn cut_off(&self, place: usize) {
         for other in (0..self.hosts.len()).filter(|other| *other != place) {
             self.cut(place, other);
@@ -122,9 +122,9 @@ impl Islands {
         }
     }
 
-    /// From now on a round trip between programs and the servers of other hosts takes so long. (A kernel that can do this
-    /// by itself is not to be had everywhere.) Each host has a proxy for each other one, so that its own address is still
-    /// the one that servers see.
+    /// Sets the round trip between programs and the servers of other hosts. Not every kernel can do this
+    /// by itself, so each host has a proxy for each other one; servers still see the host's own
+    /// address.
     pub(crate) fn far_apart(&mut self, round_trip: Duration) {
         let count = self.hosts.len();
         for (place, host) in self.hosts.iter().enumerate() {
@@ -145,17 +145,17 @@ impl Islands {
         }
     }
 
-    /// Opens so many connections a second from `place` to each of these hosts' servers, and says nothing on them. It
+    /// Opens so many silent connections a second from `place` to each of these hosts' servers. It
     /// keeps the newest of them, as many as it opens in a second.
     pub(crate) fn flood(&self, place: usize, hosts: std::ops::Range<usize>, a_second: usize) -> Flood {
         let opened = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&opened);
-        // Past the delays: what is delayed arrives as often.
+        // Without the delays: delayed connections arrive at the same rate.
         let targets: Vec<String> = hosts.map(|host| format!("{}:{DELAYED_PORT}", ip(host))).collect();
         Flood { opened, _on: on(&self.hosts[place], move || flood(targets, a_second, counted)) }
     }
 
-    /// All reach each other again.
+    /// Lets all hosts reach each other again.
     pub(crate) fn heal(&self) {
         for host in &self.hosts {
             inside(host, "nft", "flush chain inet cut from");
@@ -172,7 +172,7 @@ fn runs(tool: &str) -> bool {
     found.is_ok()
 }
 
-/// Past the test harness, which shows nothing of a test that passes.
+/// Bypasses the test harness, which shows no output of a test that passes.
 fn skipped<T>(why: &str) -> Option<T> {
     let name = thread::current().name().unwrap_or("a test").to_owned();
     let _ = writeln!(std::io::stderr(), "{name}: SKIPPED, as no hosts can be made here: {why}");
@@ -183,7 +183,7 @@ fn namespace(name: &str) -> Process {
     let mut command = process::command("unshare");
     command.args(["--net", "sleep", "infinity"]);
     let holder = Process::start(name, command);
-    // Until then it is still in ours.
+    // Until then it is still in our namespace.
     let ours = std::fs::read_link("/proc/self/ns/net").expect("Linux has had namespaces for long");
     eventually(SOON, "a namespace", || {
         let theirs = std::fs::read_link(format!("/proc/{}/ns/net", holder.id())).ok()?;
@@ -215,7 +215,7 @@ impl Drop for OnHost {
     }
 }
 
-/// Runs that on a thread in the host's network, which has a runtime of its own: what it opens there is there.
+/// Runs a future on a thread in the host's network, with a runtime of its own, so that its sockets are there.
 fn on<F: Future<Output = ()>>(host: &Process, what: impl FnOnce() -> F + Send + 'static) -> OnHost {
     let (stop, stopped) = oneshot::channel::<()>();
     let namespace = File::open(format!("/proc/{}/ns/net", host.id())).expect("the host is there");
@@ -232,7 +232,7 @@ fn on<F: Future<Output = ()>>(host: &Process, what: impl FnOnce() -> F + Send + 
     OnHost(Some((stop, thread)))
 }
 
-/// Passes connections on to that host's server, as from far away.
+/// Passes connections on to that host's server, with the delay.
 async fn delays(port: u16, to: usize, round_trip: Duration) {
     let listener = TcpListener::bind(("0.0.0.0", port)).await.expect("nothing else listens on this host");
     loop {
@@ -283,7 +283,7 @@ async fn flood(targets: Vec<String>, a_second: usize, opened: Arc<AtomicUsize>) 
                 for _ in 0..a_second / STEPS_A_SECOND {
                     let (target, keep, opened) = (target.clone(), keep.clone(), Arc::clone(&opened));
                     tokio::spawn(async move {
-                        // One that finds the queue of the listener full would try for minutes.
+                        // An attempt that finds the listener's queue full would last for minutes.
                         let connecting = timeout(Duration::from_secs(1), TcpStream::connect(target));
                         if let Ok(Ok(stream)) = connecting.await {
                             opened.fetch_add(1, Ordering::Relaxed);

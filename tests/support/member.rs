@@ -1,7 +1,7 @@
 //! A member of a group that proposes records for as long as it leads, as a process that can be killed, frozen, and
-//! robbed of its disk: what it was told is committed can be held against what the others have.
+//! robbed of its disk: its acknowledged commits can be compared with the other members' logs.
 //!
-//! It is the test's own program, started anew: a test file that uses it has
+//! It is the test's own program, started again: a test file that uses it has
 //!
 //! ```ignore
 //! #[test]
@@ -11,7 +11,7 @@
 //! }
 //! ```
 //!
-//! It prints one line for each thing that happens: see [`Said`].
+//! It prints one line an event: see [`Said`].
 
 use std::{
     collections::BTreeMap,
@@ -36,13 +36,13 @@ const NAME: &str = "MEMBER_NAME";
 const PEERS: &str = "MEMBER_PEERS";
 const DATA: &str = "MEMBER_DATA";
 
-/// Between two records of one leader. All that a test writes stays well within what a log keeps.
+/// Interval between two records of one leader. All that a test writes stays well within a log's window.
 const PACE: Duration = Duration::from_millis(10);
 
-/// So large that a small disk fills up.
+/// Large enough to fill a small disk.
 const RECORD: usize = 200;
 
-/// Takes part until it is killed, where the environment asks for it.
+/// Runs as a member until it is killed, if the environment asks for it.
 pub(crate) fn main() {
     let (Ok(name), Ok(peers), Ok(data)) = (env::var(NAME), env::var(PEERS), env::var(DATA)) else { return };
     let ms = Duration::from_millis;
@@ -104,7 +104,7 @@ fn name_of(record: &[u8]) -> String {
     String::from_utf8_lossy(record).trim_end_matches('.').to_owned()
 }
 
-/// One write a line, so that lines of two tasks don't mix.
+/// Prints with one write a line, so that lines of two tasks don't mix.
 fn say(what: &str) {
     let mut out = io::stdout().lock();
     let _ = out.write_all(format!("{what}\n").as_bytes()).and_then(|()| out.flush());
@@ -125,7 +125,7 @@ pub(crate) fn start(group: &Group, place: usize, volume: Option<&Volume>) -> Cap
     elect.called(group.name(place)).start()
 }
 
-/// A record's place, as a member has said it.
+/// A record's place in the log, as printed by a member.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Said {
     pub(crate) index: u64,
@@ -133,12 +133,12 @@ pub(crate) struct Said {
     pub(crate) name: String,
 }
 
-/// What it proposed, and was told to be committed.
+/// Its proposals that were acknowledged as committed.
 pub(crate) fn acknowledged(member: &Captured) -> Vec<Said> {
     said(member, "committed")
 }
 
-/// What it read from the log, in order.
+/// The records it read from the log, in order.
 pub(crate) fn read(member: &Captured) -> Vec<Said> {
     said(member, "record")
 }
@@ -153,7 +153,7 @@ fn said(member: &Captured, what: &str) -> Vec<Said> {
     lines.collect()
 }
 
-/// Waits until one of these leads a term after this one, and so many records of it are committed.
+/// Waits until one of these leads a later term, and so many records of it are committed.
 #[track_caller]
 pub(crate) fn commits_after(members: &[Captured], token: u64, count: usize) -> Lead {
     eventually(SOON, &format!("{count} records of a term after {token}"), || {
@@ -168,8 +168,8 @@ pub(crate) fn commits_after(members: &[Captured], token: u64, count: usize) -> L
     })
 }
 
-/// Checks all that was ever said by members of one group, those included that were killed: every one of
-/// `alive` gets to have what anyone was told to be committed, where it was said to be, and no two ever read
+/// Checks everything that members of one group ever printed, killed members included: each of
+/// `alive` eventually has every acknowledged record at its index, and no two ever read
 /// different logs.
 #[track_caller]
 pub(crate) fn nothing_is_lost(killed: &[Captured], alive: &[Captured]) {
@@ -195,7 +195,7 @@ pub(crate) fn nothing_is_lost(killed: &[Captured], alive: &[Captured]) {
     }
 }
 
-/// Whether that line tells of a record at this index or behind it.
+/// Reports whether that line shows a record at this index or a later one.
 fn reaches(line: &str, index: u64) -> bool {
     let at = line.strip_prefix("record ").and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
     at.is_some_and(|at| at >= index)

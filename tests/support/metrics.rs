@@ -1,6 +1,6 @@
-//! What etcd counted: how many messages of each gRPC method its clients have sent.
+//! etcd's counters: how many messages of each gRPC method its clients have sent.
 //!
-//! This is how a test shows that an idle election costs etcd one renewal an interval and nothing else.
+//! They show that an idle election costs etcd one renewal an interval and nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ pub(crate) fn messages_received(address: &str) -> MessagesReceived {
     counts
 }
 
-/// How many watches etcd serves, and over how many streams.
+/// Number of etcd's watches, and of the streams that carry them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Watches {
     pub(crate) streams: u64,

@@ -1,9 +1,9 @@
-//! The real world, for integration tests to break: etcd servers, the `elect` binary, `etcdctl`, a network
-//! that fails.
+//! The real world, for integration tests to break: etcd servers, the `elect` binary, `etcdctl`, and a
+//! network that fails.
 //!
 //! Everything here is synchronous, so that a plain `#[test]` can use it; it may be called from an async test
-//! as well, where it blocks the calling thread. Whatever a test starts ends with it, passed or failed: each
-//! process is killed and reaped when its handle is dropped, and the kernel kills it should the test process
+//! as well, where it blocks the calling thread. Each process that a test starts ends with it, passed or failed:
+//! it is killed and reaped when its handle is dropped, and the kernel kills it should the test process
 //! itself be killed.
 //!
 //! All traffic stays on 127.0.0.1. All times are [`clock::BootTime`].

@@ -1,7 +1,7 @@
 //! The network between the members of one cluster, which can be partitioned.
 //!
-//! Each member announces a port of ours instead of its own, and we pass on what its peers send there. Who
-//! sends is not in the data: lease renewals that a follower hands to the leader carry no sender. So the
+//! Each member announces one of our ports in place of its own, and we forward what its peers send there. The
+//! data does not name its sender: lease renewals that a follower forwards to the leader carry none. So the
 //! kernel is asked which member's process owns the other end of each connection. A link is thus known by
 //! sender and receiver, and a member can be cut off in both directions while the others talk.
 //!
@@ -28,10 +28,10 @@ use super::{
 /// The process id of a member; changes when it is restarted.
 pub(crate) type ProcessId = Arc<AtomicU32>;
 
-/// What the network has to know of a member.
+/// A member's addresses and process.
 #[derive(Clone, Debug)]
 pub(crate) struct Member {
-    /// Where it really listens for its peers.
+    /// Its real address for peers.
     pub(crate) address: String,
     pub(crate) process_id: ProcessId,
 }
@@ -67,7 +67,7 @@ impl Network {
         network
     }
 
-    /// Where the peers of `member` shall send to.
+    /// The address to which the peers of `member` send.
     pub(crate) fn address(&self, member: usize) -> &str {
         &self.addresses[member]
     }
@@ -86,7 +86,7 @@ impl Network {
     }
 }
 
-/// The task that accepts, for one member, what its peers send.
+/// The task that accepts peers' connections to one member.
 struct Gate {
     listener: TcpListener,
     target: SocketAddr,
@@ -105,7 +105,7 @@ impl Gate {
             tokio::select! {
                 accepted = self.listener.accept() => {
                     let Ok((stream, from)) = accepted else { continue };
-                    // Whoever is not a member, or has already closed, is turned away.
+                    // A client that is no member, or has already closed, is dropped.
                     let Some(sender) = self.sender(from) else { continue };
                     let connection = proxy::Connection::new(stream);
                     let modes = self.modes[sender].clone();
@@ -143,7 +143,7 @@ fn as_in_proc(address: SocketAddr) -> Option<String> {
     Some(format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port()))
 }
 
-/// Whether the process has `socket` open.
+/// Reports whether the process has `socket` open.
 fn owns(process: u32, socket: &str) -> bool {
     let files = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
     let mut targets = files.filter_map(|file| fs::read_link(file.path()).ok());

@@ -1,7 +1,7 @@
 //! Groups of `elect server --peers` processes.
 //!
-//! They log in JSON where a test needs tokens, in plain lines where the lines themselves are the matter. What
-//! holds of every such log is checked as for servers on etcd: see [`server`](super::server).
+//! They log in JSON if a test needs tokens, in plain lines if it tests the lines themselves. The
+//! invariants of every log are checked as for servers on etcd: see [`server`](super::server).
 
 use std::path::{Path, PathBuf};
 
@@ -16,19 +16,19 @@ use super::{
     server::{CHANGE, FOLLOWER, Form, LEADER, REFRESHING, SOON, Server},
 };
 
-/// So long that a busy machine does not make a leader lose its term.
+/// So long that a leader keeps its term on a busy machine.
 pub(crate) const UNHURRIED: [&str; 4] = ["--heartbeat", "100ms", "--election-timeout", "1500ms-2500ms"];
 
-/// For tests of many elections. A leader that loses its term to a busy machine is all right there.
+/// For tests of many elections, which may lose a term to a busy machine.
 pub(crate) const BRISK: [&str; 4] = ["--heartbeat", "50ms", "--election-timeout", "500ms-1s"];
 
-/// Who belongs together, where they listen, and where each keeps what it must not forget.
+/// A group's members, with their addresses and data directories.
 #[derive(Debug)]
 pub(crate) struct Group {
     members: Vec<(String, String)>,
     timing: [&'static str; 4],
     data: TempDir,
-    /// Ours as long as this is there.
+    /// Reserved as long as this exists.
     _ports: Vec<ReservedPort>,
 }
 
@@ -48,7 +48,7 @@ impl Group {
         Self { members, timing: UNHURRIED, data, _ports: Vec::new() }
     }
 
-    /// One more, wherever that is.
+    /// Adds a member at any address.
     pub(crate) fn add(&mut self, name: &str, address: &str) {
         self.members.push((name.to_owned(), address.to_owned()));
     }
@@ -70,14 +70,14 @@ impl Group {
         &self.members[place].1
     }
 
-    /// As one writes it after `--peers`.
+    /// The list in the form of `--peers`.
     pub(crate) fn list(&self) -> String {
         let members: Vec<_> =
             self.members.iter().map(|(name, address)| format!("{name}={address}")).collect();
         members.join(",")
     }
 
-    /// The directory of that member, which need not be there yet.
+    /// The directory of that member, which need not exist yet.
     pub(crate) fn data(&self, place: usize) -> PathBuf {
         self.data.path().join(self.name(place))
     }
@@ -86,7 +86,7 @@ impl Group {
         self.data(place).join("elect.db")
     }
 
-    /// The line in which it says where it listens.
+    /// The line that names its address.
     pub(crate) fn listening(&self, place: usize) -> String {
         let others: Vec<_> =
             (0..self.size()).filter(|other| *other != place).map(|other| self.name(other)).collect();
@@ -95,7 +95,7 @@ impl Group {
         format!("Listening on '{}', {peers}", self.address(place))
     }
 
-    /// What follows `elect` in the command line of that server, but for its log's format.
+    /// Arguments of `elect` for that server, except for the log's format.
     pub(crate) fn command_line(&self, place: usize) -> Vec<String> {
         self.command_line_with(place, &self.list(), &self.data(place))
     }
@@ -112,12 +112,12 @@ impl Group {
         self.start_as(place, Elect::new(self.command_line(place)))
     }
 
-    /// Starts that server, with this command line.
+    /// Starts that server with this command line.
     pub(crate) fn start_as(&self, place: usize, elect: Elect) -> Server {
         self.start_in_form(place, elect, Form::Json)
     }
 
-    /// Starts that server, to print the plain lines.
+    /// Starts that server with the plain log.
     pub(crate) fn start_plain(&self, place: usize) -> Server {
         self.start_in_form(place, Elect::new(self.command_line(place)), Form::Plain)
     }
@@ -138,14 +138,14 @@ impl Group {
     }
 }
 
-/// A server, by its place among those that were asked, and its term.
+/// A leader: its place among the given servers, and its term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lead {
     pub(crate) place: usize,
     pub(crate) token: u64,
 }
 
-/// Waits until one of these has said that it leads a term after this one, and the line is the newest of that
+/// Waits until one of these reports that it leads a later term, and that line is the newest of its
 /// kind.
 #[track_caller]
 pub(crate) fn leads_after<'a>(servers: impl IntoIterator<Item = &'a Server> + Clone, token: u64) -> Lead {
@@ -168,7 +168,7 @@ pub(crate) fn settled(servers: &[Server]) -> Lead {
     lead
 }
 
-/// One of the lines that people follow, in whatever form.
+/// A transition's line, in either format.
 pub(crate) fn told(text: &str) -> impl LinePattern + use<> {
     let (plain, json) = (text.to_owned(), format!("\"message\":\"{text}\""));
     move |line: &str| line == plain || line.contains(&json)
@@ -180,7 +180,7 @@ pub(crate) fn with_parts(parts: &[&str]) -> impl LinePattern + use<> {
     move |line: &str| parts.iter().all(|part| line.contains(part.as_str()))
 }
 
-/// Waits until it has proved anew so many times, a second apart, that it leads.
+/// Waits until it has renewed its leadership so many times, a second apart.
 #[track_caller]
 pub(crate) fn leads_on(server: &Server, mark: Mark, times: usize) {
     let mut mark = mark;
@@ -189,12 +189,12 @@ pub(crate) fn leads_on(server: &Server, mark: Mark, times: usize) {
     }
 }
 
-/// Whether it has said since `mark` that a leadership, its own or another's, was over.
+/// Reports whether it has logged since `mark` the end of a leadership, its own or another's.
 pub(crate) fn saw_a_change(server: &Server, mark: Mark) -> bool {
     server.told_since(mark).iter().any(|told| told.text == CHANGE)
 }
 
-/// What that server said at warning or above, or of its peers: the field `problem` of its JSON log.
+/// That server's messages at warning or above, or about its peers: the field `problem` of its JSON log.
 pub(crate) fn problems(captured: &Captured) -> Vec<String> {
     let problem = |line: Line| {
         let said: Value = serde_json::from_str(&line.text).ok()?;
@@ -203,7 +203,7 @@ pub(crate) fn problems(captured: &Captured) -> Vec<String> {
     captured.lines().into_iter().filter_map(problem).collect()
 }
 
-/// All tokens under which these have led, with their names, in the order in which they were claimed.
+/// All tokens with which these have led, with their names, in the order of the claims.
 ///
 /// # Panics
 ///

@@ -1,6 +1,6 @@
-//! A certificate authority, made for one test, with a server and a client certificate, and a stranger's.
+//! A certificate authority, made for one test, with a server and a client certificate, and a foreign one.
 //!
-//! PEM files in a temporary directory, because that is how servers and command lines take them. No private
+//! PEM files in a temporary directory, because servers and command lines read those. No private
 //! key outlives the test.
 
 use std::{
@@ -32,7 +32,7 @@ pub(crate) struct Pki {
     /// For 127.0.0.1 and `localhost`, unless it is made for other hosts.
     pub(crate) server: KeyAndCert,
     pub(crate) client: KeyAndCert,
-    /// An authority that has signed nothing of this.
+    /// An authority that has signed none of these.
     pub(crate) foreign_ca: PathBuf,
     /// A client certificate of the foreign authority, with the same name as the good one.
     pub(crate) foreign_client: KeyAndCert,
@@ -45,7 +45,7 @@ impl Pki {
         Self::of_hosts(&["localhost", "127.0.0.1"])
     }
 
-    /// With a server certificate for these.
+    /// Makes a server certificate for these.
     pub(crate) fn of_hosts(names: &[&str]) -> Self {
         let dir = TempDir::new().expect("a temporary directory can be made");
         let path = dir.path();
@@ -69,7 +69,7 @@ impl Pki {
         }
     }
 
-    /// Another client certificate, which ends when this year begins.
+    /// Another client certificate, which expires when this year begins.
     pub(crate) fn client_until(&self, year: i32) -> KeyAndCert {
         let directory = subdirectory(self.dir.path(), &format!("until-{year}"));
         let mut params = named(CLIENT_NAME, &[]);

@@ -1,4 +1,4 @@
-//! Ports that stay ours while nothing listens on them.
+//! Ports that stay reserved while nothing listens on them.
 //!
 //! A test kills a server and starts it again on the same port. Meanwhile that port is free, and a port that
 //! the kernel chose (bind to port 0) can be taken: by a parallel test, as the source port of any outgoing
@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 /// Above the usual services, below 32768, where Linux begins to choose ports by default.
 const RANGE: std::ops::Range<u16> = 15_000..32_000;
 
-/// Far more than it takes, even where hundreds of the 17,000 are in use.
+/// Far more than needed, even if hundreds of the 17,000 are in use.
 const ATTEMPTS: usize = 1_000;
 
 /// A TCP port on a loopback address, 127.0.0.1 by default, that no other `ReservedPort` on this machine has.

@@ -1,4 +1,4 @@
-//! What only root can set up for a test: other users, set-user-id programs, PID namespaces.
+//! Set-ups that need root: other users, set-user-id programs, PID namespaces.
 
 use std::{
     ffi::OsStr,
@@ -15,10 +15,10 @@ use super::{
     tool,
 };
 
-/// `nobody`'s user and group ids, everywhere.
-const NOBODY: &str = "65534";
+/// The kernel's overflow user and group, which own nothing.
+const OVERFLOW_ID: &str = "65534";
 
-/// Whether this is root; else says that the test is skipped.
+/// Reports whether this is root; prints that the test is skipped if not.
 pub(crate) fn is_root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     if !root {
@@ -27,7 +27,7 @@ pub(crate) fn is_root() -> bool {
     root
 }
 
-/// Whether a file can be mounted in a mount namespace of a process's own; else says that the test is skipped.
+/// Reports whether a process's own mount namespace allows mounts; prints that the test is skipped if not.
 pub(crate) fn can_mount() -> bool {
     let tried =
         Command::new("unshare").args(["--mount", "mount", "--bind", "/etc/hosts", "/etc/hosts"]).output();
@@ -38,25 +38,25 @@ pub(crate) fn can_mount() -> bool {
     can
 }
 
-/// A program as `nobody`.
-pub(crate) fn as_nobody(program: impl AsRef<OsStr>) -> Command {
+/// A program as an unprivileged user.
+pub(crate) fn as_unprivileged(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(to_nobody()).arg(program);
+    command.args(without_privileges()).arg(program);
     command
 }
 
-fn to_nobody() -> [String; 4] {
-    [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into(), "--".into()]
+fn without_privileges() -> [String; 4] {
+    [format!("--reuid={OVERFLOW_ID}"), format!("--regid={OVERFLOW_ID}"), "--clear-groups".into(), "--".into()]
 }
 
-/// Programs that `nobody` can run, wherever the originals lie.
+/// Programs that an unprivileged user can run, wherever the originals are.
 #[derive(Debug)]
 pub(crate) struct Programs {
     dir: TempDir,
 }
 
 impl Programs {
-    /// A copy of `elect`, and one of `setpriv` that is root's and set-user-id. `None`, said aloud, where that can't be.
+    /// Copies `elect`, and `setpriv` as root's set-user-id program. `None`, with a message, where that can't be.
     pub(crate) fn copy() -> Option<Self> {
         if !is_root() {
             return None;
@@ -80,13 +80,13 @@ impl Programs {
         self.dir.path().join(name)
     }
 
-    /// `elect run` as `nobody`, to be given flags and a command.
-    pub(crate) fn run_as_nobody(&self, name: &str, endpoints: &str, ttl: &str) -> Elect {
-        let elect = Elect::of("setpriv", to_nobody()).arg(self.path("elect"));
+    /// `elect run` as an unprivileged user; a test adds flags and a command.
+    pub(crate) fn run_unprivileged(&self, name: &str, endpoints: &str, ttl: &str) -> Elect {
+        let elect = Elect::of("setpriv", without_privileges()).arg(self.path("elect"));
         elect.args(["run", "--name", name, "--etcd", endpoints, "--ttl", ttl])
     }
 
-    /// The set-user-id program, in the words of a shell. Given `--reuid 0` it takes all of root's identity.
+    /// The set-user-id program, quoted for a shell. With `--reuid 0` it takes all of root's identity.
     pub(crate) fn become_root(&self) -> String {
         self.path("become").display().to_string()
     }

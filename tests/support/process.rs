@@ -25,7 +25,7 @@ use nix::{
 
 use super::{clock::BootTime, eventually::eventually};
 
-/// For the kernel to act on a signal that cannot be refused. Long, for machines under load.
+/// Time for the kernel to act on a signal that cannot be refused; generous for machines under load.
 const KERNEL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The program that asks the kernel to kill a child together with its parent, and then becomes the child's
@@ -80,7 +80,7 @@ impl Process {
         &mut self.child
     }
 
-    /// How it ended, or `None` while it runs.
+    /// Its exit status, or `None` while it runs.
     pub(crate) fn status(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             self.status = self.child.try_wait().expect("we are its parent and reap it only here");
@@ -96,7 +96,7 @@ impl Process {
         }
     }
 
-    /// Ends it by SIGKILL, also when it is frozen, and reaps it.
+    /// Ends it by SIGKILL, even if frozen, and reaps it.
     pub(crate) fn kill(&mut self) -> ExitStatus {
         self.signal(Signal::SIGKILL);
         self.wait_exit(KERNEL_DEADLINE)
@@ -114,14 +114,14 @@ impl Process {
         })
     }
 
-    /// Lets it run on by SIGCONT. Returns a moment at which it still stood still.
+    /// Resumes it by SIGCONT. Returns a moment at which it still stood still.
     pub(crate) fn thaw(&mut self) -> BootTime {
         let frozen_until = BootTime::now();
         self.signal(Signal::SIGCONT);
         frozen_until
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it exits by itself.
     #[track_caller]
     pub(crate) fn wait_exit(&mut self, within: Duration) -> ExitStatus {
         let what = format!("{} to exit", self.name);
@@ -171,7 +171,7 @@ fn spawn(command: Command) -> io::Result<Child> {
     child.recv().expect("the spawner answers each order")
 }
 
-/// How much memory of a process is in use, in KiB.
+/// Memory in use by a process, in KiB.
 #[track_caller]
 pub(crate) fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");

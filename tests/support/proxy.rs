@@ -1,10 +1,10 @@
 //! A network between a client and etcd that fails on command.
 //!
-//! A [`Proxy`] passes TCP through to one address. What a [`Mode`] withholds stays in the kernel's buffers,
+//! A [`Proxy`] passes TCP through to one address. Data that a [`Mode`] withholds stays in the kernel's buffers,
 //! unread, and flows on when the mode is [`Mode::Pass`] again, as on a network that has healed: no byte is
-//! lost, and until then neither end learns of anything, not even that the other one has closed.
+//! lost, and until then neither end notices anything, not even that the other one has closed.
 //!
-//! [`Proxy::set`] is exact: once it has returned, no further byte gets through that the new mode withholds.
+//! [`Proxy::set`] is exact: once it has returned, no byte gets through that the new mode withholds.
 
 use std::{
     future, io,
@@ -30,7 +30,7 @@ use super::{
     runtime::{self, wait_for},
 };
 
-/// How much is read at once, and so how much a silenced connection can hold outside the kernel.
+/// Largest read, which bounds what a silenced connection can hold outside the kernel.
 const BUFFER_SIZE: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +39,9 @@ pub(crate) enum Mode {
     Pass,
     /// Nothing gets through, either way. Connections stay open, and new ones are accepted.
     Silence,
-    /// What the client sends arrives; what the server answers does not.
+    /// The client's data arrives; the server's does not.
     SilenceReplies,
-    /// What the server sends arrives; what the client sends does not.
+    /// The server's data arrives; the client's does not.
     SilenceRequests,
     /// Existing connections are reset, and new ones refused.
     Refuse,
@@ -102,38 +102,38 @@ impl Proxy {
     /// Changes the mode, and returns when the change is complete.
     #[track_caller]
     pub(crate) fn set(&self, mode: Mode) {
-        // Waits for whoever is just about to write; see `write_if_passing`.
+        // Waits for a write in progress; see `write_if_passing`.
         self.mode.send_replace(mode);
         self.order(if mode == Mode::Refuse { Order::Refuse } else { Order::Listen });
     }
 
-    /// Resets the connections that exist now, once. New ones are served as the mode says.
+    /// Resets the present connections, once. New ones are served as the mode says.
     #[track_caller]
     pub(crate) fn cut(&self) {
         self.order(Order::Cut);
     }
 
-    /// How many connections were accepted so far.
+    /// Connections accepted so far.
     pub(crate) fn connections(&self) -> u64 {
         self.counters.accepted.load(SeqCst)
     }
 
-    /// How many connections are open now.
+    /// Connections open now.
     pub(crate) fn open_connections(&self) -> usize {
         self.counters.open.load(SeqCst)
     }
 
-    /// How many bytes got through from clients to the server.
+    /// Bytes that got through from clients to the server.
     pub(crate) fn request_bytes(&self) -> u64 {
         self.exactly(&self.counters.requests)
     }
 
-    /// How many bytes got through from the server to clients.
+    /// Bytes that got through from the server to clients.
     pub(crate) fn reply_bytes(&self) -> u64 {
         self.exactly(&self.counters.replies)
     }
 
-    /// A count that includes every byte that has arrived anywhere: waits for whoever has written and not yet
+    /// A count that includes every byte that has arrived anywhere: waits for writes that are not yet
     /// counted.
     fn exactly(&self, count: &AtomicU64) -> u64 {
         let mut value = 0;
@@ -160,7 +160,7 @@ pub(crate) struct Counters {
     replies: AtomicU64,
 }
 
-/// What the accepting task is told to do. It answers when that is done.
+/// An order to the accepting task, which answers when it is done.
 #[derive(Clone, Copy, Debug)]
 enum Order {
     Listen,
@@ -216,7 +216,7 @@ impl Server {
     }
 }
 
-/// A listening socket, twice: for Tokio to wait on, and to be asked directly.
+/// A listening socket, twice: for Tokio to wait on, and for direct calls.
 struct Listener {
     awaited: TcpListener,
     direct: std::net::TcpListener,
@@ -230,8 +230,8 @@ impl Listener {
         Ok(Self { awaited, direct })
     }
 
-    /// Resets what the kernel has accepted and we have not: for the client these connections exist. Tokio may
-    /// not have heard of them yet.
+    /// Resets connections that the kernel has accepted and we have not: for the client these exist. Tokio may
+    /// not know of them yet.
     fn reset_waiting(&self) {
         while let Ok((stream, _)) = self.direct.accept() {
             drop(
@@ -241,11 +241,11 @@ impl Listener {
     }
 }
 
-/// The next connection; never comes while nobody listens.
+/// The next connection; pending for ever without a listener.
 async fn accept(listener: Option<&Listener>) -> Connection {
     match listener {
         Some(listener) => loop {
-            // A client that is gone again before we look is no concern of ours.
+            // A client that has already closed is ignored.
             if let Ok((stream, _)) = listener.awaited.accept().await {
                 return Connection::new(stream);
             }
@@ -343,7 +343,7 @@ impl Forward<'_> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 read => read,
             };
-            // An end or a reset is news that silence withholds as well.
+            // Silence also withholds an end or a reset.
             wait_to_pass(&mut self.modes, self.direction).await?;
             match read? {
                 0 => return to.shutdown().await,
@@ -362,8 +362,8 @@ impl Forward<'_> {
         Ok(())
     }
 
-    /// Writes without waiting, and counts. It holds the mode meanwhile: that cannot change between the look
-    /// and the write, and nobody sees the count between the write and the counting.
+    /// Writes without waiting, and counts. It holds the mode meanwhile: that cannot change between the check
+    /// and the write, and the count is locked between the write and the counting.
     fn write_if_passing(&self, bytes: &[u8], to: &WriteHalf<'_>) -> io::Result<usize> {
         let mode = self.modes.borrow();
         if !mode.passes(self.direction) {

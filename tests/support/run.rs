@@ -1,4 +1,4 @@
-//! `elect run` processes, and the guards that belong to them.
+//! `elect run` processes and their guards.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ pub(crate) struct Run {
     captured: Captured,
 }
 
-/// `elect run --name NAME --etcd ENDPOINTS --ttl TTL`, to be given a command.
+/// `elect run --name NAME --etcd ENDPOINTS --ttl TTL`; a test adds a command.
 pub(crate) fn elect_run(name: &str, endpoints: &str, ttl: &str) -> Elect {
     Elect::new(["run", "--name", name, "--etcd", endpoints, "--ttl", ttl])
 }
@@ -35,13 +35,13 @@ impl Run {
         Self { captured: elect.start() }
     }
 
-    /// Waits until it is in the queue, behind another.
+    /// Waits until it is in the queue behind another candidate.
     #[track_caller]
     pub(crate) fn wait_until_follower(&self) {
         self.wait_for_log(Mark::START, "I am a follower.");
     }
 
-    /// Waits for a line of the log since `mark`, by a part of it.
+    /// Waits for a line of the log since `mark` that contains this.
     #[track_caller]
     pub(crate) fn wait_for_log(&self, mark: Mark, part: &str) -> Mark {
         self.wait_for_line_since(mark, |line: &str| line.contains(part), SOON).mark()
@@ -77,7 +77,7 @@ impl DerefMut for Run {
     }
 }
 
-/// A guard. One that was frozen is killed when this is dropped: it could not end by itself.
+/// A guard. A frozen one is killed when this is dropped, as it could not exit by itself.
 #[derive(Debug)]
 pub(crate) struct Guard {
     pid: Pid,
@@ -116,14 +116,14 @@ impl Guard {
         Guarded(eventually(SOON, "an init", || first_child(self.pid)))
     }
 
-    /// The command that it guards.
+    /// The guarded command.
     #[track_caller]
     pub(crate) fn command(&self) -> Guarded {
         let init = self.init().0;
         Guarded(eventually(SOON, "a command", || first_child(init)))
     }
 
-    /// Whether it has ended.
+    /// Reports whether it has ended.
     pub(crate) fn is_gone(&self) -> bool {
         kill(self.pid, None).is_err()
     }
@@ -137,12 +137,12 @@ impl Drop for Guard {
     }
 }
 
-/// A command under a guard, its init, or a process below that. It keeps its process id for as long as guard and `elect run` are stopped: nobody reaps it.
+/// A command under a guard, its init, or a descendant. It keeps its process id for as long as guard and `elect run` are stopped, which would reap it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guarded(Pid);
 
 impl Guarded {
-    /// A process below an init.
+    /// A descendant of an init.
     pub(crate) fn of(id: u32) -> Self {
         Self(Pid::from_raw(id.cast_signed()))
     }
@@ -160,7 +160,7 @@ impl Guarded {
         self.signal(Signal::SIGSTOP);
     }
 
-    /// Whether it stands still.
+    /// Reports whether it is stopped.
     pub(crate) fn is_stopped(self) -> bool {
         state_of(self.0.as_raw()).is_some_and(|state| state == "T")
     }
@@ -170,7 +170,7 @@ impl Guarded {
         kill(self.0, Signal::SIGKILL).expect("the command is there");
     }
 
-    /// Whether it has ended, reaped or not.
+    /// Reports whether it has ended, reaped or not.
     pub(crate) fn has_ended(self) -> bool {
         state_of(self.0.as_raw()).is_none_or(|state| state == "Z")
     }
@@ -180,7 +180,7 @@ fn first_child(parent: Pid) -> Option<Pid> {
     children_of(parent.as_raw().cast_unsigned())?.first().copied().map(Pid::from_raw)
 }
 
-/// All below a process.
+/// All descendants of a process.
 pub(crate) fn descendants_of(process: u32) -> Vec<u32> {
     let children = children_of(process).unwrap_or_default().into_iter().map(i32::cast_unsigned);
     children.flat_map(|child| [vec![child], descendants_of(child)].concat()).collect()

@@ -1,7 +1,7 @@
 //! The Tokio runtime behind the synchronous test support.
 //!
-//! One for the test process, and never dropped: dropping a runtime inside another one panics, and a `Proxy`
-//! or an `Admin` may well be dropped inside the runtime of an async test.
+//! One for the test process, never dropped: dropping a runtime inside another one panics, and a `Proxy`
+//! or an `Admin` may be dropped inside the runtime of an async test.
 
 use std::{
     future::Future,
@@ -14,7 +14,7 @@ use tokio::{
     time::{error::Elapsed, timeout},
 };
 
-/// Two, so that one busy proxy cannot hold up the others and the admin client.
+/// Two, so that one busy proxy does not hold up the others and the admin client.
 const WORKERS: usize = 2;
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -30,9 +30,9 @@ pub(crate) fn handle() -> &'static Handle {
     RUNTIME.handle()
 }
 
-/// Runs `future` to its end on the support runtime, and blocks the calling thread for so long.
+/// Runs `future` to its end on the support runtime; blocks the calling thread meanwhile.
 ///
-/// Unlike `Runtime::block_on` it may be called from a thread that is driving another runtime.
+/// Unlike `Runtime::block_on` it may be called from a thread that drives another runtime.
 #[track_caller]
 pub(crate) fn wait_for<F>(future: F) -> F::Output
 where
@@ -45,7 +45,7 @@ where
     result.recv().expect("the future panicked on the support runtime; its message is above")
 }
 
-/// As [`wait_for`], but gives `future` up once `deadline` has passed.
+/// As [`wait_for`], but drops `future` once `deadline` has passed.
 #[track_caller]
 pub(crate) fn wait_within<F>(deadline: Duration, future: F) -> Result<F::Output, Elapsed>
 where

@@ -1,10 +1,10 @@
-//! `elect server` processes: the lines they print, word for word, and what holds of every such transcript.
+//! `elect server` processes: their lines, word for word, and the invariants of every transcript.
 //!
-//! Two things can be checked of them all:
+//! Two invariants can be checked of them all:
 //!
-//! * when a [`Server`] is dropped, always: its lines came in an order that the design allows (no refreshing
-//!   by one that does not lead, no change that was not followed by an election);
-//! * by [`led_one_at_a_time`], where a test asks: no two led at one moment.
+//! * always, when a [`Server`] is dropped: its lines came in an order that the design allows (no refreshing
+//!   without leading, no change without a following election);
+//! * by [`led_one_at_a_time`], if a test calls it: no two led at one moment.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -29,13 +29,13 @@ pub(crate) const REFRESHING: &str = "Refreshing lease; still the leader.";
 pub(crate) const CHANGE: &str = "LEADERSHIP CHANGE REQUIRED";
 pub(crate) const NEW_ELECTION: &str = "new election";
 
-/// What the default election is called.
+/// The default election's name.
 pub(crate) const ELECTION_NAME: &str = "leader";
 
-/// For what takes far less on an idle machine: a line that is due, a process that ends.
+/// Deadline for what takes far less on an idle machine: a line that is due, a process that ends.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// What a leader's departure takes at most where nobody has to wait for a lease to end. The tests that use
+/// The longest time for a leader's departure if no candidate has to wait for a lease to end. The tests that use
 /// it have a TTL many times as long.
 pub(crate) const AT_ONCE: Duration = Duration::from_secs(5);
 
@@ -47,12 +47,12 @@ pub(crate) fn connecting(endpoints: &str) -> String {
     format!("Connecting to etcd at '{endpoints}'")
 }
 
-/// What every server prints up to its place in the queue.
+/// Lines of every server up to its place in the queue.
 pub(crate) fn beginning(name: &str, endpoints: &str) -> Vec<String> {
     vec![starting(name), connecting(endpoints), ELECTION.to_owned()]
 }
 
-/// In which form it was told to log.
+/// Its log's format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Plain,
@@ -60,12 +60,12 @@ pub(crate) enum Form {
     Json,
 }
 
-/// One of the lines that people follow.
+/// A line about a transition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     pub(crate) at: BootTime,
     pub(crate) text: String,
-    /// Of the term that it is about, where the form of the log says so.
+    /// The token of its term, in formats that include it.
     pub(crate) token: Option<u64>,
 }
 
@@ -74,34 +74,34 @@ pub(crate) struct Told {
 pub(crate) struct Server {
     captured: Captured,
     name: String,
-    /// The line in which it says how it is in touch with the others. It may come again.
+    /// The line about its connection to etcd or its peers. It may repeat.
     reaching: String,
     form: Form,
-    /// When it was frozen, or deposed by a third party.
+    /// Moments at which it was frozen, or deposed by a third party.
     cut_short: Vec<BootTime>,
-    /// When it was killed, or had exited.
+    /// The moment at which it was killed, or had exited.
     ended: Option<BootTime>,
 }
 
 impl Server {
-    /// Starts one that prints the plain lines.
+    /// Starts a server with the plain log.
     pub(crate) fn start(name: &str, endpoints: &str, ttl: &str) -> Self {
         Self::start_with(name, endpoints, ttl, &[])
     }
 
-    /// Starts one that prints the plain lines, with more flags.
+    /// Starts a server with the plain log and more flags.
     pub(crate) fn start_with(name: &str, endpoints: &str, ttl: &str, flags: &[&str]) -> Self {
         let elect = Elect::server(name, endpoints).args(["--ttl", ttl]).args(flags);
         Self::of(elect.start(), name, connecting(endpoints), Form::Plain)
     }
 
-    /// Starts one that prints the full log. Its lines only end with what [`Server::start`]'s say.
+    /// Starts a server with the full log. Its lines end with the text of a plain line.
     pub(crate) fn start_with_full_log(name: &str, endpoints: &str, ttl: &str) -> Self {
         let elect = Elect::new(["server", name, "--etcd", endpoints, "--ttl", ttl, "--log-format", "full"]);
         Self::of(elect.start(), name, connecting(endpoints), Form::Full)
     }
 
-    /// Starts one and waits until it leads.
+    /// Starts a server and waits until it leads.
     #[track_caller]
     pub(crate) fn start_leader(name: &str, endpoints: &str, ttl: &str) -> Self {
         let server = Self::start(name, endpoints, ttl);
@@ -109,7 +109,7 @@ impl Server {
         server
     }
 
-    /// Starts one and waits until it is in the queue and knows that another leads.
+    /// Starts a server and waits until it is in the queue and knows another leader.
     #[track_caller]
     pub(crate) fn start_follower(name: &str, endpoints: &str, ttl: &str) -> Self {
         let server = Self::start(name, endpoints, ttl);
@@ -117,7 +117,7 @@ impl Server {
         server
     }
 
-    /// One that was started in another way.
+    /// Wraps a server that was started in another way.
     pub(crate) fn of(captured: Captured, name: &str, reaching: String, form: Form) -> Self {
         Self { captured, name: name.to_owned(), reaching, form, cut_short: Vec::new(), ended: None }
     }
@@ -126,12 +126,12 @@ impl Server {
         &self.name
     }
 
-    /// All it printed to standard output, but for the refreshing, of which there may be any number.
+    /// All lines on standard output, without the refreshing, which may repeat.
     pub(crate) fn story(&self) -> Vec<String> {
         self.stdout().into_iter().filter(|line| line != REFRESHING).collect()
     }
 
-    /// As [`story`](Self::story), also without the attempts to connect after the first.
+    /// As [`story`](Self::story), also without repeated attempts to connect.
     pub(crate) fn story_of_roles(&self) -> Vec<String> {
         let mut connected = false;
         let mut told = self.story();
@@ -145,7 +145,7 @@ impl Server {
         lines.filter(|line| line != REFRESHING && *line != self.reaching).collect()
     }
 
-    /// Waits for each of these lines, in this order; others may lie between. Returns the last.
+    /// Waits for each of these lines, in this order; others may be in between. Returns the last.
     #[track_caller]
     pub(crate) fn wait_for_lines_since(&self, mark: Mark, lines: &[&str]) -> Line {
         let mut mark = mark;
@@ -158,13 +158,13 @@ impl Server {
         found.expect("a line to wait for")
     }
 
-    /// Waits for `count` renewals from `mark` on: that many times it has proved anew that it leads.
+    /// Waits for `count` renewals from `mark` on.
     #[track_caller]
     pub(crate) fn wait_for_refreshing_since(&self, mark: Mark, count: usize) -> Line {
         self.wait_for_lines_since(mark, &vec![REFRESHING; count])
     }
 
-    /// The lines that people follow, of a plain log or one in JSON.
+    /// The lines about transitions, of a plain log or one in JSON.
     pub(crate) fn told(&self) -> Vec<Told> {
         self.told_since(Mark::START)
     }
@@ -174,12 +174,12 @@ impl Server {
         lines.filter_map(|line| self.form.told(line)).collect()
     }
 
-    /// Whether that is the last it said of its role.
+    /// Reports whether its last transition is to leader.
     pub(crate) fn says_that_it_leads(&self) -> bool {
         self.roles_since(Mark::START).last().is_some_and(|role| role == LEADER)
     }
 
-    /// When it last said that it leads.
+    /// The moment of its last transition to leader.
     #[track_caller]
     pub(crate) fn last_claim(&self) -> BootTime {
         let lines = self.lines();
@@ -187,14 +187,14 @@ impl Server {
         claim.expect("it has led").at
     }
 
-    /// Tells it to stop, and returns when.
+    /// Tells it to stop, and returns the moment.
     pub(crate) fn tell_to_stop(&self) -> BootTime {
         let told = BootTime::now();
         self.signal(Signal::SIGTERM);
         told
     }
 
-    /// Tells it to stop and waits until it has, with this exit code.
+    /// Tells it to stop and waits until it exits with this code.
     #[track_caller]
     pub(crate) fn stop(&mut self, code: i32) {
         self.tell_to_stop();
@@ -223,8 +223,8 @@ impl Server {
         frozen
     }
 
-    /// Says that somebody is about to take its key or its lease away. It hears of that no sooner than the
-    /// next one does, so no order holds between the two.
+    /// Records that a third party is about to delete its key or revoke its lease. The server hears of that no sooner than the
+    /// next leader does, so no order holds between the two.
     pub(crate) fn will_be_deposed(&mut self) {
         self.cut_short.push(BootTime::now());
     }
@@ -234,10 +234,10 @@ impl Server {
         assert_eq!(self.captured.status(), None, "{} has exited; stderr: {:?}", self.name, self.stderr());
     }
 
-    /// From when to when it led, by what it said.
+    /// The intervals in which it led, by its lines.
     ///
-    /// One that was frozen could not say when it stopped, and one that was deposed by a third party was told
-    /// of it late. Either led until then, unless it went on to claim.
+    /// A frozen server could not print when it stopped, and one deposed by a third party was told
+    /// late. Either counts as leading until then, unless it claimed leadership later.
     fn terms(&self) -> Vec<(BootTime, BootTime)> {
         let mut terms = Vec::new();
         let mut term: Option<(BootTime, BootTime)> = None;
@@ -260,7 +260,7 @@ impl Server {
         terms
     }
 
-    /// Panics where one of its lines may not follow the one before it.
+    /// Panics if one of its lines may not follow the one before it.
     fn check_order(&self) {
         let lines: Vec<_> = self.told().into_iter().map(|line| line.text).collect();
         let mut before = None;
@@ -283,7 +283,7 @@ impl Server {
 }
 
 impl Form {
-    /// What a line tells, if it is one of those that people follow.
+    /// The transition in a line, if there is one.
     fn told(self, line: Line) -> Option<Told> {
         let Line { at, text, .. } = line;
         match self {
@@ -331,7 +331,7 @@ pub(crate) fn start_in_turn<const N: usize>(names: [&str; N], endpoints: &str, t
     })
 }
 
-/// Asserts that no two of these led at one moment, by what they printed and when.
+/// Asserts that no two of these led at one moment, by their lines and stamps.
 #[track_caller]
 pub(crate) fn led_one_at_a_time<'a>(servers: impl IntoIterator<Item = &'a Server>) {
     let servers = servers.into_iter();
@@ -340,13 +340,13 @@ pub(crate) fn led_one_at_a_time<'a>(servers: impl IntoIterator<Item = &'a Server
     terms.sort_unstable();
     for pair in terms.windows(2) {
         let [((_, until), before), ((from, _), after)] = pair else { continue };
-        // One that got no time to run was as good as frozen.
+        // A server that was not scheduled was as good as frozen.
         let stall = longest_stall(*from, *until);
         assert!(*until <= *from + stall, "{before} led until {until}, and {after} from {from}; {stall:?}");
     }
 }
 
-/// What `elect status --json` says.
+/// The output of `elect status --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Status {
     pub(crate) state: String,
@@ -362,7 +362,7 @@ pub(crate) struct Queued {
 }
 
 impl Status {
-    /// Asks etcd at `endpoints` by the real command.
+    /// Asks etcd at `endpoints` with the real command.
     #[track_caller]
     pub(crate) fn read(endpoints: &str) -> Self {
         let mut elect = Elect::new(["status", "--json", "--etcd", endpoints]).start();
@@ -372,7 +372,7 @@ impl Status {
         parsed.unwrap_or_else(|| panic!("elect status said {said:?}; {:?}", elect.stderr()))
     }
 
-    /// The names in the order of the queue.
+    /// Names in the queue's order.
     pub(crate) fn queue(&self) -> Vec<&str> {
         self.candidates.iter().map(|queued| queued.name.as_str()).collect()
     }
@@ -385,9 +385,9 @@ impl Status {
         })
     }
 
-    /// Waits until exactly these are in the queue, in any order, and the one that leads there says so itself.
+    /// Waits until exactly these are in the queue, in any order, and the leader among them has announced itself.
     ///
-    /// After an outage a queue has keys of the past for a while, which nobody stands behind any more.
+    /// After an outage a queue has keys of former candidates for a while.
     #[track_caller]
     pub(crate) fn wait_for_agreement(endpoints: &str, servers: &[&Server]) -> Self {
         let mut names: Vec<_> = servers.iter().map(|server| server.name()).collect();
@@ -402,7 +402,7 @@ impl Status {
     }
 }
 
-/// The token of the term that `name` leads in.
+/// The token of the term in which `name` leads.
 #[track_caller]
 pub(crate) fn token_of(endpoints: &str, name: &str) -> u64 {
     let status = Status::read(endpoints);

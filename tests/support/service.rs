@@ -1,7 +1,7 @@
-//! A tiny HTTP service that a test writes in one closure: what stands behind a load balancer.
+//! A tiny HTTP service, written by a test as one closure: the backend of a load balancer.
 //!
-//! It is a thread of the test process, so it goes on where a server beside it is killed or frozen; that is the
-//! harder case for whoever must not let its answers through.
+//! It is a thread of the test process, so it continues when a server beside it is killed or frozen; that is the
+//! harder case for a load balancer that must withhold its responses.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
@@ -14,10 +14,10 @@ use std::{
     time::Duration,
 };
 
-/// For a request to arrive whole, and for its answer to leave.
+/// Time for a request to arrive whole, and for its response to leave.
 const IO_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a service answers to one request.
+/// A service's response to one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -44,7 +44,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts one that answers each request, by its path, on a thread of that request's own.
+    /// Starts a service that answers each request, by its path, on a thread of its own.
     pub(crate) fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the kernel has a free port");
         let address = listener.local_addr().expect("a listener has an address");
@@ -56,7 +56,7 @@ impl Service {
                     return;
                 }
                 let (Ok(client), answer) = (client, Arc::clone(&answer)) else { continue };
-                // A client that goes away is the client's affair.
+                // A client's disconnect is ignored.
                 thread::spawn(move || serve(client, answer.as_ref()));
             }
         });

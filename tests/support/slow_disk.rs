@@ -1,4 +1,4 @@
-//! A disk that takes its time to make anything durable.
+//! A disk that syncs slowly.
 
 use std::{
     fs,
@@ -18,13 +18,13 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
     let (built, library) =
         (directory.join(format!("slow_sync.{}", process::id())), directory.join("libslow_sync.so"));
     tool::succeeds(Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&built, &source]).arg("-ldl"));
-    // Another test program may be using the one that is there.
+    // Another test program may be using the existing one.
     let _ = fs::remove_file(source);
     fs::rename(&built, &library).expect("both are in one directory");
     library
 });
 
-/// The environment of a process whose syncs take that much longer.
+/// The environment of a process whose syncs take this much longer.
 pub(crate) fn slow_disk(by: Duration) -> [(&'static str, String); 2] {
     let library = LIBRARY.to_str().expect("target directories have plain names").to_owned();
     [("LD_PRELOAD", library), ("SYNC_MS", by.as_millis().to_string())]

@@ -1,4 +1,4 @@
-/* Preloaded, lets each sync of a file take longer, by SYNC_MS milliseconds. */
+/* Preloaded: makes each sync of a file take SYNC_MS milliseconds longer. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
-//! Programs that people run beside `elect`, as Debian has them.
+//! Programs used together with `elect`, in Debian's versions.
 //!
-//! `make test` installs them and then asks for them all (`TEST_TOOLS=required`), so there nothing is
-//! skipped unseen. Under a bare `cargo test` a test whose program is missing says so and passes.
+//! `make test` installs them and then requires them all (`TEST_TOOLS=required`), so it skips no test
+//! silently. Under a bare `cargo test`, a test whose program is missing prints so and passes.
 
 use std::{
     env,
@@ -9,10 +9,10 @@ use std::{
     process::{Command, Output},
 };
 
-/// Whether a missing program is an error.
+/// Makes a missing program an error.
 const REQUIRED: &str = "TEST_TOOLS";
 
-/// The program, or `None` and a line that says that the test is skipped.
+/// The program, or `None` and a message that the test is skipped.
 #[track_caller]
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let found = look_up(program);
@@ -44,7 +44,7 @@ fn look_up(program: &str) -> Option<PathBuf> {
     dirs.map(|dir| dir.join(program)).find(|path| path.is_file())
 }
 
-/// Runs it to its end, which must be a success, and returns what it printed to standard output.
+/// Runs a program that must succeed, and returns its standard output.
 #[track_caller]
 pub(crate) fn succeeds(command: &mut Command) -> String {
     let output = run(command);
@@ -54,7 +54,7 @@ pub(crate) fn succeeds(command: &mut Command) -> String {
     out
 }
 
-/// Runs it to its end.
+/// Runs a program to its end.
 #[track_caller]
 pub(crate) fn run(command: &mut Command) -> Output {
     command.output().unwrap_or_else(|error| panic!("failed to start {command:?}: {error}"))

@@ -1,6 +1,6 @@
-//! A small file system of its own for a server's data directory, which can be filled, emptied, and made read-only.
+//! A small file system for one server's data directory, which can be filled, emptied, and made read-only.
 //!
-//! It is mounted in a mount namespace that belongs to a process that does nothing else, so that nothing of it
+//! It is mounted in a mount namespace of an otherwise idle process, so that nothing of it
 //! is left once that process is gone.
 
 use std::{
@@ -26,12 +26,12 @@ pub(crate) struct Volume {
     holder: Process,
 }
 
-/// What fills it.
+/// The file that fills it.
 const FILLER: &str = "lost+found/filler";
 
 impl Volume {
-    /// One of so many KiB in place of the directory `at`, for those whom it starts; or `None`, said aloud,
-    /// where this machine does not allow it.
+    /// Mounts so many KiB over the directory `at`, for processes started with it; or returns `None`, with a message,
+    /// if this machine does not allow it.
     pub(crate) fn try_new(at: &Path, kib: usize) -> Option<Self> {
         fs::create_dir_all(at).expect("a temporary directory is ours");
         let at = at.to_owned();
@@ -72,7 +72,7 @@ impl Volume {
         self.run(elect::program(), args)
     }
 
-    /// Leaves no space. Whatever was written before can still be read.
+    /// Leaves no space. Existing files stay readable.
     pub(crate) fn fill(&self) {
         let mut filler = File::create(self.inside(FILLER)).expect("the volume is writable");
         let zeros = [0; 4096];

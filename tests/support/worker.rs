@@ -1,7 +1,7 @@
-//! A command for `elect run` that keeps a diary, so that what is claimed of it can be checked by what it wrote
-//! itself: when it was alive, in which term, and whether another one was alive too.
+//! A command for `elect run` that keeps a diary, so that claims about it can be checked against its own
+//! record: when it was alive, in which term, and whether another one was alive too.
 //!
-//! It is the test's own program, started anew: a test file that uses it has
+//! It is the test's own program, started again: a test file that uses it has
 //!
 //! ```ignore
 //! #[test]
@@ -36,12 +36,12 @@ const LOCK: &str = "WORKER_LOCK";
 /// Has a worker give up root before it works, as daemons do.
 pub(crate) const GIVE_UP_ROOT: &str = "WORKER_GIVES_UP_ROOT";
 
-/// How often it writes that it is alive.
+/// Interval between its signs of life.
 const EVERY: Duration = Duration::from_millis(2);
 
-/// Works until it is killed, where the environment asks for it.
+/// Works until it is killed, if the environment asks for it.
 ///
-/// One with a lock writes OVERLAP if somebody else holds it, so if two run at once. One without is a helper of
+/// A worker with a lock writes OVERLAP if another one holds it, so if two run at once. A worker without one is a helper of
 /// the first.
 pub(crate) fn main() {
     let Ok(path) = env::var(DIARY) else { return };
@@ -64,7 +64,7 @@ pub(crate) fn main() {
         Some(Err(_)) => write("OVERLAP"),
         None => write("help"),
     }
-    // Its test is over when the diary is gone: then nothing may be left, whatever is broken.
+    // The test is over when the diary is gone: then the worker ends, even if `elect run` is broken.
     while Path::new(&path).exists() {
         write("alive");
         thread::sleep(EVERY);
@@ -72,8 +72,8 @@ pub(crate) fn main() {
 }
 
 fn give_up_root() -> nix::Result<()> {
-    const NOBODY: u32 = 65_534;
-    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    const OVERFLOW_ID: u32 = 65_534;
+    let (user, group) = (Uid::from_raw(OVERFLOW_ID), Gid::from_raw(OVERFLOW_ID));
     setgroups(&[])?;
     setresgid(group, group, group)?;
     setresuid(user, user, user)
@@ -87,7 +87,7 @@ pub(crate) struct Entry {
     pub(crate) at: BootTime,
 }
 
-/// Where all workers of a test write.
+/// The file to which all workers of a test write.
 #[derive(Debug)]
 pub(crate) struct Diary {
     dir: TempDir,
@@ -96,9 +96,9 @@ pub(crate) struct Diary {
 impl Diary {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().expect("a temporary directory can be made");
-        // A worker that gave up root looks whether its diary is there.
-        let everybody = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(dir.path(), everybody).expect("the directory is ours");
+        // A worker that gave up root must see whether its diary exists.
+        let readable = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(dir.path(), readable).expect("the directory is ours");
         Self { dir }
     }
 
@@ -120,7 +120,7 @@ impl Diary {
         whole.lines().map(parse).collect()
     }
 
-    /// Waits until a worker of a term after this one has written, and returns that entry.
+    /// Waits until a worker of a later term has written, and returns that entry.
     #[track_caller]
     pub(crate) fn wait_for_term_after(&self, token: u64) -> Entry {
         eventually(SOON, &format!("a command with a token after {token}"), || {
@@ -128,7 +128,7 @@ impl Diary {
         })
     }
 
-    /// Waits until so many workers of one term have begun.
+    /// Waits until so many workers of one term have started.
     #[track_caller]
     pub(crate) fn wait_for_workers(&self, token: u64, count: usize) {
         eventually(SOON, &format!("{count} workers of term {token}"), || {
@@ -138,17 +138,17 @@ impl Diary {
         });
     }
 
-    /// When somebody of this term was last alive.
+    /// The last sign of life of any worker of this term.
     #[track_caller]
     pub(crate) fn last_of(&self, token: u64) -> BootTime {
         let entries = self.entries().into_iter().filter(|entry| entry.token == token);
-        entries.map(|entry| entry.at).max().expect("somebody worked in that term")
+        entries.map(|entry| entry.at).max().expect("a worker ran in that term")
     }
 
-    /// Waits until nobody of this term writes any more, and returns when somebody last did.
+    /// Waits until no worker of this term writes any more, and returns the last sign of life.
     ///
-    /// The condition is not monotone; what follows from a worker that pauses for so long is a failure, though,
-    /// and not a success.
+    /// The condition is not monotone; a worker that pauses for so long leads to a failure, though,
+    /// and not to a success.
     #[track_caller]
     pub(crate) fn wait_for_end_of(&self, token: u64) -> BootTime {
         const SILENCE: Duration = Duration::from_millis(300);

@@ -1,4 +1,4 @@
-//! The choices that a test has in starting etcd, and the start itself.
+//! A test's options for starting etcd, and the start itself.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::support::{network::Network, pki::Pki};
 
-/// How often a start is tried on other ports, when somebody outside these tests took one.
+/// Attempts to start on other ports if another program took one.
 const START_ATTEMPTS: usize = 5;
 
-/// How a server is to be started.
+/// A server's options.
 #[derive(Clone, Debug)]
 #[must_use = "a builder starts nothing by itself"]
 pub(crate) struct EtcdBuilder {
@@ -43,7 +43,7 @@ impl EtcdBuilder {
         self
     }
 
-    /// Serves clients by TLS only, and only those with a certificate of `pki`'s authority.
+    /// Serves clients by TLS only, with a certificate of `pki`'s authority.
     pub(crate) fn tls(mut self, pki: Arc<Pki>) -> Self {
         self.pki = Some(pki);
         self
@@ -98,7 +98,7 @@ impl EtcdBuilder {
         let initial_cluster: Vec<_> =
             peer_urls.iter().enumerate().map(|(i, url)| format!("m{i}={url}")).collect();
         let initial_cluster = initial_cluster.join(",");
-        // Unique, so that no other test's etcd can be taken for a member of this cluster.
+        // Unique, so that no other test's etcd is taken for a member of this cluster.
         let token = format!("test-{}", sites[0].peer.number());
 
         let mut members = Vec::with_capacity(count);

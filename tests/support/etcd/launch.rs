@@ -1,4 +1,4 @@
-//! How a server is started, the first time and again: the same ports, the same flags, the same directory.
+//! Starting a server, for the first time and again: the same ports, the same flags, the same directory.
 
 use std::{
     env,
@@ -17,13 +17,13 @@ use crate::support::{
     process::{self, Process},
 };
 
-/// All that it takes to start a server once more.
+/// All data needed to start a server again.
 #[derive(Debug)]
 pub(super) struct Launch {
     pub(super) how: EtcdBuilder,
     pub(super) name: String,
     pub(super) site: Site,
-    /// Where its peers reach it.
+    /// Its URL for peers.
     pub(super) peer_url: String,
     pub(super) initial_cluster: String,
     pub(super) token: String,
@@ -46,7 +46,7 @@ impl Launch {
 
     fn command(&self) -> Command {
         let mut command = process::command(self.how.version.program());
-        // ETCD_… would change the configuration behind our back.
+        // Inherited ETCD_… variables would change the configuration.
         command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
         command
             .args(["--name", &self.name])
@@ -93,11 +93,11 @@ impl Launch {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) process: Process,
-    /// Where in the log file it begins.
+    /// The offset in the log file at which it begins.
     pub(super) log_start: usize,
 }
 
-/// What a server keeps from one run to the next: its ports, and where its process id is to be found.
+/// A server's state across runs: its ports, and the place of its process id.
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) client: ReservedPort,

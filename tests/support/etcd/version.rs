@@ -1,12 +1,12 @@
-//! The versions of etcd that these tests run on, and where their programs are.
+//! The versions of etcd that these tests run on, and the paths of their programs.
 
 use std::{path::PathBuf, process::Command, sync::LazyLock};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EtcdVersion {
-    /// The newest, which a dev-dependency carries.
+    /// The newest version, from a dev-dependency.
     V3_7,
-    /// The one in Debian, the oldest that is still around in numbers.
+    /// Debian's version, the oldest that is still widely used.
     V3_4,
 }
 
@@ -29,7 +29,7 @@ impl EtcdVersion {
     }
 }
 
-/// The version of the etcd on the PATH, or why there is none.
+/// The version of the etcd on the PATH, or the reason why there is none.
 static DEBIAN_VERSION: LazyLock<String> =
     LazyLock::new(|| match Command::new("etcd").arg("--version").output() {
         Ok(output) => {
