@@ -67,7 +67,11 @@ fn contract_4_a_killed_leader_is_followed_and_comes_back_as_a_follower() {
     back.wait_for_line(FOLLOWER, SOON);
     next.wait_for_refreshing_since(mark, 2);
     assert_eq!(back.story(), story(&group, leader, &[FOLLOWER]));
-    assert_eq!(next.story(), story(&group, place(next), &WON), "nobody is deposed by one that comes back");
+    assert_eq!(
+        next.story(),
+        story(&group, place(next), &WON),
+        "a follower that comes back deposes no leader"
+    );
     led_one_at_a_time([&old, &first, &second, &back]);
 }
 

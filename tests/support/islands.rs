@@ -220,7 +220,7 @@ fn on<F: Future<Output = ()>>(host: &Process, what: impl FnOnce() -> F + Send + 
     let (stop, stopped) = oneshot::channel::<()>();
     let namespace = File::open(format!("/proc/{}/ns/net", host.id())).expect("the host is there");
     let thread = thread::spawn(move || {
-        setns(namespace, CloneFlags::CLONE_NEWNET).expect("whoever made the namespace may enter it");
+        setns(namespace, CloneFlags::CLONE_NEWNET).expect("the namespace is ours to enter");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime starts wherever a test does").block_on(async move {
             tokio::select! {

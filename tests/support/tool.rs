@@ -39,7 +39,7 @@ fn skipped(program: &str) {
 
 fn look_up(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Where Debian keeps haproxy; not everybody's PATH has it.
+    // Debian's directory for haproxy, which not every PATH has.
     let dirs = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     dirs.map(|dir| dir.join(program)).find(|path| path.is_file())
 }

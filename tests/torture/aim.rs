@@ -1,4 +1,4 @@
-//! Whom a fault hits, by what was seen of the election last, and what that does to what it finds there.
+//! The targets of faults, by the election's last observed state, and a fault's effect on them.
 
 use super::{
     arena::{Blocked, Host},
@@ -8,7 +8,7 @@ use super::{
     nemesis::{Fault, Member, Site, Weather, Whom},
 };
 
-/// A fault that goes on, with those whom it hits.
+/// An active fault, with the processes it affects.
 #[derive(Debug, Clone)]
 pub(crate) enum Hit {
     Killed(Vec<usize>),
@@ -22,18 +22,18 @@ pub(crate) enum Hit {
     Weather(Host, Weather),
     MemberKilled(usize),
     Stutter(Host),
-    /// No host: what is done to the ground, at once, or nothing at all.
+    /// No host: the fault affects the system, at once, or nothing at all.
     Nothing,
 }
 
-/// What there is to hit.
+/// The possible targets.
 pub(crate) struct Aim<'a> {
     pub(crate) on: Backend,
     pub(crate) candidates: &'a [Candidate],
     pub(crate) sight: &'a Sight,
 }
 
-/// Whose guard, or whose share in the ground, is hit.
+/// The candidate whose guard, or whose key or lease, is affected.
 pub(crate) fn whom(fault: Fault) -> Option<Whom> {
     match fault {
         Fault::KillGuard(whom) | Fault::Revoke(whom) | Fault::Delete(whom) | Fault::Stranger(whom) => {
@@ -44,7 +44,7 @@ pub(crate) fn whom(fault: Fault) -> Option<Whom> {
 }
 
 impl Aim<'_> {
-    /// Who is hit, by name.
+    /// The affected processes, by name.
     pub(crate) fn told(&self, fault: Fault, hit: &Hit) -> String {
         let name = |place: &usize| self.host_name(Host::Candidate(*place));
         let names =
@@ -79,7 +79,7 @@ impl Aim<'_> {
         }
     }
 
-    /// The candidate that this is by now.
+    /// The candidate that this target is at present.
     pub(crate) fn place(&self, whom: Whom) -> usize {
         let Sight { leader, there, .. } = self.sight;
         let at = |name: Option<&String>| {
@@ -181,7 +181,7 @@ impl Aim<'_> {
         (leader..leader + count).map(move |place| place % count)
     }
 
-    /// Whether it is an `elect run` whose guard nothing was done to yet.
+    /// Reports whether it is an `elect run` with an unaffected guard.
     fn has_guard(&self, place: usize) -> bool {
         self.candidates[place].kind == Kind::Run && self.candidates[place].has_whole_guard()
     }
@@ -191,7 +191,7 @@ fn frozen(places: impl IntoIterator<Item = usize>) -> Hit {
     Hit::Frozen(places.into_iter().map(Host::Candidate).collect())
 }
 
-/// Between whom the network is broken.
+/// The hosts between which the network is broken.
 fn sites(fault: Fault) -> impl Iterator<Item = Site> {
     let (one, other) = match fault {
         Fault::CutOff(site) | Fault::Mute(site) | Fault::Deaf(site) => (Some(site), None),

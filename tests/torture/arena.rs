@@ -1,8 +1,8 @@
-//! Where the processes are: hosts, and the network between them, which can be broken pair by pair and direction by
+//! Placement of the processes: hosts, and the network between them, which can be broken pair by pair and direction by
 //! direction.
 //!
-//! Two of them: network namespaces, one a host, where the machine allows it ([`namespaces`]); else loopback, with
-//! proxies in between ([`loopback`]). What is broken is always given as a whole, as a set: faults may overlap.
+//! Two kinds: network namespaces, one a host, if the machine allows it ([`namespaces`]); else loopback, with
+//! proxies in between ([`loopback`]). Faults are always given as a whole set, as they may overlap.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,20 +18,20 @@ mod hub;
 mod loopback;
 mod namespaces;
 
-/// A host: candidates first, then members, by their places.
+/// A host: candidates first, then members, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Host {
     Candidate(usize),
     Member(usize),
 }
 
-/// Hosts that don't reach others: from the first, nothing gets to the second.
+/// Pairs of hosts: packets from the first do not reach the second.
 pub(crate) type Blocked = BTreeSet<(Host, Host)>;
 
-/// Hosts that have a bad link.
+/// Hosts with a bad link.
 pub(crate) type Climate = BTreeMap<Host, Weather>;
 
-/// Where somebody listens, and under which address its peers know it.
+/// A listening address, and the address announced to the peers.
 #[derive(Debug, Clone)]
 pub(crate) struct Addresses {
     pub(crate) client: String,
@@ -46,7 +46,7 @@ pub(crate) enum Arena {
 }
 
 impl Arena {
-    /// Namespaces if this machine has them and `loopback` is not asked for.
+    /// Uses namespaces if this machine has them and `loopback` is not asked for.
     pub(crate) fn new(candidates: usize, members: usize, loopback: bool) -> Self {
         if !loopback {
             match Namespaces::new(candidates, members) {
@@ -72,14 +72,14 @@ impl Arena {
         }
     }
 
-    /// Somebody was started: loopback knows peers by their processes.
+    /// Notes a started process: loopback identifies peers by their processes.
     pub(crate) fn started(&self, host: Host, process: u32) {
         if let Self::Loopback(loopback) = self {
             loopback.started(host, process);
         }
     }
 
-    /// Where that host listens: a member, or where there are none, a candidate.
+    /// A host's listening addresses: of a member or, without members, of a candidate.
     pub(crate) fn addresses(&self, host: Host) -> Addresses {
         match self {
             Self::Namespaces(_) => Namespaces::addresses(host),
@@ -87,7 +87,7 @@ impl Arena {
         }
     }
 
-    /// Where a candidate finds etcd, as `--etcd` takes it.
+    /// etcd's endpoints for a candidate, as `--etcd` takes them.
     pub(crate) fn endpoints(&self, candidate: usize) -> String {
         match self {
             Self::Namespaces(namespaces) => namespaces.endpoints(),
@@ -95,7 +95,7 @@ impl Arena {
         }
     }
 
-    /// Breaks the network in these places, and mends it in all others.
+    /// Applies these faults, and repairs all other links.
     pub(crate) fn shape(&mut self, blocked: &Blocked, climate: &Climate) {
         match self {
             Self::Namespaces(namespaces) => namespaces.shape(blocked, climate),
@@ -103,7 +103,7 @@ impl Arena {
         }
     }
 
-    /// Moves the calling thread to where all hosts are reached, whatever is broken between them.
+    /// Moves the calling thread to where all hosts are reachable, whatever is broken between them.
     pub(crate) fn enter(&self) {
         if let Self::Namespaces(namespaces) = self {
             namespaces.enter();

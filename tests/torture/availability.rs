@@ -1,4 +1,4 @@
-//! How much of the time somebody led, and how long it took to find the next leader after what.
+//! The share of time with a leader, and the time from each kind of fault to the next leader.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -8,10 +8,10 @@ use super::{
     terms::Terms,
 };
 
-/// A fault counts as what ended a leadership if it went on then, or was over no longer than this before.
+/// A fault counts as the cause of a leadership's end if it was active then, or had ended no longer before than this.
 const SHORTLY: Duration = Duration::from_secs(1);
 
-/// Vacancies shorter than that are handoffs within a look of the guard, and are counted all the same.
+/// Vacancies within the guard's polling interval are handoffs, and are counted all the same.
 #[derive(Debug, Clone, Default)]
 struct Vacancies(Vec<Duration>);
 
@@ -40,7 +40,7 @@ pub(crate) struct Availability {
     stale_in_file: usize,
 }
 
-/// A fault's time.
+/// A fault's interval.
 struct Band {
     kind: String,
     from: At,

@@ -1,4 +1,4 @@
-//! The two backends under test: who stands on each, and how long things take there.
+//! The two backends under test: their candidates, and their timing.
 
 use std::{fmt, time::Duration};
 
@@ -15,7 +15,7 @@ pub(crate) enum Backend {
 /// etcd's minimum, with its default election timeout, is 2 s.
 pub(crate) const TTL: Duration = Duration::from_secs(3);
 
-/// Of all peers alike. So long that two busy cores alone depose nobody, and that `elect run` can end its command in time.
+/// The same for all peers. So long that two busy cores alone depose no leader, and that `elect run` can end its command in time.
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 pub(crate) const SHORTEST: Duration = Duration::from_secs(1);
 pub(crate) const LONGEST: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ const AMONG_PEERS: [(&str, Kind); 5] = [
 impl Backend {
     pub(crate) const ALL: [Self; 2] = [Self::Etcd, Self::Peers];
 
-    /// Who stands in every run.
+    /// Candidates of every run.
     pub(crate) fn cast(self) -> &'static [(&'static str, Kind)] {
         match self {
             Self::Etcd => &ON_ETCD,
@@ -49,7 +49,7 @@ impl Backend {
         }
     }
 
-    /// How many hosts there are beside the candidates': etcd's members.
+    /// Number of hosts beside the candidates': etcd's members.
     pub(crate) fn members(self) -> usize {
         match self {
             Self::Etcd => 3,
@@ -57,7 +57,7 @@ impl Backend {
         }
     }
 
-    /// When another one may lead, if nothing more is answered: the TTL, or the shortest election timeout.
+    /// The time without answers after which another one may lead: the TTL, or the shortest election timeout.
     pub(crate) fn span(self) -> Duration {
         match self {
             Self::Etcd => TTL,
@@ -65,7 +65,7 @@ impl Backend {
         }
     }
 
-    /// As long as most takeovers take, or longer.
+    /// As long as most takeovers, or longer.
     pub(crate) fn takeover(self) -> Duration {
         match self {
             Self::Etcd => TTL,
@@ -80,11 +80,11 @@ impl Backend {
         }
     }
 
-    /// The rates of the clocks that run differently: just what the margin covers. On etcd each against etcd's alone, which
-    /// keeps the time; among peers any against any.
+    /// Rates of the clocks that run differently: at the limit of the margin. On etcd each is relative to etcd's,
+    /// which is right; among peers any two may differ by this.
     pub(crate) fn off_rate(self, name: &str) -> Option<f64> {
         match (self, name) {
-            // A clock that is too slow believes longer.
+            // A slow clock extends the belief.
             (Self::Etcd, "l1") => Some(0.9),
             (Self::Etcd, "l2") => Some(1.1),
             (Self::Peers, "l1") => Some(0.95),

@@ -1,10 +1,10 @@
-//! What `elect server` and `elect run` believe, out of their own JSON logs.
+//! The beliefs of `elect server` and `elect run`, from their JSON logs.
 
 use serde::Deserialize;
 
 use super::history::{At, Ending, Event, Token, What};
 
-/// The `RUST_LOG` with which they write it down.
+/// The `RUST_LOG` that enables them.
 pub(crate) const LOG: &str = "belief=debug";
 
 /// A line of the target `belief`.
@@ -18,7 +18,7 @@ struct Line {
     how: Option<String>,
 }
 
-/// The events that these lines tell of; other lines are passed over.
+/// The events in these lines; other lines are skipped.
 pub(crate) fn read(who: &str, lines: &[String]) -> Vec<Event> {
     let lines = lines.iter().filter_map(|line| serde_json::from_str::<Line>(line).ok());
     lines.filter(|line| line.target == "belief").filter_map(|line| event(who, line)).collect()
@@ -32,7 +32,7 @@ fn event(who: &str, line: Line) -> Option<Event> {
         ("ended", _, Some("Expired")) => What::Ended { who, token, last: None, how: Ending::Expired },
         // Logged before the release.
         ("ended", _, Some("Stopping")) => What::Ended { who, token, last: Some(at), how: Ending::Resigned },
-        // Logged some time after: `elect run` has ended its command before that.
+        // Logged some time later: `elect run` ends its command first.
         ("ended", _, Some("Resigned")) => What::Ended { who, token, last: None, how: Ending::Resigned },
         ("ended", _, Some(_)) => What::Ended { who, token, last: Some(at), how: Ending::Taken },
         _ => return None,

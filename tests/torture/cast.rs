@@ -1,6 +1,6 @@
 //! The processes under test, which are started, stopped, frozen and killed. etcd's members are in `ground`.
 //!
-//! Each does what it is told and notes it, stamped on the careful side: a death is stamped before the signal, a start
+//! Each action is noted with a stamp on the safe side: a death is stamped before the signal, a start
 //! after it.
 
 use std::{
@@ -28,10 +28,10 @@ use super::{
 };
 use crate::support::{elect::unconfigured, process::Process};
 
-/// What the members of a group prove to each other that they know.
+/// The secret that the members of a group prove to each other.
 pub(crate) const SECRET: &str = "what no stranger on the peers' port knows";
 
-/// What a candidate is.
+/// A candidate's program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `elect server`
@@ -42,14 +42,14 @@ pub(crate) enum Kind {
     Library,
 }
 
-/// Whose commands have no PID namespace. Others have one where the machine allows it.
+/// Runs without a PID namespace for their commands. Others have one if the machine allows it.
 const UNCONTAINED: [&str; 2] = ["r2", "r3"];
 
-/// Where a run keeps its files.
+/// Directories of a run's files.
 #[derive(Debug, Clone)]
 pub(crate) struct Paths {
     pub(crate) dir: PathBuf,
-    /// What members of a group must not forget.
+    /// Data directories of the members of a group.
     pub(crate) data: PathBuf,
 }
 
@@ -62,7 +62,7 @@ impl Paths {
         self.dir.join(format!("{who}.diary"))
     }
 
-    /// The group's secret, in a file.
+    /// The file with the group's secret.
     pub(crate) fn secret(&self) -> PathBuf {
         self.data.join("secret")
     }
@@ -80,7 +80,7 @@ impl Paths {
     }
 }
 
-/// A candidate, through all its lives.
+/// A candidate, through all its restarts.
 #[derive(Debug)]
 pub(crate) struct Candidate {
     pub(crate) name: String,
@@ -119,13 +119,13 @@ impl Candidate {
         self.events.push(Event { at: At::now(), what });
     }
 
-    /// Starts it, if it does not run.
+    /// Starts it if it is not running.
     pub(crate) fn start(&mut self, arena: &Arena) {
         if self.process.is_some() {
             return;
         }
         let mut command = self.command(arena);
-        // Of `elect run` the log goes to the one, and what its command prints to the other: lines must not mix.
+        // The log of `elect run` and its command's output go to different files: lines must not mix.
         let log = append(&self.paths.log(&self.name));
         let output = append(&self.paths.dir.join(format!("{}.out", self.name)));
         let (output, errors) = match self.kind {
@@ -177,7 +177,7 @@ impl Candidate {
         command
     }
 
-    /// What `elect` has to be told, beside the command and the name.
+    /// Arguments of `elect`, beside the command and the name.
     fn flags(&self, arena: &Arena) -> Vec<String> {
         let place = match self.on {
             Backend::Etcd => {
@@ -207,7 +207,7 @@ impl Candidate {
         [place, shared.to_vec()].concat()
     }
 
-    /// Whether its process is there, frozen or not, and was not told to stop.
+    /// Reports whether its process exists, frozen or not, and was not told to stop.
     pub(crate) fn stands(&self) -> bool {
         self.process.is_some() && !self.told
     }
@@ -257,7 +257,7 @@ impl Candidate {
         }
     }
 
-    /// Looks whether it has ended, and notes it. Whether nothing of it is there.
+    /// Notes whether it has ended. Reports whether no process is left.
     pub(crate) fn reaped(&mut self) -> bool {
         let Some(process) = &mut self.process else { return true };
         let Some(status) = process.status() else { return false };
@@ -268,7 +268,7 @@ impl Candidate {
         true
     }
 
-    /// Its guard, if it is an `elect run` that has one now.
+    /// The present guard, if it is an `elect run`.
     fn find_guard(&self) -> Option<Pid> {
         let (Kind::Run, Some(process)) = (self.kind, &self.process) else { return None };
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", process.id())).ok()?;
@@ -278,12 +278,12 @@ impl Candidate {
         guard?.parse().ok().map(Pid::from_raw)
     }
 
-    /// Whether nothing was done to its guard yet.
+    /// Reports whether its guard is unaffected so far.
     pub(crate) fn has_whole_guard(&self) -> bool {
         self.stands() && self.guard.is_none()
     }
 
-    /// Kills it and its guard, so that neither sees the other's end.
+    /// Kills it and its guard so that neither sees the other's end.
     pub(crate) fn kill_with_guard(&mut self) {
         let guard = self.find_guard();
         if let (Some(process), Some(guard)) = (&self.process, guard) {
@@ -319,7 +319,7 @@ impl Candidate {
         }
     }
 
-    /// All that is known of it: what was done to it, and what it wrote itself.
+    /// All events about it: the test's actions, and its own notes.
     pub(crate) fn events(&self) -> Vec<Event> {
         let diary = lines(&self.paths.diary(&self.name));
         let diary: Vec<Noted> = diary.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -334,7 +334,7 @@ impl Candidate {
         [self.events.clone(), written].concat()
     }
 
-    /// What it wrote by clocks of its own, a new one in each of its lives.
+    /// Corrects its notes by clocks of its own, a new one in each of its runs.
     fn put_right(&self, rate: f64, diary: Vec<Noted>) -> Vec<Event> {
         let own = History::of(self.events.clone());
         let starts = own.events().iter().filter(|event| matches!(event.what, What::Started { .. }));
@@ -360,7 +360,7 @@ impl Candidate {
     }
 }
 
-/// The group, under the addresses by which its members know each other.
+/// The group, with the addresses that its members use.
 pub(crate) fn peers(arena: &Arena) -> String {
     let cast = Backend::Peers.cast().iter().enumerate();
     let members = cast.map(|(place, (name, _))| {
@@ -375,12 +375,12 @@ fn written(span: Duration) -> String {
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        // A frozen one could not end by itself once its supervisor is gone.
+        // A frozen guard could not exit by itself once its supervisor is gone.
         self.thaw_guard();
     }
 }
 
-/// How libtest is told to be one of our programs.
+/// libtest's arguments that run one of our programs.
 fn as_program(name: &str) -> [String; 5] {
     [
         format!("programs::{name}"),
@@ -391,7 +391,7 @@ fn as_program(name: &str) -> [String; 5] {
     ]
 }
 
-/// The lines of a file; one that is half written is left out.
+/// A file's lines; an incomplete last one is left out.
 fn lines(path: &Path) -> Vec<String> {
     let Ok(file) = File::open(path) else { return Vec::new() };
     BufReader::new(file).lines().map_while(Result::ok).collect()

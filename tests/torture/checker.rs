@@ -1,17 +1,17 @@
-//! Reads a history and says what in it must not be. Pure: no clock, no I/O.
+//! Checks a history for violations. Pure: no clock, no I/O.
 //!
-//! One invariant a file, each with a planted violation that it finds and a near miss that it lets pass. Which promise
-//! holds under which fault is in `docs/safety.md`; the one exception that it makes, somebody else deleting a
-//! candidate's key, is counted here and reported, and is no violation while it stays within [`Bounds`].
+//! One invariant a file, each with a planted violation that it finds and a near miss that it lets pass. The promises
+//! under each fault are in `docs/safety.md`; its one exception, a third party that deletes a
+//! candidate's key, is counted and reported here, and is no violation within [`Bounds`].
 
 mod commands;
 mod fenced;
 mod in_the_queue;
-mod nobody_hangs;
 mod one_leader;
 mod one_log;
 #[cfg(test)]
 pub(crate) mod sample;
+mod stops_in_time;
 mod takeover;
 mod tokens_grow;
 
@@ -20,20 +20,20 @@ use std::{fmt, time::Duration};
 pub(crate) use self::{fenced::stale, one_leader::Overlap};
 use super::{history::History, terms::Terms};
 
-/// How long things may take: all derived from the TTL, or the election timeout, in `docs/safety.md`.
+/// Bounds on durations, all derived from the TTL or the election timeout in `docs/safety.md`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// From the end of the last fault, or of the leadership before, to the next leader.
+    /// From the end of the last fault, or of the last leadership, to the next leader.
     pub(crate) takeover: Duration,
-    /// For how long one whose key was deleted may not have heard of it.
+    /// Longest time after which a leader hears that its key was deleted.
     pub(crate) deposed: Duration,
     /// From SIGTERM to the exit.
     pub(crate) stop: Duration,
-    /// From a commit to all who read records.
+    /// From a commit to all readers of records.
     pub(crate) reading: Duration,
 }
 
-/// A follower hears of a commit with the next heartbeat.
+/// The next heartbeat tells a follower of a commit.
 const READING: Duration = Duration::from_secs(1);
 
 impl Bounds {
@@ -46,11 +46,11 @@ impl Bounds {
         }
     }
 
-    /// With the longest election timeout.
+    /// Bounds for the longest election timeout.
     pub(crate) fn among_peers(longest: Duration) -> Self {
         Self {
             takeover: 4 * longest + Duration::from_millis(4_500),
-            // There is nobody who could.
+            // Peers have no key to delete.
             deposed: Duration::ZERO,
             stop: longest + Duration::from_secs(7),
             reading: READING,
@@ -58,22 +58,22 @@ impl Bounds {
     }
 }
 
-/// A history, and what follows from it at once.
+/// A history, with the terms derived from it.
 pub(crate) struct Case<'a> {
     pub(crate) history: &'a History,
     pub(crate) terms: &'a Terms,
     pub(crate) bounds: Bounds,
 }
 
-/// A thing that must hold of a whole run.
+/// A property of every run.
 trait Invariant {
     fn name(&self) -> &'static str;
 
-    /// Says what breaks it.
+    /// Describes each violation.
     fn broken_by(&self, case: &Case<'_>) -> Vec<String>;
 }
 
-/// Something that must not be.
+/// A violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Violation {
     pub(crate) invariant: &'static str,
@@ -94,10 +94,10 @@ const INVARIANTS: [&dyn Invariant; 8] = [
     &commands::Commands,
     &takeover::Takeover,
     &in_the_queue::InTheQueue,
-    &nobody_hangs::NobodyHangs,
+    &stops_in_time::StopsInTime,
 ];
 
-/// All that is wrong with a history.
+/// All violations in a history.
 pub(crate) fn violations(history: &History, terms: &Terms, bounds: Bounds) -> Vec<Violation> {
     let case = Case { history, terms, bounds };
     let of = |invariant: &dyn Invariant| {
@@ -108,7 +108,7 @@ pub(crate) fn violations(history: &History, terms: &Terms, bounds: Bounds) -> Ve
     INVARIANTS.into_iter().flat_map(of).collect()
 }
 
-/// The times at which two led because somebody else had deposed one of them.
+/// The times at which two led because a third party had deposed one of them.
 pub(crate) fn ordered_overlaps(terms: &Terms, bounds: Bounds) -> Vec<Overlap> {
     one_leader::overlaps(terms).into_iter().filter(|overlap| overlap.excused(bounds)).collect()
 }
@@ -120,7 +120,7 @@ mod tests {
     use super::{sample::*, *};
     use crate::history::{Ending, Event, Place, What};
 
-    /// How a term of a legal history goes on and ends.
+    /// A term of a legal history, and its end.
     #[derive(Debug, Clone)]
     struct Reign {
         gap: u64,
@@ -147,7 +147,7 @@ mod tests {
         )
     }
 
-    /// What happens where everybody keeps the rules, with any number of terms that end in any way.
+    /// A history in which all processes obey the rules, with any number of terms that end in any way.
     fn legal(reigns: Vec<Reign>) -> History {
         const VALID: u64 = 2_700;
         let names = ["s1", "s2", "r1", "r2", "l1"];
@@ -174,7 +174,7 @@ mod tests {
                 events.push(proved(now, who, token, until));
             }
             free = match reign.end {
-                // Frozen, and late to find out.
+                // Frozen, and late to notice.
                 0 => {
                     events.push(frozen(now, who));
                     events.push(thawed(until, who));
@@ -203,7 +203,7 @@ mod tests {
                 }
             };
             if reign.deposed {
-                // The next may begin while this one has not heard of it.
+                // The next may begin before this one hears of it.
                 events.push(deposed(now, token));
                 free = now;
             }
@@ -233,7 +233,7 @@ mod tests {
         ) {
             let history = legal(reigns);
             let terms = Terms::of(history.events());
-            // Somebody believes, for a moment in the middle of a term, with the token of an older one.
+            // A process believes, for a moment in the middle of a term, with an older term's token.
             let term = which.get(terms.all());
             prop_assume!(term.from < term.end);
             let middle = At((term.from.0 + term.end.0) / 2);

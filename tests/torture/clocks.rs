@@ -1,11 +1,11 @@
 //! Candidates whose clock runs at another rate.
 //!
-//! Debian's libfaketime, preloaded, scales what a process reads from its clocks and what it waits for. It cannot do
-//! that to etcd, which is static; it does not have to: what counts is the rate of a candidate's clock *against* etcd's.
+//! Debian's libfaketime, preloaded, scales the clocks that a process reads and the times that it waits. It cannot do
+//! that to etcd, which is static, and need not: only the rate of a candidate's clock *against* etcd's counts.
 //!
-//! It gives every process a boot-time clock of its own that has nothing to do with the machine's, neither in rate nor
-//! in origin. `elect run` and its guard, who share that clock in truth, would not understand each other; and what a
-//! process writes has to be put back onto the machine's clock before it is checked. So only programs on the library get
+//! It gives every process a boot-time clock of its own, unrelated to the machine's in rate
+//! and origin. `elect run` and its guard share that clock in reality, and would not understand each other; and a
+//! process's stamps have to be converted to the machine's clock before the check. So only programs on the library get
 //! one: they write `/proc/uptime` beside each stamp, which no library fakes.
 
 use std::{fs, path::Path, process::Command, time::Duration};
@@ -17,10 +17,10 @@ const LIBRARY: [&str; 2] = [
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
 ];
 
-/// What `/proc/uptime` counts in.
+/// The resolution of `/proc/uptime`.
 const RESOLUTION: Duration = Duration::from_millis(10);
 
-/// How fast a candidate's clock runs.
+/// The rate of a candidate's clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Pace {
     True,
@@ -29,7 +29,7 @@ pub(crate) enum Pace {
 }
 
 impl Pace {
-    /// One that differs, where this machine can do that.
+    /// Another rate, if this machine supports it.
     pub(crate) fn off(rate: f64) -> Option<Self> {
         library().map(|_| Self::Off(rate))
     }
@@ -42,7 +42,7 @@ impl Pace {
     }
 }
 
-/// Removes what the library of a process has left that was killed.
+/// Removes what the library left of a killed process.
 pub(crate) fn sweep(process: u32) {
     for name in [format!("faketime_shm_{process}"), format!("sem.faketime_sem_{process}")] {
         let _ = fs::remove_file(Path::new("/dev/shm").join(name));
@@ -53,30 +53,30 @@ fn library() -> Option<&'static Path> {
     LIBRARY.iter().map(Path::new).find(|path| path.exists())
 }
 
-/// The boot-time clock as the kernel tells it to everybody, rounded down to [`RESOLUTION`].
+/// The kernel's boot-time clock, which no library fakes, rounded down to [`RESOLUTION`].
 pub(crate) fn uptime() -> At {
     let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
     let seconds = text.split_ascii_whitespace().next().and_then(|word| word.parse().ok());
     At(Duration::from_secs_f64(seconds.unwrap_or_default()).as_nanos() as u64)
 }
 
-/// How a process's own clock is to be read, from its rate and from what it showed at known times.
+/// Converts a process's clock, by its rate and known readings.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Dial {
     rate: f64,
-    /// What it would have shown when the machine was started.
+    /// Its reading at the machine's boot.
     origin: f64,
 }
 
 impl Dial {
-    /// From pairs of what the clock showed and what [`uptime`] said just before or after: an uptime that was read may
+    /// From pairs of the clock's reading and the [`uptime`] just before or after: an uptime may
     /// be up to its resolution behind the truth. `None` without any.
     pub(crate) fn of(rate: f64, shown: impl IntoIterator<Item = (At, At)>) -> Option<Self> {
         // The true time lies in [u, u + resolution), so the origin in (shown - rate (u + resolution), shown - rate u].
         let origins = shown.into_iter().map(|(shown, uptime)| shown.0 as f64 - rate * uptime.0 as f64);
         let mut origins: Vec<f64> = origins.collect();
         origins.sort_by(f64::total_cmp);
-        // The least is the closest; but one that was frozen between its two looks would be far too low.
+        // The least is the closest; but a process frozen between its two readings would be far too low.
         let origin = *origins.get(origins.len() / 20)?;
         Some(Self { rate, origin })
     }
@@ -96,7 +96,7 @@ impl Dial {
         }
     }
 
-    /// How far off [`truth`](Self::truth) may be.
+    /// The largest error of [`truth`](Self::truth).
     pub(crate) const ERROR: Duration = RESOLUTION;
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// With enough looks, the time is known far better than the resolution of one look.
+        /// With enough readings, the error is far below the resolution of one reading.
         #[test]
         fn a_dial_tells_the_true_time(
             rate in 0.5..2.0f64, start in 0..1_000_000u64, looks in prop::collection::vec(0..60_000_000u64, 50..200),

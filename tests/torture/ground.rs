@@ -1,4 +1,4 @@
-//! What candidates stand on, and the test's own eye on the election.
+//! The system that candidates elect through, and the test's own observer of the election.
 
 use std::{
     collections::BTreeSet,
@@ -11,45 +11,45 @@ use super::{arena::Arena, backend::Backend, cast::Paths, history::Event, nemesis
 mod etcd;
 mod peers;
 
-/// For etcd's first election, or that of the peers, on a machine under load.
+/// Time for etcd's or the peers' first election, on a machine under load.
 pub(crate) const READY: Duration = Duration::from_secs(60);
 
-/// What was seen of an election last.
+/// The last observed state of an election.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sight {
-    /// Who leads, or did when somebody was last known to.
+    /// The last known leader.
     pub(crate) leader: Option<String>,
-    /// Who is in the queue, first one first; among peers, who says that it leads, or follows whoever leads.
+    /// The queue, in order; among peers, the members that lead or follow the leader.
     pub(crate) there: Vec<String>,
-    /// The leader of etcd's own, by its place.
+    /// The member that is etcd's leader.
     pub(crate) leading_member: Option<usize>,
     pub(crate) looks: u64,
 }
 
-/// What candidates stand on. Peers stand on each other: there are no members, and nothing but candidates can be hit.
+/// The system that candidates elect through. Peers are their own system: there are no members to hit.
 pub(crate) trait Ground {
     fn sight(&self) -> Sight;
 
-    /// Has these members be dead, and all others run.
+    /// Keeps these members dead, and all others running.
     fn set_down(&mut self, _down: &BTreeSet<usize>, _arena: &Arena) {}
 
-    /// Has these members stand still, and no others.
+    /// Keeps these members frozen, and no others.
     fn set_frozen(&mut self, _frozen: &BTreeSet<usize>) {}
 
-    /// Does to the ground, or to what `whom` has on it, what is over at once.
+    /// Applies a momentary fault to the system, or to what `whom` has in it.
     fn strike(&self, _fault: Fault, _whom: &str) {}
 
-    /// Notes who is there in the end.
+    /// Notes the candidates present at the end.
     fn note_who_is_there(&self);
 
-    /// Notes the guarded writes that it took, in its own order.
+    /// Notes the guarded writes that it accepted, in its own order.
     fn note_writes(&self) {}
 
-    /// What it did and saw, for the history.
+    /// Its actions and observations, for the history.
     fn events(&self) -> Vec<Event>;
 }
 
-/// Starts what is to be there before the candidates.
+/// Starts what must run before the candidates.
 pub(crate) fn start(on: Backend, arena: &Arc<Mutex<Arena>>, paths: &Paths) -> Box<dyn Ground> {
     match on {
         Backend::Etcd => Box::new(etcd::Etcd::start(on.members(), arena, paths)),

@@ -1,7 +1,7 @@
-//! The test's own hand on etcd: an administrator, a careless third party, and the one who looks in the end.
+//! The test's own access to etcd: an administrator, a careless third party, and the final reader.
 //!
-//! It lives on a thread of its own, in the hub of the arena, where no fault between hosts disturbs it. It has a client
-//! for each member and takes whichever answers; every call has a limit, since members may be frozen or dead.
+//! It runs on a thread of its own, in the hub, unaffected by faults between hosts. It has a client
+//! for each member and takes the first answer; every call has a time limit, since members may be frozen or dead.
 
 use std::{
     collections::BTreeMap,
@@ -21,12 +21,12 @@ use super::{
     programs::{ELECTION, WRITES},
 };
 
-/// For one call, to a member that may not answer.
+/// Time limit for one call, to a member that may not answer.
 const PATIENCE: Duration = Duration::from_millis(700);
 
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// One in the queue.
+/// A candidate in the queue.
 #[derive(Debug, Clone)]
 struct Queued {
     name: String,
@@ -35,10 +35,10 @@ struct Queued {
     token: Token,
 }
 
-/// What was seen of etcd last.
+/// The last observed state of etcd.
 #[derive(Debug, Clone, Default)]
 struct Seen {
-    /// First one first.
+    /// The first one leads.
     queue: Vec<Queued>,
     leading_member: Option<usize>,
     looks: u64,
@@ -52,7 +52,7 @@ pub(crate) struct Hand {
     noted: Arc<Mutex<Vec<Event>>>,
 }
 
-/// How a candidate is deposed.
+/// The way a candidate is deposed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Blow {
     Revoke,
@@ -83,7 +83,7 @@ impl Hand {
         hand
     }
 
-    /// What was seen last.
+    /// The last observed state.
     pub(crate) fn sight(&self) -> Sight {
         let Seen { queue, leading_member, looks } = self.seen();
         let there: Vec<String> = queue.into_iter().map(|queued| queued.name).collect();
@@ -94,7 +94,7 @@ impl Hand {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What it did and saw, for the history.
+    /// Its actions and observations, for the history.
     pub(crate) fn events(&self) -> Vec<Event> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -117,7 +117,7 @@ impl Hand {
         }
     }
 
-    /// Notes at which revision each key of the queue was deleted. What was compacted before it was seen is missed.
+    /// Notes the revision at which each key of the queue was deleted. Compacted revisions are missed.
     async fn follow_deletions(self) {
         let mut made: BTreeMap<Vec<u8>, Token> = BTreeMap::new();
         let mut next = 1;
@@ -127,14 +127,14 @@ impl Hand {
         }
     }
 
-    /// From revision `next` on, by one member, until that falls silent.
+    /// Follows from revision `next` on, by one member, until that falls silent.
     async fn follow_on(
         &self,
         mut client: Client,
         made: &mut BTreeMap<Vec<u8>, Token>,
         next: &mut i64,
     ) -> Result<(), etcd_client::Error> {
-        /// A member that is frozen says nothing either; then another is asked.
+        /// A frozen member is silent too; then another is asked.
         const SILENCE: Duration = Duration::from_secs(2);
         let options = WatchOptions::new().with_prefix().with_start_revision(*next);
         let opening = timeout(PATIENCE, client.watch(format!("{ELECTION}/"), Some(options)));
@@ -157,7 +157,7 @@ impl Hand {
         Ok(())
     }
 
-    /// Whatever member answers first, in turn.
+    /// The first answer of any member, tried in turn.
     async fn ask<T, F>(&self, call: impl Fn(Client) -> F) -> Option<T>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
@@ -213,10 +213,10 @@ impl Hand {
         })
     }
 
-    /// Has etcd delete the key of whoever was last seen in the queue by that name. Not waited for.
+    /// Has etcd delete the last known key of that name in the queue. Does not wait for it.
     pub(crate) fn depose(&self, name: &str, blow: Blow) {
         let Some(target) = self.seen().queue.into_iter().find(|queued| queued.name == name) else { return };
-        // Before it is sent: etcd may do it at any time from here on, even if it never answers.
+        // Noted before it is sent: etcd may do it at any time from here on, even if it never answers.
         self.note(What::Deposed { token: target.token });
         let hand = self.clone();
         self.hub.spawn(async move {
@@ -236,7 +236,7 @@ impl Hand {
         });
     }
 
-    /// Has etcd's leader hand over to another member. Not waited for.
+    /// Has etcd's leader hand over to another member. Does not wait for it.
     pub(crate) fn move_leader(&self) {
         let hand = self.clone();
         self.hub.spawn(async move {
@@ -250,7 +250,7 @@ impl Hand {
         });
     }
 
-    /// Has all of the history so far compacted. Not waited for.
+    /// Has all of the history so far compacted. Does not wait for it.
     pub(crate) fn compact(&self) {
         let hand = self.clone();
         self.hub.spawn(async move {
@@ -274,7 +274,7 @@ impl Hand {
         }
     }
 
-    /// Reads all guarded writes that etcd took, and notes them in etcd's order.
+    /// Reads all guarded writes that etcd accepted, and notes them in etcd's order.
     pub(crate) fn note_writes(&self) {
         const MANY: Duration = Duration::from_secs(20);
         let hand = self.clone();

@@ -1,8 +1,8 @@
-//! What happened in a run, as typed events on one clock: what the checker reads, and nothing else.
+//! The events of a run, typed and on one clock: the checker's only input.
 //!
-//! Everybody writes down what they know themselves, stamped by the machine's boot-time clock, which is one for all
-//! processes of a machine: candidates what they believe, commands that they live, stores what they took, the
-//! nemesis what it did. A history is those notes put into one order.
+//! Each process writes down what it knows itself, stamped by the boot-time clock, which all processes of a
+//! machine share: candidates their beliefs, commands their signs of life, stores the accepted writes, the
+//! nemesis its faults. A history is those notes in one order.
 
 use std::{fmt, time::Duration};
 
@@ -19,7 +19,7 @@ impl At {
         BootTime::now().into()
     }
 
-    /// The time from `earlier` to `self`; zero the other way round.
+    /// The time from `earlier` to `self`; zero if they are swapped.
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -45,7 +45,7 @@ impl fmt::Display for At {
 /// A fencing token, as written down.
 pub(crate) type Token = u64;
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub(crate) at: At,
@@ -60,8 +60,8 @@ pub(crate) enum What {
     Proved { who: String, token: Token, until: At },
     /// A process asked its guard, just after `at`, and was told that it leads.
     Held { who: String, token: Token },
-    /// A process knows that its term is over. `last`: when it last took itself for the leader; not known of
-    /// everybody.
+    /// A process knows that its term is over. `last`: when it last believed that it leads, if
+    /// known.
     Ended { who: String, token: Token, last: Option<At>, how: Ending },
     /// A command of `elect run` shows that it lives.
     Alive { who: String, token: Token },
@@ -69,31 +69,31 @@ pub(crate) enum What {
     Wrote { place: Place, order: u64, token: Token },
     /// A process is about to propose a record for the group's log, in this term.
     Proposed { who: String, token: Token, record: String },
-    /// What became of it: committed at this index, or never.
+    /// The result of a proposal: committed at this index, or never.
     Answered { who: String, record: String, index: Option<u64> },
-    /// A process reads the committed records from behind this index on: at first, or having missed some.
+    /// A process reads the committed records after this index: at first, or having missed some.
     Reads { who: String, after: u64 },
-    /// … and is shown this one.
+    /// A process read this committed record.
     Committed { who: String, index: u64, token: Token, record: String },
     /// etcd deleted the key of this term, or of a candidate that would have had this token, at this revision.
     Gone { token: Token, order: u64 },
     /// The store has refused a write: its token was older than the newest.
     Refused { place: Place, token: Token },
 
-    /// A candidate's process is there.
+    /// A candidate's process has started.
     Started { who: String },
-    /// It is about to get SIGKILL.
+    /// A process is about to get SIGKILL.
     Killed { who: String },
-    /// It stands still, or a moment later.
+    /// A process is frozen, now or a moment later.
     Frozen { who: String },
-    /// It runs on, or a moment later.
+    /// A process resumes, now or a moment later.
     Thawed { who: String },
-    /// It was told to stop by SIGTERM.
+    /// A process was told to stop by SIGTERM.
     Told { who: String },
-    /// It has exited; without a code, by a signal.
+    /// A process has exited; without a code, by a signal.
     Exited { who: String, code: Option<i32> },
 
-    /// A fault begins, or one that is over at once happens.
+    /// A fault begins, or a momentary fault happens.
     Began { fault: usize, kind: String, text: String },
     /// A fault is over.
     Over { fault: usize },
@@ -102,25 +102,25 @@ pub(crate) enum What {
     Deposed { token: Token },
     /// All faults are over.
     Healed,
-    /// Who is in the queue, first one first; among peers, who says that it leads, or follows whoever leads.
+    /// The queue, in order; among peers, the members that lead or follow the leader.
     Queue { names: Vec<String> },
-    /// Nothing was looked at any more from here on; processes are being stopped.
+    /// Observation ends here; processes are being stopped.
     Closed,
 }
 
-/// Why a term was over, as far as it matters here.
+/// The reason for a term's end, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Ending {
-    /// The deadline was there.
+    /// The deadline passed.
     Expired,
-    /// The process gave it up.
+    /// The process resigned.
     Resigned,
     /// It heard that the term was over.
     Taken,
 }
 
-/// What leaders write to.
+/// A place that leaders write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Place {
@@ -135,7 +135,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// Whether it refuses what is older than what it has.
+    /// Reports whether it refuses tokens older than its newest.
     pub(crate) fn guarded(self) -> bool {
         self != Self::File
     }
@@ -160,7 +160,7 @@ pub(crate) struct History {
 
 impl History {
     pub(crate) fn of(mut events: Vec<Event>) -> Self {
-        // Stable: what one process wrote at one instant stays in its order.
+        // Stable: one process's events of one instant keep their order.
         events.sort_by_key(|event| event.at);
         Self { events }
     }
@@ -173,13 +173,13 @@ impl History {
         self.events.first().map_or(At(0), |event| event.at)
     }
 
-    /// When nothing was looked at any more.
+    /// The end of observation.
     pub(crate) fn end(&self) -> At {
         let closed = self.events.iter().find(|event| event.what == What::Closed);
         closed.or(self.events.last()).map_or(At(0), |event| event.at)
     }
 
-    /// When all faults were over, if they were.
+    /// The end of all faults, if they ended.
     pub(crate) fn healed(&self) -> Option<At> {
         self.events.iter().rfind(|event| event.what == What::Healed).map(|event| event.at)
     }

@@ -1,19 +1,19 @@
-//! The log of a group of peers, as those who read its committed records were shown it.
+//! The log of a group of peers, as the readers of its committed records saw it.
 //!
-//! Every program on the library reads it from the beginning, anew in each of its lives. Each of these *readings* is a part
-//! of the one log; together they are what is known of it.
+//! Every program on the library reads it from the beginning, anew after each start. Each of these *readings* is a part
+//! of the one log.
 
 use std::collections::BTreeMap;
 
 use super::history::{At, Event, Place, Token, What};
 
-/// One process's stream of committed records, in one life.
+/// One process's stream of committed records, in one run of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Reading {
     pub(crate) who: String,
-    /// All up to this index was not read.
+    /// It starts after this index.
     pub(crate) after: u64,
-    /// As they came.
+    /// In order of arrival.
     pub(crate) records: Vec<Entry>,
 }
 
@@ -25,7 +25,7 @@ pub(crate) struct Entry {
     pub(crate) record: String,
 }
 
-/// All readings, in the order in which they began.
+/// All readings, in the order of their beginnings.
 pub(crate) fn readings(events: &[Event]) -> Vec<Reading> {
     let mut readings: Vec<Reading> = Vec::new();
     for Event { at, what } in events {

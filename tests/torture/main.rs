@@ -1,5 +1,5 @@
-//! `make torture`: real candidates, on a real etcd or among themselves, everything that can go wrong to them at once, and
-//! a checker that reads what they believed meanwhile.
+//! `make torture`: real candidates, on a real etcd or among themselves, with every kind of fault at once, and
+//! a checker of their beliefs.
 //!
 //! ```text
 //!  seed ─► nemesis ─► stage (cast in an arena, on a ground) ─► history ─► terms ─► checker ─► violations
@@ -8,20 +8,20 @@
 //!
 //! | | |
 //! |---|---|
-//! | `backend` | what differs between etcd and peers, in numbers |
-//! | `history` `terms` `log` `checker` `availability` `timeline` | pure: from what was written down to what is wrong |
+//! | `backend` | the differences between etcd and peers, in numbers |
+//! | `history` `terms` `log` `checker` `availability` `timeline` | pure: from notes to violations |
 //! | `nemesis` | pure: from a seed to a schedule |
 //! | `arena` `cast` `ground` `hand` `places` `clocks` `stage` `aim` | the real things |
-//! | `programs` `belief` | what candidates write down, and how it is read |
+//! | `programs` `belief` | the candidates' notes, and their parser |
 //!
-//! A run is as repeatable as real processes are: the same seed is the same schedule, not the same run.
+//! A run is as repeatable as real processes allow: the same seed gives the same schedule, not the same run.
 
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 #[path = "../support/mod.rs"]
 mod support;
 
-/// Where the code that is generated from the protocol looks for its codec.
+/// Module path of the codec that the generated protocol code names.
 mod peers {
     pub(crate) mod wire {
         pub(crate) use tonic_prost::ProstCodec as ShortAtFirst;
@@ -49,7 +49,7 @@ mod stage;
 mod terms;
 mod timeline;
 
-/// What the runs start as processes of their own; no tests.
+/// Programs that the runs start as processes of their own; no tests.
 mod programs;
 
 use std::{env, fs, os::unix::fs::PermissionsExt as _, path::PathBuf, process::Command, time::Duration};
@@ -66,7 +66,7 @@ use self::{
     terms::Terms,
 };
 
-/// What is to be said of a run.
+/// A run's result.
 struct Judged {
     violations: Vec<Violation>,
     report: String,
@@ -81,8 +81,8 @@ fn directory(on: Backend, seed: u64) -> PathBuf {
     dir.keep()
 }
 
-/// Where peers keep their data: in memory where there is such a place, as SIGKILL loses nothing that was written. A disk that
-/// others keep busy may take seconds to sync, in which nobody can be elected: it would be tried, and not the peers.
+/// The peers' data directories: in memory if possible, as SIGKILL loses nothing that was written. A disk that
+/// others keep busy may take seconds to sync, without a leader meanwhile: that would test the disk, not the peers.
 fn beside_the_disk() -> TempDir {
     let memory = tempfile::Builder::new().prefix("elect-torture-").tempdir_in("/dev/shm");
     memory.or_else(|_| TempDir::new()).expect("there is a place for temporary files")
@@ -106,7 +106,7 @@ fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged
     Judged { violations, report, terms: terms.all().len() }
 }
 
-/// Runs a plan and judges it. Its files stay if something is wrong, or if a picture is asked for.
+/// Runs a plan and judges it. Its files stay if there is a violation, or if a picture is asked for.
 fn run(plan: Plan, picture: bool) -> Judged {
     let data = beside_the_disk();
     let paths = Paths { dir: directory(plan.on(), plan.schedule.seed), data: data.path().to_owned() };
@@ -138,10 +138,10 @@ fn is_set(name: &str) -> bool {
     env::var(name).is_ok_and(|value| !value.is_empty())
 }
 
-/// How long one run of many is: long enough for dozens of faults, short enough to be looked at.
+/// The length of one run of many: enough for dozens of faults, short enough to inspect.
 const LONGEST_RUN: Duration = Duration::from_secs(150);
 
-/// Those that are asked for: all, unless one is named.
+/// The backends to test: all, unless one is named.
 fn backends() -> Vec<Backend> {
     let named = env::var("ON").unwrap_or_default();
     let wanted = |on: &Backend| named.is_empty() || on.to_string() == named;
@@ -157,7 +157,7 @@ fn torture() {
     let minutes = number("MINUTES").unwrap_or(backends.len() as f64);
     let each = Duration::from_secs_f64(60.0 * minutes).div_f64(backends.len() as f64);
     let first = number("SEED").map_or_else(|| fastrand::u64(1..1_000_000), |seed| seed as u64);
-    // Settling and stopping take their time, too.
+    // Recovery and stopping take time too.
     let rest = Duration::from_secs(20);
     let runs = (each.as_secs_f64() / LONGEST_RUN.as_secs_f64()).ceil().max(1.0);
     let trouble = each.div_f64(runs).saturating_sub(rest).max(Duration::from_secs(5));
@@ -182,11 +182,11 @@ fn torture() {
     );
 }
 
-/// The same in short, in every test run.
+/// A short run, for every test run.
 fn breaks_nothing(plan: Plan) {
     let judged = run(plan, false);
     assert!(judged.violations.is_empty(), "\n{}\n{}", told(&judged.violations), judged.report);
-    assert!(judged.terms > 1, "a run in which nobody takes over shows nothing");
+    assert!(judged.terms > 1, "a run without a takeover shows nothing");
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! What goes wrong when: a schedule that follows from a seed alone.
+//! A schedule of faults that follows from a seed alone.
 //!
-//! Trouble comes in bouts. A bout is one to five faults within a few seconds, which overlap as they like; then comes
-//! some quiet, so that it shows how the election recovers, or none. Whom a fault hits may be a role (*the leader*),
-//! which is looked up when it comes: so the same schedule hits where it hurts in a run that goes otherwise.
+//! Faults come in bouts: one to five faults within a few seconds, which may overlap; then
+//! a quiet time, or none, in which the election recovers. A fault's target may be a role (*the leader*),
+//! which is resolved when the fault begins: so the same schedule hits its target in a run that goes differently.
 //!
-//! What is left out, since without a PID namespace no promise covers it: all of `elect run`, its guard and its command's init,
-//! killed at one time (`docs/run.md`).
+//! One combination is left out, as no promise covers it without a PID namespace: all of `elect run`, its guard and its command's
+//! init killed at one time (`docs/run.md`).
 
 use std::{fmt, time::Duration};
 
@@ -16,11 +16,11 @@ mod fault;
 mod on_etcd;
 mod on_peers;
 
-/// A fault with its time, from the start of the run.
+/// A fault with its time from the start of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Planned {
     pub(crate) at: Duration,
-    /// Zero for what is over at once.
+    /// Zero for momentary faults.
     pub(crate) lasts: Duration,
     pub(crate) fault: Fault,
 }
@@ -39,11 +39,11 @@ pub(crate) struct Schedule {
     pub(crate) faults: Vec<Planned>,
 }
 
-/// Everybody gets to the queue before anything happens.
+/// All candidates queue before the first fault.
 const CALM_AT_FIRST: Duration = Duration::from_secs(2);
 
 impl Schedule {
-    /// What `seed` stands for. All is over by `trouble`.
+    /// The schedule for `seed`. All faults are over by `trouble`.
     pub(crate) fn of(seed: u64, trouble: Duration, on: Backend) -> Self {
         let mut draw = Draw { rng: fastrand::Rng::with_seed(seed), on };
         let mut faults = Vec::new();
@@ -66,7 +66,7 @@ struct Draw {
 }
 
 impl Draw {
-    /// Some faults, and the quiet after them. Returns when it is over.
+    /// Adds some faults, and the quiet time after them. Returns its end.
     fn bout(&mut self, start: Duration, faults: &mut Vec<Planned>) -> Duration {
         let mut end = start;
         let mut add = |at: Duration, lasts: Duration, fault: Fault| {
@@ -88,10 +88,10 @@ impl Draw {
             }
         }
         match self.rng.u8(0..6) {
-            // They follow each other without a pause, or overlap.
+            // Without a pause, or overlapping.
             0..=1 => end.saturating_sub(self.up_to(1_500)).max(start + Duration::from_millis(500)),
             2..=3 => end + self.up_to(1_000),
-            // Long enough for a takeover, and to see that all is well again.
+            // Long enough for a takeover and a quiet time after it.
             _ => end + self.on.takeover(),
         }
     }
@@ -102,7 +102,7 @@ impl Draw {
         }
     }
 
-    /// How long a fault lasts.
+    /// A fault's duration.
     fn span(&mut self, fault: Fault) -> Duration {
         match self.on {
             Backend::Etcd => self.span_on_etcd(fault),
@@ -110,7 +110,7 @@ impl Draw {
         }
     }
 
-    /// Faults that are harmless alone, with the time from the first one and how long they last.
+    /// Combinations of faults that are harmless alone, with the time from the first one and their durations.
     fn scheme(&mut self) -> Vec<(Duration, Duration, Fault)> {
         match self.on {
             Backend::Etcd => self.scheme_on_etcd(),
@@ -139,7 +139,7 @@ impl Draw {
         span.mul_f64(self.rng.f64())
     }
 
-    /// From two thirds of it to a half more.
+    /// Two thirds to one and a half of it.
     fn around(&mut self, span: Duration) -> Duration {
         span.mul_f64(0.66 + 0.84 * self.rng.f64())
     }
@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// The kinds that happen, and how many faults go on at one time.
+    /// The kinds that occur, and the largest number of faults active at one time.
     fn seen(on: Backend) -> (BTreeSet<&'static str>, usize) {
         let (mut kinds, mut at_once) = (BTreeSet::new(), 0);
         for seed in 0..100 {
@@ -197,7 +197,7 @@ mod tests {
         (kinds, at_once)
     }
 
-    /// A nemesis that never does something finds nothing by it.
+    /// A fault that never occurs finds nothing.
     #[test]
     fn every_kind_of_fault_happens_and_some_at_once() {
         for (on, count) in [(Backend::Etcd, 19), (Backend::Peers, 15)] {

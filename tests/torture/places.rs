@@ -1,4 +1,4 @@
-//! What leaders write to outside etcd: a store that compares tokens, and a file that does not.
+//! Places outside etcd that leaders write to: a store that compares tokens, and a file that does not.
 
 use std::{
     fs::{self, File},
@@ -15,10 +15,10 @@ use super::{
     history::{At, Event, Place, Token, What},
 };
 
-/// For an answer of the store, which is a few instructions away.
+/// Time limit for the store's answer, which is a few instructions away.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A store behind a socket: takes a write, unless a newer term has written already. It compares and writes in one step.
+/// A store behind a socket: it refuses a write if a newer term has already written. Comparison and write are one step.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     state: Arc<Mutex<State>>,
@@ -72,13 +72,13 @@ impl Store {
         true
     }
 
-    /// What it took and refused so far.
+    /// The writes it accepted and refused so far.
     pub(crate) fn events(&self) -> Vec<Event> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).events.clone()
     }
 }
 
-/// Writes to the store at `path`. Whether it took that is the store's to tell.
+/// Writes to the store at `path`. The store notes whether it accepted.
 pub(crate) fn write_to_store(path: &Path, token: Token) {
     let Ok(mut stream) = UnixStream::connect(path) else { return };
     let _ = stream.set_read_timeout(Some(PATIENCE));
@@ -87,7 +87,7 @@ pub(crate) fn write_to_store(path: &Path, token: Token) {
     }
 }
 
-/// Writes to a file that takes everything: one line, in one write.
+/// Writes to a file without any check: one line, in one write.
 pub(crate) fn write_to_file(path: &Path, token: Token) {
     let file = File::options().append(true).create(true).open(path);
     if let Ok(mut file) = file {
@@ -95,7 +95,7 @@ pub(crate) fn write_to_file(path: &Path, token: Token) {
     }
 }
 
-/// What the file took, in its order.
+/// The file's writes, in its order.
 pub(crate) fn read_file(path: &Path) -> Vec<Event> {
     let text = fs::read_to_string(path).unwrap_or_default();
     let lines = text.lines().enumerate().filter_map(|(order, line)| {

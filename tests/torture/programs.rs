@@ -1,6 +1,6 @@
-//! The programs under test that are not `elect`: what the library's user would write, and the command of `elect run`.
+//! The programs under test other than `elect`: a user's program on the library, and the command of `elect run`.
 //!
-//! Both are this test's own program, started anew (see `main.rs`), and write what they believe into a diary: a line of
+//! Both are this test's own program, started again (see `main.rs`), and write their beliefs into a diary: a line of
 //! JSON for each event, one write a line.
 
 use std::{
@@ -39,7 +39,7 @@ use super::{
 
 mod guarded;
 
-/// Names in the environment.
+/// Names of environment variables.
 pub(crate) const DIARY: &str = "TORTURE_DIARY";
 pub(crate) const NAME: &str = "TORTURE_NAME";
 pub(crate) const ETCD: &str = "TORTURE_ETCD";
@@ -52,20 +52,20 @@ pub(crate) const FILE: &str = "TORTURE_FILE";
 
 pub(crate) const ELECTION: &str = "torture";
 
-/// Where guarded writes go in etcd: a key of its own for each, so that the order in which etcd took them can be read
-/// in the end.
+/// Prefix of the guarded writes in etcd: each has a key of its own, so that etcd's order can be read
+/// at the end.
 pub(crate) const WRITES: &str = "torture-writes/";
 
-/// How often a guard is asked, and how often a yes is written down though nothing is new.
+/// The interval between two questions to a guard, and between two notes of an unchanged yes.
 const ASK_EVERY: Duration = Duration::from_millis(2);
 const TELL_EVERY: Duration = Duration::from_millis(20);
 
 const WRITE_EVERY: Duration = Duration::from_millis(100);
 
-/// How often a command shows that it lives.
+/// The interval between a command's signs of life.
 const ALIVE_EVERY: Duration = Duration::from_millis(4);
 
-/// One in so many writes is held up on its way, for up to twice what a takeover takes: longer than its writer leads.
+/// One in so many writes is delayed, for up to twice a takeover's time: longer than its writer leads.
 const HELD_UP: u8 = 12;
 
 /// A line of a diary.
@@ -73,7 +73,7 @@ const HELD_UP: u8 = 12;
 pub(crate) struct Noted {
     #[serde(flatten)]
     pub(crate) event: Event,
-    /// The same moment, by the kernel's word: the process's own clock may run at another rate.
+    /// The same moment by the kernel: the process's own clock may run at another rate.
     pub(crate) uptime: At,
 }
 
@@ -102,7 +102,7 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
 }
 
-/// The command of `elect run`: lives, and writes as a leader would, until it is killed.
+/// The command of `elect run`: shows signs of life, and writes as a leader does, until it is killed.
 #[test]
 #[ignore = "what a run starts; not a test"]
 fn command() {
@@ -111,12 +111,12 @@ fn command() {
     let diary = Diary::open();
     start_helper();
     if who != "r3" && Uid::effective().is_root() {
-        // As a daemon gives up root; the user would lose the right to write things down.
+        // As a daemon gives up root; the user would lose access to the diary.
         let group = Gid::from_raw(65_534);
         setresgid(group, group, group).expect("root may");
     }
     let mut last_write = At(0);
-    // The run is over when the diary is gone: then nothing may be left, whatever is broken.
+    // The run is over when the diary is gone: then the process ends, even if `elect run` is broken.
     while diary.path.exists() {
         let now = At::now();
         diary.write(now, What::Alive { who: who.clone(), token });
@@ -128,8 +128,8 @@ fn command() {
     }
 }
 
-/// Starts a helper that leaves group and session, and whose main thread ends at once, so that `/proc` shows a zombie. It
-/// shows that it lives as the command does. Without Python there is none: safe code ends no thread alone.
+/// Starts a helper that leaves group and session, and whose main thread ends at once, so that `/proc` shows a zombie. Its
+/// signs of life are the command's. It needs Python: safe code ends no thread alone.
 fn start_helper() {
     const HELPER: &str = "
 import ctypes, json, os, platform, threading, time
@@ -147,13 +147,13 @@ ctypes.CDLL(None).syscall({'x86_64': 60}.get(platform.machine(), 93), 0)
     let _ = Command::new("setsid").args(["-f", "python3", "-c", HELPER]).stderr(Stdio::null()).status();
 }
 
-/// Writes to the store that compares, and to the file that does not.
+/// Writes to the store that compares tokens, and to the file that does not.
 fn write_outside(token: Token) {
     places::write_to_file(Path::new(&variable(FILE)), token);
     places::write_to_store(Path::new(&variable(STORE)), token);
 }
 
-/// A program on the library: stands, and does a leader's work, until SIGTERM.
+/// A program on the library: campaigns, and does a leader's work, until SIGTERM.
 #[test]
 #[ignore = "what a run starts; not a test"]
 fn candidate() {
@@ -192,12 +192,12 @@ fn member(name: &str, group: &str) -> Peers {
     Peers::start(settings).expect("a member starts")
 }
 
-/// Gives back what was given up, or gives up on that.
+/// Waits for the release of keys and leases, for a limited time.
 async fn leave(backend: impl Backend) {
     let _ = tokio::time::timeout(Duration::from_secs(3), backend.drained()).await;
 }
 
-/// Stands until it is told to stop.
+/// Campaigns until it is told to stop.
 async fn lead<B: Backend>(
     name: &str,
     mut candidate: Candidate<B>,
@@ -226,12 +226,12 @@ struct Work<'a> {
     on: backend::Backend,
     guarded: &'a Guarded,
     leadership: Leadership,
-    /// When it was last told that it leads.
+    /// The guard's last yes.
     last: Cell<Option<At>>,
 }
 
 impl Work<'_> {
-    /// Works while it leads. Whether it was told to stop.
+    /// Works while it leads. Returns whether it was told to stop.
     async fn work(self, terminate: &mut Signal) -> bool {
         let (who, token) = (self.who.to_owned(), self.leadership.token().get());
         let told = tokio::select! {
@@ -244,7 +244,7 @@ impl Work<'_> {
         let ended = |how| What::Ended { who, token, last: last.get(), how };
         if told {
             diary.write(At::now(), ended(Ending::Resigned));
-            // Lost just now, or not confirmed in time: it is over in any case.
+            // Just lost, or not confirmed in time: it is over in any case.
             let _ = leadership.resign().await;
             return true;
         }
@@ -257,13 +257,13 @@ impl Work<'_> {
         false
     }
 
-    /// Asks the guard again and again, and writes down what it says, until it says no.
+    /// Asks the guard repeatedly, and writes down its answers, until it says no.
     async fn ask(&self) {
         let (mut told, mut known) = (At(0), None);
         let mut every = interval(ASK_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // Read first: what the guard says is true a little later, so also now.
+            // Read first: the guard's answer is true a little later, so also now.
             let now = At::now();
             let until = self.leadership.deadline().map(|until| At(until.as_nanos()));
             if !self.leadership.holds() {
@@ -282,14 +282,14 @@ impl Work<'_> {
         }
     }
 
-    /// Writes everywhere, for as long as it is let.
+    /// Writes everywhere, for as long as it leads.
     async fn write_guarded(&self) {
         let mut every = interval(WRITE_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in 0_u64.. {
             every.tick().await;
             if !self.leadership.holds() {
-                // The other loop sees to the end.
+                // The other loop notes the end.
                 return std::future::pending().await;
             }
             self.write_outside(self.leadership.token().get());
@@ -298,7 +298,7 @@ impl Work<'_> {
         }
     }
 
-    /// Sends a write on its way, on which it may be held up.
+    /// Sends a write, which may be delayed.
     fn write_outside(&self, token: Token) {
         let delay = match fastrand::u8(0..HELD_UP) {
             0 => self.on.takeover().mul_f64(2.0 * fastrand::f64()),

@@ -1,4 +1,4 @@
-//! A run: candidates on their hosts, what they stand on, the nemesis at work on it all, and the history of it.
+//! A run: candidates on their hosts, their system, the nemesis at work on it all, and its history.
 //!
 //! ```text
 //!  seed ─► Schedule ─► Stage ── each fault, at its time ──► processes, network, ground
@@ -6,7 +6,7 @@
 //!                        └── what it did ──► History ◄────────────┘
 //! ```
 //!
-//! Faults overlap. So what is done to a host follows from *all* faults that go on: it is frozen while one of them
+//! Faults overlap. So a host's treatment follows from *all* active faults: it is frozen while one of them
 //! freezes it, and runs when the last of those is over.
 
 use std::{
@@ -29,31 +29,31 @@ use super::{
     places::{self, Store},
 };
 
-/// How often what goes on is looked at.
+/// Interval between two steps.
 const TICK: Duration = Duration::from_millis(5);
 
-/// A stutter: so long frozen, so long not.
+/// A stutter's times: frozen, and not.
 const STUTTER: (Duration, Duration) = (Duration::from_millis(250), Duration::from_millis(100));
 
-/// How long all is looked at once everybody is back.
+/// Time of observation after all candidates are back.
 const AFTERMATH: Duration = Duration::from_millis(500);
 
-/// How a run is to be.
+/// A run's settings.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) schedule: Schedule,
     pub(crate) trouble: Duration,
     pub(crate) loopback: bool,
-    /// Whether the two programs on the library have clocks of other rates.
+    /// Gives the two programs on the library clocks with other rates.
     pub(crate) drift: bool,
-    /// Whether each fault is told as it comes.
+    /// Prints each fault as it happens.
     pub(crate) aloud: bool,
 }
 
 impl Plan {
     pub(crate) fn of(on: Backend, seed: u64, trouble: Duration) -> Self {
         let schedule = Schedule::of(seed, trouble, on);
-        // Each seed has its clocks, too.
+        // The clocks follow from the seed, too.
         Self { schedule, trouble, loopback: false, drift: !seed.is_multiple_of(3), aloud: false }
     }
 
@@ -69,7 +69,7 @@ impl Plan {
 
 pub(crate) struct Stage {
     plan: Plan,
-    // Before the arena: they end while their hosts are there.
+    // Before the testbed: they end while their hosts exist.
     candidates: Vec<Candidate>,
     ground: Box<dyn Ground>,
     store: Store,
@@ -82,7 +82,7 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Starts everything, and waits until everybody is there.
+    /// Starts all processes, and waits until all candidates are present.
     pub(crate) fn set(plan: Plan, paths: &Paths) -> Self {
         let on = plan.on();
         let arena = Arena::new(on.cast().len(), on.members(), plan.loopback);
@@ -126,7 +126,7 @@ impl Stage {
         }
     }
 
-    /// How many of those that run were not seen to be there.
+    /// Number of running candidates that are not present.
     fn missing(&self) -> usize {
         let there = self.ground.sight().there;
         let stands = |candidate: &&Candidate| candidate.stands();
@@ -134,7 +134,7 @@ impl Stage {
         self.candidates.iter().filter(stands).filter(absent).count()
     }
 
-    /// Carries the schedule out, waits for everybody to recover, stops everything, and tells what happened.
+    /// Carries out the schedule, waits until all candidates recover, stops everything, and returns the history.
     pub(crate) fn play(mut self) -> History {
         let start = At::now();
         let faults = self.plan.schedule.faults.clone();
@@ -185,7 +185,7 @@ impl Stage {
     }
 
     fn end(&mut self, number: usize) {
-        // Before it is undone: what follows from here on is recovery.
+        // Before it is undone: everything later is recovery.
         let hit = self.going_on.remove(&number);
         self.shape();
         match hit {
@@ -196,7 +196,7 @@ impl Stage {
         self.note(What::Over { fault: number });
     }
 
-    /// Does what is done once.
+    /// Applies a momentary fault.
     fn happen(&mut self, fault: Fault, hit: &Hit, whom: Option<usize>) {
         match (fault, hit, whom) {
             (_, Hit::Killed(places), _) => places.iter().for_each(|place| self.candidates[*place].kill()),
@@ -214,7 +214,7 @@ impl Stage {
         }
     }
 
-    /// The candidates that are to be dead.
+    /// The candidates that must be dead.
     fn down(&self) -> BTreeSet<usize> {
         self.picked(|hit| match hit {
             Hit::Killed(places) => places.clone(),
@@ -223,7 +223,7 @@ impl Stage {
         })
     }
 
-    /// Makes hosts and network as all faults together want them.
+    /// Applies all active faults together to hosts and network.
     fn shape(&mut self) {
         self.freeze();
         let down = self.picked(|hit| match hit {
@@ -248,7 +248,7 @@ impl Stage {
         }
     }
 
-    /// Has those stand still that are to at this moment, and no others.
+    /// Freezes the candidates that must be frozen at this moment, and no others.
     fn freeze(&mut self) {
         let (still, moving) = STUTTER;
         let phase = At::now().0 % (still + moving).as_nanos() as u64;
@@ -273,7 +273,7 @@ impl Stage {
         self.going_on.values().flat_map(pick).collect()
     }
 
-    /// What happens between faults: stutters, exits, those that stopped and start anew.
+    /// Handles what happens between faults: stutters, exits, restarts.
     fn tick(&mut self) {
         self.freeze();
         for candidate in &mut self.candidates {
@@ -284,7 +284,7 @@ impl Stage {
         }
     }
 
-    /// All faults are over: waits until there is a leader and everybody is there, or until the bound.
+    /// After all faults: waits until there is a leader and all candidates are present, or until the bound.
     fn settle(&mut self) {
         self.note(What::Healed);
         let healed = At::now();
@@ -294,7 +294,7 @@ impl Stage {
         let mut well = None;
         while At::now() < enough {
             self.tick();
-            // What was seen before the end of trouble says nothing.
+            // Observations from before the end of the faults are out of date.
             let all_there = self.missing() == 0
                 && self.candidates.iter().all(Candidate::stands)
                 && self.ground.sight().looks > looks + 1;
@@ -311,7 +311,7 @@ impl Stage {
         self.ground.note_writes();
     }
 
-    /// Tells everybody to stop, last one first, and collects what they wrote.
+    /// Tells all candidates to stop, last one first, and collects their notes.
     fn finish(mut self) -> History {
         for candidate in &mut self.candidates {
             candidate.tell();
@@ -333,7 +333,7 @@ impl Stage {
         events.extend(self.store.events());
         events.extend(places::read_file(&self.paths.file()));
         events.extend(log::writes(&events));
-        // The diaries' end tells commands that are left that it is over.
+        // Without the diaries, surviving commands end.
         for (name, kind) in self.plan.on().cast() {
             if *kind == Kind::Run {
                 let diary = self.paths.diary(name);

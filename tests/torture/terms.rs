@@ -1,12 +1,12 @@
-//! Who believed to lead, from when until when: terms of leadership, put together from what processes wrote.
+//! Terms of leadership, with the time in which each leader believed that it led, from the processes' notes.
 //!
-//! The start of a term is the first moment at which its holder could ask its guard and be told yes. The end is the
+//! A term starts at the first moment at which its holder could ask its guard and get a yes. It ends at the
 //! last such moment:
 //!
-//! * the deadline, as last proved, or later if the guard was asked later and still said yes. A process that is
-//!   frozen counts as believing: it would be told yes up to the deadline;
-//! * what the process itself says, if it learnt of the end before the deadline;
-//! * when it was killed: the dead believe nothing.
+//! * the deadline, as last proved, or later if the guard was asked later and still said yes. A frozen
+//!   process counts as believing: its guard would say yes up to the deadline;
+//! * the process's own note, if it learnt of the end before the deadline;
+//! * its kill: a dead process believes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,23 +24,23 @@ pub(crate) struct Term {
     pub(crate) token: Token,
     pub(crate) who: String,
     pub(crate) from: At,
-    /// The first moment at which it is not believed any more.
+    /// The first moment at which it is no longer believed.
     pub(crate) end: At,
-    /// Until when it was ever proved: what a command that outlives its killed supervisor may use.
+    /// The last proved deadline: a command that outlives its killed supervisor may use it.
     pub(crate) proved_until: At,
-    /// When a third party first had its key removed, if one did, or a leader of etcd's that was frozen.
+    /// The first moment at which a third party had its key removed, or a thawed leader of etcd did.
     pub(crate) deposed: Option<At>,
 }
 
-/// How soon after it runs on a leader of etcd's that was frozen may still revoke what it takes for ended. Until it
-/// hears of the next one it trusts its own clock (`docs/safety.md`, bugs of etcd).
+/// Time after its thaw in which a frozen leader of etcd may still revoke leases that it takes for expired. Until it
+/// hears of its successor it trusts its own clock (`docs/safety.md`, bugs of etcd).
 const WAKING: Duration = Duration::from_millis(500);
 
-/// What is noted of one moment by two threads may be in either order.
+/// Notes of one moment by two threads may be in either order.
 const AT_ONCE: Duration = Duration::from_millis(50);
 
 impl Term {
-    /// Whether a third party had removed its key by `at`.
+    /// Reports whether a third party had removed its key by `at`.
     pub(crate) fn deposed_by(&self, at: At) -> bool {
         self.deposed.is_some_and(|deposed| deposed <= at)
     }
@@ -50,16 +50,16 @@ impl Term {
 #[derive(Debug, Clone)]
 pub(crate) struct Terms {
     terms: Vec<Term>,
-    /// Tokens that two processes led with.
+    /// Tokens with which two processes led.
     pub(crate) shared: Vec<(Token, String, String)>,
 }
 
-/// What is known of a term while the events are read.
+/// A term's data while the events are read.
 struct Notes {
     who: String,
     from: At,
     proved_until: At,
-    /// When it last heard that its lease goes on.
+    /// The last renewal of its lease that it heard of.
     renewed: At,
     /// The last moment with a sign of belief.
     last_sign: At,
@@ -74,12 +74,12 @@ impl Terms {
         let mut deposed: BTreeMap<Token, At> = BTreeMap::new();
         let mut shared = Vec::new();
         let thaws = thaws(events);
-        // Keys that a leader of etcd's took away on waking, before their holders had said that they lead.
+        // Keys that a thawed leader of etcd removed before their holders had reported that they lead.
         let mut taken: BTreeMap<Token, (At, At)> = BTreeMap::new();
         for Event { at, what } in events {
             match what {
                 What::Proved { who, token, until } => {
-                    // It was first by what etcd had told it, and its lease was good: the news of the end was on its way.
+                    // It was first by etcd's last answer, and its lease was good: the news of the end was on its way.
                     if let Some((thaw, gone)) = taken.remove(token)
                         && at.since(gone) <= AT_ONCE
                     {
@@ -151,7 +151,7 @@ impl Terms {
         self.terms.iter().find(|term| term.token == token)
     }
 
-    /// The times in `[from, to)` at which nobody led, in order.
+    /// The intervals in `[from, to)` without a leader, in order.
     pub(crate) fn vacancies(&self, from: At, to: At) -> Vec<(At, At)> {
         let mut free = from;
         let mut vacancies = Vec::new();
@@ -168,7 +168,7 @@ impl Terms {
     }
 }
 
-/// When members of etcd that were frozen ran on.
+/// The moments at which frozen members of etcd were thawed.
 fn thaws(events: &[Event]) -> Vec<At> {
     let mut frozen = BTreeSet::new();
     let mut thaws = Vec::new();
@@ -183,7 +183,7 @@ fn thaws(events: &[Event]) -> Vec<At> {
 }
 
 impl Notes {
-    /// Whether the lease had most of its time left, so that it can't have ended by itself.
+    /// Reports whether the lease had most of its time left, so that it can't have expired by itself.
     fn was_renewed_shortly_before(&self, at: At) -> bool {
         at.since(self.renewed) < self.proved_until.since(at)
     }
@@ -195,13 +195,13 @@ impl Notes {
     }
 
     fn end(&self) -> At {
-        // A guard that said yes after its own deadline is what we look for.
+        // A yes after the guard's own deadline is exactly the violation to find.
         let believable = self.asked.map_or(self.proved_until, |asked| asked.max(self.proved_until));
         match (self.ended, self.killed) {
             (Some((last, Ending::Expired)), _) => last.map_or(believable, |last| last.max(believable)),
-            // One that was frozen may say so after its deadline.
+            // A frozen process may note it after its deadline.
             (Some((Some(last), _)), _) => last.max(self.asked.unwrap_or(last)).min(believable),
-            // It did not say since when: no later than its last sign, for certain.
+            // The note has no time: no later than its last sign of belief, for certain.
             (Some((None, _)), _) => self.last_sign.min(believable),
             (None, Some(killed)) => believable.min(killed),
             (None, None) => believable,
@@ -277,10 +277,10 @@ mod tests {
         // Too long after it, or before.
         assert_eq!(deposed(700, &[proved(1, "a", 5, 300), proved(690, "a", 5, 990)]), None);
         assert_eq!(deposed(40, &renewed), None);
-        // Not renewed for long: it may have ended by itself.
+        // Not renewed for long: it may have expired by itself.
         assert_eq!(deposed(110, &[proved(1, "a", 5, 200)]), None);
 
-        // It won just then, and had not said so yet.
+        // It had just won, and had not reported so yet.
         let won = |at| {
             let waking = [began(0, 7, MEMBER_FROZEN), over(100, 7), gone(110, 5, 1), proved(at, "a", 5, 300)];
             Terms::of(&waking).with(5).expect("a term").deposed

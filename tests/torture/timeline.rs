@@ -1,8 +1,8 @@
-//! A run as a picture: who believed what when, faults as bands, writes as ticks. One SVG, to be opened in a browser.
+//! A run as a picture: beliefs, faults as bands, writes as ticks. One SVG, to be opened in a browser.
 //!
-//! Time runs to the right. From the top: faults, a row for each that goes on at one time; then a row for each candidate,
-//! with its terms as bars, when it was dead or frozen as shades, and the life of its command as a line; then the writes
-//! of each place, a tick each, in the colour of their writer's term. Pointing at anything tells its details.
+//! Time runs to the right. From the top: faults, with a row for each of those active at one time; then a row for each candidate,
+//! with its terms as bars, its dead and frozen times as shades, and its command's life as a line; then the writes
+//! to each place, one tick each, in the colour of their writer's term. Pointing at anything shows its details.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,7 +60,7 @@ fn colour(terms: &Terms, token: u64) -> String {
     place.map_or("#888".into(), |place| format!("hsl({} 65% 48%)", place * 137 % 360))
 }
 
-/// Draws it.
+/// Draws the picture.
 pub(crate) fn draw(history: &History, terms: &Terms, violations: &[Violation], heading: &str) -> String {
     let end = history.events().last().map_or(At(0), |event| event.at);
     let seconds = history.seconds(end);
@@ -122,7 +122,7 @@ svg {{ background: #fff; font: 11px sans-serif; }}
     )
 }
 
-/// Each in the first row that is free by then.
+/// Puts each fault in the first free row.
 fn faults(canvas: &mut Canvas<'_>) {
     let mut bands: BTreeMap<usize, (At, At, String, String)> = BTreeMap::new();
     for Event { at, what } in canvas.history.events() {
@@ -138,7 +138,7 @@ fn faults(canvas: &mut Canvas<'_>) {
             _ => {}
         }
     }
-    // Room for the label, too.
+    // Room for the label too.
     let label = |text: &str| std::time::Duration::from_secs_f64((text.len() as f64 * 5.6 + 8.0) / SCALE);
     let mut rows: Vec<At> = Vec::new();
     let top = canvas.y;
@@ -216,7 +216,7 @@ fn candidate(canvas: &mut Canvas<'_>, terms: &Terms, name: &str, end: At) {
     canvas.y += ROW;
 }
 
-/// When commands showed life, by term.
+/// Times of commands' signs of life, by term.
 fn lives(history: &History, name: &str) -> Vec<(u64, At, At)> {
     let mut lives: BTreeMap<u64, (At, At)> = BTreeMap::new();
     for Event { at, what } in history.events() {
@@ -244,7 +244,7 @@ fn writes(canvas: &mut Canvas<'_>, terms: &Terms, of: Place) {
     canvas.text(8.0, y + 13.0, "name", label);
     let mut newest = 0;
     for Event { at, what } in canvas.history.events() {
-        // Of those in etcd only the order is known, and when it was read.
+        // Of those in etcd only the order and the time of reading are known.
         let (token, refused) = match what {
             What::Wrote { place, token, .. } if *place == of && of != Place::Etcd => (*token, false),
             What::Refused { place, token } if *place == of => (*token, true),

@@ -1,4 +1,4 @@
-//! A thread of the test's own in the hub, where no fault between hosts disturbs it.
+//! A thread of the test in the hub, unaffected by faults between hosts.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Handle};
 
 use super::Arena;
 
-/// Where to run what the test itself asks of those under test. The thread lasts as long as the test.
+/// Runs the test's own requests to the processes under test. The thread lasts as long as the test.
 #[derive(Clone)]
 pub(crate) struct Hub(Handle);
 

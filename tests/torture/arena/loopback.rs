@@ -1,5 +1,5 @@
-//! Loopback, with a TCP proxy between each candidate and each member, and between those that are peers: etcd's members
-//! or, where there are none, the candidates.
+//! Loopback, with a TCP proxy between each candidate and each member, and between peers: etcd's members
+//! or, without those, the candidates.
 
 use crate::support::{
     network::{Member, Network, ProcessId},
@@ -11,7 +11,7 @@ use super::{Addresses, Blocked, Host};
 
 #[derive(Debug)]
 pub(crate) struct Loopback {
-    /// Those that are peers.
+    /// The peers' hosts.
     hosts: Vec<Host>,
     sites: Vec<Site>,
     network: Network,
@@ -72,7 +72,7 @@ impl Loopback {
 
     pub(super) fn shape(&mut self, blocked: &Blocked) {
         let before = std::mem::replace(&mut self.blocked, blocked.clone());
-        // Of a connection: from whoever opens it, and back.
+        // The connection's initiator, and the reply direction.
         let mode = |blocked: &Blocked, from: Host, to: Host| match (
             blocked.contains(&(from, to)),
             blocked.contains(&(to, from)),

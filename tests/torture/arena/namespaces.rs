@@ -5,14 +5,14 @@
 //!  elect-torture-PID-m0 … m2      eth0 ──veth──┤ bridge, in elect-torture-PID-hub
 //! ```
 //!
-//! The machine's own network is not touched: nothing of ours is in its namespace. All is named after this process, and
-//! removed when this is dropped; what a killed run left is removed by the next one, by its name and only if that
+//! The machine's own network is not touched: nothing of the test is in its namespace. All names include this process's id;
+//! all is removed when this is dropped. The next run removes a killed run's leftovers, by name and only if that
 //! process is gone.
 //!
-//! *Who hears whom* is the neighbour table: each host knows each other's hardware address by a permanent entry, and
-//! what it must not reach has an address that nobody has. So a blocked packet is lost in silence, in one direction,
-//! and no end learns anything. *Delay and loss* is netem on what a host sends, where the kernel has it. Where it has
-//! not, it is a link that is too slow (a token bucket with a queue) and packets that iptables drops at random.
+//! *Reachability* is the neighbour table: each host knows each other's hardware address by a permanent entry, and
+//! an unused address for hosts that it must not reach. So a blocked packet is lost silently, in one direction,
+//! and neither end notices. *Delay and loss* is netem on a host's outgoing packets, if the kernel has it. If not,
+//! it is a slow link (a token bucket with a queue) and packets that iptables drops at random.
 
 use std::{
     ffi::OsStr,
@@ -32,8 +32,8 @@ const PREFIX: &str = "elect-torture-";
 /// Documentation addresses (RFC 5737), which no network has.
 const NETWORK: &str = "198.51.100";
 
-/// A hardware address that nobody has.
-const NOBODY: &str = "02:00:c6:33:64:fe";
+/// A hardware address without an owner.
+const UNUSED_ADDRESS: &str = "02:00:c6:33:64:fe";
 
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
@@ -44,7 +44,7 @@ pub(crate) struct Namespaces {
     has_netem: bool,
     blocked: Blocked,
     climate: Climate,
-    /// Last: removes them.
+    /// Last field: its drop removes them.
     names: Names,
 }
 
@@ -65,7 +65,7 @@ impl Namespaces {
             (0..candidates).map(Host::Candidate).chain((0..members).map(Host::Member)).collect();
         let mut names = Names { prefix: format!("{PREFIX}{}-", std::process::id()), made: Vec::new() };
         let hub = names.add("hub")?;
-        // The hub's address is how this process reaches all of them.
+        // This process reaches all of them by the hub's address.
         let mut lines = format!(
             "link set dev lo up\nlink add name br0 type bridge\nlink set dev br0 up\naddr add {NETWORK}.250/24 dev br0\n"
         );
@@ -123,7 +123,7 @@ impl Namespaces {
             for other in self.hosts.iter().filter(|other| **other != host) {
                 let pair = (host, *other);
                 match (self.blocked.contains(&pair), blocked.contains(&pair)) {
-                    (false, true) => lines.push_str(&neighbour(*other, NOBODY)),
+                    (false, true) => lines.push_str(&neighbour(*other, UNUSED_ADDRESS)),
                     (true, false) => lines.push_str(&neighbour(*other, &hardware(*other))),
                     _ => {}
                 }
@@ -142,7 +142,7 @@ impl Namespaces {
     fn weather(&self, host: Host, weather: Option<Weather>) {
         let name = self.names.of(host);
         let tc = |args: &[&str]| run("tc", &[&["-n", &name, "qdisc"], args].concat());
-        // Nothing to remove is no trouble.
+        // Nothing to remove is no error.
         let _ = tc(&["del", "dev", "eth0", "root"]);
         if !self.has_netem {
             let _ = run("ip", &["netns", "exec", &name, "iptables", "-F", "OUTPUT"]);
@@ -166,9 +166,9 @@ impl Namespaces {
                 "-j",
                 "DROP",
             ];
-            // Without iptables there is delay alone.
+            // Without iptables there is only delay.
             let _ = run("ip", &[&["netns", "exec", &name, "iptables"], &drop[..]].concat());
-            // So slow that what one candidate sends queues up for about that long.
+            // So slow that one candidate's packets queue up for about that long.
             let rate = if delay == "5ms" { "256kbit" } else { "64kbit" };
             tc(&["add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "2k", "latency", "400ms"])
         };
@@ -204,7 +204,7 @@ impl Drop for Names {
     }
 }
 
-/// Removes what runs that were killed have left.
+/// Removes the leftovers of killed runs.
 fn sweep() {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();

@@ -1,8 +1,8 @@
 //! No command of `elect run` is alive outside its term.
 //!
-//! It may show signs of life from the beginning of its term until the moment until which that was ever proved: a
-//! supervisor that is killed takes its command along a moment later. But never while another's newer term runs, unless
-//! its own had been deposed by somebody else, which it may not have heard of.
+//! It may show signs of life from the beginning of its term until the last proved deadline: a
+//! killed supervisor takes its command along a moment later. But never while another's newer term runs, unless
+//! a third party had deposed its own leader, which may not have heard of it.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -17,7 +17,7 @@ impl Invariant for Commands {
     }
 
     fn broken_by(&self, case: &Case<'_>) -> Vec<String> {
-        // The first offence of each term says it all.
+        // The first violation of each term suffices.
         let mut found: BTreeMap<(Token, &'static str), String> = BTreeMap::new();
         for Event { at, what } in case.history.events() {
             let What::Alive { who, token } = what else { continue };
@@ -29,7 +29,7 @@ impl Invariant for Commands {
             };
             let Some(term) = case.terms.with(*token) else {
                 if !interrupted(case, who, *at) {
-                    offence("unknown", "in a term that nobody led".into());
+                    offence("unknown", "in a term without a leader".into());
                 }
                 continue;
             };
@@ -51,10 +51,10 @@ impl Invariant for Commands {
     }
 }
 
-/// The supervisor may have the command started just before it writes down that it leads.
+/// The supervisor may have the command started just before it logs that it leads.
 const STARTED_FIRST: Duration = Duration::from_millis(500);
 
-/// Whether a supervisor was frozen or killed about then, so that it may not have come to writing down what it knew.
+/// Reports whether a supervisor was frozen or killed about then, and so may not have logged its term.
 fn interrupted(case: &Case<'_>, who: &str, about: At) -> bool {
     case.history.events().iter().any(|Event { at, what }| match what {
         What::Killed { who: hit } | What::Frozen { who: hit } => {
@@ -64,7 +64,7 @@ fn interrupted(case: &Case<'_>, who: &str, about: At) -> bool {
     })
 }
 
-/// Whoever led with a newer token at that moment.
+/// The leader with a newer token at that moment.
 fn next_leader(case: &Case<'_>, token: Token, at: At) -> Option<(String, Token)> {
     let mut newer = case.terms.all().iter().filter(|term| term.token > token);
     newer.find(|term| term.from <= at && at < term.end).map(|term| (term.who.clone(), term.token))
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(broken(&Commands, vec![alive(5, "r", 1)]).len(), 1);
         assert_eq!(broken(&Commands, vec![alive(5, "r", 1), proved(600, "r", 1, 700)]).len(), 1);
         assert_eq!(broken(&Commands, vec![alive(5, "r", 1), proved(8, "r", 1, 700)]), [""; 0]);
-        // Frozen between the start and the note of it; or it never came to that.
+        // Frozen between the start and its log line; or the line was never written.
         let frozen = vec![alive(5, "r", 1), frozen(6, "r"), proved(800, "r", 1, 900)];
         assert_eq!(broken(&Commands, frozen), [""; 0]);
         assert_eq!(broken(&Commands, vec![alive(5, "r", 1), killed(6, "r")]), [""; 0]);

@@ -1,8 +1,8 @@
-//! What compares tokens takes nothing of an older term after something of a newer one (contract, point 5); and etcd
-//! takes nothing of a term from the very revision on at which its key was deleted, whether or not another has begun.
+//! A place that compares tokens accepts no write of an older term after one of a newer term (contract, point 5); and etcd
+//! accepts no write of a term from the revision on at which its key was deleted, even if no other term has begun.
 //!
-//! There is no exception: not for a third party, not for frozen writers, not for late packets. What the unguarded file
-//! took out of order is counted, to show what fencing buys.
+//! There is no exception: not for third parties, frozen writers, or late packets. Writes that the unguarded file
+//! accepted out of order are counted, to show the benefit of fencing.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ pub(crate) struct Stale {
     pub(crate) newest: Token,
 }
 
-/// All stale writes that took effect anywhere, in the places' own orders.
+/// All stale writes that took effect anywhere, in each place's own order.
 pub(crate) fn stale(history: &History) -> Vec<Stale> {
     let mut writes: BTreeMap<(Place, u64), Token> = BTreeMap::new();
     for Event { what, .. } in history.events() {
@@ -53,7 +53,7 @@ impl Invariant for Fenced {
     }
 }
 
-/// Writes that etcd took of terms whose key was gone.
+/// Writes that etcd accepted from terms whose key was gone.
 fn posthumous(history: &History) -> impl Iterator<Item = String> {
     let gone = history.events().iter().filter_map(|event| match event.what {
         What::Gone { token, order } => Some((token, order)),
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn finds_an_old_write_after_a_new_one_by_the_places_own_order() {
-        // Stamped the other way round: the writer's clock is not what counts.
+        // Stamped the other way round: the writer's clock does not matter.
         let events = vec![wrote(9, Place::Etcd, 1, 8), wrote(1, Place::Etcd, 2, 7)];
         assert_eq!(broken(&Fenced, events).len(), 1);
     }
@@ -98,7 +98,7 @@ mod tests {
         let gone = |order| gone(1, 7, order);
         assert_eq!(broken(&Fenced, vec![gone(20), wrote(1, Place::Etcd, 21, 7)]).len(), 1);
         assert_eq!(broken(&Fenced, vec![gone(20), wrote(9, Place::Etcd, 19, 7)]), [""; 0]);
-        // Revisions are etcd's; the store has an order of its own.
+        // Revisions are etcd's; the store has its own order.
         assert_eq!(broken(&Fenced, vec![gone(20), wrote(9, Place::Store, 21, 7)]), [""; 0]);
     }
 

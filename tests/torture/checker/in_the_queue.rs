@@ -1,5 +1,5 @@
-//! In the end, every candidate that lives is in the queue (contract, point 6); among peers, it leads or follows
-//! whoever leads.
+//! At the end, every live candidate is in the queue (contract, point 6); among peers, it leads or follows
+//! the leader.
 
 use std::collections::BTreeSet;
 
@@ -31,8 +31,8 @@ impl Invariant for InTheQueue {
                     }
                     return vec![format!("{} is missing in {names:?}", missing.join(", "))];
                 }
-                // Nobody could look.
-                What::Closed => return vec!["nobody could look".into()],
+                // The queue could not be read.
+                What::Closed => return vec!["the queue could not be read".into()],
                 _ => {}
             }
         }

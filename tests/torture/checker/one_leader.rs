@@ -1,6 +1,6 @@
 //! At no instant do two processes believe that they lead (contract, points 1 to 4).
 //!
-//! The exception of `docs/safety.md`: somebody else had etcd delete the older one's key before that instant. It may
+//! The exception of `docs/safety.md`: a third party had etcd delete the older one's key before that instant. It may
 //! not have heard of it, but only for so long.
 
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::{
 
 pub(super) struct OneLeader;
 
-/// A time at which two led.
+/// An interval in which two led.
 #[derive(Debug, Clone)]
 pub(crate) struct Overlap {
     /// The one with the smaller token.
@@ -28,14 +28,14 @@ impl Overlap {
         self.end.since(self.from)
     }
 
-    /// Whether the older one had been deposed, and not for too long.
+    /// Reports whether the older one had been deposed, and not for too long.
     pub(super) fn excused(&self, bounds: Bounds) -> bool {
         let deposed = self.older.deposed.filter(|deposed| *deposed <= self.from);
         deposed.is_some_and(|deposed| self.end.since(deposed) <= bounds.deposed)
     }
 }
 
-/// All times at which two led.
+/// All intervals in which two led.
 pub(super) fn overlaps(terms: &Terms) -> Vec<Overlap> {
     let mut found = Vec::new();
     let all = terms.all();
@@ -110,7 +110,7 @@ mod tests {
         let with = |millis| [&both[..], &[deposed(millis, 1)]].concat();
         assert_eq!(broken(&OneLeader, with(19)), [""; 0]);
         assert_eq!(broken(&OneLeader, with(21)).len(), 1);
-        // That the newer one was deposed excuses nothing.
+        // A deposed newer one excuses nothing.
         assert_eq!(broken(&OneLeader, [&both[..], &[deposed(0, 2)]].concat()).len(), 1);
     }
 

@@ -1,8 +1,8 @@
-//! All members are shown one log: the same records at the same places, in order, with no gap, and tokens that never go
-//! back. It has what its leaders were told is committed, each once, and nothing else: no record that nobody
-//! proposed in that term, and none of which its leader was told that it never will be.
+//! All members read one log: the same records at the same indexes, in order, without a gap, and tokens that never
+//! decrease. It has every record acknowledged as committed, once, and nothing else: no record that was not
+//! proposed in that term, and none whose leader was told that it will never be committed.
 //!
-//! On etcd nobody reads a log, and this says nothing.
+//! etcd has no such log, so this checks nothing there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ impl Invariant for OneLog {
     }
 }
 
-/// What all readings together show.
+/// The log that all readings together show.
 struct Log<'a>(BTreeMap<u64, (Token, &'a str)>);
 
 impl<'a> Log<'a> {
@@ -54,7 +54,7 @@ impl<'a> Log<'a> {
         Self(log)
     }
 
-    /// Its order, and what was left out.
+    /// Errors in its order, and gaps.
     fn misread_by(&self, Reading { who, after, records }: &Reading) -> Vec<String> {
         let mut found = Vec::new();
         let mut last = *after;
@@ -99,7 +99,7 @@ impl<'a> Log<'a> {
                 Some(proposed) => found.push(format!(
                     "{record} was proposed in term {proposed}, and is in the log at index {index} as of term {token}"
                 )),
-                None => found.push(format!("{record}, at index {index}, was proposed by nobody")),
+                None => found.push(format!("{record}, at index {index}, was proposed by no leader")),
             }
             if proposals.denied.contains(record) {
                 found.push(format!(
@@ -110,7 +110,7 @@ impl<'a> Log<'a> {
         found
     }
 
-    /// What leaders were told is committed, and nobody was ever shown; of the time of which everybody has read.
+    /// Records acknowledged as committed that no process read, from the time that all have read.
     fn lacks(&self, proposals: &Proposals<'_>, case: &Case<'_>) -> Vec<String> {
         let mut found = Vec::new();
         for (record, (at, index)) in &proposals.committed {
@@ -131,7 +131,7 @@ impl<'a> Log<'a> {
     }
 }
 
-/// Those who live in the end and have not been shown what was committed.
+/// Live processes at the end that have not read a committed record.
 fn behind(readings: &[Reading], proposals: &Proposals<'_>, case: &Case<'_>) -> Vec<String> {
     let settled = proposals.committed.values().filter(|(at, _)| *at < read_by_the_end(case));
     let Some(newest) = settled.map(|(_, index)| *index).max() else { return Vec::new() };
@@ -154,13 +154,13 @@ fn behind(readings: &[Reading], proposals: &Proposals<'_>, case: &Case<'_>) -> V
     .collect()
 }
 
-/// What was committed by then, everybody has read when the run is over.
+/// Every record committed by this time is read by the end of the run.
 fn read_by_the_end(case: &Case<'_>) -> At {
     let grace = case.bounds.reading;
     At(case.history.end().0.saturating_sub(grace.as_nanos() as u64))
 }
 
-/// What leaders wanted in the log, and what they were told became of it.
+/// Records that leaders proposed, and the results.
 struct Proposals<'a> {
     made: BTreeMap<&'a str, Token>,
     committed: BTreeMap<&'a str, (At, u64)>,
@@ -209,7 +209,7 @@ mod tests {
         event(millis, What::Committed { who: who.into(), index, token, record: record.into() })
     }
 
-    /// Two records of two terms, and what follows.
+    /// Two records of two terms, and further events.
     fn with(more: &[Event]) -> Vec<String> {
         let before = [proposed(1, 3, "x"), proposed(2, 5, "y"), reads(0, "a"), reads(0, "b")];
         broken(&OneLog, [&before[..], more, &[closed(90_000)]].concat())
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn finds_records_that_were_not_proposed_or_in_another_term_or_twice() {
-        assert_eq!(with(&[shown(5, "a", 2, 3, "z")]), ["z, at index 2, was proposed by nobody"]);
+        assert_eq!(with(&[shown(5, "a", 2, 3, "z")]), ["z, at index 2, was proposed by no leader"]);
         assert_eq!(with(&[shown(5, "a", 2, 4, "x")]).len(), 1);
         let twice = with(&[shown(5, "a", 2, 3, "x"), shown(5, "a", 3, 3, "x")]);
         assert_eq!(twice, ["x is in the log twice, the second time at index 3"]);
@@ -269,7 +269,7 @@ mod tests {
         );
         let found = with(&[answered(4, "x", Some(2)), shown(5, "a", 2, 5, "y")]);
         assert!(found[0].ends_with("and y is there"), "{found:?}");
-        // Told so late that nobody can have been shown it yet.
+        // Acknowledged so late that no process can have read it yet.
         assert_eq!(with(&[answered(89_990, "x", Some(2))]), [""; 0]);
     }
 

@@ -88,7 +88,7 @@ of_a_process! {
     told Told
 }
 
-/// What one invariant says of these events.
+/// Violations of one invariant by these events.
 pub(super) fn broken(invariant: &dyn Invariant, events: Vec<Event>) -> Vec<String> {
     let history = History::of(events);
     let terms = Terms::of(history.events());

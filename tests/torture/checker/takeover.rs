@@ -17,7 +17,7 @@ impl Invariant for Takeover {
         long.map(|(from, to)| {
             let (from, lasted) = (case.history.seconds(from), to.since(from));
             format!(
-                "nobody led for {lasted:?} from {from:.3} s on, with all faults over; the bound is {bound:?}"
+                "no leader for {lasted:?} from {from:.3} s on, with all faults over; the bound is {bound:?}"
             )
         })
         .collect()

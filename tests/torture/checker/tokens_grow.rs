@@ -1,7 +1,7 @@
-//! Each term has a token larger than all terms before it, and of its own (contract, point 5).
+//! Each term has a unique token, larger than those of all terms before it (contract, point 5).
 //!
-//! The exception of `docs/safety.md`: a candidate that was first in the queue, and whose key somebody else deleted
-//! before it had made its win of it, may begin a term after the next one has.
+//! The exception of `docs/safety.md`: a candidate that was first in the queue, and whose key a third party deleted
+//! before it acted on its win, may begin a term after the next one has.
 
 use super::{Case, Invariant};
 

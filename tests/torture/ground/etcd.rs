@@ -1,4 +1,4 @@
-//! etcd as the ground: its members, and the test's own hand on them.
+//! The system on etcd: its members, and the test's own access to them.
 
 use std::{
     collections::BTreeSet,
@@ -80,7 +80,7 @@ impl Ground for Etcd {
     }
 }
 
-/// A member, through all its lives.
+/// A member, through all its restarts.
 #[derive(Debug)]
 struct Member {
     place: usize,
@@ -96,7 +96,7 @@ impl Member {
         let all = (0..count)
             .map(|other| format!("m{other}=http://{}", arena.addresses(Host::Member(other)).announced_peer));
         let initial_cluster = all.collect::<Vec<_>>().join(",");
-        // Unlike that of any other test's cluster.
+        // Different from any other test's cluster.
         let token = format!("torture-{}", arena.addresses(Host::Member(0)).announced_peer);
         Self { place, paths: paths.clone(), initial_cluster, token, process: None, frozen: false }
     }
@@ -119,7 +119,7 @@ impl Member {
             .args(["--initial-advertise-peer-urls", &format!("http://{}", addresses.announced_peer)])
             .args(["--initial-cluster", &self.initial_cluster])
             .args(["--initial-cluster-token", &self.token])
-            // SIGKILL leaves the page cache: nothing is lost by it.
+            // SIGKILL spares the page cache: nothing is lost.
             .arg("--unsafe-no-fsync");
         let log = append(&self.paths.log(&name));
         let both = log.try_clone().expect("a file can be shared");

@@ -1,6 +1,6 @@
-//! Peers as the ground: nothing but an eye on them, which asks each as `elect status --peers` does.
+//! The system among peers: only an observer, which asks each peer as `elect status --peers` does.
 //!
-//! It looks from the hub of the arena, where no fault between hosts disturbs it.
+//! It observes from the hub, unaffected by faults between hosts.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -21,15 +21,15 @@ use crate::{
     programs::ELECTION,
 };
 
-/// For one look, at members that may not answer: a part of the time that an election takes.
+/// Time limit for one round of questions, to members that may not answer: a part of an election's time.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// How often a stranger calls.
+/// Number of a stranger's calls.
 const CALLS: usize = 20;
 
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// In the end, when all of them should answer.
+/// Time limit at the end, when all of them should answer.
 const PATIENCE_AT_LAST: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
@@ -38,11 +38,11 @@ pub(crate) struct Eye {
     client: Client,
     sight: Arc<Mutex<Sight>>,
     noted: Arc<Mutex<Vec<Event>>>,
-    /// Names and addresses, for a stranger to call.
+    /// Names and addresses, for a stranger's calls.
     members: Vec<(String, String)>,
-    /// The group as its members know it.
+    /// The list of members, as the members have it.
     list: String,
-    /// Strangers that were taken for a member.
+    /// Strangers that a member believed.
     believed: Arc<Mutex<Vec<String>>>,
 }
 
@@ -51,7 +51,7 @@ impl Eye {
         let (client, members, list) = {
             let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
             let cast = Backend::Peers.cast().iter().enumerate();
-            // Where they listen in truth: what lies between peers is not for us.
+            // Their real addresses: the proxies between peers are not for the observer.
             let members: Vec<(String, String)> = cast
                 .map(|(place, (name, _))| ((*name).to_owned(), arena.addresses(Host::Candidate(place)).peer))
                 .collect();
@@ -126,7 +126,7 @@ impl Ground for Eye {
     }
 }
 
-/// The newest leader that anybody knows; its own word goes before that of others.
+/// The newest leader known to any member; its own claim takes precedence.
 fn newest(looks: &[Answered]) -> Option<&Known> {
     let known = looks.iter().filter_map(|answered| answered.look.as_ref().ok()?.leader.as_ref());
     known.max_by_key(|known| {
@@ -135,7 +135,7 @@ fn newest(looks: &[Answered]) -> Option<&Known> {
     })
 }
 
-/// Who stands, and says that it leads, or follows whoever leads.
+/// The live candidates that lead, or follow the leader.
 fn there(looks: &[Answered]) -> Vec<String> {
     let Some(newest) = newest(looks) else { return Vec::new() };
     let looks = looks.iter().filter_map(|answered| answered.look.as_ref().ok());

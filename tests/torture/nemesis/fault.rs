@@ -1,18 +1,18 @@
-//! What can go wrong: the faults of both backends, and whom they hit.
+//! The faults of both backends, and their targets.
 //!
-//! Whom a fault hits may be a role, which is looked up when it comes.
+//! A target may be a role, which is resolved when the fault begins.
 
 use std::{fmt, time::Duration};
 
-/// What a table calls the freezing of one member of etcd.
+/// The table's name for the freezing of one member of etcd.
 pub(crate) const MEMBER_FROZEN: &str = "member frozen";
 
 /// A candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whom {
-    /// Whoever is first in the queue by then, or leads the peers; somebody if it is not known.
+    /// The present first in the queue, or leader of the peers; any candidate if it is not known.
     Leader,
-    /// The one behind, or a follower.
+    /// The next one in the queue, or a follower.
     Next,
     /// The one behind that.
     Third,
@@ -22,12 +22,12 @@ pub(crate) enum Whom {
 /// A member of etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Member {
-    /// The leader of etcd's own by then.
+    /// etcd's present leader.
     Leading,
     One(usize),
 }
 
-/// A machine in the network.
+/// A host in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Site {
     Of(Whom),
@@ -36,20 +36,20 @@ pub(crate) enum Site {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// SIGKILL, and started anew when it is over.
+    /// SIGKILL, and a restart at the end.
     Kill(Whom),
-    /// SIGSTOP, and SIGCONT when it is over.
+    /// SIGSTOP, and SIGCONT at the end.
     Freeze(Whom),
-    /// SIGTERM, and started anew once it has stopped.
+    /// SIGTERM, and a restart once it has exited.
     Restart(Whom),
     /// The guard of an `elect run`: SIGKILL, once.
     KillGuard(Whom),
-    /// The guard of an `elect run`: SIGSTOP, and SIGCONT when it is over.
+    /// The guard of an `elect run`: SIGSTOP, and SIGCONT at the end.
     FreezeGuard(Whom),
-    /// SIGKILL to an `elect run` and its guard, before either can see the other's end. The same as `Kill` where there is no
+    /// SIGKILL to an `elect run` and its guard, before either can see the other's end. The same as `Kill` without a
     /// guard.
     KillPair(Whom),
-    /// SIGSTOP to both, and SIGCONT when it is over.
+    /// SIGSTOP to both, and SIGCONT at the end.
     FreezePair(Whom),
     /// SIGKILL to all candidates at once.
     KillAll,
@@ -58,26 +58,26 @@ pub(crate) enum Fault {
     /// SIGSTOP to all but the leader.
     FreezeOthers,
 
-    /// Nothing to it or from it.
+    /// No packets to it or from it.
     CutOff(Site),
-    /// Nothing gets out of it.
+    /// No packets from it.
     Mute(Site),
-    /// Nothing gets to it.
+    /// No packets to it.
     Deaf(Site),
-    /// Nothing from the first to the second.
+    /// No packets from the first to the second.
     OneWay(Site, Site),
-    /// Nothing between the two.
+    /// No packets between the two.
     Apart(Site, Site),
-    /// Nothing between these two and all others.
+    /// No packets between these two and all others.
     Exile(Whom, Whom),
-    /// What it sends is slow and gets lost.
+    /// Its packets are delayed and dropped.
     Weather(Site, Weather),
 
     KillMember(Member),
     FreezeMember(Member),
-    /// All members stand still at once.
+    /// All members are frozen at once.
     FreezeEtcd,
-    /// Frozen for a moment, again and again: how a disk that is slow to sync looks to everybody else.
+    /// Frozen for a moment, repeatedly: to the others this looks like a disk that syncs slowly.
     Stutter(Site),
     /// etcd's leader hands over to another member.
     MoveLeader,
@@ -86,24 +86,24 @@ pub(crate) enum Fault {
     Revoke(Whom),
     /// A third party deletes a candidate's key.
     Delete(Whom),
-    /// History is compacted up to now.
+    /// The history is compacted.
     Compact,
 
-    /// Somebody who is no member calls all others by its name, again and again for a moment.
+    /// A stranger calls all other members under this member's name, repeatedly for a moment.
     Stranger(Whom),
 }
 
-/// How bad a link is.
+/// The quality of a bad link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Weather {
     pub(crate) delay: Duration,
     pub(crate) jitter: Duration,
-    /// Of a hundred packets.
+    /// Percent of packets.
     pub(crate) lost: u8,
 }
 
 impl Fault {
-    /// What to call it in a table.
+    /// Its name in tables.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Kill(_) => "candidate killed",
@@ -131,7 +131,7 @@ impl Fault {
         }
     }
 
-    /// Whether it is over as soon as it has happened.
+    /// Reports whether it is momentary.
     pub(crate) fn is_a_moment(self) -> bool {
         matches!(
             self,
@@ -201,8 +201,8 @@ impl fmt::Display for Fault {
             Self::FreezeEtcd => f.write_str("all of etcd is frozen"),
             Self::Stutter(site) => write!(f, "{site} stutters"),
             Self::MoveLeader => f.write_str("etcd's leader hands over"),
-            Self::Revoke(whom) => write!(f, "the lease of {whom} is revoked by somebody else"),
-            Self::Delete(whom) => write!(f, "the key of {whom} is deleted by somebody else"),
+            Self::Revoke(whom) => write!(f, "the lease of {whom} is revoked by a third party"),
+            Self::Delete(whom) => write!(f, "the key of {whom} is deleted by a third party"),
             Self::Compact => f.write_str("history is compacted"),
             Self::Stranger(whom) => write!(f, "a stranger calls all others as {whom}"),
         }

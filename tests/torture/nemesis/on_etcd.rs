@@ -1,4 +1,4 @@
-//! What goes wrong on etcd.
+//! Faults on etcd.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ impl Draw {
         }
     }
 
-    /// How long a fault lasts: mostly shorter than a TTL or about as long, at times much longer.
+    /// A fault's duration: mostly shorter than a TTL or about as long, at times much longer.
     pub(super) fn span_on_etcd(&mut self, fault: Fault) -> Duration {
         let ttl = TTL;
         match fault {
@@ -47,35 +47,35 @@ impl Draw {
             Fault::FreezeEtcd => self.around(ttl),
             _ => match self.rng.u8(0..10) {
                 0..=2 => Duration::from_millis(20) + self.up_to(700),
-                // Where belief ends, and where the lease does.
+                // Around the end of belief, and of the lease.
                 3..=7 => self.around(ttl),
                 _ => ttl + self.part_of(2 * ttl),
             },
         }
     }
 
-    /// Faults that are harmless alone, with the time from the first one and how long they last.
+    /// Combinations of faults that are harmless alone, with the time from the first one and their durations.
     pub(super) fn scheme_on_etcd(&mut self) -> Vec<(Duration, Duration, Fault)> {
         let ttl = TTL;
         let none = Duration::ZERO;
         let leader = Site::Of(Whom::Leader);
         match self.rng.u8(0..15) {
-            // The leader sleeps while etcd gets another leader, which gives every lease its time anew.
+            // The leader sleeps while etcd elects another leader, which restarts every lease's TTL.
             0 => vec![
                 (none, self.around(ttl), Fault::Freeze(Whom::Leader)),
                 (self.part_of(ttl), none, Fault::MoveLeader),
             ],
-            // etcd's leader is replaced while it sleeps, and wakes with the leases of its own past.
+            // etcd's leader is frozen and replaced; on waking, its leases are out of date.
             1 => vec![
                 (none, ttl + self.part_of(ttl), Fault::FreezeMember(Member::Leading)),
                 (self.up_to(500), ttl, Fault::Freeze(Whom::Next)),
             ],
-            // Renewals get out, and their answers don't get back; then nothing gets out.
+            // Renewals are sent, and their answers are lost; then nothing gets out.
             2 => vec![
                 (none, self.around(ttl), Fault::Deaf(leader)),
                 (self.part_of(ttl), self.around(ttl), Fault::Mute(leader)),
             ],
-            // Cut off, and asleep for the moment of its deadline.
+            // Cut off, and frozen across its deadline.
             3 => vec![
                 (none, 2 * ttl, Fault::CutOff(leader)),
                 (ttl * 3 / 5, self.around(ttl) / 2, Fault::Freeze(Whom::Leader)),
@@ -87,12 +87,12 @@ impl Draw {
             ],
             5 => vec![(none, self.part_of(ttl), Fault::KillAll)],
             6 => vec![(none, self.around(ttl), Fault::FreezeEtcd)],
-            // Its place in the queue is gone when its turn comes, and was so for longer than that excuses anything.
+            // Its key is gone when its turn comes, and has been for longer than any excuse covers.
             7 => vec![
                 (none, none, Fault::Delete(Whom::Next)),
                 (2 * ttl + Duration::from_millis(1_500), self.part_of(ttl), Fault::Kill(Whom::Leader)),
             ],
-            // The last answer that gets through is late, as often as there is time for: whoever counts from answers
+            // The last answer that gets through is late, as often as there is time for: a leader that counts from answers
             // believes for too long.
             8..=10 => vec![
                 (none, Duration::from_millis(600), Fault::Deaf(leader)),
@@ -103,10 +103,10 @@ impl Draw {
                 (none, self.around(ttl), Fault::Deaf(leader)),
                 (self.up_to(300), none, Fault::Revoke(Whom::Leader)),
             ],
-            // Nothing is left to end the command but its init, or the kernel.
+            // Only the command's init, or the kernel, can still end the command.
             12 => vec![(none, self.around(ttl), Fault::KillPair(Whom::Leader))],
             13 => vec![(none, ttl + self.part_of(ttl), Fault::FreezePair(Whom::Leader))],
-            // The leader's member dies, and with it etcd's leader, while it is far from the others.
+            // etcd's leader dies, and the candidate that leads can't reach one of the other members.
             _ => vec![
                 (none, self.part_of(ttl), Fault::KillMember(Member::Leading)),
                 (

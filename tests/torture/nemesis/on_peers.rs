@@ -1,4 +1,4 @@
-//! What goes wrong among peers.
+//! Faults among peers.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl Draw {
         }
     }
 
-    /// How long a fault lasts: around where belief ends and others may be elected, mostly.
+    /// A fault's duration: mostly around the end of belief and the time of the next election.
     pub(super) fn span_among_peers(&mut self, fault: Fault) -> Duration {
         match fault {
             Fault::Restart(_) => Duration::from_secs(1),
@@ -41,29 +41,29 @@ impl Draw {
             _ => match self.rng.u8(0..10) {
                 0..=2 => Duration::from_millis(20) + self.up_to(500),
                 3..=6 => self.around(SHORTEST),
-                // Somebody else is elected meanwhile.
+                // Another candidate is elected meanwhile.
                 7..=8 => SHORTEST + self.part_of(LONGEST),
                 _ => LONGEST + self.part_of(2 * LONGEST),
             },
         }
     }
 
-    /// Faults that are harmless alone, with the time from the first one and how long they last.
+    /// Combinations of faults that are harmless alone, with the time from the first one and their durations.
     pub(super) fn scheme_among_peers(&mut self) -> Vec<(Duration, Duration, Fault)> {
         let none = Duration::ZERO;
         let leader = Site::Of(Whom::Leader);
         match self.rng.u8(0..18) {
-            // It wakes when another was just elected.
+            // It wakes just after another one was elected.
             0..=1 => vec![(none, SHORTEST + self.up_to(900), Fault::Freeze(Whom::Leader))],
-            // … and that one sleeps by then.
+            // … and that one is frozen by then.
             2 => vec![
                 (none, SHORTEST + self.part_of(LONGEST), Fault::Freeze(Whom::Leader)),
                 (SHORTEST + self.up_to(800), self.around(SHORTEST), Fault::Freeze(Whom::Leader)),
             ],
-            // It has one who follows it, and the others elect their own.
+            // One follower stays with it, and the others elect their own leader.
             3 => vec![(none, self.around(2 * LONGEST), Fault::Exile(Whom::Leader, Whom::Next))],
-            // Whoever is left can't elect anybody, again and again, and those who come back have forgotten
-            // whom they heard.
+            // The rest can't elect a leader, repeatedly, and the restarted ones have forgotten
+            // the leader they heard.
             4 => {
                 let mut at = none;
                 let kills = (0..3).map(|_| {
@@ -73,8 +73,8 @@ impl Draw {
                 });
                 kills.collect()
             }
-            // Answers are held up on their way to it, come while it sleeps, and it wakes cut off: whoever counts from the
-            // answers believes for too long. They are sent anew after a fifth of a second, by TCP.
+            // Answers to it are delayed, arrive while it is frozen, and it wakes cut off: a leader that counts from the
+            // answers believes for too long. TCP sends them again after a fifth of a second.
             5..=6 => vec![
                 (none, HEARTBEAT * 9 / 5, Fault::Deaf(leader)),
                 (
@@ -84,21 +84,21 @@ impl Draw {
                 ),
                 (HEARTBEAT * 9 / 2, 2 * LONGEST, Fault::CutOff(leader)),
             ],
-            // The same, while it is awake: they are sent once more two fifths later.
+            // The same while it runs: they are sent once more two fifths of a second later.
             7..=8 => vec![
                 (none, Duration::from_millis(350) + self.up_to(200), Fault::Deaf(leader)),
                 (Duration::from_millis(120) + self.up_to(150), 2 * LONGEST, Fault::Mute(leader)),
             ],
-            // One who does not hear the leader that all others hear.
+            // One member does not hear the leader that all others hear.
             9 => {
                 vec![(none, LONGEST + self.part_of(2 * LONGEST), Fault::Apart(leader, Site::Of(Whom::Next)))]
             }
-            // … and would be voted for, if voters forgot that they hear it. It would not be told.
+            // … and would win votes if voters forgot that they hear it. The leader would not be told.
             10 => vec![
                 (none, LONGEST + self.part_of(LONGEST), Fault::Apart(leader, Site::Of(Whom::Next))),
                 (SHORTEST * 9 / 10, SHORTEST * 6 / 5, Fault::Deaf(leader)),
             ],
-            // One who has not heard the leader for long asks for votes, when two others come back who
+            // One member that has not heard the leader for long asks for votes, when two others restart and
             // no longer know that they heard it just now.
             15 => {
                 let kill = LONGEST + self.up_to(1_000);
@@ -110,24 +110,24 @@ impl Draw {
                     (kill, back, Fault::Kill(Whom::Third)),
                 ]
             }
-            // Cut off, and asleep for the moment of its deadline.
+            // Cut off, and frozen across its deadline.
             11 => vec![
                 (none, 2 * LONGEST, Fault::CutOff(leader)),
                 (SHORTEST.mul_f64(0.6), self.around(SHORTEST) / 2, Fault::Freeze(Whom::Leader)),
             ],
-            // Each that is elected dies at once, for as long as there is a majority.
+            // Each elected leader dies at once, for as long as there is a majority.
             12 => vec![
                 (none, 2 * LONGEST, Fault::Kill(Whom::Leader)),
                 (SHORTEST + self.up_to(900), LONGEST, Fault::Kill(Whom::Leader)),
             ],
-            // Its heartbeats arrive and no answers do: it must go before anybody misses it.
+            // Its heartbeats arrive and no answers do: it must stop before any follower misses it.
             13 => vec![(none, self.around(LONGEST), Fault::Deaf(leader))],
-            // Handed over to somebody who falls asleep.
+            // Handed over to a member that is then frozen.
             14 => vec![
                 (none, Duration::from_secs(1), Fault::Restart(Whom::Leader)),
                 (self.up_to(30), self.around(SHORTEST), Fault::Freeze(Whom::Next)),
             ],
-            // Nothing is left to end the command but its init, or the kernel.
+            // Only the command's init, or the kernel, can still end the command.
             16 => vec![
                 (none, self.around(LONGEST), Fault::KillPair(Whom::Leader)),
                 (2 * LONGEST, SHORTEST + self.part_of(LONGEST), Fault::FreezePair(Whom::Leader)),

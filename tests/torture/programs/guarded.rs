@@ -1,4 +1,4 @@
-//! What a leader has its backend guard: a transaction on etcd, a record among peers.
+//! Writes guarded by the backend: a transaction on etcd, a record among peers.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ pub(super) enum Guarded {
 }
 
 impl Guarded {
-    /// Writes, and waits for what becomes of it.
+    /// Writes, and waits for the result.
     pub(super) async fn write(&self, leadership: &Leadership, number: u64, who: &str, diary: &Diary) {
         match self {
             Self::Etcd(etcd) => {
@@ -28,7 +28,7 @@ impl Guarded {
                     token.to_string(),
                     None,
                 )]);
-                // What becomes of it is read in the end.
+                // Its result is read at the end.
                 let _ = etcd.transaction(leadership, put).await;
             }
             Self::Log(peers) => propose(peers, leadership, number, who, diary).await,
@@ -42,14 +42,14 @@ async fn propose(peers: &Peers, leadership: &Leadership, number: u64, who: &str,
     diary.write(At::now(), What::Proposed { who: who.into(), token, record: record.clone() });
     let index = match peers.propose(leadership, record.clone().into_bytes()).await {
         Ok(index) => Some(index),
-        // It may be committed yet.
+        // It may yet be committed.
         Err(ProposeError::Unconfirmed(_)) => return,
         Err(_) => None,
     };
     diary.write(At::now(), What::Answered { who: who.into(), record, index });
 }
 
-/// Writes down what is committed, from the beginning of the log on.
+/// Writes down committed records, from the beginning of the log on.
 pub(super) async fn read_on(peers: Peers, diary: Arc<Diary>, who: String) {
     diary.write(At::now(), What::Reads { who: who.clone(), after: 0 });
     let mut records = peers.committed(0);

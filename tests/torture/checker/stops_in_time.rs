@@ -1,14 +1,14 @@
-//! Who is told to stop does so within the bound, and nobody stops who was not told to (contract, points 6 and 8).
+//! A process told to stop does so within the bound, and no other process stops (contract, points 6 and 8).
 //!
-//! Time during which a process is frozen does not count. What a process lost to a fault while it stopped does: being
-//! unable to give leadership up is no reason to stay.
+//! Time frozen does not count. Time lost to a fault while it stops does: being unable to give leadership up
+//! is no reason to stay.
 
 use std::collections::BTreeMap;
 
 use super::{Case, Invariant};
 use crate::history::{At, Event, What};
 
-pub(super) struct NobodyHangs;
+pub(super) struct StopsInTime;
 
 /// A process that was told to stop.
 struct Stopping {
@@ -16,9 +16,9 @@ struct Stopping {
     frozen: bool,
 }
 
-impl Invariant for NobodyHangs {
+impl Invariant for StopsInTime {
     fn name(&self) -> &'static str {
-        "nobody hangs or gives up"
+        "processes stop in time, and only when told to"
     }
 
     fn broken_by(&self, case: &Case<'_>) -> Vec<String> {
@@ -38,7 +38,7 @@ impl Invariant for NobodyHangs {
                 }
                 What::Thawed { who } => {
                     frozen.insert(who, false);
-                    // All it needs to stop may have to be done from here on.
+                    // From here on all steps of stopping may still be ahead.
                     stopping.entry(who).and_modify(|it| (it.frozen, it.since) = (false, *at));
                 }
                 What::Killed { who } => {
@@ -52,7 +52,7 @@ impl Invariant for NobodyHangs {
                     None => {
                         let at = case.history.seconds(*at);
                         found.push(format!(
-                            "{who} exited at {at:.3} s with {code:?}, and nobody had told it to"
+                            "{who} exited at {at:.3} s with {code:?}, without having been told to"
                         ));
                     }
                 },
@@ -91,27 +91,27 @@ mod tests {
 
     #[test]
     fn finds_one_that_stops_late_or_never() {
-        assert_eq!(broken(&NobodyHangs, vec![told(0, "a"), exited(bound() + 1, "a", Some(0))]).len(), 1);
-        assert_eq!(broken(&NobodyHangs, vec![told(0, "a"), closed(bound() + 1)]).len(), 1);
-        assert_eq!(broken(&NobodyHangs, vec![told(0, "a"), killed(bound() + 1, "a")]).len(), 1);
+        assert_eq!(broken(&StopsInTime, vec![told(0, "a"), exited(bound() + 1, "a", Some(0))]).len(), 1);
+        assert_eq!(broken(&StopsInTime, vec![told(0, "a"), closed(bound() + 1)]).len(), 1);
+        assert_eq!(broken(&StopsInTime, vec![told(0, "a"), killed(bound() + 1, "a")]).len(), 1);
     }
 
     #[test]
     fn finds_one_that_gives_up() {
-        assert_eq!(broken(&NobodyHangs, vec![started(0, "a"), exited(5, "a", Some(1))]).len(), 1);
+        assert_eq!(broken(&StopsInTime, vec![started(0, "a"), exited(5, "a", Some(1))]).len(), 1);
     }
 
     #[test]
     fn does_not_count_the_time_in_which_it_was_frozen() {
         let thawed_late =
             vec![told(0, "a"), frozen(1, "a"), thawed(90_000, "a"), exited(90_000 + bound(), "a", Some(0))];
-        assert_eq!(broken(&NobodyHangs, thawed_late), [""; 0]);
-        assert_eq!(broken(&NobodyHangs, vec![frozen(0, "a"), told(1, "a"), closed(90_000)]), [""; 0]);
+        assert_eq!(broken(&StopsInTime, thawed_late), [""; 0]);
+        assert_eq!(broken(&StopsInTime, vec![frozen(0, "a"), told(1, "a"), closed(90_000)]), [""; 0]);
     }
 
     #[test]
     fn lets_the_killed_be_gone_and_a_new_one_be_told() {
         let events = vec![told(0, "a"), exited(5, "a", Some(0)), started(6, "a"), killed(99_000, "a")];
-        assert_eq!(broken(&NobodyHangs, events), [""; 0]);
+        assert_eq!(broken(&StopsInTime, events), [""; 0]);
     }
 }
