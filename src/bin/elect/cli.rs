@@ -184,7 +184,7 @@ pub(crate) struct CandidateArgs {
 #[derive(Debug, Default, Args)]
 pub(crate) struct CommonArgs {
     /// Members of one etcd cluster [default: localhost:2379].
-    #[arg(long, value_name = "HOST:PORT,…", env = "ELECT_ETCD", help_heading = "etcd")]
+    #[arg(long, value_name = "HOST:PORT,…", env = "ELECT_ETCD", display_order = 0, help_heading = "etcd")]
     pub(crate) etcd: Option<Vec<Endpoints>>,
     /// Log in as this user; the password comes from ELECT_PASSWORD or --password-file.
     #[arg(long, value_name = "USER", env = "ELECT_USER", help_heading = "etcd")]
@@ -193,7 +193,7 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "FILE", env = "ELECT_PASSWORD_FILE", help_heading = "etcd")]
     pub(crate) password_file: Option<PathBuf>,
     /// Elect without etcd, by Raft: the members, 1 to 7, the same list on each.
-    #[arg(long, value_name = "NAME=HOST:PORT,…", env = "ELECT_PEERS", help_heading = "peers")]
+    #[arg(long, value_name = "NAME=HOST:PORT,…", env = "ELECT_PEERS", display_order = 0, help_heading = "peers")]
     pub(crate) peers: Option<Group>,
     /// Trust the certificate authorities in this PEM file. Turns TLS on.
     #[arg(long, value_name = "FILE", env = "ELECT_CACERT", help_heading = "TLS")]
