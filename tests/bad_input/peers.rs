@@ -85,7 +85,7 @@ fn two_backends_are_one_too_many_wherever_each_is_said() {
             peers,
             "etcd",
             &etcd,
-            &["--peers elect without etcd", "--etcd is for etcd"],
+            &["--peers is for an election without etcd", "--etcd is for etcd"],
         );
         is_refused_wherever_it_is_said(peers, "user", "alice", &["--peers", "--user is for etcd"]);
         let password = password.to_str().unwrap();
@@ -174,7 +174,7 @@ fn an_address_to_listen_on_that_is_none_is_refused() {
 fn peers_show_each_other_certificates_or_none_at_all() {
     let unused = UnusedEndpoint::new();
     let pki = Pki::new();
-    let together = ["--peers need --cacert, --cert and --key together"];
+    let together = ["--peers needs --cacert, --cert and --key together"];
     let list = list(&unused);
     for command in COMMANDS {
         let elect = || Elect::new(command).arg("--peers").arg(&list);

@@ -193,7 +193,13 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_name = "FILE", env = "ELECT_PASSWORD_FILE", help_heading = "etcd")]
     pub(crate) password_file: Option<PathBuf>,
     /// Elect without etcd, by Raft: the members, 1 to 7, the same list on each.
-    #[arg(long, value_name = "NAME=HOST:PORT,…", env = "ELECT_PEERS", display_order = 0, help_heading = "peers")]
+    #[arg(
+        long,
+        value_name = "NAME=HOST:PORT,…",
+        env = "ELECT_PEERS",
+        display_order = 0,
+        help_heading = "peers"
+    )]
     pub(crate) peers: Option<Group>,
     /// Trust the certificate authorities in this PEM file. Turns TLS on.
     #[arg(long, value_name = "FILE", env = "ELECT_CACERT", help_heading = "TLS")]

@@ -240,8 +240,8 @@ impl Config {
             && let Some(endpoint) = in_the_clear(settings)
         {
             warnings.push(format!(
-                "--user: the password goes to '{endpoint}' in the clear, for all on the way to read; have etcd speak TLS \
-                 (--cacert, or https://)"
+                "--user: the password goes to '{endpoint}' in the clear; turn on TLS in etcd, and give --cacert or \
+                 https://"
             ));
         }
         Ok(Self { backend, election, log_format, uses_default_endpoint, knows_a_secret, warnings, file })
@@ -281,7 +281,7 @@ impl Config {
             }
             (BackendConfig::Peers(_), Some(_)) => {
                 return Err(UsageError(
-                    "--ttl is for etcd's lease, and --peers have none; leave it out (ELECT_TTL and the file's ttl \
+                    "--ttl is for etcd's lease, and peers have none; leave it out (ELECT_TTL and the file's ttl \
                      too), and use --election-timeout"
                         .into(),
                 ));
@@ -376,8 +376,8 @@ fn refuse_empty_peers(flags: &CommonArgs, file: &File) -> Result<(), UsageError>
     let on_etcd = flags.etcd.is_some() || flags.user.is_some() || file.etcd.is_some() || file.user.is_some();
     if !among_peers && !on_etcd && is_empty("ELECT_PEERS") {
         return Err(UsageError(
-            "--peers: ELECT_PEERS is empty, so it has no address; without it this would stand on the etcd at \
-             localhost:2379: set it to NAME=HOST:PORT,…, or unset it, or say --etcd as well"
+            "--peers: ELECT_PEERS is empty, so it has no address; without it this server would campaign on the etcd \
+             at localhost:2379; set it to NAME=HOST:PORT,…, unset it, or give --etcd as well"
                 .into(),
         ));
     }
@@ -432,7 +432,7 @@ fn on_etcd(
 ) -> Result<etcd::Settings, UsageError> {
     if let Some(flag) = member.flag() {
         return Err(UsageError(format!(
-            "{flag} is for servers that elect one of themselves: add --peers NAME=HOST:PORT,…, or leave it out"
+            "{flag} is for members of a group without etcd: add --peers NAME=HOST:PORT,…, or leave it out"
         )));
     }
     let wrong = |error: etcd::InvalidSettings| UsageError(format!("--etcd: {error}"));
@@ -464,16 +464,16 @@ fn among_peers(
     ];
     if let Some((what, _)) = of_etcd.into_iter().find(|(_, given)| *given) {
         return Err(UsageError(format!(
-            "--peers elect without etcd, and {what} is for etcd; leave out one of the two, wherever it is said: \
-             as a flag, as ELECT_…, or in the file"
+            "--peers is for an election without etcd, and {what} is for etcd; leave out one of the two: the flag, \
+             the ELECT_… variable, or the key in the file"
         )));
     }
     let CertificateFiles { ca, cert, key } = certificates;
     let given = [ca, cert, key].into_iter().flatten().count();
     if given != 0 && given != 3 {
         return Err(UsageError(
-            "--peers need --cacert, --cert and --key together: each shows its certificate to the others, and checks \
-             theirs; give all three, or none"
+            "--peers needs --cacert, --cert and --key together: members check each other's certificates; give all \
+             three, or none"
                 .into(),
         ));
     }

@@ -29,9 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(4);
 fn group(config: Config) -> Result<(config::PeersConfig, leader_election::ElectionName), UsageError> {
     match config.backend {
         BackendConfig::Peers(peers) => Ok((peers, config.election)),
-        BackendConfig::Etcd(_) => Err(UsageError(
-            "there are no peers without --peers NAME=HOST:PORT,…; give the list of the group".into(),
-        )),
+        BackendConfig::Etcd(_) => {
+            Err(UsageError("this needs --peers NAME=HOST:PORT,…, the list of the group".into()))
+        }
     }
 }
 

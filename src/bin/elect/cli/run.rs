@@ -162,8 +162,8 @@ async fn start_guard(attendant: &mut RunEvents, kin: &ChildRegistry) -> Option<S
                 let pause = pace.pause(Duration::ZERO);
                 error!(
                     %error, ?pause,
-                    "failed to start the guard, and this server does not stand without one; it is tried again: look \
-                     at the limits of processes and descriptors (ulimit -u, ulimit -n, TasksMax)"
+                    "failed to start the guard, and this server does not campaign without one; it is tried again: \
+                     check the limits of processes and descriptors (ulimit -u, ulimit -n, TasksMax)"
                 );
                 attendant.meanwhile(sleep(pause)).await?;
             }

@@ -161,8 +161,8 @@ impl PeersConfig {
         let names = || self.group.members().iter().map(|member| member.name.as_str());
         if !names().any(|member| member == name.as_str()) {
             return Err(UsageError(format!(
-                "'{name}' is not among the --peers, which are {}; stand as one of them, or add it to the list of \
-                 every server",
+                "'{name}' is not among the --peers, which are {}; use one of these names, or add it to the list \
+                 on every server",
                 names().collect::<Vec<_>>().join(", ")
             )));
         }
@@ -203,7 +203,7 @@ impl PeersConfig {
             (false, _, _) => Ok(settings),
             (true, false, false) => Ok(settings.trusting_the_network()),
             (true, tls, _) => Err(UsageError(format!(
-                "--insecure-peers is for members that prove nothing to each other, and {} has them do so; leave out one of \
+                "--insecure-peers is for members without proof of identity, and {} is such a proof; leave out one of \
                  the two",
                 if tls { "TLS (--cacert, --cert, --key)" } else { "--secret-file" }
             ))),
