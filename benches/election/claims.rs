@@ -1,6 +1,6 @@
-//! Who claimed to lead, and for how long two did.
+//! Claims to lead, and for how long two overlapped.
 //!
-//! A claim is the moment at which a contender said, or did what only a leader does. Pure; the moments are
+//! A claim is the moment at which a contender printed that it leads, or acted as leader. Pure; the moments are
 //! nanoseconds since boot, of one machine. `tests/bench_report.rs` runs its tests.
 
 #![allow(
@@ -17,18 +17,18 @@ pub(crate) fn parse(line: &str) -> Option<(u64, u64)> {
     Some((nanos.parse().ok()?, token.parse().ok()?))
 }
 
-/// Whether a line is a claim.
+/// Reports whether a line is a claim.
 pub(crate) fn is_claim(line: &str) -> bool {
     line.starts_with("claims ")
 }
 
-/// For how long two claimed to lead: from the next leader's first claim, or from when the former one ran again
-/// where that is later, until the former one's last.
+/// The overlap of two claims: from the next leader's first claim, or from when the former leader ran again
+/// if that is later, until the former leader's last claim.
 pub(crate) fn both_claimed(former_last: u64, ran_again: u64, next_first: u64) -> Duration {
     Duration::from_nanos(former_last.saturating_sub(next_first.max(ran_again)))
 }
 
-/// The first and the last claim of each term, by its token.
+/// The first and the last claim of each term, by token.
 #[derive(Debug, Default)]
 pub(crate) struct Terms(BTreeMap<u64, (u64, u64)>);
 
@@ -46,8 +46,8 @@ impl Terms {
         self.0.keys().copied().collect()
     }
 
-    /// The shortest time between the last claim of a term and the first of a later one; `Err` with how long
-    /// an old term was still claimed after a newer one, if one was.
+    /// The shortest time between the last claim of a term and the first of a later one; `Err` with the time for which
+    /// an old term was claimed after a newer one, if one was.
     pub(crate) fn shortest_gap(&self) -> Result<Option<Duration>, Duration> {
         let (mut gap, mut last_of_all): (Option<Duration>, Option<u64>) = (None, None);
         for (first, last) in self.0.values() {

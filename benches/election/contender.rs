@@ -1,6 +1,6 @@
-//! Whoever is measured, as processes: how each is started, what shows that it leads, how it is told to go.
+//! Contenders as processes: how each is started, claims leadership, and is told to leave.
 //!
-//! Another one is a [`Who`], and an arm in the few functions here.
+//! A new contender is a variant of [`Who`], and an arm in the few functions here.
 
 use std::{path::PathBuf, process::Command, thread, time::Duration};
 
@@ -18,10 +18,10 @@ use crate::{
     },
 };
 
-/// For what takes milliseconds on an idle machine.
+/// Time limit for operations that take milliseconds on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-/// After which a candidate that has just queued waits for nothing but its turn: etcd looks after a new watch,
+/// Time after which a queued candidate waits only for its turn: etcd checks a new watch,
 /// its own Campaign's too, every 100 ms at first.
 pub(crate) const SETTLE: Duration = Duration::from_millis(150);
 
@@ -30,16 +30,16 @@ pub(crate) const FOLLOWER: &str = "I am a follower.";
 pub(crate) const REFRESHING: &str = "Refreshing lease; still the leader.";
 pub(crate) const CHANGE: &str = "LEADERSHIP CHANGE REQUIRED";
 
-/// Without a claim for so long, one has stopped claiming. Go's session needs up to half a second to notice its end.
+/// Time without a claim after which a process has stopped claiming. Go's session needs up to half a second to notice its end.
 const QUIET: Duration = Duration::from_millis(800);
 
-/// How often it is looked at whether somebody still claims.
+/// Interval between checks for further claims.
 pub(crate) const WATCH_EVERY: Duration = Duration::from_millis(50);
 
 /// `etcdctl elect` has no flag for it.
 const ETCDCTL_ELECT_TTL: u64 = 60;
 
-/// Where a candidate stands.
+/// A candidate's election.
 #[derive(Debug, Clone)]
 pub(crate) struct Stand {
     pub(crate) endpoint: String,
@@ -47,22 +47,22 @@ pub(crate) struct Stand {
     pub(crate) ttl: u64,
 }
 
-/// How much a candidate says.
+/// A candidate's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum How {
-    /// That it leads, once.
+    /// One line when it leads.
     Quiet,
-    /// Every millisecond, if its program can be made to.
+    /// A line every millisecond, if its program can do that.
     Claims,
 }
 
-/// Those that can be measured on this machine, and of those that can't, why.
+/// Contenders that can be measured on this machine, and the reason for each that can't.
 pub(crate) fn present() -> Vec<(Who, Result<String, String>)> {
     let all = Who::ALL.into_iter().filter(|who| *who != Who::Peers || programs::elect_knows_peers());
     all.map(|who| (who, what(who))).collect()
 }
 
-/// What it is, with its version.
+/// Its program, with the version.
 fn what(who: Who) -> Result<String, String> {
     let ours = |command: &str| {
         let version = programs::version(programs::elect(), &["--version"], "elect ").unwrap_or_default();
@@ -87,7 +87,7 @@ fn what(who: Who) -> Result<String, String> {
     }
 }
 
-/// What of the conditions does not hold for it, as the report says it.
+/// The conditions that it does not meet, for the report.
 pub(crate) fn but(who: Who, ttl: u64) -> Option<String> {
     match who {
         Who::EtcdctlElect if ttl != ETCDCTL_ELECT_TTL => Some(format!("TTL {ETCDCTL_ELECT_TTL} s, fixed")),
@@ -96,7 +96,7 @@ pub(crate) fn but(who: Who, ttl: u64) -> Option<String> {
     }
 }
 
-/// One process, with what belongs to it.
+/// A contender's process.
 #[derive(Debug)]
 pub(crate) struct Candidate {
     pub(crate) who: Who,
@@ -105,7 +105,7 @@ pub(crate) struct Candidate {
     _orphans: Option<Orphans>,
 }
 
-/// The group of a process whose command would outlive it. Whoever is left of it ends with this.
+/// The group of a process whose command would outlive it. Its remaining processes end with this.
 #[derive(Debug)]
 struct Orphans(u32);
 
@@ -116,19 +116,19 @@ impl Drop for Orphans {
 }
 
 impl Candidate {
-    /// Starts one on etcd. It ends with this process, however that ends.
+    /// Starts a candidate on etcd. It ends with this process in every case.
     pub(crate) fn start(who: Who, stand: &Stand, name: &str, how: How) -> Self {
         let (program, args) = command_line(who, stand, name, how);
         Self::of(who, name, process::command(program), args)
     }
 
-    /// Starts one by nothing but its own program, so that nothing else is timed.
+    /// Starts a candidate without a wrapper, so that only its own program is timed.
     pub(crate) fn start_bare(who: Who, stand: &Stand, name: &str) -> Self {
         let (program, args) = command_line(who, stand, name, How::Quiet);
         Self::of(who, name, Command::new(program), args)
     }
 
-    /// Starts one by any command line.
+    /// Starts a candidate by any command line.
     pub(crate) fn of(who: Who, name: &str, mut command: Command, args: Vec<String>) -> Self {
         use std::os::unix::process::CommandExt as _;
 
@@ -154,33 +154,33 @@ impl Candidate {
         self.process.mark()
     }
 
-    /// When it first said that it leads.
+    /// The moment of its first claim.
     #[track_caller]
     pub(crate) fn wait_until_leader(&self) -> BootTime {
         self.process.wait_for_line(|line: &str| says_leader(line, &self.name), SOON.max(self.patience())).at
     }
 
-    /// Tells it to go, as its user would, so that it gives leadership up at once.
+    /// Tells it to leave, as its user would, so that it gives leadership up at once.
     pub(crate) fn leave(&self) -> BootTime {
         let told = BootTime::now();
         match self.who {
-            // It swallows the signal while its command runs: the group has to be told, as a terminal would.
+            // It ignores the signal while its command runs: the group has to be signalled, as by a terminal.
             Who::EtcdctlLock => family::signal_group(self.process.id(), Signal::SIGTERM),
             _ => self.process.signal(Signal::SIGTERM),
         }
         told
     }
 
-    /// Waits until it has gone after [`leave`](Self::leave).
+    /// Waits until it has exited after [`leave`](Self::leave).
     #[track_caller]
     pub(crate) fn wait_gone(&mut self) {
         let status = self.process.wait_exit(SOON);
-        // A runner passes on that its command ended by the signal.
+        // A runner exits with its command's signal.
         let well = status.success() || self.who.kind() == Kind::Runner;
         assert!(well, "{} did not end well: {status}", self.who.title());
     }
 
-    /// SIGKILL to the process that was started.
+    /// Sends SIGKILL to the started process.
     pub(crate) fn crash(&mut self) -> BootTime {
         let killed = BootTime::now();
         self.process.kill();
@@ -195,12 +195,12 @@ impl Candidate {
         self.process.thaw()
     }
 
-    /// Watches whether it, or its command, claims to lead, until that has stopped or for as long as `most`.
+    /// Watches for claims by it or its command until they stop, or for as long as `most`.
     /// Returns the last claim since `mark`.
     pub(crate) fn watch_claims(&mut self, mark: Mark, most: Duration) -> Option<BootTime> {
         let started = BootTime::now();
         if self.who == Who::EtcdctlElect {
-            // Until it has exited, it leads by what it printed.
+            // It leads by its printed line until it has exited.
             while self.process.status().is_none() && started.elapsed() < most {
                 thread::sleep(Duration::from_millis(1));
             }
@@ -221,7 +221,7 @@ impl Candidate {
         lines.iter().rev().find_map(|line| Some(BootTime::from_nanos(parse(&line.text)?.0)))
     }
 
-    /// For how long the next one may take to lead.
+    /// Time limit for the next leader.
     pub(crate) fn patience(&self) -> Duration {
         match self.who {
             Who::EtcdctlElect => Duration::from_secs(2 * ETCDCTL_ELECT_TTL),
@@ -230,7 +230,7 @@ impl Candidate {
     }
 }
 
-/// Whether one of this name says by this line that it leads.
+/// Reports whether a contender of this name claims leadership by this line.
 pub(crate) fn says_leader(line: &str, name: &str) -> bool {
     // `etcdctl elect` prints its key, and then the value: the name.
     line == LEADER || is_claim(line) || line == name
@@ -291,7 +291,7 @@ pub(crate) fn many(
     Some(Captured::start(&format!("{} {mode}", who.title()), command))
 }
 
-/// `elect server --http`, and where it listens.
+/// `elect server --http`, with its HTTP address.
 pub(crate) fn http_server(Stand { endpoint, election, ttl }: &Stand, name: &str) -> (Captured, String) {
     let ttl = format!("{ttl}s");
     let mut command = process::command(programs::elect());

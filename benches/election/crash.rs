@@ -1,7 +1,7 @@
-//! A crash: SIGKILL to the leader's process, and the next one leads once etcd has let the lease expire.
+//! A crash: SIGKILL to the leader's process; the next one leads once etcd has expired the lease.
 //!
-//! Most of the time is etcd's: what is left of the lease, and up to half a second until its next look for
-//! expired ones. So the part after that is shown as well: from the key's end to the next leader.
+//! Most of the time is etcd's: the rest of the lease, and up to half a second until its next check for
+//! expired leases. So the last part is shown as well: from the key's end to the next leader.
 
 use std::{thread, time::Duration};
 
@@ -23,12 +23,12 @@ use crate::{
     trials::concurrently,
 };
 
-/// Trials that wait at the same time, each in an election of its own; contenders take turns.
+/// Trials at a time, which mostly wait, each in an election of its own; contenders take turns.
 const AT_ONCE: usize = 20;
 
 const TTLS: [u64; 2] = [2, 5];
 
-/// What a crash among three peers may take, at the default timing.
+/// Limit for a crash among three peers, at the default timing.
 const RAFT_MEDIAN_SECONDS: f64 = 0.4;
 const RAFT_MOST_SECONDS: f64 = 1.0;
 
@@ -53,7 +53,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
         let mut after =
             Measure::new(name_after, of("after the key's end"), Unit::Milliseconds, Better::Neither);
         after.beside = crate::report::measure::Beside::Floors;
-        // Whose time is its own is measured once. `etcdctl elect` takes a minute: meanwhile.
+        // A contender with a fixed TTL is measured once. `etcdctl elect` takes a minute: in the background.
         let contenders = bench.contenders().into_iter().filter(|who| ttl == 5 || but(*who, ttl).is_none());
         let (fixed, contenders): (Vec<_>, Vec<_>) = contenders.partition(|who| *who == Who::EtcdctlElect);
         let (done, slow) = thread::scope(|scope| {
@@ -67,7 +67,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
             let seconds: Sample = times.iter().map(|times| times.total.as_secs_f64()).collect();
             total.add_but(who, seconds, but(who, ttl));
             let since_key: Sample = times.iter().filter_map(|times| times.after_key).collect();
-            // A runner's includes the start of its command, and Raft has no key.
+            // A runner's time includes the start of its command, and Raft has no key.
             if who.kind() == Kind::Program && !since_key.is_empty() {
                 after.add(who, since_key);
             }
@@ -85,7 +85,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
 
 struct Times {
     total: Duration,
-    /// Since another client saw the dead leader's key deleted.
+    /// Time since another client saw the dead leader's key deleted.
     after_key: Option<Duration>,
 }
 
@@ -110,7 +110,7 @@ fn fail_over_all(
     of_each
 }
 
-/// `phase` is the share of the time between two renewals that passes first.
+/// `phase` is the elapsed share of the renewal interval at the crash.
 fn fail_over(bench: &Bench, admin: &Admin, who: Who, ttl: u64, phase: f64) -> Times {
     let (mut field, stand) = Field::on(&bench.etcd, who, 2, ttl, How::Quiet);
     let gone = admin.leader(&stand.election).map(|leader| deletion_of(admin, leader.key));
@@ -125,7 +125,7 @@ fn fail_over(bench: &Bench, admin: &Admin, who: Who, ttl: u64, phase: f64) -> Ti
     Times { total: leads - killed, after_key }
 }
 
-/// When a client sees the key go.
+/// The moment at which a client sees the key deleted.
 fn deletion_of(admin: &Admin, key: String) -> oneshot::Receiver<BootTime> {
     let (tell, told) = oneshot::channel();
     let mut client = admin.client();

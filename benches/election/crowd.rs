@@ -19,15 +19,15 @@ use crate::{
     trials::election,
 };
 
-/// For all to queue, and for all to have led.
+/// Time limit for all to queue, and for all to have led.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// After which those that have queued wait for nothing but their turn.
+/// Time after which the queued candidates wait only for their turn.
 const SETTLE: Duration = Duration::from_secs(1);
 
 const TTL: u64 = 60;
 
-/// The twin has one thread. Ours can share the program's too, or have its own as it usually does.
+/// The twin has one thread. Ours can share the program's too, or use its own, which is the default.
 const CROWDS: [(Who, &str); 4] =
     [(Who::Elect, "crowd"), (Who::Twin, "crowd"), (Who::Go, "crowd"), (Who::Elect, "apart")];
 
@@ -74,7 +74,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     section
 }
 
-/// How long it took until all were queued, and how many handoffs there were in a second.
+/// The time until all were queued, and the handoffs a second.
 fn run(bench: &Bench, (who, mode): (Who, &str), candidates: usize) -> (Duration, f64) {
     let stand = Stand { endpoint: bench.etcd.endpoint(), election: election("crowd"), ttl: TTL };
     let started = BootTime::now();

@@ -1,4 +1,4 @@
-//! Many elections in one process on one connection, alone in each: what one more costs, and whether all are
+//! Many elections in one process on one connection, alone in each: the cost of each, and whether all are
 //! renewed in time.
 
 use std::{path::Path, thread, time::Duration};
@@ -24,15 +24,15 @@ const CONTENDERS: [Who; 3] = [Who::Elect, Who::Twin, Who::Go];
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// For memory that the start took and the rest does not need.
+/// Time to free memory that only the start needs.
 const SETTLE: Duration = Duration::from_millis(500);
 
 const TTL: u64 = 10;
 
-/// Ours believes for nine tenths of the TTL, and renews each third. So much is left if no renewal is late at all.
+/// The library trusts a lease for nine tenths of the TTL, and renews each third. This is left if no renewal is late.
 const LEFT_AT_BEST: Duration = Duration::from_millis(TTL * (900 - 333));
 
-/// How late renewals may be: a tenth of the TTL.
+/// Limit for late renewals: a tenth of the TTL.
 const LATE_AT_MOST: Duration = Duration::from_secs(TTL / 10);
 
 pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
@@ -107,12 +107,12 @@ fn judge(section: &mut Section, who: Who, count: usize, watched: Duration, last:
 
 struct Seen {
     led_after: Duration,
-    /// More memory than before, in all.
+    /// Additional memory, in all.
     kib: f64,
     tasks: f64,
     kept: usize,
     renewals: u64,
-    /// How close any came to the end of its belief; only ours tells.
+    /// The least validity left at any time; only the library reports it.
     least_left: Duration,
 }
 
@@ -141,13 +141,13 @@ fn lead_all(bench: &Bench, who: Who, count: usize, watched: Duration) -> Seen {
     }
 }
 
-/// The numbers in the line that begins so.
+/// The numbers in the line with this prefix.
 fn numbers(process: &Captured, begins: &str) -> Vec<u64> {
     let line = process.wait_for_line(|line: &str| line.starts_with(begins), DEADLINE).text;
     line[begins.len()..].split(' ').map(|word| word.parse().expect("they are numbers")).collect()
 }
 
-/// In MiB. Anonymous: what of the program's file is in memory is no cost of an election.
+/// In MiB. Anonymous memory only: the program file's pages are no cost of an election.
 fn memory(process: &Captured) -> f64 {
     usage(process.id(), Path::new("")).anonymous_mib
 }

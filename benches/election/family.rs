@@ -1,4 +1,4 @@
-//! A process and all that came from it, as the kernel tells of them in `/proc`.
+//! A process and its descendants, by the kernel's `/proc`.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use nix::{
     unistd::Pid,
 };
 
-/// What a process and all that came from it use.
+/// Resources of a process and its descendants.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     pub(crate) resident_mib: f64,
@@ -16,7 +16,7 @@ pub(crate) struct Usage {
     pub(crate) on_cpu: Duration,
 }
 
-/// Summed over the family of `process`, without those that run `except`: a runner's command is no part of it.
+/// Sums over the family of `process`, without processes that run `except`: a runner's command does not count.
 pub(crate) fn usage(process: u32, except: &Path) -> Usage {
     let counted = members(process).into_iter().filter(|pid| !runs(*pid, except));
     counted.filter_map(usage_of).fold(Usage::default(), |sum, one| Usage {
@@ -26,7 +26,7 @@ pub(crate) fn usage(process: u32, except: &Path) -> Usage {
     })
 }
 
-/// The process itself, its children, theirs, and so on; children after their parents.
+/// The process itself and its descendants; children after their parents.
 pub(crate) fn members(process: u32) -> Vec<i32> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for pid in all() {
@@ -61,7 +61,7 @@ impl Suspended {
 
 impl Drop for Suspended {
     fn drop(&mut self) {
-        // The youngest first: whoever watches over another one wakes after it, which is the harder case.
+        // The youngest first: a supervisor wakes after its child, which is the harder case.
         for pid in self.0.iter().rev() {
             let _ = kill(Pid::from_raw(*pid), Signal::SIGCONT);
         }
@@ -69,11 +69,11 @@ impl Drop for Suspended {
 }
 
 pub(crate) fn signal_group(group: u32, signal: Signal) {
-    // It may have ended by itself.
+    // It may have exited by itself.
     let _ = killpg(Pid::from_raw(group.cast_signed()), signal);
 }
 
-/// Kills those of a group whose first process may be gone, as far as they run this program.
+/// Kills the processes of a group that run this program; the group's leader may be gone.
 pub(crate) fn kill_group(group: u32, program: &Path) {
     for pid in
         all().into_iter().filter(|pid| field(*pid, 2) == Some(group.cast_signed()) && runs(*pid, program))

@@ -1,4 +1,4 @@
-//! Peers that are far apart, and peers on slow disks, with a timing that serves: they elect a leader, keep it, and
+//! Peers that are far apart, and peers on slow disks, with suitable timing: they elect a leader, keep it, and
 //! replace it.
 
 use std::{thread, time::Duration};
@@ -25,13 +25,13 @@ const ELECTED_AT: [u64; 7] = [0, 20, 60, 100, 150, 200, 300];
 const KILLED_AT: [(u64, &str); 5] =
     [(0, "far-0ms"), (20, "far-20ms"), (50, "far-50ms"), (100, "far-100ms"), (200, "far-200ms")];
 
-/// Syncs with which leaders are killed: so much longer than one takes here.
+/// Additional sync times at which leaders are killed, with the names of the measures.
 const SYNCED_IN: [(u64, &str); 3] = [(1, "sync-1ms"), (20, "sync-20ms"), (100, "sync-100ms")];
 
-/// Groups at a time: they mostly wait.
+/// Groups at a time, which mostly wait.
 const AT_ONCE: usize = 4;
 
-/// A leader comes within so many of the longest election timeouts.
+/// Longest election timeouts within which a leader must come.
 const TIMEOUTS: u32 = 4;
 
 pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
@@ -135,7 +135,7 @@ fn killed(conditions: Conditions, trials: usize) -> Sample {
     let mut follower = None;
     (0..trials)
         .map(|_| {
-            // All of them are there, and nobody is about to stand.
+            // All of them are connected, and none is about to campaign.
             for place in (0..3).filter(|place| *place != leader && follower.is_none_or(|one| one == *place)) {
                 members.servers[place].wait_for_line(|line: &str| line.contains(FOLLOWER), SOON);
             }

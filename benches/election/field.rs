@@ -1,4 +1,4 @@
-//! An election of one contender in which one leads and others wait, ready for whatever is to happen to it.
+//! An election of one contender with a leader and waiting candidates, ready for a fault.
 
 use std::thread;
 
@@ -12,22 +12,22 @@ use crate::{
     trials::election,
 };
 
-/// An election in which one leads and others wait for nothing but their turn.
+/// An election in which one leads and the others wait only for their turn.
 #[derive(Debug)]
 pub(crate) struct Field {
     pub(crate) leader: Candidate,
     pub(crate) others: Vec<Candidate>,
-    /// Where peers are, and what they keep.
+    /// The peers' addresses and data.
     _group: Option<Group>,
 }
 
 impl Field {
-    /// One leader and one that waits, on the run's etcd; or three peers.
+    /// One leader and one waiting candidate on the run's etcd; or three peers.
     pub(crate) fn of(who: Who, bench: &Bench, ttl: u64, how: How) -> Self {
         Self::on(&bench.etcd, who, 2, ttl, how).0
     }
 
-    /// So many in all, on this etcd. Peers are three.
+    /// So many candidates in all on this etcd. Peers are three.
     pub(crate) fn on(etcd: &Etcd, who: Who, count: usize, ttl: u64, how: How) -> (Self, Stand) {
         let stand = Stand { endpoint: etcd.endpoint(), election: election("field"), ttl };
         if who == Who::Peers {
@@ -36,7 +36,7 @@ impl Field {
         (Self::led_from(&stand.endpoint, etcd, &stand, who, count, how), stand)
     }
 
-    /// One leader, which reaches etcd at this endpoint, and one that waits.
+    /// One leader, which reaches etcd at this endpoint, and one waiting candidate.
     pub(crate) fn with_leader_at(endpoint: &str, bench: &Bench, who: Who, ttl: u64, how: How) -> Self {
         let stand = Stand { endpoint: bench.etcd.endpoint(), election: election("field"), ttl };
         Self::led_from(endpoint, &bench.etcd, &stand, who, 2, how)
@@ -85,26 +85,26 @@ impl Field {
         Self { leader, others: servers, _group: Some(group) }
     }
 
-    /// Where the others' output ends now.
+    /// The present ends of the others' output.
     pub(crate) fn marks(&self) -> Vec<Mark> {
         self.others.iter().map(Candidate::mark).collect()
     }
 
-    /// Waits until one of the others has said since `marks` that it leads; when that was.
+    /// Waits until one of the others claims leadership after `marks`; returns the moment of the claim.
     #[track_caller]
     pub(crate) fn wait_for_next(&self, marks: &[Mark]) -> BootTime {
         eventually(self.leader.patience(), "another one to lead", || {
             let led = self.others.iter().zip(marks).filter_map(|(candidate, mark)| {
                 let lines = candidate.process().lines_since(*mark);
                 let line = lines.into_iter().find(|line| says_leader(&line.text, &candidate.name))?;
-                // A claim has its own stamp, which is older than that of its arrival.
+                // A claim has its own stamp, which is older than its arrival.
                 Some(parse(&line.text).map_or(line.at, |(nanos, _)| BootTime::from_nanos(nanos)))
             });
             led.min()
         })
     }
 
-    /// Ends all that are left, so that they take no time from the next trial.
+    /// Ends all remaining candidates, so that they take no time from the next trial.
     pub(crate) fn dismiss(mut self) {
         for candidate in &mut self.others {
             candidate.leave();

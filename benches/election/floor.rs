@@ -1,4 +1,4 @@
-//! What no election can be faster than, measured beside the elections.
+//! Lower bounds for any election's times, measured beside the elections.
 
 use std::{
     fs::File,
@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use crate::{Bench, contender::SOON, report::Floors, support::clock::BootTime, trials::election};
 
-/// About what etcd appends to its log for one small request.
+/// About the size of etcd's log entry for one small request.
 const RECORD: [u8; 256] = [b'x'; 256];
 
-/// As etcd does, the file is made larger beforehand, so that a write changes no more than its data.
+/// Like etcd, allocates the file beforehand, so that a write changes only its data.
 const PREPARED: u64 = 1 << 20;
 
 pub(crate) fn measure(bench: &Bench, floors: &mut Floors, trials: usize) {
@@ -26,7 +26,7 @@ pub(crate) fn measure(bench: &Bench, floors: &mut Floors, trials: usize) {
     }
 }
 
-/// In the directory for temporary files, where etcd's data is, too.
+/// In the directory for temporary files, on the same disk as etcd's data.
 fn prepared() -> File {
     let mut file = tempfile().expect("a temporary file can be made");
     file.write_all(&vec![0; PREPARED as usize]).expect("a file can be written to");
@@ -43,7 +43,7 @@ fn fdatasync(file: &mut File, trial: u64) -> Duration {
     started.elapsed()
 }
 
-/// A client deletes a key, another one sees it go.
+/// The time from a client's delete to another client's watch event.
 fn delete_to_event(bench: &Bench) -> Duration {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.expect("a runtime starts wherever this does");

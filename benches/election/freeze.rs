@@ -1,6 +1,6 @@
-//! Two leaders at once: for how long the former leader claims to lead while the next one does, too.
+//! Two leaders at once: the time for which the former leader claims leadership beside the next one.
 //!
-//! docs/benchmarks.md says what a claim is. A trial that shows none counts as 0.
+//! docs/benchmarks.md defines a claim. A trial without an overlap counts as 0.
 
 use std::{thread, time::Duration};
 
@@ -30,7 +30,7 @@ const TTL: u64 = 2;
 /// Few, as each process prints a thousand lines a second.
 const AT_ONCE: usize = 6;
 
-/// How long a former leader is watched at most, and what one gets that never stops.
+/// Longest observation of a former leader, and the value for one that never stops.
 const WATCHED: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
         ),
     );
     let all = bench.contenders();
-    // Peers have no etcd; what cutting one off from the others does is for `make torture`.
+    // Peers have no etcd; `make torture` cuts them off from each other.
     let on_etcd: Vec<_> = all.iter().copied().filter(|who| *who != Who::Peers).collect();
     let runners: Vec<_> = all.iter().copied().filter(|who| who.kind() == Kind::Runner).collect();
     let faults = [
@@ -82,7 +82,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
 }
 
 fn strike_all(bench: &Bench, contenders: &[Who], fault: Fault, trials: usize) -> Vec<(Who, Sample)> {
-    // That one takes a minute and claims nothing by itself: all trials at once, beside the others'.
+    // `etcdctl elect` takes a minute and makes no claims by itself: all its trials at once, beside the others'.
     let (slow, quick): (Vec<_>, Vec<_>) =
         contenders.iter().copied().partition(|who| *who == Who::EtcdctlElect);
     let run = |contenders: &[Who], at_once: usize| {
@@ -133,7 +133,7 @@ fn strike(bench: &Bench, who: Who, fault: Fault) -> Duration {
     both_lead(&mut field, mark, began, next)
 }
 
-/// The leader's connections fall silent.
+/// Silences the leader's connections.
 fn cut_off(bench: &Bench, who: Who) -> Duration {
     let proxy = Proxy::start(&bench.etcd.endpoint());
     let mut field = Field::with_leader_at(&proxy.endpoint(), bench, who, TTL, How::Claims);
@@ -144,15 +144,15 @@ fn cut_off(bench: &Bench, who: Who) -> Duration {
     both_lead(&mut field, mark, next, next)
 }
 
-/// For how long the former leader claims to lead beside the next one, from when it `ran_again` on.
+/// The time for which the former leader claims leadership beside the next one, from when it `ran_again`.
 fn both_lead(field: &mut Field, mark: Mark, ran_again: BootTime, next: BootTime) -> Duration {
     let Some(last) = field.leader.watch_claims(mark, WATCHED) else { return Duration::ZERO };
     let both = both_claimed(last.as_nanos(), ran_again.as_nanos(), next.as_nanos());
-    // Watching is not to the millisecond. Who is still at it then does not stop.
+    // The observation's resolution is not a millisecond. A leader that still claims at its end never stops.
     if both + WATCH_EVERY >= WATCHED { WATCHED } else { both }
 }
 
-/// So that events fall anywhere between two renewals.
+/// Random, so that events fall anywhere between two renewals.
 fn some_time() {
     thread::sleep(Duration::from_millis(fastrand::u64(0..700)));
 }

@@ -1,4 +1,4 @@
-//! A planned change of leaders: the leader is told to go, and the next one leads.
+//! A planned change of leaders: the leader is told to leave, and the next one leads.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
 
 const TTL: u64 = 5;
 
-/// What a planned handoff by Raft may take, beside one fdatasync.
+/// Limit for a planned handoff by Raft, in multiples of one fdatasync.
 const RAFT_FDATASYNCS: f64 = 12.0;
 
 pub(crate) fn measure(bench: &Bench, floors: &mut Floors) -> Section {
@@ -32,7 +32,7 @@ pub(crate) fn measure(bench: &Bench, floors: &mut Floors) -> Section {
     let trials = bench.scale.of(80, 3);
     let mut beside = 0;
     let samples = take_turns(&bench.contenders(), trials, &mut section.failed, |who| {
-        // Among the trials, so that it has the same weather.
+        // In between the trials, so that both see the same load.
         if beside < trials {
             floor::measure(bench, floors, 1);
             beside += 1;
@@ -55,7 +55,7 @@ pub(crate) fn measure(bench: &Bench, floors: &mut Floors) -> Section {
     section
 }
 
-/// A leader, one that waits (of peers, two), and no one else.
+/// A leader and one waiting candidate (two among peers).
 pub(crate) fn hand_over(bench: &Bench, who: Who) -> Duration {
     let mut field = Field::of(who, bench, TTL, How::Quiet);
     let marks = field.marks();

@@ -1,5 +1,5 @@
-//! What it costs to ask, and that asking costs no renewal: `/leader` at 10,000 requests a second, and a
-//! thousand clients that connect and say nothing.
+//! The cost of HTTP requests, and that they delay no renewal: `/leader` at 10,000 requests a second, and a
+//! thousand silent connections.
 
 use std::{
     io::{Read, Write},
@@ -28,10 +28,10 @@ const CONNECTIONS: u64 = 50;
 /// Clients that send nothing, or read nothing.
 const STUCK: usize = 1000;
 
-/// A median under a millisecond.
+/// Limit for the median: a millisecond.
 const TARGET_MS: f64 = 1.0;
 
-/// How much longer than alone a renewal may take to come round.
+/// Limit for a renewal's time, relative to an idle server.
 const SLOWER: f64 = 1.1;
 
 const TTL: u64 = 3;
@@ -64,7 +64,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     section
 }
 
-/// The times between the renewals that are logged meanwhile.
+/// The times between renewals logged during `work`.
 fn renewals_during(server: &Captured, work: impl FnOnce()) -> Sample {
     let started = BootTime::now();
     work();
@@ -74,7 +74,7 @@ fn renewals_during(server: &Captured, work: impl FnOnce()) -> Sample {
     at.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }
 
-/// Asks at the rate. What an answer took counts from the moment when the request was sent.
+/// Sends requests at the rate. A response's time counts from the sending of its request.
 fn ask(address: &str, time: Duration) -> Sample {
     let every = Duration::from_nanos(1_000_000_000 * CONNECTIONS / RATE);
     let started = BootTime::now();
@@ -105,7 +105,7 @@ fn ask_every(address: &str, every: Duration, first: BootTime, end: BootTime) -> 
     took
 }
 
-/// Connects a thousand times and says nothing; one more asks for events and reads none.
+/// Opens a thousand silent connections, and one that asks for events and reads none.
 fn stare(address: &str, time: Duration) {
     let deaf = TcpStream::connect(address).and_then(|mut stream| {
         stream.write_all(format!("GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n").as_bytes())?;

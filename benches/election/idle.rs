@@ -1,4 +1,4 @@
-//! What an election costs while nothing happens: memory, time on a CPU, and what etcd is asked.
+//! The cost of an election while nothing happens: memory, CPU time, and requests to etcd.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -22,13 +22,13 @@ const TTL: u64 = 5;
 
 const CANDIDATES: usize = 3;
 
-/// After which nobody does anything but wait and renew.
+/// Time after which candidates only wait and renew.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// The span that a trial is: in each, every candidate renews three times.
+/// A trial's duration: in each, every candidate renews three times.
 const SPAN: Duration = Duration::from_secs(TTL);
 
-/// The most that ours may take: MiB of memory, and percent of a core.
+/// Limits for our programs: MiB of memory, and percent of a core.
 const LIMITS: [(Who, f64, f64); 2] = [(Who::Elect, 8.0, 0.1), (Who::Peers, 15.0, 1.0)];
 
 pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
@@ -96,7 +96,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     section
 }
 
-/// One contender's three, and what was seen of them.
+/// Three candidates of one contender, with their measurements.
 struct Group {
     who: Who,
     etcd: Etcd,
@@ -104,7 +104,7 @@ struct Group {
     leader: Seen,
     waiting: Seen,
     messages: Sample,
-    /// What etcd was asked since the beginning.
+    /// Requests to etcd since the beginning.
     methods: BTreeMap<String, u64>,
     received: BTreeMap<String, u64>,
 }

@@ -1,12 +1,12 @@
-//! The numbers that this project promises, measured on one real etcd in one run, beside those of others.
+//! The project's published numbers, measured on one real etcd in one run, beside those of other implementations.
 //!
 //! `make bench` writes docs/benchmarks.md and its plots; `make bench WHAT="handoff idle"` measures some of it, and
-//! `BENCH_QUICK=1` does few trials, to see that everything runs: those write beside what was built. `BENCH_NO_FSYNC=1` keeps
-//! etcd from waiting for its disk, as in production it does. `BENCH_PROGRAMS=DIR` measures the `elect`,
+//! `BENCH_QUICK=1` does few trials, as a check that everything runs: those write into the target directory. `BENCH_NO_FSYNC=1`
+//! keeps etcd from waiting for its disk, as it does in production. `BENCH_PROGRAMS=DIR` measures the `elect`,
 //! `bench-twin` and `bench-library` in that directory.
 //!
-//! What is compared is compared within the run: contenders take turns, so that whatever else the machine
-//! does falls on all alike.
+//! Comparisons are made within the run: contenders take turns, so that other load on the machine
+//! affects all alike.
 
 // The harness of the integration tests: real servers, real processes, a network that fails.
 #[path = "../../tests/support/mod.rs"]
@@ -50,7 +50,7 @@ use self::{
     trials::Scale,
 };
 
-/// What every measurement works with.
+/// The state shared by all measurements.
 pub(crate) struct Bench {
     pub(crate) etcd: Etcd,
     pub(crate) scale: Scale,
@@ -58,7 +58,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Those that can be measured here.
+    /// Contenders that can be measured here.
     pub(crate) fn contenders(&self) -> Vec<Who> {
         self.present.iter().filter(|(_, what)| what.is_ok()).map(|(who, _)| *who).collect()
     }
@@ -84,7 +84,7 @@ const MEASUREMENTS: [Measurement; 14] = [
 ];
 
 fn main() -> ExitCode {
-    // This program is also the command that `elect run` runs in its measurements.
+    // This program is also the command of `elect run` in the measurements.
     support::worker::main();
     // Cargo adds `--bench`.
     let wanted: Vec<_> = env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
@@ -119,7 +119,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    // What was measured of programs that differ from these, in part or in haste, is nobody's documentation.
+    // Measurements of other programs, or of a part, or in haste, must not become the documentation.
     let changed = [NO_FSYNC, programs::PROGRAMS].iter().any(|name| env::var_os(name).is_some());
     let is_documentation = wanted.is_empty() && !bench.scale.is_quick() && !changed;
     if let Err(error) = output::write(&report, is_documentation) {
@@ -129,7 +129,7 @@ fn main() -> ExitCode {
     summary(&report)
 }
 
-/// Each measure says of whom there is nothing because he is not here.
+/// Lists the missing contenders in each measure.
 fn with_the_absent(mut section: Section, bench: &Bench) -> Section {
     let absent = bench.present.iter().filter_map(|(who, what)| Some((*who, what.as_ref().err()?)));
     for (who, why) in absent {
@@ -143,7 +143,7 @@ fn with_the_absent(mut section: Section, bench: &Bench) -> Section {
     section
 }
 
-/// A missed target is a result; what could not be measured is a failure.
+/// A missed target is a result; a missing measurement is a failure.
 fn summary(report: &Report) -> ExitCode {
     for check in report.checks().iter().filter(|check| check.came == Came::Missed) {
         println!("MISSED: {}: {}; {}", check.what, check.target, check.found);
@@ -159,7 +159,7 @@ fn summary(report: &Report) -> ExitCode {
 /// Set for an etcd that does not wait for its disk.
 pub(crate) const NO_FSYNC: &str = "BENCH_NO_FSYNC";
 
-/// The etcd that all is measured on.
+/// The etcd for all measurements.
 pub(crate) fn etcd() -> support::etcd::EtcdBuilder {
     let etcd = Etcd::builder(EtcdVersion::V3_7);
     if env::var_os(NO_FSYNC).is_some() { etcd } else { etcd.fsync() }

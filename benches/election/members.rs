@@ -1,4 +1,4 @@
-//! Three peers as processes, on this machine as it is or under worse conditions.
+//! Three peers as processes, on this machine or under worse conditions.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use crate::{
     },
 };
 
-/// What the members live with, and their timing.
+/// The members' conditions and timing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Conditions {
-    /// Of what passes between two of them, beside what it takes here.
+    /// Round trip between two of them, beside that of this machine.
     pub(crate) round_trip: Duration,
-    /// By how much longer a sync takes.
+    /// Additional time of a sync.
     pub(crate) sync: Duration,
     /// The shortest election timeout; the longest is twice that. `None` is the default timing.
     pub(crate) shortest: Option<Duration>,
 }
 
 impl Conditions {
-    /// This machine, and the default timing.
+    /// This machine, with the default timing.
     pub(crate) const HERE: Self = Self { round_trip: Duration::ZERO, sync: Duration::ZERO, shortest: None };
 
     /// The longest election timeout.
@@ -38,12 +38,12 @@ impl Conditions {
     }
 }
 
-/// The members of a group, as processes.
+/// The processes of a group's members.
 pub(crate) struct Members {
     pub(crate) servers: Vec<Captured>,
     group: Group,
     conditions: Conditions,
-    /// Where each listens, and the way there; none where there is nothing between them.
+    /// Each member's address, and the link to it; none without a delay.
     ways: Vec<(ReservedPort, SlowLink)>,
 }
 
@@ -108,7 +108,7 @@ pub(crate) fn first(members: &Members) -> (usize, Line) {
     })
 }
 
-/// Waits until one of them, and not `but`, leads since the marks.
+/// Waits until one of them other than `but` leads after the marks.
 pub(crate) fn next_leader(members: &Members, but: usize, since: &[Mark]) -> (usize, Line) {
     eventually(SOON, "another one to lead", || {
         (0..3).filter(|place| *place != but).find_map(|place| {

@@ -1,4 +1,4 @@
-//! etcd is killed and comes back: nobody gives up, one leads, and leadership can still be handed over.
+//! etcd is killed and comes back: no candidate gives up, one leads, and leadership can still be handed over.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -27,7 +27,7 @@ const CANDIDATES: usize = 3;
 const OUTAGE: Duration = Duration::from_secs(3);
 /// TTLs at which the recovery is measured, with the names of the measures.
 const RECOVERED_AT: [(u64, &str); 2] = [(2, "recovery-2s"), (5, "recovery-5s")];
-/// By how much an outage exceeds the TTL there.
+/// Additional length of an outage beyond that TTL.
 const LONGER: Duration = Duration::from_millis(1500);
 const GIVEN_UP: Duration = Duration::from_secs(20);
 const RECOVERY_MEDIAN_MS: f64 = 300.0;
@@ -69,7 +69,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     section
 }
 
-/// After an outage that was longer than the TTL: when one leads again, of those that survive it.
+/// Measures the time to the next leader after an outage longer than the TTL, for contenders that survive it.
 fn recover(bench: &Bench, section: &mut Section, ttl: u64, name: &'static str) {
     let outages = bench.scale.of(20, 2);
     let contenders: Vec<_> = bench.contenders().into_iter().filter(|who| but(*who, ttl).is_none()).collect();
@@ -102,7 +102,7 @@ fn recover(bench: &Bench, section: &mut Section, ttl: u64, name: &'static str) {
     section.measures.push(measure);
 }
 
-/// One outage of an etcd of its own, with an election of each.
+/// One outage of an etcd of its own, with an election of each contender.
 fn recoveries(contenders: &[Who], ttl: u64) -> Vec<(Who, Option<Duration>)> {
     let mut etcd = crate::etcd().start();
     let fields: Vec<_> = contenders
@@ -136,12 +136,12 @@ fn recoveries(contenders: &[Who], ttl: u64) -> Vec<(Who, Option<Duration>)> {
     while served.elapsed() < GIVEN_UP && (0..fields.len()).any(|place| led(place).is_none()) {
         thread::sleep(Duration::from_millis(20));
     }
-    // One that leads before we have our own answer is as quick as can be seen.
+    // A leader before our own answer is as quick as can be seen.
     let since = |at: BootTime| if at > served { at - served } else { Duration::ZERO };
     (0..fields.len()).map(|place| (fields[place].0, led(place).map(since))).collect()
 }
 
-/// When etcd first answers a linearizable read.
+/// The moment of etcd's first answer to a linearizable read.
 fn first_read(etcd: &Etcd) -> BootTime {
     let (url, options) = (etcd.url(), etcd.connect_options());
     runtime::wait_for(async move {
@@ -165,7 +165,7 @@ struct Outcome {
     handed_over: bool,
 }
 
-/// One outage of an etcd of its own, with all the elections on it.
+/// One outage of an etcd of its own, with all elections on it.
 fn outage() -> Vec<(u64, Outcome)> {
     let mut etcd = crate::etcd().start();
     let admin = etcd.admin();
@@ -213,7 +213,7 @@ fn look(admin: &Admin, stand: &Stand, mut candidates: Vec<Captured>) -> Outcome 
     outcome
 }
 
-/// By the last that it said of itself.
+/// Reports its role by its last line.
 fn leads(candidate: &Captured) -> bool {
     let lines = candidate.stdout();
     let of_itself = [LEADER, REFRESHING, CHANGE, FOLLOWER];
@@ -221,7 +221,7 @@ fn leads(candidate: &Captured) -> bool {
     last.is_some_and(|line| line == LEADER || line == REFRESHING)
 }
 
-/// SIGTERM to the leader: it ends well, and another one leads before its lease could have expired.
+/// Sends SIGTERM to the leader: it exits well, and another one leads before its lease could have expired.
 fn hand_over(candidates: &mut Vec<Captured>, leader: usize) -> bool {
     const AT_ONCE: Duration = Duration::from_secs(1);
     let mut leader = candidates.remove(leader);

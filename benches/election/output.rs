@@ -1,4 +1,4 @@
-//! Where the report goes: to the terminal as it grows, and at the end into files.
+//! The report's output: to the terminal as it grows, and at the end into files.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Shows a section as soon as it is measured. Whoever follows a long run through a pipe sees it at once.
+/// Prints a section as soon as it is measured, also into a pipe.
 pub(crate) fn show(section: &Section, report: &Report) {
     println!("{}", document::section(section, report, false));
     let _ = io::stdout().flush();
@@ -23,8 +23,8 @@ pub(crate) fn show(section: &Section, report: &Report) {
 
 /// Writes the document and its plots, and shows the table for the README.
 ///
-/// Only a whole and unhurried run of the present programs is the project's documentation; another one's files go to the
-/// directory of what was built.
+/// Only a full run of the present programs without haste is the project's documentation; other runs' files go to the
+/// target directory.
 pub(crate) fn write(report: &Report, is_documentation: bool) -> io::Result<()> {
     let dir = if is_documentation {
         Path::new(programs::ROOT).join("docs")
@@ -41,7 +41,7 @@ pub(crate) fn write(report: &Report, is_documentation: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Those of a measure that is no more would stay otherwise.
+/// Removes the plots of measures that no longer exist.
 fn remove_plots(dir: &Path) -> io::Result<()> {
     let plots = match fs::read_dir(dir.join("benchmarks")) {
         Ok(plots) => plots,

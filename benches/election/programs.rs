@@ -1,4 +1,4 @@
-//! The programs that are measured: which files they are, and how they are built.
+//! The measured programs: their files, and how they are built.
 
 use std::{
     env, fs,
@@ -10,7 +10,7 @@ use std::{
 /// The project's directory.
 pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// A directory with programs built before, to be measured in place of the present ones.
+/// A directory of existing programs, measured in place of the present ones.
 pub(crate) const PROGRAMS: &str = "BENCH_PROGRAMS";
 
 pub(crate) fn elect() -> PathBuf {
@@ -18,25 +18,25 @@ pub(crate) fn elect() -> PathBuf {
     ELECT.clone()
 }
 
-/// The bare program on etcd-client.
+/// The minimal program on etcd-client.
 pub(crate) fn twin() -> PathBuf {
     static TWIN: LazyLock<PathBuf> = LazyLock::new(|| program("bench-twin"));
     TWIN.clone()
 }
 
-/// Programs that use the library; also the command for those that run one.
+/// Programs on the library; also the command for contenders that run one.
 pub(crate) fn library() -> PathBuf {
     static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| program("bench-library"));
     LIBRARY.clone()
 }
 
-/// Go's official election, with the versions that it is made of; or why it can't be had.
+/// Go's official election, with its versions; or the reason why it is missing.
 pub(crate) fn go() -> Result<(PathBuf, String), String> {
     static GO: LazyLock<Result<(PathBuf, String), String>> = LazyLock::new(build_go);
     GO.clone()
 }
 
-/// Whether `elect server` knows the backend without etcd.
+/// Reports whether `elect server` supports the backend without etcd.
 pub(crate) fn elect_knows_peers() -> bool {
     static KNOWS: LazyLock<bool> = LazyLock::new(|| {
         let help = Command::new(elect()).args(["server", "--help"]).output();
@@ -45,7 +45,7 @@ pub(crate) fn elect_knows_peers() -> bool {
     *KNOWS
 }
 
-/// The version that a program prints of itself, in the first line that has `before` in it.
+/// The program's version, from the first output line that contains `before`.
 pub(crate) fn version(program: impl AsRef<Path>, args: &[&str], before: &str) -> Option<String> {
     let output = Command::new(program.as_ref()).args(args).env("ETCDCTL_API", "3").output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -55,7 +55,7 @@ pub(crate) fn version(program: impl AsRef<Path>, args: &[&str], before: &str) ->
 fn program(name: &str) -> PathBuf {
     let given = env::var_os(PROGRAMS).map(|dir| PathBuf::from(dir).join(name));
     let path = given.unwrap_or_else(|| profile_dir().join(name));
-    // As the kernel will show it in /proc.
+    // In the form that the kernel shows in /proc.
     path.canonicalize().unwrap_or(path)
 }
 
@@ -102,7 +102,7 @@ fn build_go() -> Result<(PathBuf, String), String> {
     Ok((dir.join("bench-go"), versions.trim().to_owned()))
 }
 
-/// Where results of a run go that are not the project's documentation.
+/// The directory for results that are not the project's documentation.
 pub(crate) fn target_dir() -> PathBuf {
     profile_dir().parent().expect("a profile's directory is in the target directory").to_owned()
 }

@@ -1,4 +1,4 @@
-//! Peers, without etcd: the numbers that Raft is promised to have, beside one fdatasync on the same disk.
+//! Peers, without etcd: Raft's expected numbers, beside one fdatasync on the same disk.
 
 use std::{thread, time::Duration};
 
@@ -32,16 +32,16 @@ use crate::{
 
 const FAILOVER_MEDIAN_MS: f64 = 400.0;
 const FAILOVER_P99_MS: f64 = 1000.0;
-/// Terms that a failover may use up in the mean, where each split vote costs one.
+/// Limit for the mean number of terms in a failover; each split vote costs one.
 const TERMS_A_FAILOVER: f64 = 1.5;
 const HANDOFF_FSYNCS: f64 = 12.0;
 const PROPOSE_FSYNCS: f64 = 5.0;
 const RECORDS_A_SECOND: f64 = 5000.0;
 
-/// How long all three are left alone between two trials: longer than the longest election timeout.
+/// Pause of all three between two trials: longer than the longest election timeout.
 const SETTLE: Duration = Duration::from_millis(700);
 
-/// How long a former leader is watched once another one leads.
+/// Observation of a former leader after the next one leads.
 const WATCHED: Duration = Duration::from_secs(1);
 
 pub(crate) fn measure(bench: &Bench, floors: &mut Floors) -> Section {
@@ -113,7 +113,7 @@ fn hand_over(bench: &Bench, floors: &mut Floors, section: &mut Section) {
     section.measures.push(measure.beside_floors());
 }
 
-/// The leader is frozen and thawed, or its connections fall silent: does it claim to lead beside the next one?
+/// Freezes and thaws the leader, or silences its connections: does it claim leadership beside the next one?
 fn both_lead(bench: &Bench, section: &mut Section) {
     let trials = bench.scale.of(50, 3);
     for (what, strike) in [("frozen", frozen as fn(&Cast) -> u64), ("cut off", cut_off as fn(&Cast) -> u64)] {
@@ -129,7 +129,7 @@ fn both_lead(bench: &Bench, section: &mut Section) {
     }
 }
 
-/// A leader that everybody reaches through a proxy, and two that stand behind it.
+/// A leader that the others reach through a proxy, and two followers ready to succeed it.
 struct Cast {
     servers: Vec<Captured>,
     proxy: Proxy,
@@ -137,11 +137,11 @@ struct Cast {
     _ports: Vec<ReservedPort>,
 }
 
-/// The last by name: the others call it, and it calls nobody.
+/// The last by name: the others call it, and it calls none.
 const LEADER: usize = 2;
 
 impl Cast {
-    /// Of those that claim once they lead.
+    /// Members that claim leadership repeatedly.
     fn of_claimants() -> Self {
         let cast = Self::of(["voter"; 3]);
         cast.servers[LEADER].wait_for_line(is_claim, SOON);
@@ -152,7 +152,7 @@ impl Cast {
         cast
     }
 
-    /// Members of these kinds, of which the last one stands.
+    /// Members of these kinds, of which the last one campaigns.
     fn of(kinds: [&str; 3]) -> Self {
         let ports: Vec<_> = kinds.iter().map(|_| ReservedPort::new()).collect();
         let proxy = Proxy::start(&ports[LEADER].address());
@@ -178,7 +178,7 @@ impl Cast {
         });
     }
 
-    /// For how long, in nanoseconds, a former leader claimed beside the next one.
+    /// The time, in nanoseconds, for which a former leader claimed beside the next one.
     fn both(&self) -> u64 {
         let claims = self.servers.iter().flat_map(|server| server.lines()).map(|line| line.text);
         let terms = Terms::of(claims);

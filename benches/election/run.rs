@@ -1,7 +1,7 @@
-//! `elect run` when something of it is killed or frozen: no two commands at once, none alive when its term is
-//! not proved any more, and after the supervisor's death the next command runs at once.
+//! `elect run` with parts of it killed or frozen: no two commands at once, none alive when its term is
+//! no longer proved, and after the supervisor's death the next command runs at once.
 //!
-//! What is claimed of a command is what it wrote itself: see `tests/support/worker.rs`.
+//! Claims about a command are checked against its own diary: see `tests/support/worker.rs`.
 
 use std::{thread, time::Duration};
 
@@ -22,16 +22,16 @@ use crate::{
 
 const TTL: &str = "3s";
 
-/// How long a term is believed after the send of a renewal: less a tenth.
+/// Validity of a term after the send of a renewal: a tenth less than the TTL.
 const VALIDITY: Duration = Duration::from_millis(2700);
 
-/// What the next command may take beside three bare handoffs.
+/// Limit for the next command's start, beside three bare handoffs.
 const ALLOWED: Duration = Duration::from_millis(50);
 
-/// Trials that mostly wait for a lease to end are done so many at a time.
+/// Trials at a time, of those that mostly wait for a lease to end.
 const AT_A_TIME: usize = 5;
 
-/// Deaf to TERM, and with a helper that left the group and the session.
+/// Ignores TERM, and has a helper that left the group and the session.
 const STUBBORN: &str = "trap '' TERM; WORKER_LOCK= setsid -f $WORKER; exec $WORKER";
 
 #[derive(Debug, Clone, Copy)]
@@ -51,11 +51,11 @@ const FAULTS: [(Fault, &str); 5] = [
     (Fault::EtcdLost, "etcd lost"),
 ];
 
-/// What a trial showed, where nothing was violated.
+/// A trial's times, if nothing was violated.
 struct Seen {
-    /// From the fault to the last sign of life of what ran then.
+    /// From the fault to the last sign of life of the processes that ran then.
     outlived: Duration,
-    /// From the fault to the next command's first.
+    /// From the fault to the next command's first sign of life.
     next: Duration,
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     );
     for (fault, name) in FAULTS {
         let at_a_time = match fault {
-            // It is timed.
+            // One at a time, as it is timed.
             Fault::SupervisorKilled => 1,
             _ => AT_A_TIME,
         };
@@ -88,7 +88,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     section
 }
 
-/// The next command runs within 50 ms and three bare handoffs.
+/// Checks that the next command runs within 50 ms and three bare handoffs.
 fn judge_takeover(bench: &Bench, section: &mut Section, trials: usize, good: &[Seen]) {
     let handoffs: Sample = (0..bench.scale.of(20, 3)).map(|_| handoff::hand_over(bench, Who::Twin)).collect();
     let limit = ALLOWED + Duration::from_secs_f64(3.0 * handoffs.median() / 1e3);
@@ -124,7 +124,7 @@ fn lose_etcd(etcd: &mut Etcd) -> Seen {
     seen(&diary, &first, struck, &next)
 }
 
-/// What was seen of a trial whose next term has begun.
+/// The times of a trial whose next term has begun.
 fn seen(diary: &Diary, first: &Entry, struck: BootTime, next: &Entry) -> Seen {
     diary.one_at_a_time();
     let outlived = diary.last_of(first.token) - struck;
@@ -132,7 +132,7 @@ fn seen(diary: &Diary, first: &Entry, struck: BootTime, next: &Entry) -> Seen {
     Seen { outlived, next: next.at - struck }
 }
 
-/// A leader whose command and helper run, and one that waits behind it.
+/// A leader whose command and helper run, and a waiting candidate.
 fn leader_and_follower(etcd: &Etcd, diary: &Diary) -> (Run, Entry, Run) {
     let election = election("run");
     let start = |name: &str| {

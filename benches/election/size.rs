@@ -1,4 +1,4 @@
-//! How large the released binary is. The release profile strips it.
+//! The size of the released binary. The release profile strips it.
 
 use std::fs;
 

@@ -1,6 +1,6 @@
-//! A standby that slept through its turn: it may not claim what has passed to another.
+//! A standby that was frozen when its turn came: it must not claim a leadership that has passed to another.
 //!
-//! Judged by a program that asks the guard every millisecond and prints each claim (`benches/library`).
+//! Checked by a program that asks the guard every millisecond and prints each claim (`benches/library`).
 
 use std::{thread, time::Duration};
 
@@ -17,10 +17,10 @@ use crate::{
 
 const TTL: u64 = 2;
 
-/// Trials that wait at the same time, each in an election of its own. Few, as each prints a thousand lines a second.
+/// Trials at a time, which mostly wait, each in an election of its own. Few, as each prints a thousand lines a second.
 const AT_ONCE: usize = 6;
 
-/// For wrong claims to show after the thaw.
+/// Time for wrong claims after the thaw.
 const AFTERMATH: Duration = Duration::from_millis(800);
 
 pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
@@ -44,7 +44,7 @@ fn claimant(stand: &Stand, name: &str) -> Captured {
     Candidate::start(Who::Elect, stand, name, How::Claims).into_process()
 }
 
-/// All that these have claimed so far.
+/// All claims of these so far.
 fn terms(claimants: &[&Captured]) -> Terms {
     Terms::of(claimants.iter().flat_map(|claimant| claimant.lines()).map(|line| line.text))
 }
@@ -53,14 +53,14 @@ fn stand(bench: &Bench) -> Stand {
     Stand { endpoint: bench.etcd.endpoint(), election: election("standby"), ttl: TTL }
 }
 
-/// So that events fall anywhere between two renewals.
+/// Random, so that events fall anywhere between two renewals.
 fn some_time() {
     thread::sleep(Duration::from_millis(fastrand::u64(0..700)));
 }
 
 /// Freezes the second of three until its key has expired, lets the third one lead, and thaws.
 ///
-/// etcd answers the second one's Campaign meanwhile: with a win, for a key that is gone.
+/// Meanwhile etcd answers the second one's Campaign with a win, for a key that is gone.
 fn thawed_standby_keeps_quiet(bench: &Bench) -> bool {
     let (stand, admin) = (stand(bench), bench.etcd.admin());
     let leader = claimant(&stand, "first");

@@ -1,4 +1,4 @@
-//! From the start of a process until it leads, on an etcd with nothing else to do.
+//! The time from a process's start until it leads, on an otherwise idle etcd.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
         "From the start of the process until it says that it leads, one process at a time. The first trial of each \
          is not counted: it reads the program from the disk.",
     );
-    // Three peers have to find each other first, which is another thing than this.
+    // Three peers have to find each other first, which is another measurement.
     let contenders: Vec<_> = bench.contenders().into_iter().filter(|who| *who != Who::Peers).collect();
     for who in &contenders {
         start(bench, *who);

@@ -1,4 +1,4 @@
-//! How many trials, and how many at once.
+//! Number of trials, in all and at once.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 
 use crate::report::{sample::Sample, who::Who};
 
-/// How much is measured.
+/// The extent of the measurements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scale {
     quick: bool,
@@ -31,15 +31,15 @@ impl Scale {
     }
 }
 
-/// An election that nobody else has ever stood in.
+/// An election that has never had a candidate.
 pub(crate) fn election(what: &str) -> String {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     format!("bench-{what}-{}", NEXT.fetch_add(1, SeqCst))
 }
 
-/// So many trials of each, one at a time, each going first in its turn; in milliseconds.
+/// Runs so many trials of each, one at a time, each going first in its turn; in milliseconds.
 ///
-/// A trial that panics is not in the sample; that is added to what `failed`, and its report is on stderr.
+/// A trial that panics is not in the sample; it is added to `failed`, and its report is on stderr.
 pub(crate) fn take_turns(
     contenders: &[Who],
     trials: usize,
@@ -60,7 +60,7 @@ pub(crate) fn take_turns(
     samples
 }
 
-/// Runs `count` trials, `at_once` of them at a time. One that panics leaves `None`; its report is on stderr.
+/// Runs `count` trials, `at_once` of them at a time. A panicking one leaves `None`; its report is on stderr.
 ///
 /// Only for trials that mostly wait.
 pub(crate) fn concurrently<T: Send>(

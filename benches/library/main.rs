@@ -1,4 +1,4 @@
-//! Programs that use the library, for the measurements that the `elect` command is too coarse for.
+//! Programs on the library, for measurements that the `elect` command is too coarse for.
 //!
 //! ```text
 //! bench-library claimant  ENDPOINT ELECTION NAME TTL    prints `claims NANOS TOKEN` every ms while it leads
@@ -84,7 +84,7 @@ fn settings(endpoint: &str) -> Result<Settings, Failure> {
     Ok(endpoint.parse()?)
 }
 
-/// Claims to lead for as long as the guard says so, and asks nothing but the guard.
+/// Claims leadership for as long as the guard confirms it, and asks nothing but the guard.
 async fn claimant<B: Backend>(mut candidate: Candidate<B>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     loop {
@@ -97,7 +97,7 @@ async fn claimant<B: Backend>(mut candidate: Candidate<B>) -> Result<(), Failure
             }
         };
         if claim_until_lost(&leadership, &mut terminate).await {
-            // Lost just now, or not confirmed in time: it is over in any case.
+            // Just lost, or not confirmed in time: it is over in any case.
             let _ = leadership.resign().await;
             return Ok(());
         }
@@ -112,13 +112,13 @@ async fn tell_of_following(mut events: Events) {
     }
 }
 
-/// Whether it was told to stop.
+/// Claims until leadership is lost. Returns whether it was told to stop.
 async fn claim_until_lost(leadership: &Leadership, terminate: &mut Signal) -> bool {
     let mut every = interval(Duration::from_millis(1));
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut stop = pin!(terminate.recv());
     loop {
-        // Read first, so that the claim is at least as old as what the guard judged by.
+        // Read first, so that the claim is at least as old as the guard's judgement.
         let now = Timestamp::now();
         if !leadership.holds() {
             return false;
@@ -132,13 +132,13 @@ async fn claim_until_lost(leadership: &Leadership, terminate: &mut Signal) -> bo
     }
 }
 
-/// About what a decision takes.
+/// About the size of a decision.
 const RECORD: [u8; 64] = [b'x'; 64];
 
-/// Records that are proposed one after the other.
+/// Number of records proposed one after the other.
 const ALONE: usize = 200;
 
-/// Records that are proposed with others under way, and how many are.
+/// Number of records proposed concurrently, and how many at a time.
 const TOGETHER: usize = 20_000;
 const UNDER_WAY: usize = 512;
 
@@ -186,7 +186,7 @@ async fn crowd(etcd: Etcd, election: &str, count: usize, ttl: Ttl) -> Result<(),
     Ok(())
 }
 
-/// Queues, wins, and gives way at once, but not before the start. Returns how long after it that it won.
+/// Queues, wins, and gives way at once, but not before the start. Returns the time from the start to its win.
 async fn one_of_many(
     mut candidate: Candidate<Etcd>,
     mut started: watch::Receiver<Option<Timestamp>>,
@@ -198,11 +198,11 @@ async fn one_of_many(
     Ok(won.since(start))
 }
 
-/// How often all are asked how long they may still believe.
+/// Interval between two checks of all validities.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Leads alone in each of many elections. Says when it is connected, when all are led, and at the end how many
-/// were led throughout, and how much of its time the one that came closest to its deadline still had.
+/// Leads alone in each of many elections. Prints when it is connected, when it leads all, and at the end the number
+/// of terms kept throughout, and the least validity left at any check.
 async fn elections(etcd: Etcd, prefix: &str, count: usize, ttl: Ttl) -> Result<(), Failure> {
     let (mut go, mut terminate) = (signal(SignalKind::user_defined1())?, signal(SignalKind::terminate())?);
     // The connection is made by its first call.
@@ -242,7 +242,7 @@ async fn elections(etcd: Etcd, prefix: &str, count: usize, ttl: Ttl) -> Result<(
     Ok(())
 }
 
-/// Works for as long as it is let.
+/// Works until it is killed.
 fn work(claims: bool) -> Result<(), Failure> {
     println!("I am the leader.");
     loop {

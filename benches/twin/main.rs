@@ -1,8 +1,8 @@
-//! What `elect` is measured against: the least that a program on etcd-client can do and still be elected.
+//! The baseline for `elect`: the least that a program on etcd-client must do to be elected.
 //!
-//! Connects, takes a lease, renews it every third of its time, calls `Campaign`, and calls `Resign` at the
+//! It connects, takes a lease, renews it every third of its TTL, calls `Campaign`, and calls `Resign` at the
 //! end. It verifies no win, watches nothing, retries nothing, and believes that it leads until it is told to
-//! stop, or a renewal tells that the lease is gone. Nobody should copy it.
+//! stop, or a renewal shows that the lease is gone. Not an example to follow.
 //!
 //! ```text
 //! bench-twin one       ENDPOINT ELECTION NAME TTL    one candidate, until SIGTERM
@@ -25,7 +25,7 @@ use tokio::{
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-// One thread: the fastest choice for so little work, so the hardest to compare with.
+// One thread: the fastest choice for so little work, so the hardest baseline.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
     let args: Vec<_> = env::args().skip(1).collect();
@@ -94,7 +94,7 @@ async fn crowd(endpoint: &str, election: &str, count: usize, ttl: u64) -> Result
     Ok(())
 }
 
-/// Queues, wins, and gives way at once, but not before the start. Returns how long after it that it won.
+/// Queues, wins, and gives way at once, but not before the start. Returns the time from the start to its win.
 async fn one_of_many(
     client: Client,
     election: String,
@@ -112,8 +112,8 @@ async fn one_of_many(
     Ok(won.saturating_duration_since(start))
 }
 
-/// Leads alone in each of many elections. Says when it is connected, when all are led, and at the end how many
-/// leases were renewed throughout.
+/// Leads alone in each of many elections. Prints when it is connected, when it leads all, and at the end the number of
+/// leases renewed throughout.
 async fn elections(endpoint: &str, prefix: &str, count: usize, ttl: u64) -> Result<(), Failure> {
     let (mut go, mut terminate) = (signal(SignalKind::user_defined1())?, signal(SignalKind::terminate())?);
     let client = Client::connect([endpoint], None).await?;
@@ -159,7 +159,7 @@ async fn lead_alone(client: Client, election: String, ttl: u64) -> Result<Led, E
     Ok(Led { leader, renewing })
 }
 
-/// Returns once the lease is gone, or etcd does not say.
+/// Returns once the lease is gone, or etcd does not answer.
 async fn renew(client: Client, lease: i64, ttl: u64) -> Result<(), Error> {
     let (mut requests, mut answers) = client.lease_client().keep_alive(lease).await?;
     loop {

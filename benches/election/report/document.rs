@@ -1,4 +1,4 @@
-//! docs/benchmarks.md: everything, in the order in which a person wants it.
+//! docs/benchmarks.md: everything, in the reader's order.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use super::{
     verdict::{self, Check},
 };
 
-/// A file of the report, by its path from the directory that it goes to.
+/// A file of the report, with its path relative to the output directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct File {
     pub(crate) path: String,
@@ -26,7 +26,7 @@ pub(crate) fn files(report: &Report) -> Vec<File> {
     std::iter::once(document).chain(plots).collect()
 }
 
-/// One section, as docs/benchmarks.md has it and as it is printed once it is measured.
+/// One section, as in docs/benchmarks.md and on the terminal.
 pub(crate) fn section(section: &Section, report: &Report, with_plots: bool) -> String {
     let mut text = format!("## {}\n\n{}\n", section.title, wrapped(&section.how));
     for measure in &section.measures {
@@ -77,7 +77,7 @@ fn document(report: &Report) -> String {
     text
 }
 
-/// What the words in the tables mean.
+/// Explains the words in the tables.
 const READING: &str = "
 ## How to read it
 
@@ -136,7 +136,7 @@ fn floors(report: &Report) -> String {
     if table.is_empty() { String::new() } else { format!("\n## The floor\n\n{}", table.markdown()) }
 }
 
-/// In lines that a person can read where the file is not rendered.
+/// Wrapped for readers of the source file.
 fn wrapped(text: &str) -> String {
     const WIDTH: usize = 100;
     let (mut lines, mut length) = (String::new(), 0);
@@ -168,7 +168,7 @@ mod tests {
     use super::*;
     use crate::report::{Floors, measure::Better, who::Who};
 
-    /// Numbers that nobody measured.
+    /// A report with invented numbers.
     fn invented() -> Report {
         let mut handoff =
             Measure::new("handoff", "planned handoff", Unit::Milliseconds, Better::Less).headline().plotted();

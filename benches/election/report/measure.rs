@@ -1,41 +1,41 @@
-//! One quantity, as measured of each contender.
+//! One quantity, measured of each contender.
 
 use std::collections::BTreeMap;
 
 use super::{number::Unit, sample::Sample, who::Who};
 
-/// Something that was measured of several contenders in the same way.
+/// A quantity measured of several contenders in the same way.
 #[derive(Debug)]
 pub(crate) struct Measure {
-    /// Names its plot's file.
+    /// The name of its plot's file.
     pub(crate) name: &'static str,
     pub(crate) what: String,
     pub(crate) unit: Unit,
     pub(crate) better: Better,
-    /// Whether the README's table has it.
+    /// Whether it is in the README's table.
     pub(crate) headline: bool,
     pub(crate) plotted: bool,
-    /// Whether ours may not be worse than a rival's.
+    /// Whether our result must not be worse than a rival's.
     pub(crate) judged: bool,
-    /// Which floors it is compared with.
+    /// The floors it is compared with.
     pub(crate) beside: Beside,
-    /// The most that the trials could show: they were watched no longer.
+    /// The upper limit of the observation.
     pub(crate) watched: Option<f64>,
     pub(crate) outcomes: BTreeMap<Who, Outcome>,
 }
 
-/// What is a good number.
+/// The better direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Better {
     Less,
     More,
-    /// None at all: each is a violation. 0 where a trial showed none.
+    /// Any occurrence is a violation; 0 for a trial without one.
     Never,
     /// For information.
     Neither,
 }
 
-/// Which of the run's floors a measure is a multiple of.
+/// The floors of the run that a measure is a multiple of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Beside {
     Nothing,
@@ -47,10 +47,10 @@ pub(crate) enum Beside {
 pub(crate) enum Outcome {
     Measured {
         sample: Sample,
-        /// Under what other conditions than the rest.
+        /// Conditions that differ from the others'.
         but: Option<String>,
     },
-    /// Why there is nothing.
+    /// The reason why it is missing.
     Missing(String),
 }
 
@@ -80,7 +80,7 @@ impl Measure {
         self
     }
 
-    /// What it costs is shown, and limited by its section; it is no race.
+    /// Shows a cost that is limited by its section, and not compared with rivals.
     pub(crate) fn not_judged(mut self) -> Self {
         self.judged = false;
         self
@@ -100,7 +100,7 @@ impl Measure {
         self.outcomes.insert(who, Outcome::Measured { sample, but: None });
     }
 
-    /// The same, with a condition that was not that of the others.
+    /// The same, with conditions that differ from the others'.
     pub(crate) fn add_but(&mut self, who: Who, sample: Sample, but: Option<String>) {
         self.outcomes.insert(who, Outcome::Measured { sample, but });
     }
@@ -109,7 +109,7 @@ impl Measure {
         self.outcomes.insert(who, Outcome::Missing(why.into()));
     }
 
-    /// What was measured of one, if it was.
+    /// A contender's sample, if it was measured.
     pub(crate) fn sample(&self, who: Who) -> Option<&Sample> {
         match self.outcomes.get(&who)? {
             Outcome::Measured { sample, .. } if !sample.is_empty() => Some(sample),
@@ -117,12 +117,12 @@ impl Measure {
         }
     }
 
-    /// Whether one was measured under the same conditions as ours.
+    /// Reports whether a contender was measured under the same conditions as ours.
     pub(crate) fn is_alike(&self, who: Who) -> bool {
         matches!(self.outcomes.get(&who), Some(Outcome::Measured { but: None, .. }))
     }
 
-    /// In one cell: the median; of violations how many there were, and the worst.
+    /// A table cell: the median; for violations their number and the worst.
     pub(crate) fn cell(&self, who: Who) -> String {
         let Some(sample) = self.sample(who) else { return "–".to_owned() };
         let mut cell = match self.better {
@@ -135,7 +135,7 @@ impl Measure {
         cell
     }
 
-    /// The largest, marked where it was as large as could be seen.
+    /// The largest value, marked if it is the upper limit of the observation.
     pub(crate) fn most(&self, sample: &Sample) -> String {
         match self.watched {
             Some(most) if sample.max() >= most => format!("≥ {}", self.unit.of(most)),

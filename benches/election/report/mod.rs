@@ -1,6 +1,6 @@
-//! What a run of the benchmark found, and the documents that tell it.
+//! A benchmark run's results, and the documents made of them.
 //!
-//! Nothing here measures: no process, no clock, no file. So the same findings always give the same documents,
+//! Nothing here measures: no process, no clock, no file. So the same results always give the same documents,
 //! byte for byte, and `tests/bench_report.rs` tests them without an etcd. (It includes this directory by its
 //! path, which is why there is a `mod.rs`.)
 
@@ -21,40 +21,40 @@ pub(crate) mod who;
 
 use self::{measure::Measure, sample::Sample, verdict::Check, who::Who};
 
-/// All that one run found.
+/// All results of one run.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// What it was measured on, as name and value: machine, kernel, versions.
+    /// The setting, as name and value: machine, kernel, versions.
     pub(crate) setting: Vec<(&'static str, String)>,
-    /// Who took part, with the program that it is and its version; or why somebody did not.
+    /// Contenders, with program and version, or the reason why one is missing.
     pub(crate) contenders: Vec<(Who, Result<String, String>)>,
     pub(crate) floors: Floors,
     pub(crate) sections: Vec<Section>,
-    /// What could not be measured at all.
+    /// Failed measurements.
     pub(crate) failed: Vec<String>,
 }
 
-/// What no election can be faster than, in milliseconds, measured in the same run.
+/// Lower bounds for any election, in milliseconds, measured in the same run.
 #[derive(Debug, Default)]
 pub(crate) struct Floors {
-    /// A client deletes a key, another one sees it go.
+    /// From a client's delete to another client's watch event.
     pub(crate) event: Sample,
-    /// A small write is made to last on the disk that etcd is on.
+    /// A small durable write on etcd's disk.
     pub(crate) fdatasync: Sample,
 }
 
 /// One subject.
 #[derive(Debug)]
 pub(crate) struct Section {
-    /// As on the command line of `make bench`.
+    /// Its name on the command line of `make bench`.
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
-    /// From when to when, under what.
+    /// Start and end of the measured time, and the conditions.
     pub(crate) how: String,
     pub(crate) measures: Vec<Measure>,
     pub(crate) checks: Vec<Check>,
     pub(crate) notes: Vec<String>,
-    /// What of it could not be measured.
+    /// Failed measurements of this section.
     pub(crate) failed: Vec<String>,
 }
 
@@ -90,7 +90,7 @@ impl Section {
         self.checks.push(Check::new(what, found, wanted, value >= limit));
     }
 
-    /// How many trials went well; all of them should.
+    /// Number of good trials; all of them should be.
     pub(crate) fn all(&mut self, what: &str, good: usize, of: usize, detail: &str) {
         let found = [&format!("{good} of {of}"), detail];
         let found = found.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
@@ -99,7 +99,7 @@ impl Section {
 }
 
 impl Report {
-    /// Every target of the run, with what came of it.
+    /// Every target of the run, with its result.
     pub(crate) fn checks(&self) -> Vec<Check> {
         self.sections.iter().flat_map(verdict::of_section).collect()
     }
@@ -108,7 +108,7 @@ impl Report {
         self.sections.iter().flat_map(|section| &section.measures)
     }
 
-    /// What could not be measured, all in all.
+    /// All failed measurements.
     pub(crate) fn failures(&self) -> Vec<&str> {
         let of_sections = self.sections.iter().flat_map(|section| &section.failed);
         self.failed.iter().chain(of_sections).map(String::as_str).collect()

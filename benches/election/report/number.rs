@@ -1,6 +1,6 @@
-//! Numbers as a person reads them.
+//! Numbers in readable form.
 
-/// What a number counts.
+/// The unit of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     Milliseconds,
@@ -25,7 +25,7 @@ impl Unit {
         }
     }
 
-    /// A time in milliseconds; what is no time stays as it is.
+    /// A time in milliseconds; other units are unchanged.
     pub(crate) fn in_milliseconds(self, value: f64) -> f64 {
         if self == Self::Seconds { value * 1e3 } else { value }
     }
@@ -40,17 +40,17 @@ impl Unit {
     }
 }
 
-/// A limit as somebody set it; one that follows from a measurement, to a thousandth.
+/// A limit: exact if chosen, to a thousandth if derived from a measurement.
 pub(crate) fn limit(value: f64) -> String {
     ((value * 1e3).round() / 1e3).to_string()
 }
 
-/// Three digits that mean something; thousands are set apart.
+/// Three significant digits, with thousands set apart.
 pub(crate) fn short(value: f64) -> String {
     if !value.is_finite() {
         return "?".to_owned();
     }
-    // Rounded before it is judged, so that 9.999 is not "10.00".
+    // Rounded before the comparison, so that 9.999 is not "10.00".
     let rounds_below = |limit: f64, places: f64| (value.abs() * places).round() / places < limit;
     if value == 0.0 {
         "0".to_owned()

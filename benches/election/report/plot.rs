@@ -11,18 +11,18 @@ use super::{
 };
 
 const WIDTH: f64 = 760.0;
-/// Where the dots are, between the names and the numbers.
+/// The dots' area, between the names and the numbers.
 const LEFT: f64 = 168.0;
 const RIGHT: f64 = 540.0;
 const TOP: f64 = 58.0;
 const ROW: f64 = 36.0;
 /// Below the last row: the axis.
 const BOTTOM: f64 = 44.0;
-/// Dots of one row are spread by up to this, up and down, so that equal ones show.
+/// Largest vertical spread of the dots of one row, so that equal ones show.
 const SPREAD: f64 = 9.0;
-/// Where values differ by more than this, each step of the axis is a factor.
+/// Ratio of values above which the axis is logarithmic.
 const LINEAR_UP_TO: f64 = 25.0;
-/// On such an axis there is no zero: those have a place of their own, left of it.
+/// A logarithmic axis has no zero: zeros have a lane of their own, left of it.
 const ZERO_LANE: f64 = 48.0;
 
 const STYLE: &str = "
@@ -121,19 +121,19 @@ fn legend(measure: &Measure, axis: &Axis) -> String {
     format!("{better}a dot is a trial{bar}{scale}")
 }
 
-/// For who does not see it.
+/// Alternative text.
 fn in_words(measure: &Measure, rows: &[(Who, &Sample)]) -> String {
     let cells: Vec<_> =
         rows.iter().map(|(who, _)| format!("{} {}", who.title(), measure.cell(*who))).collect();
     format!("{}: {}", measure.what, cells.join("; "))
 }
 
-/// The same for the same dot each time, evenly over −1 to 1: the golden ratio's multiples, less what is whole.
+/// A dot's fixed position in the spread, evenly over −1 to 1: the fractional part of the golden ratio's multiples.
 fn spread(index: usize) -> f64 {
     (index as f64 * 0.618_034).fract() * 2.0 - 1.0
 }
 
-/// From values to places.
+/// Maps values to positions.
 #[derive(Debug)]
 enum Axis {
     Linear {
@@ -168,7 +168,7 @@ impl Axis {
         matches!(self, Self::Factors { .. })
     }
 
-    /// `index` spreads those that have no place but "none".
+    /// `index` spreads zeros within their lane.
     fn place(&self, value: f64, index: usize) -> f64 {
         match self {
             Self::Linear { most, .. } => LEFT + (RIGHT - LEFT) * value / most,
@@ -195,7 +195,7 @@ impl Axis {
     }
 }
 
-/// A tick's own number: no digits that mean nothing.
+/// A tick's label, without meaningless digits.
 fn tick(value: f64) -> String {
     if value >= 1000.0 { short(value) } else { format!("{}", (value * 1e6).round() / 1e6) }
 }
@@ -228,7 +228,7 @@ mod tests {
         svg(&measure)
     }
 
-    /// The horizontal places of a row's dots.
+    /// Horizontal positions of a row's dots.
     fn places(svg: &str, class: &str) -> Vec<f64> {
         let start = format!("<path class=\"{class}\" d=\"");
         let path = svg.lines().find_map(|line| line.strip_prefix(&start)).expect("there is such a row");
@@ -251,7 +251,7 @@ mod tests {
         assert!(((others[1] - others[0]) - (others[2] - others[1])).abs() < 0.2, "{others:?}");
         assert!(svg.contains(">none</text>") && svg.contains("each step of the axis is a factor"));
         assert!(svg.contains(">0 of 4</text>") && svg.contains(">3 of 3, up to 100 ms</text>"), "{svg}");
-        // Its median would be no more than one of its dots.
+        // Its median would equal one of its dots.
         assert!(!svg.contains("class=\"bar"), "{svg}");
     }
 

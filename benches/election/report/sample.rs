@@ -1,11 +1,11 @@
-//! A handful of measured values, and what may be said about them.
+//! A few measured values, and their statistics.
 
 use std::time::Duration;
 
-/// Resamplings behind an interval.
+/// Number of resamplings for an interval.
 const RESAMPLINGS: usize = 2000;
 
-/// So that the same values always give the same interval.
+/// Fixed, so that the same values always give the same interval.
 const SEED: u64 = 5;
 
 #[derive(Debug, Clone, Default)]
@@ -33,12 +33,12 @@ impl Sample {
         self.0.is_empty()
     }
 
-    /// How many values are more than nothing.
+    /// Number of values above zero.
     pub(crate) fn above_zero(&self) -> usize {
         self.0.iter().filter(|value| **value > 0.0).count()
     }
 
-    /// Each value divided by as much: milliseconds to seconds, say.
+    /// Divides each value, from milliseconds to seconds for example.
     pub(crate) fn divided_by(&self, divisor: f64) -> Self {
         self.0.iter().map(|value| value / divisor).collect()
     }
@@ -55,17 +55,17 @@ impl Sample {
         self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// What 95 of 100 are not above. By nearest rank.
+    /// The 95th percentile, by nearest rank.
     pub(crate) fn p95(&self) -> f64 {
         self.percentile(95)
     }
 
-    /// What 99 of 100 are not above. By nearest rank.
+    /// The 99th percentile, by nearest rank.
     pub(crate) fn p99(&self) -> f64 {
         self.percentile(99)
     }
 
-    /// What 95 of 100 are not below: the bad end where more is better.
+    /// The 5th percentile: the bad end of a quantity of which more is better.
     pub(crate) fn p5(&self) -> f64 {
         self.percentile(5)
     }
@@ -77,7 +77,7 @@ impl Sample {
         values.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
     }
 
-    /// The ratio of the medians, and between what the ratio lies in 95 of 100 resamplings.
+    /// The ratio of the medians, with the interval of 95 of 100 resamplings.
     pub(crate) fn ratio_to(&self, other: &Self) -> Ratio {
         let mut chance = fastrand::Rng::with_seed(SEED);
         let mut ratios: Vec<_> = (0..RESAMPLINGS)

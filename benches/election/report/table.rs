@@ -1,4 +1,4 @@
-//! Tables in Markdown, with columns that line up, so that they read as well in a terminal.
+//! Markdown tables with aligned columns, for reading in a terminal too.
 
 use super::{
     Floors, Report,
@@ -7,7 +7,7 @@ use super::{
     who::Who,
 };
 
-/// One table. The first column is of words, the others of numbers.
+/// A table. The first column has words, the others numbers.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -19,7 +19,7 @@ impl Table {
         Self { rows: vec![heads.into_iter().map(Into::into).collect()], words: 1 }
     }
 
-    /// So many columns from the left hold words.
+    /// Number of columns from the left that have words.
     pub(crate) fn words(mut self, columns: usize) -> Self {
         self.words = columns;
         self
@@ -58,7 +58,7 @@ impl Table {
     }
 }
 
-/// The README's table: a row for each headline, a column for everybody who has one.
+/// The README's table: a row for each headline, a column for each contender that has one.
 pub(crate) fn overview(report: &Report) -> String {
     let headlines: Vec<_> = report.measures().filter(|measure| measure.headline).collect();
     let has_one = |who: &Who| headlines.iter().any(|measure| measure.sample(*who).is_some());
@@ -75,7 +75,7 @@ pub(crate) fn overview(report: &Report) -> String {
     if table.is_empty() { String::new() } else { table.markdown() }
 }
 
-/// All that is known of one measure: a row for each contender.
+/// All results of one measure: a row for each contender.
 pub(crate) fn of_measure(measure: &Measure, floors: &Floors) -> String {
     let floors = match measure.beside {
         Beside::Nothing => Vec::new(),
@@ -135,11 +135,11 @@ fn numbers(measure: &Measure, sample: &Sample) -> [String; 3] {
     }
 }
 
-/// How ours of the same kind compares with this one.
+/// Our result of the same kind, relative to this one.
 fn ratio_of_ours(measure: &Measure, who: Who, sample: &Sample) -> String {
     let ours = [Who::Elect, Who::ElectRun].into_iter().find(|ours| ours.kind() == who.kind());
     match ours.and_then(|ours| measure.sample(ours)) {
-        // Nothing is a multiple of nothing.
+        // There is no multiple of zero.
         Some(ours) if !who.is_ours() && measure.is_alike(who) && sample.above_zero() == sample.len() => {
             ours.ratio_to(sample).to_string()
         }

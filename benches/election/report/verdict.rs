@@ -1,5 +1,5 @@
-//! What came of the targets: not slower than the fastest rival anywhere, never two leaders at once, and the
-//! limits that a measurement sets itself.
+//! Results of the targets: never slower than the fastest rival, never two leaders at once, and each
+//! measurement's own limits.
 
 use super::{
     Section,
@@ -8,7 +8,7 @@ use super::{
     who::Who,
 };
 
-/// A target, and what was found.
+/// A target, and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Check {
     pub(crate) what: String,
@@ -20,7 +20,7 @@ pub(crate) struct Check {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Came {
     Met,
-    /// Not met by the medians, but the interval allows for it.
+    /// Missed by the medians, but within the interval.
     Even,
     Missed,
 }
@@ -52,7 +52,7 @@ fn of_measure(measure: &Measure) -> Vec<Check> {
     let ours = Who::ALL.into_iter().filter(|who| who.is_ours());
     ours.filter_map(|who| match measure.better {
         Better::Never => never(measure, who),
-        // Raft pays for a disk where etcd pays for its own: it has other targets, which its section sets.
+        // Raft's durable writes are its own, an etcd client's are etcd's: so the section sets Raft's targets.
         _ if who == Who::Peers || !measure.judged => None,
         Better::Less | Better::More => against_rivals(measure, who),
         Better::Neither => None,
@@ -82,7 +82,7 @@ fn against_rivals(measure: &Measure, who: Who) -> Option<Check> {
     Some(Check { what: format!("{}: {}", who.title(), measure.what), found, target: target.to_owned(), came })
 }
 
-/// What is printed is what is judged.
+/// Judges the printed numbers.
 fn judge(ratio: Ratio, better: Better) -> Came {
     let hundredths = |value: f64| (value * 100.0).round() / 100.0;
     let (met, allowed) = match better {

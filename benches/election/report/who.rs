@@ -1,6 +1,6 @@
-//! Who is measured: the columns of the table, in their order.
+//! The contenders: the columns of the table, in order.
 
-/// A way to be elected.
+/// An implementation of leader election.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Who {
     /// `elect server`, and where a program is needed, the library. On etcd.
@@ -18,7 +18,7 @@ pub(crate) enum Who {
     EtcdctlLock,
 }
 
-/// What is like what. Only those of one kind are held against each other.
+/// Kinds of contenders. Only those of one kind are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// The process itself leads.
@@ -61,7 +61,7 @@ impl Who {
         }
     }
 
-    /// Which of ours a peer's numbers are the measure of.
+    /// The rivals of one of our contenders.
     pub(crate) fn rivals(self) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |who| !who.is_ours() && who.kind() == self.kind())
     }
