@@ -1,24 +1,24 @@
-# The image of `elect`: one stage compiles it, the other keeps the binary.
+# The image of `elect`: one stage compiles the binary, the other keeps it.
 #
 #   docker build -t leader-election .
 #
-# or, with a binary that was built outside (by a glibc no newer than DEBIAN_IMAGE's):
+# or, with a binary built outside (with a glibc no newer than DEBIAN_IMAGE's):
 #
 #   cargo build --release
 #   docker build -t leader-election \
 #       --build-arg ELECT_BINARY=target/release/elect --build-arg RUST_IMAGE=debian:bookworm-slim .
 #
 # The choice is made inside the stage and not by naming another one, because the
-# classic builder runs every stage, wanted or not.
+# classic builder runs every stage.
 
-# Names and not digests: a digest that is never renewed keeps Debian's security fixes out. To pin, pass your registry's:
+# Names, not digests: a pinned digest misses Debian's security fixes. To pin, pass your registry's:
 # --build-arg DEBIAN_IMAGE=debian@sha256:… (docker image inspect -f '{{index .RepoDigests 0}}' debian:bookworm-slim).
 ARG RUST_IMAGE=rust:1-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
 
 FROM ${RUST_IMAGE} AS build
 ARG ELECT_BINARY=
-# By which the leftovers of this stage can be found and pruned.
+# Label for finding and pruning this stage's leftovers.
 LABEL leader-election.stage=build
 WORKDIR /build
 # etcd-client compiles etcd's .proto files, which import Google's (libprotobuf-dev).
@@ -38,12 +38,12 @@ RUN set -eu; \
 FROM ${DEBIAN_IMAGE}
 COPY --from=build /out/elect /usr/local/bin/elect
 COPY wait-for-it.sh /wait-for-it.sh
-# Fails here, and not at the first start, if the binary does not fit this Debian.
+# Fails here, and not at the first start, if the binary does not run on this Debian.
 RUN elect --version
-# A number, so that an orchestrator can see that it is not root. No account is needed.
+# Numeric, so that an orchestrator can verify that it is not root. No account is needed.
 USER 10001:10001
-# Healthy is a candidate: a server whose name is in the queue (ELECT_NAME; without it, any
-# candidate). A vacancy is no fault of this container, and another leader does not make up for
+# Healthy means that the server's name is in the queue (ELECT_NAME; without it, any
+# candidate's). A vacancy is no fault of this container, and a leader elsewhere does not make up for
 # a lost place in the queue. `status` itself gives up after 4 s.
 HEALTHCHECK --interval=5s --timeout=6s --start-period=15s --retries=3 \
     CMD status=$(elect status --json); echo "$status"; \

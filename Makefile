@@ -1,5 +1,5 @@
-# `make demo` and `make test` need nothing but Rust: what else they use is installed from
-# Debian's packages where it lacks, or named where that can't be done.
+# `make demo` and `make test` need only Rust: they install missing Debian packages, or name them if
+# that is not possible.
 
 .PHONY: help demo test lint verify fix bench torture simulate replay many model fuzz soak release static deb image install uninstall build-deps test-deps
 
@@ -22,14 +22,14 @@ help:
 	@echo 'make static  a binary that needs nothing of the machine that it runs on'
 	@echo 'make image   a container image: leader-election'
 
-# Not --quiet: it shows that it compiles.
+# Not --quiet: shows the compilation.
 demo: build-deps
 	cargo run --bin elect -- demo
 
-# Simulations and model checkers only compute: optimized a little they take a fifth of the time, for 50 s more of compiling.
+# Simulations and model checkers only compute: lightly optimized they take a fifth of the time, for 50 s more of compiling.
 OPTIMIZED = --config profile.dev.package.leader-election.opt-level=1
 
-# cargo-nextest where it is installed: it bounds each test's time and runs them side by side.
+# Uses cargo-nextest if installed: it limits each test's time and runs tests side by side.
 test: export TEST_TOOLS = required
 test: test-deps
 	if cargo nextest --version >/dev/null 2>&1; then \
@@ -53,16 +53,16 @@ fix: build-deps
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-# Go is not installed: benches/go/build.sh unpacks what it needs beside what is built here.
+# Go is not installed: benches/go/build.sh unpacks it into the target directory.
 WHAT ?=
 
 bench: build-deps
 	@sh scripts/install.sh etcdctl:etcd-client
 	cargo bench --package leader-election-bench -- $(WHAT)
 
-# MINUTES=2 by default, half of it on etcd and half among peers; ON=etcd or ON=peers: all of it there, 1 by default. SEED=n
-# repeats a schedule, else one is drawn and printed; TIMELINE=1 leaves the picture of good runs too; LOOPBACK=1 takes
-# proxies on loopback where there would be network namespaces, which need root.
+# MINUTES=2 by default, half of it on etcd and half among peers; ON=etcd or ON=peers selects one backend, for 1 minute by
+# default. SEED=n repeats a schedule, else one is drawn and printed; TIMELINE=1 keeps the picture of good runs too;
+# LOOPBACK=1 uses proxies on loopback in place of network namespaces, which need root.
 torture: build-deps
 	@sh scripts/install.sh ip:iproute2 iptables:iptables \
 		'/usr/lib/$(shell uname -m)-linux-gnu/faketime/libfaketimeMT.so.1:libfaketime' \
@@ -70,7 +70,7 @@ torture: build-deps
 	MINUTES=$(MINUTES) SEED=$(SEED) ON=$(ON) TIMELINE=$(TIMELINE) LOOPBACK=$(LOOPBACK) \
 		cargo test --quiet --test torture torture -- --ignored --exact --nocapture
 
-# The simulator is a test that has no end of its own. It is worth optimizing; linking it for size is not.
+# The simulator is a test that runs until stopped. Optimized, but not linked for size.
 RAFT = CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 \
 	cargo test --release --lib --no-default-features --features peers
 SEEDS ?= 100000
@@ -88,14 +88,14 @@ many: build-deps
 model: build-deps
 	$(RAFT) raft::model:: -- --ignored --nocapture
 
-# MINUTES has another default for each, and may be a fraction for `soak`.
+# Each target has its own default for MINUTES, which may be a fraction for `soak`.
 fuzz: build-deps
 	sh scripts/fuzz.sh $(or $(MINUTES),3) $(TARGET)
 
 soak: build-deps
 	MINUTES=$(or $(MINUTES),10) cargo test --test soak minutes -- --ignored --exact --nocapture
 
-# Where it was built is not in it, so the same source and the same Rust give the same bytes.
+# Reproducible: build paths are left out, so the same source and the same Rust give the same bytes.
 HOME_OF_CARGO = $(or $(CARGO_HOME),$(HOME)/.cargo)
 REMAPPED = $(RUSTFLAGS) --remap-path-prefix=$(HOME_OF_CARGO)=/cargo --remap-path-prefix=$(CURDIR)=/elect \
 	$(if $(CARGO_TARGET_DIR),--remap-path-prefix=$(abspath $(CARGO_TARGET_DIR))=/elect/target)
@@ -103,7 +103,7 @@ REMAPPED = $(RUSTFLAGS) --remap-path-prefix=$(HOME_OF_CARGO)=/cargo --remap-path
 release: build-deps
 	RUSTFLAGS='$(REMAPPED)' cargo build --release --locked --bin elect
 
-# With musl, which Rust brings and Debian's compiler for it (ring has C in it). Where rustup has no such target for this machine it says so.
+# With musl, from rustup, and Debian's C compiler for it (ring has C in it). Fails with a message if rustup has no such target for this machine.
 MUSL = $(shell uname -m)-unknown-linux-musl
 
 static: build-deps
@@ -112,18 +112,18 @@ static: build-deps
 	CC_$(subst -,_,$(MUSL))=musl-gcc RUSTFLAGS='$(REMAPPED)' cargo build --release --locked --bin elect --target $(MUSL)
 	@echo 'built $(or $(CARGO_TARGET_DIR),target)/$(MUSL)/release/elect'
 
-# ELECT_BINARY=FILE packs that one, the static one say, and compiles nothing. So for `image`.
+# ELECT_BINARY=FILE packs that file, such as the static one, and compiles nothing. The same for `image`.
 deb: $(if $(ELECT_BINARY),,release)
 	sh scripts/deb.sh '$(BINARY)' '$(or $(CARGO_TARGET_DIR),target)'
 
-# Nothing is in it but Debian, the binary, and wait-for-it.sh.
+# Contains only Debian, the binary, and wait-for-it.sh.
 IMAGE = leader-election
 
 image: $(if $(ELECT_BINARY),,release)
 	sh scripts/image.sh '$(BINARY)' '$(IMAGE)'
 
-# Where Debian looks. PREFIX=/usr is for packages; DESTDIR goes in front of everything, for the same.
-# ELECT_BINARY=FILE installs that one and compiles nothing, as under sudo, where there is no cargo:
+# Debian's directories. PREFIX=/usr is for packages; DESTDIR goes in front of every path, also for packages.
+# ELECT_BINARY=FILE installs that file and compiles nothing, as under sudo, without cargo:
 #
 #   make release && sudo make install ELECT_BINARY=target/release/elect
 PREFIX = /usr/local
@@ -170,8 +170,8 @@ uninstall:
 build-deps:
 	@sh scripts/install.sh protoc:protobuf-compiler /usr/include/google/protobuf/timestamp.proto:libprotobuf-dev
 
-# Beyond etcd: what people run beside it, each in the tests of its file in deploy/. All of it is 170 MB to load and 800 MB
-# on disk, most of that Chromium, which shows that the page works.
+# Programs for the tests of deploy/, beyond etcd: 170 MB to download and 800 MB
+# on disk, most of that Chromium, for the tests of the page.
 test-deps: build-deps
 	@sh scripts/install.sh etcd:etcd-server etcdctl:etcd-client python3:python3 \
 		haproxy:haproxy promtool:prometheus zsh:zsh fish:fish man:man-db \

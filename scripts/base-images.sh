@@ -1,12 +1,12 @@
 #!/bin/bash
-# Makes the images that Dockerfile and docker-compose-etcd.yaml start from, out of
-# Debian packages and this machine's Rust, for where no image registry is reached.
+# Makes the base images of Dockerfile and docker-compose-etcd.yaml from
+# Debian packages and this machine's Rust, for machines without access to a registry.
 #
-#   scripts/base-images.sh [debian] [rust] [etcd]     those, or all; one that exists is left alone
+#   scripts/base-images.sh [debian] [rust] [etcd]     the named ones, or all; existing ones are kept
 #   scripts/base-images.sh --remove                   removes those made here, and no others
 #
-# They stand in for the real ones under the same names, so pull those where you
-# can. Runs on Debian and its relatives, as root or as a user with sudo.
+# They replace the real images under the same names, so pull those if you
+# can. Runs on Debian and its derivatives, as root or as a user with sudo.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ die() {
     exit 1
 }
 
-# The names are those of the files, so that there is one place to change them.
+# The names are read from those files, their only place.
 default_of() { # default_of FILE VARIABLE
     sed -n -e "s/^ARG $2=//p" -e "s/.*\${$2:-\([^}]*\)}.*/\1/p" "$1" | head -n 1
 }
@@ -59,7 +59,7 @@ install_package() { # install_package PACKAGE COMMAND
 
 scratch=
 clean_up() {
-    # One file system: what debootstrap may have left mounted is not ours to empty.
+    # One file system: leaves debootstrap's mounts alone.
     [ -z "$scratch" ] || as_root rm -rf --one-file-system "$scratch"
 }
 trap clean_up EXIT
@@ -86,7 +86,7 @@ debian_tree() { # debian_tree TREE [PACKAGES]
         tail -n 20 "$scratch/log" >&2
         die "debootstrap failed"
     }
-    # What the slim images leave out too.
+    # Left out of the slim images too.
     # shellcheck disable=SC2016  # the inner sh expands it
     as_root sh -c 'cd "$1" && rm -rf usr/share/doc/* usr/share/man/* usr/share/info/* usr/share/locale/* \
         var/cache/apt/* var/cache/debconf/*-old var/lib/apt/lists/* var/log/*' sh "$1"
@@ -106,14 +106,14 @@ make_rust() {
     new_scratch
     debian_tree "$scratch/tree" ca-certificates,gcc,libc6-dev
     tar -C "$sysroot" -c bin/cargo bin/rustc lib | as_root tar -C "$scratch/tree/usr/local" --no-same-owner -x
-    # A proxy that opens TLS is trusted there if it is trusted here.
+    # Includes this machine's certificates, for proxies that open TLS.
     [ ! -r /etc/ssl/certs/ca-certificates.crt ] ||
         as_root cp /etc/ssl/certs/ca-certificates.crt "$scratch/tree/etc/ssl/certs/ca-certificates.crt"
     import "$scratch/tree" "$rust_image" -c 'ENV CARGO_HOME=/usr/local/cargo' -c 'CMD ["bash"]'
 }
 
-# Laid out as etcd's own image, which has no shell either. etcd is the one that our
-# tests carry (a dev-dependency), etcdctl is Debian's: there is no other to be had.
+# Like etcd's own image, without a shell. etcd is the one in our
+# tests' dev-dependency, etcdctl is Debian's, the only one available.
 make_etcd() {
     local etcd root library
     etcd=$(cargo metadata -q --format-version 1 --locked |
@@ -135,7 +135,7 @@ make_etcd() {
 
     install_package etcd-client etcdctl
     install -m 755 "$(command -v etcdctl)" "$root/usr/local/bin/etcdctl"
-    # Debian links it to libc; a static one needs nothing, and ldd fails on it.
+    # Debian's binary is linked to libc; a static one needs nothing, and ldd fails on it.
     { ldd "$root/usr/local/bin/etcdctl" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
         mkdir -p "$root$(dirname "$library")"
         cp -L "$library" "$root$library"

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Packs a binary, and what `make install` puts beside it, for Debian:
+# Packs a binary with the files of `make install` as a Debian package:
 #
 #   deb.sh BINARY DIRECTORY      makes DIRECTORY/leader-election_VERSION_ARCHITECTURE.deb
 #
-# By dpkg-deb alone, so that there is one list of files, that of `make install`. The same input makes the same bytes.
+# With dpkg-deb alone, so that `make install` has the only list of files. The same input gives the same bytes.
 set -eu
 cd "$(dirname "$0")/.."
 binary=$1 into=$2
@@ -11,9 +11,9 @@ command -v dpkg-deb >/dev/null || { echo 'dpkg-deb is not here: packages for Deb
 
 version=$("$binary" --version | sed 's/^elect //')
 architecture=$(dpkg --print-architecture)
-# What it needs of glibc, if anything.
+# The required glibc, if any.
 glibc=$(grep -aoE 'GLIBC_2\.[0-9]+' "$binary" | sort -u -V | tail -n 1 | sed 's/GLIBC_//')
-# Times in the package: of the source where it says so, or none in particular.
+# Timestamps in the package: the source's if set, or a fixed one.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
 export SOURCE_DATE_EPOCH
 

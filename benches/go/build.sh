@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds bench-go from Debian's packages of Go, etcd and what its client needs, and nothing else:
+# Builds bench-go from Debian's packages of Go, etcd and its client's dependencies, and nothing else:
 #
 #   build.sh DIR      makes DIR/bench-go
 #
 # The packages are unpacked into DIR, not installed: that needs no root, and etcd's would bring a hundred others.
-# Exits with 3, and says why, where they can't be had.
+# Exits with 3, and the reason, if they are not available.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
@@ -26,7 +26,7 @@ packages="$compiler-go $compiler-src golang-etcd-server-dev
     golang-go.uber-atomic-dev golang-go.uber-multierr-dev golang-go.uber-zap-dev
     golang-golang-x-net-dev golang-golang-x-sys-dev golang-golang-x-text-dev
     golang-google-genproto-dev golang-google-grpc-dev"
-# What is there already was unpacked whole: it is moved into place last.
+# An existing directory is complete: it is moved into place last.
 if ! [ -d debian ]; then
     rm -rf unpacking packages
     mkdir unpacking packages
@@ -43,6 +43,6 @@ fi
 
 GOROOT=$PWD/debian/usr/lib/go-${compiler#golang-}
 export GOROOT GOPATH="$PWD/debian/usr/share/gocode" GOCACHE="$PWD/cache"
-# Nothing is fetched, and nothing of the user's own settings counts.
+# Downloads nothing, and ignores the user's settings.
 export GO111MODULE=off GOENV=off GOFLAGS= CGO_ENABLED=0
 "$GOROOT/bin/go" build -o bench-go "$here/main.go" || unavailable "Debian's Go packages don't fit together"

@@ -1,5 +1,5 @@
-// What `elect` is measured against: Go's official election, etcd's own package `concurrency`, used as its
-// documentation shows. It leads from Campaign's return until its session is done.
+// The official Go baseline for `elect`: etcd's own package `concurrency`, used as its documentation
+// shows. It leads from Campaign's return until its session is done.
 //
 //	bench-go one ENDPOINT ELECTION NAME TTL        one candidate, until SIGTERM
 //	bench-go claimant ENDPOINT ELECTION NAME TTL   the same, and prints `claims NANOS TOKEN` every ms while it leads
