@@ -232,7 +232,7 @@ impl Metrics {
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
         ];
         // The format adds `_info`.
-        registry.register("elect", "Which server this is", Info::new(identity));
+        registry.register("elect", "Name, election and version of this server", Info::new(identity));
         registry.register(
             "elect_leader",
             "1 while this process leads, checked at the scrape",
@@ -259,7 +259,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "elect_certificate_expiry_timestamp",
-            "When a certificate ends that TLS is spoken with, by its file at the scrape",
+            "End of the certificate's validity, by its file at the scrape",
             Unit::Seconds,
             self.certificate_expiry.clone(),
         );
@@ -284,7 +284,7 @@ impl Metrics {
         );
         registry.register_with_unit(
             "elect_renewal_margin",
-            "What was left of the proved time when a renewal was answered",
+            "Proved time that was left when a renewal was answered",
             Unit::Seconds,
             self.renewal_margin.clone(),
         );
@@ -301,12 +301,12 @@ impl Metrics {
             );
             registry.register(
                 "elect_peer_refusals",
-                "Messages and connections that were not listened to",
+                "Messages and connections that were refused",
                 self.peer_refusals.clone(),
             );
             registry.register_with_unit(
                 "elect_peer_round_trip",
-                "How long this peer's answers usually take",
+                "Usual round trip to this peer",
                 Unit::Seconds,
                 self.peer_round_trip.clone(),
             );
@@ -318,7 +318,7 @@ impl Metrics {
             );
             registry.register_with_unit(
                 "elect_election_timeout_advised",
-                "Shortest election timeout that the round trips and syncs need, 0 where the one that is set serves",
+                "Shortest election timeout that the round trips and syncs need, 0 if the present one serves",
                 Unit::Seconds,
                 self.election_timeout_advised.clone(),
             );

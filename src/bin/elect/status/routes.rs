@@ -126,7 +126,7 @@ impl Routes {
         let proof = self.board.identity().proof;
         let why_not = match (situation.role, proof) {
             _ if situation.is_ready() => return response::line(StatusCode::OK, "ready\n"),
-            _ if !situation.healthy => "the health probe fails",
+            _ if !situation.healthy => "the health check fails",
             (Role::Outside, LeaseTiming::Lease(_)) => "not in the queue",
             (Role::Outside, LeaseTiming::Heartbeats(_)) => "neither leads nor follows",
             (Role::Leader { .. } | Role::Follower { .. }, proof) => silence(proof),
@@ -165,8 +165,10 @@ impl Routes {
         match self.listeners.listen(&self.board) {
             Some(events) => response::events(events),
             None => {
-                let mut refused =
-                    response::line(StatusCode::SERVICE_UNAVAILABLE, "too many listen already\n");
+                let mut refused = response::line(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "too many clients read /events already\n",
+                );
                 refused.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
                 refused
             }

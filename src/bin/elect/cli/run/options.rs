@@ -148,7 +148,7 @@ fn span(text: &str) -> Result<Duration, String> {
 
 fn positive(text: &str) -> Result<Duration, String> {
     match span(text)? {
-        Duration::ZERO => Err("it must be longer than nothing; write a duration, as in 2s".into()),
+        Duration::ZERO => Err("it must be longer than zero; write a duration, as in 2s".into()),
         span => Ok(span),
     }
 }
