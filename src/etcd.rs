@@ -63,7 +63,7 @@ pub(crate) mod view;
 mod watches;
 pub(crate) mod win;
 
-pub(crate) use self::keys::Revision;
+pub(crate) use self::{keys::Revision, term::release};
 use self::{
     connection::{ConnectionPool, EndpointConnection},
     error::EtcdError,
@@ -80,6 +80,7 @@ use crate::{
     candidate::{Backend, CampaignReply, CampaignRequest, Candidate, sealed, span},
     clock::Timestamp,
     leadership::{ReleaseError, Released, Ticket},
+    lifeline::Lifeline,
     names::{CandidateName, ElectionName, InvalidName},
     observe::{LeaderWatch, Observer, Snapshot, SnapshotError},
     timing::Ttl,
@@ -93,6 +94,7 @@ pub struct Settings {
     endpoints: Arc<[Endpoint]>,
     tls: Option<Tls>,
     credentials: Option<Credentials>,
+    lifeline: Option<Lifeline>,
 }
 
 /// Why settings don't fit together.
@@ -143,7 +145,7 @@ impl Settings {
         if endpoints.is_empty() {
             return Err(InvalidSettings::NoEndpoint);
         }
-        Ok(Self { endpoints: endpoints.into(), tls: None, credentials: None })
+        Ok(Self { endpoints: endpoints.into(), tls: None, credentials: None, lifeline: None })
     }
 
     /// Speaks TLS.
@@ -163,6 +165,13 @@ impl Settings {
     #[must_use = "settings are made by value"]
     pub fn with_credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
+        self
+    }
+
+    /// Keeps tickets for the other processes of this host, and witnesses for them.
+    #[must_use = "settings are made by value"]
+    pub fn with_lifeline(mut self, lifeline: Lifeline) -> Self {
+        self.lifeline = Some(lifeline);
         self
     }
 
@@ -317,7 +326,7 @@ impl Etcd {
             let _ = runtime.block_on(gone);
             runtime.shutdown_background();
         })?;
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self::of(shared))
     }
 
     /// The same on a runtime of the caller's, with its timers and I/O enabled, instead of a thread of
@@ -326,7 +335,19 @@ impl Etcd {
     /// Only for a program that never blocks that runtime: whatever blocks it holds up the renewal
     /// too. No safety is lost by that, but leadership is.
     pub fn start_on(runtime: runtime::Handle, settings: Settings) -> Self {
-        Self { shared: Arc::new(EtcdShared::new(settings, runtime, None)) }
+        Self::of(EtcdShared::new(settings, runtime, None))
+    }
+
+    fn of(shared: EtcdShared) -> Self {
+        let shared = Arc::new(shared);
+        if let Some(lifeline) = &shared.lifeline {
+            lifeline.watch(&shared);
+        }
+        Self { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<EtcdShared> {
+        &self.shared
     }
 
     /// The states of an election, in order: see [`Observer`].
@@ -486,6 +507,7 @@ pub(crate) struct EtcdShared {
     progress: Mutex<ClusterProgress>,
     /// One for each election that somebody here stands in.
     views: Mutex<BTreeMap<ElectionName, Weak<QueueView>>>,
+    lifeline: Option<Lifeline>,
     runtime: runtime::Handle,
     /// When the last answer was accepted, in nanoseconds of the boot-time clock.
     heard: AtomicU64,
@@ -505,10 +527,12 @@ impl fmt::Debug for EtcdShared {
 
 impl EtcdShared {
     fn new(settings: Settings, runtime: runtime::Handle, alive: Option<oneshot::Sender<()>>) -> Self {
+        let lifeline = settings.lifeline.clone();
         Self {
             links: ConnectionPool::new(settings),
             progress: Mutex::default(),
             views: Mutex::default(),
+            lifeline,
             runtime,
             heard: AtomicU64::new(NEVER),
             standing: watch_channel::Sender::new(0),
@@ -523,8 +547,19 @@ impl EtcdShared {
     }
 
     /// Runs a task on the thread, in the caller's span.
-    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
         self.runtime.spawn(task.in_current_span())
+    }
+
+    /// Runs what may block.
+    pub(crate) fn spawn_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        self.runtime.spawn_blocking(work)
     }
 
     /// Runs a task that [`Etcd::drained`] waits for.

@@ -16,7 +16,13 @@
 //! written by the thread that renews and asked by every thread that works. Neither
 //! reads a clock: the caller passes in `now`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use crate::clock::Timestamp;
 
@@ -91,6 +97,8 @@ impl Validity {
 pub(crate) struct SharedValidity {
     /// The deadline in nanoseconds, or [`ENDED`].
     until: AtomicU64,
+    /// What must not go before the last that could ask.
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// No deadline of a running machine is at its very start.
@@ -98,7 +106,13 @@ const ENDED: u64 = 0;
 
 impl SharedValidity {
     pub(crate) fn new(until: Timestamp) -> Self {
-        Self { until: AtomicU64::new(until.as_nanos()) }
+        Self { until: AtomicU64::new(until.as_nanos()), _kept: None }
+    }
+
+    /// The same, and something with it that lives as long.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn keeping(until: Timestamp, kept: Arc<impl Any + Send + Sync>) -> Self {
+        Self { _kept: Some(kept), ..Self::new(until) }
     }
 
     /// Whether the belief holds at `now`; closes it for everyone if it does not.

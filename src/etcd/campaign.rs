@@ -178,7 +178,8 @@ impl Attempt {
         };
 
         let key = keys::candidate_key(&standing.election, lease.id());
-        let validity = Arc::new(SharedValidity::new(ttl.believed_until(sent)));
+        let validity =
+            Arc::new(SharedValidity::keeping(ttl.believed_until(sent), Arc::clone(lease.ticket())));
         let look = view.look_at(key.clone());
         let (renewed, renewals) = mpsc::channel(RENEWALS);
         let keeper = KeepAlive {
@@ -232,7 +233,10 @@ impl Attempt {
                 put = &mut self.put, if !answered => {
                     answered = true;
                     match put {
-                        Ok(Ok(Put::Ours(created))) => WinInput::Put { created },
+                        Ok(Ok(Put::Ours(created))) => {
+                            self.put_ticket(standing, created).await;
+                            WinInput::Put { created }
+                        }
                         Ok(Ok(Put::Taken)) => return Err(AttemptError::Anew(EtcdError::elsewhere(AttemptFailure::NotOurs.to_string()))),
                         Ok(Err(trouble)) => return Err(trouble.into()),
                         Err(_panicked) => return Err(EtcdError::elsewhere("the campaign failed").into()),
@@ -267,6 +271,19 @@ impl Attempt {
         EtcdError::elsewhere(why)
     }
 
+    fn ticket(&self, created: Revision) -> Option<Ticket> {
+        let (key, lease) = (self.key.clone(), self.lease.id().0);
+        Some(Ticket { cluster: self.shared.cluster()?, key, created: created.0, lease, ttl: self.ttl })
+    }
+
+    /// Lets witnesses know what to release should this process die. Before the win, so that no belief is without one for
+    /// longer than it takes.
+    async fn put_ticket(&self, standing: &CampaignRequest, created: Revision) {
+        if let (Some(lifeline), Some(ticket)) = (&self.shared.lifeline, self.ticket(created)) {
+            lifeline.put(standing.name.as_str(), ticket, self.lease.ticket(), &self.shared).await;
+        }
+    }
+
     /// A verified win makes a leadership, if this process may still believe its lease.
     fn win(
         self,
@@ -275,15 +292,15 @@ impl Attempt {
     ) -> Result<(Leadership, Elected), AttemptError> {
         let expired =
             || AttemptError::Again(EtcdError::elsewhere("the lease expired before the win was verified"));
-        let cluster = self.shared.cluster().ok_or_else(expired)?;
-        let (key, lease) = (self.key.clone(), self.lease.id().0);
+        let ticket = self.ticket(created).ok_or_else(expired)?;
+        let cluster = ticket.cluster;
         let term = LeadershipTerm {
             token: keys::token(created),
             cluster: ClusterId(cluster),
             name: standing.name.clone(),
             election: standing.election.clone(),
             validity: Arc::clone(&self.validity),
-            ticket: Some(Ticket { cluster, key, created: created.0, lease, ttl: self.ttl }),
+            ticket: Some(ticket),
         };
         let until = self.validity.until().ok_or_else(expired)?;
         if !self.validity.holds_at(Timestamp::now()) {

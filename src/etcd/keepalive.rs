@@ -29,6 +29,7 @@ use super::{
 };
 use crate::{
     clock::{self, Timestamp},
+    lifeline::TicketSlot,
     timing::{Backoff, Ttl},
     validity::SharedValidity,
 };
@@ -171,15 +172,21 @@ pub(crate) struct LeaseGuard {
     id: LeaseId,
     ttl: Ttl,
     revoked: bool,
+    ticket: Arc<TicketSlot>,
 }
 
 impl LeaseGuard {
     pub(crate) fn new(shared: Arc<EtcdShared>, id: LeaseId, ttl: Ttl) -> Self {
-        Self { shared, id, ttl, revoked: false }
+        Self { shared, id, ttl, revoked: false, ticket: Arc::default() }
     }
 
     pub(crate) fn id(&self) -> LeaseId {
         self.id
+    }
+
+    /// The place of the ticket of this lease, which must not go before either.
+    pub(crate) fn ticket(&self) -> &Arc<TicketSlot> {
+        &self.ticket
     }
 
     /// Revokes a lease that has no place in the queue any more: in the background, and not while

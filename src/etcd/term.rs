@@ -208,7 +208,7 @@ fn is_announcement(kv: &KeyValue) -> bool {
 }
 
 /// Gives up the term of a process that is gone: see [`Etcd::release`](super::Etcd::release).
-pub(super) async fn release(
+pub(crate) async fn release(
     shared: Arc<EtcdShared>,
     ticket: Ticket,
     deadline: Timestamp,

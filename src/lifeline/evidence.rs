@@ -40,7 +40,7 @@ pub(crate) enum FileSystem {
     /// Copies a file that is written to, and keeps showing the old one to those who had it open.
     Overlay,
     /// Some other, by the number that the kernel gives it.
-    Other(i64),
+    Other(u32),
 }
 
 impl FileSystem {

@@ -15,6 +15,7 @@ use leader_election::{
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use self::completions::Shell;
+pub(crate) use self::lifeline::LifelineArgs;
 #[cfg(target_os = "linux")]
 use crate::supervise::{guard::Inherited, init, shim};
 use crate::{
@@ -31,6 +32,7 @@ mod demo;
 mod election_log;
 mod environment;
 mod help;
+mod lifeline;
 mod man;
 mod observe;
 mod peers;
@@ -66,6 +68,8 @@ enum Command {
         name_flag: Option<CandidateName>,
         #[command(flatten)]
         stands: CandidateArgs,
+        #[command(flatten)]
+        lifeline: LifelineArgs,
         #[command(flatten)]
         shared: CommonArgs,
     },
@@ -112,6 +116,27 @@ enum Command {
         /// refused, problem.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        shared: CommonArgs,
+    },
+    /// Release the places of servers that die on this host, until stopped.
+    ///
+    /// Watches a directory that servers were given with --lifeline. One for each host is enough, and none is needed where
+    /// each host has several servers of one election: those witness for each other.
+    Witness {
+        /// The directory [default: $RUNTIME_DIRECTORY, or $XDG_RUNTIME_DIR/elect where it is there].
+        #[arg(value_name = "DIR", env = "ELECT_LIFELINE")]
+        directory: Option<PathBuf>,
+        #[command(flatten)]
+        shared: CommonArgs,
+    },
+    /// Release the places of servers that have died on this host, and exit.
+    ///
+    /// For a unit's ExecStopPost=. Exits with 1 if etcd did not confirm it.
+    Release {
+        /// The directory [default: $RUNTIME_DIRECTORY, or $XDG_RUNTIME_DIR/elect where it is there].
+        #[arg(value_name = "DIR", env = "ELECT_LIFELINE")]
+        directory: Option<PathBuf>,
         #[command(flatten)]
         shared: CommonArgs,
     },
@@ -295,13 +320,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(flags) => runtime.block_on(run::run(*flags)),
         #[cfg(target_os = "linux")]
         Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
-        Command::Server { name, name_flag, stands, shared } => {
+        Command::Server { name, name_flag, stands, lifeline, shared } => {
             let config = Config::merge(shared, Some(stands.member.clone()))?;
             secrecy::close(&config)?;
             let usual = Defaults { name: server::nameless, timing: Timing::DEFAULT };
             let standing = config.standing(name_flag.or(name), stands, usual)?;
             log::start(config.log_format, OutputStream::Stdout)?;
             warn_of_environment(&config);
+            let standing = lifeline.add_to(standing, &config)?;
             runtime.block_on(server::run(config, standing))
         }
         Command::Observe { json, shared } => {
@@ -336,6 +362,20 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 None => runtime.block_on(peers::list(config, json)),
                 Some((name, directory)) => runtime.block_on(peers::replace(config, name, directory)),
             }
+        }
+        Command::Witness { directory, shared } => {
+            let config = Config::merge(shared, None)?;
+            secrecy::close(&config)?;
+            log::start(config.log_format, OutputStream::Stdout)?;
+            warn_of_environment(&config);
+            runtime.block_on(lifeline::witness(directory, config))
+        }
+        Command::Release { directory, shared } => {
+            let config = Config::merge(shared, None)?;
+            secrecy::close(&config)?;
+            log::start(config.log_format, OutputStream::Stderr)?;
+            warn_of_environment(&config);
+            runtime.block_on(lifeline::release(directory, config))
         }
         #[cfg(target_os = "linux")]
         Command::Demo(flags) => runtime.block_on(demo::run(flags)),

@@ -128,6 +128,9 @@ pub(crate) struct File {
     name: Option<String>,
     http: Option<PortOrAddress>,
     log_format: Option<Format>,
+    // Those of `server`.
+    pub(crate) lifeline: Option<PathBuf>,
+    pub(crate) lock_delay: Option<String>,
     // Those of `run`.
     pub(crate) kill_after: Option<String>,
     pub(crate) restart: Option<Restart>,

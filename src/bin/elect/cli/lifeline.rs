@@ -1,0 +1,140 @@
+//! `--lifeline` of a server, and the commands that witness: `elect witness`, `elect release`.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::Args;
+use leader_election::{
+    etcd::{self, Etcd},
+    leadership::ReleaseError,
+    lifeline::{Lifeline, LifelineError},
+};
+use tokio::{runtime::Handle, time::timeout};
+use tracing::info;
+
+use super::{LEAVE_WITHIN, signals::Signals};
+use crate::{
+    config::{BackendConfig, CandidateBackend, CandidateConfig, Config, UsageError, in_file},
+    log,
+};
+
+/// What turns the default off.
+const NONE: &str = "none";
+
+/// How long `elect release` waits for etcd; what is left ends by its TTL.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+
+/// How a server that dies is followed at once.
+#[derive(Debug, Default, Args)]
+pub(crate) struct LifelineArgs {
+    /// Keep a ticket in this directory, by which the other servers of this host notice at once that this one died
+    /// [default: $RUNTIME_DIRECTORY, or $XDG_RUNTIME_DIR/elect where it is there; none turns it off].
+    #[arg(long, value_name = "DIR", env = "ELECT_LIFELINE", help_heading = "etcd")]
+    lifeline: Option<PathBuf>,
+    /// How long they wait then, for what this server did last to arrive [default: 0s].
+    #[arg(long, value_name = "DURATION", env = "ELECT_LOCK_DELAY", value_parser = parse_delay, help_heading = "etcd")]
+    lock_delay: Option<Duration>,
+}
+
+fn parse_delay(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 2s"))
+}
+
+impl LifelineArgs {
+    /// A server with its lifeline. Without one where that can't be: then the TTL decides, as ever.
+    pub(super) fn add_to(
+        self,
+        mut server: CandidateConfig,
+        config: &Config,
+    ) -> Result<CandidateConfig, UsageError> {
+        let file = config.file();
+        let said = self.lifeline.or_else(|| file.lifeline.clone());
+        let delay = match (self.lock_delay, &file.lock_delay) {
+            (Some(delay), _) => Some(delay),
+            (None, Some(delay)) => Some(in_file("lock-delay", parse_delay(delay))?),
+            (None, None) => None,
+        };
+        let CandidateBackend::Etcd(settings, ttl) = server.place else {
+            let flag = said.map(|_| "--lifeline").or(delay.map(|_| "--lock-delay"));
+            return match flag {
+                Some(flag) => Err(UsageError(format!(
+                    "{flag} is for etcd, whose leases outlive their holders; peers notice by themselves: leave it out"
+                ))),
+                None => Ok(server),
+            };
+        };
+        let settings = match said.or_else(usual) {
+            Some(directory) if directory != Path::new(NONE) => match Lifeline::open(&directory) {
+                Ok(lifeline) => settings.with_lifeline(lifeline.with_lock_delay(delay.unwrap_or_default())),
+                Err(error) => {
+                    log::problem(&format!(
+                        "--lifeline: {error}; until then this server, should it die, is followed after its TTL only"
+                    ));
+                    settings
+                }
+            },
+            _ => settings,
+        };
+        server.place = CandidateBackend::Etcd(settings, ttl);
+        Ok(server)
+    }
+}
+
+/// Where a service manager or a login keeps what lives as long as a service or a user's session.
+fn usual() -> Option<PathBuf> {
+    let of_the_unit = env::var("RUNTIME_DIRECTORY").ok().filter(|list| !list.is_empty());
+    let of_the_unit = of_the_unit.and_then(|list| list.split(':').next().map(PathBuf::from));
+    let of_the_user = || Some(Path::new(&env::var_os("XDG_RUNTIME_DIR")?).join("elect"));
+    of_the_unit.or_else(|| of_the_user().filter(|directory| directory.is_dir()))
+}
+
+/// The directory to witness in, and the etcd to tell.
+fn directory(said: Option<PathBuf>, config: Config) -> anyhow::Result<(Lifeline, etcd::Settings)> {
+    let BackendConfig::Etcd(settings) = config.backend.clone() else {
+        bail!(UsageError("peers notice by themselves that one of them died; leave --peers out".into()));
+    };
+    let directory = said.or_else(|| config.file().lifeline.clone()).or_else(usual);
+    let directory = directory.ok_or_else(|| {
+        UsageError("which directory? name it, as in `elect witness /run/elect`, or set ELECT_LIFELINE".into())
+    })?;
+    Ok((Lifeline::open(directory).map_err(explained)?, settings))
+}
+
+fn explained(error: LifelineError) -> anyhow::Error {
+    anyhow::Error::new(error).context("this directory can't have tickets")
+}
+
+/// `elect witness`: releases those who die on this host, until stopped.
+pub(super) async fn witness(said: Option<PathBuf>, config: Config) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::listen_with_hangup().context("failed to listen for signals")?;
+    let (lifeline, settings) = directory(said, config)?;
+    info!(directory = %lifeline.path().display(), "watching the servers of this host");
+    let etcd = Etcd::start_on(Handle::current(), settings.with_lifeline(lifeline));
+    let _ = signals.next().await;
+    let _ = timeout(LEAVE_WITHIN, etcd.drained()).await;
+    log::drain();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `elect release`: the same, once.
+pub(super) async fn release(said: Option<PathBuf>, config: Config) -> anyhow::Result<ExitCode> {
+    let (lifeline, settings) = directory(said, config)?;
+    let etcd = Etcd::start_on(Handle::current(), settings);
+    let released = lifeline.release_dead(&etcd, RELEASE_WITHIN).await;
+    let released = released.with_context(|| lifeline.path().display().to_string())?;
+    let _ = timeout(LEAVE_WITHIN, etcd.drained()).await;
+    let ours = |error: &ReleaseError| !matches!(error, ReleaseError::OtherCluster { .. });
+    if let Some(error) = released.errors.into_iter().find(ours) {
+        return Err(
+            anyhow::Error::new(error).context("a server that died keeps its place until its TTL has passed")
+        );
+    }
+    info!(servers = released.given_up, "released what servers that died had left");
+    log::drain();
+    Ok(ExitCode::SUCCESS)
+}

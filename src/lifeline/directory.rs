@@ -1,0 +1,263 @@
+//! A directory of tickets: which is accepted, and how a ticket gets into it and out again.
+//!
+//! A ticket's file is locked, written and *mapped*, and its descriptor is closed, all before anybody can see it under
+//! its name. From then on only the mapping holds the lock: no `close`, no unlocking and no child that closes what
+//! it inherited ends it, and the kernel takes the mapping away with the last of the process's memory.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use memmap2::{MmapOptions, MmapRaw};
+use nix::unistd::Uid;
+
+use super::evidence::{BootId, FileId, FileSystem, Judge, TicketRecord};
+use crate::leadership::Ticket;
+
+/// What the name of a ticket ends in.
+pub(super) const TICKET: &str = ".ticket";
+
+/// What the name of a file begins with that is no ticket yet.
+pub(super) const NEW: &str = ".new-";
+
+/// A directory in which the candidates of one host keep tickets for each other.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    path: PathBuf,
+    pub(super) owner: u32,
+    file_system: FileSystem,
+    boot: BootId,
+}
+
+/// Why a directory can't have tickets.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LifelineError {
+    /// It can't be used at all.
+    #[error("{path}: {problem}")]
+    Unusable {
+        /// The directory.
+        path: String,
+        /// What the system says.
+        #[source]
+        problem: io::Error,
+    },
+    /// A user who may write there could depose leaders.
+    #[error(
+        "{path} belongs to another user, or others may write there; make it this user's own, of mode 0700"
+    )]
+    Exposed {
+        /// The directory.
+        path: String,
+    },
+    /// Locks or files are not what they are on tmpfs, ext4, xfs and btrfs.
+    #[error("{path} is on {file_system}; use a directory on tmpfs, ext4, xfs or btrfs")]
+    FileSystem {
+        /// The directory.
+        path: String,
+        /// What it is on.
+        file_system: String,
+    },
+    /// The kernel does not say which of its runs this is.
+    #[error("no boot id: {0}")]
+    NoBootId(#[source] io::Error),
+    /// A lock did not do there what it must.
+    #[error("{path}: a lock {found} there")]
+    SelfTest {
+        /// The directory.
+        path: String,
+        /// What was found.
+        found: &'static str,
+    },
+}
+
+impl Directory {
+    /// Accepts a directory, and makes it if it is not there.
+    pub(super) fn open(path: &Path) -> Result<Self, LifelineError> {
+        let unusable = |problem| LifelineError::Unusable { path: path.display().to_string(), problem };
+        match DirBuilder::new().mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
+            Ok(()) | Err(_) => {}
+        }
+        let path = path.canonicalize().map_err(unusable)?;
+        let metadata = fs::metadata(&path).map_err(unusable)?;
+        if !metadata.is_dir() {
+            return Err(unusable(io::ErrorKind::NotADirectory.into()));
+        }
+        let trusted = metadata.uid() == Uid::effective().as_raw() || metadata.uid() == 0;
+        if !trusted || metadata.mode() & 0o022 != 0 {
+            return Err(LifelineError::Exposed { path: path.display().to_string() });
+        }
+        let file_system = file_system(&path).map_err(unusable)?;
+        if !file_system.is_fit() {
+            let (path, file_system) = (path.display().to_string(), file_system.to_string());
+            return Err(LifelineError::FileSystem { path, file_system });
+        }
+        let boot = boot_id().map_err(LifelineError::NoBootId)?;
+        let directory = Self { path, owner: metadata.uid(), file_system, boot };
+        directory.test()?;
+        Ok(directory)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn judge(&self) -> Judge {
+        let tmpfs = self.file_system == FileSystem::Tmpfs;
+        Judge { boot: self.boot.clone(), owner: self.owner, tmpfs }
+    }
+
+    /// Tries whether a mapping holds a lock here, and whether the lock ends with it.
+    fn test(&self) -> Result<(), LifelineError> {
+        let shown = || self.path.display().to_string();
+        let failed = |found| LifelineError::SelfTest { path: shown(), found };
+        let unusable = |problem| LifelineError::Unusable { path: shown(), problem };
+        let path = self.path.join(unique_name());
+        let tried = self.mapped(&path, |_| "a test\n".into()).and_then(|(_, mapping)| {
+            let held = !is_free(&File::open(&path)?)?;
+            drop(mapping);
+            Ok((held, is_free(&File::open(&path)?)?))
+        });
+        let _ = fs::remove_file(&path);
+        match tried.map_err(unusable)? {
+            (false, _) => Err(failed("does not outlive its descriptor")),
+            (true, false) => Err(failed("outlives its mapping")),
+            (true, true) => Ok(()),
+        }
+    }
+
+    /// Makes a new file, locks it, writes what it is to hold, maps it, and closes it.
+    fn mapped(&self, path: &Path, text: impl FnOnce(FileId) -> String) -> io::Result<(FileId, MmapRaw)> {
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        file.try_lock()?;
+        let id = FileId::of(&file.metadata()?);
+        file.write_all(text(id).as_bytes())?;
+        Ok((id, MmapOptions::new().map_raw_read_only(&file)?))
+    }
+
+    /// Puts a ticket into the directory, whose lock is held for as long as `slot` lives. No sooner can it be seen.
+    pub(super) fn put(
+        self: &Arc<Self>,
+        candidate: &str,
+        lock_delay: Duration,
+        ticket: Ticket,
+        slot: &TicketSlot,
+    ) -> io::Result<()> {
+        let name = format!("{:x}-{:x}-{:x}{TICKET}", ticket.cluster, ticket.lease, ticket.created);
+        let created = ticket.created;
+        let new = self.path.join(unique_name());
+        let text = |file| TicketRecord::new(self.boot.clone(), file, candidate, lock_delay, ticket).to_text();
+        let put = self.mapped(&new, text).and_then(|(id, mapping)| {
+            let path = self.path.join(name);
+            slot.hold(created, TicketFile { path: path.clone(), id, _mapping: mapping });
+            fs::rename(&new, &path)
+        });
+        if put.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        put
+    }
+
+    /// Takes a ticket out, unless another file has taken its name.
+    pub(super) fn remove(&self, name: &OsString, id: FileId) -> io::Result<()> {
+        remove_if_it_is(&self.path.join(name), id)
+    }
+}
+
+/// A ticket's file, and the only thing that keeps its lock.
+#[derive(Debug)]
+struct TicketFile {
+    path: PathBuf,
+    id: FileId,
+    _mapping: MmapRaw,
+}
+
+impl Drop for TicketFile {
+    fn drop(&mut self) {
+        // Before the lock goes, with the mapping: nobody needs to look at it then.
+        let _ = remove_if_it_is(&self.path, self.id);
+    }
+}
+
+fn remove_if_it_is(path: &Path, id: FileId) -> io::Result<()> {
+    match FileId::of(&fs::symlink_metadata(path)?) == id {
+        true => fs::remove_file(path),
+        false => Ok(()),
+    }
+}
+
+/// The place of a lease's ticket.
+///
+/// It lives as long as anything in this process that may believe in the lease: the lease itself, which
+/// attempt after attempt may stand with, and each validity that counts on it.
+#[derive(Debug, Default)]
+pub(crate) struct TicketSlot(Mutex<Option<(i64, TicketFile)>>);
+
+impl TicketSlot {
+    /// Whether it has the ticket of the key that was created then.
+    pub(crate) fn has(&self, created: i64) -> bool {
+        self.lock().as_ref().is_some_and(|(held, _)| *held == created)
+    }
+
+    /// A ticket that was there is for a key that is gone.
+    fn hold(&self, created: i64, file: TicketFile) {
+        *self.lock() = Some((created, file));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<(i64, TicketFile)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FileId {
+    pub(super) fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// Whether a lock is free, by taking it for a moment. Witnesses don't keep each other out.
+pub(super) fn is_free(file: &File) -> io::Result<bool> {
+    match file.try_lock_shared() {
+        Ok(()) => Ok(true),
+        Err(fs::TryLockError::WouldBlock) => Ok(false),
+        Err(fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn unique_name() -> String {
+    format!("{NEW}{:016x}", fastrand::u64(..))
+}
+
+fn boot_id() -> io::Result<BootId> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    match text.trim() {
+        "" => Err(io::ErrorKind::InvalidData.into()),
+        id => Ok(BootId(id.to_owned())),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn file_system(path: &Path) -> io::Result<FileSystem> {
+    use nix::sys::statfs::{self, statfs};
+    Ok(match statfs(path)?.filesystem_type() {
+        statfs::TMPFS_MAGIC => FileSystem::Tmpfs,
+        statfs::EXT4_SUPER_MAGIC => FileSystem::Disk("ext4"),
+        statfs::XFS_SUPER_MAGIC => FileSystem::Disk("xfs"),
+        statfs::BTRFS_SUPER_MAGIC => FileSystem::Disk("btrfs"),
+        statfs::OVERLAYFS_SUPER_MAGIC => FileSystem::Overlay,
+        statfs::FsType(number) => FileSystem::Other(number as u32),
+    })
+}
+
+/// Elsewhere there is neither a boot id nor a tmpfs that is known to keep this promise.
+#[cfg(not(target_os = "linux"))]
+fn file_system(_: &Path) -> io::Result<FileSystem> {
+    Err(io::ErrorKind::Unsupported.into())
+}

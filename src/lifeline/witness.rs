@@ -1,0 +1,502 @@
+//! Looks at the tickets of a directory, and has the terms of processes that are gone released.
+//!
+//! ```text
+//! thread "elect-witness":  inotify, and once a second ─► open, try the lock ─► judge ── dead ──┐
+//!                               ▲                                                              ▼
+//!                               └── outcome ◄── delete the key, if it is the ticket's ◄── lock delay
+//! ```
+//!
+//! inotify is a hint, and a little early: the kernel tells of the last close of a file before it lets its lock go.
+//! So a file that was told of is looked at again and again for a moment.
+//!
+//! Files are looked at on a thread of its own. The disk that a directory may lie on must hold up no renewal.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    os::{
+        fd::AsFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc as std_mpsc},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    task::JoinSet,
+};
+use tracing::{debug, info, warn};
+
+use super::{
+    directory::{Directory, NEW, TICKET, is_free},
+    evidence::{Doubt, FileId, Judge, Probe, TicketRecord},
+};
+use crate::{
+    clock::{self, Timestamp},
+    etcd::{self, EtcdShared},
+    leadership::{ReleaseError, Released},
+};
+
+/// How often each ticket is looked at, whatever inotify says.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// More are left to their TTL: looking at each once a second would take a tenth of a processor's time.
+const MAX_TICKETS: usize = 65_536;
+
+/// Far more than a ticket with the longest name of an election has.
+const MAX_SIZE: u64 = 16 * 1024;
+
+/// How long a release is tried before the ticket is looked at again.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Releases at one time. More processes than that rarely die at once, and etcd has others to serve.
+const AT_ONCE: usize = 16;
+
+/// Tickets that wait for a release. While there are more, the thread waits, and finds them at its next look.
+const WAITING: usize = 64;
+
+/// Making a ticket takes a fraction of this; what is left of one for longer has no maker any more.
+const UNFINISHED: Duration = Duration::from_secs(60);
+
+/// What proves nothing is left for a person to look at, for as long.
+const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// When a file that the kernel told of is looked at: its lock goes a moment after. A process with much memory, or on a
+/// machine with much to do, takes longer.
+const HURRY: [Duration; 10] = [
+    Duration::ZERO,
+    Duration::from_micros(100),
+    Duration::from_micros(300),
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+    Duration::from_millis(8),
+    Duration::from_millis(16),
+    Duration::from_millis(32),
+    Duration::from_millis(64),
+];
+
+/// A ticket whose process is gone.
+#[derive(Debug)]
+pub(super) struct Dead {
+    name: OsString,
+    file: FileId,
+    record: TicketRecord,
+    /// When its lock was found free.
+    found: Timestamp,
+}
+
+/// What became of a ticket that was handed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// Nothing is left to do for it.
+    Over,
+    /// To be released again.
+    Again,
+    /// Not for this witness.
+    NotOurs,
+}
+
+/// What a witness remembers of a ticket.
+#[derive(Debug)]
+struct Memory {
+    file: FileId,
+    seen_held: bool,
+    from_the_start: bool,
+    handed_on: bool,
+    /// Whether it is not to be looked at any more.
+    left_alone: bool,
+}
+
+/// One look after the other at a directory; knows no etcd.
+#[derive(Debug)]
+pub(super) struct Looks {
+    directory: Arc<Directory>,
+    judge: Judge,
+    known: BTreeMap<OsString, Memory>,
+    began: bool,
+}
+
+impl Looks {
+    pub(super) fn new(directory: Arc<Directory>) -> Self {
+        Self { judge: directory.judge(), directory, known: BTreeMap::new(), began: false }
+    }
+
+    /// Looks at all that is there; tidies up.
+    pub(super) fn scan(&mut self) -> io::Result<Vec<Dead>> {
+        let from_the_start = !std::mem::replace(&mut self.began, true);
+        let mut dead = Vec::new();
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.directory.path())? {
+            let name = entry?.file_name();
+            let bytes = name.as_encoded_bytes();
+            if bytes.starts_with(NEW.as_bytes()) {
+                self.tidy_up(&name, UNFINISHED);
+            } else if bytes.ends_with(TICKET.as_bytes()) && found.len() < MAX_TICKETS {
+                dead.extend(self.look(&name, from_the_start).ok().and_then(|(_, dead)| dead));
+                found.push(name);
+            }
+        }
+        found.sort_unstable();
+        self.known.retain(|name, _| found.binary_search(name).is_ok());
+        Ok(dead)
+    }
+
+    /// Looks at one; says whether its lock is still held, and whether its process is gone.
+    fn look(&mut self, name: &OsString, from_the_start: bool) -> io::Result<(bool, Option<Dead>)> {
+        let path = self.directory.path().join(name);
+        let (mut file, metadata) = open(&path)?;
+        let id = FileId::of(&metadata);
+        let fresh =
+            || Memory { file: id, seen_held: false, from_the_start, handed_on: false, left_alone: false };
+        let known = self.known.entry(name.clone()).or_insert_with(fresh);
+        if known.file != id {
+            *known = fresh();
+        }
+        if known.handed_on || known.left_alone {
+            return Ok((false, None));
+        }
+        if !is_free(&file)? {
+            known.seen_held = true;
+            return Ok((true, None));
+        }
+        let record = read(&mut file)?;
+        let probe = Probe {
+            file: id,
+            owner: metadata.uid(),
+            record: record.as_ref(),
+            seen_held: known.seen_held,
+            from_the_start: known.from_the_start,
+        };
+        match self.judge.dead(probe).cloned() {
+            Ok(record) => {
+                known.handed_on = true;
+                Ok((false, Some(Dead { name: name.clone(), file: id, record, found: Timestamp::now() })))
+            }
+            Err(doubt) => {
+                known.left_alone = true;
+                debug!(ticket = %path.display(), %doubt, "a ticket proves nothing");
+                if doubt != Doubt::OtherOwner {
+                    self.tidy_up(name, A_DAY);
+                }
+                Ok((false, None))
+            }
+        }
+    }
+
+    /// Removes a file that has not been changed for so long, and is locked by nobody.
+    fn tidy_up(&self, name: &OsString, after: Duration) {
+        let tidy = || -> io::Result<()> {
+            let (file, metadata) = open(&self.directory.path().join(name))?;
+            let age = SystemTime::now().duration_since(metadata.modified()?).unwrap_or_default();
+            if age > after && metadata.uid() == self.directory.owner && is_free(&file)? {
+                self.directory.remove(name, FileId::of(&metadata))?;
+            }
+            Ok(())
+        };
+        // It is looked at again when a witness starts.
+        let _ = tidy();
+    }
+
+    fn settle(&mut self, dead: &Dead, outcome: Outcome) {
+        let known = self.known.get_mut(&dead.name).filter(|known| known.file == dead.file);
+        match (outcome, known) {
+            (Outcome::Over, _) => {
+                let _ = self.directory.remove(&dead.name, dead.file);
+                self.known.remove(&dead.name);
+            }
+            // What was proved once stays proved.
+            (Outcome::Again, Some(known)) => (known.handed_on, known.seen_held) = (false, true),
+            (Outcome::NotOurs, Some(known)) => known.left_alone = true,
+            (Outcome::Again | Outcome::NotOurs, None) => {}
+        }
+    }
+}
+
+/// A ticket's file, and nothing that would block or lead elsewhere.
+fn open(path: &Path) -> io::Result<(File, fs::Metadata)> {
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let metadata = file.metadata()?;
+    match metadata.is_file() {
+        true => Ok((file, metadata)),
+        false => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+fn read(file: &mut File) -> io::Result<Option<TicketRecord>> {
+    let mut text = Vec::new();
+    file.take(MAX_SIZE).read_to_end(&mut text)?;
+    Ok(TicketRecord::parse(&text))
+}
+
+/// Looks once, and releases what is found; there may be none.
+pub(super) async fn release_once(
+    shared: &Arc<EtcdShared>,
+    directory: &Arc<Directory>,
+    within: Duration,
+) -> io::Result<Vec<Result<Released, ReleaseError>>> {
+    let mut looks = Looks::new(Arc::clone(directory));
+    let scanned = shared.spawn_blocking(move || looks.scan().map(|dead| (looks, dead))).await;
+    let (looks, dead) = scanned.map_err(io::Error::other)??;
+    let (looks, at_once) = (Arc::new(Mutex::new(looks)), Arc::new(Semaphore::new(AT_ONCE)));
+    let mut releases = Vec::new();
+    for dead in dead {
+        let (shared, looks, at_once) = (Arc::clone(shared), Arc::clone(&looks), Arc::clone(&at_once));
+        releases.push(shared.clone().spawn(async move {
+            clock::sleep_until(dead.found + dead.record.lock_delay()).await;
+            // Never closed.
+            let _turn = at_once.acquire().await;
+            let ticket = dead.record.ticket.clone();
+            let released = etcd::release(shared, ticket, Timestamp::now() + within).await;
+            if released.is_ok() {
+                looks.lock().unwrap_or_else(PoisonError::into_inner).settle(&dead, Outcome::Over);
+            }
+            released
+        }));
+    }
+    let mut all = Vec::new();
+    for release in releases {
+        all.push(release.await.map_err(io::Error::other)?);
+    }
+    Ok(all)
+}
+
+/// Starts to look, for as long as `shared` lives.
+pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<Directory>) {
+    let (found, dead) = mpsc::channel(WAITING);
+    let (outcomes, settled) = std_mpsc::channel();
+    let looking = move || Watching { looks: Looks::new(directory), found, settled }.run();
+    if let Err(error) = thread::Builder::new().name("elect-witness".into()).spawn(looking) {
+        warn!(%error, "the processes of this host are not watched: their terms end by their TTL");
+        return;
+    }
+    let release = release_all(Arc::downgrade(shared), dead, outcomes);
+    shared.spawn(release);
+}
+
+/// The thread.
+struct Watching {
+    looks: Looks,
+    found: mpsc::Sender<Dead>,
+    settled: std_mpsc::Receiver<(Dead, Outcome)>,
+}
+
+impl Watching {
+    fn run(mut self) {
+        let mut hints = Hints::new(self.looks.directory.path());
+        // By name: how many looks a file has had, and when the next is due.
+        let mut hurried: BTreeMap<OsString, (usize, Instant)> = BTreeMap::new();
+        let mut scan_at = Instant::now();
+        while !self.found.is_closed() {
+            while let Ok((dead, outcome)) = self.settled.try_recv() {
+                self.looks.settle(&dead, outcome);
+            }
+            let now = Instant::now();
+            if now >= scan_at {
+                hints.renew(self.looks.directory.path());
+                match self.looks.scan() {
+                    Ok(dead) => self.hand_on(dead),
+                    Err(error) => debug!(%error, "the directory of tickets can't be read"),
+                }
+                scan_at = Instant::now() + LOOK_AGAIN;
+            }
+            let due: Vec<_> =
+                hurried.iter().filter(|(_, (_, at))| *at <= now).map(|(name, _)| name.clone()).collect();
+            for name in due {
+                let looked = self.looks.look(&name, false);
+                match (looked, hurried.get_mut(&name)) {
+                    (Ok((true, _)), Some((looks, at))) if *looks + 1 < HURRY.len() => {
+                        *looks += 1;
+                        *at = Instant::now() + HURRY[*looks];
+                    }
+                    (looked, _) => {
+                        hurried.remove(&name);
+                        self.hand_on(looked.ok().and_then(|(_, dead)| dead));
+                    }
+                }
+            }
+            let next = hurried.values().map(|(_, at)| *at).min().map_or(scan_at, |at| at.min(scan_at));
+            match hints.wait(next.saturating_duration_since(Instant::now())) {
+                Hint::None => {}
+                Hint::Files(names) => {
+                    let now = Instant::now();
+                    let tickets = names.into_iter().filter(is_ticket);
+                    hurried.extend(tickets.map(|name| (name, (0, now))));
+                }
+                Hint::Anything => scan_at = Instant::now(),
+            }
+        }
+    }
+
+    fn hand_on(&self, dead: impl IntoIterator<Item = Dead>) {
+        for dead in dead {
+            // The other end is gone: so is this thread, soon.
+            let _ = self.found.blocking_send(dead);
+        }
+    }
+}
+
+fn is_ticket(name: &OsString) -> bool {
+    let bytes = name.as_encoded_bytes();
+    bytes.ends_with(TICKET.as_bytes()) && !bytes.starts_with(NEW.as_bytes())
+}
+
+enum Hint {
+    None,
+    /// These were closed for the last time, or are new.
+    Files(Vec<OsString>),
+    /// Some were left out.
+    Anything,
+}
+
+#[cfg(target_os = "linux")]
+use self::inotify::Hints;
+
+#[cfg(target_os = "linux")]
+mod inotify {
+    use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+    use super::*;
+
+    /// What inotify tells of a directory; nothing where there is none to be had.
+    ///
+    /// Witnesses open files only to read, so what they close is not told.
+    pub(super) struct Hints {
+        inotify: Option<Inotify>,
+        watching: bool,
+    }
+
+    impl Hints {
+        pub(super) fn new(_: &Path) -> Self {
+            let flags = InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC;
+            let inotify = Inotify::init(flags).inspect_err(|error| {
+                warn!(%error, "no inotify: a process that dies is noticed within a second, and not at once");
+            });
+            Self { inotify: inotify.ok(), watching: false }
+        }
+
+        /// Watches, if it does not; the directory may have been made anew.
+        pub(super) fn renew(&mut self, path: &Path) {
+            if let (Some(inotify), false) = (&self.inotify, self.watching) {
+                let events = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
+                self.watching = inotify.add_watch(path, events | AddWatchFlags::IN_ONLYDIR).is_ok();
+            }
+        }
+
+        pub(super) fn wait(&mut self, at_most: Duration) -> Hint {
+            let Some(inotify) = &self.inotify else {
+                thread::sleep(at_most);
+                return Hint::None;
+            };
+            let mut readable = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+            let slept = wait_for(&mut readable, at_most);
+            if !slept {
+                return Hint::None;
+            }
+            let events = inotify.read_events().unwrap_or_default();
+            let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT;
+            if events.iter().any(|event| event.mask.intersects(lost)) {
+                self.watching = !events.iter().any(|event| event.mask.contains(AddWatchFlags::IN_IGNORED))
+                    && self.watching;
+                return Hint::Anything;
+            }
+            Hint::Files(events.into_iter().filter_map(|event| event.name).collect())
+        }
+    }
+
+    /// Whether there is something to read.
+    fn wait_for(readable: &mut [PollFd<'_>], at_most: Duration) -> bool {
+        // `poll` counts milliseconds; shorter waits are slept through.
+        let whole = u16::try_from(at_most.as_millis()).unwrap_or(u16::MAX);
+        let ready = poll(readable, PollTimeout::from(whole)).is_ok_and(|ready| ready > 0);
+        if !ready && whole == 0 {
+            thread::sleep(at_most);
+        }
+        ready
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+struct Hints;
+
+#[cfg(not(target_os = "linux"))]
+impl Hints {
+    fn new(_: &Path) -> Self {
+        Self
+    }
+
+    fn renew(&mut self, _: &Path) {}
+
+    fn wait(&mut self, at_most: Duration) -> Hint {
+        thread::sleep(at_most);
+        Hint::None
+    }
+}
+
+/// Releases what is found, until the thread or `shared` is gone.
+async fn release_all(
+    shared: Weak<EtcdShared>,
+    mut dead: mpsc::Receiver<Dead>,
+    outcomes: std_mpsc::Sender<(Dead, Outcome)>,
+) {
+    // As many as there are tickets: those of a lock delay wait here.
+    let mut releases = JoinSet::new();
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
+    loop {
+        let next = tokio::select! {
+            biased;
+            Some(done) = releases.join_next() => {
+                if let Ok(settled) = done {
+                    // The thread may be on its way out.
+                    let _ = outcomes.send(settled);
+                }
+                continue;
+            }
+            next = dead.recv() => next,
+        };
+        let Some(dead) = next else { return };
+        let (shared, at_once) = (Weak::clone(&shared), Arc::clone(&at_once));
+        releases.spawn(async move {
+            clock::sleep_until(dead.found + dead.record.lock_delay()).await;
+            // Never closed.
+            let _turn = at_once.acquire().await;
+            let outcome = match shared.upgrade() {
+                Some(shared) => release(shared, &dead).await,
+                None => Outcome::Again,
+            };
+            (dead, outcome)
+        });
+    }
+}
+
+async fn release(shared: Arc<EtcdShared>, dead: &Dead) -> Outcome {
+    let TicketRecord { name, ticket, .. } = &dead.record;
+    let token = ticket.created;
+    let released = etcd::release(shared, ticket.clone(), Timestamp::now() + RELEASE_WITHIN).await;
+    match released {
+        Ok(Released::GivenUp) => {
+            info!(candidate = %name, token, "released the place of a process that is gone");
+            Outcome::Over
+        }
+        Ok(Released::NothingHeld) => {
+            debug!(candidate = %name, token, "a process that is gone held no place any more");
+            Outcome::Over
+        }
+        Err(ReleaseError::OtherCluster { .. } | ReleaseError::Malformed) => Outcome::NotOurs,
+        Err(error @ ReleaseError::Refused(_)) => {
+            warn!(candidate = %name, %error, "can't release the place of a process that is gone");
+            Outcome::NotOurs
+        }
+        Err(error @ ReleaseError::Unconfirmed(_)) => {
+            debug!(candidate = %name, %error, "the place of a process that is gone is not released yet");
+            Outcome::Again
+        }
+    }
+}
