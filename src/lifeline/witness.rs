@@ -163,7 +163,9 @@ impl Looks {
             return Ok((false, None));
         }
         if !is_free(&file)? {
-            known.seen_held = true;
+            if !std::mem::replace(&mut known.seen_held, true) {
+                debug!(ticket = %path.display(), "a ticket of a process that lives");
+            }
             return Ok((true, None));
         }
         let record = read(&mut file)?;

@@ -211,9 +211,9 @@ impl Server {
 
     /// Ends it by SIGKILL.
     pub(crate) fn kill(&mut self) -> BootTime {
-        let killed = self.captured.kill();
-        self.ended = Some(killed);
-        killed
+        // The next leader may be there before this one is reaped.
+        self.ended = Some(BootTime::now());
+        self.captured.kill()
     }
 
     /// Stops it by SIGSTOP. Returns a moment at which it stood still.
