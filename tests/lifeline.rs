@@ -455,12 +455,16 @@ fn a_full_directory_costs_the_ticket_and_not_the_election() {
     let server = |name: &str| {
         let args = ["server", name, "--etcd", &endpoint, "--ttl", TTL, "--lifeline", &lifeline];
         let args = args.map(str::to_owned).to_vec();
-        volume.elect(args).start()
+        volume.elect(args).env("RUST_LOG", "leader_election::lifeline=debug,info").start()
     };
     let first = server("server1");
     first.wait_for_line_matching(LEADER);
     let mut second = server("server2");
     second.wait_for_line_matching(FOLLOWER);
+    eventually(SOON, "both tickets to be seen", || {
+        let seen = |line: &String| line.contains("a ticket of a process that lives");
+        (first.stdout().iter().filter(|line| seen(line)).count() == 2).then_some(())
+    });
     volume.fill();
     etcd.admin().revoke(etcd.admin().candidates(ELECTION_NAME)[0].lease);
     second.wait_for_line_matching(LEADER);
