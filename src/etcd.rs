@@ -63,7 +63,6 @@ pub(crate) mod view;
 mod watches;
 pub(crate) mod win;
 
-pub(crate) use self::{keys::Revision, term::release};
 use self::{
     connection::{ConnectionPool, EndpointConnection},
     error::EtcdError,
@@ -75,6 +74,7 @@ pub use self::{
     endpoint::{Endpoint, InvalidEndpoint},
     transaction::TransactionError,
 };
+pub(crate) use self::{keys::Revision, term::release};
 pub use crate::tls::{Expiry, InvalidTls, Tls};
 use crate::{
     candidate::{Backend, CampaignReply, CampaignRequest, Candidate, sealed, span},

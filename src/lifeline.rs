@@ -43,7 +43,7 @@ mod directory;
 pub(crate) mod evidence;
 mod witness;
 
-/// How long a candidate waits for its ticket before it goes on without; it may come later. In memory it takes a
+/// Limit of a candidate's wait for its ticket before it goes on without; it may come later. In memory it takes a
 /// fraction of a millisecond, on a busy disk a few.
 const TICKET_WITHIN: Duration = Duration::from_millis(500);
 
@@ -54,11 +54,11 @@ const TICKET_WITHIN: Duration = Duration::from_millis(500);
 pub struct Lifeline {
     directory: Arc<Directory>,
     lock_delay: Duration,
-    /// Whether it was said that tickets can't be written.
+    /// A failure to write tickets is told once.
     told: Arc<AtomicBool>,
 }
 
-/// What [`Lifeline::release_dead`] did.
+/// Result of [`Lifeline::release_dead`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use = "it says what was not released"]
 #[non_exhaustive]
@@ -72,8 +72,8 @@ pub struct DeadReleased {
 impl Lifeline {
     /// Uses a directory, and makes it if it is not there. Tries whether locks do there what they must.
     ///
-    /// It has to be this user's or root's, with no others who may write there, and on tmpfs, ext4, xfs or btrfs. Best on
-    /// tmpfs, as `/run` is: on a disk, what a process left is released by those who saw it alive, and not by itself when it
+    /// It has to be this user's or root's, writable by no others, and on tmpfs, ext4, xfs or btrfs. Best on
+    /// tmpfs, as `/run` is: on a disk, what a process left is released by witnesses that saw it alive, and not by itself when it
     /// starts again.
     ///
     /// Blocks for as long as the file system does.
@@ -86,7 +86,7 @@ impl Lifeline {
         Ok(Self { directory, lock_delay: Duration::ZERO, told: Arc::default() })
     }
 
-    /// How long witnesses wait after the end of this process before they release its place: as long as its last effects may be on
+    /// Time that witnesses wait after the end of this process before they release its place: as long as its last effects may be on
     /// their way to something that checks no token. Zero unless said.
     pub fn with_lock_delay(mut self, delay: Duration) -> Self {
         self.lock_delay = delay;
@@ -119,7 +119,7 @@ impl Lifeline {
         Ok(all)
     }
 
-    /// Releases those who die, for as long as `shared` lives.
+    /// Releases what processes that die leave, for as long as `shared` lives.
     pub(crate) fn watch(&self, shared: &Arc<EtcdShared>) {
         witness::start(shared, Arc::clone(&self.directory));
     }

@@ -1,6 +1,6 @@
 //! A process that dies is followed at once, and nothing but the end of a process is taken for it.
 //!
-//! The first half asks `elect` on real etcd, with TTLs that explain nothing: whoever leads within seconds leads by a ticket. The
+//! The first half asks `elect` on real etcd, with TTLs that explain nothing: a server that leads within seconds leads by a ticket. The
 //! second half asks the kernel for what all of it rests on: a lock that is held through a mapping is free once no code of the
 //! process can run any more, and not before.
 
@@ -177,7 +177,7 @@ impl WaitForText for Captured {
 fn elect_release_releases_the_dead_and_leaves_the_living_alone() {
     let (etcd, directory) = (Etcd::start(EtcdVersion::V3_7), in_memory());
     let endpoint = etcd.endpoint();
-    // In a directory that nobody watches.
+    // In a directory without another witness.
     let mut alone =
         Server::start_with("alone", &endpoint, TTL, &["--lifeline", directory.path().to_str().unwrap()]);
     alone.wait_for_line(LEADER, SOON);
@@ -233,7 +233,7 @@ fn a_witness_waits_as_long_as_the_leader_had_said() {
 }
 
 #[test]
-fn of_two_witnesses_one_that_is_frozen_holds_up_nobody() {
+fn of_two_witnesses_one_that_is_frozen_does_not_hold_up_the_other() {
     let (etcd, directory) = (Etcd::start(EtcdVersion::V3_7), in_memory());
     let endpoint = etcd.endpoint();
     let mut server1 = leader("server1", &endpoint, directory.path());
@@ -369,7 +369,7 @@ fn contract_1_a_ticket_outlives_what_renews_for_as_long_as_anything_believes() {
     let handle = leadership.handle();
     let ticket = File::open(&tickets(directory.path())[0]).unwrap();
 
-    // Nothing renews any more, and nobody has told the holder.
+    // Nothing renews any more, and the holder is not told.
     backend.shutdown_timeout(SOON);
     drop(elector);
     assert!(leadership.holds() && is_held(&ticket));

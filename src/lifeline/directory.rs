@@ -1,6 +1,6 @@
 //! A directory of tickets: which is accepted, and how a ticket gets into it and out again.
 //!
-//! A ticket's file is locked, written and *mapped*, and its descriptor is closed, all before anybody can see it under
+//! A ticket's file is locked, written and *mapped*, and its descriptor is closed, all before it can be seen under
 //! its name. From then on only the mapping holds the lock: no `close`, no unlocking and no child that closes what
 //! it inherited ends it, and the kernel takes the mapping away with the last of the process's memory.
 
@@ -20,10 +20,10 @@ use nix::unistd::Uid;
 use super::evidence::{BootId, FileId, FileSystem, Judge, TicketRecord};
 use crate::leadership::Ticket;
 
-/// What the name of a ticket ends in.
+/// End of the name of a ticket.
 pub(super) const TICKET: &str = ".ticket";
 
-/// What the name of a file begins with that is no ticket yet.
+/// Start of the name of a file that is no ticket yet.
 pub(super) const NEW: &str = ".new-";
 
 /// A directory in which the candidates of one host keep tickets for each other.
@@ -44,11 +44,11 @@ pub enum LifelineError {
     Unusable {
         /// The directory.
         path: String,
-        /// What the system says.
+        /// The system's error.
         #[source]
         problem: io::Error,
     },
-    /// A user who may write there could depose leaders.
+    /// Another user may write there, and so could depose leaders.
     #[error(
         "{path} belongs to another user, or others may write there; make it this user's own, of mode 0700"
     )]
@@ -61,7 +61,7 @@ pub enum LifelineError {
     FileSystem {
         /// The directory.
         path: String,
-        /// What it is on.
+        /// Its file system.
         file_system: String,
     },
     /// The kernel does not say which of its runs this is.
@@ -72,7 +72,7 @@ pub enum LifelineError {
     SelfTest {
         /// The directory.
         path: String,
-        /// What was found.
+        /// The lock's behaviour.
         found: &'static str,
     },
 }
@@ -181,7 +181,7 @@ struct TicketFile {
 
 impl Drop for TicketFile {
     fn drop(&mut self) {
-        // Before the lock goes, with the mapping: nobody needs to look at it then.
+        // Before the lock goes with the mapping, so that no witness looks at it then.
         let _ = remove_if_it_is(&self.path, self.id);
     }
 }
@@ -201,7 +201,7 @@ fn remove_if_it_is(path: &Path, id: FileId) -> io::Result<()> {
 pub(crate) struct TicketSlot(Mutex<Option<(i64, TicketFile)>>);
 
 impl TicketSlot {
-    /// Whether it has the ticket of the key that was created then.
+    /// Says if it has the ticket of the key that was created then.
     pub(crate) fn has(&self, created: i64) -> bool {
         self.lock().as_ref().is_some_and(|(held, _)| *held == created)
     }
@@ -222,7 +222,7 @@ impl FileId {
     }
 }
 
-/// Whether a lock is free, by taking it for a moment. Witnesses don't keep each other out.
+/// Tries a lock by taking it for a moment. Witnesses don't keep each other out.
 pub(super) fn is_free(file: &File) -> io::Result<bool> {
     match file.try_lock_shared() {
         Ok(()) => Ok(true),

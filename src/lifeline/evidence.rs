@@ -1,4 +1,4 @@
-//! When a ticket's file proves that its process is gone.
+//! The rule by which a ticket's file proves that its process is gone.
 //!
 //! Pure: files are opened, locked and read in [`witness`](super::witness).
 //!
@@ -30,21 +30,21 @@ pub(crate) struct FileId {
     pub(crate) inode: u64,
 }
 
-/// What a directory of tickets lies on.
+/// File system of a directory of tickets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FileSystem {
     /// In memory.
     Tmpfs,
     /// ext4, xfs or btrfs, by this name.
     Disk(&'static str),
-    /// Copies a file that is written to, and keeps showing the old one to those who had it open.
+    /// Copies a file that is written to, and keeps showing the old one to processes that had it open.
     Overlay,
     /// Some other, by the number that the kernel gives it.
     Other(u32),
 }
 
 impl FileSystem {
-    /// Whether one file is one file there, and its locks are this kernel's: tried on these only.
+    /// True where one file is one file, and its locks are this kernel's: tried on these only.
     pub(crate) fn is_fit(self) -> bool {
         matches!(self, Self::Tmpfs | Self::Disk(_))
     }
@@ -68,7 +68,7 @@ pub(crate) struct TicketRecord {
     pub(crate) file: FileId,
     /// The candidate's name, for the log.
     pub(crate) name: String,
-    /// How long after the end of the process its term is to be released, in milliseconds.
+    /// Milliseconds from the end of the process to the release of its place.
     lock_delay: u64,
     pub(crate) ticket: Ticket,
 }
@@ -114,9 +114,9 @@ pub(crate) struct Probe<'a> {
     pub(crate) owner: u32,
     /// `None` if it is damaged.
     pub(crate) record: Option<&'a TicketRecord>,
-    /// Whether this witness saw the lock of this file held before.
+    /// This witness saw the lock of this file held before.
     pub(crate) seen_held: bool,
-    /// Whether the file was there when the witness began.
+    /// The file was there when the witness began.
     pub(crate) from_the_start: bool,
 }
 
@@ -126,7 +126,7 @@ pub(crate) struct Judge {
     pub(crate) boot: BootId,
     /// The user that the directory belongs to.
     pub(crate) owner: u32,
-    /// Whether the directory is in memory only: what is in it was put there under this boot.
+    /// The directory is in memory only: what is in it was put there under this boot.
     pub(crate) tmpfs: bool,
 }
 

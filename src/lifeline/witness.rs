@@ -43,7 +43,7 @@ use crate::{
     leadership::{ReleaseError, Released},
 };
 
-/// How often each ticket is looked at, whatever inotify says.
+/// Interval at which each ticket is looked at, whatever inotify says.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// More are left to their TTL: looking at each once a second would take a tenth of a processor's time.
@@ -52,7 +52,7 @@ const MAX_TICKETS: usize = 65_536;
 /// Far more than a ticket with the longest name of an election has.
 const MAX_SIZE: u64 = 16 * 1024;
 
-/// How long a release is tried before the ticket is looked at again.
+/// Time for which a release is tried before the ticket is looked at again.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Releases at one time. More processes than that rarely die at once, and etcd has others to serve.
@@ -64,10 +64,10 @@ const WAITING: usize = 64;
 /// Making a ticket takes a fraction of this; what is left of one for longer has no maker any more.
 const UNFINISHED: Duration = Duration::from_secs(60);
 
-/// What proves nothing is left for a person to look at, for as long.
+/// Age up to which a ticket that proves nothing is left for an operator to look at.
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// When a file that the kernel told of is looked at: its lock goes a moment after. A process with much memory, or on a
+/// Pauses between looks at a file that the kernel told of: its lock goes a moment after. A process with much memory, or on a
 /// machine with much to do, takes longer.
 const HURRY: [Duration; 10] = [
     Duration::ZERO,
@@ -88,11 +88,11 @@ pub(super) struct Dead {
     name: OsString,
     file: FileId,
     record: TicketRecord,
-    /// When its lock was found free.
+    /// Moment at which its lock was found free.
     found: Timestamp,
 }
 
-/// What became of a ticket that was handed on.
+/// Outcome for a ticket that was handed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Nothing is left to do for it.
@@ -103,14 +103,14 @@ enum Outcome {
     NotOurs,
 }
 
-/// What a witness remembers of a ticket.
+/// A witness's memory of a ticket.
 #[derive(Debug)]
 struct Memory {
     file: FileId,
     seen_held: bool,
     from_the_start: bool,
     handed_on: bool,
-    /// Whether it is not to be looked at any more.
+    /// It is not looked at any more.
     left_alone: bool,
 }
 
@@ -192,7 +192,7 @@ impl Looks {
         }
     }
 
-    /// Removes a file that has not been changed for so long, and is locked by nobody.
+    /// Removes a file that has not been changed for so long, and is not locked.
     fn tidy_up(&self, name: &OsString, after: Duration) {
         let tidy = || -> io::Result<()> {
             let (file, metadata) = open(&self.directory.path().join(name))?;
@@ -367,7 +367,7 @@ mod inotify {
 
     use super::*;
 
-    /// What inotify tells of a directory; nothing where there is none to be had.
+    /// inotify's events of a directory; none where there is no inotify to be had.
     ///
     /// Witnesses open files only to read, so what they close is not told.
     pub(super) struct Hints {
@@ -413,7 +413,7 @@ mod inotify {
         }
     }
 
-    /// Whether there is something to read.
+    /// True if there is something to read.
     fn wait_for(readable: &mut [PollFd<'_>], at_most: Duration) -> bool {
         // `poll` counts milliseconds; shorter waits are slept through.
         let whole = u16::try_from(at_most.as_millis()).unwrap_or(u16::MAX);

@@ -67,7 +67,7 @@ enum Command {
         #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
         name_flag: Option<CandidateName>,
         #[command(flatten)]
-        stands: CandidateArgs,
+        stands: Box<CandidateArgs>,
         #[command(flatten)]
         lifeline: LifelineArgs,
         #[command(flatten)]
@@ -324,7 +324,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let config = Config::merge(shared, Some(stands.member.clone()))?;
             secrecy::close(&config)?;
             let usual = Defaults { name: server::nameless, timing: Timing::DEFAULT };
-            let standing = config.standing(name_flag.or(name), stands, usual)?;
+            let standing = config.standing(name_flag.or(name), *stands, usual)?;
             log::start(config.log_format, OutputStream::Stdout)?;
             warn_of_environment(&config);
             let standing = lifeline.add_to(standing, &config)?;

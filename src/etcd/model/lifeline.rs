@@ -13,7 +13,7 @@
 //! * **Tickets that are not true** are written by the owner of the directory: a lease that lives, with another
 //!   `create_revision` than its key has.
 //!
-//! How the kernel ties a lock to memory is not modelled: `tests/lifeline.rs` asks the kernel.
+//! The tie between a lock and memory is not modelled: `tests/lifeline.rs` asks the kernel.
 
 use super::{Action as Any, *};
 use crate::lifeline::evidence::{
@@ -38,7 +38,7 @@ pub(super) enum Mutant {
     ReleasesWithoutComparing,
 }
 
-/// What looks like a live process's ticket, and has a free lock.
+/// Something that looks like a live process's ticket, and has a free lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Likeness {
     /// The file itself, whose lock is held while the process lives.
@@ -90,7 +90,7 @@ impl Election {
         self.mutant == Some(super::Mutant::Lifeline(safeguard))
     }
 
-    /// What a process, the witness and its releases may do.
+    /// Lists the steps that processes, the witness and its releases may take.
     pub(super) fn deaths(&self, world: &World, actions: &mut Vec<Any>) {
         let mut may = |action| actions.push(Any::Lifeline(action));
         for who in 0..world.candidates.len() {
@@ -132,7 +132,7 @@ impl Election {
         }
     }
 
-    /// Whether the witness would take the process that put a key for dead.
+    /// True if the witness would take the process that put a key for dead.
     fn finds_dead(&self, world: &World, key: &Key, likeness: Likeness) -> bool {
         let holder =
             world.candidates.iter().find(|one| one.hold().is_some_and(|hold| hold.lease == key.lease));

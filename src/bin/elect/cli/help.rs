@@ -33,6 +33,8 @@ const fn example(does: &'static str, command: &'static str) -> Example {
 
 const WRONG_USAGE: (&str, &str) = ("2", "wrong usage; nothing was sent");
 
+const OF_OTHERS: &[&str] = &["peers", "election"];
+
 const OF_ETCD: &[&str] = &["etcd", "user", "password_file"];
 
 const NOTES: &[Notes] = &[
@@ -64,6 +66,8 @@ const NOTES: &[Notes] = &[
             "elect-observe",
             "elect-status",
             "elect-peers",
+            "elect-witness",
+            "elect-release",
             "elect-demo",
         ],
         documents: &["configuration.md", "safety.md", "troubleshooting.md"],
@@ -90,8 +94,8 @@ const NOTES: &[Notes] = &[
             ("1", "failed; or the release was not confirmed; or a second signal ended it at once"),
             WRONG_USAGE,
         ],
-        see_also: &["elect", "elect-run", "elect-status", "elect-peers"],
-        documents: &["configuration.md", "http.md", "peers.md", "troubleshooting.md"],
+        see_also: &["elect", "elect-run", "elect-status", "elect-peers", "elect-witness"],
+        documents: &["configuration.md", "http.md", "peers.md", "lifeline.md", "troubleshooting.md"],
     },
     Notes {
         path: &["run"],
@@ -206,6 +210,34 @@ const NOTES: &[Notes] = &[
         ],
         see_also: &["elect-peers"],
         documents: &["peers.md"],
+    },
+    Notes {
+        path: &["witness"],
+        usage: None,
+        hidden: OF_OTHERS,
+        examples: &[example(
+            "One for all containers of this host, which have that directory as a volume:",
+            "elect witness /run/elect --etcd etcd1:2379,etcd2:2379,etcd3:2379",
+        )],
+        exit: &[("0", "told to stop"), ("1", "failed; or the directory is not fit"), WRONG_USAGE],
+        see_also: &["elect-server", "elect-release"],
+        documents: &["lifeline.md"],
+    },
+    Notes {
+        path: &["release"],
+        usage: None,
+        hidden: OF_OTHERS,
+        examples: &[example(
+            "In a unit, after the server has ended:",
+            "ExecStopPost=elect release %t/elect/%i",
+        )],
+        exit: &[
+            ("0", "nothing is left to release"),
+            ("1", "failed; or etcd did not confirm it within 5 s; or the directory is not fit"),
+            WRONG_USAGE,
+        ],
+        see_also: &["elect-server", "elect-witness"],
+        documents: &["lifeline.md"],
     },
     #[cfg(target_os = "linux")]
     Notes {

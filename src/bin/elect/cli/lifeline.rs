@@ -23,20 +23,20 @@ use crate::{
     log,
 };
 
-/// What turns the default off.
+/// In place of a directory: turns the default off.
 const NONE: &str = "none";
 
-/// How long `elect release` waits for etcd; what is left ends by its TTL.
+/// Time for which `elect release` waits for etcd; what is left ends by its TTL.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How a server that dies is followed at once.
+/// The flags by which a server that dies is followed at once.
 #[derive(Debug, Default, Args)]
 pub(crate) struct LifelineArgs {
     /// Keep a ticket in this directory, by which the other servers of this host notice at once that this one died
     /// [default: $RUNTIME_DIRECTORY, or $XDG_RUNTIME_DIR/elect where it is there; none turns it off].
     #[arg(long, value_name = "DIR", env = "ELECT_LIFELINE", help_heading = "etcd")]
     lifeline: Option<PathBuf>,
-    /// How long they wait then, for what this server did last to arrive [default: 0s].
+    /// Let them wait for so long first, so that the last effects of this server have arrived [default: 0s].
     #[arg(long, value_name = "DURATION", env = "ELECT_LOCK_DELAY", value_parser = parse_delay, help_heading = "etcd")]
     lock_delay: Option<Duration>,
 }
@@ -109,7 +109,7 @@ fn explained(error: LifelineError) -> anyhow::Error {
     anyhow::Error::new(error).context("this directory can't have tickets")
 }
 
-/// `elect witness`: releases those who die on this host, until stopped.
+/// `elect witness`: releases the places of servers that die on this host, until stopped.
 pub(super) async fn witness(said: Option<PathBuf>, config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen_with_hangup().context("failed to listen for signals")?;
     let (lifeline, settings) = directory(said, config)?;
