@@ -188,7 +188,7 @@ fn elect_release_releases_the_dead_and_leaves_the_living_alone() {
     alone.kill();
     release(&endpoint, directory.path(), 0);
     assert_eq!(etcd.admin().candidates(ELECTION_NAME), []);
-    assert_eq!(tickets(directory.path()), [PathBuf::new(); 0]);
+    assert_eq!(tickets(directory.path()), Vec::<PathBuf>::new());
     eventually(SOON, "its lease to be revoked", || etcd.admin().leases().is_empty().then_some(()));
 }
 
@@ -377,7 +377,7 @@ fn contract_1_a_ticket_outlives_what_renews_for_as_long_as_anything_believes() {
     assert!(!handle.holds() && is_held(&ticket), "a handle may be asked yet");
     drop(handle);
     assert!(!is_held(&ticket));
-    assert_eq!(tickets(directory.path()), [PathBuf::new(); 0]);
+    assert_eq!(tickets(directory.path()), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -418,7 +418,7 @@ fn a_directory_that_others_may_write_to_is_refused_and_the_election_goes_on() {
     let server = leader("server1", &etcd.endpoint(), directory.path());
     let told = server.stderr();
     assert!(told.iter().any(|line| line.contains("others may write there")), "{told:?}");
-    assert_eq!(tickets(directory.path()), [PathBuf::new(); 0]);
+    assert_eq!(tickets(directory.path()), Vec::<PathBuf>::new());
     release(&etcd.endpoint(), directory.path(), 1);
 }
 
