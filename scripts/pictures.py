@@ -2,6 +2,7 @@
 """Makes the README's pictures from real runs:
 
     pictures.py ELECT     docs/demo.txt, docs/demo.svg and docs/page.png
+    pictures.py --print   demo.svg, from docs/demo.txt, to the standard output
 
 ELECT is the binary, as in target/release/elect. The recording is three rounds of `elect demo`; demo.svg shows its
 beginning and its end. page.png is the page of a leader while the demonstration runs. It needs
@@ -129,6 +130,10 @@ def photograph(elect, chromedriver, into):
 
 def main():
     [elect] = sys.argv[1:]
+    if elect == "--print":
+        with open(os.path.join(DOCS, "demo.txt"), encoding="utf-8") as file:
+            sys.stdout.write(picture(shown(file.read().splitlines())))
+        return
     lines = record(elect)
     with open(os.path.join(DOCS, "demo.txt"), "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")

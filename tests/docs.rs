@@ -6,6 +6,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 const WIDTH: usize = 100;
@@ -164,6 +165,18 @@ fn links_lead_to_files_and_headings_that_are_there() {
         }
     }
     assert!(followed > 50, "{followed}");
+}
+
+/// The picture is of the recording beside it, and not of another run or of none.
+#[test]
+fn the_picture_of_the_demo_is_made_from_the_recording() {
+    let Ok(printed) = Command::new("python3").arg(root().join("scripts/pictures.py")).arg("--print").output()
+    else {
+        assert!(std::env::var_os("TEST_TOOLS").is_none(), "python3 is not installed");
+        return;
+    };
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), read("docs/demo.svg"));
 }
 
 /// String literals of the sources in one text, with lines that end in a backslash joined.
