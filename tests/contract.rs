@@ -126,6 +126,32 @@ on_each_etcd! {
         led_one_at_a_time([&old, &standby, &next]);
     }
 
+    fn contract_6_a_standby_whose_watch_falls_silent_hears_of_the_vacancy_by_its_renewals(version: EtcdVersion) {
+        // At a TTL of 5 s a renewal is sent each third of it, and waited for a quarter of what is left without the
+        // margin. The next endpoint gets a quarter of a second. Pings alone would take more than 6 s.
+        const NOTICED: Duration = Duration::from_millis(1_667 + 1_125 + 250);
+        let etcd = Etcd::start(version);
+        let proxies = [(); 2].map(|()| Proxy::start(&etcd.endpoint()));
+        let endpoints = proxies.each_ref().map(Proxy::endpoint).join(",");
+        let mut leader = Server::start_leader("leader", &etcd.endpoint(), "5s");
+        let standby = Server::start_follower("standby", &endpoints, "5s");
+        // A whole third of the TTL from the next renewal.
+        let answered = || proxies.each_ref().map(Proxy::reply_bytes);
+        let before = answered();
+        let used = eventually(SOON, "a renewal to be answered", || {
+            before.iter().zip(answered()).position(|(before, now)| now > *before)
+        });
+        let used = &proxies[used];
+
+        used.set(Mode::Silence);
+        let silent = BootTime::now();
+        leader.stop(0);
+        let led = standby.wait_for_line(LEADER, SOON);
+        let took = led.at - silent;
+        assert!(took < NOTICED + AT_ONCE / 4 + longest_stall(silent, led.at), "only after {took:?}");
+        led_one_at_a_time([&leader, &standby]);
+    }
+
     fn contract_1_standby_whose_predecessor_leaves_stays_behind_the_leader(version: EtcdVersion) {
         let etcd = Etcd::start(version);
         let endpoint = etcd.endpoint();

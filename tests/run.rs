@@ -419,6 +419,31 @@ fn without_etcd_the_command_is_told_to_stop_and_is_dead_before_validity_ends() {
     diary.one_at_a_time();
 }
 
+/// etcd gives the lease of the lost term its whole TTL again when it is back. The next term does not wait for that, however
+/// long ago that lease was given up.
+#[test]
+fn contract_12_etcd_back_after_longer_than_the_ttl_runs_the_command_again_at_once() {
+    const TTL: Duration = Duration::from_secs(4);
+    let mut etcd = Etcd::start(EtcdVersion::V3_7);
+    let diary = Diary::new();
+    let leader = start_worker("a", &etcd, "4s", &diary, WORKER);
+    let mut token = diary.wait_for_term_after(0).token;
+    for outage in [TTL, TTL * 3] {
+        let mark = leader.mark();
+        let back = etcd.kill() + outage + Duration::from_millis(1500);
+        leader.wait_for_log(mark, COMMAND_ENDED);
+        eventually(SOON, "the outage to be long enough", || (BootTime::now() > back).then_some(()));
+
+        etcd.restart();
+        let serves = BootTime::now();
+        let next = diary.wait_for_term_after(token);
+        let took = if next.at > serves { next.at - serves } else { Duration::ZERO };
+        assert!(took < TTL / 2 + longest_stall(serves, next.at), "{outage:?}: again after {took:?}");
+        token = next.token;
+    }
+    diary.one_at_a_time();
+}
+
 #[test]
 fn a_lease_that_is_revoked_ends_the_command_at_once() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
