@@ -170,6 +170,67 @@ fn contract_12_at_every_round_trip_a_leader_comes_within_four_timeouts_and_stays
     }
 }
 
+/// A group on a link of that round trip, with the timing that `make bench WHAT=far` gives it.
+fn far_apart(round_trip: u64, seed: u64) -> Plan {
+    let ms = Duration::from_millis;
+    let shortest = ms(((3 * round_trip + 60).div_ceil(50) * 50).max(250));
+    let timing = Timing::new(ms(50), shortest, shortest * 2).unwrap();
+    let half = Duration::from_micros(round_trip * 500 + 200);
+    let weather = Weather { delay: (half * 19 / 20, half), ..Weather::FAIR };
+    Plan { weather, timing, ..Plan::fair(3, seed) }
+}
+
+/// Seeds that a leader is kept with, at each round trip.
+const SEEDS_OF_MINUTES: u64 = 4;
+
+/// Clocks are up to a tenth apart, and timers late by up to 15 ms.
+#[test]
+fn contract_12_a_leader_that_is_far_from_the_others_is_kept_for_a_minute() {
+    for round_trip in [0, 20, 60, 100, 150, 200, 300] {
+        for seed in 0..number("MINUTES", SEEDS_OF_MINUTES) {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut plan = far_apart(round_trip, seed);
+            plan.clocks.iter_mut().for_each(|clock| clock.per_mille = rng.u64(950..=1050));
+            plan.late = Duration::from_millis(rng.u64(0..=15));
+            let mut world = World::new(plan);
+            let led = world.run_until(SETTLES_WITHIN, |world| world.valid_leader().is_some());
+            let leader = world.leading();
+            let changes = world.run_until(Duration::from_secs(60), |world| world.leading() != leader);
+            assert!(led && !changes, "{round_trip} ms, seed {seed}: at {:.0} ms", world.now().millis());
+            assert_eq!(world.violation(), None);
+        }
+    }
+}
+
+/// How long a leader may stand still, or a message be held up, before its time is over: what is left of the shortest timeout,
+/// without the margin, a heartbeat and a round trip.
+fn slack(round_trip: u64, timing: &Timing) -> Duration {
+    timing.shortest() * 9 / 10 - timing.heartbeat() - Duration::from_millis(round_trip + 1)
+}
+
+/// On a busy machine leaders change for no other reason; nor later than that.
+#[test]
+fn contract_12_a_leader_that_stands_still_for_less_than_its_slack_is_kept() {
+    for round_trip in [0, 20, 60, 100, 150, 200, 300] {
+        let mut lost = 0;
+        for seed in 0..60 {
+            let plan = far_apart(round_trip, seed);
+            let slack = slack(round_trip, &plan.timing);
+            for (span, less) in [(slack, true), (slack * 2 + plan.timing.heartbeat(), false)] {
+                let mut world = World::new(plan.clone());
+                assert!(world.run_until(SETTLES_WITHIN, |world| world.valid_leader().is_some()));
+                world.run_for(Duration::from_millis(500 + 7 * seed));
+                let leader = world.leading();
+                world.freeze(world.valid_leader().expect("it leads"), span);
+                let changes = world.run_until(Duration::from_secs(5), |world| world.leading() != leader);
+                assert!(!less || !changes, "{round_trip} ms, seed {seed}: {span:?}");
+                lost += u64::from(changes);
+            }
+        }
+        assert!(lost >= 50, "{round_trip} ms: {lost}");
+    }
+}
+
 /// What a handoff takes in a group in which some do not stand, and at least one besides the leader does.
 fn handoff(servers: usize, seed: u64, mutant: Option<Mutant>) -> Duration {
     let mut rng = fastrand::Rng::with_seed(seed);

@@ -702,7 +702,8 @@ impl World {
         last.after(least)
     }
 
-    fn leading(&self) -> Option<(NodeId, Term)> {
+    /// Who validly leads, and in which term.
+    pub(crate) fn leading(&self) -> Option<(NodeId, Term)> {
         self.valid_leader().and_then(|leader| Some((leader, self.server(leader)?.term())))
     }
 
