@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{
     checker::{Bounds, Overlap, ordered_overlaps, stale},
-    history::{At, Event, History, Place, What},
+    history::{At, Event, EventKind, History, WriteTarget},
     terms::Terms,
 };
 
@@ -35,13 +35,13 @@ pub(crate) struct Availability {
     by_kind: BTreeMap<String, Vacancies>,
     terms: usize,
     overlaps: Vec<Overlap>,
-    writes: BTreeMap<Place, usize>,
+    writes: BTreeMap<WriteTarget, usize>,
     refused: usize,
     stale_in_file: usize,
 }
 
 /// A fault's interval.
-struct Band {
+struct FaultSpan {
     kind: String,
     from: At,
     to: At,
@@ -72,8 +72,8 @@ impl Availability {
         let mut refused = 0;
         for Event { what, .. } in history.events() {
             match what {
-                What::Wrote { place, .. } => *writes.entry(*place).or_default() += 1,
-                What::Refused { .. } => refused += 1,
+                EventKind::Wrote { place, .. } => *writes.entry(*place).or_default() += 1,
+                EventKind::Refused { .. } => refused += 1,
                 _ => {}
             }
         }
@@ -86,19 +86,19 @@ impl Availability {
             overlaps: ordered_overlaps(terms, bounds),
             writes,
             refused,
-            stale_in_file: stale(history).iter().filter(|stale| stale.place == Place::File).count(),
+            stale_in_file: stale(history).iter().filter(|stale| stale.place == WriteTarget::File).count(),
         }
     }
 }
 
-fn bands(history: &History) -> Vec<Band> {
-    let mut bands: BTreeMap<usize, Band> = BTreeMap::new();
+fn bands(history: &History) -> Vec<FaultSpan> {
+    let mut bands: BTreeMap<usize, FaultSpan> = BTreeMap::new();
     for Event { at, what } in history.events() {
         match what {
-            What::Began { fault, kind, .. } => {
-                bands.insert(*fault, Band { kind: kind.clone(), from: *at, to: *at });
+            EventKind::Began { fault, kind, .. } => {
+                bands.insert(*fault, FaultSpan { kind: kind.clone(), from: *at, to: *at });
             }
-            What::Over { fault } => {
+            EventKind::Over { fault } => {
                 if let Some(band) = bands.get_mut(fault) {
                     band.to = *at;
                 }
@@ -155,11 +155,11 @@ impl fmt::Display for Availability {
         for (place, count) in &self.writes {
             writeln!(f, "{place}: {count} writes")?;
         }
-        writeln!(f, "{}: refused {} stale ones", Place::Store, self.refused)?;
+        writeln!(f, "{}: refused {} stale ones", WriteTarget::Store, self.refused)?;
         writeln!(
             f,
             "{}: took {} writes of an older term after one of a newer",
-            Place::File,
+            WriteTarget::File,
             self.stale_in_file
         )
     }

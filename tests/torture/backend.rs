@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{cast::Kind, checker::Bounds};
+use super::{candidates::CandidateKind, checker::Bounds};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Backend {
@@ -20,29 +20,29 @@ pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 pub(crate) const SHORTEST: Duration = Duration::from_secs(1);
 pub(crate) const LONGEST: Duration = Duration::from_secs(2);
 
-const ON_ETCD: [(&str, Kind); 7] = [
-    ("s1", Kind::Server),
-    ("r1", Kind::Run),
-    ("l1", Kind::Library),
-    ("l2", Kind::Library),
-    ("r2", Kind::Run),
-    ("s2", Kind::Server),
-    ("r3", Kind::Run),
+const ON_ETCD: [(&str, CandidateKind); 7] = [
+    ("s1", CandidateKind::Server),
+    ("r1", CandidateKind::Run),
+    ("l1", CandidateKind::Library),
+    ("l2", CandidateKind::Library),
+    ("r2", CandidateKind::Run),
+    ("s2", CandidateKind::Server),
+    ("r3", CandidateKind::Run),
 ];
 
-const AMONG_PEERS: [(&str, Kind); 5] = [
-    ("s1", Kind::Server),
-    ("r1", Kind::Run),
-    ("l1", Kind::Library),
-    ("r2", Kind::Run),
-    ("l2", Kind::Library),
+const AMONG_PEERS: [(&str, CandidateKind); 5] = [
+    ("s1", CandidateKind::Server),
+    ("r1", CandidateKind::Run),
+    ("l1", CandidateKind::Library),
+    ("r2", CandidateKind::Run),
+    ("l2", CandidateKind::Library),
 ];
 
 impl Backend {
     pub(crate) const ALL: [Self; 2] = [Self::Etcd, Self::Peers];
 
     /// Candidates of every run.
-    pub(crate) fn cast(self) -> &'static [(&'static str, Kind)] {
+    pub(crate) fn candidates(self) -> &'static [(&'static str, CandidateKind)] {
         match self {
             Self::Etcd => &ON_ETCD,
             Self::Peers => &AMONG_PEERS,

@@ -2,14 +2,14 @@
 
 use serde::Deserialize;
 
-use super::history::{At, Ending, Event, Token, What};
+use super::history::{At, Ending, Event, EventKind, Token};
 
 /// The `RUST_LOG` that enables them.
 pub(crate) const LOG: &str = "belief=debug";
 
 /// A line of the target `belief`.
 #[derive(Deserialize)]
-struct Line {
+struct BeliefLine {
     target: String,
     message: String,
     token: Token,
@@ -20,21 +20,23 @@ struct Line {
 
 /// The events in these lines; other lines are skipped.
 pub(crate) fn read(who: &str, lines: &[String]) -> Vec<Event> {
-    let lines = lines.iter().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let lines = lines.iter().filter_map(|line| serde_json::from_str::<BeliefLine>(line).ok());
     lines.filter(|line| line.target == "belief").filter_map(|line| event(who, line)).collect()
 }
 
-fn event(who: &str, line: Line) -> Option<Event> {
-    let Line { message, token, at, until, how, .. } = line;
+fn event(who: &str, line: BeliefLine) -> Option<Event> {
+    let BeliefLine { message, token, at, until, how, .. } = line;
     let who = who.to_owned();
     let what = match (message.as_str(), until, how.as_deref()) {
-        ("proved", Some(until), _) => What::Proved { who, token, until },
-        ("ended", _, Some("Expired")) => What::Ended { who, token, last: None, how: Ending::Expired },
+        ("proved", Some(until), _) => EventKind::Proved { who, token, until },
+        ("ended", _, Some("Expired")) => EventKind::Ended { who, token, last: None, how: Ending::Expired },
         // Logged before the release.
-        ("ended", _, Some("Stopping")) => What::Ended { who, token, last: Some(at), how: Ending::Resigned },
+        ("ended", _, Some("Stopping")) => {
+            EventKind::Ended { who, token, last: Some(at), how: Ending::Resigned }
+        }
         // Logged some time later: `elect run` ends its command first.
-        ("ended", _, Some("Resigned")) => What::Ended { who, token, last: None, how: Ending::Resigned },
-        ("ended", _, Some(_)) => What::Ended { who, token, last: Some(at), how: Ending::Taken },
+        ("ended", _, Some("Resigned")) => EventKind::Ended { who, token, last: None, how: Ending::Resigned },
+        ("ended", _, Some(_)) => EventKind::Ended { who, token, last: Some(at), how: Ending::Taken },
         _ => return None,
     };
     Some(Event { at, what })
@@ -54,8 +56,8 @@ mod tests {
         ];
         let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
         let who = || "s1".to_owned();
-        let proved = What::Proved { who: who(), token: 3, until: At(9) };
-        let ended = What::Ended { who: who(), token: 3, last: Some(At(8)), how: Ending::Taken };
+        let proved = EventKind::Proved { who: who(), token: 3, until: At(9) };
+        let ended = EventKind::Ended { who: who(), token: 3, last: Some(At(8)), how: Ending::Taken };
         assert_eq!(read("s1", &lines), [Event { at: At(5), what: proved }, Event { at: At(8), what: ended }]);
     }
 }

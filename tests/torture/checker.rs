@@ -118,11 +118,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{sample::*, *};
-    use crate::history::{Ending, Event, Place, What};
+    use crate::history::{Ending, Event, EventKind, WriteTarget};
 
     /// A term of a legal history, and its end.
     #[derive(Debug, Clone)]
-    struct Reign {
+    struct LegalTerm {
         gap: u64,
         renewals: Vec<u64>,
         end: u8,
@@ -132,10 +132,10 @@ mod tests {
         step: u64,
     }
 
-    fn reign() -> impl Strategy<Value = Reign> {
+    fn reign() -> impl Strategy<Value = LegalTerm> {
         let renewals = prop::collection::vec(1..1_000u64, 0..6);
         (1..5_000u64, renewals, 0..5u8, prop::bool::weighted(0.2), 0..4u8, 0..5u8, 1..9u64).prop_map(
-            |(gap, renewals, end, deposed, writes, who, step)| Reign {
+            |(gap, renewals, end, deposed, writes, who, step)| LegalTerm {
                 gap,
                 renewals,
                 end,
@@ -148,7 +148,7 @@ mod tests {
     }
 
     /// A history in which all processes obey the rules, with any number of terms that end in any way.
-    fn legal(reigns: Vec<Reign>) -> History {
+    fn legal(reigns: Vec<LegalTerm>) -> History {
         const VALID: u64 = 2_700;
         let names = ["s1", "s2", "r1", "r2", "l1"];
         let mut events: Vec<Event> = names.iter().map(|who| started(0, who)).collect();
@@ -162,9 +162,9 @@ mod tests {
             for after in reign.renewals {
                 for _ in 0..reign.writes {
                     order += 1;
-                    events.push(wrote(now, Place::Etcd, order, token));
-                    events.push(wrote(now, Place::Store, order, token));
-                    events.push(wrote(now, Place::File, 1_000_000 - order, token));
+                    events.push(wrote(now, WriteTarget::Etcd, order, token));
+                    events.push(wrote(now, WriteTarget::Store, order, token));
+                    events.push(wrote(now, WriteTarget::File, 1_000_000 - order, token));
                 }
                 if who.starts_with('r') {
                     events.push(alive(now, who, token));
@@ -208,10 +208,10 @@ mod tests {
                 free = now;
             }
         }
-        events.push(Event { at: at(free + 6_000), what: What::Healed });
+        events.push(Event { at: at(free + 6_000), what: EventKind::Healed });
         events.push(proved(free + 9_000, "s1", token + 1, free + 99_000));
         events.push(queue(free + 20_000, &names));
-        events.push(Event { at: at(free + 20_000), what: What::Closed });
+        events.push(Event { at: at(free + 20_000), what: EventKind::Closed });
         for who in names {
             events.push(told(free + 20_000, who));
             events.push(exited(free + 20_100, who, Some(0)));
@@ -238,7 +238,7 @@ mod tests {
             prop_assume!(term.from < term.end);
             let middle = At((term.from.0 + term.end.0) / 2);
             let mut events = history.events().to_vec();
-            let planted = What::Proved { who: "stranger".into(), token: 0, until: At(middle.0 + 1_000_000) };
+            let planted = EventKind::Proved { who: "stranger".into(), token: 0, until: At(middle.0 + 1_000_000) };
             events.push(Event { at: middle, what: planted });
             let history = History::of(events);
             let found = violations(&history, &Terms::of(history.events()), bounds());

@@ -10,7 +10,7 @@
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
-use super::history::{At, What};
+use super::history::{At, EventKind};
 
 const LIBRARY: [&str; 2] = [
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -22,13 +22,13 @@ const RESOLUTION: Duration = Duration::from_millis(10);
 
 /// The rate of a candidate's clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Pace {
+pub(crate) enum ClockRate {
     True,
     /// So many seconds for each of etcd's.
     Off(f64),
 }
 
-impl Pace {
+impl ClockRate {
     /// Another rate, if this machine supports it.
     pub(crate) fn off(rate: f64) -> Option<Self> {
         library().map(|_| Self::Off(rate))
@@ -62,13 +62,13 @@ pub(crate) fn uptime() -> At {
 
 /// Converts a process's clock, by its rate and known readings.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Dial {
+pub(crate) struct ClockMapping {
     rate: f64,
     /// Its reading at the machine's boot.
     origin: f64,
 }
 
-impl Dial {
+impl ClockMapping {
     /// From pairs of the clock's reading and the [`uptime`] just before or after: an uptime may
     /// be up to its resolution behind the truth. `None` without any.
     pub(crate) fn of(rate: f64, shown: impl IntoIterator<Item = (At, At)>) -> Option<Self> {
@@ -86,11 +86,13 @@ impl Dial {
     }
 
     /// The same, for all stamps of an event.
-    pub(crate) fn put_right(self, what: What) -> What {
+    pub(crate) fn put_right(self, what: EventKind) -> EventKind {
         match what {
-            What::Proved { who, token, until } => What::Proved { who, token, until: self.truth(until) },
-            What::Ended { who, token, last, how } => {
-                What::Ended { who, token, last: last.map(|last| self.truth(last)), how }
+            EventKind::Proved { who, token, until } => {
+                EventKind::Proved { who, token, until: self.truth(until) }
+            }
+            EventKind::Ended { who, token, last, how } => {
+                EventKind::Ended { who, token, last: last.map(|last| self.truth(last)), how }
             }
             other => other,
         }
@@ -116,11 +118,11 @@ mod tests {
             let resolution = RESOLUTION.as_micros() as u64;
             let uptime = |micros: u64| At((micros / resolution) * resolution * 1_000);
             let looks = looks.into_iter().map(|look| look + start);
-            let dial = Dial::of(rate, looks.map(|look| (shown(look), uptime(look)))).unwrap();
+            let dial = ClockMapping::of(rate, looks.map(|look| (shown(look), uptime(look)))).unwrap();
             for micros in [0, 1_000_000, 59_000_000] {
                 let truth = dial.truth(shown(micros + start));
                 let off = truth.0.abs_diff((micros + start) * 1_000);
-                prop_assert!(off <= Dial::ERROR.as_nanos() as u64, "{off} ns off");
+                prop_assert!(off <= ClockMapping::ERROR.as_nanos() as u64, "{off} ns off");
             }
         }
     }

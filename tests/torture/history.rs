@@ -50,12 +50,12 @@ pub(crate) type Token = u64;
 pub(crate) struct Event {
     pub(crate) at: At,
     #[serde(flatten)]
-    pub(crate) what: What,
+    pub(crate) what: EventKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
-pub(crate) enum What {
+pub(crate) enum EventKind {
     /// A process has the proof that it leads with `token` until `until`.
     Proved { who: String, token: Token, until: At },
     /// A process asked its guard, just after `at`, and was told that it leads.
@@ -66,7 +66,7 @@ pub(crate) enum What {
     /// A command of `elect run` shows that it lives.
     Alive { who: String, token: Token },
     /// A write took effect, as the `order`th of that place.
-    Wrote { place: Place, order: u64, token: Token },
+    Wrote { place: WriteTarget, order: u64, token: Token },
     /// A process is about to propose a record for the group's log, in this term.
     Proposed { who: String, token: Token, record: String },
     /// The result of a proposal: committed at this index, or never.
@@ -78,7 +78,7 @@ pub(crate) enum What {
     /// etcd deleted the key of this term, or of a candidate that would have had this token, at this revision.
     Gone { token: Token, order: u64 },
     /// The store has refused a write: its token was older than the newest.
-    Refused { place: Place, token: Token },
+    Refused { place: WriteTarget, token: Token },
 
     /// A candidate's process has started.
     Started { who: String },
@@ -123,7 +123,7 @@ pub(crate) enum Ending {
 /// A place that leaders write to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Place {
+pub(crate) enum WriteTarget {
     /// Keys in etcd, by `Leadership::transaction`.
     Etcd,
     /// The log of a group of peers, by `Peers::propose`.
@@ -134,14 +134,14 @@ pub(crate) enum Place {
     File,
 }
 
-impl Place {
+impl WriteTarget {
     /// Reports whether it refuses tokens older than its newest.
     pub(crate) fn guarded(self) -> bool {
         self != Self::File
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for WriteTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Etcd => "etcd by transaction",
@@ -175,13 +175,13 @@ impl History {
 
     /// The end of observation.
     pub(crate) fn end(&self) -> At {
-        let closed = self.events.iter().find(|event| event.what == What::Closed);
+        let closed = self.events.iter().find(|event| event.what == EventKind::Closed);
         closed.or(self.events.last()).map_or(At(0), |event| event.at)
     }
 
     /// The end of all faults, if they ended.
     pub(crate) fn healed(&self) -> Option<At> {
-        self.events.iter().rfind(|event| event.what == What::Healed).map(|event| event.at)
+        self.events.iter().rfind(|event| event.what == EventKind::Healed).map(|event| event.at)
     }
 
     /// Seconds since the start, for people.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::history::{At, Event, Place, Token, What};
+use super::history::{At, Event, EventKind, Token, WriteTarget};
 
 /// One process's stream of committed records, in one run of it.
 #[derive(Debug, Clone)]
@@ -14,11 +14,11 @@ pub(crate) struct Reading {
     /// It starts after this index.
     pub(crate) after: u64,
     /// In order of arrival.
-    pub(crate) records: Vec<Entry>,
+    pub(crate) records: Vec<LogEntry>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct LogEntry {
     pub(crate) at: At,
     pub(crate) index: u64,
     pub(crate) token: Token,
@@ -30,12 +30,12 @@ pub(crate) fn readings(events: &[Event]) -> Vec<Reading> {
     let mut readings: Vec<Reading> = Vec::new();
     for Event { at, what } in events {
         match what {
-            What::Reads { who, after } => {
+            EventKind::Reads { who, after } => {
                 readings.push(Reading { who: who.clone(), after: *after, records: Vec::new() });
             }
-            What::Committed { who, index, token, record } => {
+            EventKind::Committed { who, index, token, record } => {
                 if let Some(reading) = readings.iter_mut().rfind(|reading| reading.who == *who) {
-                    let entry = Entry { at: *at, index: *index, token: *token, record: record.clone() };
+                    let entry = LogEntry { at: *at, index: *index, token: *token, record: record.clone() };
                     reading.records.push(entry);
                 }
             }
@@ -49,13 +49,14 @@ pub(crate) fn readings(events: &[Event]) -> Vec<Reading> {
 pub(crate) fn writes(events: &[Event]) -> Vec<Event> {
     let mut first: BTreeMap<u64, (At, Token)> = BTreeMap::new();
     for Event { at, what } in events {
-        if let What::Committed { index, token, .. } = what {
+        if let EventKind::Committed { index, token, .. } = what {
             let seen = first.entry(*index).or_insert((*at, *token));
             if *at < seen.0 {
                 *seen = (*at, *token);
             }
         }
     }
-    let write = |(order, (at, token))| Event { at, what: What::Wrote { place: Place::Log, order, token } };
+    let write =
+        |(order, (at, token))| Event { at, what: EventKind::Wrote { place: WriteTarget::Log, order, token } };
     first.into_iter().map(write).collect()
 }

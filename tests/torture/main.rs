@@ -2,7 +2,7 @@
 //! a checker of their beliefs.
 //!
 //! ```text
-//!  seed ─► nemesis ─► stage (cast in an arena, on a ground) ─► history ─► terms ─► checker ─► violations
+//!  seed ─► nemesis ─► test_run (candidates, system, testbed) ─► history ─► terms ─► checker ─► violations
 //!                                                                            └───► availability, timeline
 //! ```
 //!
@@ -11,7 +11,7 @@
 //! | `backend` | the differences between etcd and peers, in numbers |
 //! | `history` `terms` `log` `checker` `availability` `timeline` | pure: from notes to violations |
 //! | `nemesis` | pure: from a seed to a schedule |
-//! | `arena` `cast` `ground` `hand` `places` `clocks` `stage` `aim` | the real things |
+//! | `testbed` `candidates` `system` `operator` `places` `clocks` `test_run` `targets` | the real processes and their surroundings |
 //! | `programs` `belief` | the candidates' notes, and their parser |
 //!
 //! A run is as repeatable as real processes allow: the same seed gives the same schedule, not the same run.
@@ -31,22 +31,22 @@ mod peers {
 #[path = "../support/impostor.rs"]
 mod impostor;
 
-mod aim;
-mod arena;
 mod availability;
 mod backend;
 mod belief;
-mod cast;
+mod candidates;
 mod checker;
 mod clocks;
-mod ground;
-mod hand;
 mod history;
 mod log;
 mod nemesis;
+mod operator;
 mod places;
-mod stage;
+mod system;
+mod targets;
 mod terms;
+mod test_run;
+mod testbed;
 mod timeline;
 
 /// Programs that the runs start as processes of their own; no tests.
@@ -59,15 +59,15 @@ use tempfile::TempDir;
 use self::{
     availability::Availability,
     backend::Backend,
-    cast::Paths,
+    candidates::Paths,
     checker::{Violation, violations},
     history::History,
-    stage::{Plan, Stage},
     terms::Terms,
+    test_run::{Plan, TestRun},
 };
 
 /// A run's result.
-struct Judged {
+struct RunResult {
     violations: Vec<Violation>,
     report: String,
     terms: usize,
@@ -88,7 +88,7 @@ fn beside_the_disk() -> TempDir {
     memory.or_else(|_| TempDir::new()).expect("there is a place for temporary files")
 }
 
-fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged {
+fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> RunResult {
     let bounds = plan.on().bounds();
     let terms = Terms::of(history.events());
     let violations = violations(history, &terms, bounds);
@@ -103,17 +103,17 @@ fn judge(plan: &Plan, history: &History, paths: &Paths, picture: bool) -> Judged
         let found: String = violations.iter().map(|violation| format!("{violation}\n")).collect();
         fs::write(paths.dir.join("report.txt"), format!("{found}\n{report}")).unwrap();
     }
-    Judged { violations, report, terms: terms.all().len() }
+    RunResult { violations, report, terms: terms.all().len() }
 }
 
 /// Runs a plan and judges it. Its files stay if there is a violation, or if a picture is asked for.
-fn run(plan: Plan, picture: bool) -> Judged {
+fn run(plan: Plan, picture: bool) -> RunResult {
     let data = beside_the_disk();
     let paths = Paths { dir: directory(plan.on(), plan.schedule.seed), data: data.path().to_owned() };
-    fs::write(paths.secret(), cast::SECRET).unwrap();
+    fs::write(paths.secret(), candidates::SECRET).unwrap();
     fs::set_permissions(paths.secret(), fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(paths.dir.join("schedule.txt"), plan.schedule.to_string()).unwrap();
-    let history = Stage::set(plan.clone(), &paths).play();
+    let history = TestRun::set(plan.clone(), &paths).play();
     let judged = judge(&plan, &history, &paths, picture);
     if judged.violations.is_empty() && !picture {
         fs::remove_dir_all(&paths.dir).unwrap();

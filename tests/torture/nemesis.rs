@@ -9,7 +9,7 @@
 
 use std::{fmt, time::Duration};
 
-pub(crate) use self::fault::{Fault, MEMBER_FROZEN, Member, Site, Weather, Whom};
+pub(crate) use self::fault::{Fault, HostTarget, LinkQuality, MEMBER_FROZEN, MemberTarget, Target};
 use super::backend::Backend;
 
 mod fault;
@@ -45,7 +45,7 @@ const CALM_AT_FIRST: Duration = Duration::from_secs(2);
 impl Schedule {
     /// The schedule for `seed`. All faults are over by `trouble`.
     pub(crate) fn of(seed: u64, trouble: Duration, on: Backend) -> Self {
-        let mut draw = Draw { rng: fastrand::Rng::with_seed(seed), on };
+        let mut draw = Random { rng: fastrand::Rng::with_seed(seed), on };
         let mut faults = Vec::new();
         let mut at = CALM_AT_FIRST;
         while at < trouble {
@@ -60,12 +60,12 @@ impl Schedule {
     }
 }
 
-struct Draw {
+struct Random {
     rng: fastrand::Rng,
     on: Backend,
 }
 
-impl Draw {
+impl Random {
     /// Adds some faults, and the quiet time after them. Returns its end.
     fn bout(&mut self, start: Duration, faults: &mut Vec<Planned>) -> Duration {
         let mut end = start;
@@ -118,17 +118,17 @@ impl Draw {
         }
     }
 
-    fn whom(&mut self) -> Whom {
+    fn whom(&mut self) -> Target {
         match self.rng.u8(0..10) {
-            0..=4 => Whom::Leader,
-            5..=6 => Whom::Next,
-            _ => Whom::One(self.rng.usize(0..self.on.cast().len())),
+            0..=4 => Target::Leader,
+            5..=6 => Target::Next,
+            _ => Target::One(self.rng.usize(0..self.on.candidates().len())),
         }
     }
 
-    fn weather(&mut self) -> Weather {
+    fn quality(&mut self) -> LinkQuality {
         let delay = Duration::from_millis([5, 40, 200][self.rng.usize(0..3)]);
-        Weather { delay, jitter: delay / 2, lost: [0, 5, 25][self.rng.usize(0..3)] }
+        LinkQuality { delay, jitter: delay / 2, lost: [0, 5, 25][self.rng.usize(0..3)] }
     }
 
     fn up_to(&mut self, millis: u64) -> Duration {

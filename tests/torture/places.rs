@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     clocks::uptime,
-    history::{At, Event, Place, Token, What},
+    history::{At, Event, EventKind, Token, WriteTarget},
 };
 
 /// Time limit for the store's answer, which is a few instructions away.
@@ -21,11 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A store behind a socket: it refuses a write if a newer term has already written. Comparison and write are one step.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<StoreState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct StoreState {
     newest: Token,
     taken: u64,
     events: Vec<Event>,
@@ -62,13 +62,13 @@ impl Store {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let at = At::now();
         if token < state.newest {
-            state.events.push(Event { at, what: What::Refused { place: Place::Store, token } });
+            state.events.push(Event { at, what: EventKind::Refused { place: WriteTarget::Store, token } });
             return false;
         }
         state.newest = token;
         let order = state.taken;
         state.taken += 1;
-        state.events.push(Event { at, what: What::Wrote { place: Place::Store, order, token } });
+        state.events.push(Event { at, what: EventKind::Wrote { place: WriteTarget::Store, order, token } });
         true
     }
 
@@ -101,7 +101,10 @@ pub(crate) fn read_file(path: &Path) -> Vec<Event> {
     let lines = text.lines().enumerate().filter_map(|(order, line)| {
         let (token, at) = line.split_once(' ')?;
         let (order, token) = (order as u64, token.parse().ok()?);
-        Some(Event { at: At(at.parse().ok()?), what: What::Wrote { place: Place::File, order, token } })
+        Some(Event {
+            at: At(at.parse().ok()?),
+            what: EventKind::Wrote { place: WriteTarget::File, order, token },
+        })
     });
     lines.collect()
 }
@@ -118,7 +121,7 @@ mod tests {
         for token in [7, 9, 7, 9] {
             write_to_store(&path, token);
         }
-        let taken = |event: &Event| matches!(event.what, What::Wrote { .. });
+        let taken = |event: &Event| matches!(event.what, EventKind::Wrote { .. });
         assert_eq!(store.events().iter().map(taken).collect::<Vec<_>>(), [true, true, false, true]);
     }
 }

@@ -29,11 +29,11 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep},
 };
 
-use self::guarded::Guarded;
+use self::guarded::GuardedWrites;
 use super::{
     backend::{self, HEARTBEAT, LONGEST, SHORTEST, TTL},
     clocks::uptime,
-    history::{At, Ending, Event, Token, What},
+    history::{At, Ending, Event, EventKind, Token},
     places,
 };
 
@@ -78,19 +78,19 @@ pub(crate) struct Noted {
 }
 
 /// Lines of JSON, appended.
-struct Diary {
+struct EventDiary {
     file: File,
     path: PathBuf,
 }
 
-impl Diary {
+impl EventDiary {
     fn open() -> Self {
         let path = PathBuf::from(variable(DIARY));
         let file = File::options().append(true).create(true).open(&path).expect("a diary can be opened");
         Self { file, path }
     }
 
-    fn write(&self, at: At, what: What) {
+    fn write(&self, at: At, what: EventKind) {
         let noted = Noted { event: Event { at, what }, uptime: uptime() };
         let mut line = serde_json::to_string(&noted).expect("an event can be written");
         line.push('\n');
@@ -108,7 +108,7 @@ fn variable(name: &str) -> String {
 fn command() {
     let (Ok(token), Ok(who)) = (env::var("ELECT_TOKEN"), env::var("ELECT_NAME")) else { return };
     let token: Token = token.parse().expect("a token is a number");
-    let diary = Diary::open();
+    let diary = EventDiary::open();
     start_helper();
     if who != "r3" && Uid::effective().is_root() {
         // As a daemon gives up root; the user would lose access to the diary.
@@ -119,7 +119,7 @@ fn command() {
     // The run is over when the diary is gone: then the process ends, even if `elect run` is broken.
     while diary.path.exists() {
         let now = At::now();
-        diary.write(now, What::Alive { who: who.clone(), token });
+        diary.write(now, EventKind::Alive { who: who.clone(), token });
         if now.since(last_write) >= WRITE_EVERY {
             last_write = now;
             write_outside(token);
@@ -163,19 +163,19 @@ fn candidate() {
 }
 
 async fn stand(name: &str) {
-    let diary = Arc::new(Diary::open());
+    let diary = Arc::new(EventDiary::open());
     if let Ok(group) = env::var(PEERS) {
         let peers = member(name, &group);
         let reading = tokio::spawn(guarded::read_on(peers.clone(), Arc::clone(&diary), name.to_owned()));
         let candidate = peers.candidate();
-        lead(name, candidate, &diary, &Guarded::Log(peers.clone()), backend::Backend::Peers).await;
+        lead(name, candidate, &diary, &GuardedWrites::Log(peers.clone()), backend::Backend::Peers).await;
         reading.abort();
         leave(peers).await;
     } else {
         let etcd = Etcd::connect(&variable(ETCD)).expect("endpoints, and a thread");
         let ttl = Ttl::new(TTL).expect("a TTL");
         let candidate = etcd.candidate(ELECTION).expect("a name").ttl(ttl).named(name).expect("a name");
-        lead(name, candidate, &diary, &Guarded::Etcd(etcd.clone()), backend::Backend::Etcd).await;
+        lead(name, candidate, &diary, &GuardedWrites::Etcd(etcd.clone()), backend::Backend::Etcd).await;
         leave(etcd).await;
     }
 }
@@ -201,8 +201,8 @@ async fn leave(backend: impl Backend) {
 async fn lead<B: Backend>(
     name: &str,
     mut candidate: Candidate<B>,
-    diary: &Diary,
-    guarded: &Guarded,
+    diary: &EventDiary,
+    guarded: &GuardedWrites,
     on: backend::Backend,
 ) {
     let mut terminate = signal(SignalKind::terminate()).expect("signals can be listened to");
@@ -221,10 +221,10 @@ async fn lead<B: Backend>(
 
 /// A term's work.
 struct Work<'a> {
-    diary: &'a Diary,
+    diary: &'a EventDiary,
     who: &'a str,
     on: backend::Backend,
-    guarded: &'a Guarded,
+    guarded: &'a GuardedWrites,
     leadership: Leadership,
     /// The guard's last yes.
     last: Cell<Option<At>>,
@@ -241,7 +241,7 @@ impl Work<'_> {
             () = self.write_guarded() => false,
         };
         let Self { diary, leadership, last, .. } = self;
-        let ended = |how| What::Ended { who, token, last: last.get(), how };
+        let ended = |how| EventKind::Ended { who, token, last: last.get(), how };
         if told {
             diary.write(At::now(), ended(Ending::Resigned));
             // Just lost, or not confirmed in time: it is over in any case.
@@ -273,10 +273,10 @@ impl Work<'_> {
             let (who, token) = (self.who.to_owned(), self.leadership.token().get());
             if let Some(until) = until.filter(|until| known != Some(*until)) {
                 known = Some(until);
-                self.diary.write(now, What::Proved { who, token, until });
+                self.diary.write(now, EventKind::Proved { who, token, until });
             } else if now.since(told) >= TELL_EVERY {
                 told = now;
-                self.diary.write(now, What::Held { who, token });
+                self.diary.write(now, EventKind::Held { who, token });
             }
             every.tick().await;
         }

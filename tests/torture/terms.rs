@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    history::{At, Ending, Event, Token, What},
+    history::{At, Ending, Event, EventKind, Token},
     nemesis::MEMBER_FROZEN,
 };
 
@@ -78,7 +78,7 @@ impl Terms {
         let mut taken: BTreeMap<Token, (At, At)> = BTreeMap::new();
         for Event { at, what } in events {
             match what {
-                What::Proved { who, token, until } => {
+                EventKind::Proved { who, token, until } => {
                     // It was first by etcd's last answer, and its lease was good: the news of the end was on its way.
                     if let Some((thaw, gone)) = taken.remove(token)
                         && at.since(gone) <= AT_ONCE
@@ -93,30 +93,30 @@ impl Terms {
                     note.renewed = note.renewed.max(*at);
                     note.last_sign = note.last_sign.max(*at);
                 }
-                What::Held { who, token } => {
+                EventKind::Held { who, token } => {
                     let note = notes.entry(*token).or_insert_with(|| Notes::begin(who, *at, *at));
                     note.asked = note.asked.max(Some(*at));
                     note.last_sign = note.last_sign.max(*at);
                 }
-                What::Alive { token, .. } => {
+                EventKind::Alive { token, .. } => {
                     if let Some(note) = notes.get_mut(token) {
                         note.last_sign = note.last_sign.max(*at);
                     }
                 }
-                What::Ended { token, last, how, .. } => {
+                EventKind::Ended { token, last, how, .. } => {
                     if let Some(note) = notes.get_mut(token) {
                         note.ended.get_or_insert((*last, *how));
                     }
                 }
-                What::Killed { who } => {
+                EventKind::Killed { who } => {
                     for note in notes.values_mut().filter(|note| note.who == *who && note.ended.is_none()) {
                         note.killed.get_or_insert(*at);
                     }
                 }
-                What::Deposed { token } => {
+                EventKind::Deposed { token } => {
                     deposed.entry(*token).or_insert(*at);
                 }
-                What::Gone { token, .. } => {
+                EventKind::Gone { token, .. } => {
                     let waking =
                         thaws.iter().find(|thaw| thaw.since(*at) <= AT_ONCE && at.since(**thaw) <= WAKING);
                     match (waking, notes.get(token)) {
@@ -174,8 +174,8 @@ fn thaws(events: &[Event]) -> Vec<At> {
     let mut thaws = Vec::new();
     for Event { at, what } in events {
         match what {
-            What::Began { fault, kind, .. } if kind == MEMBER_FROZEN => drop(frozen.insert(*fault)),
-            What::Over { fault } if frozen.remove(fault) => thaws.push(*at),
+            EventKind::Began { fault, kind, .. } if kind == MEMBER_FROZEN => drop(frozen.insert(*fault)),
+            EventKind::Over { fault } if frozen.remove(fault) => thaws.push(*at),
             _ => {}
         }
     }
@@ -212,7 +212,7 @@ impl Notes {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{checker::sample::*, history::Place},
+        super::{checker::sample::*, history::WriteTarget},
         *,
     };
 
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_write_is_no_sign_of_belief() {
-        let events = vec![proved(1, "a", 5, 30), wrote(40, Place::File, 0, 5)];
+        let events = vec![proved(1, "a", 5, 30), wrote(40, WriteTarget::File, 0, 5)];
         assert_eq!(end_of(5, events), at(30));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     checker::Violation,
-    history::{At, Event, History, Place, What},
+    history::{At, Event, EventKind, History, WriteTarget},
     terms::{Term, Terms},
 };
 
@@ -76,14 +76,14 @@ pub(crate) fn draw(history: &History, terms: &Terms, violations: &[Violation], h
     faults(&mut canvas);
     let mut names = BTreeSet::new();
     for event in history.events() {
-        if let What::Started { who } | What::Proved { who, .. } = &event.what {
+        if let EventKind::Started { who } | EventKind::Proved { who, .. } = &event.what {
             names.insert(who.clone());
         }
     }
     for name in names {
         candidate(&mut canvas, terms, &name, end);
     }
-    for place in [Place::Etcd, Place::Log, Place::Store, Place::File] {
+    for place in [WriteTarget::Etcd, WriteTarget::Log, WriteTarget::Store, WriteTarget::File] {
         writes(&mut canvas, terms, place);
     }
     let (height, width) = (canvas.y + 30.0, LEFT + seconds * scale + 20.0);
@@ -127,10 +127,10 @@ fn faults(canvas: &mut Canvas<'_>) {
     let mut bands: BTreeMap<usize, (At, At, String, String)> = BTreeMap::new();
     for Event { at, what } in canvas.history.events() {
         match what {
-            What::Began { fault, kind, text } => {
+            EventKind::Began { fault, kind, text } => {
                 bands.insert(*fault, (*at, *at, kind.clone(), text.clone()));
             }
-            What::Over { fault } => {
+            EventKind::Over { fault } => {
                 if let Some(band) = bands.get_mut(fault) {
                     band.1 = *at;
                 }
@@ -174,15 +174,15 @@ fn candidate(canvas: &mut Canvas<'_>, terms: &Terms, name: &str, end: At) {
     let mut shades = Vec::new();
     for Event { at, what } in canvas.history.events() {
         match what {
-            What::Frozen { who } if who == name => frozen = frozen.or(Some(*at)),
-            What::Thawed { who } if who == name => {
+            EventKind::Frozen { who } if who == name => frozen = frozen.or(Some(*at)),
+            EventKind::Thawed { who } if who == name => {
                 shades.extend(frozen.take().map(|from| ("frozen", from, *at)));
             }
-            What::Killed { who } | What::Exited { who, .. } if who == name => {
+            EventKind::Killed { who } | EventKind::Exited { who, .. } if who == name => {
                 shades.extend(frozen.take().map(|from| ("frozen", from, *at)));
                 dead = dead.or(Some(*at));
             }
-            What::Started { who } if who == name => {
+            EventKind::Started { who } if who == name => {
                 shades.extend(dead.take().map(|from| ("dead", from, *at)));
             }
             _ => {}
@@ -220,7 +220,7 @@ fn candidate(canvas: &mut Canvas<'_>, terms: &Terms, name: &str, end: At) {
 fn lives(history: &History, name: &str) -> Vec<(u64, At, At)> {
     let mut lives: BTreeMap<u64, (At, At)> = BTreeMap::new();
     for Event { at, what } in history.events() {
-        if let What::Alive { who, token } = what
+        if let EventKind::Alive { who, token } = what
             && who == name
         {
             lives.entry(*token).or_insert((*at, *at)).1 = *at;
@@ -229,25 +229,27 @@ fn lives(history: &History, name: &str) -> Vec<(u64, At, At)> {
     lives.into_iter().map(|(token, (from, to))| (token, from, to)).collect()
 }
 
-fn writes(canvas: &mut Canvas<'_>, terms: &Terms, of: Place) {
-    let there = |event: &Event| matches!(event.what, What::Wrote { place, .. } if place == of);
+fn writes(canvas: &mut Canvas<'_>, terms: &Terms, of: WriteTarget) {
+    let there = |event: &Event| matches!(event.what, EventKind::Wrote { place, .. } if place == of);
     if !canvas.history.events().iter().any(there) {
         return;
     }
     let y = canvas.y;
     let label = match of {
-        Place::Etcd => "writes: etcd",
-        Place::Log => "writes: log",
-        Place::Store => "writes: store",
-        Place::File => "writes: file",
+        WriteTarget::Etcd => "writes: etcd",
+        WriteTarget::Log => "writes: log",
+        WriteTarget::Store => "writes: store",
+        WriteTarget::File => "writes: file",
     };
     canvas.text(8.0, y + 13.0, "name", label);
     let mut newest = 0;
     for Event { at, what } in canvas.history.events() {
         // Of those in etcd only the order and the time of reading are known.
         let (token, refused) = match what {
-            What::Wrote { place, token, .. } if *place == of && of != Place::Etcd => (*token, false),
-            What::Refused { place, token } if *place == of => (*token, true),
+            EventKind::Wrote { place, token, .. } if *place == of && of != WriteTarget::Etcd => {
+                (*token, false)
+            }
+            EventKind::Refused { place, token } if *place == of => (*token, true),
             _ => continue,
         };
         let stale = token < newest;
@@ -262,12 +264,12 @@ fn writes(canvas: &mut Canvas<'_>, terms: &Terms, of: Place) {
             y + 16.0
         );
     }
-    if of == Place::Etcd {
+    if of == WriteTarget::Etcd {
         let count = canvas
             .history
             .events()
             .iter()
-            .filter(|event| matches!(event.what, What::Wrote { place: Place::Etcd, .. }));
+            .filter(|event| matches!(event.what, EventKind::Wrote { place: WriteTarget::Etcd, .. }));
         let count = count.count();
         canvas.text(
             LEFT,
@@ -288,7 +290,7 @@ mod tests {
 
     #[test]
     fn shows_terms_faults_writes_and_what_is_wrong() {
-        let began = What::Began { fault: 0, kind: "a <fault>".into(), text: "text".into() };
+        let began = EventKind::Began { fault: 0, kind: "a <fault>".into(), text: "text".into() };
         let history = History::of(vec![
             started(0, "a"),
             proved(1_000, "a", 7, 4_000),
@@ -296,7 +298,7 @@ mod tests {
             Event { at: at(2_000), what: began },
             frozen(2_000, "a"),
             thawed(3_000, "a"),
-            wrote(2_500, Place::File, 1, 7),
+            wrote(2_500, WriteTarget::File, 1, 7),
             healed(3_500),
             closed(5_000),
         ]);

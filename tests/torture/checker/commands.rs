@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Case, Invariant};
-use crate::history::{At, Event, Token, What};
+use crate::history::{At, Event, EventKind, Token};
 
 pub(super) struct Commands;
 
@@ -20,7 +20,7 @@ impl Invariant for Commands {
         // The first violation of each term suffices.
         let mut found: BTreeMap<(Token, &'static str), String> = BTreeMap::new();
         for Event { at, what } in case.history.events() {
-            let What::Alive { who, token } = what else { continue };
+            let EventKind::Alive { who, token } = what else { continue };
             let mut offence = |kind, details: String| {
                 let seconds = case.history.seconds(*at);
                 let text =
@@ -57,7 +57,7 @@ const STARTED_FIRST: Duration = Duration::from_millis(500);
 /// Reports whether a supervisor was frozen or killed about then, and so may not have logged its term.
 fn interrupted(case: &Case<'_>, who: &str, about: At) -> bool {
     case.history.events().iter().any(|Event { at, what }| match what {
-        What::Killed { who: hit } | What::Frozen { who: hit } => {
+        EventKind::Killed { who: hit } | EventKind::Frozen { who: hit } => {
             hit == who && at.since(about) < STARTED_FIRST && about.since(*at) < STARTED_FIRST
         }
         _ => false,

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{Case, Invariant};
-use crate::history::{Event, What};
+use crate::history::{Event, EventKind};
 
 pub(super) struct InTheQueue;
 
@@ -17,13 +17,13 @@ impl Invariant for InTheQueue {
         let mut living = BTreeSet::new();
         for Event { what, .. } in case.history.events() {
             match what {
-                What::Started { who } => {
+                EventKind::Started { who } => {
                     living.insert(who.as_str());
                 }
-                What::Killed { who } | What::Told { who } | What::Exited { who, .. } => {
+                EventKind::Killed { who } | EventKind::Told { who } | EventKind::Exited { who, .. } => {
                     living.remove(who.as_str());
                 }
-                What::Queue { names } => {
+                EventKind::Queue { names } => {
                     let missing: Vec<_> =
                         living.iter().filter(|who| !names.iter().any(|name| name == *who)).copied().collect();
                     if missing.is_empty() {
@@ -32,7 +32,7 @@ impl Invariant for InTheQueue {
                     return vec![format!("{} is missing in {names:?}", missing.join(", "))];
                 }
                 // The queue could not be read.
-                What::Closed => return vec!["the queue could not be read".into()],
+                EventKind::Closed => return vec!["the queue could not be read".into()],
                 _ => {}
             }
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Case, Invariant};
 use crate::{
-    history::{At, Event, Token, What},
+    history::{At, Event, EventKind, Token},
     log::{Reading, readings},
 };
 
@@ -22,7 +22,7 @@ impl Invariant for OneLog {
     fn broken_by(&self, case: &Case<'_>) -> Vec<String> {
         let readings = readings(case.history.events());
         let mut found = Vec::new();
-        let log = Log::of(&readings, &mut found);
+        let log = CommittedLog::of(&readings, &mut found);
         for reading in &readings {
             found.extend(log.misread_by(reading));
         }
@@ -36,9 +36,9 @@ impl Invariant for OneLog {
 }
 
 /// The log that all readings together show.
-struct Log<'a>(BTreeMap<u64, (Token, &'a str)>);
+struct CommittedLog<'a>(BTreeMap<u64, (Token, &'a str)>);
 
-impl<'a> Log<'a> {
+impl<'a> CommittedLog<'a> {
     fn of(readings: &'a [Reading], found: &mut Vec<String>) -> Self {
         let mut log: BTreeMap<u64, (Token, &str)> = BTreeMap::new();
         for reading in readings {
@@ -140,7 +140,7 @@ fn behind(readings: &[Reading], proposals: &Proposals<'_>, case: &Case<'_>) -> V
         latest.insert(&reading.who, reading.records.last().map_or(reading.after, |entry| entry.index));
     }
     for Event { at, what } in case.history.events() {
-        if let What::Killed { who } | What::Told { who } | What::Exited { who, .. } = what
+        if let EventKind::Killed { who } | EventKind::Told { who } | EventKind::Exited { who, .. } = what
             && *at >= read_by_the_end(case)
             && *at < case.history.end()
         {
@@ -173,11 +173,11 @@ impl<'a> Proposals<'a> {
             Self { made: BTreeMap::new(), committed: BTreeMap::new(), denied: BTreeSet::new() };
         for Event { at, what } in events {
             match what {
-                What::Proposed { token, record, .. } => drop(proposals.made.insert(record, *token)),
-                What::Answered { record, index: Some(index), .. } => {
+                EventKind::Proposed { token, record, .. } => drop(proposals.made.insert(record, *token)),
+                EventKind::Answered { record, index: Some(index), .. } => {
                     proposals.committed.insert(record, (*at, *index));
                 }
-                What::Answered { record, index: None, .. } => drop(proposals.denied.insert(record)),
+                EventKind::Answered { record, index: None, .. } => drop(proposals.denied.insert(record)),
                 _ => {}
             }
         }
@@ -189,24 +189,24 @@ impl<'a> Proposals<'a> {
 mod tests {
     use super::{super::sample::*, *};
 
-    fn event(millis: u64, what: What) -> Event {
+    fn event(millis: u64, what: EventKind) -> Event {
         Event { at: at(millis), what }
     }
 
     fn proposed(millis: u64, token: Token, record: &str) -> Event {
-        event(millis, What::Proposed { who: "a".into(), token, record: record.into() })
+        event(millis, EventKind::Proposed { who: "a".into(), token, record: record.into() })
     }
 
     fn answered(millis: u64, record: &str, index: Option<u64>) -> Event {
-        event(millis, What::Answered { who: "a".into(), record: record.into(), index })
+        event(millis, EventKind::Answered { who: "a".into(), record: record.into(), index })
     }
 
     fn reads(millis: u64, who: &str) -> Event {
-        event(millis, What::Reads { who: who.into(), after: 0 })
+        event(millis, EventKind::Reads { who: who.into(), after: 0 })
     }
 
     fn shown(millis: u64, who: &str, index: u64, token: Token, record: &str) -> Event {
-        event(millis, What::Committed { who: who.into(), index, token, record: record.into() })
+        event(millis, EventKind::Committed { who: who.into(), index, token, record: record.into() })
     }
 
     /// Two records of two terms, and further events.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Case, Invariant};
-use crate::history::{At, Event, What};
+use crate::history::{At, Event, EventKind};
 
 pub(super) struct StopsInTime;
 
@@ -28,26 +28,26 @@ impl Invariant for StopsInTime {
         let mut found = Vec::new();
         for Event { at, what } in case.history.events() {
             match what {
-                What::Told { who } => {
+                EventKind::Told { who } => {
                     let frozen = frozen.get(who.as_str()).copied().unwrap_or_default();
                     stopping.insert(who, Stopping { since: *at, frozen });
                 }
-                What::Frozen { who } => {
+                EventKind::Frozen { who } => {
                     frozen.insert(who, true);
                     stopping.entry(who).and_modify(|it| it.frozen = true);
                 }
-                What::Thawed { who } => {
+                EventKind::Thawed { who } => {
                     frozen.insert(who, false);
                     // From here on all steps of stopping may still be ahead.
                     stopping.entry(who).and_modify(|it| (it.frozen, it.since) = (false, *at));
                 }
-                What::Killed { who } => {
+                EventKind::Killed { who } => {
                     frozen.insert(who, false);
                     if let Some(it) = stopping.remove(who.as_str()) {
                         found.extend(too_long(case, who, &it, *at, bound));
                     }
                 }
-                What::Exited { who, code } => match stopping.remove(who.as_str()) {
+                EventKind::Exited { who, code } => match stopping.remove(who.as_str()) {
                     Some(it) => found.extend(too_long(case, who, &it, *at, bound)),
                     None => {
                         let at = case.history.seconds(*at);

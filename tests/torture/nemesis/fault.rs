@@ -9,7 +9,7 @@ pub(crate) const MEMBER_FROZEN: &str = "member frozen";
 
 /// A candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Whom {
+pub(crate) enum Target {
     /// The present first in the queue, or leader of the peers; any candidate if it is not known.
     Leader,
     /// The next one in the queue, or a follower.
@@ -21,7 +21,7 @@ pub(crate) enum Whom {
 
 /// A member of etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Member {
+pub(crate) enum MemberTarget {
     /// etcd's present leader.
     Leading,
     One(usize),
@@ -29,28 +29,28 @@ pub(crate) enum Member {
 
 /// A host in the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Site {
-    Of(Whom),
-    Etcd(Member),
+pub(crate) enum HostTarget {
+    Of(Target),
+    Etcd(MemberTarget),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL, and a restart at the end.
-    Kill(Whom),
+    Kill(Target),
     /// SIGSTOP, and SIGCONT at the end.
-    Freeze(Whom),
+    Freeze(Target),
     /// SIGTERM, and a restart once it has exited.
-    Restart(Whom),
+    Restart(Target),
     /// The guard of an `elect run`: SIGKILL, once.
-    KillGuard(Whom),
+    KillGuard(Target),
     /// The guard of an `elect run`: SIGSTOP, and SIGCONT at the end.
-    FreezeGuard(Whom),
+    FreezeGuard(Target),
     /// SIGKILL to an `elect run` and its guard, before either can see the other's end. The same as `Kill` without a
     /// guard.
-    KillPair(Whom),
+    KillPair(Target),
     /// SIGSTOP to both, and SIGCONT at the end.
-    FreezePair(Whom),
+    FreezePair(Target),
     /// SIGKILL to all candidates at once.
     KillAll,
     /// SIGKILL to the leader and as many others as it takes to leave a minority.
@@ -59,43 +59,43 @@ pub(crate) enum Fault {
     FreezeOthers,
 
     /// No packets to it or from it.
-    CutOff(Site),
+    CutOff(HostTarget),
     /// No packets from it.
-    Mute(Site),
+    Mute(HostTarget),
     /// No packets to it.
-    Deaf(Site),
+    Deaf(HostTarget),
     /// No packets from the first to the second.
-    OneWay(Site, Site),
+    OneWay(HostTarget, HostTarget),
     /// No packets between the two.
-    Apart(Site, Site),
+    Apart(HostTarget, HostTarget),
     /// No packets between these two and all others.
-    Exile(Whom, Whom),
+    Exile(Target, Target),
     /// Its packets are delayed and dropped.
-    Weather(Site, Weather),
+    BadLink(HostTarget, LinkQuality),
 
-    KillMember(Member),
-    FreezeMember(Member),
+    KillMember(MemberTarget),
+    FreezeMember(MemberTarget),
     /// All members are frozen at once.
     FreezeEtcd,
     /// Frozen for a moment, repeatedly: to the others this looks like a disk that syncs slowly.
-    Stutter(Site),
+    Stutter(HostTarget),
     /// etcd's leader hands over to another member.
     MoveLeader,
 
     /// A third party revokes a candidate's lease.
-    Revoke(Whom),
+    Revoke(Target),
     /// A third party deletes a candidate's key.
-    Delete(Whom),
+    Delete(Target),
     /// The history is compacted.
     Compact,
 
     /// A stranger calls all other members under this member's name, repeatedly for a moment.
-    Stranger(Whom),
+    Stranger(Target),
 }
 
 /// The quality of a bad link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Weather {
+pub(crate) struct LinkQuality {
     pub(crate) delay: Duration,
     pub(crate) jitter: Duration,
     /// Percent of packets.
@@ -118,7 +118,7 @@ impl Fault {
             Self::FreezeOthers => "all others frozen",
             Self::CutOff(_) | Self::Apart(..) | Self::Exile(..) => "partition, two-way",
             Self::Mute(_) | Self::Deaf(_) | Self::OneWay(..) => "partition, one-way",
-            Self::Weather(..) => "delay and loss",
+            Self::BadLink(..) => "delay and loss",
             Self::KillMember(_) => "member killed",
             Self::FreezeMember(_) => MEMBER_FROZEN,
             Self::FreezeEtcd => "all of etcd frozen",
@@ -145,7 +145,7 @@ impl Fault {
     }
 }
 
-impl fmt::Display for Whom {
+impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Leader => f.write_str("the leader"),
@@ -156,7 +156,7 @@ impl fmt::Display for Whom {
     }
 }
 
-impl fmt::Display for Member {
+impl fmt::Display for MemberTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Leading => f.write_str("etcd's leader"),
@@ -165,7 +165,7 @@ impl fmt::Display for Member {
     }
 }
 
-impl fmt::Display for Site {
+impl fmt::Display for HostTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Of(whom) => whom.fmt(f),
@@ -193,7 +193,7 @@ impl fmt::Display for Fault {
             Self::OneWay(from, to) => write!(f, "nothing gets from {from} to {to}"),
             Self::Apart(one, other) => write!(f, "nothing gets through between {one} and {other}"),
             Self::Exile(one, other) => write!(f, "{one} and {other} are cut off from the rest"),
-            Self::Weather(site, Weather { delay, jitter, lost }) => {
+            Self::BadLink(site, LinkQuality { delay, jitter, lost }) => {
                 write!(f, "what {site} sends takes {delay:?} ± {jitter:?} longer, {lost} % of it is lost")
             }
             Self::KillMember(member) => write!(f, "{member} is killed"),

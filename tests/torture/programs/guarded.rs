@@ -9,17 +9,17 @@ use leader_election::{
     peers::{Missed, Peers, ProposeError, Record},
 };
 
-use super::{Diary, WRITES};
-use crate::history::{At, What};
+use super::{EventDiary, WRITES};
+use crate::history::{At, EventKind};
 
-pub(super) enum Guarded {
+pub(super) enum GuardedWrites {
     Etcd(Etcd),
     Log(Peers),
 }
 
-impl Guarded {
+impl GuardedWrites {
     /// Writes, and waits for the result.
-    pub(super) async fn write(&self, leadership: &Leadership, number: u64, who: &str, diary: &Diary) {
+    pub(super) async fn write(&self, leadership: &Leadership, number: u64, who: &str, diary: &EventDiary) {
         match self {
             Self::Etcd(etcd) => {
                 let token = leadership.token();
@@ -36,31 +36,31 @@ impl Guarded {
     }
 }
 
-async fn propose(peers: &Peers, leadership: &Leadership, number: u64, who: &str, diary: &Diary) {
+async fn propose(peers: &Peers, leadership: &Leadership, number: u64, who: &str, diary: &EventDiary) {
     let token = leadership.token().get();
     let record = format!("{who}/{token}/{number}");
-    diary.write(At::now(), What::Proposed { who: who.into(), token, record: record.clone() });
+    diary.write(At::now(), EventKind::Proposed { who: who.into(), token, record: record.clone() });
     let index = match peers.propose(leadership, record.clone().into_bytes()).await {
         Ok(index) => Some(index),
         // It may yet be committed.
         Err(ProposeError::Unconfirmed(_)) => return,
         Err(_) => None,
     };
-    diary.write(At::now(), What::Answered { who: who.into(), record, index });
+    diary.write(At::now(), EventKind::Answered { who: who.into(), record, index });
 }
 
 /// Writes down committed records, from the beginning of the log on.
-pub(super) async fn read_on(peers: Peers, diary: Arc<Diary>, who: String) {
-    diary.write(At::now(), What::Reads { who: who.clone(), after: 0 });
+pub(super) async fn read_on(peers: Peers, diary: Arc<EventDiary>, who: String) {
+    diary.write(At::now(), EventKind::Reads { who: who.clone(), after: 0 });
     let mut records = peers.committed(0);
     while let Some(next) = records.next().await {
         let who = who.clone();
         let what = match next {
             Ok(Record { index, token, bytes, .. }) => {
                 let record = String::from_utf8_lossy(&bytes).into_owned();
-                What::Committed { who, index, token: token.get(), record }
+                EventKind::Committed { who, index, token: token.get(), record }
             }
-            Err(Missed { through, .. }) => What::Reads { who, after: through },
+            Err(Missed { through, .. }) => EventKind::Reads { who, after: through },
         };
         diary.write(At::now(), what);
     }

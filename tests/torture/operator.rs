@@ -15,10 +15,10 @@ use etcd_client::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    arena::{Arena, Host, Hub},
-    ground::Sight,
-    history::{At, Event, Place, Token, What},
+    history::{At, Event, EventKind, Token, WriteTarget},
     programs::{ELECTION, WRITES},
+    system::ElectionState,
+    testbed::{Host, Hub, Testbed},
 };
 
 /// Time limit for one call, to a member that may not answer.
@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A candidate in the queue.
 #[derive(Debug, Clone)]
-struct Queued {
+struct QueuedKey {
     name: String,
     key: Vec<u8>,
     lease: i64,
@@ -37,37 +37,37 @@ struct Queued {
 
 /// The last observed state of etcd.
 #[derive(Debug, Clone, Default)]
-struct Seen {
+struct QueueState {
     /// The first one leads.
-    queue: Vec<Queued>,
+    queue: Vec<QueuedKey>,
     leading_member: Option<usize>,
     looks: u64,
 }
 
 #[derive(Clone)]
-pub(crate) struct Hand {
+pub(crate) struct Operator {
     hub: Hub,
     clients: Arc<Vec<Client>>,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<QueueState>>,
     noted: Arc<Mutex<Vec<Event>>>,
 }
 
 /// The way a candidate is deposed.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Blow {
+pub(crate) enum Deposition {
     Revoke,
     Delete,
 }
 
-impl Hand {
-    pub(crate) fn of(arena: &Arc<Mutex<Arena>>, members: usize) -> Self {
+impl Operator {
+    pub(crate) fn of(testbed: &Arc<Mutex<Testbed>>, members: usize) -> Self {
         let urls: Vec<String> = {
-            let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
+            let testbed = testbed.lock().unwrap_or_else(PoisonError::into_inner);
             (0..members)
-                .map(|member| format!("http://{}", arena.addresses(Host::Member(member)).client))
+                .map(|member| format!("http://{}", testbed.addresses(Host::Member(member)).client))
                 .collect()
         };
-        let hub = Hub::start(arena, "hand");
+        let hub = Hub::start(testbed, "operator");
         let clients = hub.wait(async move {
             let mut clients = Vec::new();
             for url in urls {
@@ -77,20 +77,20 @@ impl Hand {
             }
             clients
         });
-        let hand = Self { hub, clients: Arc::new(clients), seen: Arc::default(), noted: Arc::default() };
-        hand.hub.spawn(hand.clone().look_on());
-        hand.hub.spawn(hand.clone().follow_deletions());
-        hand
+        let operator = Self { hub, clients: Arc::new(clients), seen: Arc::default(), noted: Arc::default() };
+        operator.hub.spawn(operator.clone().look_on());
+        operator.hub.spawn(operator.clone().follow_deletions());
+        operator
     }
 
     /// The last observed state.
-    pub(crate) fn sight(&self) -> Sight {
-        let Seen { queue, leading_member, looks } = self.seen();
+    pub(crate) fn sight(&self) -> ElectionState {
+        let QueueState { queue, leading_member, looks } = self.seen();
         let there: Vec<String> = queue.into_iter().map(|queued| queued.name).collect();
-        Sight { leader: there.first().cloned(), there, leading_member, looks }
+        ElectionState { leader: there.first().cloned(), there, leading_member, looks }
     }
 
-    fn seen(&self) -> Seen {
+    fn seen(&self) -> QueueState {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -99,7 +99,7 @@ impl Hand {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, what: What) {
+    fn note(&self, what: EventKind) {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(Event { at: At::now(), what });
     }
 
@@ -150,7 +150,7 @@ impl Hand {
                 if kv.create_revision() > 0 {
                     made.insert(kv.key().to_vec(), kv.create_revision().unsigned_abs());
                 } else if let Some(token) = made.remove(kv.key()) {
-                    self.note(What::Gone { token, order: kv.mod_revision().unsigned_abs() });
+                    self.note(EventKind::Gone { token, order: kv.mod_revision().unsigned_abs() });
                 }
             }
         }
@@ -170,7 +170,7 @@ impl Hand {
         None
     }
 
-    async fn queue(&self) -> Option<Vec<Queued>> {
+    async fn queue(&self) -> Option<Vec<QueuedKey>> {
         let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
         let prefix = format!("{ELECTION}/");
         let read = |mut client: Client| {
@@ -178,7 +178,7 @@ impl Hand {
             async move { client.get(prefix, Some(options)).await }
         };
         let answer = self.ask(read).await?;
-        let queued = answer.kvs().iter().map(|kv| Queued {
+        let queued = answer.kvs().iter().map(|kv| QueuedKey {
             name: String::from_utf8_lossy(kv.value()).into_owned(),
             key: kv.key().to_vec(),
             lease: kv.lease(),
@@ -201,10 +201,10 @@ impl Hand {
 
     /// Waits until etcd answers.
     pub(crate) fn wait_for_etcd(&self, within: Duration) -> bool {
-        let hand = self.clone();
+        let operator = self.clone();
         self.hub.wait(async move {
             timeout(within, async {
-                while hand.leading_member().await.is_none() || hand.queue().await.is_none() {
+                while operator.leading_member().await.is_none() || operator.queue().await.is_none() {
                     sleep(LOOK_EVERY).await;
                 }
             })
@@ -214,23 +214,23 @@ impl Hand {
     }
 
     /// Has etcd delete the last known key of that name in the queue. Does not wait for it.
-    pub(crate) fn depose(&self, name: &str, blow: Blow) {
+    pub(crate) fn depose(&self, name: &str, blow: Deposition) {
         let Some(target) = self.seen().queue.into_iter().find(|queued| queued.name == name) else { return };
         // Noted before it is sent: etcd may do it at any time from here on, even if it never answers.
-        self.note(What::Deposed { token: target.token });
-        let hand = self.clone();
+        self.note(EventKind::Deposed { token: target.token });
+        let operator = self.clone();
         self.hub.spawn(async move {
             let (key, lease) = (target.key, target.lease);
             match blow {
-                Blow::Revoke => {
-                    let _ = hand.ask(|mut client| async move { client.lease_revoke(lease).await }).await;
+                Deposition::Revoke => {
+                    let _ = operator.ask(|mut client| async move { client.lease_revoke(lease).await }).await;
                 }
-                Blow::Delete => {
+                Deposition::Delete => {
                     let delete = |mut client: Client| {
                         let key = key.clone();
                         async move { client.delete(key, None).await }
                     };
-                    let _ = hand.ask(delete).await;
+                    let _ = operator.ask(delete).await;
                 }
             }
         });
@@ -238,11 +238,11 @@ impl Hand {
 
     /// Has etcd's leader hand over to another member. Does not wait for it.
     pub(crate) fn move_leader(&self) {
-        let hand = self.clone();
+        let operator = self.clone();
         self.hub.spawn(async move {
-            let place = hand.leading_member().await?;
-            let mut leader = hand.clients.get(place)?.clone();
-            let next = hand.clients.get((place + 1) % hand.clients.len())?.clone();
+            let place = operator.leading_member().await?;
+            let mut leader = operator.clients.get(place)?.clone();
+            let next = operator.clients.get((place + 1) % operator.clients.len())?.clone();
             let status = timeout(PATIENCE, next.clone().status()).await.ok()?.ok()?;
             let to = status.header()?.member_id();
             drop(timeout(PATIENCE, leader.move_leader(to)).await);
@@ -252,35 +252,36 @@ impl Hand {
 
     /// Has all of the history so far compacted. Does not wait for it.
     pub(crate) fn compact(&self) {
-        let hand = self.clone();
+        let operator = self.clone();
         self.hub.spawn(async move {
-            let answer = hand.ask(|mut client| async move { client.get("revision", None).await }).await?;
+            let answer = operator.ask(|mut client| async move { client.get("revision", None).await }).await?;
             let revision = answer.header()?.revision();
             let options = CompactionOptions::new().with_physical();
-            hand.ask(|mut client| {
-                let options = options.clone();
-                async move { client.compact(revision, Some(options)).await }
-            })
-            .await
+            operator
+                .ask(|mut client| {
+                    let options = options.clone();
+                    async move { client.compact(revision, Some(options)).await }
+                })
+                .await
         });
     }
 
     /// Reads the queue, and notes it.
     pub(crate) fn note_queue(&self) {
-        let hand = self.clone();
-        let queue = self.hub.wait(async move { hand.queue().await });
+        let operator = self.clone();
+        let queue = self.hub.wait(async move { operator.queue().await });
         if let Some(queue) = queue {
-            self.note(What::Queue { names: queue.into_iter().map(|queued| queued.name).collect() });
+            self.note(EventKind::Queue { names: queue.into_iter().map(|queued| queued.name).collect() });
         }
     }
 
     /// Reads all guarded writes that etcd accepted, and notes them in etcd's order.
     pub(crate) fn note_writes(&self) {
         const MANY: Duration = Duration::from_secs(20);
-        let hand = self.clone();
+        let operator = self.clone();
         let answer = self.hub.wait(async move {
             let options = GetOptions::new().with_prefix().with_sort(SortTarget::Mod, SortOrder::Ascend);
-            for client in hand.clients.iter() {
+            for client in operator.clients.iter() {
                 let mut client = client.clone();
                 if let Ok(Ok(answer)) = timeout(MANY, client.get(WRITES, Some(options.clone()))).await {
                     return Some(answer);
@@ -291,7 +292,7 @@ impl Hand {
         for kv in answer.iter().flat_map(|answer| answer.kvs()) {
             let token = String::from_utf8_lossy(kv.value()).parse().unwrap_or_default();
             let order = kv.mod_revision().unsigned_abs();
-            self.note(What::Wrote { place: Place::Etcd, order, token });
+            self.note(EventKind::Wrote { place: WriteTarget::Etcd, order, token });
         }
     }
 }

@@ -13,7 +13,7 @@ use super::{Addresses, Blocked, Host};
 pub(crate) struct Loopback {
     /// The peers' hosts.
     hosts: Vec<Host>,
-    sites: Vec<Site>,
+    sites: Vec<PeerPorts>,
     network: Network,
     /// `proxies[candidate][member]`.
     proxies: Vec<Vec<Proxy>>,
@@ -21,7 +21,7 @@ pub(crate) struct Loopback {
 }
 
 #[derive(Debug)]
-struct Site {
+struct PeerPorts {
     client: ReservedPort,
     peer: ReservedPort,
     process: ProcessId,
@@ -29,7 +29,7 @@ struct Site {
 
 impl Loopback {
     pub(super) fn new(candidates: usize, members: usize) -> Self {
-        let site = |_: &Host| Site {
+        let site = |_: &Host| PeerPorts {
             client: ReservedPort::new(),
             peer: ReservedPort::new(),
             process: ProcessId::default(),
@@ -38,8 +38,9 @@ impl Loopback {
             0 => (0..candidates).map(Host::Candidate).collect(),
             _ => (0..members).map(Host::Member).collect(),
         };
-        let sites: Vec<Site> = hosts.iter().map(site).collect();
-        let known = |site: &Site| Member { address: site.peer.address(), process_id: site.process.clone() };
+        let sites: Vec<PeerPorts> = hosts.iter().map(site).collect();
+        let known =
+            |site: &PeerPorts| Member { address: site.peer.address(), process_id: site.process.clone() };
         let network = Network::start(&sites.iter().map(known).collect::<Vec<_>>());
         let to_all = |_| sites[..members].iter().map(|site| Proxy::start(&site.client.address())).collect();
         let proxies = (0..candidates).map(to_all).collect();

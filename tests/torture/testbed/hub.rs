@@ -7,19 +7,19 @@ use std::{
 
 use tokio::runtime::{Builder, Handle};
 
-use super::Arena;
+use super::Testbed;
 
 /// Runs the test's own requests to the processes under test. The thread lasts as long as the test.
 #[derive(Clone)]
 pub(crate) struct Hub(Handle);
 
 impl Hub {
-    pub(crate) fn start(arena: &Arc<Mutex<Arena>>, name: &str) -> Self {
+    pub(crate) fn start(testbed: &Arc<Mutex<Testbed>>, name: &str) -> Self {
         let (started, ready) = mpsc::sync_channel(1);
-        let arena = Arc::clone(arena);
+        let testbed = Arc::clone(testbed);
         let serve = move || {
-            arena.lock().unwrap_or_else(PoisonError::into_inner).enter();
-            drop(arena);
+            testbed.lock().unwrap_or_else(PoisonError::into_inner).enter();
+            drop(testbed);
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
             let _ = started.send(runtime.handle().clone());
             runtime.block_on(std::future::pending::<()>());

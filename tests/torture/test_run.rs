@@ -1,9 +1,9 @@
 //! A run: candidates on their hosts, their system, the nemesis at work on it all, and its history.
 //!
 //! ```text
-//!  seed ─► Schedule ─► Stage ── each fault, at its time ──► processes, network, ground
-//!                        │                                        │ what they write
-//!                        └── what it did ──► History ◄────────────┘
+//!  seed ─► Schedule ─► TestRun ── each fault, at its time ──► processes, network, system
+//!                         │                                        │ notes
+//!                         └── faults ──► History ◄─────────────────┘
 //! ```
 //!
 //! Faults overlap. So a host's treatment follows from *all* active faults: it is frozen while one of them
@@ -17,16 +17,16 @@ use std::{
 };
 
 use super::{
-    aim::{self, Aim, Hit},
-    arena::{Arena, Blocked, Climate, Host},
     backend::Backend,
-    cast::{Candidate, Kind, Paths},
-    clocks::Pace,
-    ground::{self, Ground, READY},
-    history::{At, Event, History, What},
+    candidates::{CandidateKind, CandidateProcess, Paths},
+    clocks::ClockRate,
+    history::{At, Event, EventKind, History},
     log,
     nemesis::{Fault, Planned, Schedule},
     places::{self, Store},
+    system::{self, READY, System},
+    targets::{self, Affected, Targets},
+    testbed::{BadLinks, Blocked, Host, Testbed},
 };
 
 /// Interval between two steps.
@@ -61,76 +61,77 @@ impl Plan {
         self.schedule.on
     }
 
-    fn pace(&self, name: &str) -> Pace {
+    fn pace(&self, name: &str) -> ClockRate {
         let off = self.on().off_rate(name).filter(|_| self.drift);
-        off.and_then(Pace::off).unwrap_or(Pace::True)
+        off.and_then(ClockRate::off).unwrap_or(ClockRate::True)
     }
 }
 
-pub(crate) struct Stage {
+pub(crate) struct TestRun {
     plan: Plan,
     // Before the testbed: they end while their hosts exist.
-    candidates: Vec<Candidate>,
-    ground: Box<dyn Ground>,
+    candidates: Vec<CandidateProcess>,
+    system: Box<dyn System>,
     store: Store,
-    arena: Arc<Mutex<Arena>>,
+    testbed: Arc<Mutex<Testbed>>,
     paths: Paths,
-    going_on: BTreeMap<usize, Hit>,
+    going_on: BTreeMap<usize, Affected>,
     events: Vec<Event>,
     blocked: Blocked,
-    climate: Climate,
+    bad_links: BadLinks,
 }
 
-impl Stage {
+impl TestRun {
     /// Starts all processes, and waits until all candidates are present.
     pub(crate) fn set(plan: Plan, paths: &Paths) -> Self {
         let on = plan.on();
-        let arena = Arena::new(on.cast().len(), on.members(), plan.loopback);
+        let testbed = Testbed::new(on.candidates().len(), on.members(), plan.loopback);
         if plan.aloud {
-            println!("{}", arena.describe());
+            println!("{}", testbed.describe());
         }
-        let arena = Arc::new(Mutex::new(arena));
-        let ground = ground::start(on, &arena, paths);
+        let testbed = Arc::new(Mutex::new(testbed));
+        let system = system::start(on, &testbed, paths);
         let store = Store::serve(&paths.store());
-        let cast = on.cast().iter().enumerate();
-        let candidates =
-            cast.map(|(place, (name, _))| Candidate::new(on, place, paths, plan.pace(name))).collect();
-        let mut stage = Self {
+        let candidates = on.candidates().iter().enumerate();
+        let candidates = candidates
+            .map(|(place, (name, _))| CandidateProcess::new(on, place, paths, plan.pace(name)))
+            .collect();
+        let mut test_run = Self {
             plan,
             candidates,
-            ground,
+            system,
             store,
-            arena,
+            testbed,
             paths: paths.clone(),
             going_on: BTreeMap::new(),
             events: Vec::new(),
             blocked: Blocked::new(),
-            climate: Climate::new(),
+            bad_links: BadLinks::new(),
         };
-        stage.start_candidates();
+        test_run.start_candidates();
         let deadline = At::now().plus(READY);
-        while stage.missing() > 0 && At::now() < deadline {
+        while test_run.missing() > 0 && At::now() < deadline {
             thread::sleep(TICK);
         }
-        stage
+        test_run
     }
 
     fn start_candidates(&mut self) {
         let down = self.down();
-        let arena = Arc::clone(&self.arena);
-        let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
+        let testbed = Arc::clone(&self.testbed);
+        let testbed = testbed.lock().unwrap_or_else(PoisonError::into_inner);
         for (place, candidate) in self.candidates.iter_mut().enumerate() {
             if !down.contains(&place) {
-                candidate.start(&arena);
+                candidate.start(&testbed);
             }
         }
     }
 
     /// Number of running candidates that are not present.
     fn missing(&self) -> usize {
-        let there = self.ground.sight().there;
-        let stands = |candidate: &&Candidate| candidate.stands();
-        let absent = |candidate: &&Candidate| !there.contains(&candidate.name);
+        let there = self.system.sight().there;
+        let stands = |candidate: &&CandidateProcess| candidate.stands();
+        let absent = |candidate: &&CandidateProcess| !there.contains(&candidate.name);
         self.candidates.iter().filter(stands).filter(absent).count()
     }
 
@@ -161,23 +162,23 @@ impl Stage {
         self.finish()
     }
 
-    fn note(&mut self, what: What) {
+    fn note(&mut self, what: EventKind) {
         self.events.push(Event { at: At::now(), what });
     }
 
     fn begin(&mut self, number: usize, planned: Planned) {
-        let sight = self.ground.sight();
-        let aim = Aim { on: self.plan.on(), candidates: &self.candidates, sight: &sight };
-        let hit = aim.resolve(planned.fault);
-        let (kind, text) = (planned.fault.kind().to_owned(), aim.told(planned.fault, &hit));
-        let whom = aim::whom(planned.fault).map(|whom| aim.place(whom));
+        let sight = self.system.sight();
+        let targets = Targets { on: self.plan.on(), candidates: &self.candidates, sight: &sight };
+        let hit = targets.resolve(planned.fault);
+        let (kind, text) = (planned.fault.kind().to_owned(), targets.told(planned.fault, &hit));
+        let whom = targets::whom(planned.fault).map(|whom| targets.place(whom));
         if self.plan.aloud {
             println!("{:8.3} s  {text}", planned.at.as_secs_f64());
         }
-        self.note(What::Began { fault: number, kind, text });
+        self.note(EventKind::Began { fault: number, kind, text });
         self.happen(planned.fault, &hit, whom);
-        if planned.fault.is_a_moment() || matches!(hit, Hit::Nothing) {
-            self.note(What::Over { fault: number });
+        if planned.fault.is_a_moment() || matches!(hit, Affected::Nothing) {
+            self.note(EventKind::Over { fault: number });
         } else {
             self.going_on.insert(number, hit);
         }
@@ -189,26 +190,30 @@ impl Stage {
         let hit = self.going_on.remove(&number);
         self.shape();
         match hit {
-            Some(Hit::GuardFrozen(place) | Hit::PairFrozen(place)) => self.candidates[place].thaw_guard(),
-            Some(Hit::Killed(_) | Hit::PairKilled(_)) => self.start_candidates(),
+            Some(Affected::GuardFrozen(place) | Affected::PairFrozen(place)) => {
+                self.candidates[place].thaw_guard()
+            }
+            Some(Affected::Killed(_) | Affected::PairKilled(_)) => self.start_candidates(),
             _ => {}
         }
-        self.note(What::Over { fault: number });
+        self.note(EventKind::Over { fault: number });
     }
 
     /// Applies a momentary fault.
-    fn happen(&mut self, fault: Fault, hit: &Hit, whom: Option<usize>) {
+    fn happen(&mut self, fault: Fault, hit: &Affected, whom: Option<usize>) {
         match (fault, hit, whom) {
-            (_, Hit::Killed(places), _) => places.iter().for_each(|place| self.candidates[*place].kill()),
-            (_, Hit::Restarting(place), _) => self.candidates[*place].tell(),
-            (_, Hit::PairKilled(place), _) => self.candidates[*place].kill_with_guard(),
-            (_, Hit::GuardFrozen(place) | Hit::PairFrozen(place), _) => {
+            (_, Affected::Killed(places), _) => {
+                places.iter().for_each(|place| self.candidates[*place].kill())
+            }
+            (_, Affected::Restarting(place), _) => self.candidates[*place].tell(),
+            (_, Affected::PairKilled(place), _) => self.candidates[*place].kill_with_guard(),
+            (_, Affected::GuardFrozen(place) | Affected::PairFrozen(place), _) => {
                 self.candidates[*place].freeze_guard()
             }
-            (_, Hit::GuardKilled(place), _) => self.candidates[*place].kill_guard(),
-            (_, Hit::Nothing, whom) => {
+            (_, Affected::GuardKilled(place), _) => self.candidates[*place].kill_guard(),
+            (_, Affected::Nothing, whom) => {
                 let name = whom.map_or("", |place| &self.candidates[place].name);
-                self.ground.strike(fault, name);
+                self.system.strike(fault, name);
             }
             _ => {}
         }
@@ -217,8 +222,8 @@ impl Stage {
     /// The candidates that must be dead.
     fn down(&self) -> BTreeSet<usize> {
         self.picked(|hit| match hit {
-            Hit::Killed(places) => places.clone(),
-            Hit::PairKilled(place) => vec![*place],
+            Affected::Killed(places) => places.clone(),
+            Affected::PairKilled(place) => vec![*place],
             _ => Vec::new(),
         })
     }
@@ -227,24 +232,24 @@ impl Stage {
     fn shape(&mut self) {
         self.freeze();
         let down = self.picked(|hit| match hit {
-            Hit::MemberKilled(member) => vec![*member],
+            Affected::MemberKilled(member) => vec![*member],
             _ => Vec::new(),
         });
-        let arena = Arc::clone(&self.arena);
-        let mut arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
-        self.ground.set_down(&down, &arena);
+        let testbed = Arc::clone(&self.testbed);
+        let mut testbed = testbed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.system.set_down(&down, &testbed);
         let mut blocked = Blocked::new();
-        let mut climate = Climate::new();
+        let mut bad_links = BadLinks::new();
         for hit in self.going_on.values() {
             match hit {
-                Hit::Blocked(pairs) => blocked.extend(pairs),
-                Hit::Weather(host, weather) => drop(climate.insert(*host, *weather)),
+                Affected::Blocked(pairs) => blocked.extend(pairs),
+                Affected::BadLink(host, quality) => drop(bad_links.insert(*host, *quality)),
                 _ => {}
             }
         }
-        if blocked != self.blocked || climate != self.climate {
-            arena.shape(&blocked, &climate);
-            (self.blocked, self.climate) = (blocked, climate);
+        if blocked != self.blocked || bad_links != self.bad_links {
+            testbed.shape(&blocked, &bad_links);
+            (self.blocked, self.bad_links) = (blocked, bad_links);
         }
     }
 
@@ -254,9 +259,9 @@ impl Stage {
         let phase = At::now().0 % (still + moving).as_nanos() as u64;
         let stutters = Duration::from_nanos(phase) < still;
         let frozen: BTreeSet<Host> = self.picked(|hit| match hit {
-            Hit::Frozen(hosts) => hosts.clone(),
-            Hit::PairFrozen(place) => vec![Host::Candidate(*place)],
-            Hit::Stutter(host) if stutters => vec![*host],
+            Affected::Frozen(hosts) => hosts.clone(),
+            Affected::PairFrozen(place) => vec![Host::Candidate(*place)],
+            Affected::Stutter(host) if stutters => vec![*host],
             _ => Vec::new(),
         });
         for (place, candidate) in self.candidates.iter_mut().enumerate() {
@@ -266,10 +271,10 @@ impl Stage {
             Host::Member(member) => Some(member),
             Host::Candidate(_) => None,
         });
-        self.ground.set_frozen(&members.collect());
+        self.system.set_frozen(&members.collect());
     }
 
-    fn picked<T: Ord>(&self, pick: impl Fn(&Hit) -> Vec<T>) -> BTreeSet<T> {
+    fn picked<T: Ord>(&self, pick: impl Fn(&Affected) -> Vec<T>) -> BTreeSet<T> {
         self.going_on.values().flat_map(pick).collect()
     }
 
@@ -286,18 +291,18 @@ impl Stage {
 
     /// After all faults: waits until there is a leader and all candidates are present, or until the bound.
     fn settle(&mut self) {
-        self.note(What::Healed);
+        self.note(EventKind::Healed);
         let healed = At::now();
         let bound = self.plan.on().bounds().takeover;
         let enough = healed.plus(bound).plus(AFTERMATH);
-        let looks = self.ground.sight().looks;
+        let looks = self.system.sight().looks;
         let mut well = None;
         while At::now() < enough {
             self.tick();
             // Observations from before the end of the faults are out of date.
             let all_there = self.missing() == 0
-                && self.candidates.iter().all(Candidate::stands)
-                && self.ground.sight().looks > looks + 1;
+                && self.candidates.iter().all(CandidateProcess::stands)
+                && self.system.sight().looks > looks + 1;
             well = if all_there { well.or(Some(At::now())) } else { None };
             if well
                 .is_some_and(|since| At::now().since(since) >= bound.min(self.plan.on().span() + AFTERMATH))
@@ -306,9 +311,9 @@ impl Stage {
             }
             thread::sleep(TICK);
         }
-        self.ground.note_who_is_there();
-        self.note(What::Closed);
-        self.ground.note_writes();
+        self.system.note_who_is_there();
+        self.note(EventKind::Closed);
+        self.system.note_writes();
     }
 
     /// Tells all candidates to stop, last one first, and collects their notes.
@@ -318,7 +323,8 @@ impl Stage {
         }
         let deadline = At::now().plus(self.plan.on().bounds().stop).plus(AFTERMATH);
         while At::now() < deadline {
-            let running = self.candidates.iter_mut().map(Candidate::reaped).filter(|gone| !gone).count();
+            let running =
+                self.candidates.iter_mut().map(CandidateProcess::reaped).filter(|gone| !gone).count();
             if running == 0 {
                 break;
             }
@@ -329,13 +335,13 @@ impl Stage {
             events.extend(candidate.events());
             candidate.kill();
         }
-        events.extend(self.ground.events());
+        events.extend(self.system.events());
         events.extend(self.store.events());
         events.extend(places::read_file(&self.paths.file()));
         events.extend(log::writes(&events));
         // Without the diaries, surviving commands end.
-        for (name, kind) in self.plan.on().cast() {
-            if *kind == Kind::Run {
+        for (name, kind) in self.plan.on().candidates() {
+            if *kind == CandidateKind::Run {
                 let diary = self.paths.diary(name);
                 let _ = std::fs::rename(&diary, diary.with_extension("commands"));
             }

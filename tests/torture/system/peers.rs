@@ -10,15 +10,15 @@ use std::{
 use leader_election::peers::{Answered, Client, Evidence, Known};
 use tokio::time::{sleep, timeout};
 
-use super::{Ground, Sight};
+use super::{ElectionState, System};
 use crate::{
-    arena::{Arena, Host, Hub},
     backend::Backend,
-    cast,
-    history::{At, Event, What},
+    candidates,
+    history::{At, Event, EventKind},
     impostor::{Impostor, Outcome},
     nemesis::Fault,
     programs::ELECTION,
+    testbed::{Host, Hub, Testbed},
 };
 
 /// Time limit for one round of questions, to members that may not answer: a part of an election's time.
@@ -33,10 +33,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const PATIENCE_AT_LAST: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
-pub(crate) struct Eye {
+pub(crate) struct PeersSystem {
     hub: Hub,
     client: Client,
-    sight: Arc<Mutex<Sight>>,
+    sight: Arc<Mutex<ElectionState>>,
     noted: Arc<Mutex<Vec<Event>>>,
     /// Names and addresses, for a stranger's calls.
     members: Vec<(String, String)>,
@@ -46,21 +46,23 @@ pub(crate) struct Eye {
     believed: Arc<Mutex<Vec<String>>>,
 }
 
-impl Eye {
-    pub(super) fn open(arena: &Arc<Mutex<Arena>>) -> Self {
+impl PeersSystem {
+    pub(super) fn open(testbed: &Arc<Mutex<Testbed>>) -> Self {
         let (client, members, list) = {
-            let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
-            let cast = Backend::Peers.cast().iter().enumerate();
+            let testbed = testbed.lock().unwrap_or_else(PoisonError::into_inner);
+            let candidates = Backend::Peers.candidates().iter().enumerate();
             // Their real addresses: the proxies between peers are not for the observer.
-            let members: Vec<(String, String)> = cast
-                .map(|(place, (name, _))| ((*name).to_owned(), arena.addresses(Host::Candidate(place)).peer))
+            let members: Vec<(String, String)> = candidates
+                .map(|(place, (name, _))| {
+                    ((*name).to_owned(), testbed.addresses(Host::Candidate(place)).peer)
+                })
                 .collect();
             let group: Vec<String> = members.iter().map(|(name, at)| format!("{name}={at}")).collect();
             let group = group.join(",").parse().expect("a group");
             let client = Client::new(group, ELECTION.parse().expect("a name"), None);
-            (client.expect("no TLS, nothing wrong with it"), members, cast::peers(&arena))
+            (client.expect("no TLS, nothing wrong with it"), members, candidates::peers(&testbed))
         };
-        let hub = Hub::start(arena, "eye");
+        let hub = Hub::start(testbed, "eye");
         let (sight, noted, believed) = (Arc::default(), Arc::default(), Arc::default());
         let eye = Self { hub, client, sight, noted, members, list, believed };
         eye.hub.spawn(eye.clone().look_on());
@@ -83,8 +85,8 @@ impl Eye {
     }
 }
 
-impl Ground for Eye {
-    fn sight(&self) -> Sight {
+impl System for PeersSystem {
+    fn sight(&self) -> ElectionState {
         self.sight.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -117,7 +119,7 @@ impl Ground for Eye {
         drop(believed);
         let client = self.client.clone();
         let names = there(&self.hub.wait(async move { client.looks(PATIENCE_AT_LAST).await }));
-        let event = Event { at: At::now(), what: What::Queue { names } };
+        let event = Event { at: At::now(), what: EventKind::Queue { names } };
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{arena::Arena, backend::Backend, cast::Paths, history::Event, nemesis::Fault};
+use super::{backend::Backend, candidates::Paths, history::Event, nemesis::Fault, testbed::Testbed};
 
 mod etcd;
 mod peers;
@@ -16,7 +16,7 @@ pub(crate) const READY: Duration = Duration::from_secs(60);
 
 /// The last observed state of an election.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Sight {
+pub(crate) struct ElectionState {
     /// The last known leader.
     pub(crate) leader: Option<String>,
     /// The queue, in order; among peers, the members that lead or follow the leader.
@@ -27,11 +27,11 @@ pub(crate) struct Sight {
 }
 
 /// The system that candidates elect through. Peers are their own system: there are no members to hit.
-pub(crate) trait Ground {
-    fn sight(&self) -> Sight;
+pub(crate) trait System {
+    fn sight(&self) -> ElectionState;
 
     /// Keeps these members dead, and all others running.
-    fn set_down(&mut self, _down: &BTreeSet<usize>, _arena: &Arena) {}
+    fn set_down(&mut self, _down: &BTreeSet<usize>, _testbed: &Testbed) {}
 
     /// Keeps these members frozen, and no others.
     fn set_frozen(&mut self, _frozen: &BTreeSet<usize>) {}
@@ -50,9 +50,9 @@ pub(crate) trait Ground {
 }
 
 /// Starts what must run before the candidates.
-pub(crate) fn start(on: Backend, arena: &Arc<Mutex<Arena>>, paths: &Paths) -> Box<dyn Ground> {
+pub(crate) fn start(on: Backend, testbed: &Arc<Mutex<Testbed>>, paths: &Paths) -> Box<dyn System> {
     match on {
-        Backend::Etcd => Box::new(etcd::Etcd::start(on.members(), arena, paths)),
-        Backend::Peers => Box::new(peers::Eye::open(arena)),
+        Backend::Etcd => Box::new(etcd::EtcdSystem::start(on.members(), testbed, paths)),
+        Backend::Peers => Box::new(peers::PeersSystem::open(testbed)),
     }
 }

@@ -24,8 +24,8 @@ use std::{
 
 use nix::sched::{CloneFlags, setns};
 
-use super::{Addresses, Blocked, Climate, Host};
-use crate::{nemesis::Weather, support::process};
+use super::{Addresses, BadLinks, Blocked, Host};
+use crate::{nemesis::LinkQuality, support::process};
 
 const PREFIX: &str = "elect-torture-";
 
@@ -43,7 +43,7 @@ pub(crate) struct Namespaces {
     hosts: Vec<Host>,
     has_netem: bool,
     blocked: Blocked,
-    climate: Climate,
+    bad_links: BadLinks,
     /// Last field: its drop removes them.
     names: Names,
 }
@@ -92,12 +92,12 @@ impl Namespaces {
         if has_netem {
             run("tc", &["-n", &hub, "qdisc", "del", "dev", "veth1", "root"])?;
         }
-        Ok(Self { hosts, has_netem, blocked: Blocked::new(), climate: Climate::new(), names })
+        Ok(Self { hosts, has_netem, blocked: Blocked::new(), bad_links: BadLinks::new(), names })
     }
 
     pub(super) fn describe(&self) -> String {
-        let weather = if self.has_netem { "netem" } else { "a token bucket and iptables, for want of netem" };
-        format!("a network namespace for each host; delay and loss by {weather}")
+        let tool = if self.has_netem { "netem" } else { "a token bucket and iptables, for want of netem" };
+        format!("a network namespace for each host; delay and loss by {tool}")
     }
 
     pub(super) fn command(&self, host: Host, program: &OsStr) -> Command {
@@ -117,7 +117,7 @@ impl Namespaces {
         members.map(|host| format!("{}:{CLIENT_PORT}", address(*host))).collect::<Vec<_>>().join(",")
     }
 
-    pub(super) fn shape(&mut self, blocked: &Blocked, climate: &Climate) {
+    pub(super) fn shape(&mut self, blocked: &Blocked, bad_links: &BadLinks) {
         for host in self.hosts.clone() {
             let mut lines = String::new();
             for other in self.hosts.iter().filter(|other| **other != host) {
@@ -132,14 +132,14 @@ impl Namespaces {
                 batch(&self.names.of(host), &lines)
                     .unwrap_or_else(|why| panic!("the network can't be shaped: {why}"));
             }
-            if self.climate.get(&host) != climate.get(&host) {
-                self.weather(host, climate.get(&host).copied());
+            if self.bad_links.get(&host) != bad_links.get(&host) {
+                self.quality(host, bad_links.get(&host).copied());
             }
         }
-        (self.blocked, self.climate) = (blocked.clone(), climate.clone());
+        (self.blocked, self.bad_links) = (blocked.clone(), bad_links.clone());
     }
 
-    fn weather(&self, host: Host, weather: Option<Weather>) {
+    fn quality(&self, host: Host, quality: Option<LinkQuality>) {
         let name = self.names.of(host);
         let tc = |args: &[&str]| run("tc", &[&["-n", &name, "qdisc"], args].concat());
         // Nothing to remove is no error.
@@ -147,7 +147,7 @@ impl Namespaces {
         if !self.has_netem {
             let _ = run("ip", &["netns", "exec", &name, "iptables", "-F", "OUTPUT"]);
         }
-        let Some(Weather { delay, jitter, lost }) = weather else { return };
+        let Some(LinkQuality { delay, jitter, lost }) = quality else { return };
         let (delay, jitter) = (format!("{}ms", delay.as_millis()), format!("{}ms", jitter.as_millis()));
         let done = if self.has_netem {
             let lost = format!("{lost}%");
@@ -172,7 +172,7 @@ impl Namespaces {
             let rate = if delay == "5ms" { "256kbit" } else { "64kbit" };
             tc(&["add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "2k", "latency", "400ms"])
         };
-        done.unwrap_or_else(|why| panic!("the weather can't be changed: {why}"));
+        done.unwrap_or_else(|why| panic!("the link's quality can't be changed: {why}"));
     }
 
     /// Moves the calling thread into the hub.

@@ -9,45 +9,49 @@ use std::{
 
 use nix::sys::signal::Signal;
 
-use super::{Ground, READY, Sight};
+use super::{ElectionState, READY, System};
 use crate::{
-    arena::{Arena, Host},
-    cast::{Paths, append},
-    hand::{Blow, Hand},
+    candidates::{Paths, append},
     history::Event,
     nemesis::Fault,
+    operator::{Deposition, Operator},
     support::{etcd::EtcdVersion, process::Process},
+    testbed::{Host, Testbed},
 };
 
-pub(crate) struct Etcd {
-    members: Vec<Member>,
-    hand: Hand,
+pub(crate) struct EtcdSystem {
+    members: Vec<MemberProcess>,
+    operator: Operator,
 }
 
-impl Etcd {
+impl EtcdSystem {
     /// Starts all members, and waits until they serve.
-    pub(super) fn start(count: usize, arena: &Arc<Mutex<Arena>>, paths: &Paths) -> Self {
+    pub(super) fn start(count: usize, testbed: &Arc<Mutex<Testbed>>, paths: &Paths) -> Self {
         let members = {
-            let arena = arena.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut members: Vec<Member> =
-                (0..count).map(|place| Member::new(place, count, &arena, paths)).collect();
-            members.iter_mut().for_each(|member| member.start(&arena));
+            let testbed = testbed.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut members: Vec<MemberProcess> =
+                (0..count).map(|place| MemberProcess::new(place, count, &testbed, paths)).collect();
+            members.iter_mut().for_each(|member| member.start(&testbed));
             members
         };
-        let hand = Hand::of(arena, count);
-        assert!(hand.wait_for_etcd(READY), "etcd does not answer; see the logs in {}", paths.dir.display());
-        Self { members, hand }
+        let operator = Operator::of(testbed, count);
+        assert!(
+            operator.wait_for_etcd(READY),
+            "etcd does not answer; see the logs in {}",
+            paths.dir.display()
+        );
+        Self { members, operator }
     }
 }
 
-impl Ground for Etcd {
-    fn sight(&self) -> Sight {
-        self.hand.sight()
+impl System for EtcdSystem {
+    fn sight(&self) -> ElectionState {
+        self.operator.sight()
     }
 
-    fn set_down(&mut self, down: &BTreeSet<usize>, arena: &Arena) {
+    fn set_down(&mut self, down: &BTreeSet<usize>, testbed: &Testbed) {
         for (place, member) in self.members.iter_mut().enumerate() {
-            if down.contains(&place) { member.kill() } else { member.start(arena) }
+            if down.contains(&place) { member.kill() } else { member.start(testbed) }
         }
     }
 
@@ -59,30 +63,30 @@ impl Ground for Etcd {
 
     fn strike(&self, fault: Fault, whom: &str) {
         match fault {
-            Fault::Revoke(_) => self.hand.depose(whom, Blow::Revoke),
-            Fault::Delete(_) => self.hand.depose(whom, Blow::Delete),
-            Fault::MoveLeader => self.hand.move_leader(),
-            Fault::Compact => self.hand.compact(),
+            Fault::Revoke(_) => self.operator.depose(whom, Deposition::Revoke),
+            Fault::Delete(_) => self.operator.depose(whom, Deposition::Delete),
+            Fault::MoveLeader => self.operator.move_leader(),
+            Fault::Compact => self.operator.compact(),
             _ => {}
         }
     }
 
     fn note_who_is_there(&self) {
-        self.hand.note_queue();
+        self.operator.note_queue();
     }
 
     fn note_writes(&self) {
-        self.hand.note_writes();
+        self.operator.note_writes();
     }
 
     fn events(&self) -> Vec<Event> {
-        self.hand.events()
+        self.operator.events()
     }
 }
 
 /// A member, through all its restarts.
 #[derive(Debug)]
-struct Member {
+struct MemberProcess {
     place: usize,
     paths: Paths,
     initial_cluster: String,
@@ -91,24 +95,25 @@ struct Member {
     frozen: bool,
 }
 
-impl Member {
-    fn new(place: usize, count: usize, arena: &Arena, paths: &Paths) -> Self {
-        let all = (0..count)
-            .map(|other| format!("m{other}=http://{}", arena.addresses(Host::Member(other)).announced_peer));
+impl MemberProcess {
+    fn new(place: usize, count: usize, testbed: &Testbed, paths: &Paths) -> Self {
+        let all = (0..count).map(|other| {
+            format!("m{other}=http://{}", testbed.addresses(Host::Member(other)).announced_peer)
+        });
         let initial_cluster = all.collect::<Vec<_>>().join(",");
         // Different from any other test's cluster.
-        let token = format!("torture-{}", arena.addresses(Host::Member(0)).announced_peer);
+        let token = format!("torture-{}", testbed.addresses(Host::Member(0)).announced_peer);
         Self { place, paths: paths.clone(), initial_cluster, token, process: None, frozen: false }
     }
 
-    fn start(&mut self, arena: &Arena) {
+    fn start(&mut self, testbed: &Testbed) {
         if self.process.is_some() {
             return;
         }
         let name = format!("m{}", self.place);
-        let addresses = arena.addresses(Host::Member(self.place));
+        let addresses = testbed.addresses(Host::Member(self.place));
         let (client, peer) = (format!("http://{}", addresses.client), format!("http://{}", addresses.peer));
-        let mut command = arena.command(Host::Member(self.place), EtcdVersion::V3_7.program());
+        let mut command = testbed.command(Host::Member(self.place), EtcdVersion::V3_7.program());
         command
             .env_clear()
             .envs(env::var_os("PATH").map(|path| ("PATH", path)))
@@ -125,7 +130,7 @@ impl Member {
         let both = log.try_clone().expect("a file can be shared");
         command.stdin(Stdio::null()).stdout(log).stderr(both);
         let process = Process::start(&name, command);
-        arena.started(Host::Member(self.place), process.id());
+        testbed.started(Host::Member(self.place), process.id());
         self.process = Some(process);
         self.frozen = false;
     }

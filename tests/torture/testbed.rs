@@ -12,7 +12,7 @@ use std::{
 
 pub(crate) use self::hub::Hub;
 use self::{loopback::Loopback, namespaces::Namespaces};
-use super::nemesis::Weather;
+use super::nemesis::LinkQuality;
 
 mod hub;
 mod loopback;
@@ -29,7 +29,7 @@ pub(crate) enum Host {
 pub(crate) type Blocked = BTreeSet<(Host, Host)>;
 
 /// Hosts with a bad link.
-pub(crate) type Climate = BTreeMap<Host, Weather>;
+pub(crate) type BadLinks = BTreeMap<Host, LinkQuality>;
 
 /// A listening address, and the address announced to the peers.
 #[derive(Debug, Clone)]
@@ -40,12 +40,12 @@ pub(crate) struct Addresses {
 }
 
 #[derive(Debug)]
-pub(crate) enum Arena {
+pub(crate) enum Testbed {
     Namespaces(Namespaces),
     Loopback(Loopback),
 }
 
-impl Arena {
+impl Testbed {
     /// Uses namespaces if this machine has them and `loopback` is not asked for.
     pub(crate) fn new(candidates: usize, members: usize, loopback: bool) -> Self {
         if !loopback {
@@ -96,9 +96,9 @@ impl Arena {
     }
 
     /// Applies these faults, and repairs all other links.
-    pub(crate) fn shape(&mut self, blocked: &Blocked, climate: &Climate) {
+    pub(crate) fn shape(&mut self, blocked: &Blocked, bad_links: &BadLinks) {
         match self {
-            Self::Namespaces(namespaces) => namespaces.shape(blocked, climate),
+            Self::Namespaces(namespaces) => namespaces.shape(blocked, bad_links),
             Self::Loopback(loopback) => loopback.shape(blocked),
         }
     }

@@ -1,4 +1,4 @@
-//! The processes under test, which are started, stopped, frozen and killed. etcd's members are in `ground`.
+//! The processes under test, which are started, stopped, frozen and killed. etcd's members are in `system`.
 //!
 //! Each action is noted with a stamp on the safe side: a death is stamped before the signal, a start
 //! after it.
@@ -19,12 +19,12 @@ use nix::{
 };
 
 use super::{
-    arena::{Arena, Host},
     backend::{Backend, HEARTBEAT, LONGEST, SHORTEST, TTL},
     belief,
-    clocks::{self, Dial, Pace},
-    history::{At, Event, History, What},
+    clocks::{self, ClockMapping, ClockRate},
+    history::{At, Event, EventKind, History},
     programs::{self, ELECTION, Noted},
+    testbed::{Host, Testbed},
 };
 use crate::support::{elect::unconfigured, process::Process};
 
@@ -33,7 +33,7 @@ pub(crate) const SECRET: &str = "what no stranger on the peers' port knows";
 
 /// A candidate's program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum CandidateKind {
     /// `elect server`
     Server,
     /// `elect run`
@@ -82,13 +82,13 @@ impl Paths {
 
 /// A candidate, through all its restarts.
 #[derive(Debug)]
-pub(crate) struct Candidate {
+pub(crate) struct CandidateProcess {
     pub(crate) name: String,
-    pub(crate) kind: Kind,
+    pub(crate) kind: CandidateKind,
     on: Backend,
     place: usize,
     paths: Paths,
-    pace: Pace,
+    pace: ClockRate,
     process: Option<Process>,
     pub(crate) frozen: bool,
     told: bool,
@@ -96,9 +96,9 @@ pub(crate) struct Candidate {
     events: Vec<Event>,
 }
 
-impl Candidate {
-    pub(crate) fn new(on: Backend, place: usize, paths: &Paths, pace: Pace) -> Self {
-        let (name, kind) = on.cast()[place];
+impl CandidateProcess {
+    pub(crate) fn new(on: Backend, place: usize, paths: &Paths, pace: ClockRate) -> Self {
+        let (name, kind) = on.candidates()[place];
         Self {
             name: name.to_owned(),
             kind,
@@ -114,61 +114,61 @@ impl Candidate {
         }
     }
 
-    fn note(&mut self, what: impl FnOnce(String) -> What) {
+    fn note(&mut self, what: impl FnOnce(String) -> EventKind) {
         let what = what(self.name.clone());
         self.events.push(Event { at: At::now(), what });
     }
 
     /// Starts it if it is not running.
-    pub(crate) fn start(&mut self, arena: &Arena) {
+    pub(crate) fn start(&mut self, testbed: &Testbed) {
         if self.process.is_some() {
             return;
         }
-        let mut command = self.command(arena);
+        let mut command = self.command(testbed);
         // The log of `elect run` and its command's output go to different files: lines must not mix.
         let log = append(&self.paths.log(&self.name));
         let output = append(&self.paths.dir.join(format!("{}.out", self.name)));
         let (output, errors) = match self.kind {
-            Kind::Server => (log, output),
-            Kind::Run | Kind::Library => (output, log),
+            CandidateKind::Server => (log, output),
+            CandidateKind::Run | CandidateKind::Library => (output, log),
         };
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         let process = Process::start(&self.name, command);
-        arena.started(Host::Candidate(self.place), process.id());
+        testbed.started(Host::Candidate(self.place), process.id());
         self.process = Some(process);
         (self.frozen, self.told) = (false, false);
-        self.note(|who| What::Started { who });
+        self.note(|who| EventKind::Started { who });
     }
 
-    fn command(&self, arena: &Arena) -> Command {
+    fn command(&self, testbed: &Testbed) -> Command {
         let host = Host::Candidate(self.place);
         let own = env::current_exe().expect("a test has a program");
         let mut command = match self.kind {
-            Kind::Library => arena.command(host, &own),
-            Kind::Server | Kind::Run => arena.command(host, env!("CARGO_BIN_EXE_elect")),
+            CandidateKind::Library => testbed.command(host, &own),
+            CandidateKind::Server | CandidateKind::Run => testbed.command(host, env!("CARGO_BIN_EXE_elect")),
         };
         unconfigured(&mut command);
         self.pace.set(&mut command);
         command.env(programs::DIARY, self.paths.diary(&self.name));
         command.env(programs::STORE, self.paths.store()).env(programs::FILE, self.paths.file());
         match self.kind {
-            Kind::Server => {
-                command.args(["server", &self.name]).args(self.flags(arena)).env("RUST_LOG", belief::LOG);
+            CandidateKind::Server => {
+                command.args(["server", &self.name]).args(self.flags(testbed)).env("RUST_LOG", belief::LOG);
             }
-            Kind::Run => {
-                command.args(["run", "--name", &self.name]).args(self.flags(arena));
+            CandidateKind::Run => {
+                command.args(["run", "--name", &self.name]).args(self.flags(testbed));
                 if UNCONTAINED.contains(&self.name.as_str()) {
                     command.args(["--contain", "none"]);
                 }
                 command.env("RUST_LOG", belief::LOG).arg("--").arg(own).args(as_program("command"));
             }
-            Kind::Library => {
+            CandidateKind::Library => {
                 command.args(as_program("candidate")).env(programs::NAME, &self.name);
                 match self.on {
-                    Backend::Etcd => command.env(programs::ETCD, arena.endpoints(self.place)),
+                    Backend::Etcd => command.env(programs::ETCD, testbed.endpoints(self.place)),
                     Backend::Peers => command
-                        .env(programs::PEERS, peers(arena))
-                        .env(programs::LISTEN, arena.addresses(host).peer)
+                        .env(programs::PEERS, peers(testbed))
+                        .env(programs::LISTEN, testbed.addresses(host).peer)
                         .env(programs::SECRET, SECRET)
                         .env(programs::DATA, self.paths.data(&self.name)),
                 };
@@ -178,21 +178,21 @@ impl Candidate {
     }
 
     /// Arguments of `elect`, beside the command and the name.
-    fn flags(&self, arena: &Arena) -> Vec<String> {
+    fn flags(&self, testbed: &Testbed) -> Vec<String> {
         let place = match self.on {
             Backend::Etcd => {
                 vec![
                     "--etcd".into(),
-                    arena.endpoints(self.place),
+                    testbed.endpoints(self.place),
                     "--ttl".into(),
                     format!("{}s", TTL.as_secs()),
                 ]
             }
             Backend::Peers => vec![
                 "--peers".into(),
-                peers(arena),
+                peers(testbed),
                 "--listen".into(),
-                arena.addresses(Host::Candidate(self.place)).peer,
+                testbed.addresses(Host::Candidate(self.place)).peer,
                 "--data".into(),
                 self.paths.data(&self.name).to_str().expect("temporary directories have plain names").into(),
                 "--heartbeat".into(),
@@ -218,7 +218,7 @@ impl Candidate {
 
     pub(crate) fn kill(&mut self) {
         if self.process.is_some() {
-            self.note(|who| What::Killed { who });
+            self.note(|who| EventKind::Killed { who });
         }
         if let Some(mut process) = self.process.take() {
             process.kill();
@@ -234,14 +234,14 @@ impl Candidate {
         let Some(process) = &mut self.process else { return };
         process.signal(Signal::SIGSTOP);
         self.frozen = true;
-        self.note(|who| What::Frozen { who });
+        self.note(|who| EventKind::Frozen { who });
     }
 
     pub(crate) fn thaw(&mut self) {
         if let (true, Some(process)) = (self.frozen, &self.process) {
             process.signal(Signal::SIGCONT);
             self.frozen = false;
-            self.note(|who| What::Thawed { who });
+            self.note(|who| EventKind::Thawed { who });
         }
     }
 
@@ -250,7 +250,7 @@ impl Candidate {
         if self.reaped() || self.told {
             return;
         }
-        self.note(|who| What::Told { who });
+        self.note(|who| EventKind::Told { who });
         self.told = true;
         if let Some(process) = &self.process {
             process.signal(Signal::SIGTERM);
@@ -264,13 +264,13 @@ impl Candidate {
         clocks::sweep(process.id());
         self.process = None;
         self.frozen = false;
-        self.note(|who| What::Exited { who, code: status.code() });
+        self.note(|who| EventKind::Exited { who, code: status.code() });
         true
     }
 
     /// The present guard, if it is an `elect run`.
     fn find_guard(&self) -> Option<Pid> {
-        let (Kind::Run, Some(process)) = (self.kind, &self.process) else { return None };
+        let (CandidateKind::Run, Some(process)) = (self.kind, &self.process) else { return None };
         let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", process.id())).ok()?;
         let guard = children.split_ascii_whitespace().find(|pid| {
             fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "elect-guard")
@@ -324,9 +324,9 @@ impl Candidate {
         let diary = lines(&self.paths.diary(&self.name));
         let diary: Vec<Noted> = diary.iter().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let written = match (self.kind, self.pace) {
-            (Kind::Library, Pace::Off(rate)) => self.put_right(rate, diary),
-            (Kind::Library, Pace::True) => diary.into_iter().map(|noted| noted.event).collect(),
-            (Kind::Server | Kind::Run, _) => {
+            (CandidateKind::Library, ClockRate::Off(rate)) => self.put_right(rate, diary),
+            (CandidateKind::Library, ClockRate::True) => diary.into_iter().map(|noted| noted.event).collect(),
+            (CandidateKind::Server | CandidateKind::Run, _) => {
                 let own = belief::read(&self.name, &lines(&self.paths.log(&self.name)));
                 own.into_iter().chain(diary.into_iter().map(|noted| noted.event)).collect()
             }
@@ -337,17 +337,19 @@ impl Candidate {
     /// Corrects its notes by clocks of its own, a new one in each of its runs.
     fn put_right(&self, rate: f64, diary: Vec<Noted>) -> Vec<Event> {
         let own = History::of(self.events.clone());
-        let starts = own.events().iter().filter(|event| matches!(event.what, What::Started { .. }));
+        let starts = own.events().iter().filter(|event| matches!(event.what, EventKind::Started { .. }));
         let starts: Vec<At> = starts.map(|event| event.at).collect();
-        let life =
-            |noted: &Noted| starts.iter().filter(|start| **start <= noted.uptime.plus(Dial::ERROR)).count();
+        let life = |noted: &Noted| {
+            starts.iter().filter(|start| **start <= noted.uptime.plus(ClockMapping::ERROR)).count()
+        };
         let mut lives: BTreeMap<usize, Vec<Noted>> = BTreeMap::new();
         for noted in diary {
             lives.entry(life(&noted)).or_default().push(noted);
         }
         let mut events = Vec::new();
         for notes in lives.into_values() {
-            let Some(dial) = Dial::of(rate, notes.iter().map(|noted| (noted.event.at, noted.uptime))) else {
+            let Some(dial) = ClockMapping::of(rate, notes.iter().map(|noted| (noted.event.at, noted.uptime)))
+            else {
                 continue;
             };
             let right = |Noted { event: Event { at, what }, .. }| Event {
@@ -361,10 +363,10 @@ impl Candidate {
 }
 
 /// The group, with the addresses that its members use.
-pub(crate) fn peers(arena: &Arena) -> String {
-    let cast = Backend::Peers.cast().iter().enumerate();
-    let members = cast.map(|(place, (name, _))| {
-        format!("{name}={}", arena.addresses(Host::Candidate(place)).announced_peer)
+pub(crate) fn peers(testbed: &Testbed) -> String {
+    let candidates = Backend::Peers.candidates().iter().enumerate();
+    let members = candidates.map(|(place, (name, _))| {
+        format!("{name}={}", testbed.addresses(Host::Candidate(place)).announced_peer)
     });
     members.collect::<Vec<_>>().join(",")
 }
@@ -373,7 +375,7 @@ fn written(span: Duration) -> String {
     format!("{}ms", span.as_millis())
 }
 
-impl Drop for Candidate {
+impl Drop for CandidateProcess {
     fn drop(&mut self) {
         // A frozen guard could not exit by itself once its supervisor is gone.
         self.thaw_guard();
