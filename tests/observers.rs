@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::{
     capture::{Captured, Line, Mark, Stream},
-    client::Candidate,
+    client::CandidateKey,
     clock::BootTime,
     elect::Elect,
     etcd::{Etcd, EtcdVersion},
@@ -104,7 +104,7 @@ fn names(status: &Value) -> Vec<&str> {
 
 /// Puts a leader without a process: a candidate's key on a lease that needs no renewal soon.
 #[track_caller]
-fn put_leader(etcd: &Etcd, name: &str) -> Candidate {
+fn put_leader(etcd: &Etcd, name: &str) -> CandidateKey {
     let (lease, _) = etcd.admin().grant(600);
     etcd.admin().put_leased(format!("leader/{lease:x}"), name, lease);
     etcd.admin().candidates("leader").into_iter().find(|candidate| candidate.lease == lease).unwrap()

@@ -19,7 +19,7 @@ pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// A key under an election's prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Candidate {
+pub(crate) struct CandidateKey {
     pub(crate) key: String,
     /// Its proclaimed value; bytes that are not UTF-8 become U+FFFD.
     pub(crate) value: String,
@@ -152,19 +152,19 @@ impl Admin {
 
     /// All keys of an election, in the queue's order. The first one leads.
     #[track_caller]
-    pub(crate) fn candidates(&self, election: &str) -> Vec<Candidate> {
+    pub(crate) fn candidates(&self, election: &str) -> Vec<CandidateKey> {
         let prefix = format!("{election}/");
         let options = GetOptions::new().with_prefix().with_sort(SortTarget::Create, SortOrder::Ascend);
         let answer = self.read("list the candidates", |mut client| {
             let (prefix, options) = (prefix.clone(), options.clone());
             async move { client.get(prefix, Some(options)).await }
         });
-        answer.kvs().iter().map(Candidate::from).collect()
+        answer.kvs().iter().map(CandidateKey::from).collect()
     }
 
     /// The first in the queue.
     #[track_caller]
-    pub(crate) fn leader(&self, election: &str) -> Option<Candidate> {
+    pub(crate) fn leader(&self, election: &str) -> Option<CandidateKey> {
         self.candidates(election).into_iter().next()
     }
 
@@ -175,7 +175,7 @@ impl Admin {
         election: &str,
         count: usize,
         within: Duration,
-    ) -> Vec<Candidate> {
+    ) -> Vec<CandidateKey> {
         eventually(within, &format!("{count} candidates in the election {election:?}"), || {
             Some(self.candidates(election)).filter(|candidates| candidates.len() >= count)
         })
@@ -275,7 +275,7 @@ impl Admin {
     }
 }
 
-impl From<&KeyValue> for Candidate {
+impl From<&KeyValue> for CandidateKey {
     fn from(kv: &KeyValue) -> Self {
         Self {
             key: String::from_utf8_lossy(kv.key()).into_owned(),

@@ -13,7 +13,7 @@ use std::{fs, net::TcpStream, process::Stdio, thread, time::Duration};
 
 use etcd_client::{Client, ConnectOptions};
 
-use self::launch::{Launch, Run};
+use self::launch::{EtcdRun, Launch};
 pub(crate) use self::{builder::EtcdBuilder, version::EtcdVersion};
 use super::{
     client::Admin,
@@ -40,14 +40,14 @@ pub(crate) const ROOT_PASSWORD: &str = "root-password";
 #[derive(Debug)]
 pub(crate) struct Etcd {
     launch: Launch,
-    run: Run,
-    state: State,
+    run: EtcdRun,
+    state: EtcdState,
     auth_enabled: bool,
 }
 
 /// The test's last action on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum EtcdState {
     Running,
     Frozen,
     Killed,
@@ -121,26 +121,26 @@ impl Etcd {
 
     /// Reports whether it is neither killed nor frozen.
     pub(crate) fn is_running(&self) -> bool {
-        self.state == State::Running
+        self.state == EtcdState::Running
     }
 
     /// Ends it by SIGKILL. Returns a moment at which it no longer ran.
     pub(crate) fn kill(&mut self) -> BootTime {
         self.run.process.kill();
-        self.state = State::Killed;
+        self.state = EtcdState::Killed;
         BootTime::now()
     }
 
     /// Stops it by SIGSTOP: its connections stay open, and it is silent. Returns a moment at which it
     /// stood still.
     pub(crate) fn freeze(&mut self) -> BootTime {
-        self.state = State::Frozen;
+        self.state = EtcdState::Frozen;
         self.run.process.freeze()
     }
 
     /// Resumes it. Returns a moment at which it still stood still.
     pub(crate) fn thaw(&mut self) -> BootTime {
-        self.state = State::Running;
+        self.state = EtcdState::Running;
         self.run.process.thaw()
     }
 
@@ -191,12 +191,12 @@ impl Etcd {
 
     fn launch(launch: Launch) -> Self {
         let run = launch.run();
-        Self { launch, run, state: State::Running, auth_enabled: false }
+        Self { launch, run, state: EtcdState::Running, auth_enabled: false }
     }
 
     fn run_again(&mut self) {
         self.run = self.launch.run();
-        self.state = State::Running;
+        self.state = EtcdState::Running;
     }
 
     /// Waits until it answers a linearizable read.

@@ -11,7 +11,7 @@
 //! }
 //! ```
 //!
-//! It prints one line an event: see [`Said`].
+//! It prints one line an event: see [`LoggedRecord`].
 
 use std::{
     collections::BTreeMap,
@@ -127,28 +127,28 @@ pub(crate) fn start(group: &Group, place: usize, volume: Option<&Volume>) -> Cap
 
 /// A record's place in the log, as printed by a member.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Said {
+pub(crate) struct LoggedRecord {
     pub(crate) index: u64,
     pub(crate) token: u64,
     pub(crate) name: String,
 }
 
 /// Its proposals that were acknowledged as committed.
-pub(crate) fn acknowledged(member: &Captured) -> Vec<Said> {
+pub(crate) fn acknowledged(member: &Captured) -> Vec<LoggedRecord> {
     said(member, "committed")
 }
 
 /// The records it read from the log, in order.
-pub(crate) fn read(member: &Captured) -> Vec<Said> {
+pub(crate) fn read(member: &Captured) -> Vec<LoggedRecord> {
     said(member, "record")
 }
 
-fn said(member: &Captured, what: &str) -> Vec<Said> {
+fn said(member: &Captured, what: &str) -> Vec<LoggedRecord> {
     let lines = member.stdout().into_iter().filter_map(|line| {
         let mut words = line.strip_prefix(what)?.strip_prefix(' ')?.split(' ');
         let mut number = || words.next()?.parse().ok();
         let (index, token) = (number()?, number()?);
-        Some(Said { index, token, name: words.next()?.to_owned() })
+        Some(LoggedRecord { index, token, name: words.next()?.to_owned() })
     });
     lines.collect()
 }
@@ -174,17 +174,18 @@ pub(crate) fn commits_after(members: &[Captured], token: u64, count: usize) -> L
 #[track_caller]
 pub(crate) fn nothing_is_lost(killed: &[Captured], alive: &[Captured]) {
     let all = || killed.iter().chain(alive);
-    let acknowledged: BTreeMap<u64, Said> =
+    let acknowledged: BTreeMap<u64, LoggedRecord> =
         all().flat_map(acknowledged).map(|said| (said.index, said)).collect();
     let last = acknowledged.keys().next_back().copied().expect("something was committed");
     for member in alive {
         member.wait_for_line_since(Mark::START, |line: &str| reaches(line, last), SOON);
-        let has: BTreeMap<u64, Said> = read(member).into_iter().map(|said| (said.index, said)).collect();
+        let has: BTreeMap<u64, LoggedRecord> =
+            read(member).into_iter().map(|said| (said.index, said)).collect();
         for (index, said) in &acknowledged {
             assert_eq!(has.get(index), Some(said), "a committed record, as {member:?} has it");
         }
     }
-    let mut log: BTreeMap<u64, Said> = BTreeMap::new();
+    let mut log: BTreeMap<u64, LoggedRecord> = BTreeMap::new();
     for member in all() {
         let read = read(member);
         assert!(read.is_sorted_by(|one, next| one.index < next.index && one.token <= next.token));

@@ -30,7 +30,7 @@ pub(crate) type ProcessId = Arc<AtomicU32>;
 
 /// A member's addresses and process.
 #[derive(Clone, Debug)]
-pub(crate) struct Member {
+pub(crate) struct NetworkMember {
     /// Its real address for peers.
     pub(crate) address: String,
     pub(crate) process_id: ProcessId,
@@ -45,7 +45,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn start(members: &[Member]) -> Self {
+    pub(crate) fn start(members: &[NetworkMember]) -> Self {
         let processes: Vec<_> = members.iter().map(|member| member.process_id.clone()).collect();
         let mut network = Self { addresses: Vec::new(), links: Vec::new() };
         for member in members {
@@ -107,7 +107,7 @@ impl Gate {
                     let Ok((stream, from)) = accepted else { continue };
                     // A client that is no member, or has already closed, is dropped.
                     let Some(sender) = self.sender(from) else { continue };
-                    let connection = proxy::Connection::new(stream);
+                    let connection = proxy::ProxiedConnection::new(stream);
                     let modes = self.modes[sender].clone();
                     connections.spawn(proxy::serve_connection(connection, self.target, modes, Arc::default()));
                 }

@@ -87,7 +87,7 @@ impl Proxy {
         let (mode, modes) = watch::channel(Mode::Pass);
         let (orders, inbox) = mpsc::unbounded_channel();
         let counters = Arc::new(Counters::default());
-        let server = Server { port, target, modes, counters: counters.clone() };
+        let server = ProxyServer { port, target, modes, counters: counters.clone() };
         runtime::handle().spawn(server.serve(inbox));
         let proxy = Self { address, mode, orders, counters };
         proxy.order(Order::Listen);
@@ -169,14 +169,14 @@ enum Order {
 }
 
 /// The task that accepts connections and owns those that are open.
-struct Server {
+struct ProxyServer {
     port: ReservedPort,
     target: SocketAddr,
     modes: watch::Receiver<Mode>,
     counters: Arc<Counters>,
 }
 
-impl Server {
+impl ProxyServer {
     async fn serve(self, mut orders: mpsc::UnboundedReceiver<(Order, oneshot::Sender<()>)>) {
         let mut listener: Option<Listener> = None;
         let mut connections = JoinSet::new();
@@ -235,19 +235,22 @@ impl Listener {
     fn reset_waiting(&self) {
         while let Ok((stream, _)) = self.direct.accept() {
             drop(
-                stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)).map(Connection::new),
+                stream
+                    .set_nonblocking(true)
+                    .and_then(|()| TcpStream::from_std(stream))
+                    .map(ProxiedConnection::new),
             );
         }
     }
 }
 
 /// The next connection; pending for ever without a listener.
-async fn accept(listener: Option<&Listener>) -> Connection {
+async fn accept(listener: Option<&Listener>) -> ProxiedConnection {
     match listener {
         Some(listener) => loop {
             // A client that has already closed is ignored.
             if let Ok((stream, _)) = listener.awaited.accept().await {
-                return Connection::new(stream);
+                return ProxiedConnection::new(stream);
             }
         },
         None => future::pending().await,
@@ -256,19 +259,19 @@ async fn accept(listener: Option<&Listener>) -> Connection {
 
 /// One end of a connection through the proxy. Unless both ends have finished, dropping it resets it (RST, not
 /// FIN).
-pub(crate) struct Connection {
+pub(crate) struct ProxiedConnection {
     stream: TcpStream,
     finished: bool,
 }
 
-impl Connection {
+impl ProxiedConnection {
     pub(crate) fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
         Self { stream, finished: false }
     }
 }
 
-impl Drop for Connection {
+impl Drop for ProxiedConnection {
     fn drop(&mut self) {
         if !self.finished {
             let _ = self.stream.set_zero_linger();
@@ -295,7 +298,7 @@ impl Drop for Open {
 /// Connects to `target` and forwards both ways, as far as the mode allows, until both have ended or one has
 /// failed.
 pub(crate) async fn serve_connection(
-    mut client: Connection,
+    mut client: ProxiedConnection,
     target: SocketAddr,
     mut modes: watch::Receiver<Mode>,
     counters: Arc<Counters>,
@@ -303,7 +306,7 @@ pub(crate) async fn serve_connection(
     let _open = Open::new(counters.clone());
     // With requests silenced, not even the attempt to connect gets through.
     wait_to_pass(&mut modes, Direction::Requests).await?;
-    let mut server = Connection::new(TcpStream::connect(target).await?);
+    let mut server = ProxiedConnection::new(TcpStream::connect(target).await?);
     let (mut from_client, mut to_client) = client.stream.split();
     let (mut from_server, mut to_server) = server.stream.split();
     let requests =

@@ -62,7 +62,7 @@ pub(crate) enum Form {
 
 /// A line about a transition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Transition {
     pub(crate) at: BootTime,
     pub(crate) text: String,
     /// The token of its term, in formats that include it.
@@ -165,11 +165,11 @@ impl Server {
     }
 
     /// The lines about transitions, of a plain log or one in JSON.
-    pub(crate) fn told(&self) -> Vec<Told> {
+    pub(crate) fn told(&self) -> Vec<Transition> {
         self.told_since(Mark::START)
     }
 
-    pub(crate) fn told_since(&self, mark: Mark) -> Vec<Told> {
+    pub(crate) fn told_since(&self, mark: Mark) -> Vec<Transition> {
         let lines = self.lines_since(mark).into_iter().filter(|line| line.stream == Stream::Stdout);
         lines.filter_map(|line| self.form.told(line)).collect()
     }
@@ -284,16 +284,16 @@ impl Server {
 
 impl Form {
     /// The transition in a line, if there is one.
-    fn told(self, line: Line) -> Option<Told> {
+    fn told(self, line: Line) -> Option<Transition> {
         let Line { at, text, .. } = line;
         match self {
-            Self::Plain => Some(Told { at, text, token: None }),
+            Self::Plain => Some(Transition { at, text, token: None }),
             Self::Full => None,
             Self::Json => {
                 let said: serde_json::Value = serde_json::from_str(&text).ok()?;
                 let is_told = said["target"] == "transcript";
                 let text = said["message"].as_str()?.to_owned();
-                is_told.then(|| Told { at, text, token: said["token"].as_u64() })
+                is_told.then(|| Transition { at, text, token: said["token"].as_u64() })
             }
         }
     }
@@ -352,11 +352,11 @@ pub(crate) struct Status {
     pub(crate) state: String,
     pub(crate) leader: Option<String>,
     pub(crate) token: Option<u64>,
-    pub(crate) candidates: Vec<Queued>,
+    pub(crate) candidates: Vec<QueuedCandidate>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Queued {
+pub(crate) struct QueuedCandidate {
     pub(crate) name: String,
     pub(crate) token: u64,
 }

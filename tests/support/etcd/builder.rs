@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::{
     Etcd, EtcdVersion, PortTaken, ROOT_PASSWORD,
-    launch::{Launch, Site},
+    launch::{Launch, MemberSite},
 };
 use crate::support::{network::Network, pki::Pki};
 
@@ -87,9 +87,10 @@ impl EtcdBuilder {
     }
 
     fn try_start(&self, count: usize) -> Result<(Vec<Etcd>, Option<Network>), PortTaken> {
-        let sites: Vec<_> = (0..count).map(|_| Site::reserve()).collect();
-        let network =
-            self.partitionable.then(|| Network::start(&sites.iter().map(Site::member).collect::<Vec<_>>()));
+        let sites: Vec<_> = (0..count).map(|_| MemberSite::reserve()).collect();
+        let network = self
+            .partitionable
+            .then(|| Network::start(&sites.iter().map(MemberSite::member).collect::<Vec<_>>()));
         let peer_url = |index: usize| {
             let address = network.as_ref().map(|network| network.address(index).to_owned());
             format!("http://{}", address.unwrap_or_else(|| sites[index].peer.address()))

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::EtcdBuilder;
 use crate::support::{
-    network::{Member, ProcessId},
+    network::{NetworkMember, ProcessId},
     port::ReservedPort,
     process::{self, Process},
 };
@@ -22,7 +22,7 @@ use crate::support::{
 pub(super) struct Launch {
     pub(super) how: EtcdBuilder,
     pub(super) name: String,
-    pub(super) site: Site,
+    pub(super) site: MemberSite,
     /// Its URL for peers.
     pub(super) peer_url: String,
     pub(super) initial_cluster: String,
@@ -31,7 +31,7 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    pub(super) fn run(&self) -> Run {
+    pub(super) fn run(&self) -> EtcdRun {
         let log =
             File::options().create(true).append(true).open(self.log_path()).expect("the directory is ours");
         let log_start = log.metadata().expect("an open file has a size").len();
@@ -41,7 +41,7 @@ impl Launch {
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         let process = Process::start("etcd", command);
         self.site.process_id.store(process.id(), SeqCst);
-        Run { process, log_start }
+        EtcdRun { process, log_start }
     }
 
     fn command(&self) -> Command {
@@ -91,7 +91,7 @@ impl Launch {
 
 /// One run of a server, from its start to its end.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct EtcdRun {
     pub(super) process: Process,
     /// The offset in the log file at which it begins.
     pub(super) log_start: usize,
@@ -99,14 +99,14 @@ pub(super) struct Run {
 
 /// A server's state across runs: its ports, and the place of its process id.
 #[derive(Debug)]
-pub(super) struct Site {
+pub(super) struct MemberSite {
     pub(super) client: ReservedPort,
     pub(super) peer: ReservedPort,
     pub(super) metrics: ReservedPort,
     process_id: ProcessId,
 }
 
-impl Site {
+impl MemberSite {
     pub(super) fn reserve() -> Self {
         Self {
             client: ReservedPort::new(),
@@ -116,7 +116,7 @@ impl Site {
         }
     }
 
-    pub(super) fn member(&self) -> Member {
-        Member { address: self.peer.address(), process_id: self.process_id.clone() }
+    pub(super) fn member(&self) -> NetworkMember {
+        NetworkMember { address: self.peer.address(), process_id: self.process_id.clone() }
     }
 }

@@ -2,7 +2,7 @@
 //! or, without those, the candidates.
 
 use crate::support::{
-    network::{Member, Network, ProcessId},
+    network::{Network, NetworkMember, ProcessId},
     port::ReservedPort,
     proxy::{Mode, Proxy},
 };
@@ -39,8 +39,10 @@ impl Loopback {
             _ => (0..members).map(Host::Member).collect(),
         };
         let sites: Vec<PeerPorts> = hosts.iter().map(site).collect();
-        let known =
-            |site: &PeerPorts| Member { address: site.peer.address(), process_id: site.process.clone() };
+        let known = |site: &PeerPorts| NetworkMember {
+            address: site.peer.address(),
+            process_id: site.process.clone(),
+        };
         let network = Network::start(&sites.iter().map(known).collect::<Vec<_>>());
         let to_all = |_| sites[..members].iter().map(|site| Proxy::start(&site.client.address())).collect();
         let proxies = (0..candidates).map(to_all).collect();
