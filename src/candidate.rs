@@ -33,26 +33,26 @@ use crate::{
     timing::Ttl,
 };
 
-/// Something that candidates can stand on, and that others can ask who leads. Cheap to clone.
+/// Runs elections and answers who leads. Cheap to clone.
 ///
-/// Sealed: [`Etcd`](crate::etcd::Etcd) and [`Peers`](crate::peers::Peers). What is said here holds for each of them; what one of them
-/// adds is said at its own methods.
+/// Sealed: [`Etcd`](crate::etcd::Etcd) and [`Peers`](crate::peers::Peers). The documentation here holds for
+/// both; their own methods add what is special to one.
 pub trait Backend: sealed::Campaign + Clone + Send + Sync + 'static {
     /// The states of an election, in order: see [`Observer`].
     fn observe(&self, election: ElectionName) -> Observer;
 
-    /// Who is at the front of an election, as it changes. Made for a program that also stands in it: it
-    /// costs nobody a question.
+    /// Watches the head of an election's queue. For a program that also takes part in it: causes no requests
+    /// of its own.
     ///
-    /// Short terms may be skipped, and nothing is said of a lost connection. A win of this process is
-    /// told to its candidate's subscribers ([`Event::Elected`]) before it is shown here.
+    /// Short terms may be skipped, and a lost connection is not reported. A win of this process reaches its
+    /// candidate's subscribers ([`Event::Elected`]) before it is shown here.
     fn watch_leader(&self, election: &ElectionName) -> LeaderWatch;
 
-    /// One look at an election: who leads, and who waits.
+    /// Reads an election once: the leader, and the candidates that wait.
     ///
     /// # Errors
     ///
-    /// What went wrong, if there was no answer.
+    /// [`SnapshotError`] if there was no answer.
     ///
     /// # Cancel safety
     ///
@@ -62,13 +62,13 @@ pub trait Backend: sealed::Campaign + Clone + Send + Sync + 'static {
         election: ElectionName,
     ) -> impl Future<Output = Result<Snapshot, SnapshotError>> + Send;
 
-    /// When that was last heard without which nobody here can lead or follow: an answer of etcd's that was
-    /// not refused; of the peers a leader's heartbeat or, while this process leads, a majority's
-    /// answers (boot-time clock). `None` if never.
+    /// Time of the last contact that proves the backend alive (boot-time clock): on etcd the last accepted
+    /// response; among peers the last heartbeat of the leader or, as leader, of a majority's answers. `None`
+    /// if there was none yet.
     fn last_contact(&self) -> Option<Timestamp>;
 
-    /// Waits until no candidate stands through this any more: all that was given up in the background
-    /// is given back, or past its time.
+    /// Waits until this backend has no candidate left: each release in the background is confirmed, or its
+    /// lease has expired.
     ///
     /// # Cancel safety
     ///
@@ -78,26 +78,25 @@ pub trait Backend: sealed::Campaign + Clone + Send + Sync + 'static {
 
 pub(crate) mod sealed {
     pub trait Campaign {
-        /// Takes the order to stand, and answers through `won`, which is closed by a
-        /// candidate that no longer wants to win.
-        fn stand(&self, standing: super::CampaignRequest, won: super::CampaignReply);
+        /// Starts a campaign and answers through `won`. The candidate closes `won` when it withdraws.
+        fn campaign(&self, request: super::CampaignRequest, won: super::CampaignReply);
     }
 }
 
-/// The span of what is done for a candidate; it has the token from the first win on.
+/// Creates the span of a candidate's work; it gets the token with the first win.
 pub(crate) fn span(election: &ElectionName, candidate: &CandidateName) -> Span {
     tracing::info_span!("candidate", %election, %candidate, token = field::Empty)
 }
 
-/// Tells the current [`span`] that its candidate leads.
+/// Records in the current [`span`] that its candidate leads.
 pub(crate) fn in_span_leads(token: FencingToken) {
     Span::current().record("token", token.get());
 }
 
-/// Where a backend answers a campaign.
+/// The backend's channel for the result of a campaign.
 pub(crate) type CampaignReply = oneshot::Sender<Result<Leadership, CampaignError>>;
 
-/// One campaign's order to a backend.
+/// A candidate's request to the backend to campaign.
 #[derive(Debug)]
 #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
 pub struct CampaignRequest {
@@ -108,7 +107,7 @@ pub struct CampaignRequest {
     pub(crate) events: broadcast::Sender<Event>,
 }
 
-/// Why a campaign ended for good. Everything else is retried, for ever.
+/// Reason that a campaign ended for good. Every other failure is retried, for ever.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CampaignError {
@@ -118,12 +117,12 @@ pub enum CampaignError {
     /// etcd raised the time to live to its minimum.
     #[error("asked for a lease of {asked}, and etcd grants at least {granted}")]
     TtlTooShort {
-        /// What was asked for.
+        /// The requested time to live.
         asked: Ttl,
-        /// What etcd granted in its place.
+        /// The time to live that etcd granted.
         granted: Ttl,
     },
-    /// The backend had to stop, and says why: its disk is full, for example.
+    /// The backend had to stop, for example because its disk is full; with the reason.
     #[error("the backend had to stop: {0}")]
     Failed(String),
     /// The backend's thread has ended.
@@ -131,80 +130,80 @@ pub enum CampaignError {
     Stopped,
 }
 
-/// What happens to a candidate, in order, for logs and metrics.
+/// An event of a candidate, in order, for logs and metrics.
 ///
-/// Nothing here is a licence to work: only [`Leadership`] is.
+/// Nothing here permits work: only [`Leadership`] does.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
-    /// A new attempt: the backend was reached and a lease taken.
+    /// A new attempt began: the backend was reached and a lease granted.
     Campaigning,
-    /// In the queue, behind somebody.
+    /// Waiting in the queue behind another candidate.
     Following {
-        /// The token that this candidate will have once it leads. Among peers there is no queue, and
-        /// nobody who waits has one.
+        /// The token that this candidate will have once it leads. `None` among peers, where there is no
+        /// queue.
         token: Option<FencingToken>,
     },
     /// Verified as the leader.
     Elected {
         /// The new term's token.
         token: FencingToken,
-        /// Until when it is proved so far (boot-time clock).
+        /// Deadline that is proved so far (boot-time clock).
         until: Timestamp,
     },
     /// A renewal was acknowledged.
     Renewed {
         /// The term that was renewed.
         token: FencingToken,
-        /// Until when it is proved now (boot-time clock).
+        /// Deadline that is proved now (boot-time clock).
         until: Timestamp,
-        /// From the send to the answer.
+        /// Time from the send to the answer.
         latency: Duration,
-        /// What was left, by then, of the time that had been proved before.
+        /// Time that was left of the previous deadline when the answer came.
         left: Duration,
     },
-    /// The leader's key can't be watched, though its lease is renewed: the leader would not notice that
-    /// the key was deleted. Its term ends unless that changes.
+    /// The leader's key can't be watched, though its lease is renewed, so its deletion would go unnoticed.
+    /// The term ends unless the watch is restored.
     Unobservable {
         /// The term.
         token: FencingToken,
-        /// When it ends, unless the key can be watched again by then (boot-time clock).
+        /// End of the term unless the key can be watched again by then (boot-time clock).
         until: Timestamp,
     },
     /// Leadership ended.
     Lost {
         /// The term that ended.
         token: FencingToken,
-        /// Why.
+        /// The reason.
         loss: Loss,
     },
     /// An attempt failed, and another follows.
     Retrying {
         /// What went wrong.
         problem: String,
-        /// Whether no endpoint could be reached at all.
+        /// True if no endpoint could be reached at all.
         unreachable: bool,
         /// The pause before the next attempt.
         pause: Duration,
     },
-    /// Events were left out here: their reader was too slow.
+    /// Events were left out here because the subscriber was too slow.
     Missed {
-        /// How many.
+        /// Number of events left out.
         count: u64,
     },
 }
 
-/// How many events a slow reader may fall behind before it misses some.
+/// Events that a slow subscriber may fall behind before it misses some.
 const EVENTS: usize = 64;
 
 /// The events of one candidate, in order: see [`Candidate::subscribe`].
 ///
-/// A reader that falls more than 64 behind misses the oldest, and is told so ([`Event::Missed`]).
+/// A subscriber that falls more than 64 behind misses the oldest and gets [`Event::Missed`].
 #[derive(Debug)]
 pub struct Events(BroadcastStream<Event>);
 
 impl Events {
-    /// The next event; `None` once the candidate is gone.
+    /// Returns the next event; `None` once the candidate is gone.
     ///
     /// # Cancel safety
     ///
@@ -213,7 +212,7 @@ impl Events {
         StreamExt::next(self).await
     }
 
-    /// The next event, if it is there already.
+    /// Returns the next event if it is there already.
     pub fn try_next(&mut self) -> Option<Event> {
         match Pin::new(self).poll_next(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(event) => event,
@@ -234,20 +233,21 @@ impl Stream for Events {
     }
 }
 
-/// Whether a candidate's process leads, to be asked from anywhere: a request handler, a health check. Cheap to clone.
+/// Tells whether a candidate's process leads, from anywhere: a request handler, a health check. Cheap to
+/// clone.
 #[derive(Debug, Clone)]
 pub struct LeadershipStatus {
     latest: watch::Receiver<Option<LeadershipHandle>>,
 }
 
 impl LeadershipStatus {
-    /// The term of leadership under way; `None` unless this process leads *now*.
+    /// Returns the current term; `None` unless this process leads *now*.
     pub fn leadership(&self) -> Option<LeadershipHandle> {
         self.latest.borrow().clone().filter(LeadershipHandle::holds)
     }
 }
 
-/// Stands for election by one name, as often as it takes.
+/// Takes part in an election under one name, as often as needed.
 #[derive(Debug)]
 pub struct Candidate<B> {
     backend: B,
@@ -256,16 +256,16 @@ pub struct Candidate<B> {
     ttl: Ttl,
     announce: bool,
     events: broadcast::Sender<Event>,
-    /// The latest term that was won.
+    /// The latest term that this candidate won.
     latest: watch::Sender<Option<LeadershipHandle>>,
 }
 
-/// How [`Candidate::lead_until`] ended.
+/// Outcome of [`Candidate::lead_until`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "it says whether leadership was given up before the end"]
 #[non_exhaustive]
 pub enum Stopped {
-    /// This process did not lead when it was told to stop.
+    /// This process did not lead when `shutdown` resolved.
     NotLeading,
     /// The work was stopped, then leadership given up.
     Released,
@@ -274,7 +274,8 @@ pub enum Stopped {
 }
 
 impl<B: Backend> Candidate<B> {
-    /// A candidate, which stands only once it is told to. `ttl` and `announce` mean nothing among peers.
+    /// Creates a candidate that has not entered the election yet. `ttl` and `announce` mean nothing among
+    /// peers.
     pub(crate) fn new(
         backend: B,
         election: ElectionName,
@@ -286,12 +287,12 @@ impl<B: Backend> Candidate<B> {
         Self { backend, election, name, ttl, announce, events, latest }
     }
 
-    /// The events of this candidate from now on.
+    /// Subscribes to the events of this candidate from now on.
     pub fn subscribe(&self) -> Events {
         Events(BroadcastStream::new(self.events.subscribe()))
     }
 
-    /// Whether this candidate leads, for other parts of the program.
+    /// Returns a handle that tells other parts of the program whether this candidate leads.
     pub fn status(&self) -> LeadershipStatus {
         LeadershipStatus { latest: self.latest.subscribe() }
     }
@@ -302,22 +303,21 @@ impl<B: Backend> Candidate<B> {
     ///
     /// # Errors
     ///
-    /// Only what retrying can't fix: see [`CampaignError`].
+    /// Failures that retrying can't fix: see [`CampaignError`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call leaves the queue, in the background. A later call queues anew,
-    /// at the end.
+    /// Dropping the call leaves the queue, in the background. A later call joins the queue at its end.
     pub async fn campaign(&mut self) -> Result<Leadership, CampaignError> {
         let (won, outcome) = oneshot::channel();
-        let standing = CampaignRequest {
+        let request = CampaignRequest {
             election: self.election.clone(),
             name: self.name.clone(),
             ttl: self.ttl,
             announce: self.announce,
             events: self.events.clone(),
         };
-        self.backend.stand(standing, won);
+        self.backend.campaign(request, won);
         let leadership = outcome.await.unwrap_or(Err(CampaignError::Stopped))?;
         self.latest.send_replace(Some(leadership.handle()));
         Ok(leadership)
@@ -325,9 +325,9 @@ impl<B: Backend> Candidate<B> {
 
     /// Campaigns and runs `work` in each term of leadership, for ever.
     ///
-    /// The work is dropped the moment leadership is lost, and called again with the
-    /// next one. When it returns `Continue`, leadership is given up and contended for
-    /// again; on `Break`, given up for good. A handle that the work leaves somewhere keeps nothing.
+    /// The work is dropped the moment leadership is lost, and called again with the next term. On `Continue`
+    /// leadership is given up and the candidate campaigns again; on `Break` it is given up for good. A leaked
+    /// handle does not keep the term open.
     ///
     /// # Errors
     ///
@@ -335,8 +335,8 @@ impl<B: Backend> Candidate<B> {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call drops the work first, then gives leadership up or leaves the
-    /// queue, in the background.
+    /// Dropping the call drops the work first, then gives leadership up or leaves the queue, in the
+    /// background.
     pub async fn lead<T, F>(
         &mut self,
         mut work: impl FnMut(LeadershipHandle) -> F,
@@ -360,11 +360,11 @@ impl<B: Backend> Candidate<B> {
         }
     }
 
-    /// Campaigns and runs `work` in each term of leadership until `shutdown` resolves;
-    /// then stops the work, gives leadership up, and says whether that was confirmed.
+    /// Campaigns and runs `work` in each term of leadership until `shutdown` resolves; then stops the work,
+    /// gives leadership up, and returns whether that was confirmed.
     ///
-    /// Work that returns has given leadership up, and contends again. A function will do, or a closure that returns a
-    /// future; the call can be spawned if both can:
+    /// When the work returns, leadership is given up and the candidate campaigns again. `work` is a function,
+    /// or a closure that returns a future; the call can be spawned if both can:
     ///
     /// ```no_run
     /// # use leader_election::{etcd::Etcd, LeadershipHandle};

@@ -1,12 +1,11 @@
-//! Timestamps of a clock that runs on while the machine is suspended.
+//! Timestamps of a clock that counts the time in suspend.
 //!
-//! A lease in etcd goes on ageing while this machine sleeps, so what we believe
-//! about it must age too. `std::time::Instant` is `CLOCK_MONOTONIC` on Linux and
-//! stands still in suspend; [`Timestamp`] reads `CLOCK_BOOTTIME`, which does not.
-//! Neither jumps when somebody sets the time of day.
+//! A lease in etcd ages while this machine sleeps, so our trust in it must age too. `std::time::Instant` is
+//! `CLOCK_MONOTONIC` on Linux and stands still in suspend; [`Timestamp`] reads `CLOCK_BOOTTIME`, which does
+//! not. Neither jumps when the time of day is set.
 //!
-//! Where there is no such clock (outside Linux) the system's monotonic clock
-//! takes its place, and the contract does not cover a suspend.
+//! Systems without such a clock (outside Linux) use their monotonic clock, and the contract does not cover a
+//! suspend there.
 
 use std::{
     fmt,
@@ -19,9 +18,9 @@ const CLOCK: nix::time::ClockId = nix::time::ClockId::CLOCK_BOOTTIME;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: nix::time::ClockId = nix::time::ClockId::CLOCK_MONOTONIC;
 
-/// A moment since this machine started, in nanoseconds; suspended time counts.
+/// A moment since this machine started, in nanoseconds, suspended time included.
 ///
-/// Comparable between the processes of one machine, and with nothing else.
+/// Comparable between the processes of one machine only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -33,17 +32,17 @@ impl Timestamp {
         Self(Duration::from(now).as_nanos() as u64)
     }
 
-    /// The moment `nanos` nanoseconds after the machine started.
+    /// Creates the moment `nanos` nanoseconds after the machine started.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)
     }
 
-    /// Nanoseconds since the machine started.
+    /// Returns the nanoseconds since the machine started.
     pub const fn as_nanos(self) -> u64 {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero if `earlier` is the later one.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is the later one.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -75,9 +74,8 @@ impl fmt::Display for Timestamp {
 
 /// Waits until the clock reads `deadline` or later.
 ///
-/// Tokio's timers stand still in suspend. This waits on a kernel timer (`timerfd`) of our own
-/// clock, which fires as soon as the machine is awake again. Where there is none it looks every
-/// 20 ms.
+/// Tokio's timers stand still in suspend. This waits on a kernel timer (`timerfd`) of the boot-time clock,
+/// which fires as soon as the machine is awake again. Where there is none it checks the clock every 20 ms.
 ///
 /// Call it on a Tokio runtime with its timers and I/O enabled.
 ///
@@ -90,10 +88,10 @@ pub async fn sleep_until(deadline: Timestamp) {
         if timer::fired(deadline).await.is_ok() {
             continue;
         }
-        // No timer to be had (no file descriptor left, or another system): look often.
-        const LOOK_EVERY: Duration = Duration::from_millis(20);
+        // No timer available (no file descriptor left, or another system): poll the clock.
+        const POLL_EVERY: Duration = Duration::from_millis(20);
         let left = deadline.since(Timestamp::now());
-        tokio::time::sleep(left.min(LOOK_EVERY)).await;
+        tokio::time::sleep(left.min(POLL_EVERY)).await;
     }
 }
 

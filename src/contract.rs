@@ -1,7 +1,7 @@
-//! What [`Leadership`](crate::Leadership) promises, on both backends.
+//! The guarantee of [`Leadership`](crate::Leadership), on both backends.
 //!
-//! Assumed: the clocks of two machines run at rates that differ by less than the margin, and etcd keeps what it
-//! documents. Processes may be frozen or killed at any moment, and networks may lose, delay and cut.
+//! Assumed: the clock rates of two machines differ by less than the margin, and etcd keeps its documented
+//! guarantees. Processes may be frozen or killed at any moment, and networks may lose, delay and cut.
 //!
 //! 1. **Verified win.** A campaign returns a `Leadership` only once the backend has confirmed the win: on etcd
 //!    the queue, read linearizably, shows this candidate's key first, on its own lease; among peers an entry of the new
@@ -40,7 +40,7 @@
 mod tests {
     use std::collections::BTreeMap;
 
-    /// The points by number, as their titles are.
+    /// Numbers and titles of the points.
     fn titles<'a>(
         lines: impl Iterator<Item = &'a str>,
         numbered: fn(&str) -> Option<(&str, &str)>,

@@ -1,26 +1,25 @@
 //! The etcd backend: candidates are keys on leases, first come, first served.
 //!
-//! [`Etcd`] owns a thread with a runtime of its own, on which everything to do with etcd
-//! runs: connections, renewals, watches. A program that blocks its own runtime holds up its
-//! own work, and not the renewal of the lease.
-//!
+//! [`Etcd`] owns a thread with its own runtime, where everything about etcd runs: connections, renewals,
+//! watches. A program that blocks its own runtime delays its own work, and not the renewal of the lease.
 //! | module | |
 //! |---|---|
 //! | `endpoint` | where etcd is |
-//! | `link` | one connection at a time, and failing over |
-//! | `diagnosis` | what speaks where no connection could be made |
-//! | `trouble` | errors, by what to do about them |
-//! | `progress` | answers from the past are refused |
-//! | `layout` | the keys of etcd's own election |
-//! | `lease` | renewing, and until when a lease is certain |
-//! | `queue` | the queue at a revision: who is first (pure) |
+//! | `endpoint` | addresses of etcd |
+//! | `connection` | one connection at a time, and failover |
+//! | `diagnosis` | protocol of an address where no connection could be made |
+//! | `error` | errors, by their remedy |
+//! | `staleness` | answers from the past are refused |
+//! | `keys` | the keys of etcd's own election |
+//! | `keepalive` | renewals, and the time for which a lease is certain |
+//! | `queue` | the queue at a revision, with its first candidate (pure) |
 //! | `view` | the queue, followed from revision to revision |
-//! | `campaign` | when a win is one (pure) |
-//! | `stand` | the attempts, up to the win |
+//! | `win` | the rule of a verified win (pure) |
+//! | `campaign` | the attempts, up to the win |
 //! | `term` | from the win to the loss |
-//! | `fence` | writes that only the leader can make |
-//! | `announcement` | who leads since when |
-//! | `observe` | the election as others see it |
+//! | `transaction` | writes that only the leader can make |
+//! | `announcement` | the leader and the start of its term |
+//! | `observe` | the election as observers see it |
 
 use std::{
     collections::BTreeMap,
@@ -85,10 +84,10 @@ use crate::{
     observe::{LeaderWatch, Observer, Snapshot, SnapshotError},
     timing::Ttl,
 };
-/// What [`Etcd::transaction`] takes and gives.
+/// Types in the signature of [`Etcd::transaction`].
 pub use etcd_client;
 
-/// How to reach etcd, and as whom.
+/// Endpoints, TLS and credentials for etcd.
 #[derive(Debug, Clone)]
 pub struct Settings {
     endpoints: Arc<[Endpoint]>,
@@ -97,26 +96,26 @@ pub struct Settings {
     lifeline: Option<Lifeline>,
 }
 
-/// Why settings don't fit together.
+/// Reason that settings don't fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSettings {
-    /// There must be somewhere to connect to.
+    /// There is no endpoint.
     #[error("no endpoint is given; name at least one, as in localhost:2379")]
     NoEndpoint,
-    /// A certificate would be ignored, and everything sent in the clear.
+    /// TLS was given for an `http://` endpoint: it would be ignored, and everything sent in the clear.
     #[error("certificates are given, but '{0}' is without TLS; write https:// or leave the scheme out")]
     TlsForbidden(Endpoint),
-    /// One of them is no endpoint.
+    /// One of them is not an endpoint.
     #[error(transparent)]
     Endpoint(#[from] InvalidEndpoint),
 }
 
-/// Why [`Etcd::connect`] failed.
+/// Reason that [`Etcd::connect`] failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The list of endpoints is not to be used.
+    /// The list of endpoints is not valid.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
     /// The system has no thread or no file descriptor left.
@@ -127,7 +126,7 @@ pub enum ConnectError {
 impl FromStr for Settings {
     type Err = InvalidSettings;
 
-    /// A list of endpoints, as in `a:2379,b:2379,c:2379`: no TLS, no user.
+    /// Parses a list of endpoints, as in `a:2379,b:2379,c:2379`: no TLS, no user.
     fn from_str(endpoints: &str) -> Result<Self, InvalidSettings> {
         let given = endpoints.split(',').map(str::trim).filter(|endpoint| !endpoint.is_empty());
         Self::new(given.map(str::parse).collect::<Result<Vec<_>, _>>()?)
@@ -135,7 +134,7 @@ impl FromStr for Settings {
 }
 
 impl Settings {
-    /// Connects to these members of one cluster, as nobody in particular.
+    /// Connects to these members of one cluster, without a user.
     ///
     /// # Errors
     ///
@@ -148,11 +147,11 @@ impl Settings {
         Ok(Self { endpoints: endpoints.into(), tls: None, credentials: None, lifeline: None })
     }
 
-    /// Speaks TLS.
+    /// Uses TLS.
     ///
     /// # Errors
     ///
-    /// Refuses endpoints that say `http://`.
+    /// Refuses `http://` endpoints.
     pub fn with_tls(mut self, tls: Tls) -> Result<Self, InvalidSettings> {
         if let Some(plain) = self.endpoints.iter().find(|endpoint| endpoint.forbids_tls()) {
             return Err(InvalidSettings::TlsForbidden(plain.clone()));
@@ -161,32 +160,32 @@ impl Settings {
         Ok(self)
     }
 
-    /// Logs in.
+    /// Logs in as this user.
     #[must_use = "settings are made by value"]
     pub fn with_credentials(mut self, credentials: Credentials) -> Self {
         self.credentials = Some(credentials);
         self
     }
 
-    /// Keeps tickets for the other processes of this host, and witnesses for them.
+    /// Keeps tickets for the other processes of this host, and acts as a witness for them.
     #[must_use = "settings are made by value"]
     pub fn with_lifeline(mut self, lifeline: Lifeline) -> Self {
         self.lifeline = Some(lifeline);
         self
     }
 
-    /// The certificates that it speaks TLS with, if any were given.
+    /// Returns the TLS settings, if any were given.
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()
     }
 
-    /// The endpoints, as they were given.
+    /// Returns the endpoints, as they were given.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 }
 
-/// A user of etcd's, and the password.
+/// A user of etcd and its password.
 #[derive(Debug, Clone)]
 pub struct Credentials {
     user: String,
@@ -194,17 +193,17 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// A user and a password.
+    /// Creates credentials from a user and a password.
     pub fn new(user: impl Into<String>, password: impl Into<String>) -> Self {
         Self { user: user.into(), password: Password::Given(password.into()) }
     }
 
-    /// A user whose password is in a file. It is read again at each login, so it may be changed there while this
-    /// runs. Line breaks at its end are not the password's.
+    /// Creates credentials whose password is in a file. It is read again at each login, so it may be changed
+    /// while this runs. Line breaks at its end are not part of the password.
     ///
     /// # Errors
     ///
-    /// Refuses a file that can't be read, or has no password in it.
+    /// Refuses a file that can't be read, or contains no password.
     pub fn in_file(user: impl Into<String>, file: impl Into<PathBuf>) -> Result<Self, InvalidPassword> {
         let file = file.into();
         let read = password_in(&file)?;
@@ -212,18 +211,18 @@ impl Credentials {
         Ok(Self { user: user.into(), password })
     }
 
-    /// Whether the next login may be with another password.
+    /// Returns whether the next login may use another password.
     fn may_change(&self) -> bool {
         matches!(self.password, Password::InFile(_))
     }
 
-    /// The password for a login now.
+    /// Returns the password for a login now.
     async fn password(&self) -> String {
         let file = match &self.password {
             Password::Given(password) => return password.clone(),
             Password::InFile(file) => Arc::clone(file),
         };
-        // A file system that hangs must not hold up renewals.
+        // A hanging file system must not delay renewals.
         let again = Arc::clone(&file);
         let found = tokio::task::spawn_blocking(move || password_in(&again.file)).await;
         let mut read = file.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -245,7 +244,7 @@ fn password_in(file: &Path) -> Result<String, InvalidPassword> {
     }
 }
 
-/// Why a file has no password.
+/// Reason that a file has no password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}: {problem}")]
 pub struct InvalidPassword {
@@ -253,7 +252,7 @@ pub struct InvalidPassword {
     problem: String,
 }
 
-/// Never shown.
+/// Never printed.
 #[derive(Clone)]
 enum Password {
     Given(String),
@@ -262,7 +261,7 @@ enum Password {
 
 struct PasswordFile {
     file: PathBuf,
-    /// As it was last read.
+    /// The content as last read.
     read: Mutex<String>,
 }
 
@@ -272,10 +271,9 @@ impl fmt::Debug for Password {
     }
 }
 
-/// etcd, as candidates and observers use it. Cheap to clone.
+/// Connection to etcd for candidates and observers. Cheap to clone.
 ///
-/// The thread behind it ends when the last clone, and everything that was started through
-/// one, is gone.
+/// Its thread ends when the last clone, and everything that was started through one, is gone.
 #[derive(Clone)]
 pub struct Etcd {
     shared: Arc<EtcdShared>,
@@ -290,20 +288,20 @@ impl fmt::Debug for Etcd {
 impl Etcd {
     /// Uses the etcd at these endpoints: one, or several members of one cluster, as in `a:2379,b:2379,c:2379`.
     ///
-    /// For TLS or a user, see [`Settings`] and [`start`](Self::start). Connects when there is something to do.
+    /// For TLS or a user, see [`Settings`] and [`start`](Self::start). Connects on first use.
     ///
     /// # Errors
     ///
-    /// See [`ConnectError`]. An etcd that can't be reached is none: that is tried again for as long as it takes.
+    /// See [`ConnectError`]. An unreachable etcd is no error: the connection is retried for ever.
     pub fn connect(endpoints: &str) -> Result<Self, ConnectError> {
         Ok(Self::start(endpoints.parse()?)?)
     }
 
-    /// A candidate in this election, as soon as it has a [name](CandidateBuilder::named).
+    /// Begins a candidate in this election; it needs a [name](CandidateBuilder::named).
     ///
     /// # Errors
     ///
-    /// Refuses a text that can't be the name of an election.
+    /// Refuses a text that is not the name of an election.
     pub fn candidate(
         &self,
         election: impl TryInto<ElectionName, Error: Into<InvalidName>>,
@@ -312,28 +310,28 @@ impl Etcd {
         Ok(CandidateBuilder { etcd: self.clone(), election, ttl: Ttl::DEFAULT, announce: false })
     }
 
-    /// Starts the thread. Connects when there is something to do.
+    /// Starts the thread. Connects on first use.
     ///
     /// # Errors
     ///
-    /// Fails only where the system has no thread or no file descriptor left.
+    /// Fails only if the system has no thread or no file descriptor left.
     pub fn start(settings: Settings) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (alive, gone) = oneshot::channel::<()>();
         let shared = EtcdShared::new(settings, runtime.handle().clone(), Some(alive));
         thread::Builder::new().name("elect-keeper".into()).spawn(move || {
-            // Ends when `EtcdShared`, and with it `alive`, is dropped.
+            // Ends when `EtcdShared` is dropped, and with it `alive`.
             let _ = runtime.block_on(gone);
             runtime.shutdown_background();
         })?;
         Ok(Self::of(shared))
     }
 
-    /// The same on a runtime of the caller's, with its timers and I/O enabled, instead of a thread of
-    /// its own. Saves two changes of thread in each handoff.
+    /// Does the same on the caller's runtime, with its timers and I/O enabled, instead of a thread of its
+    /// own. Saves two thread switches in each handoff.
     ///
-    /// Only for a program that never blocks that runtime: whatever blocks it holds up the renewal
-    /// too. No safety is lost by that, but leadership is.
+    /// Only for a program that never blocks that runtime: blocking delays the renewals too. That costs
+    /// leadership, but not safety.
     pub fn start_on(runtime: runtime::Handle, settings: Settings) -> Self {
         Self::of(EtcdShared::new(settings, runtime, None))
     }
@@ -350,26 +348,26 @@ impl Etcd {
         &self.shared
     }
 
-    /// The states of an election, in order: see [`Observer`].
+    /// Follows the states of an election, in order: see [`Observer`].
     ///
-    /// Asks etcd every second whether what it knows still holds, and says
-    /// [`Unknown`](crate::observe::State::Unknown) two seconds after that went unanswered.
+    /// Asks etcd every second whether its state still holds, and reports
+    /// [`Unknown`](crate::observe::State::Unknown) after two seconds without an answer.
     pub fn observe(&self, election: ElectionName) -> Observer {
         let shared = Arc::clone(&self.shared);
         Observer::driven(|task| self.shared.spawn(task), |told| observe::observe(shared, election, told))
     }
 
-    /// Who is at the front of an election's queue, as it changes: see [`Backend::watch_leader`]. It shares one
-    /// watch with the candidates of that election.
+    /// Watches the head of an election's queue: see [`Backend::watch_leader`]. Shares one watch with the
+    /// candidates of that election.
     pub fn watch_leader(&self, election: &ElectionName) -> LeaderWatch {
-        QueueView::of(&self.shared, election).front()
+        QueueView::of(&self.shared, election).leader_watch()
     }
 
-    /// One look at an election: who leads, and who waits.
+    /// Reads an election once: the leader, and the candidates that wait.
     ///
     /// # Errors
     ///
-    /// What went wrong, if no endpoint gave an answer.
+    /// [`SnapshotError`] if no endpoint answered.
     ///
     /// # Cancel safety
     ///
@@ -378,36 +376,37 @@ impl Etcd {
         let looking = observe::snapshot(Arc::clone(&self.shared), election);
         match self.shared.spawn(looking).await {
             Ok(Ok(snapshot)) => Ok(snapshot),
-            Ok(Err(trouble)) if trouble.remedy == error::Remedy::Human => {
-                Err(SnapshotError::Refused(trouble.message))
+            Ok(Err(error)) if error.remedy == error::Remedy::Human => {
+                Err(SnapshotError::Refused(error.message))
             }
-            Ok(Err(trouble)) => Err(SnapshotError::Unavailable(trouble.message)),
+            Ok(Err(error)) => Err(SnapshotError::Unavailable(error.message)),
             Err(stopped) => Err(SnapshotError::Unavailable(stopped.to_string())),
         }
     }
 
-    /// Gives up a term of leadership in the place of a process that is gone, so that the next
-    /// candidate need not wait until its lease has expired.
+    /// Releases a term of leadership in place of a process that is gone, so that the next candidate need not
+    /// wait for the lease to expire.
     ///
-    /// Only for a caller that knows that the work of that term has ended. A ticket that is not true any more, or
-    /// never was, changes nothing: etcd compares cluster, key, `create_revision` and lease, and the lease is
-    /// revoked only after they matched. So a second call is harmless.
+    /// Only for a caller that knows that the work of that term has ended. An outdated or false ticket changes
+    /// nothing: etcd compares cluster, key, `create_revision` and lease, and the lease is revoked only after
+    /// they matched. So a second call is harmless.
     ///
     /// # Errors
     ///
-    /// [`ReleaseError::Unconfirmed`] if etcd could not be told `within` this time (Tokio's clock): the lease then
-    /// ends by itself. The other variants are about the ticket.
+    /// [`ReleaseError::Unconfirmed`] if etcd did not confirm it `within` this time (Tokio's clock): the lease
+    /// then expires by itself. The other variants are about the ticket.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call goes on in the background.
+    /// Dropping the call continues the release in the background.
     pub async fn release(&self, ticket: Ticket, within: Duration) -> Result<Released, ReleaseError> {
         let releasing = term::release(Arc::clone(&self.shared), ticket, Timestamp::now() + within);
         let released = self.shared.spawn(releasing).await;
         released.unwrap_or_else(|stopped| Err(ReleaseError::Unconfirmed(stopped.to_string())))
     }
 
-    /// When etcd was last heard, by an answer that was not refused (boot-time clock); `None` if never.
+    /// Returns the time of the last accepted response of etcd (boot-time clock); `None` if there was none
+    /// yet.
     pub fn last_contact(&self) -> Option<Timestamp> {
         match self.shared.heard.load(Ordering::Relaxed) {
             NEVER => None,
@@ -415,17 +414,17 @@ impl Etcd {
         }
     }
 
-    /// Waits until no candidate stands through this any more: all leases that were given up
-    /// in the background are revoked, or past their time.
+    /// Waits until this has no candidate left: every lease that was given up in the background is revoked or
+    /// expired.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it only waits.
     pub async fn drained(&self) {
         self.shared.settling.send_replace(true);
-        let mut standing = self.shared.standing.subscribe();
+        let mut active_tasks = self.shared.active_tasks.subscribe();
         // The sender lives as long as `self`.
-        let _ = standing.wait_for(|standing| *standing == 0).await;
+        let _ = active_tasks.wait_for(|active_tasks| *active_tasks == 0).await;
     }
 }
 
@@ -452,13 +451,13 @@ impl Backend for Etcd {
 }
 
 impl sealed::Campaign for Etcd {
-    fn stand(&self, standing: CampaignRequest, won: CampaignReply) {
-        let (shared, span) = (Arc::clone(&self.shared), span(&standing.election, &standing.name));
-        span.in_scope(|| self.shared.spawn_counted(campaign::stand(shared, standing, won)));
+    fn campaign(&self, request: CampaignRequest, won: CampaignReply) {
+        let (shared, span) = (Arc::clone(&self.shared), span(&request.election, &request.name));
+        span.in_scope(|| self.shared.spawn_counted(campaign::run(shared, request, won)));
     }
 }
 
-/// A candidate on etcd, before it has a name: see [`Etcd::candidate`].
+/// A candidate on etcd without a name yet: see [`Etcd::candidate`].
 #[derive(Debug, Clone)]
 #[must_use = "a candidate has a name"]
 pub struct CandidateBuilder {
@@ -469,25 +468,26 @@ pub struct CandidateBuilder {
 }
 
 impl CandidateBuilder {
-    /// How long etcd keeps the candidate's lease after its last renewal: [`Ttl::DEFAULT`] unless said. A leader that
-    /// dies is followed after ⅔ of it at the earliest.
+    /// Sets the time to live of the candidate's lease after its last renewal; [`Ttl::DEFAULT`] by default.
+    /// When a leader dies, its successor leads after ⅔ of it at the earliest.
     pub fn ttl(mut self, ttl: Ttl) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Whether the candidate, once it leads, also writes who leads, and since when, to the key that is called
-    /// as the election itself (`leader`). Off unless turned on.
+    /// Makes the leader write its name and the start of its term to the key named as the election itself
+    /// (`leader`). Off by default.
     pub fn announce(mut self, announce: bool) -> Self {
         self.announce = announce;
         self
     }
 
-    /// The candidate, by a name that others see: its host, for example. Stands only once it is told to.
+    /// Names the candidate, for example by its host; others see the name. It enters the election only in
+    /// [`Candidate::campaign`].
     ///
     /// # Errors
     ///
-    /// Refuses a text that can't be a name.
+    /// Refuses a text that is not a name.
     pub fn named(
         self,
         name: impl TryInto<CandidateName, Error: Into<InvalidName>>,
@@ -498,22 +498,22 @@ impl CandidateBuilder {
     }
 }
 
-/// No answer came at the very start of the machine.
+/// Marks that no answer came yet; none can come at the very start of the machine.
 const NEVER: u64 = 0;
 
-/// What everything on the thread shares.
+/// State that all tasks on the thread share.
 pub(crate) struct EtcdShared {
-    links: ConnectionPool,
+    connections: ConnectionPool,
     progress: Mutex<ClusterProgress>,
-    /// One for each election that somebody here stands in.
+    /// One view for each election with a candidate or watch here.
     views: Mutex<BTreeMap<ElectionName, Weak<QueueView>>>,
     lifeline: Option<Lifeline>,
     runtime: runtime::Handle,
-    /// When the last answer was accepted, in nanoseconds of the boot-time clock.
+    /// Time of the last accepted answer, in nanoseconds of the boot-time clock.
     heard: AtomicU64,
-    /// How many tasks hold a lease, or are giving one back.
-    standing: watch_channel::Sender<usize>,
-    /// Whether somebody waits for that to be none: then nothing is put off.
+    /// Number of tasks that hold a lease or are revoking one.
+    active_tasks: watch_channel::Sender<usize>,
+    /// True while a caller waits for that number to be zero: then no revocation is delayed.
     settling: watch_channel::Sender<bool>,
     /// Dropped last, which ends the thread, if there is one.
     _alive: Option<oneshot::Sender<()>>,
@@ -529,24 +529,24 @@ impl EtcdShared {
     fn new(settings: Settings, runtime: runtime::Handle, alive: Option<oneshot::Sender<()>>) -> Self {
         let lifeline = settings.lifeline.clone();
         Self {
-            links: ConnectionPool::new(settings),
+            connections: ConnectionPool::new(settings),
             progress: Mutex::default(),
             views: Mutex::default(),
             lifeline,
             runtime,
             heard: AtomicU64::new(NEVER),
-            standing: watch_channel::Sender::new(0),
+            active_tasks: watch_channel::Sender::new(0),
             settling: watch_channel::Sender::new(false),
             _alive: alive,
         }
     }
 
-    /// A short call may take this long: as long as a renewal, or what a busy disk needs.
+    /// Timeout of a short call: that of a renewal, or the time that a busy disk needs if that is longer.
     fn call_patience(&self, ttl: Ttl) -> Duration {
         ttl.patience().max(Duration::from_secs(2))
     }
 
-    /// Runs a task on the thread, in the caller's span.
+    /// Spawns a task on the thread, in the caller's span.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         task: impl Future<Output = T> + Send + 'static,
@@ -554,7 +554,7 @@ impl EtcdShared {
         self.runtime.spawn(task.in_current_span())
     }
 
-    /// Runs what may block.
+    /// Runs work that may block.
     pub(crate) fn spawn_blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -562,10 +562,10 @@ impl EtcdShared {
         self.runtime.spawn_blocking(work)
     }
 
-    /// Runs a task that [`Etcd::drained`] waits for.
+    /// Spawns a task that [`Etcd::drained`] waits for.
     fn spawn_counted(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let counted = CountedTask::new(&self.standing);
-        // What an async block captures and then awaits is in it twice.
+        let counted = CountedTask::new(&self.active_tasks);
+        // Boxed, because an async block stores a future that it captures and awaits twice.
         let task = Box::pin(task.in_current_span());
         self.runtime.spawn(async move {
             let _counted = counted;
@@ -574,28 +574,28 @@ impl EtcdShared {
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, ClusterProgress> {
-        // Three numbers, each whole by itself.
+        // Three independent numbers: a panic leaves no half of a change.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is known right before a question is sent.
+    /// Returns the state before a request is sent, to compare its answer with.
     fn known(&self) -> ClusterMark {
         self.progress().known()
     }
 
-    /// Takes an answer's header; an answer from the past fails the link it came by.
+    /// Checks an answer's header; an answer from the past fails its connection.
     fn accept(
         &self,
-        link: &EndpointConnection,
+        connection: &EndpointConnection,
         header: Option<&ResponseHeader>,
         kind: ReadKind,
         known: ClusterMark,
     ) -> Result<Revision, EtcdError> {
         let accepted = self.progress().accept(header, kind, known);
         match accepted {
-            Ok(_) if kind == ReadKind::Linearizable => link.answered(),
+            Ok(_) if kind == ReadKind::Linearizable => connection.answered(),
             Ok(_) => {}
-            Err(_) => self.links.failed(link),
+            Err(_) => self.connections.failed(connection),
         }
         if accepted.is_ok() {
             self.heard.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
@@ -608,7 +608,7 @@ impl EtcdShared {
     }
 }
 
-/// Counts a task for as long as it lives, also where it never gets to run.
+/// Counts a task for as long as it lives, even if it never runs.
 struct CountedTask(watch_channel::Sender<usize>);
 
 impl CountedTask {
@@ -624,7 +624,7 @@ impl Drop for CountedTask {
     }
 }
 
-/// The leader's place in etcd.
+/// The leader's key in etcd.
 #[derive(Debug, Clone)]
 struct LeaderKey {
     shared: Arc<EtcdShared>,

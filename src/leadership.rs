@@ -1,8 +1,8 @@
 //! The guard that a won campaign returns, the handles that ask about it, and how it ends.
 //!
 //! [`Leadership`] is the guard: one for each term, which ends with it. A [`LeadershipHandle`] asks about the
-//! term and speaks in its name. The thread that renews holds the other ends (`TermHandle`): it extends the validity, says
-//! why leadership was lost, and carries out what the guard and the handles order.
+//! term and acts in its name. The renewing thread holds the other ends (`TermHandle`): it extends the
+//! validity, reports the reason of a loss, and carries out the orders of the guard and the handles.
 
 use std::{fmt, future::poll_fn, ops::Deref, pin::pin, sync::Arc, task::Poll, time::Duration};
 
@@ -18,22 +18,21 @@ use crate::{
     validity::SharedValidity,
 };
 
-/// Grows with every term of leadership in one election.
+/// Number that grows with every term of leadership in one election.
 ///
-/// Send it with every write, and have the receiver refuse a write whose token is
-/// smaller than the largest it has seen: this is what stops a leader that was paused
-/// between its last check and the write. On etcd it is the `create_revision` of the
-/// leader's key, among peers Raft's term.
+/// Send it with every write, and have the receiver refuse a write whose token is smaller than the largest it
+/// has seen: this stops a leader that was paused between its last check and the write. On etcd it is the
+/// `create_revision` of the leader's key, among peers Raft's term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
 impl FencingToken {
-    /// The token with this number, as read back from where it was stored.
+    /// Restores a token from its stored number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
 
-    /// The number, to be stored or sent.
+    /// Returns the number, to be stored or sent.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -45,12 +44,12 @@ impl fmt::Display for FencingToken {
     }
 }
 
-/// Which cluster gave out a [`FencingToken`]. Tokens of two clusters don't compare.
+/// Identifies the cluster that issued a [`FencingToken`]. Tokens of two clusters don't compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClusterId(pub(crate) u64);
 
 impl ClusterId {
-    /// The number that the cluster calls itself by.
+    /// Returns the cluster's own id.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -62,7 +61,7 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// Why a leadership ended.
+/// Reason that a term of leadership ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Loss {
@@ -70,9 +69,10 @@ pub enum Loss {
     Expired,
     /// The lease was found gone before its time.
     Revoked,
-    /// The leader's key is gone: somebody deleted it, or revoked its lease.
+    /// The leader's key is gone: it was deleted, or its lease revoked.
     KeyDeleted,
-    /// Somebody else took the leader's place: on etcd by making its key anew, among peers in a later term.
+    /// Another candidate took the leader's place: on etcd by creating its key anew, among peers in a later
+    /// term.
     Superseded,
     /// The leader's key could not be watched for a whole TTL: it may be gone.
     Unobservable,
@@ -80,7 +80,7 @@ pub enum Loss {
     Transferred,
     /// This process gave leadership up.
     Resigned,
-    /// The part of this process that renews has stopped.
+    /// The renewing thread of this process has stopped.
     ShutDown,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Loss {
             Self::Expired => "no renewal was acknowledged in time",
             Self::Revoked => "the lease is gone",
             Self::KeyDeleted => "the leader's key was deleted",
-            Self::Superseded => "somebody else took the leader's place",
+            Self::Superseded => "another candidate took the leader's place",
             Self::Unobservable => "the leader's key could not be watched",
             Self::Transferred => "handed over to another candidate",
             Self::Resigned => "resigned",
@@ -106,11 +106,11 @@ impl fmt::Display for Loss {
 /// paused between the check and the write, so send [`token`](LeadershipHandle::token) with every
 /// write and have the receiver refuse a lower one.
 ///
-/// All that it can be asked is at [`LeadershipHandle`]; what it promises is the [contract](crate::contract).
+/// [`LeadershipHandle`] has the questions that it answers, the [contract](crate::contract) its guarantee.
 ///
-/// Dropping it ends the belief at once and gives leadership up in the background: wait for
-/// [`Backend::drained`](crate::candidate::Backend::drained) before the process ends.
-/// [`resign`](Self::resign) does the same and says whether it worked.
+/// Dropping it invalidates the term at once and gives leadership up in the background: wait for
+/// [`Backend::drained`](crate::candidate::Backend::drained) before the process ends. [`resign`](Self::resign)
+/// does the same and reports whether it worked.
 #[derive(Debug)]
 #[must_use = "dropping this gives up leadership"]
 pub struct Leadership {
@@ -119,27 +119,26 @@ pub struct Leadership {
 }
 
 impl Leadership {
-    /// A leadership for its holder, and the other ends of it for the thread that renews.
+    /// Creates a term's guard, and the renewing thread's ends of it.
     pub(crate) fn new(term: LeadershipTerm) -> (Self, TermHandle) {
         let term = Arc::new(term);
         let (lost, loss) = watch::channel(None);
-        // As many orders wait as there are callers: each waits for its answer.
+        // Unbounded, but never longer than there are callers: each waits for its answer.
         let (orders, received) = mpsc::unbounded_channel();
-        let tenure = TermHandle { term: Arc::clone(&term), lost, orders: received };
+        let term_handle = TermHandle { term: Arc::clone(&term), lost, orders: received };
         let handle = LeadershipHandle { term, loss, orders: orders.downgrade() };
-        (Self { handle, orders }, tenure)
+        (Self { handle, orders }, term_handle)
     }
 
-    /// The same term, for other parts of the program.
+    /// Returns a handle to this term, for other parts of the program.
     pub fn handle(&self) -> LeadershipHandle {
         self.handle.clone()
     }
 
     /// Gives leadership up, and waits until the next candidate may lead.
     ///
-    /// Stop the work first: belief ends the moment this is called. The lease, which holds no place
-    /// any more, is given back in the background: see
-    /// [`Backend::drained`](crate::candidate::Backend::drained).
+    /// Stop the work first: the term is invalid from the moment of the call. The lease, which holds no key
+    /// any more, is revoked in the background: see [`Backend::drained`](crate::candidate::Backend::drained).
     ///
     /// # Errors
     ///
@@ -153,7 +152,7 @@ impl Leadership {
         if !self.holds() {
             return Err(OrderError::NotLeading);
         }
-        // The order goes first: to the renewing thread, a belief that ends without one is a loss.
+        // The order goes first: the renewing thread takes a validity that ends without an order for a loss.
         let (done, outcome) = oneshot::channel();
         let _ = self.orders.send(TermOrder::Resign { done });
         self.term.validity.end();
@@ -171,7 +170,7 @@ impl Deref for Leadership {
 
 impl Drop for Leadership {
     fn drop(&mut self) {
-        // A holder that finds the deadline behind it, and goes, has not resigned.
+        // A guard that is dropped after its deadline has not resigned.
         let order = if self.holds() { TermOrder::resign() } else { TermOrder::Lapsed };
         // The order goes first, as in `resign`.
         let _ = self.orders.send(order);
@@ -179,68 +178,68 @@ impl Drop for Leadership {
     }
 }
 
-/// One term of leadership, to be asked about and acted for: by the work, an HTTP handler, a metric.
+/// One term of leadership, for the work, an HTTP handler, a metric.
 ///
-/// Cheap to clone, and it holds nothing: the term ends with its [`Leadership`], however many handles there are.
-/// From then on [`holds`](Self::holds) says no, and [`lost`](Self::lost) why.
+/// Cheap to clone. A handle does not keep the term open: it ends with its [`Leadership`], however many
+/// handles there are. From then on [`holds`](Self::holds) is false, and [`lost`](Self::lost) returns the
+/// reason.
 #[derive(Debug, Clone)]
 pub struct LeadershipHandle {
     term: Arc<LeadershipTerm>,
     loss: watch::Receiver<Option<Loss>>,
-    /// Weak: the last strong one's end orders to resign.
+    /// Weak: the drop of the last strong sender is an order to resign.
     orders: mpsc::WeakUnboundedSender<TermOrder>,
 }
 
 impl LeadershipHandle {
-    /// This term's fencing token.
+    /// Returns this term's fencing token.
     pub fn token(&self) -> FencingToken {
         self.term.token
     }
 
-    /// The cluster whose [`token`](Self::token) this is.
+    /// Returns the cluster that issued the [`token`](Self::token).
     pub fn cluster(&self) -> ClusterId {
         self.term.cluster
     }
 
-    /// The name of this process's candidate.
+    /// Returns the name of this process's candidate.
     pub fn name(&self) -> &CandidateName {
         &self.term.name
     }
 
-    /// The election that was won.
+    /// Returns the election that was won.
     pub fn election(&self) -> &ElectionName {
         &self.term.election
     }
 
-    /// Whether this process leads *now*, by the boot-time clock.
+    /// Returns whether this process leads *now*, by the boot-time clock.
     ///
-    /// Costs a clock read and an atomic load. Ask before every step that only a
-    /// leader may take: after a freeze this says no before any timer had a chance to.
-    /// Once it has said no it never says yes again.
+    /// Costs a clock read and an atomic load. Ask before every step that only a leader may take: after a
+    /// freeze this is false before any timer had a chance to fire. Once false it stays false.
     pub fn holds(&self) -> bool {
         self.term.validity.holds_at(Timestamp::now())
     }
 
-    /// Until when leadership is proved so far (boot-time clock); `None` once it is known to be
+    /// Returns the deadline that is proved so far (boot-time clock); `None` once leadership is known to be
     /// lost. It may lie in the past: ask [`holds`](Self::holds).
     pub fn deadline(&self) -> Option<Timestamp> {
         self.term.validity.until()
     }
 
-    /// How much of the proved time is left (boot-time clock); zero once lost.
+    /// Returns the time left until the deadline (boot-time clock); zero once lost.
     pub fn remaining(&self) -> Duration {
         self.deadline().map_or(Duration::ZERO, |until| until.since(Timestamp::now()))
     }
 
-    /// What it takes to give this term up after this process is gone.
+    /// Returns the ticket that releases this term after this process is gone.
     ///
-    /// `None` where there is nothing to give up: a term among peers is over as soon as its leader is not
-    /// heard any more.
+    /// `None` among peers, where nothing has to be released: a term is over once the leader's heartbeats
+    /// stop.
     pub fn ticket(&self) -> Option<&Ticket> {
         self.term.ticket.as_ref()
     }
 
-    /// Waits until leadership can no longer be proved, and says why.
+    /// Waits until leadership can no longer be proved, and returns the reason.
     ///
     /// Returns by the [`deadline`](Self::deadline) even if the backend never answers again, and
     /// even if the thread that renews is stuck. In a `select!`, put it first and say `biased;`.
@@ -249,13 +248,12 @@ impl LeadershipHandle {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: a call dropped in `select!` gives nothing up, and a later call sees
-    /// everything since.
+    /// Cancel safe: a call dropped in `select!` gives nothing up, and a later call sees everything since.
     pub async fn lost(&self) -> Loss {
-        let mut told = self.loss.clone();
+        let mut loss = self.loss.clone();
         tokio::select! {
             biased;
-            told = told.wait_for(Option::is_some) => match told.map(|loss| *loss) {
+            loss = loss.wait_for(Option::is_some) => match loss.map(|loss| *loss) {
                 Ok(Some(loss)) => loss,
                 Ok(None) | Err(_) => {
                     self.term.validity.end();
@@ -266,9 +264,9 @@ impl LeadershipHandle {
         }
     }
 
-    /// Waits until the deadline has passed, by our own look at the clock.
+    /// Waits until this task itself finds the deadline behind the clock.
     async fn expired(&self) {
-        /// What ends belief before the deadline says at once why.
+        /// A loss before the deadline sends its reason within this time; it crosses one channel.
         const REASON_FOLLOWS: Duration = Duration::from_millis(100);
         loop {
             let Some(until) = self.deadline() else {
@@ -283,12 +281,12 @@ impl LeadershipHandle {
 
     /// Runs `work` for as long as this process leads.
     ///
-    /// The clock is read before each poll of the work, so that after a freeze not one step
-    /// of it runs, even if it is ready before the news of the loss is.
+    /// The clock is read before each poll of the work, so after a freeze not one step of it runs, even if it
+    /// is ready before the report of the loss arrives.
     ///
     /// # Errors
     ///
-    /// The [`Loss`], if it came before the work was done. The work is dropped then.
+    /// The [`Loss`], if it came before the work was done. The work is then dropped.
     ///
     /// # Cancel safety
     ///
@@ -307,13 +305,13 @@ impl LeadershipHandle {
     ///
     /// # Errors
     ///
-    /// [`OrderError::NotLeading`] if leadership is over, [`OrderError::Refused`] if the backend
-    /// does not take this value, and never made it visible, [`OrderError::Unconfirmed`] if
-    /// it did not confirm it in time: it may or may not be visible.
+    /// [`OrderError::NotLeading`] if leadership is over. [`OrderError::Refused`] if the backend does not take
+    /// this value and never made it visible. [`OrderError::Unconfirmed`] if it was not confirmed in time: the
+    /// value may or may not be visible.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call leaves it open whether the value is announced.
+    /// Dropping the call leaves open whether the value is announced.
     pub async fn proclaim(&self, value: impl Into<Vec<u8>>) -> Result<(), OrderError> {
         if !self.holds() {
             return Err(OrderError::NotLeading);
@@ -321,19 +319,19 @@ impl LeadershipHandle {
         let (done, answer) = oneshot::channel();
         let orders = self.orders.upgrade().ok_or(OrderError::NotLeading)?;
         orders.send(TermOrder::Proclaim { value: value.into(), done }).map_err(|_| OrderError::NotLeading)?;
-        // While this waits, the guard alone keeps the term.
+        // Only the guard keeps the term open during the wait.
         drop(orders);
         answer.await.unwrap_or(Err(OrderError::NotLeading))
     }
 }
 
-/// Names a term of leadership, so that another process can give it up once this one is gone:
-/// see [`Etcd::release`](crate::etcd::Etcd::release).
+/// Identifies a term of leadership, so that another process can release it once this one is gone: see
+/// [`Etcd::release`](crate::etcd::Etcd::release).
 ///
-/// It has nothing secret, and is of no use to anybody who may not write to the election.
+/// It contains no secret, and is useless to a client without write access to the election.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Ticket {
-    /// The number of the cluster that has the key. Another one may have the same keys and leases: it was
+    /// The id of the cluster that has the key. Another cluster may have the same keys and leases, if it was
     /// restored from the same snapshot.
     pub(crate) cluster: u64,
     pub(crate) key: Vec<u8>,
@@ -342,17 +340,17 @@ pub struct Ticket {
     pub(crate) ttl: Ttl,
 }
 
-/// What came of a [`Ticket`].
+/// Outcome of the release of a [`Ticket`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "it says whether there was anything to give up"]
 pub enum Released {
-    /// The term was given up: the next candidate may lead.
+    /// The term was released: the next candidate may lead.
     GivenUp,
-    /// The ticket's key was not there any more, or not that of its term and lease. Nothing was changed.
+    /// The key was already gone, or belonged to another term or lease. Nothing was changed.
     NothingHeld,
 }
 
-/// Why a [`Ticket`] did not give its term up for certain.
+/// Reason that a [`Ticket`]'s term was not released for certain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReleaseError {
@@ -367,7 +365,7 @@ pub enum ReleaseError {
     /// Nothing was changed: no election makes such a ticket.
     #[error("the ticket names no candidate's key")]
     Malformed,
-    /// etcd refuses this caller, and will again.
+    /// etcd refuses this caller, and a retry can't help.
     #[error("refused: {0}")]
     Refused(String),
     /// etcd did not confirm it in time: the lease then ends by itself.
@@ -375,14 +373,14 @@ pub enum ReleaseError {
     Unconfirmed(String),
 }
 
-/// Why an order of the leader's was not carried out for certain.
+/// Reason that an order of the leader was not carried out for certain.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OrderError {
     /// This process does not lead any more.
     #[error("leadership is over")]
     NotLeading,
-    /// The backend did not take it, and will not.
+    /// The backend refused it, and will refuse it again.
     #[error("refused: {0}")]
     Refused(String),
     /// The backend did not confirm it in time.
@@ -390,7 +388,7 @@ pub enum OrderError {
     Unconfirmed(String),
 }
 
-/// What the holder and the renewing thread share about one term of leadership.
+/// State of one term that the guard and the renewing thread share.
 #[derive(Debug)]
 pub(crate) struct LeadershipTerm {
     pub(crate) token: FencingToken,
@@ -398,7 +396,7 @@ pub(crate) struct LeadershipTerm {
     pub(crate) name: CandidateName,
     pub(crate) election: ElectionName,
     pub(crate) validity: Arc<SharedValidity>,
-    /// `None` among peers: the term itself is in everything that peers say to each other.
+    /// `None` among peers: every message between them carries the term.
     pub(crate) ticket: Option<Ticket>,
 }
 
@@ -411,12 +409,12 @@ pub(crate) struct TermHandle {
 }
 
 impl TermHandle {
-    /// The next order; a dropped [`Leadership`] orders to resign.
+    /// Waits for the next order; a dropped [`Leadership`] orders to resign.
     pub(crate) async fn order(&mut self) -> TermOrder {
         self.orders.recv().await.unwrap_or_else(TermOrder::resign)
     }
 
-    /// Whether the holder has given leadership up, and is only not heard yet.
+    /// Returns an order to give up that has arrived but was not received yet.
     #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
     pub(crate) fn given_up(&mut self) -> Option<TermOrder> {
         loop {
@@ -430,14 +428,14 @@ impl TermHandle {
         }
     }
 
-    /// Waits until the holder of a lost leadership has dropped it.
+    /// Waits until the guard of a lost term is dropped.
     pub(crate) async fn let_go(&mut self) {
         while let Some(TermOrder::Proclaim { done, .. }) = self.orders.recv().await {
             let _ = done.send(Err(OrderError::NotLeading));
         }
     }
 
-    /// Ends the belief, then tells the holder why.
+    /// Invalidates the term, then reports the reason.
     pub(crate) fn lose(&self, loss: Loss) {
         self.term.validity.end();
         self.lost.send_replace(Some(loss));
@@ -456,12 +454,12 @@ pub(crate) enum TermOrder {
     Resign {
         done: oneshot::Sender<OrderOutcome>,
     },
-    /// To end what the holder found to have ended at its deadline.
+    /// The guard found its deadline passed: end the term.
     Lapsed,
 }
 
 impl TermOrder {
-    /// To resign, with no caller that waits for it.
+    /// An order to resign that no caller waits for.
     fn resign() -> Self {
         Self::Resign { done: oneshot::channel().0 }
     }
@@ -472,7 +470,7 @@ mod tests {
     use super::*;
     use crate::validity::SharedValidity;
 
-    fn tenure(validity: Arc<SharedValidity>) -> TermHandle {
+    fn term_handle(validity: Arc<SharedValidity>) -> TermHandle {
         let (lost, _) = watch::channel(None);
         let (_, orders) = mpsc::unbounded_channel();
         let term = Arc::new(LeadershipTerm {
@@ -489,10 +487,10 @@ mod tests {
     #[test]
     fn contract_4_belief_has_ended_when_the_loss_is_told() {
         let far = Timestamp::now() + Duration::from_secs(60);
-        let tenure = tenure(Arc::new(SharedValidity::new(far)));
-        let told = tenure.lost.subscribe();
-        tenure.lose(Loss::KeyDeleted);
-        assert_eq!(*told.borrow(), Some(Loss::KeyDeleted));
-        assert!(!tenure.term.validity.holds_at(Timestamp::now()));
+        let term_handle = term_handle(Arc::new(SharedValidity::new(far)));
+        let loss = term_handle.lost.subscribe();
+        term_handle.lose(Loss::KeyDeleted);
+        assert_eq!(*loss.borrow(), Some(Loss::KeyDeleted));
+        assert!(!term_handle.term.validity.holds_at(Timestamp::now()));
     }
 }

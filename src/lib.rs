@@ -9,10 +9,9 @@
 //!                └─► Observer: a leader, a vacancy, or unknown since when
 //! ```
 //!
-//! [`Candidate`] waits in etcd's queue, and [`Candidate::campaign`] returns a
-//! [`Leadership`] once a linearizable read has shown that it is first. The guard says for
-//! the cost of a clock read whether this process leads *now*, resolves
-//! [`lost`](LeadershipHandle::lost) by its deadline at the latest, and carries the
+//! [`Candidate`] waits in etcd's queue. [`Candidate::campaign`] returns a [`Leadership`] once a linearizable
+//! read has shown that this candidate is first. The guard tells whether this process leads *now* for the cost
+//! of a clock read, resolves [`lost`](LeadershipHandle::lost) by its deadline at the latest, and carries the
 //! [`FencingToken`] that a resource can check.
 //!
 //! ```no_run
@@ -32,7 +31,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What this guarantees, and under which assumptions, is the [`contract`].
+//! The guarantee and its assumptions are in [`contract`].
 
 pub mod candidate;
 pub mod clock;

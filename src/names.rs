@@ -1,11 +1,11 @@
-//! Names of candidates and elections, parsed once into what can only be valid.
+//! Names of candidates and elections, valid by construction.
 
 use std::{convert::Infallible, fmt, str::FromStr};
 
-/// Longest name, in bytes: long enough for a host's full name, short enough for a log line.
+/// Longest name, in bytes: a host's full name fits, and a log line stays readable.
 const MAX_BYTES: usize = 256;
 
-/// Why a text cannot be a name.
+/// Reason that a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidName {
@@ -15,16 +15,16 @@ pub enum InvalidName {
     /// More bytes than the limit.
     #[error("a name may have at most {MAX_BYTES} bytes; this one has {0}")]
     TooLong(usize),
-    /// A line break, an escape, a mark that reverses what is written, or the like: it would forge lines in a
-    /// log, or show another name than it is.
+    /// A line break, an escape, a mark that reverses text, or the like: it would forge lines in a log, or
+    /// display as another name.
     #[error("a name must not contain control characters or invisible ones; this one has {0:?}")]
     ControlCharacter(char),
-    /// An election is a prefix of keys in etcd; the separator is added to it.
+    /// An election is a prefix of keys in etcd, and the separator is appended to it.
     #[error("an election must not end with '/': etcd's own election adds it")]
     TrailingSlash,
 }
 
-/// A name that is one already can't be invalid: what takes a name or a text needs one error for both.
+/// A name needs no check; this lets one error serve functions that take a name or a text.
 impl From<Infallible> for InvalidName {
     fn from(never: Infallible) -> Self {
         match never {}
@@ -64,12 +64,12 @@ fn checked(text: &str) -> Result<&str, InvalidName> {
     }
 }
 
-/// What a candidate calls itself. Others see it when it leads or waits.
+/// Name of a candidate, shown to others when it leads or waits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CandidateName(String);
 
 impl CandidateName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -91,16 +91,16 @@ impl fmt::Display for CandidateName {
     }
 }
 
-/// What is elected: all candidates that stand under one name compete.
+/// Name of an election; candidates that use the same name compete.
 ///
 /// In etcd it is a prefix of keys. One election's name may lie under another's (`leader` and
-/// `leader/europe`): they are apart from each other. But etcd's own clients in the outer one wait for
-/// the inner one's keys, too.
+/// `leader/europe`): they are separate. But etcd's own clients in the outer one wait for the inner one's
+/// keys, too.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElectionName(String);
 
 impl ElectionName {
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -123,10 +123,11 @@ impl fmt::Display for ElectionName {
     }
 }
 
-/// Whether a character can make a line look like another one: it ends the line, commands the terminal,
-/// turns the direction of the text, or can't be seen.
+/// Returns whether a character can make a line look like another one: it ends the line, commands the
+/// terminal, turns the direction of the text, or is invisible.
 ///
-/// The joiners U+200C and U+200D are needed to write Persian, Hindi and some emoji, and change nothing else.
+/// The joiners U+200C and U+200D are exempt: Persian, Hindi and some emoji need them, and they change nothing
+/// else.
 pub(crate) fn forges(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -135,13 +136,13 @@ pub(crate) fn forges(c: char) -> bool {
             | '\u{e0000}'..='\u{e007f}')
 }
 
-/// Makes foreign text fit to be shown, wherever that is: valid text, one line, nothing that
-/// [forges](forges) another, bounded as a name is.
+/// Makes foreign text displayable: valid text, one line, no character that [forges](forges), at most as long
+/// as a name.
 pub(crate) fn displayed(value: &[u8]) -> String {
     displayed_within(value, MAX_BYTES)
 }
 
-/// The same for what may be longer than a name: `most` bytes of it.
+/// Does the same for text that may be longer than a name: at most `most` bytes of it.
 pub(crate) fn displayed_within(value: &[u8], most: usize) -> String {
     let cut = &value[..value.len().min(most)];
     let shown = String::from_utf8_lossy(cut);
@@ -153,10 +154,10 @@ pub(crate) fn displayed_within(value: &[u8], most: usize) -> String {
     shown
 }
 
-/// The same for an error of another program, which may speak in several lines.
+/// Does the same for an error message of another program, which may have several lines.
 #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "only etcd's"))]
 pub(crate) fn displayed_error(text: &str) -> String {
-    /// Enough for what went wrong and why; not for a page of HTML.
+    /// Enough for the error and its reason, not for a page of HTML.
     const MOST: usize = 1024;
     let lines: Vec<_> = text.split(['\r', '\n']).map(str::trim).filter(|line| !line.is_empty()).collect();
     displayed_within(lines.join(" ").as_bytes(), MOST)

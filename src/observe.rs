@@ -1,8 +1,7 @@
-//! Who leads, as others see it: a leader, a vacancy, or unknown since when.
+//! The leader as observers see it: a leader, a vacancy, or unknown since when.
 //!
-//! What is known of an election is always from a moment that has passed, so every
-//! [`Observation`] says from when it is. An observer that loses contact says so
-//! ([`State::Unknown`]) instead of repeating what was true once.
+//! Knowledge of an election is always of a past moment, so every [`Observation`] has its time. An observer
+//! that loses contact reports [`State::Unknown`] instead of repeating an old state.
 
 use std::{
     fmt,
@@ -17,18 +16,18 @@ use tokio_stream::Stream;
 
 use crate::{clock::Timestamp, leadership::FencingToken};
 
-/// What was seen of an election, and when.
+/// The state of an election, and the time at which it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Observation {
-    /// When this became known here (time of day, of this machine).
+    /// When this state became known here (time of day, of this machine).
     pub at: SystemTime,
-    /// What became known.
+    /// The state.
     pub state: State,
 }
 
 impl Observation {
-    /// What became known at this time of day.
+    /// Creates an observation with its time of day.
     pub fn new(at: SystemTime, state: State) -> Self {
         Self { at, state }
     }
@@ -38,17 +37,16 @@ impl Observation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// Somebody leads.
+    /// There is a leader.
     Leader(Leader),
-    /// Nobody leads.
+    /// There is no leader.
     Vacant {
-        /// A key before all candidates that is none of theirs, and that keeps them all from leading for as
-        /// long as it is there.
+        /// A foreign key before all candidates, which keeps them from leading until it is gone.
         blocked_by: Option<String>,
     },
-    /// There is no contact; it is not known who leads.
+    /// There is no contact; the leader is not known.
     Unknown {
-        /// Until when it was known (time of day, of this machine); `None` if never.
+        /// When it was last known (time of day, of this machine); `None` if never.
         last_known: Option<SystemTime>,
         /// What went wrong.
         problem: String,
@@ -59,20 +57,20 @@ pub enum State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Leader {
-    /// Its name, or what it last proclaimed; made fit to be shown.
+    /// Its name, or its last proclaimed value; made displayable.
     pub name: String,
     /// The token of its term.
     pub token: FencingToken,
-    /// Since when it leads (time of day): by its own word where it announces, otherwise as
-    /// the observer saw it happen. `None` if it led already when the observer came.
+    /// Start of its term (time of day): as the leader announces it, otherwise as the observer saw it. `None`
+    /// if it led before the observer started.
     pub since: Option<SystemTime>,
 }
 
-/// One look at an election: who leads, and who waits, first come first.
+/// One reading of an election: the leader, and the waiting candidates, first come first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// Who leads.
+    /// The leader, a vacancy, or unknown.
     pub observation: Observation,
     /// All candidates in the order of the queue. The first is the leader, if there is one.
     ///
@@ -81,12 +79,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// One look, with the candidates in the order of the queue.
+    /// Creates a snapshot with the candidates in the order of the queue.
     pub fn new(observation: Observation, candidates: Vec<Queued>) -> Self {
         Self { observation, candidates }
     }
 
-    /// What there is to show where no answer came.
+    /// Creates the snapshot for a reading without an answer.
     pub fn unknown(problem: String) -> Self {
         let state = State::Unknown { last_known: None, problem };
         Self { observation: Observation { at: SystemTime::now(), state }, candidates: Vec::new() }
@@ -97,31 +95,31 @@ impl Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Queued {
-    /// Its name, made fit to be shown.
+    /// Its name, made displayable.
     pub name: String,
     /// The token it has, or will have once it leads. Of peers only the leader has one.
     pub token: Option<FencingToken>,
 }
 
 impl Queued {
-    /// A candidate by its name, and its token.
+    /// Creates a candidate with its name and its token.
     pub fn new(name: String, token: Option<FencingToken>) -> Self {
         Self { name, token }
     }
 }
 
-/// A time of day that another program claims, as far as it can be written down: from 1970 to 9999.
+/// Limits a time of day that another program claims to the range that can be written: from 1970 to 9999.
 pub(crate) fn claimed_time(at: SystemTime) -> SystemTime {
     /// The last millisecond of the year 9999.
     const LATEST: Duration = Duration::from_millis(253_402_300_799_999);
     at.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + LATEST)
 }
 
-/// Why there is no snapshot.
+/// Reason that there is no snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// The backend refuses this user, password or certificate: asking again can't help.
+    /// The backend refuses this user, password or certificate: a retry can't help.
     #[error("{0}")]
     Refused(String),
     /// No answer came. Another attempt may get one.
@@ -129,7 +127,7 @@ pub enum SnapshotError {
     Unavailable(String),
 }
 
-/// Who is at the front of an election.
+/// The head of an election's queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueueHead {
@@ -137,88 +135,88 @@ pub enum QueueHead {
     Candidate {
         /// The token of its term.
         token: FencingToken,
-        /// Its name, or what it had proclaimed in the name's place by the time it was first seen here.
+        /// Its name, or the proclaimed value that stood in its place when it was first seen here.
         name: String,
     },
-    /// A key put by hand, on no lease: nobody can lead until it is deleted.
+    /// A key put by hand, on no lease: no candidate can lead until it is deleted.
     Foreign(String),
-    /// A key on a lease, and no candidate's (or one of several that were put at once): nobody can lead
-    /// until it has gone. That is for its owner to see to, who may still need it.
+    /// A key on a lease that is no candidate's (or one of several that were put at once): no candidate can
+    /// lead until it is gone. Its owner has to delete it, who may still need it.
     Leased(String),
     /// The queue is empty; among peers: no leader is known.
-    Nobody,
+    Empty,
 }
 
-/// Who is at the front of an election, newest first: see
-/// [`Backend::watch_leader`](crate::candidate::Backend::fronts).
+/// Follows the head of an election's queue, newest state only: see
+/// [`Backend::watch_leader`](crate::candidate::Backend::watch_leader).
 #[derive(Clone)]
 #[must_use = "dropping this stops following"]
 pub struct LeaderWatch {
-    front: watch::Receiver<Option<QueueHead>>,
+    head: watch::Receiver<Option<QueueHead>>,
     queue: Arc<dyn Fn() -> Result<Vec<FencingToken>, Timestamp> + Send + Sync>,
-    called: Arc<TokensOf>,
+    tokens_of: Arc<TokensOf>,
 }
 
-/// The tokens of those in a queue that are known to go by a name.
+/// Returns the tokens of the candidates in the queue that are known under a name.
 type TokensOf = dyn Fn(&str) -> Vec<FencingToken> + Send + Sync;
 
 impl fmt::Debug for LeaderWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fronts").field("front", &*self.front.borrow()).finish_non_exhaustive()
+        f.debug_struct("LeaderWatch").field("head", &*self.head.borrow()).finish_non_exhaustive()
     }
 }
 
 impl LeaderWatch {
-    /// Follows `front`, which is `None` until it is first known, and asks `queue` for the tokens, `called` for those of
-    /// a name.
+    /// Follows `head`, which is `None` until it is first known. `queue` returns the tokens, `tokens_of` those
+    /// of a name.
     pub(crate) fn new(
-        mut front: watch::Receiver<Option<QueueHead>>,
+        mut head: watch::Receiver<Option<QueueHead>>,
         queue: impl Fn() -> Result<Vec<FencingToken>, Timestamp> + Send + Sync + 'static,
-        called: impl Fn(&str) -> Vec<FencingToken> + Send + Sync + 'static,
+        tokens_of: impl Fn(&str) -> Vec<FencingToken> + Send + Sync + 'static,
     ) -> Self {
-        front.mark_changed();
-        Self { front, queue: Arc::new(queue), called: Arc::new(called) }
+        head.mark_changed();
+        Self { head, queue: Arc::new(queue), tokens_of: Arc::new(tokens_of) }
     }
 
-    /// The tokens of all who are in the queue, first come first. Among peers: the leader's, if there is
-    /// one.
+    /// Returns the tokens of all candidates in the queue, first come first. Among peers: the leader's, if
+    /// there is one.
     ///
     /// # Errors
     ///
-    /// Since when that is not known (boot-time clock).
+    /// The time since which the queue is not known (boot-time clock).
     pub fn queue(&self) -> Result<Vec<FencingToken>, Timestamp> {
         (self.queue)()
     }
 
-    /// The tokens of those in the queue that are known to go by this name: the first, and those that have joined since this
-    /// process watches. Nothing is asked for. Among peers there are none, as their names are in the configuration.
-    pub fn called(&self, name: &str) -> Vec<FencingToken> {
-        (self.called)(name)
+    /// Returns the tokens of the candidates in the queue that are known under this name: of the first, and of
+    /// those that joined since this process watches. Sends no request. Empty among peers, whose names are in
+    /// the configuration.
+    pub fn tokens_of(&self, name: &str) -> Vec<FencingToken> {
+        (self.tokens_of)(name)
     }
 
-    /// Who is at the front now; waits until that is known, or has changed since the last call.
+    /// Returns the head of the queue; waits until it is known, or has changed since the last call.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: a later call sees the newest.
     pub async fn next(&mut self) -> QueueHead {
         loop {
-            if self.front.changed().await.is_err() {
-                // The backend has stopped, which its candidates are told: here there is no news any more.
+            if self.head.changed().await.is_err() {
+                // The backend has stopped; its candidates get the error, and here nothing changes any more.
                 std::future::pending::<()>().await;
             }
-            if let Some(front) = &*self.front.borrow_and_update() {
-                return front.clone();
+            if let Some(head) = &*self.head.borrow_and_update() {
+                return head.clone();
             }
         }
     }
 }
 
-/// The states of an election, in order: the present one at first, then every change.
+/// The states of an election, in order: first the present one, then every change.
 ///
-/// Driven in the background until it is dropped. It ends only where retrying can't help
-/// (credentials, certificate), after an [`Unknown`](State::Unknown) that says why.
-/// Whoever reads slowly misses nothing, and hears of it later.
+/// Driven in the background until it is dropped. It ends only on errors that a retry can't fix (credentials,
+/// certificate), after an [`Unknown`](State::Unknown) with the reason. A slow reader misses nothing.
 #[derive(Debug)]
 #[must_use = "dropping this stops observing"]
 pub struct Observer {
@@ -227,20 +225,20 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Observations that may wait for a slow reader.
+    /// Observations that wait for a slow reader; the sender waits when there are more.
     const WAITING: usize = 64;
 
-    /// Runs what sends observations, until the observer is dropped.
+    /// Spawns the task that sends observations and ends it when the observer is dropped.
     pub(crate) fn driven<F: Future<Output = ()> + Send + 'static>(
         spawn: impl FnOnce(F) -> tokio::task::JoinHandle<()>,
         drive: impl FnOnce(mpsc::Sender<Observation>) -> F,
     ) -> Self {
-        let (told, observations) = mpsc::channel(Self::WAITING);
-        let task = tokio_util::task::AbortOnDropHandle::new(spawn(drive(told)));
+        let (sender, observations) = mpsc::channel(Self::WAITING);
+        let task = tokio_util::task::AbortOnDropHandle::new(spawn(drive(sender)));
         Self { observations, _task: task }
     }
 
-    /// The next observation; `None` once the stream has ended.
+    /// Returns the next observation; `None` once the stream has ended.
     ///
     /// # Cancel safety
     ///

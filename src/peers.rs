@@ -407,7 +407,7 @@ fn config(settings: &Settings, franchise: Franchise, directory: DirectoryId, fou
 }
 
 impl sealed::Campaign for Peers {
-    fn stand(&self, standing: CampaignRequest, won: CampaignReply) {
+    fn campaign(&self, standing: CampaignRequest, won: CampaignReply) {
         if let Err(mpsc::error::SendError(Order::Stand { won, .. })) =
             self.shared.orders.send(Order::Stand { standing, won })
         {

@@ -3,36 +3,35 @@
 //! | span | value | why |
 //! |---|---|---|
 //! | renewal interval | TTL / 3 | etcd's own convention: two renewals may be lost |
-//! | margin | TTL / 10, so at least 100 ms | what the clocks' *rates* may differ over one TTL |
-//! | patience | (TTL − margin) / 4 | an unanswered renewal leaves time to try elsewhere |
+//! | margin | TTL / 10, so at least 100 ms | the clocks' *rates* may differ by this much over one TTL |
+//! | patience | (TTL − margin) / 4 | an unanswered renewal leaves time for another endpoint |
 //!
-//! Deadlines are moments of the boot-time [`clock`](crate::clock). Pauses, and how long an answer
-//! is waited for, are measured by Tokio, whose clock stands still in suspend: no safety rests
-//! on those.
+//! Deadlines are moments of the boot-time [`clock`](crate::clock). Pauses and timeouts for answers are
+//! measured by Tokio, whose clock stands still in suspend: no safety depends on those.
 
 use std::{fmt, time::Duration};
 
 use crate::clock::Timestamp;
 
-/// How long an etcd lease lives without a renewal: whole seconds, at least one.
+/// Time to live of an etcd lease without a renewal: whole seconds, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct Ttl(u32);
 
-/// Why a duration cannot be the time to live of a lease.
+/// Reason that a duration cannot be the time to live of a lease.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidTtl {
-    /// A lease that is dead on arrival.
+    /// Zero: the lease would expire at once.
     #[error("a lease must live for at least 1s; 5s is a good start")]
     Zero,
     /// etcd counts leases in seconds.
     #[error("etcd's leases live for whole seconds; use {below}s or {}s", below + 1)]
     NotWholeSeconds {
-        /// The whole seconds just below what was asked for.
+        /// The whole seconds just below the requested time.
         below: u64,
     },
-    /// A crashed leader would hold its place for longer than a day.
+    /// Longer than a day: a crashed leader would keep its place for that long.
     #[error("a lease may live for at most {}s: a crashed leader holds its place for that long", Ttl::MAX.0)]
     TooLong,
 }
@@ -44,7 +43,7 @@ impl Ttl {
     /// The longest accepted: one day.
     pub const MAX: Self = Self(24 * 60 * 60);
 
-    /// A time to live.
+    /// Creates a time to live.
     ///
     /// # Errors
     ///
@@ -61,35 +60,34 @@ impl Ttl {
         if seconds > Self::MAX.0 { Err(InvalidTtl::TooLong) } else { Ok(Self(seconds)) }
     }
 
-    /// Whole seconds.
+    /// Returns the whole seconds.
     pub const fn as_secs(self) -> u32 {
         self.0
     }
 
-    /// The same as a [`Duration`].
+    /// Returns it as a [`Duration`].
     pub const fn as_duration(self) -> Duration {
         Duration::from_secs(self.0 as u64)
     }
 
-    /// What is taken off the TTL, so that our belief ends before etcd's lease does.
+    /// Returns the safety margin: our trust in the lease ends before etcd's lease does.
     ///
-    /// Covers clocks whose rates differ by up to a tenth, which is far more than
-    /// any healthy machine's.
+    /// Covers clocks whose rates differ by up to a tenth, far more than any healthy machine's.
     pub fn margin(self) -> Duration {
         self.as_duration() / 10
     }
 
-    /// The time between two renewals.
+    /// Returns the time between two renewals.
     pub fn renewal_interval(self) -> Duration {
         self.as_duration() / 3
     }
 
-    /// How long an unanswered renewal is waited for before another endpoint is tried.
+    /// Returns how long an unanswered renewal may take before another endpoint is tried.
     pub fn patience(self) -> Duration {
         (self.as_duration() - self.margin()) / 4
     }
 
-    /// Until when a lease may be believed that etcd acknowledged for a message sent at `sent`.
+    /// Returns the time until which a lease may be trusted, given the send time of an acknowledged message.
     pub fn believed_until(self, sent: Timestamp) -> Timestamp {
         sent + (self.as_duration() - self.margin())
     }
@@ -98,7 +96,7 @@ impl Ttl {
 impl TryFrom<u32> for Ttl {
     type Error = InvalidTtl;
 
-    /// From whole seconds.
+    /// Parses whole seconds.
     fn try_from(seconds: u32) -> Result<Self, InvalidTtl> {
         Self::new(Duration::from_secs(u64::from(seconds)))
     }
@@ -118,8 +116,8 @@ impl fmt::Display for Ttl {
 
 /// Growing, jittered pauses between attempts: 100 ms at first, at most 3 s, unless told otherwise.
 ///
-/// Each pause is drawn evenly from the upper half of its range, so that candidates
-/// that lost etcd at one instant do not come back at one instant.
+/// Each pause is drawn evenly from the upper half of its range, so that candidates that lost etcd at one
+/// instant do not return at one instant.
 #[derive(Debug)]
 pub(crate) struct Backoff {
     first: Duration,

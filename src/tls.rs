@@ -1,4 +1,4 @@
-//! Certificates, read and looked at before anything is sent.
+//! Certificates and keys, read and checked before anything is sent.
 
 use std::{
     fmt,
@@ -13,8 +13,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject};
 
-/// How to speak TLS with etcd, or among peers. Towards etcd it trusts the system's certificate
-/// authorities unless told whom to trust; peers have to name theirs.
+/// TLS settings towards etcd or among peers. Towards etcd the system's certificate authorities are trusted
+/// unless others are given; peers have to name theirs.
 #[derive(Clone, Default)]
 pub struct Tls {
     /// Certificates in PEM form.
@@ -23,11 +23,11 @@ pub struct Tls {
     pub(crate) files: Arc<Files>,
 }
 
-/// Where it was read from.
+/// The files that the settings were read from.
 #[derive(Clone, Default)]
 pub(crate) struct Files {
     pub(crate) ca: Option<PathBuf>,
-    /// The certificate's and the key's.
+    /// Paths of the certificate and the key.
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// Why a file can't be used for TLS.
+/// Reason that a file can't be used for TLS.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{path}: {problem}")]
 pub struct InvalidTls {
@@ -63,7 +63,7 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// A file that can't be read, or has no certificate in it.
+    /// A file that can't be read, or contains no certificate.
     pub fn trusting(mut self, ca: &Path) -> Result<Self, InvalidTls> {
         self.ca = Some(certificates(ca)?);
         Arc::make_mut(&mut self.files).ca = Some(ca.to_owned());
@@ -74,7 +74,7 @@ impl Tls {
     ///
     /// # Errors
     ///
-    /// Files that can't be read, or have no certificate and no private key in them.
+    /// Files that can't be read, or lack a certificate or private key.
     pub fn identified_by(mut self, certificate: &Path, key: &Path) -> Result<Self, InvalidTls> {
         let pem = Pem { certificate: certificates(certificate)?, key: read(key)? };
         if is_encrypted(&pem.key) {
@@ -95,8 +95,8 @@ impl Tls {
         Ok(self)
     }
 
-    /// The same files as they are now: certificates are renewed on disk. Where they can't be used, as in the middle
-    /// of a renewal, it is what was read before.
+    /// Reads the same files again: certificates are renewed on disk. Keeps the previous content while they
+    /// can't be used, as in the middle of a renewal.
     pub(crate) fn reread(&self) -> Self {
         let read = || {
             let mut tls = Self::default();
@@ -114,8 +114,8 @@ impl Tls {
         })
     }
 
-    /// Returns when the certificates end that the next connection uses: of the files as they are now, or as
-    /// they were last read, where they can't be used.
+    /// Returns when the certificates of the next connection expire: of the current files, or of the last
+    /// usable content.
     ///
     /// Reads the files, so it may take as long as the file system does.
     pub fn expiry(&self) -> Expiry {
@@ -128,7 +128,7 @@ impl Tls {
         }
     }
 
-    /// The same trust and identity, for a connection of our own.
+    /// Returns the same trust and identity, for a connection of our own.
     pub(crate) fn listening(&self) -> Option<ClientConfig> {
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -142,7 +142,7 @@ impl Tls {
         Some(config)
     }
 
-    /// The authorities that were named.
+    /// Returns the configured authorities.
     pub(crate) fn roots(&self) -> Option<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(
@@ -152,7 +152,7 @@ impl Tls {
     }
 }
 
-/// The one protocol that is spoken inside.
+/// The only protocol inside the connection.
 pub(crate) const HTTP_2: &[u8] = b"h2";
 
 impl Pem {
@@ -165,24 +165,24 @@ impl Pem {
     }
 }
 
-/// The certificates in a PEM file that was looked at before.
+/// Parses the certificates in a PEM file that was checked before.
 fn chain(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
-/// When certificates end.
+/// Expiry times of certificates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Expiry {
-    /// The certificate that is shown to the other side, or one in its chain: the first to end.
+    /// The first expiry in the chain that is presented to the other side.
     pub own: Option<SystemTime>,
-    /// The authorities that were named: the last to end. Before it another may have taken over.
+    /// The last expiry among the configured authorities; before it another may have taken over.
     pub authority: Option<SystemTime>,
 }
 
-/// The end of a certificate's time, if it can be read.
+/// Returns a certificate's expiry, if it can be read.
 ///
-/// The verifier looks at that first of all, so at the end of time it says when the certificate ended, whoever signed it.
+/// The verifier checks that first of all, so at the end of time its error has the expiry, for any signer.
 fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let certificate = ParsedCertificate::try_from(certificate).ok()?;
     let end_of_time = UnixTime::since_unix_epoch(Duration::MAX);
@@ -195,7 +195,7 @@ fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     }
 }
 
-/// Whether a key is behind a passphrase: PKCS #8 says so in its label, older forms in a header.
+/// Returns whether a key has a passphrase: PKCS #8 says so in its label, older forms in a header.
 fn is_encrypted(pem: &[u8]) -> bool {
     let pem = String::from_utf8_lossy(pem);
     pem.contains("BEGIN ENCRYPTED PRIVATE KEY") || pem.contains("Proc-Type: 4,ENCRYPTED")
@@ -247,7 +247,7 @@ mod tests {
     fn the_first_of_a_chain_and_the_last_of_the_authorities_count_as_the_files_are_now() {
         let directory = tempfile::tempdir().unwrap();
         let [ca, cert, key] = ["ca", "cert", "key"].map(|name| directory.path().join(name));
-        // Ended already, and long ago: that is what an alert is about.
+        // Expired long ago: an alert should report that.
         let ((own, own_key), (above, _)) = (ending(2041), ending(2040));
         std::fs::write(&cert, own.clone() + &above).unwrap();
         std::fs::write(&key, &own_key).unwrap();

@@ -1,20 +1,18 @@
-//! How long this process may believe that it leads.
+//! Time for which this process may trust that it leads.
 //!
-//! etcd expires a lease by *its* clock, one TTL after it last handled a renewal.
-//! We never see that clock. We know when we *sent* each renewal, and etcd cannot
-//! have handled it before that. So belief counts from the send, less a margin for
-//! clocks of different rate ([`Ttl::believed_until`](crate::timing::Ttl)), and
-//! always ends first.
+//! etcd expires a lease by *its* clock, one TTL after it last handled a renewal. We never see that clock. We
+//! know when we *sent* each renewal, and etcd cannot have handled it before that. So trust counts from the
+//! send, less a margin for clocks of different rate ([`Ttl::believed_until`](crate::timing::Ttl)), and always
+//! ends first.
 //!
 //! * The end never moves back, even when answers arrive out of order.
-//! * What has ended stays ended. Whoever first finds the deadline behind it closes
-//!   the validity for everyone: an answer that comes later cannot reopen it.
-//! * The end is the minimum of independent bounds. etcd needs one, its lease; a
-//!   second one can [`join`](Validity::join).
+//! * An ended validity stays ended. The first thread that finds the deadline passed closes it for all: a
+//!   later answer cannot reopen it.
+//! * The end is the minimum of independent bounds. etcd needs one, its lease; a second one can
+//!   [`join`](Validity::join).
 //!
-//! [`Validity`] is the pure rule. `SharedValidity` is the same rule in an atomic,
-//! written by the thread that renews and asked by every thread that works. Neither
-//! reads a clock: the caller passes in `now`.
+//! [`Validity`] is the pure rule. `SharedValidity` is the same rule in an atomic, written by the renewing
+//! thread and read by every working thread. Neither reads a clock: the caller passes in `now`.
 
 use std::{
     any::Any,
@@ -26,7 +24,7 @@ use std::{
 
 use crate::clock::Timestamp;
 
-/// The deadline has passed, or belief was given up. Nothing brings it back.
+/// The deadline has passed, or the validity was ended. It is final.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("validity has ended")]
 pub struct Ended;
@@ -36,11 +34,11 @@ pub struct Ended;
 pub struct Bound(usize);
 
 impl Bound {
-    /// The bound that every validity starts with.
+    /// The initial bound of every validity.
     pub const FIRST: Self = Self(0);
 }
 
-/// A belief that ends, at the minimum of its bounds.
+/// A validity that ends at the minimum of its bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[must_use = "a validity that nobody asks protects nothing"]
 pub struct Validity {
@@ -50,22 +48,22 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// A belief that holds until `until`.
+    /// Creates a validity that holds until `until`.
     pub fn new(until: Timestamp) -> Self {
         Self { bounds: vec![until], ended: false }
     }
 
-    /// Adds a bound of its own. It can only bring the end nearer.
+    /// Adds another bound. It can only bring the end nearer.
     pub fn join(&mut self, until: Timestamp) -> Bound {
         self.bounds.push(until);
         Bound(self.bounds.len() - 1)
     }
 
-    /// Moves one bound on, to `until`; an earlier moment than it has changes nothing.
+    /// Moves one bound forward to `until`; an earlier moment changes nothing.
     ///
     /// # Errors
     ///
-    /// [`Ended`] if, at `now`, the belief is over. It is over for good then.
+    /// [`Ended`] if the validity is over at `now`. It is then over for good.
     pub fn extend(&mut self, bound: Bound, until: Timestamp, now: Timestamp) -> Result<Timestamp, Ended> {
         if !self.holds_at(now) {
             return Err(Ended);
@@ -75,24 +73,24 @@ impl Validity {
         Ok(self.until())
     }
 
-    /// Whether the belief holds at `now`. Once this has been false it stays false.
+    /// Returns whether the validity holds at `now`. Once false it stays false.
     pub fn holds_at(&mut self, now: Timestamp) -> bool {
         self.ended |= now >= self.until();
         !self.ended
     }
 
-    /// Gives the belief up.
+    /// Ends the validity.
     pub fn end(&mut self) {
         self.ended = true;
     }
 
-    /// When the belief ends unless a bound moves.
+    /// Returns the end of the validity unless a bound moves.
     pub fn until(&self) -> Timestamp {
         self.bounds.iter().copied().min().expect("a validity has a bound from the start")
     }
 }
 
-/// A [`Validity`] with one bound, shared by the thread that renews and those that work.
+/// A [`Validity`] with one bound, shared by the renewing thread and those that work.
 #[derive(Debug)]
 pub(crate) struct SharedValidity {
     /// The deadline in nanoseconds, or [`ENDED`].
@@ -101,7 +99,7 @@ pub(crate) struct SharedValidity {
     _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-/// No deadline of a running machine is at its very start.
+/// Zero is free as a marker: no deadline of a running machine is at its very start.
 const ENDED: u64 = 0;
 
 impl SharedValidity {
@@ -115,10 +113,10 @@ impl SharedValidity {
         Self { _kept: Some(kept), ..Self::new(until) }
     }
 
-    /// Whether the belief holds at `now`; closes it for everyone if it does not.
+    /// Returns whether the validity holds at `now`; closes it for all threads if it does not.
     ///
-    /// A renewal that is recorded between our look and our closing wins, and is
-    /// looked at again: it was proved while the belief still held.
+    /// A renewal that is recorded between the check and the closing wins, and is checked again: it was proved
+    /// while the validity still held.
     pub(crate) fn holds_at(&self, now: Timestamp) -> bool {
         let mut until = self.until.load(Ordering::Acquire);
         loop {
@@ -132,7 +130,7 @@ impl SharedValidity {
         }
     }
 
-    /// Moves the deadline on to `until`; see [`Validity::extend`].
+    /// Moves the deadline forward to `until`; see [`Validity::extend`].
     pub(crate) fn extend(&self, until: Timestamp, now: Timestamp) -> Result<Timestamp, Ended> {
         let mut known = self.until.load(Ordering::Acquire);
         loop {
@@ -148,12 +146,12 @@ impl SharedValidity {
         }
     }
 
-    /// Gives the belief up, for everyone at once.
+    /// Ends the validity for all threads at once.
     pub(crate) fn end(&self) {
         self.until.store(ENDED, Ordering::Release);
     }
 
-    /// When the belief ends unless it is renewed; `None` once it has ended.
+    /// Returns the end of the validity unless it is renewed; `None` once it has ended.
     pub(crate) fn until(&self) -> Option<Timestamp> {
         match self.until.load(Ordering::Acquire) {
             ENDED => None,
@@ -189,7 +187,7 @@ mod tests {
     fn contract_2_counts_from_the_send_less_a_margin() {
         let mut validity = Validity::new(ttl().believed_until(at(0)));
         assert!(validity.holds_at(at(4)));
-        // 5 s after the send etcd may have given the key away; so we stop before.
+        // From 5 s after the send etcd may have given the key away, so the end is before that.
         assert_eq!(validity.until(), at(4) + Duration::from_millis(500));
         assert!(!validity.holds_at(at(5)));
     }
@@ -222,7 +220,7 @@ mod tests {
         assert_eq!(shared.until(), None);
     }
 
-    /// What may be done to a validity, at a moment that may lie behind an earlier one.
+    /// An operation on a validity, at a moment that may lie behind an earlier one.
     #[derive(Debug, Clone)]
     enum Step {
         Ask { now: u64 },

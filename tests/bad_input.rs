@@ -351,7 +351,7 @@ fn what_others_can_read_is_warned_of() {
         Elect::new(["server", "server1", "--user", "u", "--password-file"]).arg(&password).args(etcd);
     let server = server.start();
     for part in
-        ["every user of this machine can get at it (mode 644)", "goes to 'etcd.invalid:2379' in the clear"]
+        ["every user of this machine can access it (mode 644)", "goes to 'etcd.invalid:2379' in the clear"]
     {
         let warning = server.wait_for_line(|line: &str| line.contains(part), SOON);
         assert_eq!(warning.stream, Stream::Stderr);

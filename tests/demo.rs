@@ -336,7 +336,7 @@ fn a_kill_without_a_next_leader_is_a_failure_with_the_servers_last_lines() {
     assert!(lines.iter().any(|line| line == "elect: no next leader within 10s"), "{lines:?}");
     for name in NAMES {
         let state = if name == killed { "does not run" } else { "runs" };
-        assert!(lines.contains(&format!("{name} {state}; it said last:")), "{lines:?}");
+        assert!(lines.contains(&format!("{name} {state}; its last lines:")), "{lines:?}");
     }
     assert!(lines.iter().any(|line| line == &format!("  {FOLLOWER}")), "{lines:?}");
     terminal.is_as_before();

@@ -1,9 +1,8 @@
-//! Who leads since when, in a key of its own: `leader` beside the queue `leader/…`.
+//! The leader and the start of its term, in a key of its own: `leader` beside the queue `leader/…`.
 //!
-//! The queue's values are the candidates' names, as for etcd's own election, and have no
-//! room for a time. The announcement is written once a term, guarded by the leader's key
-//! and on its lease, so it goes when the leader goes. Nothing decides by it: it is
-//! believed only where its token is that of the key that leads.
+//! The queue's values are the candidates' names, as in etcd's own election, and have no room for a time. The
+//! announcement is written once a term, guarded by the leader's key and on its lease, so it disappears with
+//! the leader. No decision depends on it: readers ignore it unless its token is that of the leader's key.
 
 use std::time::SystemTime;
 
@@ -33,7 +32,7 @@ impl Announcement {
         serde_json::to_vec(&stored).expect("strings and numbers always make JSON")
     }
 
-    /// `None` for whatever some other program may have put there.
+    /// Returns `None` for values of other programs.
     pub(crate) fn from_json(value: &[u8]) -> Option<Self> {
         let stored: AnnouncementJson = serde_json::from_slice(value).ok()?;
         let since = claimed_time(humantime::parse_rfc3339_weak(&stored.since).ok()?);
@@ -74,13 +73,13 @@ mod tests {
         }
     }
 
-    /// All that others can put into an election: the announcement, the queue's keys and values.
+    /// All data that others can put into an election: the announcement, the queue's keys and values.
     #[test]
     fn fuzz_values() {
         let election = "leader".parse().unwrap();
         bolero::check!().for_each(|value: &[u8]| {
             if let Some(announced) = Announcement::from_json(value) {
-                // Which writes the time, as all do that show it.
+                // Serializing writes the time, as every display of it does.
                 assert_eq!(Announcement::from_json(&announced.to_json()).unwrap().token, announced.token);
             }
             let shown = crate::names::displayed(value);

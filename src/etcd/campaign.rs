@@ -1,4 +1,4 @@
-//! A candidate on etcd: attempt after attempt until one is won, then the term itself.
+//! A candidate on etcd: attempts until one is won, then the term itself.
 //!
 //! ```text
 //! attempt:  grant a lease ─► keep it alive ───────────────────────────────┐
@@ -7,14 +7,14 @@
 //! term:     renewals, the key, the holder's orders ◄──────────────────────┘
 //! ```
 //!
-//! The key is put by the transaction with which etcd's own election and Go's concurrency package put
-//! theirs. Their `Campaign` then blocks until no older key is left under the prefix; that is what the view
-//! shows already. It would also wait for keys of elections that are called under ours, and where such a call
-//! is cut off, etcd resigns in the background in the caller's name.
+//! The key is put by the same transaction as in etcd's own election and Go's concurrency package. Their
+//! `Campaign` then blocks until no older key is left under the prefix, which the view shows already. It would
+//! also wait for keys of elections whose names lie under ours, and when such a call is cancelled, etcd
+//! resigns in the background in the caller's name.
 //!
-//! An attempt is bound to one lease. While that lives, the attempt keeps its place, whatever happens to
-//! the connection. Whatever goes wrong with the lease or the key, the attempt is abandoned, its lease
-//! revoked, and the next one starts with a new lease.
+//! An attempt is bound to one lease. While the lease lives, the attempt keeps its place, whatever happens to
+//! the connection. On any failure of the lease or the key the attempt is abandoned, its lease revoked, and
+//! the next one starts with a new lease.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,32 +45,32 @@ use crate::{
     validity::SharedValidity,
 };
 
-/// Renewals that may wait to be told; more are left out.
+/// Renewals that wait to be reported; more are dropped, as the validity has them.
 const RENEWALS: usize = 4;
 
-/// Stands until the campaign is won or called off, then sees the term through.
-pub(crate) async fn stand(shared: Arc<EtcdShared>, standing: CampaignRequest, mut won: CampaignReply) {
-    let view = QueueView::of(&shared, &standing.election);
+/// Campaigns until the candidate wins or withdraws, then runs the term to its end.
+pub(crate) async fn run(shared: Arc<EtcdShared>, request: CampaignRequest, mut won: CampaignReply) {
+    let view = QueueView::of(&shared, &request.election);
     let mut backoff = Backoff::new();
-    // Of the attempt before, which never led: etcd may keep our place, though it was out of reach.
+    // Lease of the previous attempt, which never led: etcd may have kept its place through an outage.
     let mut kept = None;
     loop {
         let attempt = tokio::select! {
             biased;
             () = won.closed() => return,
-            attempt = Attempt::start(&shared, &standing, &view, &mut kept) => attempt,
+            attempt = Attempt::start(&shared, &request, &view, &mut kept) => attempt,
         };
         let ended = match attempt {
             Ok(mut attempt) => {
-                let _ = standing.events.send(Event::Campaigning);
+                let _ = request.events.send(Event::Campaigning);
                 let ended = tokio::select! {
                     biased;
                     // Dropping the attempt leaves the queue.
                     () = won.closed() => return,
-                    ended = attempt.contend(&standing, &mut backoff) => ended,
+                    ended = attempt.contend(&request, &mut backoff) => ended,
                 };
                 match ended {
-                    Ok(created) => attempt.win(created, &standing),
+                    Ok(created) => attempt.win(created, &request),
                     Err(ended) => {
                         kept = ended.keeps_place().then(|| attempt.leave());
                         Err(ended)
@@ -80,19 +80,18 @@ pub(crate) async fn stand(shared: Arc<EtcdShared>, standing: CampaignRequest, mu
             Err(ended) => Err(ended),
         };
         match ended {
-            Ok((leadership, elected)) => return elected.lead(leadership, standing, won).await,
+            Ok((leadership, elected)) => return elected.lead(leadership, request, won).await,
             Err(AttemptError::Final(error)) => {
                 let _ = won.send(Err(error));
                 return;
             }
-            Err(AttemptError::Again(trouble) | AttemptError::Anew(trouble)) => {
+            Err(AttemptError::Again(error) | AttemptError::Anew(error)) => {
                 let pause = backoff.pause();
-                let unreachable = trouble.remedy == Remedy::Unreachable;
-                let _ =
-                    standing.events.send(Event::Retrying { unreachable, problem: trouble.message, pause });
+                let unreachable = error.remedy == Remedy::Unreachable;
+                let _ = request.events.send(Event::Retrying { unreachable, problem: error.message, pause });
                 let again = tokio::select! {
                     () = won.closed() => return,
-                    again = shared.links.pause(pause, unreachable) => again,
+                    again = shared.connections.pause(pause, unreachable) => again,
                 };
                 if again == Paused::Reachable {
                     backoff.reset();
@@ -102,7 +101,7 @@ pub(crate) async fn stand(shared: Arc<EtcdShared>, standing: CampaignRequest, mu
     }
 }
 
-/// Why an attempt ended without a win.
+/// Reason that an attempt ended without a win.
 enum AttemptError {
     /// Try again, with the same lease if etcd still has it.
     Again(EtcdError),
@@ -113,11 +112,11 @@ enum AttemptError {
 }
 
 impl From<EtcdError> for AttemptError {
-    fn from(trouble: EtcdError) -> Self {
-        match trouble.remedy {
-            Remedy::Human => Self::Final(CampaignError::Refused(trouble.message)),
+    fn from(error: EtcdError) -> Self {
+        match error.remedy {
+            Remedy::Human => Self::Final(CampaignError::Refused(error.message)),
             Remedy::Elsewhere | Remedy::Unreachable | Remedy::NewLease | Remedy::Request => {
-                Self::Again(trouble)
+                Self::Again(error)
             }
         }
     }
@@ -129,60 +128,60 @@ impl AttemptError {
     }
 }
 
-/// One lease, one connection, one try.
+/// One attempt: one lease, one connection.
 struct Attempt {
     shared: Arc<EtcdShared>,
-    link: EndpointConnection,
+    connection: EndpointConnection,
     lease: LeaseGuard,
     ttl: Ttl,
     key: Vec<u8>,
     validity: Arc<SharedValidity>,
-    keeper: AbortOnDropHandle<LeaseEnd>,
+    keep_alive: AbortOnDropHandle<LeaseEnd>,
     renewals: mpsc::Receiver<Renewal>,
-    look: KeyWatch,
+    key_watch: KeyWatch,
     put: AbortOnDropHandle<Result<Put, EtcdError>>,
 }
 
-/// What etcd answered to the transaction that puts our key.
+/// Result of the transaction that puts our key.
 enum Put {
-    /// It is there, on our lease, with this `create_revision`.
+    /// The key exists on our lease, with this `create_revision`.
     Ours(Revision),
-    /// There is one of that name, on another lease.
+    /// A key of that name exists on another lease.
     Taken,
 }
 
 impl Attempt {
-    /// Takes a lease, keeps it alive, looks at its key, and joins the queue.
+    /// Takes a lease, keeps it alive, watches its key, and joins the queue.
     ///
-    /// The lease that was `kept` is renewed, if etcd still has it. What is proved of it counts from there:
-    /// this attempt knows nothing of the one before.
+    /// The `kept` lease is renewed, if etcd still has it. Its validity counts from that renewal: an attempt
+    /// inherits nothing proved by the one before.
     async fn start(
         shared: &Arc<EtcdShared>,
-        standing: &CampaignRequest,
+        request: &CampaignRequest,
         view: &Arc<QueueView>,
         kept: &mut Option<LeaseGuard>,
     ) -> Result<Self, AttemptError> {
-        let link = shared.links.link().await?;
-        let ttl = standing.ttl;
+        let connection = shared.connections.connection().await?;
+        let ttl = request.ttl;
         let mut renewed = None;
         if let Some(lease) = kept {
-            match keepalive::renew_once(shared, &link, lease.id(), ttl).await {
+            match keepalive::renew_once(shared, &connection, lease.id(), ttl).await {
                 Ok(sent) => renewed = kept.take().map(|lease| (lease, sent)),
-                Err(trouble) if trouble.remedy == Remedy::NewLease => *kept = None,
-                Err(trouble) => return Err(trouble.into()),
+                Err(error) if error.remedy == Remedy::NewLease => *kept = None,
+                Err(error) => return Err(error.into()),
             }
         }
         let (lease, sent) = match renewed {
             Some(renewed) => renewed,
-            None => granted(shared, &link, ttl).await?,
+            None => granted(shared, &connection, ttl).await?,
         };
 
-        let key = keys::candidate_key(&standing.election, lease.id());
+        let key = keys::candidate_key(&request.election, lease.id());
         let validity =
             Arc::new(SharedValidity::keeping(ttl.believed_until(sent), Arc::clone(lease.ticket())));
-        let look = view.look_at(key.clone());
+        let key_watch = view.watch_key(key.clone());
         let (renewed, renewals) = mpsc::channel(RENEWALS);
-        let keeper = KeepAlive {
+        let keep_alive = KeepAlive {
             shared: Arc::clone(shared),
             lease: lease.id(),
             ttl,
@@ -190,19 +189,19 @@ impl Attempt {
             granted: sent,
             renewed,
         };
-        let name = standing.name.as_str().into();
-        let put = put(Arc::clone(shared), link.clone(), key.clone(), name, lease.id(), ttl);
+        let name = request.name.as_str().into();
+        let put = put(Arc::clone(shared), connection.clone(), key.clone(), name, lease.id(), ttl);
         let put = AbortOnDropHandle::new(shared.spawn(put));
         Ok(Self {
             shared: Arc::clone(shared),
-            link,
+            connection,
             lease,
             ttl,
             key,
             validity,
-            keeper: AbortOnDropHandle::new(shared.spawn(keeper.keep())),
+            keep_alive: AbortOnDropHandle::new(shared.spawn(keep_alive.keep())),
             renewals,
-            look,
+            key_watch,
             put,
         })
     }
@@ -215,7 +214,7 @@ impl Attempt {
     /// Waits in the queue until the win is verified; returns the key's `create_revision`.
     async fn contend(
         &mut self,
-        standing: &CampaignRequest,
+        request: &CampaignRequest,
         backoff: &mut Backoff,
     ) -> Result<Revision, AttemptError> {
         let patience = self.shared.call_patience(self.ttl);
@@ -225,11 +224,11 @@ impl Attempt {
         loop {
             let seen = tokio::select! {
                 biased;
-                end = &mut self.keeper => return Err(lease_ended(end).into()),
-                () = self.shared.links.abandoned(&self.link) => {
+                end = &mut self.keep_alive => return Err(lease_ended(end).into()),
+                () = self.shared.connections.abandoned(&self.connection) => {
                     return Err(EtcdError::elsewhere("the connection failed while waiting in the queue").into());
                 }
-                sight = self.look.sight() => WinInput::Sight(sight),
+                position = self.key_watch.position() => WinInput::Position(position),
                 put = &mut self.put, if !answered => {
                     answered = true;
                     match put {
@@ -238,7 +237,7 @@ impl Attempt {
                             WinInput::Put { created }
                         }
                         Ok(Ok(Put::Taken)) => return Err(AttemptError::Anew(EtcdError::elsewhere(AttemptFailure::NotOurs.to_string()))),
-                        Ok(Err(trouble)) => return Err(trouble.into()),
+                        Ok(Err(error)) => return Err(error.into()),
                         Err(_panicked) => return Err(EtcdError::elsewhere("the campaign failed").into()),
                     }
                 }
@@ -255,7 +254,7 @@ impl Attempt {
                     backoff.reset();
                     if !following {
                         following = true;
-                        let _ = standing.events.send(Event::Following { token: Some(keys::token(created)) });
+                        let _ = request.events.send(Event::Following { token: Some(keys::token(created)) });
                     }
                 }
                 WinStep::Win { created } => return Ok(created),
@@ -267,7 +266,7 @@ impl Attempt {
     }
 
     fn blame(&self, why: &str) -> EtcdError {
-        self.shared.links.failed(&self.link);
+        self.shared.connections.failed(&self.connection);
         EtcdError::elsewhere(why)
     }
 
@@ -276,19 +275,19 @@ impl Attempt {
         Some(Ticket { cluster: self.shared.cluster()?, key, created: created.0, lease, ttl: self.ttl })
     }
 
-    /// Lets witnesses know what to release should this process die. Before the win, so that no belief is without one for
-    /// longer than it takes.
-    async fn put_ticket(&self, standing: &CampaignRequest, created: Revision) {
+    /// Tells witnesses which key to release should this process die. Before the win, so that a leader is without a
+    /// ticket for no longer than necessary.
+    async fn put_ticket(&self, request: &CampaignRequest, created: Revision) {
         if let (Some(lifeline), Some(ticket)) = (&self.shared.lifeline, self.ticket(created)) {
-            lifeline.put(standing.name.as_str(), ticket, self.lease.ticket(), &self.shared).await;
+            lifeline.put(request.name.as_str(), ticket, self.lease.ticket(), &self.shared).await;
         }
     }
 
-    /// A verified win makes a leadership, if this process may still believe its lease.
+    /// Turns a verified win into a leadership, if the lease is still certain.
     fn win(
         self,
         created: Revision,
-        standing: &CampaignRequest,
+        request: &CampaignRequest,
     ) -> Result<(Leadership, Elected), AttemptError> {
         let expired =
             || AttemptError::Again(EtcdError::elsewhere("the lease expired before the win was verified"));
@@ -297,8 +296,8 @@ impl Attempt {
         let term = LeadershipTerm {
             token: keys::token(created),
             cluster: ClusterId(cluster),
-            name: standing.name.clone(),
-            election: standing.election.clone(),
+            name: request.name.clone(),
+            election: request.election.clone(),
             validity: Arc::clone(&self.validity),
             ticket: Some(ticket),
         };
@@ -306,17 +305,17 @@ impl Attempt {
         if !self.validity.holds_at(Timestamp::now()) {
             return Err(expired());
         }
-        let (leadership, tenure) = Leadership::new(term);
-        let elected = Elected { attempt: self, tenure, created, until };
+        let (leadership, term_handle) = Leadership::new(term);
+        let elected = Elected { attempt: self, term_handle, created, until };
         Ok((leadership, elected))
     }
 }
 
-/// When something that etcd owes us must have come: our key in the queue at first, then whichever
-/// is missing of the two that make a win.
+/// Deadline for etcd's next response: first our key in the queue, then the missing one of the two that make a
+/// win.
 struct ResponseDeadline {
     patience: Duration,
-    /// Nothing is owed to one who waits behind somebody, or who can't see.
+    /// `None` while another candidate is first, or the view is unsure: then no response is due.
     at: Option<Instant>,
     expecting: bool,
 }
@@ -328,7 +327,7 @@ impl ResponseDeadline {
 
     fn follow(&mut self, seen: WinInput, next: WinStep) {
         match next {
-            // The view blames its own link for that.
+            // The view blames its own connection for that.
             _ if is_unsure(seen) => (self.at, self.expecting) = (None, false),
             WinStep::Expect if !self.expecting => {
                 (self.at, self.expecting) = (Some(Instant::now() + self.patience), true);
@@ -352,13 +351,13 @@ impl ResponseDeadline {
 }
 
 fn is_unsure(seen: WinInput) -> bool {
-    matches!(seen, WinInput::Sight(QueuePosition::Unsure { .. }))
+    matches!(seen, WinInput::Position(QueuePosition::Unsure { .. }))
 }
 
-/// Puts our key on our lease, unless there is one of that name: so asking twice changes nothing.
+/// Puts our key on our lease, unless a key of that name exists: asking twice changes nothing.
 async fn put(
     shared: Arc<EtcdShared>,
-    link: EndpointConnection,
+    connection: EndpointConnection,
     key: Vec<u8>,
     name: Vec<u8>,
     lease: LeaseId,
@@ -368,9 +367,9 @@ async fn put(
     let put = TxnOp::put(key.clone(), name, Some(PutOptions::new().with_lease(lease.0)));
     let once = Txn::new().when([absent]).and_then([put]).or_else([TxnOp::get(key, None)]);
     let known = shared.known();
-    let mut client = link.kv();
-    let answer = shared.links.call(&link, shared.call_patience(ttl), client.txn(once)).await?;
-    let revision = shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
+    let mut client = connection.kv();
+    let answer = shared.connections.call(&connection, shared.call_patience(ttl), client.txn(once)).await?;
+    let revision = shared.accept(&connection, answer.header(), ReadKind::Linearizable, known)?;
     if answer.succeeded() {
         return Ok(Put::Ours(revision));
     }
@@ -379,42 +378,43 @@ async fn put(
             Some(kv) if kv.lease() == lease.0 => Put::Ours(Revision(kv.create_revision())),
             _ => Put::Taken,
         }),
-        _ => Err(EtcdError::elsewhere("etcd's answer has not the form of the question")),
+        _ => Err(EtcdError::elsewhere("etcd's answer does not have the form of the request")),
     }
 }
 
-/// A lease that etcd granted just now, and when it was asked for.
+/// Takes a new lease; returns it with the time of the request.
 async fn granted(
     shared: &Arc<EtcdShared>,
-    link: &EndpointConnection,
+    connection: &EndpointConnection,
     ttl: Ttl,
 ) -> Result<(LeaseGuard, Timestamp), AttemptError> {
     let known = shared.known();
     let sent = Timestamp::now();
-    let (lease, grant) = grant(shared, link, ttl).await?;
-    shared.accept(link, grant.header(), ReadKind::Linearizable, known)?;
+    let (lease, grant) = grant(shared, connection, ttl).await?;
+    shared.accept(connection, grant.header(), ReadKind::Linearizable, known)?;
     if grant.ttl() != i64::from(ttl.as_secs()) {
         return Err(raised(ttl, grant.ttl()));
     }
     Ok((lease, sent))
 }
 
-/// Asks for a lease.
+/// Requests a lease.
 ///
-/// Goes on in a task of its own where the caller is dropped, so that a lease which etcd grants
+/// Continues in a task of its own if the caller is dropped, so that a lease granted too late is known, and
+/// revoked.
 /// to nobody is known, and given back.
 async fn grant(
     shared: &Arc<EtcdShared>,
-    link: &EndpointConnection,
+    connection: &EndpointConnection,
     ttl: Ttl,
 ) -> Result<(LeaseGuard, etcd_client::LeaseGrantResponse), EtcdError> {
-    let (asking, link) = (Arc::clone(shared), link.clone());
+    let (asking, connection) = (Arc::clone(shared), connection.clone());
     let (granted, grant) = oneshot::channel();
     shared.spawn_counted(async move {
-        let mut client = link.leases();
+        let mut client = connection.leases();
         let granting = client.grant(i64::from(ttl.as_secs()), None);
-        let answer = asking.links.call(&link, asking.call_patience(ttl), granting).await;
-        // From here on, whatever happens, the lease is given back.
+        let answer = asking.connections.call(&connection, asking.call_patience(ttl), granting).await;
+        // From here on the lease is revoked in every case.
         let _ = granted.send(answer.map(|grant| {
             let lease = LeaseGuard::new(Arc::clone(&asking), LeaseId(grant.id()), ttl);
             (lease, grant)
@@ -437,34 +437,41 @@ fn lease_ended(end: Result<LeaseEnd, JoinError>) -> EtcdError {
     EtcdError::elsewhere(match end {
         Ok(LeaseEnd::Expired) => "the lease could not be renewed in time while waiting",
         Ok(LeaseEnd::Gone) => "the lease was revoked while waiting",
-        Err(_panicked) => "the lease is not renewed any more",
+        Err(_panicked) => "the renewal of the lease has stopped",
     })
 }
 
-/// A won attempt, which goes on to be a term.
+/// A won attempt that becomes a term.
 pub(crate) struct Elected {
     attempt: Attempt,
-    tenure: TermHandle,
+    term_handle: TermHandle,
     created: Revision,
     until: Timestamp,
 }
 
 impl Elected {
-    /// Hands the leadership to whoever campaigned, and sees the term through.
-    async fn lead(self, leadership: Leadership, standing: CampaignRequest, won: CampaignReply) {
-        let CampaignRequest { events, announce, .. } = standing;
+    /// Delivers the leadership to the caller of `campaign`, and runs the term to its end.
+    async fn lead(self, leadership: Leadership, request: CampaignRequest, won: CampaignReply) {
+        let CampaignRequest { events, announce, .. } = request;
         let token = leadership.token();
         in_span_leads(token);
         let mut attempt = self.attempt;
-        // Renewals while it waited are none of the term's.
+        // Renewals during the wait do not belong to the term.
         while attempt.renewals.try_recv().is_ok() {}
         let _ = events.send(Event::Elected { token, until: self.until });
-        // Whoever campaigned may be gone: then the leadership is dropped with the answer,
-        // which orders the term to end.
+        // If that caller is gone, the leadership is dropped with the answer, which orders the term to end.
         let _ = won.send(Ok(leadership));
-        let Attempt { shared, lease, ttl, key, keeper, renewals, look, .. } = attempt;
-        let seat = LeaderKey { shared, key, created: self.created, lease: lease.id(), ttl };
-        let term = term::ActiveTerm { seat, lease, keeper, renewals, look, tenure: self.tenure, events };
+        let Attempt { shared, lease, ttl, key, keep_alive, renewals, key_watch, .. } = attempt;
+        let leader_key = LeaderKey { shared, key, created: self.created, lease: lease.id(), ttl };
+        let term = term::ActiveTerm {
+            leader_key,
+            lease,
+            keep_alive,
+            renewals,
+            key_watch,
+            term_handle: self.term_handle,
+            events,
+        };
         term.run(announce).await;
     }
 }

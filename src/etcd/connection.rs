@@ -1,20 +1,18 @@
-//! One connection at a time, to one member, and another one as soon as it fails.
+//! One connection at a time, to one member, replaced as soon as it fails.
 //!
-//! etcd-client can balance over several endpoints, but it does not eject a bad one: with
-//! one of three members frozen, a third of all calls hang. So each client here has one
-//! endpoint, and failing over is ours:
+//! etcd-client can balance over several endpoints, but it does not eject a bad one: with one of three members
+//! frozen, a third of all calls hang. So each client here has one endpoint, and failover happens here:
 //!
-//! * whoever has trouble with a link says so ([`ConnectionPool::failed`]), and everybody moves, except
-//!   renewals that are still answered on the old one;
-//! * the next one is raced for: an endpoint that doesn't answer within 250 ms gets
-//!   company from the one after it, and the first to answer is taken. Each address of a host name is an
-//!   endpoint of its own, and names are looked up at each connection;
+//! * a caller whose call fails reports the connection ([`ConnectionPool::failed`]), and every caller moves to
+//!   the next, except renewals that are still answered on the old one;
+//! * the next connection is raced for: an endpoint that doesn't answer within 250 ms is joined by the one
+//!   after it, and the first to answer is taken. Each address of a host name is an endpoint of its own, and
+//!   names are resolved at each connection;
 //! * a connection counts once a member that knows a leader has answered over it. So while etcd can't serve,
-//!   nobody here asks it anything but that, four times a second at most, and everybody goes on the moment it
+//!   this process asks only that, at most four times a second, and every caller continues the moment etcd
 //!   can;
-//! * no channel has a timeout of its own, for it would cut off a standby's `Campaign`.
-//!   Each call that should be short is timed by its caller. Pings on the HTTP/2 level find
-//!   connections that fell silent under calls that may be long.
+//! * no channel has a timeout of its own, for it would cut off a standby's `Campaign`. The callers of short
+//!   calls set timeouts. HTTP/2 pings find connections that fell silent under calls that may be long.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -52,36 +50,37 @@ use crate::{clock::Timestamp, tls::Tls};
 mod dial;
 mod race;
 
-/// Between two rounds of attempts to connect: four a second, and not those of all processes at once.
+/// Time between two rounds of connection attempts: four a second, jittered over processes.
 const ROUND: Duration = Duration::from_millis(250);
 const JITTER_MS: u64 = 20;
 
-/// How long connecting, and logging in, may take at all.
+/// Timeout for connecting and logging in together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// From etcd's being told of a new password to the file's having it (boot-time clock).
+/// Time from the change of a password in etcd to its change in the file (boot-time clock).
 const PASSWORD_WITHIN: Duration = Duration::from_secs(60);
 
 /// etcd hangs up on clients that ping more often than every 5 s.
 const PING_INTERVAL: Duration = Duration::from_secs(6);
 
-/// How long a ping may stay unanswered.
+/// Timeout of a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The largest answer read. A value may have 1.5 MiB by etcd's own limit, and anybody may put
-/// some of those under the election's prefix.
+/// The largest answer read. A value may have 1.5 MiB by etcd's own limit, and any client may put several
+/// under the election's prefix.
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// A connection to one member of etcd, with a client on it. Cheap to clone.
+/// A connection to one member of etcd, with its client. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct EndpointConnection {
-    /// Which is a client for each of etcd's services: kilobytes.
+    /// Shared: a client for each of etcd's services takes kilobytes.
     client: Arc<Client>,
     generation: u64,
     endpoint: usize,
     address: SocketAddr,
     watches: Arc<Watches>,
-    /// When etcd's consensus was last heard through it, in nanoseconds of the boot-time clock.
+    /// Time of the last answer through it that needed etcd's consensus, in nanoseconds of the boot-time
+    /// clock.
     answered: Arc<AtomicU64>,
 }
 
@@ -94,7 +93,7 @@ impl EndpointConnection {
         self.client.watch_client().max_decoding_message_size(LARGEST_ANSWER)
     }
 
-    /// Watches all keys with this prefix, over a stream that is shared with others.
+    /// Watches all keys with this prefix, over a shared stream.
     pub(crate) async fn watch(&self, prefix: String) -> Result<Watch, etcd_client::Error> {
         self.watches.watch(|| self.watcher(), prefix).await
     }
@@ -103,30 +102,30 @@ impl EndpointConnection {
         self.client.lease_client()
     }
 
-    /// Notes that an answer came by it which took the whole of etcd. (A renewal's does not count:
-    /// a member whose own store hangs goes on forwarding those.)
+    /// Records an answer that needed etcd's consensus. (A renewal's does not count: a member whose own store
+    /// hangs still forwards those.)
     pub(crate) fn answered(&self) {
         self.answered.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
     }
 }
 
-/// All the endpoints, and the link in use.
+/// All endpoints, and the connection in use.
 pub(crate) struct ConnectionPool {
     settings: Settings,
     /// The endpoint to try first.
     preferred: AtomicUsize,
     connecting: tokio::sync::Mutex<ConnectRounds>,
     current: Mutex<Option<EndpointConnection>>,
-    /// The address that failed last: of the addresses of a name it is tried after the others.
+    /// The address that failed last: among the addresses of a name it is tried after the others.
     avoided: Mutex<Option<SocketAddr>>,
     /// The newest generation that has failed.
     failed: watch::Sender<u64>,
-    /// Until there was a connection: what breaks later is not the configuration, and an etcd that comes back is not
-    /// to be asked by more connections than one a round.
+    /// Used until the first connection: later failures are not the configuration's, and a recovering etcd
+    /// should not get more connections than one a round.
     looks: Arc<Diagnoses>,
-    /// Endpoints that are no members of etcd. They stay that until this process is started anew.
+    /// Endpoints that are not members of etcd. They stay excluded until this process restarts.
     proxies: Mutex<BTreeSet<usize>>,
-    /// Since when logins are refused that were taken before.
+    /// Time since when logins are refused that succeeded before.
     refused_since: Mutex<Option<Timestamp>>,
 }
 
@@ -147,17 +146,17 @@ impl ConnectionPool {
         }
     }
 
-    /// The link in use, made if there is none.
-    pub(crate) async fn link(&self) -> Result<EndpointConnection, EtcdError> {
-        if let Some(link) = self.current() {
-            return Ok(link);
+    /// Returns the connection in use; connects if there is none.
+    pub(crate) async fn connection(&self) -> Result<EndpointConnection, EtcdError> {
+        if let Some(connection) = self.current() {
+            return Ok(connection);
         }
         let mut rounds = self.connecting.lock().await;
-        if let Some(link) = self.current() {
-            return Ok(link);
+        if let Some(connection) = self.current() {
+            return Ok(connection);
         }
-        if let Some(trouble) = rounds.too_soon() {
-            return Err(trouble);
+        if let Some(error) = rounds.too_soon() {
+            return Err(error);
         }
         if let Some(next) = rounds.next {
             sleep_until(next).await;
@@ -165,18 +164,18 @@ impl ConnectionPool {
         rounds.begin();
         let generation = *self.failed.borrow() + 1;
         let (endpoint, (address, client)) =
-            self.race().await.inspect_err(|trouble| rounds.failure = Some(trouble.clone()))?;
+            self.race().await.inspect_err(|error| rounds.failure = Some(error.clone()))?;
         rounds.failure = None;
         let answered = Arc::new(AtomicU64::new(Timestamp::now().as_nanos()));
         let (client, watches) = (Arc::new(client), Arc::default());
-        let link = EndpointConnection { client, generation, endpoint, address, watches, answered };
-        *self.lock() = Some(link.clone());
+        let connection = EndpointConnection { client, generation, endpoint, address, watches, answered };
+        *self.lock() = Some(connection.clone());
         *self.refused_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
         tracing::debug!(endpoint = %self.settings.endpoints[endpoint], %address, generation, "connected to etcd");
-        Ok(link)
+        Ok(connection)
     }
 
-    /// Waits before another attempt. Where etcd could not be reached, only until it can be.
+    /// Waits before another attempt; if etcd was unreachable, only until it can be reached.
     ///
     /// # Cancel safety
     ///
@@ -188,57 +187,57 @@ impl ConnectionPool {
             return Paused::Over;
         }
         loop {
-            // A round that was begun goes on to its end: the next would have to wait for its time.
-            if self.link().await.is_ok() {
+            // A round that began runs to its end: the next would have to wait for its time.
+            if self.connection().await.is_ok() {
                 return Paused::Reachable;
             }
             if Instant::now() >= over {
                 return Paused::Over;
             }
-            // The next round is begun by whoever comes first.
+            // The first waiter begins the next round.
             sleep_until(over.min(Instant::now() + ROUND / 10)).await;
         }
     }
 
-    /// Whether another link is in use, and this one was said to be no good.
-    pub(crate) fn has_moved_on_from(&self, link: &EndpointConnection) -> bool {
-        self.lock().as_ref().is_some_and(|current| current.generation > link.generation)
+    /// Returns whether this connection was reported as failed and another is in use.
+    pub(crate) fn has_moved_on_from(&self, connection: &EndpointConnection) -> bool {
+        self.lock().as_ref().is_some_and(|current| current.generation > connection.generation)
     }
 
-    /// Says that a link is no good. Everybody who uses it moves on.
-    pub(crate) fn failed(&self, link: &EndpointConnection) {
+    /// Reports a connection as failed. Every caller moves on.
+    pub(crate) fn failed(&self, connection: &EndpointConnection) {
         let mut current = self.lock();
-        if current.as_ref().is_some_and(|current| current.generation == link.generation) {
+        if current.as_ref().is_some_and(|current| current.generation == connection.generation) {
             *current = None;
-            *self.avoided.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.address);
-            let next = (link.endpoint + 1) % self.settings.endpoints.len();
+            *self.avoided.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.address);
+            let next = (connection.endpoint + 1) % self.settings.endpoints.len();
             self.preferred.store(next, Ordering::Relaxed);
             self.failed.send_if_modified(|failed| {
-                let newer = link.generation > *failed;
-                *failed = link.generation.max(*failed);
+                let newer = connection.generation > *failed;
+                *failed = connection.generation.max(*failed);
                 newer
             });
         }
     }
 
-    /// Waits until somebody says that this link is no good.
+    /// Waits until this connection is reported as failed.
     ///
     /// Cancel safe.
-    pub(crate) async fn abandoned(&self, link: &EndpointConnection) {
+    pub(crate) async fn abandoned(&self, connection: &EndpointConnection) {
         let mut failed = self.failed.subscribe();
         // The sender lives as long as `self`.
-        let _ = failed.wait_for(|failed| *failed >= link.generation).await;
+        let _ = failed.wait_for(|failed| *failed >= connection.generation).await;
     }
 
-    /// Runs one short call on a link. A call that fails, or is not answered in time, fails
-    /// the link, unless the failure was the caller's own, or others were answered meanwhile:
-    /// then this call is slow, and not the link.
+    /// Runs one short call on a connection. A call that fails or is not answered in time fails the
+    /// connection, unless the request itself was wrong, or other calls were answered meanwhile: then only
+    /// this call is slow.
     ///
-    /// The state of a call is some kilobytes, and callers live for as long as a candidate does: it is
-    /// on the heap while the call lasts, and not in all of them for ever.
+    /// The state of a call is some kilobytes, and callers live as long as a candidate: it is on the heap
+    /// during the call only.
     pub(crate) fn call<T>(
         &self,
-        link: &EndpointConnection,
+        connection: &EndpointConnection,
         patience: Duration,
         call: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> impl Future<Output = Result<T, EtcdError>> {
@@ -247,10 +246,10 @@ impl ConnectionPool {
             let asked = Timestamp::now();
             match timeout(patience, call).await {
                 Ok(Ok(answer)) => Ok(answer),
-                Ok(Err(error)) => Err(self.judge(link, EtcdError::from(error))),
+                Ok(Err(error)) => Err(self.judge(connection, EtcdError::from(error))),
                 Err(_) => {
-                    if link.answered.load(Ordering::Relaxed) <= asked.as_nanos() {
-                        self.failed(link);
+                    if connection.answered.load(Ordering::Relaxed) <= asked.as_nanos() {
+                        self.failed(connection);
                     }
                     Err(EtcdError::unanswered(patience))
                 }
@@ -258,55 +257,54 @@ impl ConnectionPool {
         }
     }
 
-    /// What to do about a watch that etcd has cancelled.
+    /// Handles a watch that etcd has cancelled.
     ///
-    /// A watch is allowed by the token that its stream was opened with, and that runs out; some
-    /// versions of etcd then speak of a permission denied. So log in again. Whether it really
-    /// is denied, the next call that is not a watch says, and etcd-client renews that one's
-    /// token by itself.
+    /// A watch is authorized by its stream's token, which expires; some versions of etcd then report a denied
+    /// permission. So this logs in again. If the permission is really denied, the next call other than a
+    /// watch shows it: etcd-client renews the token of those by itself.
     pub(crate) async fn watch_cancelled(
         &self,
-        link: &EndpointConnection,
+        connection: &EndpointConnection,
         message: &WatchResponse,
     ) -> EtcdError {
-        let trouble = EtcdError::watch_cancelled(message.cancel_reason());
+        let error = EtcdError::watch_cancelled(message.cancel_reason());
         if message.compact_revision() > 0 {
-            // The member is fine: it is for the watcher to read again.
-            return trouble;
+            // The member is healthy: the watcher has to read again.
+            return error;
         }
-        if trouble.remedy == Remedy::Human || trouble.message.contains("auth token") {
-            let login = self.call(link, CONNECT_TIMEOUT, link.client.refresh_token()).await;
-            return login.err().unwrap_or(EtcdError::elsewhere(trouble.message));
+        if error.remedy == Remedy::Human || error.message.contains("auth token") {
+            let login = self.call(connection, CONNECT_TIMEOUT, connection.client.refresh_token()).await;
+            return login.err().unwrap_or(EtcdError::elsewhere(error.message));
         }
-        self.blame(link, &trouble);
-        trouble
+        self.blame(connection, &error);
+        error
     }
 
-    /// Fails the link if this trouble was the link's fault.
+    /// Fails the connection if it caused this error.
     ///
-    /// Where it was that the login ran out and was refused when it was renewed, it is: the password may have changed, and
-    /// the next connection logs in with the one that its file has by then. That refusal is final.
-    fn judge(&self, link: &EndpointConnection, mut trouble: EtcdError) -> EtcdError {
-        if trouble.is_refused_login() {
-            trouble.remedy = Remedy::Elsewhere;
+    /// A login that expired and was refused at its renewal does: the password may have changed, and the next
+    /// connection logs in with the current one of its file. That refusal is final.
+    fn judge(&self, connection: &EndpointConnection, mut error: EtcdError) -> EtcdError {
+        if error.is_refused_login() {
+            error.remedy = Remedy::Elsewhere;
         }
-        self.blame(link, &trouble);
-        trouble
+        self.blame(connection, &error);
+        error
     }
 
-    /// Fails the link if this trouble was the link's fault.
-    pub(crate) fn blame(&self, link: &EndpointConnection, trouble: &EtcdError) {
-        if trouble.is_proxy() {
-            self.proxies().insert(link.endpoint);
+    /// Fails the connection if it caused this error.
+    pub(crate) fn blame(&self, connection: &EndpointConnection, error: &EtcdError) {
+        if error.is_proxy() {
+            self.proxies().insert(connection.endpoint);
         }
-        match trouble.remedy {
-            Remedy::Elsewhere | Remedy::Unreachable => self.failed(link),
+        match error.remedy {
+            Remedy::Elsewhere | Remedy::Unreachable => self.failed(connection),
             Remedy::NewLease | Remedy::Request | Remedy::Human => {}
         }
     }
 
-    /// Whether a login that was refused just now may be taken yet: it was taken before, and its password is in a file,
-    /// which is written again after etcd was told of a new one.
+    /// Returns whether a login that was just refused may succeed later: it succeeded before, and its password
+    /// is in a file, which is rewritten after etcd got the new one.
     fn awaits_password(&self) -> bool {
         let was_taken = *self.failed.borrow() > 0;
         let in_file = self.settings.credentials.as_ref().is_some_and(Credentials::may_change);
@@ -316,7 +314,7 @@ impl ConnectionPool {
     }
 
     fn proxies(&self) -> std::sync::MutexGuard<'_, BTreeSet<usize>> {
-        // One insertion, whole by itself.
+        // One insertion: a panic leaves no half of a change.
         self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -325,7 +323,7 @@ impl ConnectionPool {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<EndpointConnection>> {
-        // Nothing can panic while it is held, and a link is whole or not there.
+        // No code that can panic runs under this lock.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -348,32 +346,32 @@ impl ConnectionPool {
         };
         let raced = race(count, CONNECT_TIMEOUT, connecting).await;
         raced.map_err(|problems| {
-            let problems = problems.into_iter().map(|(turn, trouble)| (index(turn), trouble));
+            let problems = problems.into_iter().map(|(turn, error)| (index(turn), error));
             self.unreachable(problems.collect())
         })
     }
 
     fn unreachable(&self, problems: Vec<(usize, EtcdError)>) -> EtcdError {
-        // Endpoints that did not answer at all may yet let us in.
-        let all = problems.iter().all(|(_, trouble)| trouble.remedy == Remedy::Human);
-        let login = problems.iter().any(|(_, trouble)| trouble.is_refused_login());
+        // Endpoints that did not answer at all may still accept the login.
+        let all = problems.iter().all(|(_, error)| error.remedy == Remedy::Human);
+        let login = problems.iter().any(|(_, error)| error.is_refused_login());
         let remedy = match (all, login) {
             (false, _) => Remedy::Unreachable,
-            // It is reached; and each login costs it more than a call does, so the pauses get longer.
+            // etcd is reached, and each login costs it more than a call does, so the pauses grow.
             (true, true) if self.awaits_password() => Remedy::Elsewhere,
             (true, _) => Remedy::Human,
         };
         let endpoint = |index: usize| &self.settings.endpoints[index];
-        let said = problems.iter().map(|(index, trouble)| format!("'{}': {trouble}", endpoint(*index)));
-        EtcdError { remedy, message: said.collect::<Vec<_>>().join("; ") }
+        let texts = problems.iter().map(|(index, error)| format!("'{}': {error}", endpoint(*index)));
+        EtcdError { remedy, message: texts.collect::<Vec<_>>().join("; ") }
     }
 }
 
-/// When there may be another round of attempts to connect.
+/// Earliest time of the next round of connection attempts.
 #[derive(Debug, Default)]
 struct ConnectRounds {
     next: Option<Instant>,
-    /// How the last one failed.
+    /// Error of the last round.
     failure: Option<EtcdError>,
 }
 
@@ -383,13 +381,13 @@ impl ConnectRounds {
         self.next = Some(Instant::now() + ROUND + jitter);
     }
 
-    /// The answer to those who ask between two rounds.
+    /// Returns the error for callers between two rounds.
     fn too_soon(&self) -> Option<EtcdError> {
         self.failure.clone().filter(|_| self.next.is_some_and(|next| Instant::now() < next))
     }
 }
 
-/// How a pause ended.
+/// Outcome of a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Paused {
     Over,
@@ -414,21 +412,21 @@ async fn connect(
     raced.map_err(|problems| together(&addresses, problems))
 }
 
-/// What is to be said of an endpoint none of whose addresses answered.
+/// Builds the error of an endpoint none of whose addresses answered.
 fn together(addresses: &[SocketAddr], problems: BTreeMap<usize, EtcdError>) -> EtcdError {
-    let human = |trouble: &EtcdError| trouble.remedy == Remedy::Human;
+    let human = |error: &EtcdError| error.remedy == Remedy::Human;
     let remedy = if problems.values().all(human) { Remedy::Human } else { Remedy::Elsewhere };
     let message = match addresses {
         [_only] => problems.values().map(ToString::to_string).collect(),
         _ => {
-            let said = problems.iter().map(|(turn, trouble)| format!("{}: {trouble}", addresses[*turn].ip()));
-            said.collect::<Vec<_>>().join(", ")
+            let texts = problems.iter().map(|(turn, error)| format!("{}: {error}", addresses[*turn].ip()));
+            texts.collect::<Vec<_>>().join(", ")
         }
     };
     EtcdError { remedy, message }
 }
 
-/// Connects to one address of an endpoint and, where there are credentials, logs in.
+/// Connects to one address of an endpoint and logs in if there are credentials.
 async fn connect_to(
     settings: &Settings,
     index: usize,
@@ -449,13 +447,13 @@ async fn connect_to(
         Ok(client)
     };
     let answered: Result<Result<_, EtcdError>, _> = timeout(CONNECT_TIMEOUT, connecting).await;
-    let trouble = match answered {
+    let error = match answered {
         Ok(Ok(client)) => return Ok(client),
-        Ok(Err(trouble)) => trouble,
+        Ok(Err(error)) => error,
         Err(_) => return Err(EtcdError::unanswered(CONNECT_TIMEOUT)),
     };
-    if trouble.remedy != Remedy::Elsewhere || !connected.load(Ordering::Relaxed) {
-        return Err(trouble);
+    if error.remedy != Remedy::Elsewhere || !connected.load(Ordering::Relaxed) {
+        return Err(error);
     }
     if let Some(tls) = &settings.tls
         && let Some(refusal) = tls.refusal(endpoint.host(), address).await
@@ -463,26 +461,26 @@ async fn connect_to(
     {
         return Err(refused);
     }
-    let Some(looks) = looks else { return Err(trouble) };
+    let Some(looks) = looks else { return Err(error) };
     let tls = settings.tls.is_some() || endpoint.wants_tls();
     Err(match looks.mismatch(endpoint.host(), address, tls).await {
-        Some(hint) => trouble.with_hint(hint),
-        None => trouble,
+        Some(hint) => error.with_hint(hint),
+        None => error,
     })
 }
 
-/// Whether there is a living member behind a connection, and one that knows a leader (without one it
-/// refuses whatever we ask): the kernel of a frozen one goes on accepting them. What is asked does not
-/// matter, nor whether it is refused for us.
+/// Checks that a living member that knows a leader answers (without one it refuses every request): the kernel
+/// of a frozen member still accepts connections. The request itself does not matter, nor whether it is
+/// refused.
 ///
-/// Not linearizably: a read that a member can't have confirmed keeps all that come after it waiting there,
-/// for up to half a second after there is a leader again.
+/// Not linearizable: a read that a member can't confirm delays all later ones there, for up to half a second
+/// after there is a leader again.
 async fn answers(client: &Client) -> Result<(), EtcdError> {
     let options = GetOptions::new().with_serializable().with_keys_only();
     match client.kv_client().get("elect", Some(options)).await.map_err(EtcdError::from) {
         Ok(_) => Ok(()),
         Err(EtcdError { remedy: Remedy::Human | Remedy::Request, .. }) => Ok(()),
-        Err(trouble) => Err(trouble),
+        Err(error) => Err(error),
     }
 }
 
@@ -492,7 +490,7 @@ fn transport_to(endpoint: &Endpoint, tls: Option<Tls>) -> Result<transport::Endp
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        // Some call is always open while it matters, and etcd hangs up on idle pings.
+        // A call is always open while it matters, and etcd disconnects idle clients that ping.
         .keep_alive_while_idle(false);
     if speaks_tls { transport.tls_config(tls.unwrap_or_default().client_config()) } else { Ok(transport) }
 }

@@ -1,4 +1,4 @@
-//! Where etcd is: `host:port`, parsed once.
+//! The address of an etcd member: `host:port`, parsed once.
 
 use std::{
     fmt,
@@ -12,7 +12,7 @@ pub struct Endpoint {
     /// As the user wrote it, for messages.
     given: String,
     scheme: Option<Scheme>,
-    /// As in an address: an IPv6 address is in brackets.
+    /// In address form: an IPv6 address is in brackets.
     host: String,
     port: u16,
 }
@@ -23,7 +23,7 @@ enum Scheme {
     Https,
 }
 
-/// Why a text is no endpoint.
+/// Reason that a text is not an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{given}' is not an etcd endpoint: {problem}; write HOST:PORT, as in localhost:2379")]
 pub struct InvalidEndpoint {
@@ -32,7 +32,7 @@ pub struct InvalidEndpoint {
 }
 
 impl Endpoint {
-    /// The address to connect to.
+    /// Returns the address to connect to.
     pub(crate) fn uri(&self, tls: bool) -> String {
         let scheme = match self.scheme {
             Some(Scheme::Https) => "https",
@@ -51,12 +51,12 @@ impl Endpoint {
         self.port
     }
 
-    /// Whether the address itself asks for TLS.
+    /// Returns whether the address itself asks for TLS.
     pub fn wants_tls(&self) -> bool {
         self.scheme == Some(Scheme::Https)
     }
 
-    /// Whether it is this machine: what is sent there leaves it on no network.
+    /// Returns whether it is this machine: traffic to it crosses no network.
     pub fn is_loopback(&self) -> bool {
         let host = self.host.trim_matches(['[', ']']);
         let name = host.to_ascii_lowercase();
@@ -66,7 +66,7 @@ impl Endpoint {
             || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
-    /// Whether the address itself rules TLS out.
+    /// Returns whether the address itself excludes TLS.
     pub fn forbids_tls(&self) -> bool {
         self.scheme == Some(Scheme::Http)
     }
@@ -81,14 +81,14 @@ impl fmt::Display for Endpoint {
 impl FromStr for Endpoint {
     type Err = InvalidEndpoint;
 
-    /// White space around an endpoint is left out, and its scheme may be in any case.
+    /// Ignores white space around an endpoint and the case of its scheme.
     fn from_str(given: &str) -> Result<Self, InvalidEndpoint> {
         let given = given.trim();
         let wrong = |problem| InvalidEndpoint { given: given.escape_debug().to_string(), problem };
         let (scheme, rest) = match given.split_once("://") {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (Some(Scheme::Https), rest),
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (Some(Scheme::Http), rest),
-            Some(_) => return Err(wrong("only http:// and https:// are spoken")),
+            Some(_) => return Err(wrong("only http:// and https:// are supported")),
             None => (None, given),
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
@@ -124,7 +124,8 @@ impl FromStr for Endpoint {
     }
 }
 
-/// `fe80::1%eth0`: an address that means something only on one interface. No URI can hold it.
+/// Returns whether an address has a zone (`fe80::1%eth0`), which is local to an interface and not possible in
+/// a URI.
 fn has_zone(address: &str) -> bool {
     address.split_once('%').is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok())
 }

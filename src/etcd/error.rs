@@ -1,4 +1,4 @@
-//! What went wrong with a call to etcd, sorted by what to do about it.
+//! Errors of calls to etcd, sorted by their remedy.
 
 use std::{error::Error as StdError, fmt, time::Duration};
 
@@ -8,26 +8,26 @@ use tonic::{Code, Status};
 use super::diagnosis::NO_PORT_FOR_CLIENTS;
 use crate::names::displayed_error;
 
-/// A failed call, and its remedy. What etcd, and libraries below, say of it is fit to be shown.
+/// A failed call, with its remedy. Texts of etcd and of libraries are made displayable.
 #[derive(Debug, Clone)]
 pub(crate) struct EtcdError {
     pub(crate) remedy: Remedy,
     pub(crate) message: String,
 }
 
-const PROXY: &str = "what answers there is not etcd but its grpc-proxy: nobody can lead safely through that, since it makes up what \
-                     etcd would say, and keeps the leases of dead leaders alive; give --etcd the members of etcd themselves";
+const PROXY: &str = "what answers there is not etcd but its grpc-proxy: no candidate can lead safely through it, since it invents \
+                    answers of etcd, and keeps the leases of dead leaders alive; give --etcd the members of etcd themselves";
 
-/// What to do about a failed call.
+/// Remedy for a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remedy {
-    /// Try again, by another connection and if possible another member.
+    /// Try again, over another connection and if possible another member.
     Elsewhere,
-    /// Try again by a new connection to anywhere: none could be made just now.
+    /// Try again over a new connection to any member: none could be made just now.
     Unreachable,
     /// The lease is gone: start over with a new one.
     NewLease,
-    /// Nothing is wrong with the connection or the member: it is this request that can't be.
+    /// The connection and the member are fine: this request is not possible.
     Request,
     /// Retrying can't fix it: wrong credentials or certificate.
     Human,
@@ -38,7 +38,7 @@ impl EtcdError {
         Self { remedy: Remedy::Elsewhere, message: message.into() }
     }
 
-    /// If a connection failed for a certificate that one side does not accept.
+    /// Returns the error of a connection that failed because one side rejects a certificate.
     pub(crate) fn refused_certificate(error: &std::io::Error) -> Option<Self> {
         certificate_problem(error).map(|hint| Self::certificate(hint, error))
     }
@@ -47,18 +47,18 @@ impl EtcdError {
         Self { remedy: Remedy::Human, message: format!("{hint} ({})", chain(error)) }
     }
 
-    /// Whether etcd did not take the user's name or password.
+    /// Returns whether etcd refused the user's name or password.
     pub(crate) fn is_refused_login(&self) -> bool {
         self.remedy == Remedy::Human && self.message.contains("authentication failed")
     }
 
-    /// The same, with what to do about it.
+    /// Appends a hint to the message.
     pub(crate) fn with_hint(mut self, hint: &str) -> Self {
         self.message = format!("{}; {hint}", self.message);
         self
     }
 
-    /// A watch was cancelled; etcd gives the reason as text only.
+    /// Classifies the cancellation of a watch; etcd gives the reason as text only.
     pub(crate) fn watch_cancelled(reason: &str) -> Self {
         let text = reason.split_once("desc = ").map_or(reason, |(_, text)| text);
         let status = Status::unknown(text);
@@ -66,7 +66,7 @@ impl EtcdError {
         Self { remedy: remedy_for_status(&status), message }
     }
 
-    /// What answered is not etcd.
+    /// The error for a server that answers but is not etcd.
     pub(crate) fn proxy() -> Self {
         Self::elsewhere(PROXY)
     }
@@ -95,7 +95,7 @@ impl From<etcd_client::Error> for EtcdError {
             etcd_client::Error::GRpcStatus(status) => {
                 Self { remedy: remedy_for_status(status), message: describe(status) }
             }
-            // What `LeaseClient::keep_alive` makes of an answer with no time left.
+            // `LeaseClient::keep_alive` turns an answer with no time left into this.
             etcd_client::Error::LeaseKeepAliveError(why) if why == "lease not found" => {
                 Self { remedy: Remedy::NewLease, message: chain(&error) }
             }
@@ -122,8 +122,8 @@ fn status_certificate_problem(error: &etcd_client::Error) -> Option<&'static str
     }
 }
 
-/// etcd's answers, by code and, where services that run on etcd's in-process client
-/// lose the code (Election), by text.
+/// Classifies etcd's answers, by code and, where services on etcd's in-process client lose the code
+/// (Election), by text.
 fn remedy_for_status(status: &Status) -> Remedy {
     let says = |text| status.message().contains(text);
     if says("requested lease not found") {
@@ -138,7 +138,7 @@ fn remedy_for_status(status: &Status) -> Remedy {
         Remedy::Human
     } else {
         match status.code() {
-            // Logging in again, by a new connection, gets a new token.
+            // A login on a new connection gets a new token.
             Code::InvalidArgument if says("revision of auth store is old") => Remedy::Elsewhere,
             // This member can't, others may.
             _ if says("too many requests") || says("learner") => Remedy::Elsewhere,
@@ -180,10 +180,10 @@ fn describe(status: &Status) -> String {
     }
 }
 
-/// Whether a certificate was not accepted, and what to do about it.
+/// Returns the problem and remedy if a certificate was rejected.
 fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<&'static str> {
-    /// How the other side says that it does not like our certificate, or misses it. It comes
-    /// with the first answer, after the handshake, and then only as text: HTTP/2 keeps no cause.
+    /// Alerts by which the other side rejects our certificate or misses one. They come with the first answer,
+    /// after the handshake, and only as text: HTTP/2 keeps no cause.
     const REFUSALS: [&str; 8] = [
         "CertificateRequired",
         "BadCertificate",
@@ -214,7 +214,7 @@ fn certificate_problem(error: &(dyn StdError + 'static)) -> Option<&'static str>
     None
 }
 
-/// What is wrong with etcd's certificate, and what to do about it.
+/// Returns the problem of etcd's certificate and its remedy.
 fn not_accepted(why: &CertificateError) -> &'static str {
     match why {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -227,7 +227,7 @@ fn not_accepted(why: &CertificateError) -> &'static str {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "etcd's certificate is not valid yet: set this machine's clock, or etcd's"
         }
-        // webpki's own, which rustls passes on as text only.
+        // webpki's own error, which rustls passes on as text only.
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
             "etcd's certificate is an authority's (CA:TRUE), as `openssl req -x509` makes them: give etcd one that is \
              not (basicConstraints=CA:FALSE), signed by that authority or by itself"
@@ -241,7 +241,7 @@ fn not_accepted(why: &CertificateError) -> &'static str {
     }
 }
 
-/// An error and what caused it, each said once.
+/// Joins an error and its causes, each once.
 fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut said = error.to_string();
     let mut next = error.source();
@@ -293,7 +293,7 @@ mod tests {
             remedy(Code::InvalidArgument, "etcdserver: revision of auth store is old"),
             Remedy::Elsewhere
         );
-        // A user's transaction that can't be must not move everybody to another member.
+        // A user's impossible transaction must not move every caller to another member.
         assert_eq!(
             remedy(Code::InvalidArgument, "etcdserver: duplicate key given in txn request"),
             Remedy::Request

@@ -1,4 +1,4 @@
-//! Keeping a lease alive, and knowing until when it certainly is.
+//! Renewals of a lease, and the time until which it is certain.
 //!
 //! The path of one renewal:
 //!
@@ -8,10 +8,9 @@
 //!       └── validity = this moment + TTL − margin ◄── header accepted? ◄─┘
 //! ```
 //!
-//! One renewal is in flight at a time, on one stream. A stream whose answer is late is
-//! dropped whole, so that a late answer can never be taken for that of a later send. The
-//! first answer on a new stream is not counted: etcd-client swallows its header, and with
-//! it the proof that it is not from the past.
+//! One renewal is in flight at a time, on one stream. A stream whose answer is late is dropped whole, so a
+//! late answer can never be taken for that of a later send. The first answer on a new stream is not counted:
+//! etcd-client drops its header, which would prove that it is not from the past.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,12 +33,12 @@ use crate::{
     validity::SharedValidity,
 };
 
-/// Why a lease is not renewed any more.
+/// Reason that a lease is not renewed any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseEnd {
     /// Nothing was acknowledged in time.
     Expired,
-    /// etcd says that there is no such lease.
+    /// etcd reports that the lease does not exist.
     Gone,
 }
 
@@ -48,7 +47,7 @@ pub(crate) enum LeaseEnd {
 pub(crate) struct Renewal {
     pub(crate) until: Timestamp,
     pub(crate) latency: Duration,
-    /// What was left of the time proved before.
+    /// Time that was left of the previous deadline.
     pub(crate) left: Duration,
 }
 
@@ -58,16 +57,16 @@ pub(crate) struct KeepAlive {
     pub(crate) lease: LeaseId,
     pub(crate) ttl: Ttl,
     pub(crate) validity: Arc<SharedValidity>,
-    /// When the grant was asked for: the first proof counts from there.
+    /// Send time of the grant's request: the first validity counts from there.
     pub(crate) granted: Timestamp,
-    /// Where each renewal is told. Nobody has to listen.
+    /// Receives each renewal; may be closed.
     pub(crate) renewed: mpsc::Sender<Renewal>,
 }
 
 impl KeepAlive {
-    /// Renews until the lease is gone, or has not been renewed in time.
+    /// Renews until the lease is gone, or was not renewed in time.
     ///
-    /// Ends at the deadline even if nobody ever answers.
+    /// Ends at the deadline even if etcd never answers.
     pub(crate) async fn keep(self) -> LeaseEnd {
         tokio::select! {
             biased;
@@ -81,28 +80,27 @@ impl KeepAlive {
         loop {
             match self.renew_over_a_stream().await {
                 Ok(end) => return end,
-                Err(trouble) if trouble.remedy == Remedy::NewLease => return LeaseEnd::Gone,
-                Err(trouble) => {
-                    tracing::debug!(lease = %self.lease, %trouble, "renewal failed, trying again");
+                Err(error) if error.remedy == Remedy::NewLease => return LeaseEnd::Gone,
+                Err(error) => {
+                    tracing::debug!(lease = %self.lease, %error, "renewal failed, trying again");
                 }
             }
             sleep(short_pause()).await;
         }
     }
 
-    /// How long to wait for the next renewal, if the last was sent at `sent`.
+    /// Returns the time until the next renewal, if the last was sent at `sent`.
     fn until_due(&self, sent: Timestamp) -> Duration {
         self.ttl.renewal_interval().saturating_sub(Timestamp::now().since(sent))
     }
 
-    /// Renews every interval over one stream, until the lease has ended or something is wrong
-    /// with the stream.
+    /// Renews every interval over one stream, until the lease ends or the stream fails.
     async fn renew_over_a_stream(&self) -> Result<LeaseEnd, EtcdError> {
-        let links = &self.shared.links;
-        let link = links.link().await?;
-        let mut client = link.leases();
+        let connections = &self.shared.connections;
+        let connection = connections.connection().await?;
+        let mut client = connection.leases();
         let opening = client.keep_alive(self.lease.0);
-        let (mut requests, mut answers) = links.call(&link, self.ttl.patience(), opening).await?;
+        let (mut requests, mut answers) = connections.call(&connection, self.ttl.patience(), opening).await?;
         loop {
             let sent = Timestamp::now();
             let known = self.shared.known();
@@ -110,15 +108,15 @@ impl KeepAlive {
                 requests.keep_alive().await?;
                 answers.message().await
             };
-            let answer = links.call(&link, self.ttl.patience(), exchange).await?;
-            let answer = answer.ok_or_else(|| self.broken(&link, "etcd closed the renewal stream"))?;
+            let answer = connections.call(&connection, self.ttl.patience(), exchange).await?;
+            let answer = answer.ok_or_else(|| self.broken(&connection, "etcd closed the renewal stream"))?;
             if answer.id() != self.lease.0 {
-                return Err(self.broken(&link, "etcd renewed another lease than this one"));
+                return Err(self.broken(&connection, "etcd renewed another lease than this one"));
             }
             if answer.ttl() <= 0 {
                 return Ok(LeaseEnd::Gone);
             }
-            self.shared.accept(&link, answer.header(), ReadKind::Local, known)?;
+            self.shared.accept(&connection, answer.header(), ReadKind::Local, known)?;
             let now = Timestamp::now();
             let left = self.validity.until().map_or(Duration::ZERO, |until| until.since(now));
             let until = self.ttl.believed_until(sent);
@@ -126,7 +124,7 @@ impl KeepAlive {
                 // Too late to count.
                 return Ok(LeaseEnd::Expired);
             };
-            // A listener that lags misses a renewal; the validity has it.
+            // A slow receiver misses a renewal; the validity has it.
             let _ = self.renewed.try_send(Renewal { until, latency: now.since(sent), left });
 
             if let Ok(unasked) = timeout(self.until_due(sent), answers.message()).await {
@@ -135,23 +133,23 @@ impl KeepAlive {
                     Ok(None) => "etcd closed the renewal stream".into(),
                     Err(error) => EtcdError::from(error).message,
                 };
-                return Err(self.broken(&link, why));
+                return Err(self.broken(&connection, why));
             }
-            if links.has_moved_on_from(&link) {
-                // Renewals are what notices in good time that a connection fell silent: they go where the
-                // watches are.
+            if connections.has_moved_on_from(&connection) {
+                // Renewals detect a silent connection in good time, so they move to the connection of the
+                // watches.
                 return Err(EtcdError::elsewhere("another connection is in use"));
             }
         }
     }
 
-    fn broken(&self, link: &EndpointConnection, why: impl Into<String>) -> EtcdError {
-        self.shared.links.failed(link);
+    fn broken(&self, connection: &EndpointConnection, why: impl Into<String>) -> EtcdError {
+        self.shared.connections.failed(connection);
         EtcdError::elsewhere(why)
     }
 }
 
-/// Waits until a validity has ended. Renewals move the moment on.
+/// Waits until a validity has ended. Renewals extend the wait.
 pub(crate) async fn expiry(validity: &SharedValidity) {
     while let Some(until) = validity.until() {
         if !validity.holds_at(Timestamp::now()) {
@@ -161,12 +159,12 @@ pub(crate) async fn expiry(validity: &SharedValidity) {
     }
 }
 
-/// A pause after trouble, short beside any TTL, and not the same for everybody.
+/// Returns a pause after an error, short beside any TTL, and jittered over processes.
 pub(super) fn short_pause() -> Duration {
     Duration::from_millis(fastrand::u64(40..=120))
 }
 
-/// A lease that was granted to us. Dropping it revokes it, in the background.
+/// A granted lease. Dropping it revokes it, in the background.
 pub(crate) struct LeaseGuard {
     shared: Arc<EtcdShared>,
     id: LeaseId,
@@ -184,16 +182,16 @@ impl LeaseGuard {
         self.id
     }
 
-    /// The place of the ticket of this lease, which must not go before either.
+    /// Returns the slot of this lease's ticket, which must live as long as the lease.
     pub(crate) fn ticket(&self) -> &Arc<TicketSlot> {
         &self.ticket
     }
 
-    /// Revokes a lease that has no place in the queue any more: in the background, and not while
-    /// whoever leads next has better things to ask of etcd.
+    /// Revokes a lease that holds no key any more, in the background and with a delay: the next leader's
+    /// requests to etcd go first.
     pub(crate) fn revoke_at_leisure(mut self) {
         const LEISURE: Duration = Duration::from_secs(1);
-        /// Enough for the next candidate to win, even if this process only waits for us to end.
+        /// Enough for the next candidate to win, even if a caller waits in `drained`.
         const AT_LEAST: Duration = Duration::from_millis(5);
         self.revoked = true;
         let (shared, id, ttl) = (Arc::clone(&self.shared), self.id, self.ttl);
@@ -205,8 +203,8 @@ impl LeaseGuard {
         });
     }
 
-    /// Revokes the lease, and with it deletes its keys. Returns by `deadline`; what was not confirmed by then goes on
-    /// in the background, or etcd, back after an outage, would keep the lease for its whole TTL again.
+    /// Revokes the lease, which deletes its keys. Returns by `deadline`; an unconfirmed revocation continues
+    /// in the background, because etcd would otherwise keep the lease for a whole TTL again after an outage.
     pub(crate) async fn revoke(mut self, deadline: Timestamp) -> Result<(), EtcdError> {
         let revoked = revoke(&self.shared, self.id, self.ttl, Some(deadline)).await;
         self.revoked = revoked.is_ok();
@@ -224,8 +222,8 @@ impl Drop for LeaseGuard {
     }
 }
 
-/// Revokes a lease, for as long as etcd may have it: an etcd that is away does not count that time, and
-/// gives every lease its full TTL again when it is back. Only a process that ends leaves it to that.
+/// Revokes a lease for as long as etcd may have it: etcd does not count the time of an outage, and gives
+/// every lease its full TTL again afterwards. Only the end of the process leaves that to etcd.
 async fn revoke_or_leave(shared: &EtcdShared, id: LeaseId, ttl: Ttl) {
     let expires = Timestamp::now() + ttl.as_duration();
     let mut settling = shared.settling.subscribe();
@@ -234,13 +232,13 @@ async fn revoke_or_leave(shared: &EtcdShared, id: LeaseId, ttl: Ttl) {
         let _ = settling.wait_for(|settling| *settling).await;
         clock::sleep_until(expires).await;
     };
-    let trouble = tokio::select! {
+    let error = tokio::select! {
         biased;
         revoked = revoke(shared, id, ttl, None) => revoked.err(),
         () = left => Some(EtcdError::unanswered(ttl.as_duration())),
     };
-    if let Some(trouble) = trouble {
-        tracing::debug!(lease = %id, %trouble, "left to expire by itself");
+    if let Some(error) = error {
+        tracing::debug!(lease = %id, %error, "left to expire by itself");
     }
 }
 
@@ -254,9 +252,9 @@ async fn revoke(
     let mut backoff = Backoff::between(Duration::from_millis(250), Duration::from_secs(3));
     loop {
         let once = async {
-            let link = shared.links.link().await?;
-            let mut client = link.leases();
-            shared.links.call(&link, shared.call_patience(ttl), client.revoke(id.0)).await
+            let connection = shared.connections.connection().await?;
+            let mut client = connection.leases();
+            shared.connections.call(&connection, shared.call_patience(ttl), client.revoke(id.0)).await
         };
         let out_of_time = async {
             match deadline {
@@ -265,14 +263,14 @@ async fn revoke(
             }
         };
         let attempt = async {
-            let trouble = match once.await {
+            let error = match once.await {
                 Ok(_revoked) => return Some(Ok(())),
-                Err(trouble) if trouble.remedy == Remedy::NewLease => return Some(Ok(())),
-                Err(trouble) if trouble.remedy == Remedy::Human => return Some(Err(trouble)),
-                Err(trouble) => trouble,
+                Err(error) if error.remedy == Remedy::NewLease => return Some(Ok(())),
+                Err(error) if error.remedy == Remedy::Human => return Some(Err(error)),
+                Err(error) => error,
             };
-            let unreachable = trouble.remedy == Remedy::Unreachable;
-            if shared.links.pause(backoff.pause(), unreachable).await == Paused::Reachable {
+            let unreachable = error.remedy == Remedy::Unreachable;
+            if shared.connections.pause(backoff.pause(), unreachable).await == Paused::Reachable {
                 backoff.reset();
             }
             None
@@ -285,31 +283,31 @@ async fn revoke(
     }
 }
 
-/// Renews a lease that was given up for lost, if etcd still has it; returns when the renewal was sent.
+/// Renews a lease that was taken for lost, if etcd still has it; returns the send time of the renewal.
 ///
 /// # Errors
 ///
-/// [`Remedy::NewLease`] where etcd does not have it any more, or with another TTL.
+/// [`Remedy::NewLease`] if etcd does not have it any more, or with another TTL.
 pub(crate) async fn renew_once(
     shared: &EtcdShared,
-    link: &EndpointConnection,
+    connection: &EndpointConnection,
     lease: LeaseId,
     ttl: Ttl,
 ) -> Result<Timestamp, EtcdError> {
-    let gone = || EtcdError { remedy: Remedy::NewLease, message: "etcd has the lease no more".into() };
-    let mut client = link.leases();
+    let gone = || EtcdError { remedy: Remedy::NewLease, message: "the lease does not exist any more".into() };
+    let mut client = connection.leases();
     let opening = client.keep_alive(lease.0);
-    let (mut requests, mut answers) = shared.links.call(link, ttl.patience(), opening).await?;
+    let (mut requests, mut answers) = shared.connections.call(connection, ttl.patience(), opening).await?;
     let sent = Timestamp::now();
     let known = shared.known();
     let exchange = async {
         requests.keep_alive().await?;
         answers.message().await
     };
-    let answer = shared.links.call(link, ttl.patience(), exchange).await?.ok_or_else(gone)?;
+    let answer = shared.connections.call(connection, ttl.patience(), exchange).await?.ok_or_else(gone)?;
     if answer.id() != lease.0 || answer.ttl() != i64::from(ttl.as_secs()) {
         return Err(gone());
     }
-    shared.accept(link, answer.header(), ReadKind::Local, known)?;
+    shared.accept(connection, answer.header(), ReadKind::Local, known)?;
     Ok(sent)
 }

@@ -1,7 +1,7 @@
 //! The keys of etcd's own election: `<election>/<lease id in hex>`.
 //!
-//! Shared with `etcdctl elect` and with Go's concurrency package, so that one queue can
-//! hold candidates of all of them. Who comes first is decided by `create_revision`.
+//! Shared with `etcdctl elect` and with Go's concurrency package, so one queue can hold candidates of all of
+//! them. The order is by `create_revision`.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ impl fmt::Display for Revision {
     }
 }
 
-/// The number of a lease. etcd gives out any 63-bit number but 0.
+/// The id of a lease. etcd assigns any 63-bit number but 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LeaseId(pub(crate) i64);
 
@@ -28,37 +28,37 @@ impl fmt::Display for LeaseId {
     }
 }
 
-/// The token of the term that a key with this `create_revision` leads in.
+/// Returns the token of a term whose key has this `create_revision`.
 pub(crate) fn token(created: Revision) -> FencingToken {
     FencingToken::new(created.0.unsigned_abs())
 }
 
-/// The prefix that all keys of an election share.
+/// Returns the common prefix of an election's keys.
 pub(crate) fn prefix(election: &ElectionName) -> String {
     format!("{election}/")
 }
 
-/// The key of the candidate that holds `lease`.
+/// Returns the key of the candidate that holds `lease`.
 pub(crate) fn candidate_key(election: &ElectionName, lease: LeaseId) -> Vec<u8> {
     format!("{election}/{lease}").into_bytes()
 }
 
-/// How a key under an election's prefix belongs to it.
+/// The role of a key under an election's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyKind {
-    /// Made by a candidate: `<election>/` and the number of the lease that it lies on.
+    /// A candidate's key: `<election>/` and the id of its lease.
     Candidate,
-    /// Put by hand. It holds up everybody behind it, as it does for etcd's own election, but it leads
-    /// nothing.
+    /// Put by hand. It blocks every candidate behind it, as in etcd's own election, but leads nothing.
     Foreign,
-    /// Not part of the queue: it belongs to an election that is called `<election>/…`.
+    /// Not part of the queue: it belongs to an election named `<election>/…`.
     ///
-    /// Leaving it out is safe whoever put it: only keys of the form of [`Candidate`](Self::Candidate) can
-    /// lead this election, here and among etcd's own clients. (Those wait for every key under the prefix.)
+    /// Leaving it out is safe for a key of any client: only keys of the form of
+    /// [`Candidate`](Self::Candidate) can lead this election, here and among etcd's own clients. (Those wait
+    /// for every key under the prefix.)
     Elsewhere,
 }
 
-/// Whose key this is, by its name and, where they are known, its lease and its value.
+/// Classifies a key by its name and, if known, its lease and its value.
 pub(crate) fn part_of(election: &ElectionName, key: &[u8], known: Option<(LeaseId, &[u8])>) -> KeyKind {
     let Some(rest) = key.strip_prefix(prefix(election).as_bytes()) else { return KeyKind::Elsewhere };
     if let Some(named) = lease_named(rest) {
@@ -82,14 +82,14 @@ fn announced_or_foreign(known: Option<(LeaseId, &[u8])>) -> KeyKind {
     }
 }
 
-/// Reads the one form in which etcd itself writes a lease's number.
+/// Parses the one form in which etcd itself writes a lease's id.
 fn lease_named(text: &[u8]) -> Option<LeaseId> {
     let number = std::str::from_utf8(text).ok()?;
     let lease = LeaseId(i64::from_str_radix(number, 16).ok()?);
     (lease.0 > 0 && lease.to_string() == number).then_some(lease)
 }
 
-/// Whether a key is the one that a candidate of some election made for `lease`.
+/// Returns whether a key is the one that a candidate of some election made for `lease`.
 pub(crate) fn is_candidates_key(key: &[u8], lease: LeaseId) -> bool {
     let election = key.strip_suffix(format!("/{lease}").as_bytes());
     lease.0 > 0 && election.is_some_and(|election| !election.is_empty())

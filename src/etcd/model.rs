@@ -1,53 +1,47 @@
 //! The election protocol under a model checker: every order of events, and every delay.
 //!
-//! The decisions are the production code itself: [`Campaign`] says when a win is one, [`Queue`]
-//! what a read and the events after it show, and [`Validity`] until when a win may be believed.
-//! Around them stands a model of everything that can happen to a candidate, and the checker
-//! walks through all of it:
+//! The decisions are the production code itself: [`WinRule`] decides on a win, [`Queue`] shows the result of
+//! a read and the events after it, and [`Validity`] limits how long a win is trusted. Around them is a model
+//! of everything that can happen to a candidate, and the checker walks through all of it:
 //!
-//! * **etcd** keeps keys in the order of their creation, each on a lease. A lease may end as
-//!   soon as its TTL, less what a fast clock takes off, has passed since etcd last handled a
-//!   renewal of it; or any time later; or never. A read is answered from the state of one
-//!   moment; a watch tells of every revision after it, in order. The transaction that puts a key is
-//!   answered at any later time, *whether or not* the key is still there.
-//! * **The network** delivers whatever is under way after any delay, or never: a renewal (to
-//!   etcd and back), a read of the queue, the put of a key and its answer, watch events, the
-//!   revocation of a lease that was given up. A renewal whose answer does not come is given up
-//!   for a new one.
-//! * **The view** of a candidate lags behind etcd by any number of events. Its watch breaks at
-//!   any time, and the break may be noticed at any later time: until then it is a watch that is
-//!   late, which any may be. Then nothing is sure until the queue is read anew, and followed
-//!   from there; so what was compacted away in between needs no modelling of its own. Of
-//!   several sights that came meanwhile, a candidate sees the newest only.
-//! * **Candidates** give an attempt up at any time (a connection failed, patience ran out, etcd
-//!   said that the lease is gone), resign at any time, and stand again with a new lease. One that has
-//!   not led may also begin a new attempt on the lease and the key that it has, once etcd has renewed
-//!   that lease: however long its own proof has been over, as after an outage of etcd.
-//!   Freezing and crashing need no step of their own: a candidate that takes no step while time
-//!   goes on *is* frozen, and one that takes none ever again has crashed. Whatever arrived
-//!   meanwhile may be handled in any order after the thaw.
-//! * **A third party** deletes keys and revokes leases; see [`ThirdParty`] for whose.
+//! * **etcd** keeps keys in the order of their creation, each on a lease. A lease may end as soon as its TTL,
+//!   less what a fast clock takes off, has passed since etcd last handled a renewal of it; or any time later;
+//!   or never. A read is answered from the state of one moment; a watch delivers every revision after it, in
+//!   order. The transaction that puts a key is answered at any later time, *whether or not* the key still
+//!   exists.
+//! * **The network** delivers each message after any delay, or never: a renewal (to etcd and back), a read of
+//!   the queue, the put of a key and its answer, watch events, the revocation of an abandoned lease. A
+//!   renewal whose answer does not come is replaced by a new one.
+//! * **The view** of a candidate lags behind etcd by any number of events. Its watch breaks at any time, and
+//!   the break may be noticed at any later time: until then it is a late watch, as any may be. Then the
+//!   position is unsure until the queue is read again, and followed from there; so compaction in between
+//!   needs no model of its own. Of several positions that arrived meanwhile, a candidate sees only the
+//!   newest.
+//! * **Candidates** abandon an attempt at any time (a connection failed, a timeout expired, etcd reported the
+//!   lease gone), resign at any time, and campaign again with a new lease. One that has not led may also
+//!   begin a new attempt on its present lease and key, once etcd has renewed that lease: even long after its
+//!   own proof ended, as after an outage of etcd. Freezing and crashing need no step of their own: a
+//!   candidate that takes no step while time passes *is* frozen, and one that never takes a step again has
+//!   crashed. Messages that arrived meanwhile may be handled in any order after the thaw.
+//! * **A third party** deletes keys and revokes leases; [`ThirdParty`] limits which.
 //! * **A witness** releases the terms of processes that died; see [`lifeline`].
 //!
-//! A candidate leads from [`WinStep::Win`] on, and for as long as its validity holds. Frozen or
-//! not, it is never asked what it thinks: the properties look at the validity itself, at every
-//! instant.
+//! A candidate leads from [`WinStep::Win`] on, for as long as its validity holds. The properties check the
+//! validity itself, at every instant, so it does not matter whether the candidate is frozen.
 //!
-//! Time is in ticks. No clock is in the state, only ages (of a lease, of an unanswered renewal)
-//! and what is left of a validity. So there is no horizon: what holds here holds for ever,
-//! for as many renewals as anybody cares to send. What is bounded is the number of candidates
-//! and of attempts.
+//! Time is in ticks. The state contains no clock, only ages (of a lease, of an unanswered renewal) and the
+//! rest of a validity. So there is no horizon: the result holds for ever, for any number of renewals. Only
+//! the number of candidates and of attempts is bounded.
 //!
-//! Some delays are covered by others. A read is shown the moment that etcd answers it: it is seen
-//! late instead. Candidates do not share a view: two views may well show the same at the same
-//! time. What shows a candidate nothing new, its view takes in at once.
-//! [`Loss::Unobservable`](crate::leadership::Loss::Unobservable) is one of the reasons to resign at any time.
+//! Some delays are covered by others. A read is shown the moment that etcd answers it: it is seen late
+//! instead. Candidates do not share a view: two views may show the same at the same time. A view applies at
+//! once what shows its candidate nothing new. [`Loss::Unobservable`](crate::leadership::Loss::Unobservable)
+//! is one of the reasons to resign at any time.
 //!
-//! Left out: members of etcd that lie or lag ([`progress`](super::progress) has tests of its
-//! own); keys that are put by hand, several at one revision, or moved to another lease, and queues that
-//! are kept in part ([`queue`] has tests of those); how many seconds a margin is
-//! ([`timing`](crate::timing)); whether anybody is elected in the end (the `sometimes` properties
-//! show that it can happen, not that it must).
+//! Left out: members of etcd that lie or lag ([`staleness`](super::staleness) has its own tests); keys that
+//! are put by hand, several at one revision, or moved to another lease, and queues that are kept in part
+//! ([`queue`] tests those); the size of a margin in seconds ([`timing`](crate::timing)); the certainty of an
+//! election in the end (the `sometimes` properties show that it can happen, not that it must).
 
 mod lifeline;
 
@@ -75,81 +69,80 @@ const NOW: Timestamp = Timestamp::from_nanos(1_000);
 /// The TTL of every lease, in ticks of a right clock.
 const TTL: i8 = 3;
 
-/// By how much a fast clock of etcd's shortens a TTL.
+/// Ticks by which a fast clock of etcd's shortens a TTL.
 const DRIFT: i8 = 1;
 
-/// What is modelled.
+/// The parameters of the model.
 #[derive(Debug, Clone)]
 struct Election {
     candidates: usize,
-    /// How often they stand, all together.
+    /// Total number of attempts of all candidates.
     attempts: i64,
     third_party: ThirdParty,
-    /// Whether watches break. A view that is not sure yet reads the queue in any case.
+    /// Allows watches to break. An unsure view reads the queue in any case.
     breaks: bool,
-    /// What is taken off the TTL on our side.
+    /// Ticks taken off the TTL on our side.
     margin: i8,
     mutant: Option<Mutant>,
-    /// Whether etcd handles renewals and puts the moment they are sent. Larger
-    /// elections are gone through like this: a renewal handled late makes a lease that may end
-    /// later, which any lease may; a request handled late comes from a candidate that was
-    /// frozen, which any candidate may be. (The answers are late all the same.)
+    /// Makes etcd handle renewals and puts the moment they are sent, for larger elections: a renewal handled
+    /// late makes a lease that may end later, as any may; a request handled late comes from a candidate that
+    /// was frozen, as any may be. (The answers are late all the same.)
     prompt: bool,
-    /// Whether an attempt may be begun anew with the lease of the one before.
+    /// Allows an attempt on the lease of the one before.
     keeps: bool,
-    /// Whether processes die, and a witness releases what they held.
+    /// Allows processes to die, and a witness to release their terms.
     lifeline: bool,
-    /// Whether a candidate's state says how its last attempt ended, and what is seen of that.
+    /// Keeps in a candidate's state how its last attempt ended, with the reactions to it.
     ///
-    /// A proof does without, for the sake of fewer states.
+    /// A proof leaves it out, to have fewer states.
     remembers: bool,
 }
 
-/// Whose keys and leases a third party deletes and revokes.
+/// The keys and leases that a third party deletes and revokes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ThirdParty {
-    /// There is none.
+    /// There is no third party.
     Absent,
-    /// Those of candidates that wait: etcd's history has not yet made their key the first.
+    /// Those of waiting candidates: etcd's history has not yet made their key the first.
     ///
-    /// From the event on that made it first, its candidate is a leader that does not know it
-    /// yet. Deposing it is the same as deposing one that knows: if the sight of the one event is
-    /// on its way to the candidate, that of the other is right behind it.
+    /// From the event on that made it first, its candidate is a leader that does not know it yet. Deposing it
+    /// is the same as deposing one that knows: if the candidate has yet to receive the one event, the other
+    /// is right behind it.
     Waiting,
-    /// Anyone's.
+    /// Those of any candidate.
     Anyone,
 }
 
-/// A safeguard that is taken out, to show that the checker misses it.
+/// A safeguard that is removed, to show that the checker finds the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mutant {
-    /// The answer that the key was put is a win.
+    /// The answer to the put counts as a win.
     NoVerification,
-    /// Leadership is believed until somebody says that it is over.
+    /// Leadership is trusted until its end is reported.
     NoDeadline,
     /// Validity counts from the answer, not from the send.
     CountsFromTheAnswer,
-    /// Once the candidate right before us is gone we lead (microsoft/etcd3#176). Also taken out
-    /// is the wait for the answer to the put, which would hide it.
+    /// Leads once the candidate right before it is gone (microsoft/etcd3#176). The wait for the answer to the
+    /// put is removed too, because it would hide the fault.
     OnlyTheOneBefore,
-    /// A watch that broke is opened anew from the present on, and nothing is read.
-    KeepsTheSight,
-    /// A lease that was kept is believed without having been renewed.
+    /// A broken watch is reopened from the present on, without a read.
+    KeepsThePosition,
+    /// A kept lease is trusted without a renewal.
     TrustsTheKeptLease,
-    /// One of the witness, or of the tickets that it looks at.
+    /// A safeguard of the witness, or of the tickets that it checks.
     Lifeline(lifeline::Mutant),
 }
 
-/// Everything, at one moment.
+/// The whole state at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     etcd: Etcd,
     candidates: Vec<Candidate>,
     /// Attempts made so far.
     attempts: i64,
-    /// The largest token that was led with so far.
+    /// The largest token of any term so far.
     newest: Revision,
-    /// A term began with a smaller token, and nobody had deposed its leader.
+    /// A term began with a smaller token, although its leader had not been deposed.
     went_back: bool,
     /// A term began with a key that was never the first.
     jumped_the_queue: bool,
@@ -162,11 +155,11 @@ struct Etcd {
     leases: Vec<Lease>,
     /// In the order of creation.
     queue: Vec<Key>,
-    /// The last events, one a revision: those that some view still has to show.
+    /// The last events, one a revision: those that a view still has to show.
     history: VecDeque<Event>,
 }
 
-/// A key was made, or deleted.
+/// The creation or deletion of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Event {
     lease: LeaseId,
@@ -178,7 +171,7 @@ struct Lease {
     id: LeaseId,
     /// Ticks since the grant, or since the last renewal was handled.
     age: i8,
-    /// Its candidate wants it revoked, and will not come back to it.
+    /// Its candidate wants it revoked, and will not use it again.
     given_up: bool,
 }
 
@@ -190,12 +183,12 @@ struct Key {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Candidate {
-    /// `None` while it is not sure of anything.
+    /// `None` while it is unsure.
     view: Option<View>,
     stage: Stage,
 }
 
-/// The queue as it was at a revision. A [`Queue`], in a form that can be hashed.
+/// The queue at a revision: a [`Queue`] in a form that can be hashed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct View {
     at: Revision,
@@ -209,7 +202,7 @@ enum Stage {
     Leading(Term),
 }
 
-/// How the last attempt ended, as far as a property asks.
+/// Outcome of the last attempt, as far as a property needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Past {
     /// There was none.
@@ -219,25 +212,24 @@ enum Past {
     Resigned,
 }
 
-/// What an attempt and a term hold on to.
+/// Data that an attempt and a term hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Hold {
     lease: LeaseId,
     validity: Validity,
     renewal: Option<Renewal>,
-    /// The view shows something new of our key.
+    /// The view shows a change of our key.
     unseen: bool,
-    /// The lease outlived its key. It serves nobody but this candidate, which the model lets
-    /// renew it for ever, as a worst case.
+    /// The lease outlived its key. Only this candidate can use it; the model lets it renew it for ever, as a
+    /// worst case.
     kept: bool,
-    /// etcd's history made the key the first. Known to the properties only.
+    /// etcd's history made the key the first. Only the properties see it.
     came_first: bool,
-    /// A third party took the key away from who had been found first. Known to the
-    /// properties only.
+    /// A third party deleted the key of the candidate that was found first. Only the properties see it.
     deposed: bool,
 }
 
-/// A renewal under way.
+/// A renewal in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Renewal {
     /// Ticks since it was sent.
@@ -261,40 +253,40 @@ struct Term {
     token: Revision,
 }
 
-/// One thing that happens. The number says to which candidate.
+/// One event; the number is the candidate's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
-    /// Time goes on.
+    /// Time passes.
     Tick,
-    /// Stands, with a lease that was granted at once: see [`Election::stand`].
+    /// Starts an attempt, with a lease granted at once: see [`Election::start`].
     Stand(usize),
-    /// Begins a new attempt with the lease and the key that it has: etcd has renewed the lease.
+    /// Begins a new attempt with the present lease and key: etcd has renewed the lease.
     StandAgain(usize),
     EtcdPutsKey(usize),
     PutAnswered(usize),
-    /// The queue is read: shown at once, and seen at any later time.
+    /// The queue is read: shown at once, seen at any later time.
     ViewReads(usize),
     /// The view shows the next revision.
     ViewGoesOn(usize),
-    /// It is noticed that the watch broke.
+    /// The break of the watch is noticed.
     ViewBreaks(usize),
-    /// The candidate sees what its view shows.
+    /// The candidate sees its view's position.
     See(usize),
     SendRenewal(usize),
     EtcdRenews(usize),
     HearOfRenewal(usize),
-    /// Gives the attempt up, or resigns.
+    /// Abandons the attempt, or resigns.
     Leave(usize),
     /// The lease expired, or was given up and is revoked.
     EtcdEndsLease(LeaseId),
     OtherDeletesKey(LeaseId),
     OtherRevokes(LeaseId),
-    /// One of a process, or of the witness.
+    /// An event of a process, or of the witness.
     Lifeline(lifeline::Action),
 }
 
 impl Election {
-    /// Two attempts of two candidates, as they should be.
+    /// Two attempts of two candidates, with all safeguards.
     fn sound() -> Self {
         Self {
             candidates: 2,
@@ -310,17 +302,17 @@ impl Election {
         }
     }
 
-    /// The same without one of its safeguards, and with fewer delays: the fault shows anyway.
+    /// The same election without one safeguard, and with fewer delays: the fault shows anyway.
     fn without(safeguard: Mutant) -> Self {
         Self { mutant: Some(safeguard), prompt: true, ..Self::sound() }
     }
 
-    /// For how many ticks after a send its acknowledgement may be believed.
+    /// Returns the ticks after a send for which its acknowledgement may be trusted.
     fn belief(&self) -> i8 {
         TTL - self.margin
     }
 
-    /// [`Ttl::believed_until`](crate::timing::Ttl::believed_until), in ticks.
+    /// Computes [`Ttl::believed_until`](crate::timing::Ttl::believed_until) in ticks.
     fn believed_until(&self, age: i8) -> Timestamp {
         let left = match self.mutant {
             Some(Mutant::NoDeadline) => i8::MAX,
@@ -356,18 +348,18 @@ impl Election {
         hold.renewal = hold.renewal.filter(|renewal| holds && !self.outdated(renewal.age));
     }
 
-    /// Whether an acknowledgement of what was sent so long ago proves nothing any more, so
-    /// that it need not be followed further.
+    /// Returns whether an acknowledgement of a send this old proves nothing any more, so that it need not be
+    /// followed further.
     fn outdated(&self, age: i8) -> bool {
         age >= self.belief()
     }
 
-    /// What may happen to one candidate, or by it.
+    /// Adds the possible events of one candidate.
     fn steps(&self, world: &World, who: usize, actions: &mut Vec<Action>) {
         let candidate = &world.candidates[who];
         match &candidate.stage {
             Stage::Idle(_) => {
-                // All are alike: call the one that stands first the first one.
+                // Candidates are interchangeable: the first to start is number one.
                 let in_turn = who == 0 || world.candidates[who - 1].stage != Stage::Idle(Past::None);
                 if in_turn && world.attempts < self.attempts {
                     actions.push(Action::Stand(who));
@@ -402,7 +394,7 @@ impl Election {
         }
     }
 
-    /// A renewal that is lost, or comes too late, is as good as one that is not sent.
+    /// A renewal that is lost or too late equals one that is not sent.
     fn steps_of_renewal(&self, world: &World, who: usize, hold: &Hold, actions: &mut Vec<Action>) {
         if hold.kept || !hold.validity.clone().holds_at(NOW) {
             return;
@@ -419,7 +411,7 @@ impl Election {
         }
     }
 
-    /// What a third party may do.
+    /// Adds the possible actions of the third party.
     fn meddling(&self, world: &World, actions: &mut Vec<Action>) {
         for candidate in &world.candidates {
             let Some(hold) = candidate.hold() else { continue };
@@ -431,7 +423,7 @@ impl Election {
             if !exposed {
                 continue;
             }
-            // Before there is a key there is nothing to be won.
+            // Without a key nothing can be won.
             if world.etcd.key(hold.lease).is_some() {
                 actions.extend([Action::OtherDeletesKey(hold.lease), Action::OtherRevokes(hold.lease)]);
             }
@@ -452,8 +444,8 @@ impl Election {
                 world.etcd.end(lease);
             }
             Action::Lifeline(action) => self.lifeline(world, action),
-            Action::Stand(who) => self.stand(world, who),
-            Action::StandAgain(who) => self.stand_again(world, who),
+            Action::Stand(who) => self.start(world, who),
+            Action::StandAgain(who) => self.restart(world, who),
             Action::SendRenewal(who) => {
                 let hold = candidates[who].holding();
                 hold.renewal = Some(Renewal { age: 0, answered: self.prompt });
@@ -474,7 +466,7 @@ impl Election {
             }
             Action::ViewGoesOn(who) => self.view_goes_on(world, who),
             Action::ViewBreaks(who) => match &mut candidates[who].view {
-                Some(view) if self.mutant == Some(Mutant::KeepsTheSight) => view.at = etcd.revision,
+                Some(view) if self.mutant == Some(Mutant::KeepsThePosition) => view.at = etcd.revision,
                 _ => candidates[who].show(None),
             },
             Action::See(who) if candidates[who].leads() => self.leader_sees(world, who),
@@ -486,17 +478,16 @@ impl Election {
         }
     }
 
-    /// An attempt starts: `Attempt::start`.
+    /// Starts an attempt: `Attempt::start`.
     ///
-    /// A grant may be late as a renewal may, and renewals are modelled. Handled late, it makes
-    /// a lease that may end later, which any lease may; heard of late, it is heard of by a
-    /// candidate that was frozen, which any candidate may be.
-    fn stand(&self, world: &mut World, who: usize) {
+    /// A grant may be late as a renewal may, and renewals are modelled. Handled late, it makes a lease that
+    /// may end later, as any may; received late, it comes to a candidate that was frozen, as any may be.
+    fn start(&self, world: &mut World, who: usize) {
         world.attempts += 1;
         let lease = LeaseId(world.attempts);
         world.etcd.leases.push(Lease { id: lease, age: 0, given_up: false });
         let validity = Validity::new(self.believed_until(0));
-        // A look starts with a sight (`View::look_at`); and a campaign is not sure when it starts.
+        // A watch of a key starts with a position (`QueueView::watch_key`), and a win rule starts unsure.
         let unseen = world.candidates[who].view.is_some();
         let hold =
             Hold { lease, validity, renewal: None, unseen, kept: false, came_first: false, deposed: false };
@@ -508,10 +499,10 @@ impl Election {
         });
     }
 
-    /// An attempt starts with the lease of the one before: `Attempt::start`, with a `kept` lease.
+    /// Starts an attempt with the lease of the one before: `Attempt::start`, with a `kept` lease.
     ///
-    /// The renewal is handled and heard of at once, for the reasons why a grant is.
-    fn stand_again(&self, world: &mut World, who: usize) {
+    /// The renewal is handled and received at once, for the same reasons as a grant.
+    fn restart(&self, world: &mut World, who: usize) {
         let until = self.believed_until(0);
         let candidate = &mut world.candidates[who];
         let unseen = candidate.view.is_some();
@@ -527,7 +518,7 @@ impl Election {
         attempt.hold.unseen = unseen;
     }
 
-    /// An answer to a renewal: `Keeper::renew_over_a_stream`.
+    /// An answer to a renewal: `KeepAlive::renew_over_a_stream`.
     fn renewed(&self, world: &mut World, who: usize) {
         let hold = world.candidates[who].holding();
         let renewal = hold.renewal.take().expect("a renewal is under way");
@@ -537,7 +528,7 @@ impl Election {
         }
     }
 
-    /// The next message of the watch: `View::happened`.
+    /// The next message of the watch: `QueueView::happened`.
     fn view_goes_on(&self, world: &mut World, who: usize) {
         let World { etcd, candidates, .. } = world;
         let candidate = &mut candidates[who];
@@ -548,26 +539,26 @@ impl Election {
         candidate.show(Some(next));
         let one_less = !event.put && before_us == Some(event.lease);
         if one_less && self.mutant == Some(Mutant::OnlyTheOneBefore) {
-            let created = candidate.created().expect("who is behind somebody has a key");
+            let created = candidate.created().expect("a candidate behind another has a key");
             self.win(world, who, created);
         }
     }
 
-    /// What a leader sees: `Running::shown`.
+    /// A leader sees its position: `ActiveTerm::shown`.
     fn leader_sees(&self, world: &mut World, who: usize) {
         let Stage::Leading(term) = &mut world.candidates[who].stage else { unreachable!() };
         term.hold.unseen = false;
         let token = term.token;
-        match world.candidates[who].sight() {
+        match world.candidates[who].position() {
             QueuePosition::Unsure { .. } => {}
             QueuePosition::At { place: QueuePlace::First(key), .. } if key.created == token => {}
             QueuePosition::At { .. } => self.leave(world, who),
         }
     }
 
-    /// What an attempt sees: `Attempt::contend`.
+    /// An attempt sees its position: `Attempt::contend`.
     fn campaign_sees(&self, world: &mut World, who: usize, action: Action) {
-        let sight = world.candidates[who].sight();
+        let position = world.candidates[who].position();
         let Stage::Standing(attempt) = &mut world.candidates[who].stage else { unreachable!() };
         let next = match (action, attempt.created) {
             (Action::PutAnswered(_), Some(created)) => {
@@ -579,7 +570,7 @@ impl Election {
             }
             _ => {
                 attempt.hold.unseen = false;
-                attempt.campaign.see(WinInput::Sight(sight))
+                attempt.campaign.see(WinInput::Position(position))
             }
         };
         match next {
@@ -595,12 +586,11 @@ impl Election {
         }
     }
 
-    /// What makes no difference to anything that can still happen is left out of the state, for
-    /// the sake of fewer states.
+    /// Leaves out of the state what makes no difference to any later event, to have fewer states.
     fn simplify(&self, world: &mut World) {
         for who in 0..world.candidates.len() {
-            // Who can't lead any more may leave, and nothing else that it may do matters.
-            // But one that has not led may stand again with the same key, for which only its lease counts.
+            // A candidate that can't lead any more may leave, and nothing else that it does matters. But one
+            // that has not led may campaign again with the same key, for which only its lease counts.
             let over = |hold: &Hold| !self.remembers && !hold.validity.clone().holds_at(NOW);
             if world.candidates[who].hold().is_some_and(over) {
                 let World { etcd, candidates, .. } = world;
@@ -642,13 +632,13 @@ impl Election {
         world.candidates[who].stage = Stage::Leading(Term { hold, token });
     }
 
-    /// An attempt is given up, or a term is over: belief ends first.
+    /// An attempt is abandoned, or a term is over: the validity ends first.
     fn leave(&self, world: &mut World, who: usize) {
         let resigns = world.candidates[who].believes();
         self.give_up(world, who, if resigns { Past::Resigned } else { Past::Other });
     }
 
-    /// Back to the start, and the lease to be revoked, if that ever gets through.
+    /// Back to the start; the lease is to be revoked, if that ever succeeds.
     fn give_up(&self, world: &mut World, who: usize, past: Past) {
         let candidate = &mut world.candidates[who];
         world.etcd.give_up(candidate.holding().lease);
@@ -675,7 +665,7 @@ impl World {
         }
     }
 
-    /// A third party takes the key away. It matters to who came first.
+    /// A third party deletes the key. It matters to a candidate that came first.
     fn depose(&mut self, lease: LeaseId) {
         let first = self.etcd.is_first(lease);
         let holds = self.candidates.iter_mut().filter_map(Candidate::hold_mut);
@@ -684,7 +674,7 @@ impl World {
         }
     }
 
-    /// The key is gone, and the lease goes on.
+    /// The key is gone, and the lease lives on.
     fn keep_without_key(&mut self, lease: LeaseId) {
         self.etcd.end(lease);
         let holds = self.candidates.iter_mut().filter_map(Candidate::hold_mut);
@@ -696,15 +686,15 @@ impl World {
         }
     }
 
-    /// Who believes now to lead, in the order of their tokens.
+    /// Returns the candidates that trust now that they lead, in the order of their tokens.
     fn believers(&self) -> Vec<&Candidate> {
         let mut leaders: Vec<_> = self.candidates.iter().filter(|one| one.believes()).collect();
         leaders.sort_by_key(|one| one.created());
         leaders
     }
 
-    /// Whether a candidate will hear that its key is gone.
-    fn news_of_the_end_comes_to(&self, one: &Candidate) -> bool {
+    /// Returns whether a candidate will learn that its key is gone.
+    fn learns_its_end(&self, one: &Candidate) -> bool {
         let (Some(hold), Some(view)) = (one.hold(), &one.view) else { return true };
         let mut coming = self.etcd.history.iter().rev().zip(0..self.etcd.revision.0 - view.at.0);
         let event = Event { lease: hold.lease, put: false };
@@ -728,7 +718,7 @@ impl Candidate {
     }
 
     fn holding(&mut self) -> &mut Hold {
-        self.hold_mut().expect("this happens only to who holds a lease")
+        self.hold_mut().expect("only a candidate that holds a lease gets here")
     }
 
     /// Its key's `create_revision`, once etcd has made it.
@@ -740,19 +730,19 @@ impl Candidate {
         }
     }
 
-    /// What the view shows of its key.
-    fn sight(&self) -> QueuePosition {
-        let lease = self.hold().expect("only who holds a lease looks").lease;
-        self.view.as_ref().map_or(QueuePosition::Unsure { since: NOW }, |view| view.sight(lease))
+    /// The position of its key that the view shows.
+    fn position(&self) -> QueuePosition {
+        let lease = self.hold().expect("only a candidate that holds a lease has a position").lease;
+        self.view.as_ref().map_or(QueuePosition::Unsure { since: NOW }, |view| view.position(lease))
     }
 
-    /// Events that show the candidate nothing new are taken in at once.
+    /// Events that show the candidate nothing new are applied at once.
     fn pass_over(&mut self, etcd: &Etcd, mutant: Option<Mutant>) {
         let own = self.hold().map(|hold| hold.lease);
         while let Some(view) = self.view.as_ref().filter(|view| view.at < etcd.revision) {
             let (at, event) = etcd.after(view.at);
             let next = view.carried_on(at, event);
-            let shows = own.is_some_and(|own| place(next.sight(own)) != place(view.sight(own)));
+            let shows = own.is_some_and(|own| place(next.position(own)) != place(view.position(own)));
             let counts = mutant == Some(Mutant::OnlyTheOneBefore) && !event.put;
             if shows || counts {
                 return;
@@ -761,15 +751,15 @@ impl Candidate {
         }
     }
 
-    /// The view shows something; whoever looks is told only if it is new.
+    /// The view shows something; a watcher is notified only if it is new.
     fn show(&mut self, view: Option<View>) {
-        let before = place(self.sight());
+        let before = place(self.position());
         self.view = view;
-        let after = place(self.sight());
+        let after = place(self.position());
         let leads = self.leads();
         let hold = self.holding();
         hold.unseen |= before != after;
-        // Anything else is nothing to a leader.
+        // Any other change is nothing to a leader.
         hold.unseen &= !leads || after == Some(QueuePlace::Absent);
     }
 
@@ -783,7 +773,7 @@ impl Candidate {
 }
 
 impl Attempt {
-    /// Nothing that was seen counts any more.
+    /// Nothing seen before counts any more.
     fn begin_anew(&mut self) {
         self.campaign = WinRule::new(self.hold.lease);
         self.answered = false;
@@ -834,7 +824,7 @@ impl Etcd {
         lease.expect("only a lease that is there is renewed").age = 0;
     }
 
-    /// A lease without a key is as good as gone: nobody will come back to it.
+    /// A lease without a key is as good as gone: no candidate will use it again.
     fn give_up(&mut self, id: LeaseId) {
         let has_key = self.key(id).is_some();
         self.leases.retain(|lease| lease.id != id || has_key);
@@ -861,7 +851,7 @@ impl View {
         Queue::read(self.at, self.keys.iter().map(|key| (name(key.lease), entry(key.created, None))))
     }
 
-    fn sight(&self, lease: LeaseId) -> QueuePosition {
+    fn position(&self, lease: LeaseId) -> QueuePosition {
         QueuePosition::At { revision: self.at, place: self.queue().place(&name(lease)) }
     }
 
@@ -874,7 +864,7 @@ impl View {
         Some(self.keys[own.checked_sub(1)?].lease)
     }
 
-    /// One revision further on.
+    /// The view at the next revision.
     fn carried_on(&self, revision: Revision, event: Event) -> Self {
         let mut queue = self.queue();
         let now = event.put.then(|| entry(revision, Some(event.lease)));
@@ -888,8 +878,8 @@ impl View {
     }
 }
 
-fn place(sight: QueuePosition) -> Option<QueuePlace> {
-    match sight {
+fn place(position: QueuePosition) -> Option<QueuePlace> {
+    match position {
         QueuePosition::At { place, .. } => Some(place),
         QueuePosition::Unsure { .. } => None,
     }
@@ -906,8 +896,8 @@ fn name(lease: LeaseId) -> Vec<u8> {
 fn steps_of_attempt(world: &World, who: usize, attempt: &Attempt, actions: &mut Vec<Action>) {
     match attempt.created {
         None if world.etcd.lease(attempt.hold.lease).is_some() => actions.push(Action::EtcdPutsKey(who)),
-        // One that comes before it is the first is as good as one that comes then: until then the candidate
-        // waits, answered or not. Once true this stays true: no key is ever made with a smaller revision.
+        // A position from before it was first equals one from when it was: until then the candidate waits,
+        // answered or not. Once true this stays true: no key is ever made with a smaller revision.
         Some(created) if !attempt.answered && !world.etcd.any_before(created) => {
             actions.push(Action::PutAnswered(who));
         }
@@ -920,7 +910,7 @@ fn ticks(count: i8) -> Duration {
     Duration::from_nanos(count.unsigned_abs().into())
 }
 
-/// The same validity, seen from a present that is one tick further on.
+/// The same validity, seen from a present one tick later.
 fn one_tick_later(validity: &Validity) -> Validity {
     let mut later = Validity::new(validity.until() - ticks(1));
     if !validity.clone().holds_at(NOW) || !later.holds_at(NOW) {
@@ -972,7 +962,7 @@ impl Model for Election {
         }
         if self.third_party == ThirdParty::Anyone {
             let overlap = |_: &Self, world: &World| world.believers().len() == 2;
-            properties.push(Property::sometimes("a deposed leader has not heard of it yet", overlap));
+            properties.push(Property::sometimes("a deposed leader does not know it yet", overlap));
             let blind = |_: &Self, world: &World| {
                 let deposed = |one: &Candidate| one.hold().is_some_and(|hold| hold.deposed);
                 world.believers().into_iter().any(|one| deposed(one) && one.view.is_none())
@@ -992,19 +982,18 @@ const ONE_LEADER: &str = "one leader at a time";
 
 /// Where a third party deposes leaders, two leaderships are valid at one instant only if
 ///
-/// * the older one was deposed by that third party (its key was deleted, at once or with its
-///   lease), and
-/// * news of that is on its way to it: the deletion's event, or the read that follows on the
-///   break of its watch, or the sight of either, and
-/// * it is before its deadline (else it would not be valid), and
+/// * the older one was deposed by that third party (its key was deleted, at once or with its lease), and
+/// * the report is on its way to it: the deletion's event, or the read that follows on the break of its
+///   watch, or the position from either, and
+/// * its deadline has not passed (else it would not be valid), and
 /// * the newer one has the larger token.
 ///
-/// That holds from the event on that made a key the first, whether or not its candidate has
-/// claimed: between that event and the claim, a deposed candidate may still claim, on a sight
-/// from before its deposition, and with a smaller token than the present leader's.
+/// That holds from the event on that made a key the first, whether or not its candidate has claimed: between
+/// that event and the claim, a deposed candidate may still claim, on a position from before its deposition,
+/// and with a smaller token than the present leader's.
 ///
-/// No lock service can do better: the deletion happens elsewhere, and light takes its time.
-/// This is what tokens are for.
+/// No lock service can do better: the deletion happens elsewhere, and its report takes time. Tokens are for
+/// this case.
 const DEPOSED_ONLY: &str = "an older leadership is valid only until news of its deposition arrives";
 
 fn overlaps_are_of_deposed_leaders(world: &World) -> bool {
@@ -1013,18 +1002,18 @@ fn overlaps_are_of_deposed_leaders(world: &World) -> bool {
     older.iter().all(|one| {
         let deposed = one.hold().is_some_and(|hold| hold.deposed);
         let gone = one.created().is_some_and(|token| !world.etcd.has(token));
-        deposed && gone && world.news_of_the_end_comes_to(one)
+        deposed && gone && world.learns_its_end(one)
     })
 }
 
 /// The key that wins was once the first in etcd's queue. (It may be gone since.)
-const FIRST_ONCE: &str = "nobody leads who never came first";
+const FIRST_ONCE: &str = "every leader's key was once first";
 
-/// A term's token is larger than those of all terms that began before it, unless its leader was
-/// deposed before it knew that it led.
+/// A term's token is larger than those of all terms that began before it, unless its leader was deposed
+/// before it knew that it led.
 const TOKENS_GROW: &str = "tokens grow with every term";
 
-/// The model would prove anything if nothing happened in it.
+/// Guards against a model in which nothing happens, which would prove anything.
 fn not_vacuous() -> [Property<Election>; 5] {
     [
         Property::sometimes("a leader is elected", |_, world: &World| world.believers().len() == 1),
@@ -1039,14 +1028,17 @@ fn not_vacuous() -> [Property<Election>; 5] {
         Property::sometimes("a phantom win is refused", |_, world: &World| {
             world.candidates.iter().any(|one| one.stage == Stage::Idle(Past::RefusedPhantom))
         }),
-        Property::sometimes("a term ends at its deadline, and nobody told its leader", |_, world: &World| {
-            // Anything told would have ended the stage as well.
-            world.candidates.iter().any(|one| one.leads() && !one.believes())
-        }),
+        Property::sometimes(
+            "a term ends at its deadline, and its leader had no report",
+            |_, world: &World| {
+                // A reported end would have ended the stage as well.
+                world.candidates.iter().any(|one| one.leads() && !one.believes())
+            },
+        ),
     ]
 }
 
-/// Walks through every state, and says how many there are.
+/// Walks through every state, and prints their number.
 fn prove(election: Election) {
     let start = Instant::now();
     let checker = election.checker().threads(1).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
@@ -1054,7 +1046,7 @@ fn prove(election: Election) {
     checker.assert_properties();
 }
 
-/// Finds a way to two leaders (or to what leads there), against a property, and prints it.
+/// Finds a path to two leaders, or to another violation of a property, and prints it.
 fn refute(election: Election, property: &'static str) {
     let start = Instant::now();
     let wanted = HasDiscoveries::AnyOf([property].into());
@@ -1137,13 +1129,13 @@ fn contract_2_two_leaders_if_belief_outlasts_the_ttl() {
 }
 
 #[test]
-fn contract_1_a_dead_key_wins_if_a_sight_is_kept_when_the_watch_breaks() {
-    refute(Election { breaks: true, ..Election::without(Mutant::KeepsTheSight) }, FIRST_ONCE);
+fn contract_1_a_dead_key_wins_if_a_position_is_kept_when_the_watch_breaks() {
+    refute(Election { breaks: true, ..Election::without(Mutant::KeepsThePosition) }, FIRST_ONCE);
 }
 
 #[test]
-fn contract_4_two_leaders_without_end_if_a_sight_is_kept_when_the_watch_breaks() {
+fn contract_4_two_leaders_without_end_if_a_position_is_kept_when_the_watch_breaks() {
     let third_party = ThirdParty::Anyone;
-    let careless = Election { third_party, breaks: true, ..Election::without(Mutant::KeepsTheSight) };
+    let careless = Election { third_party, breaks: true, ..Election::without(Mutant::KeepsThePosition) };
     refute(careless, DEPOSED_ONLY);
 }

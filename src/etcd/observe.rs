@@ -1,9 +1,8 @@
-//! Watching an election in etcd: read the queue once, then follow its events.
+//! The election in etcd as observers see it: read the queue once, then follow its events.
 //!
-//! etcd's own `Observe` has no word for "nobody leads", skips short terms, and ends quietly
-//! on compaction. So this reads the queue linearizably and watches its prefix from the next
-//! revision on. Whatever breaks, it reads again, until it works. No event also comes when
-//! the connection is dead, so an observer asks for progress.
+//! etcd's own `Observe` cannot report a vacancy, skips short terms, and ends quietly on compaction. So this
+//! reads the queue linearizably and watches its prefix from the next revision on. After any failure it reads
+//! again, until it works. A dead connection delivers no events either, so an observer requests progress.
 
 use std::{
     convert::Infallible,
@@ -33,34 +32,34 @@ use crate::{
     timing::Backoff,
 };
 
-/// How often an observer asks whether it is still connected.
+/// Time between two checks of the connection.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// Sends every state of the election until nobody listens, or etcd refuses us.
+/// Sends every state of the election until the receiver is closed, or etcd refuses us.
 pub(crate) async fn observe(
     shared: Arc<EtcdShared>,
     election: ElectionName,
-    told: mpsc::Sender<Observation>,
+    sender: mpsc::Sender<Observation>,
 ) {
     let mut following =
-        Following { shared: Arc::clone(&shared), election, told, last: None, last_contact: None };
+        Following { shared: Arc::clone(&shared), election, sender, last: None, last_contact: None };
     let mut backoff = Backoff::new();
     loop {
-        let trouble = match following.follow(&mut backoff).await {
-            Err(trouble) => trouble,
+        let error = match following.follow(&mut backoff).await {
+            Err(error) => error,
             Ok(never) => match never {},
         };
-        if following.told.is_closed() {
+        if following.sender.is_closed() {
             return;
         }
-        tracing::debug!(%trouble, "lost sight of the election, looking again");
-        let refused = trouble.remedy == Remedy::Human;
-        let unreachable = trouble.remedy == Remedy::Unreachable;
-        following.lost_sight(trouble).await;
+        tracing::debug!(%error, "lost the watch of the election, reading it again");
+        let refused = error.remedy == Remedy::Human;
+        let unreachable = error.remedy == Remedy::Unreachable;
+        following.lost_view(error).await;
         if refused {
             return;
         }
-        if shared.links.pause(backoff.pause(), unreachable).await == Paused::Reachable {
+        if shared.connections.pause(backoff.pause(), unreachable).await == Paused::Reachable {
             backoff.reset();
         }
     }
@@ -69,53 +68,53 @@ pub(crate) async fn observe(
 struct Following {
     shared: Arc<EtcdShared>,
     election: ElectionName,
-    told: mpsc::Sender<Observation>,
-    /// What was told last.
+    sender: mpsc::Sender<Observation>,
+    /// The last state sent.
     last: Option<State>,
     last_contact: Option<(Instant, SystemTime)>,
 }
 
 impl Following {
-    /// Reads, watches and tells, until something breaks.
+    /// Reads, watches and reports, until something fails.
     async fn follow(&mut self, backoff: &mut Backoff) -> Result<Infallible, EtcdError> {
         let shared = Arc::clone(&self.shared);
-        let link = shared.links.link().await?;
-        let mut view = read(&shared, &link, &self.election).await?;
+        let connection = shared.connections.connection().await?;
+        let mut view = read(&shared, &connection, &self.election).await?;
         self.in_contact();
         self.tell(&view).await;
 
         let known = shared.known();
-        let mut client = link.watcher();
-        // From what was read, and not from the revision after it: etcd answers no request for
-        // progress while a watch is still to start. What comes twice is left out.
+        let mut client = connection.watcher();
+        // From the revision that was read, and not the one after it: etcd answers no progress request while a
+        // watch is still to start. Events that come twice are ignored.
         let options =
             WatchOptions::new().with_prefix().with_fragment().with_start_revision(view.queue.at().0);
         let opening = client.watch(keys::prefix(&self.election), Some(options));
-        let mut stream = shared.links.call(&link, PATIENCE, opening).await?;
+        let mut stream = shared.connections.call(&connection, PATIENCE, opening).await?;
         backoff.reset();
         let mut ask_at = Instant::now() + ASK_EVERY;
         let mut asked = false;
         loop {
             let message = tokio::select! {
                 biased;
-                () = self.told.closed() => return Err(EtcdError::elsewhere("nobody listens")),
-                () = shared.links.abandoned(&link) => return Err(EtcdError::elsewhere("the link was abandoned")),
-                message = stream.message() => message.map_err(|error| blamed(&shared, &link, error.into()))?,
+                () = self.sender.closed() => return Err(EtcdError::elsewhere("the observer is gone")),
+                () = shared.connections.abandoned(&connection) => return Err(EtcdError::elsewhere("the connection was abandoned")),
+                message = stream.message() => message.map_err(|error| blamed(&shared, &connection, error.into()))?,
                 () = sleep_until(ask_at) => {
                     if asked {
-                        return Err(blamed(&shared, &link, EtcdError::unanswered(PATIENCE)));
+                        return Err(blamed(&shared, &connection, EtcdError::unanswered(PATIENCE)));
                     }
-                    stream.request_progress().await.map_err(|error| blamed(&shared, &link, error.into()))?;
+                    stream.request_progress().await.map_err(|error| blamed(&shared, &connection, error.into()))?;
                     (asked, ask_at) = (true, Instant::now() + PATIENCE);
                     continue;
                 }
             };
             let message = message
-                .ok_or_else(|| blamed(&shared, &link, EtcdError::elsewhere("etcd closed the watch")))?;
+                .ok_or_else(|| blamed(&shared, &connection, EtcdError::elsewhere("etcd closed the watch")))?;
             if message.canceled() {
-                return Err(shared.links.watch_cancelled(&link, &message).await);
+                return Err(shared.connections.watch_cancelled(&connection, &message).await);
             }
-            shared.accept(&link, message.header(), ReadKind::Local, known)?;
+            shared.accept(&connection, message.header(), ReadKind::Local, known)?;
             self.in_contact();
             (asked, ask_at) = (false, Instant::now() + ASK_EVERY);
             // A watch that catches up gets many revisions at once: each is a state of its own.
@@ -127,8 +126,8 @@ impl Following {
                 if !news {
                     continue;
                 }
-                // One that waited when we came leads now, or more of the queue is to be read.
-                view.settle(&shared, &link).await?;
+                // A candidate that waited at the start leads now, or more of the queue has to be read.
+                view.settle(&shared, &connection).await?;
                 self.tell(&view).await;
             }
         }
@@ -147,7 +146,7 @@ impl Following {
         self.tell_if_new(Observation { at, state }).await;
     }
 
-    /// Since when we have seen this term, if we saw it begin.
+    /// Returns the start of this term, if we saw it begin.
     fn seen_since(&self, token: FencingToken, now: SystemTime) -> Option<SystemTime> {
         match &self.last {
             Some(State::Leader(before)) if before.token == token => before.since,
@@ -156,25 +155,25 @@ impl Following {
         }
     }
 
-    async fn lost_sight(&mut self, trouble: EtcdError) {
-        // A break that is mended at once is no news.
+    async fn lost_view(&mut self, error: EtcdError) {
+        // A short break is not reported.
         let gone_for = self.last_contact.map(|(at, _)| at.elapsed());
-        let mended_soon = gone_for.is_some_and(|gone| gone < PATIENCE) && trouble.remedy != Remedy::Human;
+        let mended_soon = gone_for.is_some_and(|gone| gone < PATIENCE) && error.remedy != Remedy::Human;
         if self.last.is_some() && mended_soon {
             return;
         }
-        // Nothing new, unless it is the reason why this ends.
-        if matches!(self.last, Some(State::Unknown { .. })) && trouble.remedy != Remedy::Human {
+        // Already reported, unless it is the reason for the end.
+        if matches!(self.last, Some(State::Unknown { .. })) && error.remedy != Remedy::Human {
             return;
         }
         let last_known = self.last_contact.map(|(_, at)| at);
-        let state = State::Unknown { last_known, problem: trouble.message };
+        let state = State::Unknown { last_known, problem: error.message };
         self.tell_if_new(Observation { at: SystemTime::now(), state }).await;
     }
 
     async fn tell_if_new(&mut self, observation: Observation) {
         let known = match (&self.last, &observation.state) {
-            // When an announcement arrives, `since` gets better by milliseconds: no news.
+            // An announcement only makes `since` more exact, by milliseconds: no change.
             (Some(State::Leader(before)), State::Leader(now)) => {
                 before.token == now.token && before.name == now.name
             }
@@ -182,19 +181,19 @@ impl Following {
         };
         if !known {
             self.last = Some(observation.state.clone());
-            let _ = self.told.send(observation).await;
+            let _ = self.sender.send(observation).await;
         }
     }
 }
 
-/// The revision that an event is from.
+/// Returns the revision of an event.
 fn revision(event: &Event) -> Option<i64> {
     event.kv().map(KeyValue::mod_revision)
 }
 
-fn blamed(shared: &EtcdShared, link: &EndpointConnection, trouble: EtcdError) -> EtcdError {
-    shared.links.blame(link, &trouble);
-    trouble
+fn blamed(shared: &EtcdShared, connection: &EndpointConnection, error: EtcdError) -> EtcdError {
+    shared.connections.blame(connection, &error);
+    error
 }
 
 /// The queue as far as its events were seen.
@@ -217,7 +216,7 @@ impl ObservedQueue {
         State::Leader(Leader { name: name_of(key, entry), token, since })
     }
 
-    /// Takes an event in; `false` if it was known already.
+    /// Applies an event; `false` if it was known already.
     fn happened(&mut self, event: &Event) -> bool {
         let Some(kv) = event.kv() else { return false };
         let put = event.event_type() == EventType::Put;
@@ -225,14 +224,18 @@ impl ObservedQueue {
         self.queue.happened(Revision(kv.mod_revision()), kv.key(), now)
     }
 
-    /// Asks for what is missing to tell who leads, and by what name.
-    async fn settle(&mut self, shared: &EtcdShared, link: &EndpointConnection) -> Result<(), EtcdError> {
+    /// Reads what is missing to know the leader and its name.
+    async fn settle(
+        &mut self,
+        shared: &EtcdShared,
+        connection: &EndpointConnection,
+    ) -> Result<(), EtcdError> {
         while let Some(want) = self.queue.want() {
             match want {
-                Want::Reading => self.queue = queue::read(shared, link, &self.election).await?,
+                Want::Reading => self.queue = queue::read(shared, connection, &self.election).await?,
                 Want::Entry(key, at) => {
-                    if !self.fill(shared, link, &key, at).await? {
-                        return Err(EtcdError::elsewhere("etcd lost a key that was there at that revision"));
+                    if !self.fill(shared, connection, &key, at).await? {
+                        return Err(EtcdError::elsewhere("etcd lost a key that existed at that revision"));
                     }
                 }
             }
@@ -243,45 +246,46 @@ impl ObservedQueue {
     async fn fill(
         &mut self,
         shared: &EtcdShared,
-        link: &EndpointConnection,
+        connection: &EndpointConnection,
         key: &[u8],
         at: Revision,
     ) -> Result<bool, EtcdError> {
-        let said = queue::value_at(shared, link, key, at).await?;
+        let said = queue::value_at(shared, connection, key, at).await?;
         Ok(self.queue.learned(&self.election, key, said.as_ref()))
     }
 }
 
-/// Its value, or its key where the value is not known.
+/// Returns its value, or its key if the value is not known.
 fn name_of(key: &[u8], entry: &QueueEntry) -> String {
     entry.name.clone().unwrap_or_else(|| displayed(key))
 }
 
-/// Reads the queue, and the announcement after that.
+/// Reads the queue, then the announcement.
 async fn read(
     shared: &EtcdShared,
-    link: &EndpointConnection,
+    connection: &EndpointConnection,
     election: &ElectionName,
 ) -> Result<ObservedQueue, EtcdError> {
-    let queue = queue::read(shared, link, election).await?;
+    let queue = queue::read(shared, connection, election).await?;
     let mut view = ObservedQueue { election: election.clone(), queue, announced: None };
-    view.settle(shared, link).await?;
-    // Nice to have, and a key that this user need not be permitted to read.
-    let mut client = link.kv();
-    let announced = shared.links.call(link, PATIENCE, client.get(election.as_str(), None)).await.ok();
+    view.settle(shared, connection).await?;
+    // Optional, and this user may lack the permission to read that key.
+    let mut client = connection.kv();
+    let announced =
+        shared.connections.call(connection, PATIENCE, client.get(election.as_str(), None)).await.ok();
     let announced = announced.as_ref().and_then(|answer| answer.kvs().first());
     view.announced = announced.and_then(|kv| Announcement::from_json(kv.value()));
     Ok(view)
 }
 
-/// One look at the election: the leader, and the queue with its names.
+/// Reads the election once: the leader, and the queue with its names.
 pub(crate) async fn snapshot(shared: Arc<EtcdShared>, election: ElectionName) -> Result<Snapshot, EtcdError> {
-    let link = shared.links.link().await?;
-    let mut view = read(&shared, &link, &election).await?;
+    let connection = shared.connections.connection().await?;
+    let mut view = read(&shared, &connection, &election).await?;
     let at = view.queue.at();
     let unnamed = view.queue.iter().filter(|(_, entry)| entry.name.is_none());
     for key in unnamed.map(|(key, _)| key.to_vec()).collect::<Vec<_>>() {
-        view.fill(&shared, &link, &key, at).await?;
+        view.fill(&shared, &connection, &key, at).await?;
     }
     let candidates = view.queue.iter().filter(|(_, entry)| entry.candidate);
     let queued = |(key, entry): (&[u8], &QueueEntry)| Queued {

@@ -1,17 +1,17 @@
-//! The queue of one election at one revision: who is first, and where our own keys stand. Pure.
+//! The queue of one election at one revision: its first key, and the places of our own keys. Pure.
 //!
-//! The order is that of etcd's own election: by `create_revision`, first come first served. One
-//! transaction can create several keys at one revision. etcd's election has no order for those: each
-//! of their owners waits only for keys with a *lower* revision, so both would claim. Nobody is first
-//! here while another key has the same revision, whoever made the two.
+//! The order is that of etcd's own election: by `create_revision`, first come first served. One transaction
+//! can create several keys at one revision. etcd's election has no order for those: each of their owners
+//! waits only for keys with a *lower* revision, so both would claim. Here no key is first while another has
+//! the same revision, whichever clients made the two.
 //!
-//! Everything under the prefix is in the queue, except the keys of another election whose name begins
-//! with this one's and a slash (see [`keys::part_of`]). A key that is no candidate's holds up
-//! everybody behind it, as in etcd's own election.
+//! Everything under the prefix is in the queue, except the keys of another election whose name begins with
+//! this one's and a slash (see [`keys::part_of`]). A key that is not a candidate's blocks every candidate
+//! behind it, as in etcd's own election.
 //!
-//! Only the first [`ROOM`] keys are kept, and the keys that are looked at: a program that fills the
-//! prefix does not fill our memory. When the last of those kept has gone, and there are more, the queue
-//! is to be read again ([`Want::Reading`]).
+//! Only the first [`ROOM`] keys are kept, and the watched keys: a program that fills the prefix does not fill
+//! our memory. When the last of the kept keys is gone, and there are more, the queue has to be read again
+//! ([`Want::Reading`]).
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ mod reading;
 
 pub(crate) use self::reading::{PATIENCE, key_at, read, value_at};
 
-/// The keys kept. As many as are ever listed; a thousand handoffs pass before more must be read.
+/// Number of kept keys: as many as are ever listed. A thousand handoffs pass before more must be read.
 pub(crate) const ROOM: usize = 1000;
 
 /// A key's place in the queue.
@@ -35,12 +35,12 @@ pub(crate) enum QueuePlace {
     First(Key),
 }
 
-/// What identifies the key of one attempt.
+/// Identity of an attempt's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) created: Revision,
-    /// Unknown of a key that was there when the queue was read: from 3.7 on, etcd leaves the
-    /// lease out where only keys are asked for. It was ours when we put it.
+    /// Unknown for a key that existed when the queue was read: from 3.7 on, etcd omits the lease if only keys
+    /// are requested. It was ours when we put it.
     pub(crate) lease: Option<LeaseId>,
 }
 
@@ -48,14 +48,14 @@ pub(crate) struct Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct QueueEntry {
     pub(crate) key: Key,
-    /// Made by a candidate of this election, as far as its name and its lease tell.
+    /// True if its name and its lease are those of a candidate of this election.
     pub(crate) candidate: bool,
-    /// Its value, fit to be shown. Unknown of a key that was there when the queue was read.
+    /// Its value, made displayable. Unknown for a key that existed when the queue was read.
     pub(crate) name: Option<String>,
 }
 
 impl QueueEntry {
-    /// A key as an event, or a read with values, has it; `None` if it is not part of this queue.
+    /// Creates an entry from an event or a read with values; `None` if the key is not part of this queue.
     pub(crate) fn of(election: &ElectionName, kv: &KeyValue) -> Option<Self> {
         let lease = LeaseId(kv.lease());
         let part = keys::part_of(election, kv.key(), Some((lease, kv.value())));
@@ -63,7 +63,7 @@ impl QueueEntry {
         Self::new(part, key, Some(displayed(kv.value())))
     }
 
-    /// A key of which only the key itself was read.
+    /// Creates an entry from a read without values.
     fn of_key(election: &ElectionName, kv: &KeyValue) -> Option<Self> {
         let key = Key { created: Revision(kv.create_revision()), lease: None };
         Self::new(keys::part_of(election, kv.key(), None), key, None)
@@ -78,29 +78,30 @@ impl QueueEntry {
     }
 }
 
-/// Who is at the front.
+/// The head of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Head<'a> {
     Empty,
-    /// All keys that were kept have gone, and there are more.
+    /// All kept keys are gone, and there are more.
     Unread,
     Candidate {
         key: &'a [u8],
         entry: &'a QueueEntry,
     },
-    /// A key that is no candidate's, or one of several that were created at one revision.
+    /// A key that is not a candidate's, or one of several that were created at one revision.
     Blocked {
         key: &'a [u8],
         entry: &'a QueueEntry,
     },
 }
 
-/// What etcd has to be asked for before the front can be told.
+/// Data to request from etcd before the head is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Want {
     /// The next keys.
     Reading,
-    /// This key's lease and value at this revision, which say whether it belongs here, and who leads.
+    /// This key's lease and value at this revision, which decide whether it belongs here, and give the
+    /// leader's name.
     Entry(Vec<u8>, Revision),
 }
 
@@ -108,44 +109,44 @@ pub(crate) enum Want {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Queue {
     at: Revision,
-    front: BTreeMap<(Revision, Vec<u8>), QueueEntry>,
+    near: BTreeMap<(Revision, Vec<u8>), QueueEntry>,
     created: BTreeMap<Vec<u8>, Revision>,
-    /// All keys that were created up to here are kept; `None` if all are, whenever created.
+    /// All keys created up to here are kept; `None` if all are, whenever created.
     up_to: Option<Revision>,
-    /// The keys that are looked at, which may not be among those kept.
+    /// The watched keys, which may not be among the kept ones.
     far: BTreeMap<Vec<u8>, Option<Key>>,
     room: usize,
 }
 
 impl Queue {
-    /// A queue that was read whole.
+    /// Creates a queue that was read whole.
     #[cfg(test)]
     pub(crate) fn read(at: Revision, entries: impl IntoIterator<Item = (Vec<u8>, QueueEntry)>) -> Self {
         Self::read_up_to(at, None, ROOM, entries)
     }
 
-    /// A queue of which all keys created up to a revision were read.
+    /// Creates a queue of which all keys created up to a revision were read.
     fn read_up_to(
         at: Revision,
         up_to: Option<Revision>,
         room: usize,
         entries: impl IntoIterator<Item = (Vec<u8>, QueueEntry)>,
     ) -> Self {
-        let (front, created, far) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let mut queue = Self { at, front, created, up_to, far, room };
+        let (near, created, far) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let mut queue = Self { at, near, created, up_to, far, room };
         for (key, entry) in entries {
             queue.put(key, entry);
         }
         queue
     }
 
-    /// The revision that it is known at.
+    /// Returns the queue's revision.
     pub(crate) fn at(&self) -> Revision {
         self.at
     }
 
-    /// Looks at a key from now on, which may lie further back than what is kept. Where it does, `now` is
-    /// what etcd said of it at this queue's revision.
+    /// Watches a key from now on, which may lie behind the kept ones. If it does, `now` is etcd's answer for
+    /// it at this queue's revision.
     pub(crate) fn track(&mut self, key: &[u8], now: Option<Key>) {
         let now = self.key(key).or(now);
         self.far.insert(key.to_vec(), now);
@@ -155,18 +156,18 @@ impl Queue {
         self.far.remove(key);
     }
 
-    /// Whether it takes a question to know where a key stands.
+    /// Returns whether a request is needed to know the place of a key.
     pub(crate) fn may_miss(&self, key: &[u8]) -> bool {
         self.up_to.is_some() && !self.created.contains_key(key) && !self.far.contains_key(key)
     }
 
     pub(crate) fn place(&self, key: &[u8]) -> QueuePlace {
-        let mut front = self.front.iter();
-        // All that came before a key that is kept are kept.
-        if let Some(((created, first), entry)) = front.next()
+        let mut near = self.near.iter();
+        // All keys before a kept one are kept.
+        if let Some(((created, first), entry)) = near.next()
             && first == key
         {
-            let tied = front.next().is_some_and(|((next, _), _)| next == created);
+            let tied = near.next().is_some_and(|((next, _), _)| next == created);
             return if tied { QueuePlace::Behind(entry.key) } else { QueuePlace::First(entry.key) };
         }
         self.key(key).map_or(QueuePlace::Absent, QueuePlace::Behind)
@@ -174,17 +175,17 @@ impl Queue {
 
     fn key(&self, key: &[u8]) -> Option<Key> {
         match self.created.get(key) {
-            Some(created) => self.front.get(&(*created, key.to_vec())).map(|entry| entry.key),
+            Some(created) => self.near.get(&(*created, key.to_vec())).map(|entry| entry.key),
             None => self.far.get(key).copied().flatten(),
         }
     }
 
     pub(crate) fn head(&self) -> Head<'_> {
-        let mut front = self.front.iter();
-        let Some(((created, key), entry)) = front.next() else {
+        let mut near = self.near.iter();
+        let Some(((created, key), entry)) = near.next() else {
             return if self.up_to.is_none() { Head::Empty } else { Head::Unread };
         };
-        let tied: Vec<_> = front.take_while(|((next, _), _)| next == created).collect();
+        let tied: Vec<_> = near.take_while(|((next, _), _)| next == created).collect();
         match tied.iter().find(|(_, tied)| !tied.candidate) {
             _ if !entry.candidate => Head::Blocked { key, entry },
             Some(((_, key), entry)) => Head::Blocked { key, entry },
@@ -206,20 +207,20 @@ impl Queue {
         }
     }
 
-    /// The keys kept, first come first.
+    /// Iterates over the kept keys, first come first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &QueueEntry)> {
-        self.front.iter().map(|((_, key), entry)| (key.as_slice(), entry))
+        self.near.iter().map(|((_, key), entry)| (key.as_slice(), entry))
     }
 
-    /// The revisions of the keys kept, first come first, and of those looked at further back.
+    /// Returns the revisions of the kept keys, first come first, and of the watched ones behind them.
     pub(crate) fn revisions(&self) -> Vec<Revision> {
         let far = self.far.iter().filter(|(key, _)| !self.created.contains_key(*key));
         let mut far: Vec<_> = far.filter_map(|(_, key)| Some((*key)?.created)).collect();
         far.sort_unstable();
-        self.front.keys().map(|(created, _)| *created).chain(far).collect()
+        self.near.keys().map(|(created, _)| *created).chain(far).collect()
     }
 
-    /// Takes the change of one key in; `false` if the queue was read after it.
+    /// Applies the change of one key; `false` if the queue was read after it.
     pub(crate) fn happened(&mut self, revision: Revision, key: &[u8], now: Option<QueueEntry>) -> bool {
         let known = self.entry(key) == now.as_ref() && self.key(key) == now.as_ref().map(|entry| entry.key);
         if revision < self.at || (revision == self.at && known) {
@@ -233,7 +234,7 @@ impl Queue {
         true
     }
 
-    /// Takes in what etcd says of one key, to the question for it; `false` if it is not the key asked for.
+    /// Applies etcd's answer for one key; `false` if it is not the requested key.
     pub(crate) fn learned(&mut self, election: &ElectionName, key: &[u8], now: Option<&KeyValue>) -> bool {
         let known = self.created.get(key).map(|created| created.0);
         let Some(kv) = now.filter(|kv| Some(kv.create_revision()) == known) else { return false };
@@ -246,7 +247,7 @@ impl Queue {
 
     fn entry(&self, key: &[u8]) -> Option<&QueueEntry> {
         let created = *self.created.get(key)?;
-        self.front.get(&(created, key.to_vec()))
+        self.near.get(&(created, key.to_vec()))
     }
 
     fn put(&mut self, key: Vec<u8>, entry: QueueEntry) {
@@ -257,21 +258,21 @@ impl Queue {
         }
         if self.up_to.is_none_or(|up_to| created <= up_to) {
             self.created.insert(key.clone(), created);
-            self.front.insert((created, key), entry);
+            self.near.insert((created, key), entry);
             self.trim();
         }
     }
 
-    /// Whole revisions only: what is kept must hold all that came before each key of it.
+    /// Whole revisions only: the kept part must hold all that came before each of its keys.
     fn trim(&mut self) {
-        while self.front.len() > self.room {
-            let ends = (self.front.first_key_value(), self.front.last_key_value());
+        while self.near.len() > self.room {
+            let ends = (self.near.first_key_value(), self.near.last_key_value());
             let (Some((first, _)), Some((last, _))) = ends else { return };
             let last = last.0;
             if last == first.0 {
                 return;
             }
-            for (_, key) in self.front.split_off(&(last, Vec::new())).into_keys() {
+            for (_, key) in self.near.split_off(&(last, Vec::new())).into_keys() {
                 self.created.remove(&key);
             }
             self.up_to = Some(Revision(last.0 - 1));
@@ -280,7 +281,7 @@ impl Queue {
 
     fn delete(&mut self, key: &[u8]) {
         if let Some(created) = self.created.remove(key) {
-            self.front.remove(&(created, key.to_vec()));
+            self.near.remove(&(created, key.to_vec()));
         }
         if let Some(far) = self.far.get_mut(key) {
             *far = None;
@@ -344,7 +345,7 @@ mod tests {
         assert!(queue.happened(Revision(21), b"y", Some(foreign(21))));
         queue.happened(Revision(22), b"own", Some(entry(22)));
         queue.happened(Revision(23), b"x", None);
-        assert_eq!(queue.place(b"own"), QueuePlace::Behind(key(22)), "the other one still stands before it");
+        assert_eq!(queue.place(b"own"), QueuePlace::Behind(key(22)), "the other one is still before it");
         assert!(matches!(queue.head(), Head::Blocked { key: b"y", .. }));
         queue.happened(Revision(24), b"y", None);
         assert_eq!(queue.place(b"own"), QueuePlace::First(key(22)));
@@ -352,7 +353,7 @@ mod tests {
         let pair = [(b"a".to_vec(), entry(5)), (b"b".to_vec(), entry(5))];
         let queue = Queue::read(Revision(20), pair);
         assert_eq!([queue.place(b"a"), queue.place(b"b")], [QueuePlace::Behind(key(5)); 2]);
-        assert!(matches!(queue.head(), Head::Blocked { key: b"a", .. }), "nobody can tell which leads");
+        assert!(matches!(queue.head(), Head::Blocked { key: b"a", .. }), "neither leads");
     }
 
     #[test]
@@ -374,7 +375,7 @@ mod tests {
         assert_eq!(queue.place(&[4]), QueuePlace::Absent);
     }
 
-    /// What etcd holds: by key, the revision that made it.
+    /// etcd's keys, each with the revision that made it.
     type Truth = BTreeMap<Vec<u8>, Revision>;
 
     fn first_in(truth: &Truth) -> Option<Revision> {
@@ -382,8 +383,8 @@ mod tests {
     }
 
     proptest! {
-        /// Following events shows the same as reading at the end; whatever room there is, and with several
-        /// changes in one revision.
+        /// Following events shows the same as reading at the end, with any room, and with several changes in
+        /// one revision.
         #[test]
         fn contract_1_a_read_carried_on_is_as_good_as_a_read(
             events in prop::collection::vec((0..8u8, any::<bool>(), any::<bool>()), 0..60),
@@ -399,7 +400,7 @@ mod tests {
                 if !same_revision || in_this_one.contains(&key) {
                     revision = Revision(revision.0 + 1);
                     in_this_one.clear();
-                    // A message of the watch has whole revisions, and is looked at when it ends.
+                    // A message of the watch has whole revisions, and is evaluated at its end.
                     if let Some(queue) = &mut followed {
                         if queue.want() == Some(Want::Reading) {
                             let at = queue.at();

@@ -1,17 +1,15 @@
 //! Answers from the past are refused (point 7 of the contract).
 //!
-//! A member that was cut off can go on answering for a while, and an endpoint can be
-//! switched to another cluster. Every answer's header says which cluster it is from, and
-//! how far that member had come. We remember the furthest, and when we ask, note what was
-//! known *at that moment*: an answer that has not come as far as that is from the past.
-//! Comparing with the moment of the question, not of the answer, lets answers overtake
-//! each other.
+//! A member that was cut off can still answer for a while, and an endpoint can be switched to another
+//! cluster. The header of every answer has its cluster and that member's progress. We remember the furthest
+//! progress, and note it *when a request is sent*: an answer behind that mark is from the past. The
+//! comparison with the time of the request, not of the answer, lets answers overtake each other.
 
 use etcd_client::ResponseHeader;
 
 use super::Revision;
 
-/// How far the cluster had come when a question was asked.
+/// The cluster's known progress when a request was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "an answer is compared with what was known when it was asked for"]
 pub(crate) struct ClusterMark {
@@ -19,7 +17,7 @@ pub(crate) struct ClusterMark {
     revision: i64,
 }
 
-/// How far the cluster has come, as far as its answers told us.
+/// The cluster's progress, as far as its answers showed it.
 #[derive(Debug, Default)]
 pub(crate) struct ClusterProgress {
     cluster: Option<u64>,
@@ -27,16 +25,16 @@ pub(crate) struct ClusterProgress {
     revision: i64,
 }
 
-/// What is compared.
+/// The numbers to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadKind {
-    /// Passed through etcd's consensus, so it can't be behind in any way.
+    /// Went through etcd's consensus, so it can't be behind.
     Linearizable,
-    /// Given by one member for itself: its store may lag, its Raft term must not.
+    /// Answered by one member alone: its store may lag, its Raft term must not.
     Local,
 }
 
-/// Why an answer was refused.
+/// Reason that an answer was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FromThePast {
     #[error("the answer does not say which cluster it is from")]
@@ -55,12 +53,12 @@ pub(crate) enum FromThePast {
 }
 
 impl ClusterProgress {
-    /// To be taken right before a question is sent.
+    /// Returns the mark to take right before a request is sent.
     pub(crate) fn known(&self) -> ClusterMark {
         ClusterMark { raft_term: self.raft_term, revision: self.revision }
     }
 
-    /// Takes an answer's header, given what was known when the question was sent.
+    /// Checks an answer's header against the mark of its request.
     pub(crate) fn accept(
         &mut self,
         header: Option<&ResponseHeader>,
@@ -95,7 +93,7 @@ impl ClusterProgress {
         Ok(Revision(revision))
     }
 
-    /// The cluster that the first answer came from.
+    /// Returns the cluster of the first answer.
     pub(crate) fn cluster(&self) -> Option<u64> {
         self.cluster
     }

@@ -1,7 +1,7 @@
 //! One term of leadership on etcd, from the verified win to its end.
 //!
-//! Whatever ends the term, belief ends first, then the holder is told, and only then is
-//! anything said to etcd.
+//! At every end of a term the validity ends first, then the holder is notified, and only then is anything
+//! sent to etcd.
 
 use std::{
     sync::Arc,
@@ -39,32 +39,32 @@ use crate::{
     timing::Ttl,
 };
 
-/// How long a release is tried, at most: who waits for it is on the way out.
+/// Time limit of a release: its caller is shutting down.
 const RELEASE_WITHIN: Duration = Duration::from_secs(10);
 
 /// A term under way.
 pub(super) struct ActiveTerm {
-    pub(super) seat: LeaderKey,
+    pub(super) leader_key: LeaderKey,
     pub(super) lease: LeaseGuard,
-    pub(super) keeper: AbortOnDropHandle<LeaseEnd>,
+    pub(super) keep_alive: AbortOnDropHandle<LeaseEnd>,
     pub(super) renewals: mpsc::Receiver<Renewal>,
-    pub(super) look: KeyWatch,
-    pub(super) tenure: TermHandle,
+    pub(super) key_watch: KeyWatch,
+    pub(super) term_handle: TermHandle,
     pub(super) events: broadcast::Sender<Event>,
 }
 
 impl ActiveTerm {
     pub(super) async fn run(mut self, announce: bool) {
-        let token = self.tenure.term.token;
+        let token = self.term_handle.term.token;
         let _announcing = announce.then(|| {
-            let announcing = self.seat.clone().announce(self.announcement());
-            AbortOnDropHandle::new(self.seat.shared.spawn(announcing))
+            let announcing = self.leader_key.clone().announce(self.announcement());
+            AbortOnDropHandle::new(self.leader_key.shared.spawn(announcing))
         });
         let mut blindness: Option<UnobservableSince> = None;
         let ended = loop {
             tokio::select! {
                 biased;
-                end = &mut self.keeper => break match self.tenure.given_up() {
+                end = &mut self.keep_alive => break match self.term_handle.given_up() {
                     Some(TermOrder::Resign { done }) => TermEnd::Resigned(done),
                     Some(TermOrder::Proclaim { .. } | TermOrder::Lapsed) | None => TermEnd::Lost(match end {
                         Ok(LeaseEnd::Expired) => Loss::Expired,
@@ -72,20 +72,20 @@ impl ActiveTerm {
                         Err(_panicked) => Loss::ShutDown,
                     }),
                 },
-                sight = self.look.sight() => match self.shown(sight) {
+                position = self.key_watch.position() => match self.shown(position) {
                     LeaderKeyState::Seated => blindness = None,
                     LeaderKeyState::Lost(loss) => break TermEnd::Lost(loss),
                     LeaderKeyState::Nothing { since } => blindness = Some(UnobservableSince { since, told: false }),
                 },
-                blind = blind(&mut blindness, self.seat.ttl) => match blind {
+                blind = blind(&mut blindness, self.leader_key.ttl) => match blind {
                     UnobservableUntil::Until(until) => drop(self.events.send(Event::Unobservable { token, until })),
                     UnobservableUntil::ForTooLong => break TermEnd::Lost(Loss::Unobservable),
                 },
                 Some(renewal) = self.renewals.recv() => self.renewed(token, renewal),
-                order = self.tenure.order() => match order {
+                order = self.term_handle.order() => match order {
                     TermOrder::Proclaim { value, done } => {
-                        let proclaiming = self.seat.clone().proclaim(value);
-                        self.seat.shared.spawn(async move { done.send(proclaiming.await) });
+                        let proclaiming = self.leader_key.clone().proclaim(value);
+                        self.leader_key.shared.spawn(async move { done.send(proclaiming.await) });
                     }
                     TermOrder::Resign { done } => break TermEnd::Resigned(done),
                     TermOrder::Lapsed => break TermEnd::Lost(Loss::Expired),
@@ -95,30 +95,30 @@ impl ActiveTerm {
         match ended {
             TermEnd::Lost(loss) => {
                 self.lose(token, loss);
-                drop(self.keeper);
-                // The work may be stopping yet: nobody should lead because of us before it has, or the
-                // lease has ended by itself.
-                let _ = timeout(self.seat.ttl.as_duration(), self.tenure.let_go()).await;
-                // Dropping the lease revokes it: the next candidate need not wait for its end.
+                drop(self.keep_alive);
+                // The work may still be stopping: no other candidate should lead before it has stopped, or
+                // the lease has expired.
+                let _ = timeout(self.leader_key.ttl.as_duration(), self.term_handle.let_go()).await;
+                // Dropping the lease revokes it: the next candidate need not wait for its expiry.
             }
             TermEnd::Resigned(done) => {
                 self.lose(token, Loss::Resigned);
-                let deadline = Timestamp::now() + self.seat.ttl.as_duration().min(RELEASE_WITHIN);
-                let keeper = self.keeper;
+                let deadline = Timestamp::now() + self.leader_key.ttl.as_duration().min(RELEASE_WITHIN);
+                let keep_alive = self.keep_alive;
                 let (released, ()) = tokio::join! {
                     biased;
-                    // Sent first, so that the next candidate need not wait for our tidying up.
-                    self.seat.release(self.lease, deadline),
-                    // Nothing may renew what is being given up.
-                    async { drop(keeper) },
+                    // Sent first, so that the next candidate need not wait for our cleanup.
+                    self.leader_key.release(self.lease, deadline),
+                    // A lease that is being given up must not be renewed.
+                    async { drop(keep_alive) },
                 };
-                let _ = done.send(released.map_err(|trouble| OrderError::Unconfirmed(trouble.message)));
+                let _ = done.send(released.map_err(|error| OrderError::Unconfirmed(error.message)));
             }
         }
     }
 
     fn lose(&self, token: FencingToken, loss: Loss) {
-        self.tenure.lose(loss);
+        self.term_handle.lose(loss);
         let _ = self.events.send(Event::Lost { token, loss });
     }
 
@@ -128,20 +128,20 @@ impl ActiveTerm {
 
     fn announcement(&self) -> Announcement {
         Announcement {
-            leader: self.tenure.term.name.to_string(),
-            token: self.tenure.term.token,
+            leader: self.term_handle.term.name.to_string(),
+            token: self.term_handle.term.token,
             since: SystemTime::now(),
         }
     }
 
-    fn shown(&self, sight: QueuePosition) -> LeaderKeyState {
-        match sight {
+    fn shown(&self, position: QueuePosition) -> LeaderKeyState {
+        match position {
             QueuePosition::Unsure { since } => LeaderKeyState::Nothing { since },
             QueuePosition::At { place: QueuePlace::Absent, .. } => LeaderKeyState::Lost(Loss::KeyDeleted),
             QueuePosition::At { place: QueuePlace::First(key), .. } if self.ours(key) => {
                 LeaderKeyState::Seated
             }
-            // Nobody can be before us while the key is the one we won with.
+            // No key can come before ours while it is the one we won with.
             QueuePosition::At { place: QueuePlace::First(_) | QueuePlace::Behind(_), .. } => {
                 LeaderKeyState::Lost(Loss::Superseded)
             }
@@ -149,24 +149,24 @@ impl ActiveTerm {
     }
 
     fn ours(&self, key: Key) -> bool {
-        key.created == self.seat.created && key.lease.is_none_or(|lease| lease == self.lease.id())
+        key.created == self.leader_key.created && key.lease.is_none_or(|lease| lease == self.lease.id())
     }
 }
 
-/// The queue can't be seen, so that nobody would notice if our key were deleted.
+/// Time since when the queue is unknown, so that a deletion of our key would go unnoticed.
 struct UnobservableSince {
     since: Timestamp,
-    /// Whether that was told.
+    /// True once it was reported.
     told: bool,
 }
 
 enum UnobservableUntil {
-    /// For long enough to tell of it; the term ends then, unless the queue is seen before.
+    /// Long enough to report it; the term ends then, unless the queue is known before.
     Until(Timestamp),
     ForTooLong,
 }
 
-/// Waits until a blindness is to be told of, or must end the term.
+/// Waits until unobservability has to be reported, or must end the term.
 ///
 /// Cancel safe.
 async fn blind(blindness: &mut Option<UnobservableSince>, ttl: Ttl) -> UnobservableUntil {
@@ -176,7 +176,7 @@ async fn blind(blindness: &mut Option<UnobservableSince>, ttl: Ttl) -> Unobserva
         clock::sleep_until(end).await;
         return UnobservableUntil::ForTooLong;
     }
-    // Longer than it takes to connect anew, and early enough to do something about it.
+    // Longer than a reconnection takes, and early enough for an operator to act.
     clock::sleep_until(*since + ttl.as_duration() / 3).await;
     *told = true;
     UnobservableUntil::Until(end)
@@ -187,17 +187,17 @@ enum TermEnd {
     Resigned(oneshot::Sender<OrderOutcome>),
 }
 
-/// What the view of the queue says of the leader.
+/// The state of the leader's key in the view of the queue.
 enum LeaderKeyState {
     Seated,
     Lost(Loss),
-    /// Nothing, since then.
+    /// Unknown, since then.
     Nothing {
         since: Timestamp,
     },
 }
 
-/// Whether one of the transactions in a transaction was run, and not what it has in its place.
+/// Returns whether one of the nested transactions was run, and not its alternative.
 fn any_succeeded(answer: &TxnResponse) -> bool {
     let ran = |inner: &TxnOpResponse| matches!(inner, TxnOpResponse::Txn(inner) if inner.succeeded() || any_succeeded(inner));
     answer.op_responses().iter().any(ran)
@@ -207,7 +207,7 @@ fn is_announcement(kv: &KeyValue) -> bool {
     kv.lease() > 0 && Announcement::from_json(kv.value()).is_some()
 }
 
-/// Gives up the term of a process that is gone: see [`Etcd::release`](super::Etcd::release).
+/// Releases the term of a process that is gone: see [`Etcd::release`](super::Etcd::release).
 pub(crate) async fn release(
     shared: Arc<EtcdShared>,
     ticket: Ticket,
@@ -220,26 +220,26 @@ pub(crate) async fn release(
     loop {
         let left = deadline.since(Timestamp::now());
         let tried = timeout(left, delete_for(&shared, &ticket)).await;
-        let trouble = match tried.unwrap_or_else(|_| Err(NotReleased::Trouble(EtcdError::unanswered(left)))) {
+        let error = match tried.unwrap_or_else(|_| Err(NotReleased::Error(EtcdError::unanswered(left)))) {
             Ok(Released::GivenUp) => {
                 // The key was on this lease, so it is the candidate's own.
                 LeaseGuard::new(shared, lease, ticket.ttl).revoke_at_leisure();
                 return Ok(Released::GivenUp);
             }
-            // Also after a deletion whose answer did not come. The lease holds nothing any more, and
-            // without proof that it is ours it is left to expire.
+            // Also after a deletion whose answer did not come. The lease holds nothing any more, and without
+            // proof that it is ours it is left to expire.
             Ok(Released::NothingHeld) => return Ok(Released::NothingHeld),
             Err(NotReleased::OtherCluster(answered)) => {
                 let ticket = ClusterId(ticket.cluster);
                 return Err(ReleaseError::OtherCluster { ticket, answered: ClusterId(answered) });
             }
-            Err(NotReleased::Trouble(trouble)) => trouble,
+            Err(NotReleased::Error(error)) => error,
         };
-        if matches!(trouble.remedy, Remedy::Human | Remedy::Request) {
-            return Err(ReleaseError::Refused(trouble.message));
+        if matches!(error.remedy, Remedy::Human | Remedy::Request) {
+            return Err(ReleaseError::Refused(error.message));
         }
         if Timestamp::now() >= deadline {
-            return Err(ReleaseError::Unconfirmed(trouble.message));
+            return Err(ReleaseError::Unconfirmed(error.message));
         }
         sleep(short_pause()).await;
     }
@@ -247,68 +247,67 @@ pub(crate) async fn release(
 
 enum NotReleased {
     OtherCluster(u64),
-    Trouble(EtcdError),
+    Error(EtcdError),
 }
 
 impl From<EtcdError> for NotReleased {
-    fn from(trouble: EtcdError) -> Self {
-        Self::Trouble(trouble)
+    fn from(error: EtcdError) -> Self {
+        Self::Error(error)
     }
 }
 
 /// Deletes a ticket's key if it is the very one that the ticket is for.
 ///
-/// The cluster is asked who it is before that, over the same connection: what answers may have the same keys,
-/// revisions and leases, and be another one.
+/// Asks for the cluster's id first, over the same connection: another cluster may have the same keys,
+/// revisions and leases.
 async fn delete_for(shared: &EtcdShared, ticket: &Ticket) -> Result<Released, NotReleased> {
-    let link = shared.links.link().await?;
+    let connection = shared.connections.connection().await?;
     let patience = shared.call_patience(ticket.ttl);
-    let mut client = link.kv();
+    let mut client = connection.kv();
 
     let known = shared.known();
     let asked = client.get(&*ticket.key, Some(GetOptions::new().with_keys_only()));
-    let answer = shared.links.call(&link, patience, asked).await?;
+    let answer = shared.connections.call(&connection, patience, asked).await?;
     let answered = answer.header().map(ResponseHeader::cluster_id);
     if let Some(answered) = answered.filter(|answered| *answered != ticket.cluster) {
         return Err(NotReleased::OtherCluster(answered));
     }
-    shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
+    shared.accept(&connection, answer.header(), ReadKind::Linearizable, known)?;
 
     let same_term = Compare::create_revision(&*ticket.key, CompareOp::Equal, ticket.created);
     let same_lease = Compare::lease(&*ticket.key, CompareOp::Equal, ticket.lease);
     let delete = Txn::new().when([same_term, same_lease]).and_then([TxnOp::delete(&*ticket.key, None)]);
     let known = shared.known();
-    let answer = shared.links.call(&link, patience, client.txn(delete)).await?;
-    shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
+    let answer = shared.connections.call(&connection, patience, client.txn(delete)).await?;
+    shared.accept(&connection, answer.header(), ReadKind::Linearizable, known)?;
     Ok(if answer.succeeded() { Released::GivenUp } else { Released::NothingHeld })
 }
 
 impl LeaderKey {
-    /// The place that a ticket names.
+    /// Returns the key that a ticket names.
     pub(super) fn of(shared: Arc<EtcdShared>, ticket: &Ticket) -> Self {
         let Ticket { key, created, lease, ttl, .. } = ticket.clone();
         Self { shared, key, created: Revision(created), lease: LeaseId(lease), ttl }
     }
 
-    /// Runs a transaction that does something only while our key is the one we won with; whether
-    /// it was is in the answer.
+    /// Runs a transaction with effect only while our key is the one we won with; the answer shows whether it
+    /// was.
     pub(super) async fn guarded(&self, what: TxnOp) -> Result<TxnResponse, EtcdError> {
         let ours = Compare::create_revision(self.key.clone(), CompareOp::Equal, self.created.0);
         let guarded = Txn::new().when([ours]).and_then([what]);
-        let link = self.shared.links.link().await?;
+        let connection = self.shared.connections.connection().await?;
         let known = self.shared.known();
         let patience = self.shared.call_patience(self.ttl);
-        let mut client = link.kv();
-        let answer = self.shared.links.call(&link, patience, client.txn(guarded)).await?;
-        self.shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
+        let mut client = connection.kv();
+        let answer = self.shared.connections.call(&connection, patience, client.txn(guarded)).await?;
+        self.shared.accept(&connection, answer.header(), ReadKind::Linearizable, known)?;
         Ok(answer)
     }
 
-    /// Gives our place in the queue up, and has the lease revoked after that: it is ours, whatever became of
-    /// the key.
+    /// Deletes our key, and then has the lease revoked: it is ours, even if the key is gone.
     ///
-    /// The next candidate waits for our key to go, and not for our lease: deleting one key is the
-    /// least that etcd can do for it.
+    /// The next candidate waits for our key to go, and not for our lease: deleting one key is the cheapest
+    /// request for etcd.
     async fn release(&self, lease: LeaseGuard, deadline: Timestamp) -> Result<(), EtcdError> {
         let delete = TxnOp::delete(self.key.clone(), None);
         match timeout(deadline.since(Timestamp::now()), self.guarded(delete)).await {
@@ -334,11 +333,11 @@ impl LeaderKey {
         }
     }
 
-    /// Writes who leads since when beside the queue. Best effort, once.
+    /// Writes the leader and the start of its term beside the queue. Best effort, once.
     async fn announce(self, announcement: Announcement) {
         /// Far more than it takes. The term does not depend on it.
         const PATIENCE: Duration = Duration::from_secs(5);
-        // Whoever waits for the win goes first.
+        // The caller that waits for the win goes first.
         tokio::task::yield_now().await;
         match timeout(PATIENCE, self.try_to_announce(announcement)).await {
             Ok(Ok(())) => {}
@@ -347,20 +346,20 @@ impl LeaderKey {
         }
     }
 
-    /// Only where there is no such key, or the announcement of another leader. A key of somebody else's
-    /// by that name stays as it is, and does not go with our lease.
+    /// Writes only where there is no such key, or the announcement of another leader. A foreign key of that
+    /// name stays as it is, and does not get our lease.
     async fn try_to_announce(&self, announcement: Announcement) -> Result<(), OrderError> {
-        /// Somebody else may change it between the read and the write.
+        /// Another program may change it between the read and the write.
         const ATTEMPTS: usize = 3;
         let key = self.election_key();
         for _ in 0..ATTEMPTS {
             let there =
-                self.read(key.clone()).await.map_err(|trouble| OrderError::Unconfirmed(trouble.message))?;
+                self.read(key.clone()).await.map_err(|error| OrderError::Unconfirmed(error.message))?;
             if there.as_ref().is_some_and(|kv| !is_announcement(kv)) {
                 let key = displayed(&key);
                 tracing::info!(
                     key,
-                    "this key is another program's, so since when the leader leads is not announced there"
+                    "this key is another program's, so the start of the leader's term is not announced there"
                 );
                 return Ok(());
             }
@@ -370,11 +369,10 @@ impl LeaderKey {
                 let put = TxnOp::put(key.clone(), announcement.to_json(), Some(options));
                 TxnOp::txn(Txn::new().when([unchanged]).and_then([put]).or_else(other))
             };
-            // The old leader's may go in between, with its lease.
+            // The old leader's announcement may go in between, with its lease.
             let absent = unless(0, Vec::new());
             let put = there.map_or(absent.clone(), |kv| unless(kv.mod_revision(), vec![absent]));
-            let answer =
-                self.guarded(put).await.map_err(|trouble| OrderError::Unconfirmed(trouble.message))?;
+            let answer = self.guarded(put).await.map_err(|error| OrderError::Unconfirmed(error.message))?;
             if !answer.succeeded() {
                 return Err(OrderError::NotLeading);
             }
@@ -386,16 +384,19 @@ impl LeaderKey {
     }
 
     pub(super) async fn read(&self, key: Vec<u8>) -> Result<Option<KeyValue>, EtcdError> {
-        let link = self.shared.links.link().await?;
+        let connection = self.shared.connections.connection().await?;
         let known = self.shared.known();
-        let mut client = link.kv();
-        let mut answer =
-            self.shared.links.call(&link, self.shared.call_patience(self.ttl), client.get(key, None)).await?;
-        self.shared.accept(&link, answer.header(), ReadKind::Linearizable, known)?;
+        let mut client = connection.kv();
+        let mut answer = self
+            .shared
+            .connections
+            .call(&connection, self.shared.call_patience(self.ttl), client.get(key, None))
+            .await?;
+        self.shared.accept(&connection, answer.header(), ReadKind::Linearizable, known)?;
         Ok(answer.take_kvs().into_iter().next())
     }
 
-    /// The key that is called as the election itself: ours, less the last part.
+    /// Returns the key named as the election itself: ours, less the last part.
     fn election_key(&self) -> Vec<u8> {
         let slash = self.key.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
         self.key[..slash].to_vec()

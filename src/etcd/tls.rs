@@ -9,19 +9,19 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 
 use crate::tls::Tls;
 
-/// How long etcd may take to refuse us.
+/// Time for etcd to reject our certificate.
 const LISTEN: Duration = Duration::from_secs(1);
 
 impl Tls {
-    /// The same files as they are now, for a connection that is about to be made: see [`Tls::reread`].
+    /// Reads the same files again, for the next connection: see [`Tls::reread`].
     ///
-    /// Not on this thread: a file system that hangs must not hold up renewals.
+    /// On another thread: a hanging file system must not delay renewals.
     pub(super) async fn current(&self) -> Self {
         let tls = self.clone();
         tokio::task::spawn_blocking(move || tls.reread()).await.unwrap_or_else(|_stopped| self.clone())
     }
 
-    /// What a channel to etcd is made with.
+    /// Returns the configuration of a channel to etcd.
     pub(super) fn client_config(&self) -> ClientTlsConfig {
         let options = match &self.ca {
             Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)),
@@ -33,12 +33,11 @@ impl Tls {
         }
     }
 
-    /// What etcd has against our certificate, or against our having none.
+    /// Returns etcd's objection to our certificate, or to its absence.
     ///
-    /// With TLS 1.3 the handshake is over for us before etcd has looked at our certificate. If
-    /// a request is under way by then, its alert is lost in the closing of the connection as
-    /// often as not. So connect, send nothing, and listen: etcd refuses us with an alert, or
-    /// begins to speak HTTP/2.
+    /// With TLS 1.3 the handshake is over for us before etcd has checked our certificate. If a request is
+    /// under way by then, its alert is often lost when the connection closes. So this connects, sends
+    /// nothing, and waits: etcd sends an alert, or begins to speak HTTP/2.
     pub(super) async fn refusal(&self, host: &str, address: SocketAddr) -> Option<io::Error> {
         let config = self.current().await.listening()?;
         let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).ok()?;

@@ -10,14 +10,14 @@ use super::{
 };
 use crate::leadership::LeadershipHandle;
 
-/// Why a guarded transaction did not run, or may not have.
+/// Reason that a guarded transaction did not run, or may not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransactionError {
     /// Not run: this process does not lead any more.
     #[error("not run: leadership is over")]
     NotLeading,
-    /// Not run: etcd refuses this transaction, whoever leads.
+    /// Not run: etcd refuses this transaction for any leader.
     #[error("not run: {0}")]
     Refused(String),
     /// etcd did not confirm it: it may have run, or may run yet, but only under this term.
@@ -26,12 +26,12 @@ pub enum TransactionError {
 }
 
 impl Etcd {
-    /// Runs a transaction in etcd if, at that moment and by etcd's own word, this term of
-    /// leadership is still the current one.
+    /// Runs a transaction in etcd if, at that moment and according to etcd, this term of leadership is still
+    /// the current one.
     ///
-    /// The check and the writes are one step in etcd: however long this process was paused
-    /// on the way, a deposed leader's transaction is not run. `transaction` may have
-    /// conditions of its own; whether they held is in the answer, as ever.
+    /// The check and the writes are one step in etcd: however long this process was paused before, a deposed
+    /// leader's transaction is not run. `transaction` may have its own conditions; the answer shows whether
+    /// they held.
     ///
     /// # Errors
     ///
@@ -39,7 +39,7 @@ impl Etcd {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call leaves it open whether the transaction runs.
+    /// Dropping the call leaves open whether the transaction runs.
     pub async fn transaction(
         &self,
         leadership: &LeadershipHandle,
@@ -51,30 +51,32 @@ impl Etcd {
         let Some(ticket) = leadership.ticket() else {
             return Err(TransactionError::Refused("this leadership was not won on etcd".into()));
         };
-        let (seat, cluster) = (LeaderKey::of(Arc::clone(&self.shared), ticket), ticket.cluster);
+        let (leader_key, cluster) = (LeaderKey::of(Arc::clone(&self.shared), ticket), ticket.cluster);
         // On the renewing thread's runtime, where the connection lives.
         let running = self.shared.spawn(async move {
-            seat.is_in(cluster).await?;
-            seat.guarded(TxnOp::txn(transaction)).await
+            leader_key.is_in(cluster).await?;
+            leader_key.guarded(TxnOp::txn(transaction)).await
         });
         let answer = running.await.map_err(|stopped| TransactionError::Unconfirmed(stopped.to_string()))?;
-        let answer = answer.map_err(|trouble| match trouble.remedy {
-            Remedy::Request | Remedy::Human => TransactionError::Refused(trouble.message),
-            _ => TransactionError::Unconfirmed(trouble.message),
+        let answer = answer.map_err(|error| match error.remedy {
+            Remedy::Request | Remedy::Human => TransactionError::Refused(error.message),
+            _ => TransactionError::Unconfirmed(error.message),
         })?;
         if !answer.succeeded() {
             return Err(TransactionError::NotLeading);
         }
         match answer.op_responses().into_iter().next() {
             Some(TxnOpResponse::Txn(inner)) => Ok(inner),
-            _ => Err(TransactionError::Unconfirmed("etcd's answer has not the form of the question".into())),
+            _ => Err(TransactionError::Unconfirmed(
+                "etcd's answer does not have the form of the request".into(),
+            )),
         }
     }
 }
 
 impl LeaderKey {
-    /// Fails unless this is the cluster that the term was won in: another one, restored from the same snapshot, may
-    /// have the same key with the same revision.
+    /// Fails unless this is the cluster that the term was won in: another one, restored from the same
+    /// snapshot, may have the same key with the same revision.
     async fn is_in(&self, cluster: u64) -> Result<(), EtcdError> {
         if self.shared.cluster().is_none() {
             self.read(self.key.clone()).await?;

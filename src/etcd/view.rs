@@ -1,15 +1,13 @@
 //! The queue of one election, known exactly as of a revision.
 //!
-//! A linearizable read of the queue, carried on by a watch from there: etcd promises that a
-//! watch shows every event, in order, and whole revisions at a time. So at the end of each of
-//! its messages we know the whole queue as it was at one revision, as surely as if we had read
-//! it then, and without asking. That makes verifying a win free: the event that the last one
-//! before us went is the proof that we are first.
+//! A linearizable read of the queue, continued by a watch: etcd promises that a watch delivers every event,
+//! in order, and whole revisions at a time. So at the end of each message we know the whole queue as it was
+//! at one revision, as surely as by a read at that moment, and without a request. That makes verifying a win
+//! free: the event that deletes the last key before ours proves that we are first.
 //!
-//! All candidates of one election in one process share one view: one watch, however many they
-//! are. When the watch breaks, everybody is told at once that nothing is sure
-//! ([`QueuePosition::Unsure`]), and the queue is read anew; so it does not matter what happened, or was
-//! compacted away, in between.
+//! All candidates of one election in one process share one view, and so one watch. When the watch breaks,
+//! every position becomes [`QueuePosition::Unsure`] at once, and the queue is read again; so events in
+//! between, or their compaction, do not matter.
 
 use std::{
     collections::BTreeMap,
@@ -38,16 +36,16 @@ use crate::{
     timing::Backoff,
 };
 
-/// What a view shows of one key.
+/// The position of one key in a view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum QueuePosition {
-    /// Nothing can be said, since then (boot-time clock).
+    /// Unknown since then (boot-time clock).
     Unsure { since: Timestamp },
-    /// Where the key stood at a revision.
+    /// The key's place at a revision.
     At { revision: Revision, place: QueuePlace },
 }
 
-/// A view, and those who look at it. Kept up for as long as anybody holds it.
+/// A view and its watchers. Kept up to date while any handle to it exists.
 pub(crate) struct QueueView {
     election: ElectionName,
     known: Mutex<ViewState>,
@@ -55,14 +53,14 @@ pub(crate) struct QueueView {
 }
 
 struct ViewState {
-    /// Known as of its revision, or not since a moment.
+    /// The queue at its revision, or the time since when it is unknown.
     queue: Result<Queue, Timestamp>,
-    lookers: BTreeMap<Vec<u8>, watch::Sender<QueuePosition>>,
-    front: watch::Sender<Option<QueueHead>>,
+    watchers: BTreeMap<Vec<u8>, watch::Sender<QueuePosition>>,
+    head: watch::Sender<Option<QueueHead>>,
 }
 
 impl QueueView {
-    /// The view of an election that others may already have.
+    /// Returns the election's view, shared if it exists already.
     pub(crate) fn of(shared: &Arc<EtcdShared>, election: &ElectionName) -> Arc<Self> {
         let mut views = shared.views.lock().unwrap_or_else(PoisonError::into_inner);
         views.retain(|_, view| view.strong_count() > 0);
@@ -76,7 +74,7 @@ impl QueueView {
 
     fn start(shared: &Arc<EtcdShared>, election: &ElectionName) -> Arc<Self> {
         let queue = Err(Timestamp::now());
-        let known = ViewState { queue, lookers: BTreeMap::new(), front: watch::Sender::new(None) };
+        let known = ViewState { queue, watchers: BTreeMap::new(), head: watch::Sender::new(None) };
         let election = election.clone();
         let view = Arc::new(Self { election, known: Mutex::new(known), task: OnceLock::new() });
         let (shared_too, election) = (Arc::clone(shared), view.election.clone());
@@ -87,43 +85,44 @@ impl QueueView {
         view
     }
 
-    /// Looks at one key from now on.
-    pub(crate) fn look_at(self: &Arc<Self>, key: Vec<u8>) -> KeyWatch {
+    /// Watches one key from now on.
+    pub(crate) fn watch_key(self: &Arc<Self>, key: Vec<u8>) -> KeyWatch {
         let mut known = self.known();
-        let sight = match &mut known.queue {
+        let position = match &mut known.queue {
             Ok(queue) => {
-                // A key is looked at before it is put. One that an earlier attempt has put may lie further back
-                // than what is kept: it counts as gone, and its candidate queues anew.
+                // A key is watched before it is put. One that an earlier attempt has put may lie behind the
+                // kept keys: it counts as gone, and its candidate joins the queue again.
                 queue.track(&key, None);
-                sight(queue, &key)
+                position(queue, &key)
             }
             Err(since) => QueuePosition::Unsure { since: *since },
         };
-        let (sender, sights) = watch::channel(sight);
-        known.lookers.insert(key.clone(), sender);
+        let (sender, positions) = watch::channel(position);
+        known.watchers.insert(key.clone(), sender);
         drop(known);
-        let mut look = KeyWatch { view: Arc::clone(self), key, sights };
-        look.sights.mark_changed();
-        look
+        let mut key_watch = KeyWatch { view: Arc::clone(self), key, positions };
+        key_watch.positions.mark_changed();
+        key_watch
     }
 
-    /// Follows who is at the front of the queue.
-    pub(crate) fn front(self: &Arc<Self>) -> LeaderWatch {
-        let front = self.known().front.subscribe();
-        // Whoever follows holds the view, and the view the other end.
+    /// Follows the head of the queue.
+    pub(crate) fn leader_watch(self: &Arc<Self>) -> LeaderWatch {
+        let head = self.known().head.subscribe();
+        // The closures hold the view, and the view the sender.
         let view = Arc::clone(self);
         let same_view = Arc::clone(&view);
-        LeaderWatch::new(front, move || view.tokens(), move |name| same_view.called(name))
+        LeaderWatch::new(head, move || view.tokens(), move |name| same_view.called(name))
     }
 
-    /// The tokens of the first who are in the queue, and of those here; or since when that is not known.
+    /// Returns the tokens of the first keys in the queue, and of our own; or the time since when they are
+    /// unknown.
     fn tokens(&self) -> Result<Vec<FencingToken>, Timestamp> {
         let known = self.known();
         let queue = known.queue.as_ref().map_err(|since| *since)?;
         Ok(queue.revisions().into_iter().map(keys::token).collect())
     }
 
-    /// The tokens of those who are known to go by this name.
+    /// Returns the tokens of the candidates that are known under this name.
     fn called(&self, name: &str) -> Vec<FencingToken> {
         let known = self.known();
         let Ok(queue) = &known.queue else { return Vec::new() };
@@ -132,30 +131,30 @@ impl QueueView {
     }
 
     fn known(&self) -> MutexGuard<'_, ViewState> {
-        // Nothing in here panics half way through a change.
+        // No change in here can panic half way.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The queue was read anew. Where it may have more than was read, it comes back with the keys that have
-    /// to be asked for as well.
+    /// Sets a queue that was read again. If it may lack watched keys, returns it with the keys to read as
+    /// well.
     fn read(&self, mut queue: Queue) -> Option<(Queue, Vec<Vec<u8>>)> {
         let mut known = self.known();
-        let missed: Vec<_> = known.lookers.keys().filter(|key| queue.may_miss(key)).cloned().collect();
+        let missed: Vec<_> = known.watchers.keys().filter(|key| queue.may_miss(key)).cloned().collect();
         if !missed.is_empty() {
             return Some((queue, missed));
         }
-        for key in known.lookers.keys() {
+        for key in known.watchers.keys() {
             queue.track(key, None);
         }
-        known.front.send_if_modified(|front| show(&queue, front));
-        for (key, looker) in &known.lookers {
-            looker.send_replace(sight(&queue, key));
+        known.head.send_if_modified(|head| show(&queue, head));
+        for (key, watcher) in &known.watchers {
+            watcher.send_replace(position(&queue, key));
         }
         known.queue = Ok(queue);
         None
     }
 
-    /// A message of the watch, whole. Returns what is to be asked for now.
+    /// Applies a whole message of the watch. Returns the next data to request.
     fn happened(&self, events: &[Event]) -> Option<Want> {
         self.change(|queue| {
             let mut changed = Vec::new();
@@ -170,7 +169,7 @@ impl QueueView {
         })
     }
 
-    /// What etcd says of one key. Returns what is to be asked for next.
+    /// Applies etcd's answer for one key. Returns the next data to request.
     fn learned(&self, key: &[u8], now: Option<&KeyValue>) -> Option<Want> {
         let mut settled = false;
         let next = self.change(|queue| {
@@ -180,10 +179,10 @@ impl QueueView {
         next.filter(|_| settled)
     }
 
-    /// Changes the queue, and tells those who look at it.
+    /// Changes the queue, and notifies the watchers of it.
     fn change(&self, change: impl FnOnce(&mut Queue) -> Vec<Vec<u8>>) -> Option<Want> {
         let mut known = self.known();
-        let ViewState { queue: Ok(queue), lookers, front } = &mut *known else { return None };
+        let ViewState { queue: Ok(queue), watchers, head } = &mut *known else { return None };
         let first = |queue: &Queue| queue.iter().next().map(|(key, _)| key.to_vec());
         let before = first(queue);
         let mut changed = change(queue);
@@ -191,10 +190,10 @@ impl QueueView {
         if before != after {
             changed.extend(before.into_iter().chain(after));
         }
-        front.send_if_modified(|front| show(queue, front));
+        head.send_if_modified(|head| show(queue, head));
         for key in changed {
-            if let Some(looker) = lookers.get(&key) {
-                looker.send_replace(sight(queue, &key));
+            if let Some(watcher) = watchers.get(&key) {
+                watcher.send_replace(position(queue, &key));
             }
         }
         queue.want()
@@ -206,21 +205,21 @@ impl QueueView {
         if known.queue.is_ok() {
             let since = Timestamp::now();
             known.queue = Err(since);
-            for looker in known.lookers.values() {
-                looker.send_replace(QueuePosition::Unsure { since });
+            for watcher in known.watchers.values() {
+                watcher.send_replace(QueuePosition::Unsure { since });
             }
         }
     }
 }
 
-fn sight(queue: &Queue, key: &[u8]) -> QueuePosition {
+fn position(queue: &Queue, key: &[u8]) -> QueuePosition {
     QueuePosition::At { revision: queue.at(), place: queue.place(key) }
 }
 
-/// Writes down who is at the front; `true` if that is news.
+/// Writes the head of the queue; `true` if it changed.
 fn show(queue: &Queue, known: &mut Option<QueueHead>) -> bool {
-    let front = match queue.head() {
-        Head::Empty => QueueHead::Nobody,
+    let head = match queue.head() {
+        Head::Empty => QueueHead::Empty,
         Head::Candidate { entry, .. } => {
             let token = keys::token(entry.key.created);
             if matches!(known, Some(QueueHead::Candidate { token: shown, .. }) if *shown == token) {
@@ -236,26 +235,26 @@ fn show(queue: &Queue, known: &mut Option<QueueHead>) -> bool {
         },
         Head::Unread => return false,
     };
-    let news = known.as_ref() != Some(&front);
-    *known = Some(front);
+    let news = known.as_ref() != Some(&head);
+    *known = Some(head);
     news
 }
 
-/// One key, as a view shows it. The newest sight counts; older ones may be skipped.
+/// The position of one key in a view. The newest counts; older ones may be skipped.
 pub(crate) struct KeyWatch {
     view: Arc<QueueView>,
     key: Vec<u8>,
-    sights: watch::Receiver<QueuePosition>,
+    positions: watch::Receiver<QueuePosition>,
 }
 
 impl KeyWatch {
-    /// The next sight; the present one at first.
+    /// Returns the next position; the present one at first.
     ///
     /// Cancel safe.
-    pub(crate) async fn sight(&mut self) -> QueuePosition {
-        match self.sights.changed().await {
-            Ok(()) => *self.sights.borrow_and_update(),
-            // Whoever looks holds the view, and the view the other end.
+    pub(crate) async fn position(&mut self) -> QueuePosition {
+        match self.positions.changed().await {
+            Ok(()) => *self.positions.borrow_and_update(),
+            // This handle holds the view, and the view the sender.
             Err(_) => std::future::pending().await,
         }
     }
@@ -264,14 +263,14 @@ impl KeyWatch {
 impl Drop for KeyWatch {
     fn drop(&mut self) {
         let mut known = self.view.known();
-        known.lookers.remove(&self.key);
+        known.watchers.remove(&self.key);
         if let Ok(queue) = &mut known.queue {
             queue.untrack(&self.key);
         }
     }
 }
 
-/// Keeps a view up.
+/// Keeps a view up to date.
 struct QueueFollower {
     shared: Arc<EtcdShared>,
     election: ElectionName,
@@ -282,75 +281,75 @@ impl QueueFollower {
     async fn follow(self) {
         let mut backoff = Backoff::new();
         loop {
-            let trouble = match self.follow_over_a_stream(&mut backoff).await {
-                Err(trouble) => trouble,
+            let error = match self.follow_over_a_stream(&mut backoff).await {
+                Err(error) => error,
                 Ok(never) => match never {},
             };
             let Some(view) = self.view.upgrade() else { return };
             view.lost();
-            tracing::debug!(%trouble, election = %self.election, "lost sight of the queue, reading it again");
+            tracing::debug!(%error, election = %self.election, "lost the watch of the queue, reading it again");
             drop(view);
-            let unreachable = trouble.remedy == Remedy::Unreachable;
-            if self.shared.links.pause(backoff.pause(), unreachable).await == Paused::Reachable {
+            let unreachable = error.remedy == Remedy::Unreachable;
+            if self.shared.connections.pause(backoff.pause(), unreachable).await == Paused::Reachable {
                 backoff.reset();
             }
         }
     }
 
     async fn follow_over_a_stream(&self, backoff: &mut Backoff) -> Result<Infallible, EtcdError> {
-        let link = self.shared.links.link().await?;
+        let connection = self.shared.connections.connection().await?;
         tokio::select! {
             biased;
-            () = self.shared.links.abandoned(&link) => Err(EtcdError::elsewhere("the link was abandoned")),
-            broken = self.follow_over_link(&link, backoff) => broken,
+            () = self.shared.connections.abandoned(&connection) => Err(EtcdError::elsewhere("the connection was abandoned")),
+            broken = self.follow_over_connection(&connection, backoff) => broken,
         }
     }
 
-    async fn follow_over_link(
+    async fn follow_over_connection(
         &self,
-        link: &EndpointConnection,
+        connection: &EndpointConnection,
         backoff: &mut Backoff,
     ) -> Result<Infallible, EtcdError> {
         let known = self.shared.known();
-        // Both at once: the watch shows what comes after the moment that it was made, so all that is
-        // asked of the read is not to be older than that.
-        let (mut queue, mut watch) = tokio::try_join!(self.read(link), self.watch(link))?;
-        let made = timeout(PATIENCE, self.message(link, &mut watch, known)).await;
-        let (made, at) = made.map_err(|_| self.broken(link, EtcdError::unanswered(PATIENCE)))??;
+        // Both at once: the watch shows all events after its creation, so the read must only not be older
+        // than that.
+        let (mut queue, mut watch) = tokio::try_join!(self.read(connection), self.watch(connection))?;
+        let made = timeout(PATIENCE, self.message(connection, &mut watch, known)).await;
+        let (made, at) = made.map_err(|_| self.broken(connection, EtcdError::unanswered(PATIENCE)))??;
         while queue.at() < at {
-            queue = self.read(link).await?;
+            queue = self.read(connection).await?;
         }
-        self.show(link, queue).await?;
+        self.show(connection, queue).await?;
         backoff.reset();
         let mut message = made;
         loop {
             let want = self.looked_at()?.happened(message.events());
-            self.settle(link, want).await?;
-            (message, _) = self.message(link, &mut watch, known).await?;
+            self.settle(connection, want).await?;
+            (message, _) = self.message(connection, &mut watch, known).await?;
         }
     }
 
     /// Shows a queue that was read.
-    async fn show(&self, link: &EndpointConnection, queue: Queue) -> Result<(), EtcdError> {
+    async fn show(&self, connection: &EndpointConnection, queue: Queue) -> Result<(), EtcdError> {
         let mut shown = self.looked_at()?.read(queue);
         while let Some((mut queue, missed)) = shown {
             for key in missed {
-                let now = queue::key_at(&self.shared, link, &key, queue.at()).await?;
+                let now = queue::key_at(&self.shared, connection, &key, queue.at()).await?;
                 queue.track(&key, now);
             }
             shown = self.looked_at()?.read(queue);
         }
         let want = self.looked_at()?.change(|_| Vec::new());
-        Box::pin(self.settle(link, want)).await
+        Box::pin(self.settle(connection, want)).await
     }
 
-    /// Asks until the front of the queue is known. Events that come meanwhile wait.
-    async fn settle(&self, link: &EndpointConnection, mut want: Option<Want>) -> Result<(), EtcdError> {
+    /// Requests data until the head of the queue is known. Events wait meanwhile.
+    async fn settle(&self, connection: &EndpointConnection, mut want: Option<Want>) -> Result<(), EtcdError> {
         while let Some(wanted) = want {
             want = match wanted {
-                Want::Reading => return self.show(link, self.read(link).await?).await,
+                Want::Reading => return self.show(connection, self.read(connection).await?).await,
                 Want::Entry(key, at) => {
-                    let now = queue::value_at(&self.shared, link, &key, at).await?;
+                    let now = queue::value_at(&self.shared, connection, &key, at).await?;
                     self.looked_at()?.learned(&key, now.as_ref())
                 }
             };
@@ -358,35 +357,38 @@ impl QueueFollower {
         Ok(())
     }
 
-    /// The next message of the watch, and the revision that it was sent at.
+    /// Returns the next message of the watch, and the revision that it was sent at.
     async fn message(
         &self,
-        link: &EndpointConnection,
+        connection: &EndpointConnection,
         watch: &mut Watch,
         known: staleness::ClusterMark,
     ) -> Result<(WatchResponse, Revision), EtcdError> {
-        let message = watch.message().await.map_err(|trouble| self.broken(link, trouble))?;
+        let message = watch.message().await.map_err(|error| self.broken(connection, error))?;
         if message.canceled() {
-            return Err(self.shared.links.watch_cancelled(link, &message).await);
+            return Err(self.shared.connections.watch_cancelled(connection, &message).await);
         }
-        let at = self.shared.accept(link, message.header(), ReadKind::Local, known)?;
+        let at = self.shared.accept(connection, message.header(), ReadKind::Local, known)?;
         Ok((message, at))
     }
 
     fn looked_at(&self) -> Result<Arc<QueueView>, EtcdError> {
-        self.view.upgrade().ok_or_else(|| EtcdError::elsewhere("nobody looks any more"))
+        self.view.upgrade().ok_or_else(|| EtcdError::elsewhere("the view has no user any more"))
     }
 
-    async fn read(&self, link: &EndpointConnection) -> Result<Queue, EtcdError> {
-        queue::read(&self.shared, link, &self.election).await
+    async fn read(&self, connection: &EndpointConnection) -> Result<Queue, EtcdError> {
+        queue::read(&self.shared, connection, &self.election).await
     }
 
-    async fn watch(&self, link: &EndpointConnection) -> Result<Watch, EtcdError> {
-        self.shared.links.call(link, PATIENCE, link.watch(keys::prefix(&self.election))).await
+    async fn watch(&self, connection: &EndpointConnection) -> Result<Watch, EtcdError> {
+        self.shared
+            .connections
+            .call(connection, PATIENCE, connection.watch(keys::prefix(&self.election)))
+            .await
     }
 
-    fn broken(&self, link: &EndpointConnection, trouble: EtcdError) -> EtcdError {
-        self.shared.links.blame(link, &trouble);
-        trouble
+    fn broken(&self, connection: &EndpointConnection, error: EtcdError) -> EtcdError {
+        self.shared.connections.blame(connection, &error);
+        error
     }
 }

@@ -1,15 +1,15 @@
 //! Many watches over one stream.
 //!
-//! etcd serves any number of watches on one stream. One for each would cost etcd two goroutines and us
-//! kilobytes, so all views on a connection share one. What a watch promises, it promises on a shared stream
-//! too: every event, in order, whole revisions at a time.
+//! etcd serves any number of watches on one stream. One stream for each would cost etcd two goroutines and us
+//! kilobytes, so all views on a connection share one. A watch keeps its guarantee on a shared stream: every
+//! event, in order, whole revisions at a time.
 //!
 //! ```text
 //!  watch() ── Create, Cancel ──► asking ──► etcd ──► hearing ──► by watch id ──► Watch::message()
 //! ```
 //!
-//! etcd answers requests on a stream in their order (its `recvLoop` and `ctrlStream`). That matters where it
-//! refuses a watch: from 3.5 on the refusal does not say which.
+//! etcd answers requests on a stream in their order (its `recvLoop` and `ctrlStream`). That matters for a
+//! refused watch: from 3.5 on the refusal does not name it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,23 +26,23 @@ use super::error::EtcdError;
 /// Chosen by us, from 1 on, and never used twice on one stream.
 type WatchId = i64;
 
-/// What etcd calls a watch that it did not create.
+/// etcd's id for a watch that it did not create.
 const NONE: WatchId = -1;
 
 /// The watches over one connection.
 #[derive(Default)]
 pub(crate) struct Watches {
-    /// The stream for those to come, as long as somebody has a watch on it.
+    /// The stream for further watches, while it has any.
     open: tokio::sync::Mutex<Weak<SharedStream>>,
 }
 
 impl Watches {
-    /// Watches all keys with this prefix from now on. The first message is that etcd created the watch, or
+    /// Watches all keys with this prefix from now on. The first message tells that etcd created the watch, or
     /// refused it.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what was begun is given up.
+    /// Cancel safe: a watch that was begun is cancelled.
     pub(crate) async fn watch(
         &self,
         client: impl FnOnce() -> WatchClient,
@@ -66,22 +66,22 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// `None` if the stream takes no more.
+    /// Adds a watch; `None` if the stream takes no more.
     fn on(stream: Arc<SharedStream>, prefix: &str) -> Option<Self> {
         let mut routes = lock(&stream.routes);
         let (id, messages) = routes.add()?;
-        // Under the lock: they are asked for in the order in which their answers are awaited. Where nobody
-        // takes it, the stream is broken, and the first message will say so.
+        // Under the lock: requests go out in the order in which their answers are awaited. A failed send
+        // means that the stream is broken, and the first message will report it.
         let _ = stream.orders.send(WatchOrder::Create { id, prefix: prefix.to_owned() });
         drop(routes);
         Some(Self { stream, id, messages })
     }
 
-    /// The next message.
+    /// Waits for the next message.
     ///
     /// # Errors
     ///
-    /// If the stream is broken. It remains so.
+    /// If the stream is broken. It stays broken.
     ///
     /// # Cancel safety
     ///
@@ -97,7 +97,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         lock(&self.stream.routes).remove(self.id);
-        // Where nobody takes it, the stream is gone, and the watch with it.
+        // A failed send means that the stream is gone, and the watch with it.
         let _ = self.stream.orders.send(WatchOrder::Cancel(self.id));
     }
 }
@@ -111,7 +111,7 @@ enum WatchOrder {
     Cancel(WatchId),
 }
 
-/// A stream, open for as long as somebody has a watch on it.
+/// A stream, open while it has a watch.
 struct SharedStream {
     orders: mpsc::UnboundedSender<WatchOrder>,
     routes: Arc<Mutex<WatchRoutes<Box<WatchResponse>>>>,
@@ -132,32 +132,32 @@ impl SharedStream {
 }
 
 fn lock<M>(routes: &Mutex<WatchRoutes<M>>) -> MutexGuard<'_, WatchRoutes<M>> {
-    // Each change is whole before anything can panic.
+    // Each change is complete before anything can panic.
     routes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Not from a revision: the moment there is a newer one, etcd puts a watch among those that have to
-/// catch up, which it looks after every 100 ms only.
+/// No start revision: once there is a newer one, etcd puts the watch among those that have to catch up, which
+/// it serves every 100 ms only.
 ///
-/// Not in fragments: a message must hold whole revisions. One that is too large breaks the stream.
+/// No fragments: a message must hold whole revisions. One that is too large breaks the stream.
 fn options(id: WatchId) -> WatchOptions {
     WatchOptions::new().with_prefix().with_watch_id(id)
 }
 
-/// Serves a stream until it breaks, or nobody has a watch on it.
+/// Serves a stream until it breaks, or has no watch left.
 async fn pump(
     opened: WatchStream,
     ordered: mpsc::UnboundedReceiver<WatchOrder>,
     routes: Arc<Mutex<WatchRoutes<Box<WatchResponse>>>>,
 ) {
     let (requests, messages) = opened.split();
-    // Both at once: etcd reads no further while nobody reads its answers.
-    let trouble = tokio::select! {
+    // Both at once: etcd reads no further while its answers are not read.
+    let error = tokio::select! {
         biased;
-        trouble = hear(messages, &routes) => trouble,
-        trouble = ask(requests, ordered) => trouble,
+        error = hear(messages, &routes) => error,
+        error = ask(requests, ordered) => error,
     };
-    lock(&routes).close(trouble);
+    lock(&routes).close(error);
 }
 
 async fn ask(
@@ -192,13 +192,13 @@ async fn hear(
             canceled: message.canceled(),
         };
         if let Err(Confused) = lock(routes).tell(sender, message) {
-            // etcd numbers watches as it is told to; `etcd grpc-proxy` numbers them by itself.
+            // etcd uses the watch ids of its client; `etcd grpc-proxy` assigns its own.
             return EtcdError::proxy();
         }
     }
 }
 
-/// Which watch a message is from, and what it says of it.
+/// The watch of a message, and its kind.
 #[derive(Debug, Clone, Copy)]
 struct MessageHeader {
     id: WatchId,
@@ -206,19 +206,19 @@ struct MessageHeader {
     canceled: bool,
 }
 
-/// An answer that does not belong to what was asked.
+/// An answer that does not match the requests.
 #[derive(Debug, PartialEq, Eq)]
 struct Confused;
 
-/// Who gets which message of a stream.
+/// Routes the messages of a stream to its watches.
 struct WatchRoutes<M> {
     to: BTreeMap<WatchId, mpsc::UnboundedSender<M>>,
-    /// Asked for and not answered yet, in that order.
+    /// Requested and not answered yet, in that order.
     awaited: VecDeque<WatchId>,
     last: WatchId,
-    /// To those to come.
+    /// True if the stream takes no more watches.
     closed: bool,
-    /// Why no more messages come.
+    /// Reason that no more messages come.
     end: Option<EtcdError>,
 }
 
@@ -227,7 +227,7 @@ impl<M> WatchRoutes<M> {
         Self { to: BTreeMap::new(), awaited: VecDeque::new(), last: 0, closed: false, end: None }
     }
 
-    /// A watch that is about to be asked for; `None` if this stream takes no more.
+    /// Registers a watch that is about to be requested; `None` if this stream takes no more.
     fn add(&mut self) -> Option<(WatchId, mpsc::UnboundedReceiver<M>)> {
         if self.closed {
             return None;
@@ -243,14 +243,14 @@ impl<M> WatchRoutes<M> {
         self.to.remove(&id);
     }
 
-    /// No more messages come, and nothing can be asked for.
+    /// Ends the stream: no more messages, no more requests.
     fn close(&mut self, why: EtcdError) {
         self.closed = true;
         self.end = Some(why);
         self.to.clear();
     }
 
-    /// Passes a message on. One for a watch that was given up meanwhile is dropped.
+    /// Delivers a message. One for a watch that was cancelled meanwhile is dropped.
     fn tell(&mut self, sender: MessageHeader, message: M) -> Result<(), Confused> {
         let id = if sender.created { self.answered(sender)? } else { sender.id };
         if let Some(to) = self.to.get(&id) {
@@ -259,11 +259,11 @@ impl<M> WatchRoutes<M> {
         Ok(())
     }
 
-    /// Which watch an answer is for.
+    /// Returns the watch that an answer is for.
     fn answered(&mut self, sender: MessageHeader) -> Result<WatchId, Confused> {
         let id = self.awaited.pop_front().ok_or(Confused)?;
         if sender.canceled {
-            // The login that this stream was opened with may have run out. The next one has another.
+            // The login of this stream may have expired. The next stream has a new one.
             self.closed = true;
         }
         let refused = sender.canceled && sender.id == NONE;

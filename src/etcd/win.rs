@@ -1,20 +1,19 @@
-//! When a win is one, as pure states: what has been seen, and what to do next.
+//! The rule of a verified win, as pure states: inputs so far, and the next step.
 //!
 //! ```text
-//!   seen in the queue ──► behind somebody ──► … ──► first ──┐
+//!   position in the queue ─► behind another ─► … ─► first ──┐
 //!   etcd answered that it put our key ──────────────────────┴──► Win
 //! ```
 //!
-//! A win takes both, in either order. *First* is what the [view](super::view) of the queue
-//! shows: a linearizable read, carried on event by event, so that at one revision our own key
-//! was there, on our lease, with nobody before it and nobody at the same revision. The answer to the
-//! put says which `create_revision` is ours: a key of our name that another process made is not.
-//! (etcd's own `Campaign` proves less: it returns success for a key that is long gone,
-//! etcd-io/etcd#11007.)
+//! A win takes both, in either order. *First* is shown by the [view](super::view) of the queue: a
+//! linearizable read, continued event by event, so that at one revision our own key existed, on our lease,
+//! with no key before it or at the same revision. The answer to the put has our `create_revision`: a key of
+//! our name that another process made has another. (etcd's own `Campaign` proves less: it returns success for
+//! a key that is long gone, etcd-io/etcd#11007.)
 //!
-//! Nobody can come before us later: `create_revision` only grows. So first stays first for as
-//! long as our key lives. The moment the view is not sure any more (a broken watch), nothing
-//! it showed counts until it is sure again.
+//! No key can come before ours later: `create_revision` only grows. So first stays first while our key lives.
+//! The moment the view becomes unsure (a broken watch), its earlier positions do not count until it is sure
+//! again.
 
 use super::{
     keys::{LeaseId, Revision},
@@ -28,33 +27,33 @@ pub(crate) struct WinRule {
     lease: LeaseId,
     /// Our key's `create_revision`, once we know it.
     created: Option<Revision>,
-    /// Whether the view has ever shown us in the queue.
+    /// True once the view has shown us in the queue.
     queued: bool,
-    /// Whether the view is sure of what it shows.
+    /// True while the view is sure of our position.
     sure: bool,
-    /// Whether the view shows nobody before us, and is sure of it.
+    /// True while the view is sure that no key is before ours.
     first: bool,
-    /// Whether etcd has answered that it put our key.
+    /// True once etcd has answered that it put our key.
     put: bool,
 }
 
-/// What was seen.
+/// An input of the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WinInput {
-    /// What the view shows of our key.
-    Sight(QueuePosition),
+    /// The position of our key in the view.
+    Position(QueuePosition),
     /// etcd put our key, and this is its `create_revision`.
     Put { created: Revision },
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WinStep {
     /// Nothing, for however long it takes.
     Wait,
-    /// In the queue, behind somebody: wait, for however long it takes.
+    /// In the queue, behind another candidate: wait, for however long it takes.
     Follow { created: Revision },
-    /// Only one of the two that make a win is missing, and must come soon.
+    /// Only one of the two that make a win is missing, and is due soon.
     Expect,
     /// We lead, by a verified win.
     Win { created: Revision },
@@ -62,7 +61,7 @@ pub(crate) enum WinStep {
     Abandon(AttemptFailure),
 }
 
-/// Why an attempt can't be won.
+/// Reason that an attempt can't be won.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AttemptFailure {
     #[error("the key is gone from the queue")]
@@ -76,7 +75,7 @@ impl WinRule {
         Self { lease, created: None, queued: false, sure: false, first: false, put: false }
     }
 
-    /// Takes what was seen, and says what to do about it.
+    /// Takes an input, and returns the next step.
     pub(crate) fn see(&mut self, seen: WinInput) -> WinStep {
         match seen {
             WinInput::Put { created } => {
@@ -85,11 +84,11 @@ impl WinRule {
                 let next = |rule: &Self| if shown { rule.settle(created) } else { WinStep::Expect };
                 self.made(created).unwrap_or_else(|| next(self))
             }
-            WinInput::Sight(QueuePosition::Unsure { .. }) => {
+            WinInput::Position(QueuePosition::Unsure { .. }) => {
                 (self.sure, self.first) = (false, false);
                 if self.put { WinStep::Expect } else { WinStep::Wait }
             }
-            WinInput::Sight(QueuePosition::At { revision, place }) => {
+            WinInput::Position(QueuePosition::At { revision, place }) => {
                 self.sure = true;
                 match place {
                     QueuePlace::Absent => self.absent(revision),
@@ -106,13 +105,13 @@ impl WinRule {
         }
     }
 
-    /// Takes note of our key's revision; it never changes while the key lives.
+    /// Records our key's revision; it never changes while the key lives.
     fn made(&mut self, created: Revision) -> Option<WinStep> {
         let known = *self.created.get_or_insert(created);
         (known != created).then_some(WinStep::Abandon(AttemptFailure::NotOurs))
     }
 
-    /// Not there yet, or not there any more?
+    /// Tells a key that is not there yet from one that is gone.
     fn absent(&mut self, revision: Revision) -> WinStep {
         self.first = false;
         let gone = self.queued || self.created.is_some_and(|created| created <= revision);
@@ -142,14 +141,14 @@ mod tests {
     const OURS: LeaseId = LeaseId(7);
     const CREATED: Revision = Revision(10);
     const PUT: WinInput = WinInput::Put { created: CREATED };
-    const UNSURE: WinInput = WinInput::Sight(QueuePosition::Unsure { since: Timestamp::from_nanos(1) });
+    const UNSURE: WinInput = WinInput::Position(QueuePosition::Unsure { since: Timestamp::from_nanos(1) });
 
     fn key() -> Key {
         Key { created: CREATED, lease: Some(OURS) }
     }
 
     fn at(revision: i64, place: QueuePlace) -> WinInput {
-        WinInput::Sight(QueuePosition::At { revision: Revision(revision), place })
+        WinInput::Position(QueuePosition::At { revision: Revision(revision), place })
     }
 
     fn first() -> WinInput {
@@ -182,7 +181,7 @@ mod tests {
     #[test]
     fn contract_1_phantom_win_is_refused() {
         let gone = WinStep::Abandon(AttemptFailure::KeyGone);
-        // etcd put it, but the key was seen to go.
+        // etcd put it, but its deletion was seen.
         assert_eq!(after(&[behind(), at(16, QueuePlace::Absent)]), gone);
         assert_eq!(after(&[first(), at(21, QueuePlace::Absent)]), gone);
         // … or came and went without being seen.
@@ -236,19 +235,19 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is seen, in whatever order: a win comes only after the answer, and only
-        /// while the newest sight is our own key with nobody before it.
+        /// For all inputs in all orders: a win comes only after the answer, and only while the newest
+        /// position is our own key with no key before it.
         #[test]
-        fn contract_1_no_win_without_answer_and_clear_sight(all in prop::collection::vec(seen(), 0..25)) {
+        fn contract_1_no_win_without_answer_and_first_position(all in prop::collection::vec(seen(), 0..25)) {
             let mut campaign = WinRule::new(OURS);
             let (mut clear, mut put) = (false, false);
             for seen in all {
                 match seen {
                     WinInput::Put { .. } => put = true,
-                    WinInput::Sight(QueuePosition::At { place: QueuePlace::First(seen), .. }) => {
+                    WinInput::Position(QueuePosition::At { place: QueuePlace::First(seen), .. }) => {
                         clear = seen.created == CREATED && seen.lease.is_none_or(|lease| lease == OURS);
                     }
-                    WinInput::Sight(_) => clear = false,
+                    WinInput::Position(_) => clear = false,
                 }
                 match campaign.see(seen) {
                     WinStep::Win { created } => {
@@ -262,7 +261,7 @@ mod tests {
             }
         }
 
-        /// A candidate that is first, and learns all there is to learn, does win.
+        /// A candidate that is first, and gets all inputs, does win.
         #[test]
         fn contract_6_never_gets_stuck(
             noise in prop::collection::vec(prop_oneof![

@@ -109,7 +109,7 @@ impl Published {
     pub(super) fn show(&self, seen: Seen) {
         let front = match &seen.leader {
             Some(leader) => QueueHead::Candidate { token: leader.token, name: displayed(&leader.value) },
-            None => QueueHead::Nobody,
+            None => QueueHead::Empty,
         };
         self.fronts.send_if_modified(|shown| {
             let news = shown.as_ref() != Some(&front);

@@ -67,7 +67,7 @@ enum Command {
         #[arg(long = "name", value_name = "NAME", conflicts_with = "name")]
         name_flag: Option<CandidateName>,
         #[command(flatten)]
-        stands: Box<CandidateArgs>,
+        candidate_args: Box<CandidateArgs>,
         #[command(flatten)]
         lifeline: LifelineArgs,
         #[command(flatten)]
@@ -246,10 +246,10 @@ pub(crate) struct CommonArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
-/// How long a follower on its way out tries to take its key out of the queue.
+/// Time for a follower that stops to delete its key from the queue.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
-/// When a loop shows that it is alive.
+/// Ticks by which a loop shows that it is alive.
 fn heartbeat() -> Interval {
     const EVERY: Duration = Duration::from_secs(1);
     let mut heartbeat = interval(EVERY);
@@ -257,17 +257,17 @@ fn heartbeat() -> Interval {
     heartbeat
 }
 
-/// Nobody leads.
+/// Exit code: there is no leader.
 const VACANT: u8 = 3;
-/// It is not known who leads.
+/// Exit code: the leader is not known.
 const UNKNOWN: u8 = 4;
 
-/// The command line, with its examples.
+/// Returns the command line, with its examples.
 fn command_line() -> clap::Command {
     help::add(Cli::command())
 }
 
-/// Runs what the command line says.
+/// Runs the command of the command line.
 pub(crate) fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     if let Some(ended) = shim::become_command().or_else(init::serve) {
@@ -286,7 +286,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// What is wrong, and for a command of `run` that stands without dashes in front, what to do about it.
+/// Adds the remedy to an error about a command of `run` without dashes in front.
 fn with_hint(mut error: clap::Error) -> clap::Error {
     let runs = std::env::args_os().nth(1).is_some_and(|verb| verb == "run");
     let found = match error.get(ContextKind::InvalidArg) {
@@ -300,7 +300,7 @@ fn with_hint(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Says which variables do not do what they seem to.
+/// Warns about variables that have no effect, or a surprising one.
 fn warn_of_environment(config: &Config) {
     environment::warn(&command_line(), config);
 }
@@ -320,15 +320,15 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(flags) => runtime.block_on(run::run(*flags)),
         #[cfg(target_os = "linux")]
         Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
-        Command::Server { name, name_flag, stands, lifeline, shared } => {
-            let config = Config::merge(shared, Some(stands.member.clone()))?;
+        Command::Server { name, name_flag, candidate_args, lifeline, shared } => {
+            let config = Config::merge(shared, Some(candidate_args.member.clone()))?;
             secrecy::close(&config)?;
-            let usual = Defaults { name: server::nameless, timing: Timing::DEFAULT };
-            let standing = config.standing(name_flag.or(name), *stands, usual)?;
+            let defaults = Defaults { name: server::nameless, timing: Timing::DEFAULT };
+            let candidate = config.candidate(name_flag.or(name), *candidate_args, defaults)?;
             log::start(config.log_format, OutputStream::Stdout)?;
             warn_of_environment(&config);
-            let standing = lifeline.add_to(standing, &config)?;
-            runtime.block_on(server::run(config, standing))
+            let candidate = lifeline.add_to(candidate, &config)?;
+            runtime.block_on(server::run(config, candidate))
         }
         Command::Observe { json, shared } => {
             let config = Config::merge(shared, None)?;

@@ -1,11 +1,10 @@
 //! Flags, environment, file and defaults, merged once into a [`Config`] that can only be valid.
 //!
-//! A flag wins over the environment (clap sees to that), the environment over the file, the
-//! file over the default. A password is never a flag: it comes from `ELECT_PASSWORD` or from
-//! a file.
+//! A flag wins over the environment (clap does that), the environment over the file, the file over the
+//! default. A password is never a flag: it comes from `ELECT_PASSWORD` or from a file.
 //!
-//! Which backend it is, nothing wins over: `--peers` anywhere and something of etcd's anywhere is an
-//! error. A server that took one for the other would lead beside the leader whom everybody else knows.
+//! No source wins on the backend: `--peers` in one and an etcd setting in another is an error. A server that
+//! mistook one for the other would lead beside the leader that all others follow.
 
 use std::{
     env, fmt, fs,
@@ -36,49 +35,49 @@ use crate::{
 mod exposure;
 mod group;
 
-/// Where etcd is unless somebody says otherwise: its own default.
+/// etcd's own default address.
 pub(crate) const DEFAULT_ENDPOINT: &str = "localhost:2379";
 
-/// The election's key, as etcd's own examples and the seed of this project call it.
+/// The election's name in etcd's own examples and in the seed of this project.
 const DEFAULT_ELECTION: &str = "leader";
 
-/// The user asked for something that can't be; nothing was sent.
+/// An impossible request by the user; nothing was sent.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
 
-/// What every command needs.
+/// Settings that every command needs.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) backend: BackendConfig,
     pub(crate) election: ElectionName,
     pub(crate) log_format: Format,
-    /// Whether nothing says where etcd is.
+    /// True if no source gives an endpoint.
     pub(crate) uses_default_endpoint: bool,
-    /// Whether a password, a key or a secret is part of it.
+    /// True if it contains a password, a key or a secret.
     pub(crate) knows_a_secret: bool,
-    /// What is risky about it.
+    /// Warnings about risks.
     pub(crate) warnings: Vec<String>,
     file: File,
 }
 
-/// Where elections are decided.
+/// The backend that decides elections.
 #[derive(Debug, Clone)]
 pub(crate) enum BackendConfig {
     Etcd(etcd::Settings),
     Peers(PeersConfig),
 }
 
-/// What a candidate needs besides.
+/// Settings that a candidate needs besides.
 #[derive(Debug, Clone)]
 pub(crate) struct CandidateConfig {
     pub(crate) name: CandidateName,
     pub(crate) place: CandidateBackend,
-    /// Where to serve HTTP, if anywhere.
+    /// Address to serve HTTP at, if any.
     pub(crate) http: Option<Address>,
 }
 
-/// Where a candidate stands.
+/// A candidate's backend.
 #[derive(Debug, Clone)]
 pub(crate) enum CandidateBackend {
     /// On etcd, with a lease of this time to live.
@@ -88,7 +87,7 @@ pub(crate) enum CandidateBackend {
 }
 
 impl CandidateBackend {
-    /// What proves that it leads, once it does.
+    /// Returns the proof of its leadership.
     pub(crate) fn proof(&self) -> LeaseTiming {
         match self {
             Self::Etcd(_, ttl) => LeaseTiming::Lease(*ttl),
@@ -97,10 +96,10 @@ impl CandidateBackend {
     }
 }
 
-/// What a command that stands takes for granted where nobody says otherwise.
+/// Defaults of a command that takes part.
 pub(crate) struct Defaults {
     pub(crate) name: fn() -> Result<CandidateName, UsageError>,
-    /// Among peers.
+    /// The timing among peers.
     pub(crate) timing: Timing,
 }
 
@@ -128,10 +127,10 @@ pub(crate) struct File {
     name: Option<String>,
     http: Option<PortOrAddress>,
     log_format: Option<Format>,
-    // Those of `server`.
+    // Keys of `server`.
     pub(crate) lifeline: Option<PathBuf>,
     pub(crate) lock_delay: Option<String>,
-    // Those of `run`.
+    // Keys of `run`.
     pub(crate) kill_after: Option<String>,
     pub(crate) restart: Option<Restart>,
     pub(crate) once: Option<bool>,
@@ -162,7 +161,7 @@ enum PortOrAddress {
     Address(String),
 }
 
-/// Endpoints as people write a list of them: white space around each, a comma after the last.
+/// A list of endpoints as people write it: white space around each, a comma after the last.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoints(Vec<Endpoint>);
 
@@ -183,8 +182,8 @@ impl fmt::Display for Endpoints {
     }
 }
 
-/// Whether a variable is there, with nothing in it: `ELECT_X: ${X}` in a compose file makes one where X is not set.
-/// It counts as not set, except where that would change what is elected by.
+/// Returns whether a variable is set and empty: `ELECT_X: ${X}` in a compose file makes one where X is not
+/// set. It counts as unset, except where that would change the backend.
 pub(crate) fn is_empty(variable: &str) -> bool {
     env::var_os(variable).is_some_and(|value| value.is_empty())
 }
@@ -250,20 +249,19 @@ impl Config {
         Ok(Self { backend, election, log_format, uses_default_endpoint, knows_a_secret, warnings, file })
     }
 
-    /// The keys of the configuration file, if there is one.
+    /// Returns the keys of the configuration file, if there is one.
     pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
-    /// What a candidate needs, from its own flags and the same file, and what is usual where nobody says
-    /// anything.
-    pub(crate) fn standing(
+    /// Merges a candidate's settings from its flags, the same file, and the defaults.
+    pub(crate) fn candidate(
         &self,
         name: Option<CandidateName>,
         CandidateArgs { ttl, http, .. }: CandidateArgs,
-        usual: Defaults,
+        defaults: Defaults,
     ) -> Result<CandidateConfig, UsageError> {
-        // Not clap's to read: it may be given in two places, and would conflict with itself.
+        // Not read by clap: it may be given in two places, and would conflict with itself.
         let in_environment = env::var("ELECT_NAME").ok().filter(|name| !name.is_empty());
         let name = match (name, in_environment, &self.file.name) {
             (Some(name), _, _) => name,
@@ -271,7 +269,7 @@ impl Config {
                 name.parse().map_err(|error| UsageError(format!("ELECT_NAME: {error}")))?
             }
             (None, None, Some(name)) => in_file("name", name.parse())?,
-            (None, None, None) => (usual.name)()?,
+            (None, None, None) => (defaults.name)()?,
         };
         let ttl = match (ttl, &self.file.ttl) {
             (Some(ttl), _) => Some(ttl),
@@ -290,7 +288,7 @@ impl Config {
                 ));
             }
             (BackendConfig::Peers(peers), None) => {
-                CandidateBackend::Peers(Box::new(peers.settings(&name, &self.election, usual.timing)?))
+                CandidateBackend::Peers(Box::new(peers.settings(&name, &self.election, defaults.timing)?))
             }
         };
         let http = match (http, &self.file.http) {
@@ -321,10 +319,10 @@ impl File {
         })
     }
 
-    /// What is wrong, and in which line.
+    /// Parses the text; an error has its line's number.
     fn parse(text: &str) -> Result<Self, (usize, String)> {
         toml::from_str(text).map_err(|error| {
-            // The line's number, and not the line: it may hold what must not be printed.
+            // The line's number, and not the line: it may contain a secret.
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             let key = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
             let key = key.map(|(key, _)| format!(" {}:", key.trim())).unwrap_or_default();
@@ -353,16 +351,16 @@ impl File {
     }
 }
 
-/// The token that those of a new group are to be larger than.
+/// Parses the token that those of a new group must exceed.
 pub(crate) fn parse_token(text: &str) -> Result<u64, String> {
     let token = text.parse().map_err(|_| "write a token, as elect status shows them".to_owned())?;
     if token > LARGEST_TOKEN {
-        return Err(format!("at most {LARGEST_TOKEN} can be told from a damaged number"));
+        return Err(format!("the largest is {LARGEST_TOKEN}; a larger one counts as damaged"));
     }
     Ok(token)
 }
 
-/// Beyond it the servers of a group take a term for a damaged one.
+/// Servers of a group take a larger term for a damaged one.
 const LARGEST_TOKEN: u64 = 1 << 32;
 
 fn endpoints_in(list: &CommaList) -> Result<Vec<Endpoint>, UsageError> {
@@ -372,8 +370,8 @@ fn endpoints_in(list: &CommaList) -> Result<Vec<Endpoint>, UsageError> {
     }
 }
 
-/// Refuses an `ELECT_PEERS` with nothing in it where nothing else says what elects: the server was to be one of a
-/// group, and must not become a candidate on whichever etcd answers at the default address.
+/// Refuses an empty `ELECT_PEERS` if nothing else names the backend: the server was to be one of a group, and
+/// must not become a candidate on whatever etcd answers at the default address.
 fn refuse_empty_peers(flags: &CommonArgs, file: &File) -> Result<(), UsageError> {
     let among_peers = flags.peers.is_some() || file.peers.is_some();
     let on_etcd = flags.etcd.is_some() || flags.user.is_some() || file.etcd.is_some() || file.user.is_some();
@@ -412,17 +410,17 @@ pub(crate) fn in_file<T, E: std::fmt::Display>(key: &str, parsed: Result<T, E>) 
     parsed.map_err(|error| UsageError(format!("--config: {key}: {error}")))
 }
 
-/// Reads `5s`, `1m`.
+/// Parses `5s`, `1m`.
 pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
     if text.starts_with('-') {
-        return Err("it is a time, and not negative; write a duration, as in 5s".into());
+        return Err("a duration is not negative; write a duration, as in 5s".into());
     }
     let span =
         humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 5s"))?;
     Ttl::new(span).map_err(|error| error.to_string())
 }
 
-/// Reads `50ms`.
+/// Parses `50ms`.
 pub(crate) fn parse_heartbeat(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 50ms"))
 }
@@ -483,7 +481,7 @@ fn among_peers(
     Ok(PeersConfig { group, tls: certificates.read()?, member })
 }
 
-/// Warns of files that other users can get at.
+/// Returns warnings about files that other users can access.
 fn exposed(login: &Login, certificates: CertificateFiles<'_>, member: &MemberArgs) -> Vec<String> {
     let password = match &login.password {
         Some(PasswordSource::InFile(path)) => Some(path.as_path()),
@@ -497,13 +495,13 @@ fn exposed(login: &Login, certificates: CertificateFiles<'_>, member: &MemberArg
     files.into_iter().filter_map(|(flag, path)| Exposed::warning(flag, path?)).collect()
 }
 
-/// An endpoint elsewhere to which nothing is encrypted.
+/// Returns a remote endpoint whose traffic is not encrypted.
 fn in_the_clear(settings: &etcd::Settings) -> Option<&Endpoint> {
     let plain = settings.tls().is_none();
     settings.endpoints().iter().find(|endpoint| plain && !endpoint.wants_tls() && !endpoint.is_loopback())
 }
 
-/// The files of TLS, by whichever backend they are for.
+/// The files of TLS, for either backend.
 #[derive(Clone, Copy)]
 struct CertificateFiles<'a> {
     ca: Option<&'a Path>,
@@ -536,20 +534,20 @@ impl CertificateFiles<'_> {
     }
 }
 
-/// Who logs in to etcd.
+/// The user and password for etcd.
 struct Login {
     user: Option<String>,
     password: Option<PasswordSource>,
 }
 
-/// Never shown, in no form of the configuration.
+/// Never printed, in no form of the configuration.
 enum PasswordSource {
     Given(String),
     InFile(PathBuf),
 }
 
 impl PasswordSource {
-    /// From the file that a flag names, the environment, or the file that the configuration names.
+    /// Chooses the file of the flag, the environment, or the file of the configuration.
     fn of(flag: Option<&Path>, configured: Option<&Path>) -> Result<Option<Self>, UsageError> {
         let in_environment = match env::var("ELECT_PASSWORD") {
             Ok(empty) if empty.is_empty() => Err(env::VarError::NotPresent),
@@ -591,7 +589,7 @@ impl Login {
     }
 }
 
-/// A secret that was made by `echo` ends with a line break, which is not meant.
+/// Removes the line break at the end of a secret made by `echo`.
 fn without_line_break(secret: &str) -> String {
     secret.trim_end_matches(['\r', '\n']).to_owned()
 }
@@ -635,7 +633,7 @@ mod tests {
         }
     }
 
-    /// A file is a configuration, or an error on one bounded line that repeats no value.
+    /// Parses as a configuration, or as an error on one bounded line that repeats no value.
     #[test]
     fn fuzz_config() {
         bolero::check!().for_each(|text: &[u8]| {
@@ -647,13 +645,13 @@ mod tests {
                     return;
                 }
             };
-            // Whose files those would be is not for a fuzzer to find out.
+            // Left out: a fuzzer must not read files by those names.
             (file.cacert, file.cert, file.key, file.password_file) = (None, None, None, None);
             file.secret_file = None;
             let Ok(config) = Config::of(CommonArgs::default(), MemberArgs::default(), file) else { return };
             let name = || Ok("server1".parse().expect("it is a name"));
             let _ =
-                config.standing(None, CandidateArgs::default(), Defaults { name, timing: Timing::DEFAULT });
+                config.candidate(None, CandidateArgs::default(), Defaults { name, timing: Timing::DEFAULT });
         });
     }
 }

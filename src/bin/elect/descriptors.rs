@@ -1,39 +1,40 @@
-//! File descriptors: how many this process may have, and whether there are enough to begin.
+//! File descriptors: this process's limit, and whether it is enough to start.
 //!
-//! Running out later is survived: renewals go on over the connection that is there, and a new one waits until
-//! there is a descriptor for it. Beginning with too few is not worth it, and what we build on panics there.
+//! Running out later is survived: renewals continue over the existing connection, and a new one waits for a
+//! descriptor. A start with too few is refused, because libraries panic there.
 
 use std::fs::File;
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit};
 
-/// What a runtime and its signals take, and then the first connection to etcd.
+/// Descriptors for a runtime and its signals, and then the first connection to etcd.
 pub(crate) const TO_BEGIN: usize = 12;
 
-/// The same, with a guard and its pipes, and a look through `/proc`.
+/// The same, with a guard and its pipes, and a scan of `/proc`.
 #[cfg(target_os = "linux")]
 pub(crate) const TO_RUN: usize = 16;
 
-/// What a process that serves HTTP needs for everything else: two runtimes, a log, connections to etcd, one
-/// for each endpoint while they are raced for, a look at the names, what resolving a name opens.
+/// Descriptors of a process that serves HTTP for everything else: two runtimes, a log, connections to etcd,
+/// one for each endpoint during a race, a reading of the names, files for name resolution.
 const FOR_OURSELVES: usize = 48;
 
-/// Makes sure that so many more can be had.
+/// Checks that this many more are available.
 ///
 /// # Errors
 ///
-/// Says what to do where they can't.
+/// Tells the remedy if they are not.
 pub(crate) fn ensure(more: usize) -> anyhow::Result<()> {
     let remedy = || format!("too few file descriptors: this takes {more} more; raise the limit (ulimit -n)");
-    // Kept until the last one is there, and then all of them are free again.
+    // Kept until the last one is open, then all are free again.
     let opened: Result<Vec<File>, _> = (0..more).map(|_| File::open("/dev/null")).collect();
     opened.map(drop).with_context(remedy)
 }
 
-/// How many connections can be served, at most `wished`, and always leave enough for the rest of this process.
+/// Returns how many connections can be served, at most `wished`, with enough left for the rest of this
+/// process.
 ///
-/// It is the limit at this moment. Whoever lowers it for a running process makes room by that.
+/// By the limit at this moment. An operator who lowers it for a running process makes room by that.
 pub(crate) fn to_serve(wished: usize) -> usize {
     match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((limit, _)) => share(usize::try_from(limit).unwrap_or(usize::MAX), wished),
@@ -41,7 +42,7 @@ pub(crate) fn to_serve(wished: usize) -> usize {
     }
 }
 
-/// A quarter, as long as the rest is enough for ourselves; else what is left, and never nothing.
+/// Returns three quarters at most; with a low limit what is left, and never zero.
 fn share(limit: usize, wished: usize) -> usize {
     (limit / 4).min(limit.saturating_sub(FOR_OURSELVES)).clamp(1, wished)
 }

@@ -1,4 +1,5 @@
-//! For how long an answer of the backend proves that this process leads, and what else follows from that.
+//! The time for which an answer of the backend proves that this process leads, and the times that follow from
+//! it.
 //!
 //! | span | on etcd | among peers |
 //! |---|---|---|
@@ -7,27 +8,27 @@
 //! | `interval` | TTL / 3 | heartbeat |
 //! | `patience` | (TTL − margin) / 4 | heartbeat |
 //!
-//! All are of the boot-time clock, and count from when that was sent which was answered. Pure.
+//! All are of the boot-time clock, and count from the send of the answered message. Pure.
 
 use std::{fmt, time::Duration};
 
 use leader_election::{peers::Timing, timing::Ttl};
 
-/// What a leader is proved by.
+/// The proof of a leader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LeaseTiming {
-    /// etcd keeps a lease for this long.
+    /// A lease in etcd with this time to live.
     Lease(Ttl),
-    /// A majority of the peers answers heartbeats.
+    /// Heartbeats that a majority of the peers answers.
     Heartbeats(Timing),
 }
 
-/// How many of the longest election timeouts a server may hear no leader for before it counts as out of
-/// touch. Elections that go wrong once or twice are over by then.
+/// Longest election timeouts without a leader before a server counts as out of touch. One or two failed
+/// elections are over by then.
 const ELECTIONS: u32 = 4;
 
 impl LeaseTiming {
-    /// When another one may lead, if nothing more is answered.
+    /// Returns the time after which another candidate may lead, without further answers.
     pub(crate) fn span(self) -> Duration {
         match self {
             Self::Lease(ttl) => ttl.as_duration(),
@@ -35,7 +36,7 @@ impl LeaseTiming {
         }
     }
 
-    /// What of that is given away for clocks that run at different rates.
+    /// Returns the part of it that is kept for clocks of different rates.
     pub(crate) fn margin(self) -> Duration {
         match self {
             Self::Lease(ttl) => ttl.margin(),
@@ -43,12 +44,12 @@ impl LeaseTiming {
         }
     }
 
-    /// For how long this process may believe that it leads.
+    /// Returns the time for which this process may trust that it leads.
     pub(crate) fn certain(self) -> Duration {
         self.span() - self.margin()
     }
 
-    /// From one renewal, or heartbeat, to the next.
+    /// Returns the time from one renewal, or heartbeat, to the next.
     pub(crate) fn interval(self) -> Duration {
         match self {
             Self::Lease(ttl) => ttl.renewal_interval(),
@@ -56,7 +57,7 @@ impl LeaseTiming {
         }
     }
 
-    /// How long one may go unanswered before the next is tried.
+    /// Returns the timeout of one before the next is tried.
     pub(crate) fn patience(self) -> Duration {
         match self {
             Self::Lease(ttl) => ttl.patience(),
@@ -64,7 +65,7 @@ impl LeaseTiming {
         }
     }
 
-    /// What was known of the leader is not repeated once the backend has not been heard for this long.
+    /// Returns the time without contact after which the known leader is not shown any more.
     pub(crate) fn stale_after(self) -> Duration {
         match self {
             Self::Lease(ttl) => ttl.as_duration(),
@@ -72,7 +73,7 @@ impl LeaseTiming {
         }
     }
 
-    /// … and this server is not ready any more.
+    /// Returns the time without contact after which this server is not ready any more.
     pub(crate) fn out_of_touch_after(self) -> Duration {
         match self {
             Self::Lease(ttl) => ttl.as_duration(),
@@ -81,7 +82,7 @@ impl LeaseTiming {
     }
 }
 
-/// As one writes it after `--ttl` or `--election-timeout`.
+/// Formats it like the value of `--ttl` or `--election-timeout`.
 impl fmt::Display for LeaseTiming {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -94,7 +95,7 @@ impl fmt::Display for LeaseTiming {
     }
 }
 
-/// A span as a flag takes it: without blanks, which a shell would take for the end of it.
+/// Formats a span as a flag takes it: without blanks, at which a shell would split it.
 pub(crate) fn written(span: Duration) -> String {
     humantime::format_duration(span).to_string().replace(' ', "")
 }

@@ -1,9 +1,8 @@
-//! What is logged, and in which form.
+//! The log, in three formats.
 //!
-//! `plain` prints the lines that people follow, each as its bare message, and nothing else on that stream; what is
-//! wrong at the start, and a problem that lasts, go to the standard error.
-//! `full` and `json` print those with time, level and fields, and whatever else is at info
-//! or above. `RUST_LOG` widens any of them.
+//! `plain` prints the lines that people follow, each as its bare message, and nothing else on that stream;
+//! problems at the start, and lasting problems, go to the standard error. `full` and `json` print those with
+//! time, level and fields, and everything else at info or above. `RUST_LOG` widens any of them.
 
 use std::{fmt, io};
 
@@ -33,18 +32,18 @@ pub(crate) use self::{
 /// The target of the lines that people follow.
 pub(crate) const TRANSCRIPT: &str = "transcript";
 
-/// The target of what is wrong, and is said once.
+/// The target of a problem that is logged once.
 const PROBLEM: &str = "problem";
 
-/// The target of problems that last, for `plain`: the other formats have told of each occurrence.
+/// The target of lasting problems, for `plain`: the other formats have logged each occurrence.
 const LASTING: &str = "lasting";
 
-/// Warns about what is wrong, and will not mend itself.
+/// Warns about a problem that will not fix itself.
 pub(crate) fn problem(text: &str) {
     tracing::warn!(target: PROBLEM, "{text}");
 }
 
-/// Tells those who follow the plain lines of a problem that lasts.
+/// Logs a lasting problem for readers of the plain lines.
 pub(crate) fn lasting_problem(text: &str) {
     tracing::warn!(target: LASTING, "{text}");
 }
@@ -59,13 +58,13 @@ pub(crate) enum Format {
 }
 
 pub(crate) fn start(format: Format, to: OutputStream) -> Result<(), UsageError> {
-    let usual = match format {
+    let default = match format {
         Format::Plain => "transcript=info,problem=warn,lasting=warn",
         Format::Full | Format::Json => "info,lasting=off",
     };
     let directives = match std::env::var("RUST_LOG") {
-        Ok(more) if !more.is_empty() => format!("{usual},{more}"),
-        _ => usual.to_owned(),
+        Ok(more) if !more.is_empty() => format!("{default},{more}"),
+        _ => default.to_owned(),
     };
     let filter: Targets = directives.parse().map_err(|error| {
         UsageError(format!(
@@ -87,7 +86,7 @@ pub(crate) fn start(format: Format, to: OutputStream) -> Result<(), UsageError> 
     Ok(())
 }
 
-/// Where lines go, by what they are about.
+/// Chooses a line's stream by its target.
 struct LogStreams {
     problems: OutputStream,
     others: OutputStream,
@@ -135,7 +134,7 @@ where
     }
 }
 
-/// Writes an event's message, and leaves its fields out.
+/// Writes an event's message, and omits its fields.
 struct MessageOnly<'a, 'w>(&'a mut Writer<'w>, fmt::Result);
 
 impl tracing::field::Visit for MessageOnly<'_, '_> {

@@ -1,14 +1,15 @@
-//! What this process knows, and others are not to read out of it.
+//! Protection of this process's secrets from other processes.
 
 use anyhow::Context;
 
 use crate::config::Config;
 
-/// Closes this process, if it knows a password, a key or a secret: other processes of the same user can read neither its
-/// memory nor its environment any more, not by `/proc` and not by a debugger, and a crash writes no dump. Root still can.
+/// Closes this process if it knows a password, a key or a secret: other processes of the same user can read
+/// neither its memory nor its environment any more, not by `/proc` and not by a debugger, and a crash writes
+/// no dump. Root still can.
 ///
-/// It holds until the next `exec`. So whatever a process starts that is closed begins open, and without what it is not
-/// to know in its environment: see `effects::environment`.
+/// It holds until the next `exec`. So a child of a closed process begins open, and without the secrets in its
+/// environment: see `supervise::environment`.
 pub(crate) fn close(config: &Config) -> anyhow::Result<()> {
     #[cfg(target_os = "linux")]
     if config.knows_a_secret {

@@ -1,4 +1,4 @@
-//! One TCP connection to one address; and which addresses a host name has, by now.
+//! One TCP connection to one address, and the current addresses of a host name.
 
 use std::{
     io,
@@ -24,8 +24,7 @@ use crate::etcd::{endpoint::Endpoint, error::EtcdError};
 /// More addresses than any cluster has members.
 const MOST_ADDRESSES: usize = 32;
 
-/// The addresses of an endpoint in the order in which they are to be tried, which is the resolver's; but
-/// one to be `avoided` comes last.
+/// Resolves the addresses of an endpoint, in the resolver's order, but with the `avoided` one last.
 pub(super) async fn addresses(
     endpoint: &Endpoint,
     avoided: Option<SocketAddr>,
@@ -55,8 +54,8 @@ fn in_order(found: impl Iterator<Item = SocketAddr>, avoided: Option<SocketAddr>
     addresses
 }
 
-/// Connects to one address, whatever the name in the request is; and once. A channel would dial again
-/// whenever it is used after a break, and whether and when that is right is decided elsewhere.
+/// Connects once to one address, whatever the name in the request. A channel would redial on use after a
+/// break; that decision is made elsewhere.
 #[derive(Debug, Clone)]
 pub(super) struct Dialer {
     address: SocketAddr,
@@ -69,7 +68,7 @@ impl Dialer {
         Self { address, dialled: Arc::default(), connected: Arc::default() }
     }
 
-    /// Whether anything accepted a connection there.
+    /// Returns a flag that tells whether a connection was accepted there.
     pub(super) fn connected(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.connected)
     }

@@ -1,4 +1,4 @@
-//! Several attempts, each with a head start before the next, of which the first to succeed is taken.
+//! Several attempts, each with a head start before the next; the first to succeed is taken.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,15 +9,15 @@ use tokio::{
 
 use crate::etcd::error::EtcdError;
 
-/// How long an attempt is waited for before the next one joins the race.
+/// Head start of an attempt before the next one joins the race.
 pub(super) const HEAD_START: Duration = Duration::from_millis(250);
 
-/// Starts `count` attempts in turn. One that fails is made again a head start later, for as long as
-/// another is under way: that one may take long, and find nothing.
+/// Starts `count` attempts in turn. A failed one is repeated a head start later while another is still
+/// running, since that one may take long and fail.
 ///
 /// # Errors
 ///
-/// How each attempt failed, once all have, or the last one's time `within` which to succeed is over.
+/// The error of each attempt, once all have failed, or the time of the last one, `within`, is over.
 pub(super) async fn race<T, F>(
     count: usize,
     within: Duration,
@@ -36,8 +36,8 @@ where
             biased;
             Some(finished) = racing.join_next() => match finished {
                 Ok((_, Ok(won))) => return Ok(won),
-                Ok((turn, Err(trouble))) => {
-                    problems.insert(turn, trouble);
+                Ok((turn, Err(error))) => {
+                    problems.insert(turn, error);
                     if problems.len() == count {
                         return Err(problems);
                     }
@@ -48,7 +48,7 @@ where
                         (turn, again.await)
                     });
                 }
-                // Aborted, or a bug that was reported where it happened: it never succeeds.
+                // Aborted, or a panic that was reported where it happened: it never succeeds.
                 Err(_panicked_or_aborted) => {}
             },
             () = sleep_until(next_start), if started < count => {
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(race(3, WITHIN, refuse).await.unwrap_err().len(), 3);
         let start = Instant::now();
         let silence = race(2, WITHIN, |_| pending::<Result<(), EtcdError>>()).await;
-        let silence = silence.unwrap_err().into_values().map(|trouble| trouble.to_string());
+        let silence = silence.unwrap_err().into_values().map(|error| error.to_string());
         assert_eq!(silence.collect::<Vec<_>>(), ["no answer within 3s"; 2]);
         assert_eq!(start.elapsed(), WITHIN + HEAD_START);
     }

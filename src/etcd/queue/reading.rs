@@ -1,4 +1,4 @@
-//! Reading a queue from etcd, its front first.
+//! Reads of a queue from etcd, its head first.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,17 +16,17 @@ use crate::{
     names::ElectionName,
 };
 
-/// How long a read may stay unanswered.
+/// Timeout of a read.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Keys in one answer, at first. Where all of those belong to other elections, the next answer has twice
-/// as many.
+/// Keys in one answer, at first. If all of those belong to other elections, the next answer has twice as
+/// many.
 const PAGE: i64 = ROOM as i64;
 
-/// Reads the front of the queue, linearizably and at one revision. Values may be large, and are left out.
+/// Reads the head of the queue, linearizably and at one revision. Values may be large, and are left out.
 pub(crate) async fn read(
     shared: &EtcdShared,
-    link: &EndpointConnection,
+    connection: &EndpointConnection,
     election: &ElectionName,
 ) -> Result<Queue, EtcdError> {
     let mut entries = BTreeMap::new();
@@ -42,10 +42,10 @@ pub(crate) async fn read(
             options = options.with_revision(at);
         }
         let known = shared.known();
-        let mut client = link.kv();
+        let mut client = connection.kv();
         let reading = client.get(keys::prefix(election), Some(options));
-        let answer = shared.links.call(link, PATIENCE, reading).await?;
-        let read_at = shared.accept(link, answer.header(), ReadKind::Linearizable, known)?;
+        let answer = shared.connections.call(connection, PATIENCE, reading).await?;
+        let read_at = shared.accept(connection, answer.header(), ReadKind::Linearizable, known)?;
         let at = *at.get_or_insert(read_at);
         let keys = answer.kvs();
         let entry = |kv: &KeyValue| Some((kv.key().to_vec(), QueueEntry::of_key(election, kv)?));
@@ -63,33 +63,33 @@ pub(crate) async fn read(
     }
 }
 
-/// What a queue of this revision has under one key.
+/// Reads one key of the queue at this revision.
 pub(crate) async fn key_at(
     shared: &EtcdShared,
-    link: &EndpointConnection,
+    connection: &EndpointConnection,
     key: &[u8],
     at: Revision,
 ) -> Result<Option<Key>, EtcdError> {
     let known = shared.known();
-    let mut client = link.kv();
+    let mut client = connection.kv();
     let options = GetOptions::new().with_keys_only().with_revision(at.0);
-    let answer = shared.links.call(link, PATIENCE, client.get(key, Some(options))).await?;
-    shared.accept(link, answer.header(), ReadKind::Linearizable, known)?;
+    let answer = shared.connections.call(connection, PATIENCE, client.get(key, Some(options))).await?;
+    shared.accept(connection, answer.header(), ReadKind::Linearizable, known)?;
     let key = |kv: &KeyValue| Key { created: Revision(kv.create_revision()), lease: None };
     Ok(answer.kvs().first().map(key))
 }
 
-/// One key, as it was at a revision, with all that etcd has of it.
+/// Reads one key at a revision, with all its data.
 pub(crate) async fn value_at(
     shared: &EtcdShared,
-    link: &EndpointConnection,
+    connection: &EndpointConnection,
     key: &[u8],
     at: Revision,
 ) -> Result<Option<KeyValue>, EtcdError> {
     let known = shared.known();
-    let mut client = link.kv();
+    let mut client = connection.kv();
     let options = GetOptions::new().with_revision(at.0);
-    let mut answer = shared.links.call(link, PATIENCE, client.get(key, Some(options))).await?;
-    shared.accept(link, answer.header(), ReadKind::Linearizable, known)?;
+    let mut answer = shared.connections.call(connection, PATIENCE, client.get(key, Some(options))).await?;
+    shared.accept(connection, answer.header(), ReadKind::Linearizable, known)?;
     Ok(answer.take_kvs().into_iter().next())
 }

@@ -1,7 +1,7 @@
-//! `elect completions SHELL`: a script that makes a shell complete the command line of `elect`.
+//! `elect completions SHELL`: a completion script for the command line of `elect`.
 //!
-//! Made from the same definitions that the command line is parsed by, so the two can't differ.
-//! Hidden commands are for `elect` itself and are left out.
+//! Generated from the definitions that parse the command line, so the two can't differ. Hidden commands are
+//! for `elect` itself and are left out.
 
 use std::{
     io::{Write, stdout},
@@ -12,7 +12,7 @@ use anyhow::Context;
 use clap::{Command, ValueEnum};
 use clap_complete::{generate, shells};
 
-/// The shells that our tests let read their script.
+/// Shells that our tests run on their script.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Shell {
     Bash,
@@ -23,7 +23,7 @@ pub(super) enum Shell {
 /// Prints the script for `shell`.
 pub(super) fn run(elect: Command, shell: Shell) -> anyhow::Result<ExitCode> {
     let mut elect = without_hidden(&elect);
-    // Not written to standard output at once: the generator panics where it can't write.
+    // Buffered first: the generator panics where it can't write.
     let mut script = Vec::new();
     match shell {
         Shell::Bash => generate(shells::Bash, &mut elect, "elect", &mut script),

@@ -1,22 +1,22 @@
 //! `elect demo`: three servers on this machine, in one terminal. The leader is killed, and another takes over.
 //!
-//! Nothing is acted: these are three processes of `elect server`, by Raft among themselves or on an etcd, and what
-//! they print is printed here as it comes. What they need (ports of the loopback interface, a temporary
-//! directory) is theirs alone, and nothing that configures other servers is read: neither `ELECT_…` nor a file.
-//! With a keyboard, keys kill and start; without one, rounds of it are played, and the failovers measured.
+//! Nothing is simulated: these are three processes of `elect server`, by Raft among themselves or on an etcd,
+//! and their output is printed here as it comes. Their ports of the loopback interface and their temporary
+//! directory are their own, and no configuration of other servers is read: neither `ELECT_…` nor a file. With
+//! a keyboard, keys kill and start servers; without one, rounds are played and the failovers measured.
 //!
-//! However this ends, the servers end too: told to, or, if this process is killed, by the kernel's hand. Only then
-//! their directory stays behind.
+//! However this process ends, the servers end too: it stops them, or, if it is killed, the kernel does. Only
+//! then their directory stays behind.
 //!
 //! | module | |
 //! |---|---|
-//! | `servers` | the three: started, killed, listened to, ended |
-//! | `watch` | who leads, who is away, and what a failover took (pure) |
-//! | `failovers` | the table of them (pure) |
-//! | `process` | a child, and a thread that reads what it prints |
-//! | `backing` | what the servers elect by: the command lines, an etcd of our own |
-//! | `ports` | ports that nobody else gets while we hold them |
-//! | `keyboard` | single keys, and a terminal that is left as it was |
+//! | `servers` | the three servers: start, kill, output, end |
+//! | `watch` | the leader, the servers that are down, and the duration of a failover (pure) |
+//! | `failovers` | the table of failovers (pure) |
+//! | `process` | a child, and a thread that reads its output |
+//! | `backing` | the servers' backend: their command lines, and an etcd of our own |
+//! | `ports` | ports that no other program gets while we hold them |
+//! | `keyboard` | single keys, with the terminal restored at the end |
 //! | `printed` | prefixes and colours |
 
 use std::{
@@ -44,19 +44,19 @@ mod process;
 mod servers;
 mod watch;
 
-/// Rounds where nobody can press a key, and nobody says how many.
+/// Rounds without keys and without a number given.
 const ROUNDS: u32 = 3;
 
-/// Until the first leader: an etcd may have to get up before it. Far more than it takes, for machines under load.
+/// Time until the first leader, with the start of an etcd. Far more than it takes, for machines under load.
 const START_WITHIN: Duration = Duration::from_secs(30);
 
-/// For the next leader after a kill, and for a server that was started again to follow.
+/// Time for the next leader after a kill, and for a restarted server to follow.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a person gets to see what is so, before it is changed.
+/// Time for a person to read the present state before it changes.
 const SHOWN: Duration = Duration::from_millis(1500);
 
-/// Kills in a row that hit a server that had just stopped leading by itself. More are no bad luck any more.
+/// Kills in a row that hit a server that had just stopped leading by itself. More are not chance.
 const RETAKES: u32 = 10;
 
 #[derive(Debug, Args)]
@@ -75,14 +75,14 @@ pub(super) async fn run(flags: DemoArgs) -> anyhow::Result<ExitCode> {
     let directory = tempfile::Builder::new().prefix("elect-demo-").tempdir();
     let directory = directory.context("no temporary directory for the servers' data; set TMPDIR to one")?;
     let ended = on_stage(flags, &directory, &mut stop).await;
-    // Whoever wrote into it has ended.
+    // All its writers have ended.
     directory.close().context("the servers' data could not be removed")?;
     ended
 }
 
-/// Everything that needs processes. None of them is left when this returns.
+/// Does everything that needs processes. None of them is left when this returns.
 async fn on_stage(flags: DemoArgs, directory: &TempDir, stop: &mut Stop) -> anyhow::Result<ExitCode> {
-    // Before anything is started: it may be the terminal's place to say no.
+    // Before anything is started: the terminal may refuse.
     let keyboard = match flags.rounds {
         None if is_watched() => Some(Keyboard::open().context("failed to read single keys")?),
         _ => None,
@@ -120,7 +120,7 @@ async fn on_stage(flags: DemoArgs, directory: &TempDir, stop: &mut Stop) -> anyh
     played
 }
 
-/// With keys, to be told to end is the end. Rounds that were not played to their end are a failure.
+/// Returns the exit code for an early end: success with keys, failure before the last round.
 fn untimely(by_hand: bool) -> ExitCode {
     if by_hand {
         return ExitCode::SUCCESS;
@@ -129,7 +129,7 @@ fn untimely(by_hand: bool) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Whether somebody sees what happens, and has keys to press.
+/// Returns whether a person watches, and has keys to press.
 fn is_watched() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal() && keyboard::in_foreground()
 }
@@ -196,12 +196,13 @@ async fn play_by_keys(
     }
 }
 
-/// What ends the demonstration from outside.
+/// Signals that end the demonstration.
 struct Stop([Signal; 4]);
 
 impl Stop {
     fn listen() -> io::Result<Self> {
-        // The third: its terminal was closed. The fourth: Ctrl-\, whose usual end would not be a clean one.
+        // The third: the terminal was closed. The fourth: Ctrl-\, whose default action would skip the
+        // cleanup.
         Ok(Self([
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,

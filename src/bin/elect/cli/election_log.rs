@@ -1,4 +1,4 @@
-//! What happens in an election, as log lines: what `server` and `run` tell people.
+//! Events of an election as log lines, for `server` and `run`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -18,30 +18,30 @@ use crate::{
     log::{self, Format, RateLimit, TRANSCRIPT, lasting_problem, together},
 };
 
-/// The target of what machines follow, at debug: from when until when this process takes itself for the leader. Moments
-/// are nanoseconds of the boot-time clock, which all processes of a machine share.
+/// Target for programs, at debug: the time in which this process takes itself for the leader. Moments are
+/// nanoseconds of the boot-time clock, which all processes of a machine share.
 const BELIEF: &str = "belief";
 
-/// Turns what happens into log lines.
+/// Turns events into log lines.
 pub(super) struct ElectionLog {
-    /// The term that this process leads, as far as it has heard.
+    /// The term that this process leads, by the events so far.
     leading: Option<FencingToken>,
     transcript: Transcript,
-    /// How this server is in touch with the others.
+    /// The line about this server's connection to the others.
     reaching: LogLine,
-    /// The term at the front, and whose it is.
-    front: Option<(FencingToken, String)>,
+    /// The term at the head of the queue, and its leader.
+    head: Option<(FencingToken, String)>,
     refreshing: RefreshPace,
-    /// How often that is said aloud, and not at debug only.
+    /// Limits the refresh lines; the rest goes to debug.
     aloud: RefreshPace,
     namesakes: Namesakes,
     failures: RateLimit,
     lasting: Lasting,
-    /// Whether there was a connection, or what to check about it was told.
+    /// True once there was a connection, or the advice about it was logged.
     told_what_to_check: bool,
 }
 
-/// When a problem that lasts is told of where single failures are not.
+/// Decides when a lasting problem is logged by `plain`, which omits single failures.
 #[derive(Debug, Default)]
 struct Lasting {
     since: Option<Timestamp>,
@@ -49,11 +49,11 @@ struct Lasting {
 }
 
 impl Lasting {
-    /// Attempts that fail for less are the business of a restart, or of a change of etcd's leader.
+    /// Shorter failures belong to a restart, or to a change of etcd's leader.
     const AFTER: Duration = Duration::from_secs(2);
     const EVERY: Duration = Duration::from_secs(60);
 
-    /// Notes a failure; whether it is to be told.
+    /// Records a failure; returns whether to log it.
     fn failed(&mut self, now: Timestamp) -> bool {
         let since = *self.since.get_or_insert(now);
         let is_due = self.told.is_none_or(|told| now.since(told) >= Self::EVERY);
@@ -69,21 +69,22 @@ impl Lasting {
     }
 }
 
-/// How often it is told, at most, that this server still leads. Whatever proves it may come more often.
+/// Limits the lines that this server still leads; renewals may come more often.
 struct RefreshPace {
     every: Duration,
-    /// Whether it has to have led for as long before it is told the first time.
+    /// True if it has to lead for one interval before the first line.
     waits: bool,
     last: Option<Timestamp>,
 }
 
 impl RefreshPace {
-    /// At each renewal; but connections that break make more of them than there should be.
+    /// Pace of renewals: one line each; reconnections cause extra ones.
     fn of_renewals(ttl: Ttl) -> Self {
         Self { every: ttl.renewal_interval() / 2, waits: false, last: None }
     }
 
-    /// In the full log, for people: the first of a term, and then once a minute. What follows the other forms counts them.
+    /// Pace of the full log, for people: the first of a term, then one a minute. Programs that read the other
+    /// forms count them.
     fn aloud(format: Format) -> Self {
         let every = match format {
             Format::Full => Duration::from_secs(60),
@@ -92,7 +93,7 @@ impl RefreshPace {
         Self { every, waits: false, last: None }
     }
 
-    /// Heartbeats come many times a second: once a second.
+    /// Pace of heartbeats, which come many times a second: one line a second.
     fn of_heartbeats() -> Self {
         Self { every: Duration::from_secs(1), waits: true, last: None }
     }
@@ -112,17 +113,17 @@ impl RefreshPace {
 }
 
 impl ElectionLog {
-    /// Tells that this server starts.
-    pub(super) fn starting(standing: &CandidateConfig, election: &ElectionName, format: Format) -> Self {
-        let starting = LogLine::Starting { name: standing.name.to_string() };
-        let (reaching, refreshing) = match &standing.place {
+    /// Logs that this server starts.
+    pub(super) fn starting(candidate: &CandidateConfig, election: &ElectionName, format: Format) -> Self {
+        let starting = LogLine::Starting { name: candidate.name.to_string() };
+        let (reaching, refreshing) = match &candidate.place {
             CandidateBackend::Etcd(settings, ttl) => {
                 info!(target: TRANSCRIPT, election = %election, ttl = %ttl, "{starting}");
                 let endpoints: Vec<_> = settings.endpoints().iter().map(ToString::to_string).collect();
                 (LogLine::Connecting { endpoints: endpoints.join(",") }, RefreshPace::of_renewals(*ttl))
             }
             CandidateBackend::Peers(settings) => {
-                let (data, timing) = (settings.data().display(), standing.place.proof());
+                let (data, timing) = (settings.data().display(), candidate.place.proof());
                 info!(target: TRANSCRIPT, election = %election, election_timeout = %timing, data = %data, "{starting}");
                 if let Some(note) = evenness(settings.group()) {
                     info!("{note}");
@@ -134,17 +135,17 @@ impl ElectionLog {
             leading: None,
             transcript: Transcript::new(),
             reaching,
-            front: None,
+            head: None,
             refreshing,
             aloud: RefreshPace::aloud(format),
-            namesakes: Namesakes::of(standing),
+            namesakes: Namesakes::of(candidate),
             failures: RateLimit::new(),
             lasting: Lasting::default(),
             told_what_to_check: false,
         }
     }
 
-    /// Tells how it reaches the others.
+    /// Logs how it reaches the others.
     pub(super) fn reaching(&self) {
         info!(target: TRANSCRIPT, "{}", self.reaching);
     }
@@ -166,7 +167,7 @@ impl ElectionLog {
                 self.aloud.begin();
                 let lines = self.transcript.lines(Happened::Elected { token });
                 together(|| {
-                    // Frozen between the news and this line, we may have been deposed: then say nothing.
+                    // A freeze since the event may have deposed us: then log nothing.
                     for line in lines.iter().filter(|_| Timestamp::now() < until) {
                         info!(target: TRANSCRIPT, token = token.get(), "{line}");
                     }
@@ -202,7 +203,7 @@ impl ElectionLog {
                 let Some(left_out) = self.failures.pass(Timestamp::now()) else { return };
                 let left_out = (left_out > 0).then_some(left_out);
                 warn!(problem, retry_in = ?pause, left_out, "the attempt failed");
-                // Peers dial each other all the time.
+                // Peers redial all the time.
                 if unreachable && matches!(self.reaching, LogLine::Connecting { .. }) {
                     if !std::mem::replace(&mut self.told_what_to_check, true) {
                         warn!(
@@ -218,11 +219,11 @@ impl ElectionLog {
         }
     }
 
-    pub(super) fn seen(&mut self, front: QueueHead) {
-        self.front = None;
-        match front {
+    pub(super) fn seen(&mut self, head: QueueHead) {
+        self.head = None;
+        match head {
             QueueHead::Candidate { token, name } => {
-                self.front = Some((token, name));
+                self.head = Some((token, name));
                 self.happened(Happened::SeenLeader { token });
             }
             QueueHead::Foreign(key) => {
@@ -240,7 +241,7 @@ impl ElectionLog {
         }
     }
 
-    /// Tells of candidates that go by this one's name.
+    /// Warns about candidates with this one's name.
     pub(super) fn namesakes(&mut self, seen: &[FencingToken]) {
         for token in self.namesakes.see(seen, Timestamp::now()) {
             log::problem(&format!(
@@ -251,7 +252,7 @@ impl ElectionLog {
         }
     }
 
-    /// Tells machines.
+    /// Logs the belief to lead, for programs.
     fn believe(&mut self, event: &Event) {
         let at = Timestamp::now().as_nanos();
         match event {
@@ -275,7 +276,7 @@ impl ElectionLog {
             debug!(target: BELIEF, token = token.get(), at, how = "Stopping", "ended");
         }
         for line in self.transcript.lines(happened) {
-            match &self.front {
+            match &self.head {
                 Some((token, leader)) if line == LogLine::Follower => {
                     info!(target: TRANSCRIPT, leader, leader_token = token.get(), "{line}");
                 }
@@ -285,20 +286,21 @@ impl ElectionLog {
     }
 }
 
-/// Which other candidates of this one's name to warn of, each once. Pure.
+/// Finds other candidates with this one's name, and warns of each once. Pure.
 struct Namesakes {
     name: String,
-    /// A key that its process has left behind is gone by then: it is this server's own, from before it was killed.
+    /// Longer than a dead process leaves its key: this server's own key from before it was killed is gone by
+    /// then.
     after: Duration,
-    /// Since when each is there; `None` once it was warned of.
+    /// Time since when each exists; `None` once it was reported.
     since: BTreeMap<FencingToken, Option<Timestamp>>,
 }
 
 impl Namesakes {
-    fn of(standing: &CandidateConfig) -> Self {
-        // What a lease may last beside a change of etcd's own leader: docs/safety.md.
-        let after = standing.place.proof().span() * 2 + Duration::from_secs(4);
-        Self { name: standing.name.to_string(), after, since: BTreeMap::new() }
+    fn of(candidate: &CandidateConfig) -> Self {
+        // A lease's longest life, including a change of etcd's own leader: docs/safety.md.
+        let after = candidate.place.proof().span() * 2 + Duration::from_secs(4);
+        Self { name: candidate.name.to_string(), after, since: BTreeMap::new() }
     }
 
     fn see(&mut self, seen: &[FencingToken], now: Timestamp) -> Vec<FencingToken> {
@@ -321,7 +323,7 @@ fn listening(settings: &Settings) -> LogLine {
     LogLine::Listening { at: settings.listen().to_string(), peers }
 }
 
-/// What is to be said of a group that is no better than a smaller one.
+/// Returns a note about a group that tolerates no more failures than a smaller one.
 fn evenness(group: &Group) -> Option<String> {
     let count = group.members().len();
     let failures = match group.tolerates() {

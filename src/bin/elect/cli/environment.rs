@@ -1,4 +1,4 @@
-//! The `ELECT_…` variables: those with nothing in them count as not set, and those that mean nothing are warned about.
+//! The `ELECT_…` variables: empty ones count as unset, and unknown ones are warned about.
 
 use std::{collections::BTreeSet, env, ffi::OsString};
 
@@ -16,7 +16,7 @@ use crate::{
 const OTHERS: [&str; 6] =
     ["ELECT_NAME", "ELECT_PASSWORD", "ELECT_TOKEN", "ELECT_CLUSTER", "ELECT_EVENT", "ELECT_LEADER_TOKEN"];
 
-/// The same command line, which does not look into variables that are empty.
+/// Makes the command line ignore empty variables.
 ///
 /// A compose file makes an empty variable of `ELECT_X: ${X}` where X is not set.
 pub(super) fn without_empty(command: Command) -> Command {
@@ -27,8 +27,8 @@ pub(super) fn without_empty(command: Command) -> Command {
     command.mut_args(arguments).mut_subcommands(without_empty)
 }
 
-/// Warns about each `ELECT_…` that is set and means nothing, as it may be a setting that is misspelt, about endpoints that
-/// only etcdctl reads, and about what is risky.
+/// Warns about each `ELECT_…` without a meaning, which may be misspelt, about endpoints that only etcdctl
+/// reads, and about risks.
 pub(super) fn warn(command: &Command, config: &Config) {
     for warning in &config.warnings {
         log::problem(warning);
@@ -53,7 +53,7 @@ fn unknown(command: &Command, set: impl Iterator<Item = OsString>) -> BTreeSet<S
     set.filter(|name| name.starts_with("ELECT_") && !known.contains(name) && !is_of_a_service(name)).collect()
 }
 
-/// What Kubernetes and Docker's links put into the environment beside a service called `elect` or `elect-…`.
+/// Returns whether Kubernetes or Docker's links set this variable for a service called `elect` or `elect-…`.
 fn is_of_a_service(name: &str) -> bool {
     name.ends_with("_SERVICE_HOST")
         || name.contains("_SERVICE_PORT")

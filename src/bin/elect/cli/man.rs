@@ -1,8 +1,8 @@
 //! `elect man [DIR]`: the manual, as pages for `man`.
 //!
-//! Made from the same definitions that the command line is parsed by. Without DIR `elect.1` goes to
-//! standard output; with it each command gets a page of its own in DIR, such as `elect-server.1`.
-//! Hidden commands have none. Examples, exit status and other pages come from [`help`].
+//! Generated from the definitions that parse the command line. Without DIR `elect.1` goes to standard output;
+//! with it each command gets a page of its own in DIR, such as `elect-server.1`. Hidden commands have none.
+//! Examples, exit status and other pages come from [`help`].
 
 use std::{
     fs::{self, OpenOptions},
@@ -22,9 +22,9 @@ use nix::libc::O_NOFOLLOW;
 
 use super::help::{self, Example, Notes};
 
-/// Prints `elect.1`, or writes all pages into `dir`, which is made if it is not there.
+/// Prints `elect.1`, or writes all pages into `dir`, which is created if needed.
 pub(super) fn run(elect: Command, dir: Option<PathBuf>) -> anyhow::Result<ExitCode> {
-    // A page for `elect help` would say nothing.
+    // A page for `elect help` would be empty.
     let mut elect = elect.disable_help_subcommand(true);
     elect.build();
     match dir {
@@ -54,14 +54,14 @@ fn name_of(command: &Command) -> &str {
     command.get_display_name().unwrap_or_else(|| command.get_name())
 }
 
-/// Writes a file, but not to where a link leads: it is mostly root who does it.
+/// Writes a file, but not through a symbolic link: root usually runs this.
 fn write(path: &Path, page: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).custom_flags(O_NOFOLLOW);
     options.open(path)?.write_all(page)
 }
 
-/// One page, in the order that manual pages have.
+/// Renders one page, in the usual order of a manual page.
 fn page(command: &Command) -> io::Result<Vec<u8>> {
     let man = Man::new(command.clone())
         .source(concat!("leader-election ", env!("CARGO_PKG_VERSION")))
@@ -161,7 +161,7 @@ mod tests {
         pages.sort_unstable();
         assert_eq!(pages, ["elect-server.1", "elect.1"]);
         let front = fs::read_to_string(dir.join("elect.1")).unwrap();
-        // A page that is there is written over; one that is a link is not.
+        // An existing page is overwritten; a symbolic link is replaced.
         std::os::unix::fs::symlink("elsewhere", dir.join("link.1")).unwrap();
         fs::rename(dir.join("link.1"), dir.join("elect-server.1")).unwrap();
         assert!(write_all(&elect, dir).is_err() && !dir.join("elsewhere").exists());

@@ -22,10 +22,10 @@ use crate::{
     status::precise_millis,
 };
 
-/// How long the servers have to answer.
+/// Time for the servers to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// The servers of a group, as --peers names them.
+/// Returns the group that --peers names.
 fn group(config: Config) -> Result<(config::PeersConfig, leader_election::ElectionName), UsageError> {
     match config.backend {
         BackendConfig::Peers(peers) => Ok((peers, config.election)),
@@ -92,7 +92,7 @@ fn print(group: &GroupReport<'_>, json: bool) -> io::Result<()> {
 
 impl<'a> MemberReport<'a> {
     fn of(Answered { member, look, .. }: &'a Answered, all: &'a [Answered], leader: Option<u64>) -> Self {
-        // The leader's word first.
+        // The leader's status first.
         let mut looks: Vec<_> = all.iter().filter_map(|other| other.look.as_ref().ok()).collect();
         looks.sort_by_key(|look| look.role != "leader" || Some(look.term) != leader);
         let seen: Vec<&Contact> = looks
@@ -152,7 +152,7 @@ impl fmt::Display for MemberReport<'_> {
     }
 }
 
-/// Has the disk of that member replaced. Exit 0 once the new one counts.
+/// Replaces the disk of a member. Exit 0 once the new one counts.
 pub(super) async fn replace(
     config: Config,
     name: CandidateName,

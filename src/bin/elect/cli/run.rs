@@ -10,8 +10,8 @@
 //!   told to stop ──► leave the queue, exit 0                       exit with its code
 //! ```
 //!
-//! Leadership is released on one path only, after nothing of the command is left. What ends the command where
-//! this process can't is told in `effects.rs`.
+//! Leadership is released on one path only, after nothing of the command is left. `supervise.rs` describes
+//! how the command ends when this process can't end it.
 
 use std::{
     ffi::OsString,
@@ -73,13 +73,13 @@ pub(super) use self::options::RunArgs;
 /// Leadership was lost, and `--once` was given: `EX_TEMPFAIL` of sysexits.h.
 const LOST: u8 = 75;
 
-/// What shells add to the number of the signal that ended a command.
+/// Shells add this to the number of the signal that ended a command.
 const BY_SIGNAL: i32 = 128;
 
-/// A guard that has nothing to guard ends at once. It is not worth more than that.
+/// Time for an idle guard to end; it ends at once, and is not worth a longer wait.
 const DISMISS_WITHIN: Duration = Duration::from_secs(1);
 
-/// Runs the command while leading, for as long as it takes.
+/// Runs the command while leading, until told to stop.
 pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
     let explain = flags.explain;
     let (config, options) = flags.merge()?;
@@ -90,7 +90,7 @@ pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
             .context("failed to print")?;
         return Ok(ExitCode::SUCCESS);
     }
-    // The standard output is the command's.
+    // The standard output belongs to the command.
     log::start(config.log_format, log::OutputStream::Stderr)?;
     super::warn_of_environment(&config);
     if let Some(Err(unusable)) = options.command.first().map(|command| program::look_for(command)) {
@@ -100,63 +100,66 @@ pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
     children::adopt_orphans().context("failed to become the parent of orphans")?;
     info!("{containment}");
 
-    let stage = Startup::set(&options.standing, &config.election, config.log_format)?;
-    let variables = environment::of_candidate(&options.standing.name, &config.election);
-    // Nothing here blocks for long: the longest is a look through /proc.
-    match options.standing.place.clone() {
+    let startup = Startup::set(&options.candidate, &config.election, config.log_format)?;
+    let variables = environment::of_candidate(&options.candidate.name, &config.election);
+    // Nothing here blocks for long: the longest is a scan of /proc.
+    match options.candidate.place.clone() {
         CandidateBackend::Etcd(settings, ttl) => {
-            stand(stage.on_etcd(settings, ttl)?, options, variables).await
+            take_part(startup.on_etcd(settings, ttl)?, options, variables).await
         }
-        CandidateBackend::Peers(settings) => stand(stage.among_peers(*settings)?, options, variables).await,
+        CandidateBackend::Peers(settings) => {
+            take_part(startup.among_peers(*settings)?, options, variables).await
+        }
     }
 }
 
-async fn stand<B: Backend>(
-    ground: Participant<B>,
+async fn take_part<B: Backend>(
+    participant: Participant<B>,
     options: Options,
     variables: Variables,
 ) -> anyhow::Result<ExitCode> {
-    let Participant { backend, candidate, board, journal, .. } = ground;
-    let kin = ChildRegistry::default();
-    let hooks = Hooks::start(options.hooks.clone(), variables.clone(), kin.clone());
-    let health = Health::start(options.check.clone(), variables, kin.clone());
+    let Participant { backend, candidate, store, election_log, .. } = participant;
+    let registry = ChildRegistry::default();
+    let hooks = Hooks::start(options.hooks.clone(), variables.clone(), registry.clone());
+    let health = Health::start(options.check.clone(), variables, registry.clone());
     let listening = "failed to listen for signals";
-    let post = Reporter::new(journal, candidate.subscribe(), board, hooks, kin.clone());
-    let post = post.context(listening)?;
-    let mut attendant = RunEvents::new(post).context(listening)?;
-    let Some(guard) = start_guard(&mut attendant, &kin).await else { return Ok(ExitCode::SUCCESS) };
-    let supervisor = Supervisor { options, candidate, guard, guarded: false, health, attendant, kin };
-    let ended = supervisor.stand(&backend).await;
+    let reporter = Reporter::new(election_log, candidate.subscribe(), store, hooks, registry.clone());
+    let reporter = reporter.context(listening)?;
+    let mut events = RunEvents::new(reporter).context(listening)?;
+    let Some(guard) = start_guard(&mut events, &registry).await else { return Ok(ExitCode::SUCCESS) };
+    let supervisor = Supervisor { options, candidate, guard, guarded: false, health, events, registry };
+    let ended = supervisor.take_part(&backend).await;
     log::drain();
     ended
 }
 
-/// Guards what [`run`] runs. It is given the same flags.
+/// Runs the guard of [`run`], with the same flags.
 pub(super) async fn guard(flags: RunArgs, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let (config, options) = flags.merge()?;
     secrecy::close(&config)?;
     log::start(config.log_format, log::OutputStream::Stderr)?;
-    let variables = environment::of_candidate(&options.standing.name, &config.election);
-    let etcd = match options.standing.place {
+    let variables = environment::of_candidate(&options.candidate.name, &config.election);
+    let etcd = match options.candidate.place {
         CandidateBackend::Etcd(settings, _) => Some(settings),
         CandidateBackend::Peers(_) => None,
     };
     let contained = Containment::decide(options.contain).map_err(UsageError)?.how;
     let hook = options.hooks.on_leading.map(|command| TermHook { command, timeout: options.hooks.timeout });
     let Options { budget, command, .. } = options;
-    let charge = GuardConfig { etcd, budget, command, hook, contained, variables };
-    let ended = guard::run(charge, inherited).await;
+    let config = GuardConfig { etcd, budget, command, hook, contained, variables };
+    let ended = guard::run(config, inherited).await;
     log::drain();
     ended
 }
 
-/// Starts a guard, and tries again where the machine has no room for a process now. `None`: told to stop meanwhile.
-async fn start_guard(attendant: &mut RunEvents, kin: &ChildRegistry) -> Option<Supervision> {
-    // All that follows `elect run`.
+/// Starts a guard, with retries while the machine has no room for a process. `None` if told to stop
+/// meanwhile.
+async fn start_guard(events: &mut RunEvents, registry: &ChildRegistry) -> Option<Supervision> {
+    // The arguments of `elect run`.
     let arguments: Vec<OsString> = std::env::args_os().skip(2).collect();
     let mut pace = RestartPause::new();
     loop {
-        match Supervision::start(&arguments, kin) {
+        match Supervision::start(&arguments, registry) {
             Ok(guard) => return Some(guard),
             Err(error) => {
                 let pause = pace.pause(Duration::ZERO);
@@ -165,25 +168,25 @@ async fn start_guard(attendant: &mut RunEvents, kin: &ChildRegistry) -> Option<S
                     "failed to start the guard, and this server does not campaign without one; it is tried again: \
                      check the limits of processes and descriptors (ulimit -u, ulimit -n, TasksMax)"
                 );
-                attendant.meanwhile(sleep(pause)).await?;
+                events.meanwhile(sleep(pause)).await?;
             }
         }
     }
 }
 
-/// What stands, leads, and sees to the command.
+/// Campaigns, leads, and supervises the command.
 struct Supervisor<B> {
     options: Options,
     candidate: Candidate<B>,
     guard: Supervision,
-    /// Whether a guard was ever ready.
+    /// True once a guard was ready.
     guarded: bool,
     health: Health,
-    attendant: RunEvents,
-    kin: ChildRegistry,
+    events: RunEvents,
+    registry: ChildRegistry,
 }
 
-/// How waiting ended.
+/// Outcome of a wait.
 enum Waited {
     Won(Leadership),
     Unfit,
@@ -191,18 +194,18 @@ enum Waited {
     Told,
 }
 
-/// What comes after a term.
+/// The next step after a term.
 enum After {
     Exit(u8),
     Again,
 }
 
 impl<B: Backend> Supervisor<B> {
-    async fn stand(mut self, backend: &B) -> anyhow::Result<ExitCode> {
-        let proof = self.options.standing.place.proof();
+    async fn take_part(mut self, backend: &B) -> anyhow::Result<ExitCode> {
+        let proof = self.options.candidate.place.proof();
         let code = loop {
             self.make_ready().await?;
-            if self.attendant.is_told() {
+            if self.events.is_told() {
                 break None;
             }
             match self.wait().await.map_err(|error| explained(error, proof))? {
@@ -221,11 +224,11 @@ impl<B: Backend> Supervisor<B> {
         Ok(ExitCode::from(code.unwrap_or(0)))
     }
 
-    /// Waits until there is a guard that takes orders, and the check passes, or until told to stop.
+    /// Waits until a guard is ready and the check passes, or until told to stop.
     async fn make_ready(&mut self) -> anyhow::Result<()> {
         let mut pace = RestartPause::new();
         while !self.guard.is_ready() {
-            match self.attendant.meanwhile(self.guard.news()).await {
+            match self.events.meanwhile(self.guard.news()).await {
                 None => return Ok(()),
                 Some(GuardEvent::Said(_)) => {}
                 Some(GuardEvent::Died(status)) if !self.guarded => bail!(
@@ -235,10 +238,10 @@ impl<B: Backend> Supervisor<B> {
                 Some(GuardEvent::Died(status)) => {
                     error!(%status, "the guard is dead; a new one is started");
                     self.sweep().await;
-                    if self.attendant.meanwhile(sleep(pace.pause(Duration::ZERO))).await.is_none() {
+                    if self.events.meanwhile(sleep(pace.pause(Duration::ZERO))).await.is_none() {
                         return Ok(());
                     }
-                    let Some(guard) = start_guard(&mut self.attendant, &self.kin).await else {
+                    let Some(guard) = start_guard(&mut self.events, &self.registry).await else {
                         return Ok(());
                     };
                     self.guard = guard;
@@ -247,14 +250,14 @@ impl<B: Backend> Supervisor<B> {
         }
         self.guarded = true;
         if !self.health.is_healthy() {
-            self.attendant.post.healthy(false);
-            let _ = self.attendant.meanwhile(self.health.becomes(true)).await;
-            self.attendant.post.healthy(true);
+            self.events.reporter.healthy(false);
+            let _ = self.events.meanwhile(self.health.becomes(true)).await;
+            self.events.reporter.healthy(true);
         }
         Ok(())
     }
 
-    /// Stands until this process leads. Whatever ends it otherwise leaves the queue.
+    /// Campaigns until this process leads. Leaves the queue on any other outcome.
     async fn wait(&mut self) -> Result<Waited, CampaignError> {
         let waiting = async {
             tokio::select! {
@@ -264,15 +267,15 @@ impl<B: Backend> Supervisor<B> {
                 won = self.candidate.campaign() => won.map(Waited::Won),
             }
         };
-        self.attendant.meanwhile(waiting).await.unwrap_or(Ok(Waited::Told))
+        self.events.meanwhile(waiting).await.unwrap_or(Ok(Waited::Told))
     }
 
-    /// One term, from the win to its release.
+    /// Runs one term, from the win to its release.
     async fn lead(&mut self, leadership: Leadership) -> After {
-        self.attendant.post.leading(leadership.handle());
+        self.events.reporter.leading(leadership.handle());
         let Ran { how, why } = self.oversee(&leadership).await;
         // Nothing of the term is left. Only now may another one begin.
-        self.attendant.post.stepped_down();
+        self.events.reporter.stepped_down();
         self.release(leadership).await;
         match why {
             StopReason::Itself | StopReason::Told => After::Exit(shell_code(&how)),
@@ -283,7 +286,7 @@ impl<B: Backend> Supervisor<B> {
         }
     }
 
-    /// Runs the command, as often as it is to be, and returns when nothing of the term is left.
+    /// Runs the command, with its restarts, and returns when nothing of the term is left.
     async fn oversee(&mut self, leadership: &Leadership) -> Ran {
         let Some(until) = leadership.deadline() else {
             let why = StopReason::Lost(leadership.lost().await);
@@ -306,15 +309,15 @@ impl<B: Backend> Supervisor<B> {
                         self.sweep().await;
                         swept = true;
                     }
-                    Instruction::SayStarted { pid } => self.attendant.post.command_started(pid),
+                    Instruction::SayStarted { pid } => self.events.reporter.command_started(pid),
                     Instruction::SayHookEnded { how, timed_out } => {
-                        self.attendant.post.hook_ended(how, timed_out);
+                        self.events.reporter.hook_ended(how, timed_out);
                     }
-                    Instruction::LeaveHookOut => self.attendant.post.leave_hook_out(),
+                    Instruction::LeaveHookOut => self.events.reporter.leave_hook_out(),
                     Instruction::SayEnded(Ran { how, why }) => {
-                        self.attendant.post.command_ended(&how.to_string(), &why.text());
+                        self.events.reporter.command_ended(&how.to_string(), &why.text());
                     }
-                    Instruction::SayRestarting(pause) => self.attendant.post.restarting(pause),
+                    Instruction::SayRestarting(pause) => self.events.reporter.restarting(pause),
                     Instruction::Finish(ran) => return ran,
                 }
             }
@@ -324,7 +327,7 @@ impl<B: Backend> Supervisor<B> {
         }
     }
 
-    /// Waits for the next thing that matters to the command.
+    /// Waits for the next input of the oversight.
     async fn next_input(&mut self, leadership: &Leadership, oversight: &Oversight) -> OversightInput {
         loop {
             if let Some(until) = leadership.deadline().filter(|until| *until > oversight.proved()) {
@@ -341,32 +344,33 @@ impl<B: Backend> Supervisor<B> {
                 },
                 () = sleep_until(oversight.next()) => OversightInput::Clock,
                 loss = leadership.lost(), if !oversight.is_lost() => OversightInput::Lost(loss),
-                notice = self.attendant.next() => match notice {
+                notice = self.events.next() => match notice {
                     RunEvent::Asked(Wish::Stop(number)) => OversightInput::Stop(number),
                     RunEvent::Asked(Wish::StopAtOnce) => OversightInput::StopAtOnce,
                     RunEvent::PassOn(number) => OversightInput::PassOn(number),
                     RunEvent::HookDue => OversightInput::HookDue,
-                    // Perhaps a renewal.
+                    // It may have been a renewal.
                     RunEvent::Passed => continue,
                 },
                 () = self.health.becomes(false), if !oversight.is_ending() => {
-                    self.attendant.post.healthy(false);
+                    self.events.reporter.healthy(false);
                     OversightInput::Unfit
                 }
             };
         }
     }
 
-    /// Lets the inits that the guard left end what is below them, kills what is there after that, and reaps, until
+    /// Lets the inits that the guard left end the processes below them, then kills the rest, and reaps until
     /// there is nothing.
     async fn sweep(&mut self) {
         let (mut unreadable, mut unkillable) = (log::RateLimit::new(), Unkillable::default());
         let by_itself_until = Timestamp::now() + BY_ITSELF;
         loop {
-            // Killed at once, the command's init would leave all of it to us; and if we are killed next, to no process.
+            // If the command's init were killed at once, its processes would be ours; and if we were killed
+            // next, no one's.
             let swept = match Timestamp::now() < by_itself_until {
-                true => self.kin.reap_strays(),
-                false => self.kin.kill_strays(),
+                true => self.registry.reap_strays(),
+                false => self.registry.kill_strays(),
             };
             let again = match swept {
                 Ok(Rest { any: false, .. }) => return,
@@ -381,25 +385,25 @@ impl<B: Backend> Supervisor<B> {
                     Rest::default().again()
                 }
             };
-            // Whatever is asked for, this comes first.
-            let _ = self.attendant.meanwhile(sleep(again)).await;
+            // A sweep goes before any other request.
+            let _ = self.events.meanwhile(sleep(again)).await;
         }
     }
 
-    /// Gives leadership up, unless it is lost already or nobody wants to wait.
+    /// Gives leadership up, unless it is lost already or the user won't wait.
     async fn release(&mut self, leadership: Leadership) {
         let mut resigning = std::pin::pin!(leadership.resign());
         let released = loop {
-            match self.attendant.meanwhile(&mut resigning).await {
+            match self.events.meanwhile(&mut resigning).await {
                 Some(released) => break released,
-                // The guard has the ticket, and gives it up once we are gone.
-                None if self.attendant.is_told_at_once() => return,
+                // The guard has the ticket, and releases it once we are gone.
+                None if self.events.is_told_at_once() => return,
                 None => {}
             }
         };
         match released {
             Err(OrderError::Unconfirmed(why)) => {
-                let span = written(self.options.standing.place.proof().span());
+                let span = written(self.options.candidate.place.proof().span());
                 warn!("leadership was not released: {why}; it ends by itself within {span}");
             }
             Ok(()) => info!("leadership was given up"),
@@ -408,30 +412,30 @@ impl<B: Backend> Supervisor<B> {
         self.guard.order(&GuardOrder::Over);
     }
 
-    /// Leaves the queue, lets the guard go, and waits for the hooks that are due.
+    /// Leaves the queue, dismisses the guard, and waits for the pending hooks.
     async fn finish(self, backend: &B) {
-        let Self { candidate, guard, health, mut attendant, .. } = self;
-        attendant.post.stopping();
+        let Self { candidate, guard, health, mut events, .. } = self;
+        events.reporter.stopping();
         drop((candidate, health));
-        if attendant.is_told_at_once() {
+        if events.is_told_at_once() {
             return;
         }
         let leaving = async {
             let _ = timeout(DISMISS_WITHIN, guard.dismiss()).await;
-            // What is not given back by then expires by itself.
+            // A lease that is not revoked by then expires by itself.
             let _ = timeout(LEAVE_WITHIN, backend.drained()).await;
         };
         let mut leaving = std::pin::pin!(leaving);
-        while attendant.meanwhile(&mut leaving).await.is_none() {
-            if attendant.is_told_at_once() {
+        while events.meanwhile(&mut leaving).await.is_none() {
+            if events.is_told_at_once() {
                 return;
             }
         }
-        attendant.finish().await;
+        events.finish().await;
     }
 }
 
-/// Has the guard start the command.
+/// The order to the guard to start the command.
 fn start(leadership: &Leadership, until: Timestamp) -> GuardOrder {
     GuardOrder::Start(Box::new(Start {
         token: leadership.token().to_string(),
@@ -441,10 +445,10 @@ fn start(leadership: &Leadership, until: Timestamp) -> GuardOrder {
     }))
 }
 
-/// The exit code that a shell would give it.
+/// Returns the exit code that a shell would give it.
 fn shell_code(how: &CommandExit) -> u8 {
     match how {
-        // What the kernel passes on of an exit code is one byte.
+        // The kernel reports one byte of an exit code.
         CommandExit::Exited(code) => *code as u8,
         CommandExit::Signalled(number) => (BY_SIGNAL + number) as u8,
         CommandExit::NotStarted(_) => program::CANNOT_RUN,

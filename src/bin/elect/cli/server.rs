@@ -1,4 +1,4 @@
-//! `elect server NAME`: stand for election until stopped, and log what happens.
+//! `elect server NAME`: take part in an election until stopped, and log its events.
 
 use std::{
     future::pending,
@@ -32,21 +32,21 @@ use crate::{
     supervise::systemd::Systemd,
 };
 
-pub(super) async fn run(config: Config, standing: CandidateConfig) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(config: Config, candidate: CandidateConfig) -> anyhow::Result<ExitCode> {
     let signals = Signals::listen_with_hangup().context("failed to listen for signals")?;
     if process::id() == 1 {
         tokio::spawn(reap());
     }
-    let stage = Startup::set(&standing, &config.election, config.log_format)?;
-    // Nothing here blocks: not even a log that nobody reads.
-    match standing.place {
-        CandidateBackend::Etcd(settings, ttl) => stand(stage.on_etcd(settings, ttl)?, signals).await,
-        CandidateBackend::Peers(settings) => stand(stage.among_peers(*settings)?, signals).await,
+    let startup = Startup::set(&candidate, &config.election, config.log_format)?;
+    // Nothing here blocks: not even a log without a reader.
+    match candidate.place {
+        CandidateBackend::Etcd(settings, ttl) => take_part(startup.on_etcd(settings, ttl)?, signals).await,
+        CandidateBackend::Peers(settings) => take_part(startup.among_peers(*settings)?, signals).await,
     }
 }
 
-/// Takes the orphans' exit codes, or they would stay as zombies: process 1 of a container is the parent of every
-/// process there whose own is gone. A server starts none itself.
+/// Reaps orphans, which would stay as zombies: process 1 of a container becomes the parent of every orphan
+/// there. A server starts no processes itself.
 async fn reap() {
     let Ok(mut child) = signal(SignalKind::child()) else { return };
     loop {
@@ -58,21 +58,24 @@ async fn reap() {
     }
 }
 
-async fn stand<B: Backend>(ground: Participant<B>, mut signals: Signals) -> anyhow::Result<ExitCode> {
-    let Participant { backend, mut candidate, board, journal: mut log, proof } = ground;
+async fn take_part<B: Backend>(
+    participant: Participant<B>,
+    mut signals: Signals,
+) -> anyhow::Result<ExitCode> {
+    let Participant { backend, mut candidate, store, election_log: mut log, proof } = participant;
     let mut events = candidate.subscribe();
-    let mut fronts = board.leader_watch();
+    let mut leader_watch = store.leader_watch();
     let mut systemd = Systemd::from_environment();
 
     let (stop, stopping) = oneshot::channel();
     let mut stop = Some(stop);
     let stopping = async {
-        // The other end lives until it is used.
+        // The sender is kept until it is used.
         let _ = stopping.await;
     };
-    // There is no work but to lead, and to say so.
-    let mut standing = pin!(candidate.lead_until(stopping, |leadership| {
-        board.leading(leadership);
+    // The only work is to lead, and to log it.
+    let mut leading = pin!(candidate.lead_until(stopping, |leadership| {
+        store.leading(leadership);
         pending()
     }));
     let mut alive = heartbeat();
@@ -84,27 +87,27 @@ async fn stand<B: Backend>(ground: Participant<B>, mut signals: Signals) -> anyh
                     // Before the release: the next leader's first line comes after our last.
                     log.happened(Happened::Stopping);
                     systemd.stopping();
-                    // The other end lives as long as the campaign.
+                    // The receiver lives as long as the campaign.
                     let _ = stop.send(());
                 }
                 None => return Ok(at_once()),
             },
             Some(event) = events.next() => {
-                board.event(&event);
+                store.event(&event);
                 systemd.event(&event);
                 log.event(event);
             }
-            outcome = &mut standing => break outcome,
-            front = fronts.next() => log.seen(front),
+            outcome = &mut leading => break outcome,
+            head = leader_watch.next() => log.seen(head),
             _ = alive.tick() => {
-                board.tick();
-                log.namesakes(&board.namesakes());
+                store.tick();
+                log.namesakes(&store.namesakes());
             }
             () = systemd.feed() => {}
         }
     };
     while let Some(event) = events.try_next() {
-        board.event(&event);
+        store.event(&event);
         log.event(event);
     }
     let ended = match outcome {
@@ -122,7 +125,7 @@ async fn stand<B: Backend>(ground: Participant<B>, mut signals: Signals) -> anyh
             log::drain();
             return Ok(ended);
         }
-        // What is not given back by then expires by itself.
+        // A lease that is not revoked by then expires by itself.
         _ = timeout(LEAVE_WITHIN, backend.drained()) => ended,
     };
     let ended = ended.map(|stopped| {
@@ -139,14 +142,14 @@ async fn stand<B: Backend>(ground: Participant<B>, mut signals: Signals) -> anyh
     ended
 }
 
-/// Only `run` has a name to fall back on.
+/// Only `run` has a default name.
 pub(super) fn nameless() -> Result<CandidateName, UsageError> {
     let problem = "this server has no name; give one, as in `elect server server1`, or set ELECT_NAME";
     let empty = if config::is_empty("ELECT_NAME") { ", which must not be empty" } else { "" };
     Err(UsageError(format!("{problem}{empty}")))
 }
 
-/// A second signal: no waiting for anything.
+/// Exits at a second signal without any wait.
 fn at_once() -> ExitCode {
     eprintln!("elect: stopped at once; what was held ends by itself");
     ExitCode::FAILURE

@@ -11,14 +11,14 @@ use serde::Serialize;
 
 use crate::status::precise_millis;
 
-/// One JSON object. A field that is not known is `null`.
+/// One JSON object; unknown fields are `null`.
 #[derive(Debug, Serialize)]
 pub(super) struct Json<'a> {
     at: String,
     state: &'static str,
     leader: Option<&'a str>,
     token: Option<u64>,
-    /// Since when the leader leads; of `unknown`, since when it is.
+    /// Start of the leader's term; for `unknown`, the time since when it is.
     since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_by: Option<&'a str>,
@@ -29,25 +29,25 @@ pub(super) struct Json<'a> {
     /// The server that brings candidates up to date while there is no leader.
     #[serde(skip_serializing_if = "Option::is_none")]
     caretaker: Option<&'a str>,
-    /// Of peers, by those that have answered.
+    /// Measurements of the peers that have answered.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     measured: Vec<MeasuredJson<'a>>,
 }
 
-/// What one server of a group measures of the others and of its disk.
+/// One server's measurements of the others and of its disk.
 #[derive(Debug, Serialize)]
 pub(super) struct MeasuredJson<'a> {
     pub(super) server: &'a str,
     round_trips_ms: BTreeMap<&'a str, f64>,
     last_sync_ms: f64,
     worst_sync_ms: f64,
-    /// The flag to change where the timing can't serve that.
+    /// The flag to change if the timing is too short for the measurements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) timing_advice: Option<String>,
 }
 
 impl<'a> MeasuredJson<'a> {
-    /// `None` of a server that has not answered.
+    /// Returns `None` for a server that has not answered.
     pub(super) fn of(answered: &'a Answered) -> Option<Self> {
         let look = answered.look.as_ref().ok()?;
         let round_trips = look
@@ -116,7 +116,7 @@ impl<'a> Json<'a> {
     }
 }
 
-/// The server that hands on the newest log, while there is no leader.
+/// Returns the caretaker, which passes the newest log on while there is no leader.
 fn caretaker<'a>(snapshot: &Snapshot, servers: &'a [Answered]) -> Option<&'a str> {
     if !matches!(snapshot.observation.state, State::Vacant { .. }) {
         return None;
@@ -132,12 +132,12 @@ pub(super) fn caretaking(snapshot: &Snapshot, servers: &[Answered]) -> Option<St
     Some(format!("{caretaker} brings {} up to date; there is no leader yet", candidates.join(", ")))
 }
 
-/// RFC 3339, UTC, milliseconds.
+/// Formats as RFC 3339, UTC, milliseconds.
 fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
 }
 
-/// One line for people.
+/// Formats one line for people.
 pub(super) fn text(Observation { at, state, .. }: &Observation) -> String {
     let at = time(*at);
     match state {

@@ -1,6 +1,6 @@
 //! The signals that tell `elect` to stop, and those that `run` passes on.
 //!
-//! A SIGHUP that was ignored when the process started stays ignored, as `nohup` wants it.
+//! A SIGHUP that was ignored when the process started stays ignored, as `nohup` requires.
 
 use std::{
     fs::{self, File},
@@ -22,8 +22,8 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// A wrapper that passes a signal on to a process that got it already, with the rest of its
-    /// group, does so at once. That is no second wish.
+    /// A wrapper that forwards a signal to a process that got it already, with the rest of its group, does so
+    /// at once. That is no second request.
     const ECHO: Duration = Duration::from_millis(100);
 
     pub(super) fn listen() -> std::io::Result<Self> {
@@ -31,12 +31,12 @@ impl Signals {
         Ok(Self { terminate, interrupt, hangup: None, first: None })
     }
 
-    /// As [`listen`](Self::listen), and SIGHUP, which asks to stop where it tells that the terminal has closed.
+    /// Listens like [`listen`](Self::listen), and for SIGHUP, which asks to stop if the terminal has closed.
     pub(super) fn listen_with_hangup() -> std::io::Result<Self> {
         Ok(Self { hangup: Hangup::listen()?, ..Self::listen()? })
     }
 
-    /// The next signal, other than an echo of the first.
+    /// Returns the next signal, other than an echo of the first.
     ///
     /// Cancel safe.
     pub(super) async fn next(&mut self) -> Wish {
@@ -58,10 +58,10 @@ impl Signals {
     }
 }
 
-/// The end of the terminal that the process was started from.
+/// The closing of the terminal that the process was started from.
 struct Hangup {
     signal: Signal,
-    /// Whether there was a terminal. Without one, SIGHUP is a daemon's "read your files again".
+    /// True if there was a terminal. Without one, SIGHUP is a daemon's "reload".
     terminal: bool,
 }
 
@@ -74,7 +74,7 @@ impl Hangup {
         Ok(Some(Self { signal: signal(SignalKind::hangup())?, terminal }))
     }
 
-    /// Waits until the terminal has closed; for ever where there is none to close.
+    /// Waits until the terminal has closed; for ever without one.
     ///
     /// Cancel safe.
     async fn next(hangup: &mut Option<Self>) {
@@ -91,27 +91,27 @@ impl Hangup {
     }
 }
 
-/// Whether SIGHUP was ignored when this process began. Only before a handler for it is set.
+/// Returns whether SIGHUP was ignored when this process began. Call it before setting a handler.
 fn ignores_hangup() -> bool {
     const HANGUP: u64 = 1 << 0; // The bit of signal 1.
-    // Only Linux says so; elsewhere it is handled.
+    // Only Linux shows it; elsewhere SIGHUP is handled.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & HANGUP != 0)
 }
 
-/// What a signal asks for.
+/// A request by signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wish {
-    /// This was the first.
+    /// The first request to stop.
     Stop(i32),
     StopAtOnce,
 }
 
-/// The signals that `run` passes on, and that mean nothing to itself.
+/// Signals that `run` forwards and does not handle itself.
 #[cfg(target_os = "linux")]
 pub(super) struct PassedOn {
-    /// None where it is ignored: the command has inherited that, too.
+    /// `None` if it is ignored: the command has inherited that, too.
     hangup: Option<Signal>,
     user1: Signal,
     user2: Signal,
@@ -129,7 +129,7 @@ impl PassedOn {
         })
     }
 
-    /// The number of the next one.
+    /// Returns the number of the next one.
     ///
     /// Cancel safe.
     pub(super) async fn next(&mut self) -> i32 {

@@ -1,4 +1,4 @@
-//! What a server stands on: a backend that was started, a candidate on it, and what shows both to others.
+//! The start of a server: its backend, its candidate, and the status store for both.
 
 use std::io;
 
@@ -21,72 +21,72 @@ use crate::{
     status::{self, BoundAddress, ServerIdentity, Sources, StatusStore},
 };
 
-/// A server that has said that it starts, and has its HTTP port, and nothing else yet.
+/// A server that has logged its start and bound its HTTP port, and nothing else yet.
 pub(super) struct Startup {
     name: CandidateName,
     election: ElectionName,
     proof: LeaseTiming,
     bound: Option<BoundAddress>,
-    journal: ElectionLog,
+    election_log: ElectionLog,
 }
 
-/// All that it takes to stand.
+/// Everything needed to take part in an election.
 pub(super) struct Participant<B> {
     pub(super) backend: B,
     pub(super) candidate: Candidate<B>,
-    pub(super) board: StatusStore,
-    pub(super) journal: ElectionLog,
+    pub(super) store: StatusStore,
+    pub(super) election_log: ElectionLog,
     pub(super) proof: LeaseTiming,
 }
 
 impl Startup {
-    /// Before it stands: a server that can't be asked is not what was ordered.
+    /// Binds the HTTP port before the server takes part: without its port it is not the ordered server.
     pub(super) fn set(
-        standing: &CandidateConfig,
+        candidate: &CandidateConfig,
         election: &ElectionName,
         format: Format,
     ) -> anyhow::Result<Self> {
-        let bound = standing.http.as_ref().map(|address| address.bind()).transpose()?;
-        let journal = ElectionLog::starting(standing, election, format);
-        let (name, proof) = (standing.name.clone(), standing.place.proof());
-        Ok(Self { name, election: election.clone(), proof, bound, journal })
+        let bound = candidate.http.as_ref().map(|address| address.bind()).transpose()?;
+        let election_log = ElectionLog::starting(candidate, election, format);
+        let (name, proof) = (candidate.name.clone(), candidate.place.proof());
+        Ok(Self { name, election: election.clone(), proof, bound, election_log })
     }
 
-    /// On this runtime, which must not be blocked.
+    /// Starts it on etcd, on this runtime, which must not be blocked.
     pub(super) fn on_etcd(self, settings: etcd::Settings, ttl: Ttl) -> anyhow::Result<Participant<Etcd>> {
-        self.journal.reaching();
+        self.election_log.reaching();
         let etcd = Etcd::start_on(Handle::current(), settings.clone());
         let sources = Sources::of(&etcd, &self.election, settings.tls());
         let candidate =
             etcd.candidate(self.election.clone())?.ttl(ttl).announce(true).named(self.name.clone())?;
-        self.ground(etcd, candidate, sources, Some(settings))
+        self.participant(etcd, candidate, sources, Some(settings))
     }
 
-    /// On this runtime, which must not be blocked.
+    /// Starts it among peers, on this runtime, which must not be blocked.
     pub(super) fn among_peers(self, settings: peers::Settings) -> anyhow::Result<Participant<Peers>> {
         let tls = settings.tls().cloned();
         let peers = Peers::start_on(Handle::current(), settings).map_err(explained)?;
-        // Not before it does.
-        self.journal.reaching();
+        // Logged only after the start has succeeded.
+        self.election_log.reaching();
         let sources = Sources::among_peers(&peers, &self.election, tls.as_ref());
         let candidate = peers.candidate();
-        self.ground(peers, candidate, sources, None)
+        self.participant(peers, candidate, sources, None)
     }
 
-    fn ground<B: Backend>(
+    fn participant<B: Backend>(
         self,
         backend: B,
         candidate: Candidate<B>,
         sources: Sources,
         names: Option<etcd::Settings>,
     ) -> anyhow::Result<Participant<B>> {
-        let Self { name, election, proof, bound, journal } = self;
-        let board = StatusStore::new(ServerIdentity { name, election, proof }, sources);
+        let Self { name, election, proof, bound, election_log } = self;
+        let store = StatusStore::new(ServerIdentity { name, election, proof }, sources);
         if let Some(bound) = bound {
-            let address = status::serve(bound, board.clone(), names).context("failed to serve HTTP")?;
+            let address = status::serve(bound, store.clone(), names).context("failed to serve HTTP")?;
             info!("serving http://{address}/");
         }
-        Ok(Participant { backend, candidate, board, journal, proof })
+        Ok(Participant { backend, candidate, store, election_log, proof })
     }
 }
 

@@ -1,4 +1,4 @@
-//! `elect status`: one look. Exit 0 a leader, 3 nobody leads, 4 unknown.
+//! `elect status`: one reading. Exit 0 a leader, 3 no leader, 4 unknown.
 
 use std::{
     io::{self, Write},
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::config::{BackendConfig, Config};
 
-/// How long an answer may take. Other endpoints of etcd's are tried within it, and all peers.
+/// Time for an answer. Other endpoints of etcd's are tried within it, and all peers.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> {
@@ -46,7 +46,7 @@ pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> 
     })
 }
 
-/// Looks until there is an answer, or the patience is over.
+/// Reads until there is an answer, or the time is over.
 async fn look(etcd: &Etcd, election: ElectionName) -> Snapshot {
     const PAUSE: Duration = Duration::from_millis(100);
     let deadline = Instant::now() + PATIENCE;

@@ -1,8 +1,8 @@
-//! The lines that people follow, as a function of what happened.
+//! The lines that people follow, as a function of events.
 //!
-//! Two sources tell of one election: the candidate of what it does itself, the observer of
-//! who leads. They are not in step. A follower may hear that it won before it hears that the
-//! old leader went. [`Transcript`] puts both into the one order that a reader expects.
+//! Two sources report on one election: the candidate its own actions, the leader watch the leader. They are
+//! not in step. A follower may learn that it won before it learns that the old leader is gone. [`Transcript`]
+//! puts both into the one order that a reader expects.
 
 use std::fmt;
 
@@ -39,12 +39,12 @@ impl fmt::Display for LogLine {
     }
 }
 
-/// What happened, by either source.
+/// An event, from either source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Happened {
     /// The candidate has a lease, and joins the queue.
     Campaigning,
-    /// The candidate is in the queue, behind somebody; it will lead with this token, if it has one yet.
+    /// The candidate is in the queue, behind another; it will lead with this token, if it has one yet.
     Queued {
         own: Option<FencingToken>,
     },
@@ -52,10 +52,10 @@ pub(super) enum Happened {
         token: FencingToken,
     },
     Renewed,
-    /// Told to stop; if it leads, it stops leading now.
+    /// This process was told to stop; if it leads, it stops leading now.
     Stopping,
     Lost,
-    /// The observer sees this term lead.
+    /// The leader watch sees this term lead.
     SeenLeader {
         token: FencingToken,
     },
@@ -65,24 +65,24 @@ pub(super) enum Happened {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LogRole {
     Starting,
-    /// A leader is being found; we may be it.
+    /// A leader is being elected; it may be this one.
     Electing,
-    /// Somebody leads: this term, if it was seen.
+    /// Another candidate leads: this term, if it was seen.
     Following(Option<FencingToken>),
     Leading,
-    /// Led, and lost it; not contending again yet.
+    /// Led, and lost it; not campaigning again yet.
     Deposed,
 }
 
-/// What has been printed so far, as far as it matters for what comes next.
+/// The printed lines, as far as later ones depend on them.
 #[derive(Debug)]
 pub(super) struct Transcript {
     role: LogRole,
-    /// Whether we have been told that we are behind somebody, or lead.
+    /// True once the candidate reported that it follows or leads.
     placed: bool,
-    /// The token that our place stands for, where it has one.
+    /// The token of our place in the queue, if it has one.
     own: Option<FencingToken>,
-    /// The term that the observer saw lead last.
+    /// The term that the leader watch saw last.
     seen: Option<FencingToken>,
 }
 
@@ -93,15 +93,15 @@ impl Transcript {
         Self { role: LogRole::Starting, placed: false, own: None, seen: None }
     }
 
-    /// The lines to print.
+    /// Returns the lines to print.
     pub(super) fn lines(&mut self, happened: Happened) -> Vec<LogLine> {
         match happened {
             Happened::Campaigning => self.campaigning(),
             Happened::Queued { own } => {
                 (self.placed, self.own) = (true, own);
-                // Of whom, if that is not known yet, is about to be seen.
-                let somebody_else = self.seen.is_some() && self.seen != own;
-                if self.role == LogRole::Electing && somebody_else { self.follow() } else { Vec::new() }
+                // If the leader is not known yet, it is about to be seen.
+                let another_leads = self.seen.is_some() && self.seen != own;
+                if self.role == LogRole::Electing && another_leads { self.follow() } else { Vec::new() }
             }
             Happened::Elected { token } => {
                 let change = matches!(self.role, LogRole::Following(_));
@@ -112,7 +112,7 @@ impl Transcript {
             Happened::Renewed if self.role == LogRole::Leading => vec![LogLine::Refreshing],
             Happened::Renewed => Vec::new(),
             Happened::Stopping | Happened::Lost if self.role == LogRole::Leading => {
-                // The next one may have been seen before we heard of our own end.
+                // The next leader may have been seen before the report of our own end.
                 let next = self.seen.filter(|seen| Some(*seen) != self.own);
                 (self.role, self.placed, self.own, self.seen) = (LogRole::Deposed, false, None, next);
                 vec![LogLine::ChangeRequired]
@@ -130,7 +130,7 @@ impl Transcript {
         let lines = match self.role {
             LogRole::Starting => vec![LogLine::Election],
             LogRole::Deposed => vec![LogLine::NewElection, LogLine::Election],
-            // A new place in the queue, behind the same leader: nothing to tell.
+            // A new place in the queue, behind the same leader: no change.
             LogRole::Electing | LogRole::Following(_) | LogRole::Leading => return Vec::new(),
         };
         self.role = LogRole::Electing;
@@ -140,7 +140,7 @@ impl Transcript {
     fn seen_leader(&mut self, token: FencingToken) -> Vec<LogLine> {
         self.seen = Some(token);
         match self.role {
-            // The candidate's word is still to come, and tells of the change too.
+            // The candidate's report is still to come, and includes the change.
             _ if self.seen == self.own => Vec::new(),
             LogRole::Following(None) => {
                 self.role = LogRole::Following(Some(token));
@@ -150,7 +150,7 @@ impl Transcript {
                 let change = self.change_if_following();
                 [change, self.follow()].concat()
             }
-            // Nobody led, and now somebody else does.
+            // There was no leader, and now another candidate leads.
             LogRole::Electing if self.placed => self.follow(),
             LogRole::Starting
             | LogRole::Electing
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn follower_tells_of_a_change_to_somebody_else() {
+    fn follower_tells_of_a_change_to_another_candidate() {
         let lines = told(&[
             Happened::Campaigning,
             Happened::SeenLeader { token: token(1) },

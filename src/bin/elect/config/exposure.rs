@@ -1,4 +1,4 @@
-//! Whether other users of this machine can get at a file that has a password, a key or a secret in it.
+//! Access by other users of this machine to a file with a password, a key or a secret.
 
 use std::{
     fs::{self, Metadata},
@@ -8,13 +8,13 @@ use std::{
 
 use nix::unistd::geteuid;
 
-/// What those may do with a file who are neither its owner nor in its group: read it, or write it.
+/// Mode bits of users who are neither owner nor in the group: read or write.
 const ANYBODY: u32 = 0o006;
 
-/// What is wrong with such a file, and what to do about it.
+/// The problem of such a file, and its remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Exposed {
-    #[error("every user of this machine can get at it (mode {0:03o}); chmod 600 it, or 640 for a group")]
+    #[error("every user of this machine can access it (mode {0:03o}); chmod 600 it, or 640 for a group")]
     ToAll(u32),
     #[error(
         "it belongs to another user (id {0}), who can change it; chown it to root, or to the user that this runs as"
@@ -31,7 +31,7 @@ impl Exposed {
         (!trusted).then(|| Self::ToOwner(file.uid()))
     }
 
-    /// As a warning. A file that can't be looked at will be complained about by what reads it.
+    /// Returns it as a warning. A file that can't be checked gets its error from its reader.
     pub(super) fn warning(flag: &str, path: &Path) -> Option<String> {
         let exposed = Self::of(&fs::metadata(path).ok()?)?;
         Some(format!("{flag} {}: {exposed}", path.display()))

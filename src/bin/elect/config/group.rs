@@ -1,4 +1,4 @@
-//! What is said of a group of peers, and what a member of it needs: its timing, its data directory.
+//! Settings of a group of peers and of its members: timing, data directory, secret.
 
 use std::{
     env,
@@ -77,7 +77,7 @@ pub(crate) struct MemberArgs {
 }
 
 impl MemberArgs {
-    /// The flag of something that is said here, if anything is.
+    /// Returns the flag of a setting that is present here, if any is.
     pub(super) fn flag(&self) -> Option<&'static str> {
         let Self {
             listen,
@@ -102,7 +102,7 @@ impl MemberArgs {
         said.into_iter().find_map(|(flag, said)| said.then_some(flag))
     }
 
-    /// These, and where there are none, those.
+    /// Chooses these settings, and those of the file where they are absent.
     pub(super) fn or(self, file: Self) -> Self {
         Self {
             listen: self.listen.or(file.listen),
@@ -116,10 +116,10 @@ impl MemberArgs {
         }
     }
 
-    fn timing(&self, usual: Timing) -> Result<Timing, UsageError> {
-        let heartbeat = self.heartbeat.unwrap_or(usual.heartbeat());
-        let usual = Range { shortest: usual.shortest(), longest: usual.longest() };
-        let Range { shortest, longest } = self.election_timeout.unwrap_or(usual);
+    fn timing(&self, defaults: Timing) -> Result<Timing, UsageError> {
+        let heartbeat = self.heartbeat.unwrap_or(defaults.heartbeat());
+        let defaults = Range { shortest: defaults.shortest(), longest: defaults.longest() };
+        let Range { shortest, longest } = self.election_timeout.unwrap_or(defaults);
         Timing::new(heartbeat, shortest, longest).map_err(|why| {
             let range = |shortest, longest| format!("{}-{}", written(shortest), written(longest));
             let remedy = match why {
@@ -141,22 +141,22 @@ impl MemberArgs {
 }
 
 impl PeersConfig {
-    /// To ask all members who leads.
+    /// Creates a client that asks all members for the leader.
     pub(crate) fn client(&self, election: ElectionName) -> Result<Client, UsageError> {
         Client::new(self.group.clone(), election, self.tls.as_ref()).map_err(|error| tls_refused(&error))
     }
 
-    /// What is in the secret's file, if one is given.
+    /// Reads the secret's file, if one is given.
     pub(crate) fn secret(&self) -> Result<Option<Secret>, UsageError> {
         self.member.secret_file.as_deref().map(secret_in).transpose()
     }
 
-    /// The member `name`, with the timing that is usual where nobody says otherwise.
+    /// Builds the settings of member `name`, with the default timing.
     pub(super) fn settings(
         &self,
         name: &CandidateName,
         election: &ElectionName,
-        usual: Timing,
+        defaults: Timing,
     ) -> Result<Settings, UsageError> {
         let names = || self.group.members().iter().map(|member| member.name.as_str());
         if !names().any(|member| member == name.as_str()) {
@@ -166,15 +166,15 @@ impl PeersConfig {
                 names().collect::<Vec<_>>().join(", ")
             )));
         }
-        let timing = self.member.timing(usual)?;
+        let timing = self.member.timing(defaults)?;
         let data = match &self.member.data {
             Some(data) if data.as_os_str().is_empty() => {
                 return Err(UsageError("--data is empty; name a directory".into()));
             }
             Some(data) => data.clone(),
             None => {
-                let usual = state_directory(env::var_os).ok_or_else(nowhere)?;
-                usual.join(file_name(election.as_str())).join(file_name(name.as_str()))
+                let state = state_directory(env::var_os).ok_or_else(nowhere)?;
+                state.join(file_name(election.as_str())).join(file_name(name.as_str()))
             }
         };
         let settings = Settings::new(name, self.group.clone(), data);
@@ -211,7 +211,7 @@ impl PeersConfig {
     }
 }
 
-/// The secret in a file that only its owner, or a group, can read.
+/// Reads a secret from a file that only its owner, or a group, can read.
 fn secret_in(path: &Path) -> Result<Secret, UsageError> {
     let wrong = |problem: String| UsageError(format!("--secret-file {}: {problem}", path.display()));
     let read = |path: &Path| {
@@ -222,7 +222,8 @@ fn secret_in(path: &Path) -> Result<Secret, UsageError> {
         std::io::Result::Ok((exposed, secret))
     };
     let (exposed, mut secret) = read(path).map_err(|error| wrong(error.to_string()))?;
-    // Of one that belongs to another user it is only warned, as of passwords: a container's files come from outside.
+    // For a file of another user there is only a warning, as for passwords: a container's files come from
+    // outside.
     if let Some(all @ Exposed::ToAll(_)) = exposed {
         return Err(wrong(all.to_string()));
     }
@@ -244,7 +245,7 @@ fn tls_refused(why: &InvalidSettings) -> UsageError {
     UsageError(format!("--cacert, --cert, --key: {why}"))
 }
 
-/// `250ms-500ms`: where election timeouts are drawn from. Only [`Timing`] knows whether it can work.
+/// `250ms-500ms`: the range of election timeouts. [`Timing`] checks whether it works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Range {
     shortest: Duration,
@@ -274,13 +275,14 @@ fn nowhere() -> UsageError {
     )
 }
 
-/// Where this machine keeps what must outlive a restart: what systemd, or else the XDG base directories, say.
+/// Returns this machine's directory for data that must outlive a restart, by systemd or the XDG base
+/// directories.
 ///
-/// Never the working directory: a server that is started from elsewhere must not find an empty one, and vote
-/// again in a term in which it has voted.
+/// Never the working directory: a server started from another one must not find it empty, and vote again in a
+/// term in which it has voted.
 fn state_directory(variable: impl Fn(&'static str) -> Option<OsString>) -> Option<PathBuf> {
     let absolute = |name| variable(name).map(PathBuf::from).filter(|path: &PathBuf| path.is_absolute());
-    // systemd lists the directories of a service, with colons between them.
+    // systemd separates the directories of a service by colons.
     let of_service = variable("STATE_DIRECTORY")
         .and_then(|listed| Some(PathBuf::from(listed.to_str()?.split(':').next()?)))
         .filter(|path| path.is_absolute());
@@ -289,13 +291,13 @@ fn state_directory(variable: impl Fn(&'static str) -> Option<OsString>) -> Optio
         .or_else(|| absolute("HOME").map(|home| home.join(Path::new(".local/state/elect"))))
 }
 
-/// Longest name of a file on the usual file systems.
+/// Longest file name on the usual file systems.
 const LONGEST_FILE_NAME: usize = 255;
 
-/// A name as one part of a path; no two names get the same.
+/// Turns a name into one part of a path; no two names get the same.
 ///
-/// All but letters, digits, `-`, `_` and dots within is written as `%XX`. What gets too long is cut, and
-/// identified by a digest: after `%-`, which stands in no other.
+/// All but letters, digits, `-`, `_` and inner dots is written as `%XX`. A result that is too long is cut,
+/// and identified by a digest after `%-`, which occurs in no other.
 fn file_name(name: &str) -> String {
     let mut safe = String::new();
     for (place, byte) in name.bytes().enumerate() {
@@ -413,7 +415,7 @@ mod tests {
         assert_eq!((one.len(), other.len()), (LONGEST_FILE_NAME, LONGEST_FILE_NAME));
     }
 
-    /// The name that was made a file's.
+    /// Decodes the name from its file name.
     fn name_of(file: &str) -> String {
         let mut bytes = Vec::new();
         let mut parts = file.split('%');

@@ -1,9 +1,8 @@
-//! Writing lines without ever waiting for whoever reads them.
+//! Log lines, written without waiting for their reader.
 //!
-//! The thread that logs may be the one that renews. A pipe that nobody empties, or a terminal that
-//! was stopped with ^S, must not cost it its lease. So a line is written on the spot only where the
-//! kernel says that there is room for it. Otherwise a thread is started that waits in our place, and
-//! writes what came meanwhile in its order.
+//! The thread that logs may be the one that renews. A full pipe, or a terminal stopped with ^S, must not cost
+//! it its lease. So a line is written at once only if the kernel reports room for it. Otherwise a thread is
+//! started that waits in our place, and writes the lines in their order.
 
 use std::{
     cell::RefCell,
@@ -16,13 +15,13 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// What the kernel takes whole wherever it says that there is room: POSIX's `PIPE_BUF` on Linux.
+/// Bytes that the kernel takes whole when it reports room: POSIX's `PIPE_BUF` on Linux.
 const SURELY_FITS: usize = 4096;
 
-/// Bytes that may wait for a reader. What comes after them is left out, and counted.
+/// Bytes that wait for a reader. Later lines are left out, and counted.
 const WAITING: usize = 1 << 20;
 
-/// Where lines go.
+/// The destination of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OutputStream {
     Stdout,
@@ -47,7 +46,7 @@ impl OutputStream {
     fn has_room(self) -> bool {
         fn asked(fd: BorrowedFd<'_>) -> bool {
             let mut asked = [PollFd::new(fd, PollFlags::POLLOUT)];
-            // Errors too are for the write to find.
+            // The write finds errors too.
             !matches!(poll(&mut asked, PollTimeout::ZERO), Ok(0))
         }
         match self {
@@ -60,7 +59,7 @@ impl OutputStream {
 static OF_STDOUT: Backlog = Backlog { waiting: Mutex::new(WaitingLines::NONE), changed: Condvar::new() };
 static OF_STDERR: Backlog = Backlog { waiting: Mutex::new(WaitingLines::NONE), changed: Condvar::new() };
 
-/// What could not be written on the spot.
+/// Lines that could not be written at once.
 struct Backlog {
     waiting: Mutex<WaitingLines>,
     changed: Condvar,
@@ -69,7 +68,7 @@ struct Backlog {
 struct WaitingLines {
     lines: Vec<u8>,
     left_out: usize,
-    /// Whether a thread writes, or waits to write. Until it is done, all goes through it.
+    /// True while a thread writes, or waits to write. All lines go through it until it is done.
     writing: bool,
 }
 
@@ -79,15 +78,15 @@ impl WaitingLines {
 
 impl Backlog {
     fn waiting(&self) -> MutexGuard<'_, WaitingLines> {
-        // Nothing in here panics half way through a change.
+        // No change in here can panic half way.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes lines, or puts them after those that wait.
+    /// Writes lines, or appends them to those that wait.
     fn write(&'static self, stream: OutputStream, lines: &[u8]) {
         let mut waiting = self.waiting();
         if !waiting.writing && waiting.lines.is_empty() && lines.len() <= SURELY_FITS && stream.has_room() {
-            // There is nobody to tell that a log can't be written.
+            // A failure to write the log can't be logged.
             let _ = stream.write(lines);
             return;
         }
@@ -102,7 +101,7 @@ impl Backlog {
         }
     }
 
-    /// Writes what waits, until nothing does.
+    /// Writes the waiting lines until there are none.
     fn write_all(&self, stream: OutputStream) {
         loop {
             let mut waiting = self.waiting();
@@ -129,7 +128,7 @@ impl Backlog {
     }
 }
 
-/// On the way out: waits for lines that could not be written at once, but not for long.
+/// Waits at exit for lines that could not be written at once, but not for long.
 pub(crate) fn drain() {
     const WITHIN: Duration = Duration::from_millis(500);
     OF_STDOUT.drain(WITHIN);
@@ -137,11 +136,11 @@ pub(crate) fn drain() {
 }
 
 thread_local! {
-    /// What this thread logs in one go, so far.
+    /// Lines of this thread in one batch so far.
     static TOGETHER: RefCell<Option<(OutputStream, Vec<u8>)>> = const { RefCell::new(None) };
 }
 
-/// Writes what is logged meanwhile at once, so that who reads it has all of it at once.
+/// Collects the lines that `log` writes, and writes them at once, so that a reader gets all of them together.
 pub(crate) fn together(log: impl FnOnce()) {
     TOGETHER.set(Some((OutputStream::Stdout, Vec::new())));
     log();

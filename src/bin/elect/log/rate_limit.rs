@@ -1,4 +1,4 @@
-//! What may repeat itself many times a second is logged a few times at once, and then seldom. Pure.
+//! Limits a line that may repeat many times a second: a few at once, then one an interval. Pure.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use leader_election::clock::Timestamp;
 /// Lines that may come at once.
 const AT_ONCE: u32 = 5;
 
-/// After those, one line for each of these (boot-time clock).
+/// After those, one line in each interval (boot-time clock).
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Says which of many lines to log.
+/// Decides which of many lines to log.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     allowed: u32,
-    /// When `allowed` was last counted up, as far as whole lines go.
+    /// Time when `allowed` last grew, in whole lines.
     counted: Option<Timestamp>,
     left_out: u64,
 }
@@ -24,7 +24,7 @@ impl RateLimit {
         Self { allowed: AT_ONCE, counted: None, left_out: 0 }
     }
 
-    /// Whether to log this one, and then how many before it were left out.
+    /// Returns whether to log this line, with the number left out before it.
     pub(crate) fn pass(&mut self, now: Timestamp) -> Option<u64> {
         let counted = *self.counted.get_or_insert(now);
         let earned = now.since(counted).as_nanos() / EVERY.as_nanos();
@@ -50,9 +50,9 @@ mod tests {
 
     #[test]
     fn a_few_at_once_and_then_one_a_second() {
-        let mut seldom = RateLimit::new();
+        let mut limit = RateLimit::new();
         let logged: Vec<u64> =
-            (0..1000).filter(|i| seldom.pass(at(i * 10)).is_some()).map(|i| i * 10).collect();
+            (0..1000).filter(|i| limit.pass(at(i * 10)).is_some()).map(|i| i * 10).collect();
         assert_eq!(logged[..5], [0, 10, 20, 30, 40]);
         assert_eq!(logged.len(), 5 + 9, "{logged:?}");
         assert!(logged[5..].windows(2).all(|pair| pair[1] - pair[0] == 1000), "{logged:?}");
@@ -60,16 +60,16 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_told_once() {
-        let mut seldom = RateLimit::new();
-        let told: Vec<_> = [0, 0, 0, 0, 0, 0, 0, 1000, 2000].map(|millis| seldom.pass(at(millis))).into();
+        let mut limit = RateLimit::new();
+        let told: Vec<_> = [0, 0, 0, 0, 0, 0, 0, 1000, 2000].map(|millis| limit.pass(at(millis))).into();
         let told: Vec<_> = told[4..].to_vec();
         assert_eq!(told, [Some(0), None, None, Some(2), Some(0)]);
     }
 
     #[test]
     fn what_is_rare_is_always_logged() {
-        let mut seldom = RateLimit::new();
-        assert!((0..100).all(|i| seldom.pass(at(i * 1000)) == Some(0)));
-        assert!((0..5).all(|i| seldom.pass(at(200_000 + i)) == Some(0)));
+        let mut limit = RateLimit::new();
+        assert!((0..100).all(|i| limit.pass(at(i * 1000)) == Some(0)));
+        assert!((0..5).all(|i| limit.pass(at(200_000 + i)) == Some(0)));
     }
 }

@@ -37,7 +37,7 @@ struct TakenPermits {
 /// A client's seat, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
-    seats: ConnectionLimit,
+    limit: ConnectionLimit,
     /// Its place among those that are waited for.
     number: Mutex<u64>,
     needed: Arc<Notify>,
@@ -59,7 +59,7 @@ impl ConnectionLimit {
         taken.count += 1;
         let number = Mutex::new(taken.wait_for(Arc::clone(&needed)));
         drop(taken);
-        Some(ConnectionPermit { seats: self.clone(), number, needed })
+        Some(ConnectionPermit { limit: self.clone(), number, needed })
     }
 
     fn taken(&self) -> MutexGuard<'_, TakenPermits> {
@@ -87,7 +87,7 @@ impl ConnectionPermit {
     /// The client has its answer: the wait for its next request begins now.
     pub(crate) fn renew(&self) {
         let mut number = locked(&self.number);
-        let mut taken = self.seats.taken();
+        let mut taken = self.limit.taken();
         if let Some(needed) = taken.waiting.remove(&number) {
             *number = taken.wait_for(needed);
         }
@@ -95,14 +95,14 @@ impl ConnectionPermit {
 
     /// The client waits for us from now on.
     pub(crate) fn keep(&self) {
-        self.seats.taken().waiting.remove(&locked(&self.number));
+        self.limit.taken().waiting.remove(&locked(&self.number));
     }
 }
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.keep();
-        self.seats.taken().count -= 1;
+        self.limit.taken().count -= 1;
     }
 }
 
@@ -119,46 +119,46 @@ mod tests {
 
     use super::*;
 
-    async fn is_needed(seat: &ConnectionPermit) -> bool {
-        timeout(Duration::ZERO, seat.needed()).await.is_ok()
+    async fn is_needed(permit: &ConnectionPermit) -> bool {
+        timeout(Duration::ZERO, permit.needed()).await.is_ok()
     }
 
     #[tokio::test]
     async fn the_longest_awaited_makes_room_for_the_newest() {
-        let seats = ConnectionLimit::new(2);
-        let (first, second) = (seats.take().unwrap(), seats.take().unwrap());
+        let limit = ConnectionLimit::new(2);
+        let (first, second) = (limit.take().unwrap(), limit.take().unwrap());
         first.renew();
-        let _third = seats.take().unwrap();
+        let _third = limit.take().unwrap();
         assert!(is_needed(&second).await);
         assert!(!is_needed(&first).await, "it had asked for something since");
     }
 
     #[tokio::test]
     async fn a_kept_seat_is_never_needed() {
-        let seats = ConnectionLimit::new(2);
-        let (kept, other) = (seats.take().unwrap(), seats.take().unwrap());
+        let limit = ConnectionLimit::new(2);
+        let (kept, other) = (limit.take().unwrap(), limit.take().unwrap());
         kept.keep();
-        let _third = seats.take().unwrap();
+        let _third = limit.take().unwrap();
         assert!(is_needed(&other).await);
         assert!(!is_needed(&kept).await);
     }
 
     #[test]
     fn where_all_are_kept_there_is_none() {
-        let seats = ConnectionLimit::new(1);
-        let kept = seats.take().unwrap();
+        let limit = ConnectionLimit::new(1);
+        let kept = limit.take().unwrap();
         kept.keep();
-        assert!(seats.take().is_none());
+        assert!(limit.take().is_none());
         drop(kept);
-        assert!(seats.take().is_some());
+        assert!(limit.take().is_some());
     }
 
     #[test]
     fn however_many_come_no_more_are_waited_for_than_there_are_seats() {
-        let seats = ConnectionLimit::new(8);
-        let all: Vec<_> = (0..100).map(|_| seats.take().unwrap()).collect();
-        assert_eq!(seats.taken().waiting.len(), 8);
+        let limit = ConnectionLimit::new(8);
+        let all: Vec<_> = (0..100).map(|_| limit.take().unwrap()).collect();
+        assert_eq!(limit.taken().waiting.len(), 8);
         drop(all);
-        assert_eq!(seats.taken().count, 0);
+        assert_eq!(limit.taken().count, 0);
     }
 }

@@ -48,30 +48,30 @@ impl Listeners {
     }
 
     /// Starts to tell one more client of everything; `None` if there are enough of them.
-    pub(crate) fn listen(&self, board: &StatusStore) -> Option<mpsc::Receiver<Bytes>> {
+    pub(crate) fn listen(&self, store: &StatusStore) -> Option<mpsc::Receiver<Bytes>> {
         let taken = |count: usize| (count < self.most).then_some(count + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
         let listening = Listening(self.clone());
         // One event at a time: what waits for a slow client would be old by then.
         let (told, events) = mpsc::channel(1);
-        tokio::spawn(tell(board.clone(), told, listening));
+        tokio::spawn(tell(store.clone(), told, listening));
         Some(events)
     }
 }
 
 /// Ends when the client is gone, or was cut off.
-async fn tell(board: StatusStore, told: mpsc::Sender<Bytes>, _listening: Listening) {
-    let mut changes = board.changes();
+async fn tell(store: StatusStore, told: mpsc::Sender<Bytes>, _listening: Listening) {
+    let mut changes = store.changes();
     if told.send(Bytes::from_static(RETRY.as_bytes())).await.is_err() {
         return;
     }
     loop {
         // What changes from here on is told in the next event.
         changes.mark_unchanged();
-        board.look();
+        store.look();
         // Room first: the event is of the moment at which it can be sent.
         let Ok(room) = told.reserve().await else { return };
-        room.send(event(&board));
+        room.send(event(&store));
         tokio::select! {
             () = told.closed() => return,
             () = sleep(CALM) => {}
@@ -83,8 +83,8 @@ async fn tell(board: StatusStore, told: mpsc::Sender<Bytes>, _listening: Listeni
     }
 }
 
-fn event(board: &StatusStore) -> Bytes {
-    let situation = board.situation();
-    let json = StatusReport::of(board.identity(), &situation).json();
+fn event(store: &StatusStore) -> Bytes {
+    let snapshot = store.snapshot();
+    let json = StatusReport::of(store.identity(), &snapshot).json();
     Bytes::from(format!("event: status\ndata: {json}\n\n"))
 }

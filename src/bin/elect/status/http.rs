@@ -4,7 +4,7 @@
 //!
 //! | what | bound | beyond it |
 //! |---|---|---|
-//! | connections | `CONNECTIONS`, and the limit of descriptors | the one that has kept us waiting longest is closed: see `seats` |
+//! | connections | `CONNECTIONS`, and the limit of descriptors | the one that has kept us waiting longest is closed: see `limit` |
 //! | a request's head | `HEAD_BYTES`, `HEADERS` | 431 |
 //! | … or the pause before it | `HEAD_WITHIN` | closed |
 //! | a request's body | none is taken | 413 |
@@ -78,7 +78,7 @@ const LOOK_WITHIN: Duration = Duration::from_secs(3);
 /// Fails only where the system has no thread or no file descriptor left.
 pub(crate) fn serve(
     bound: BoundAddress,
-    board: StatusStore,
+    store: StatusStore,
     etcd: Option<Settings>,
 ) -> io::Result<SocketAddr> {
     let BoundAddress { listener, address, host } = bound;
@@ -88,33 +88,33 @@ pub(crate) fn serve(
         TcpListener::from_std(listener)?
     };
     thread::Builder::new().name("elect-http".into()).spawn(move || {
-        runtime.spawn(follow(board.clone()));
+        runtime.spawn(follow(store.clone()));
         if let Some(settings) = etcd {
-            runtime.spawn(name(board.clone(), settings));
+            runtime.spawn(name(store.clone(), settings));
         }
-        let seats = descriptors::to_serve(CONNECTIONS);
-        let routes = Routes::new(board, seats / ONE_LISTENS_OF, Hosts::of(address, host));
-        runtime.block_on(accept(&listener, &routes, &ConnectionLimit::new(seats)))
+        let limit = descriptors::to_serve(CONNECTIONS);
+        let routes = Routes::new(store, limit / ONE_LISTENS_OF, Hosts::of(address, host));
+        runtime.block_on(accept(&listener, &routes, &ConnectionLimit::new(limit)))
     })?;
     Ok(address)
 }
 
 /// Notes who is at the front of the queue.
-async fn follow(board: StatusStore) {
-    let mut fronts = board.leader_watch();
+async fn follow(store: StatusStore) {
+    let mut leader_watch = store.leader_watch();
     loop {
-        let front = fronts.next().await;
-        board.front(&front);
+        let head = leader_watch.next().await;
+        store.head(&head);
     }
 }
 
 /// Asks for names while somebody looks and one is missing.
-async fn name(board: StatusStore, settings: Settings) {
+async fn name(store: StatusStore, settings: Settings) {
     loop {
-        let queue = board.names_to_ask().await;
-        match look(board.identity(), settings.clone()).await {
+        let queue = store.names_to_ask().await;
+        match look(store.identity(), settings.clone()).await {
             Ok(snapshot) => {
-                board.named(&queue, &snapshot);
+                store.named(&queue, &snapshot);
                 sleep(LOOK_EVERY).await;
             }
             Err(problem) => {
@@ -134,15 +134,15 @@ async fn look(identity: &ServerIdentity, settings: Settings) -> Result<Snapshot,
     }
 }
 
-async fn accept(listener: &TcpListener, routes: &Routes, seats: &ConnectionLimit) -> Infallible {
+async fn accept(listener: &TcpListener, routes: &Routes, limit: &ConnectionLimit) -> Infallible {
     let mut complaints = RateLimit::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if let Some(seat) = seats.take() {
+                if let Some(permit) = limit.take() {
                     // Answers are written whole.
                     let _ = stream.set_nodelay(true);
-                    tokio::spawn(converse(stream, seat, routes.clone()));
+                    tokio::spawn(converse(stream, permit, routes.clone()));
                     // Whose seat was needed leaves before the next is given away.
                     yield_now().await;
                 }
@@ -165,19 +165,19 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Serves one connection until it ends, or its seat is needed.
-async fn converse<S>(stream: S, seat: ConnectionPermit, routes: Routes)
+async fn converse<S>(stream: S, permit: ConnectionPermit, routes: Routes)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let answer = service_fn(|request: Request<Incoming>| {
         let listens = request.uri().path() == "/events";
-        let (seat, routes) = (&seat, &routes);
+        let (permit, routes) = (&permit, &routes);
         async move {
             let answer = routes.answer(request).await;
             if listens && answer.status().is_success() {
-                seat.keep()
+                permit.keep()
             } else {
-                seat.renew()
+                permit.renew()
             }
             Ok::<_, Infallible>(answer)
         }
@@ -189,7 +189,7 @@ where
         .max_headers(HEADERS)
         .serve_connection(TokioIo::new(WriteTimeout::new(stream)), answer);
     tokio::select! {
-        () = seat.needed() => {}
+        () = permit.needed() => {}
         // Whatever a client did wrong is its own affair.
         ended = connection => if let Err(error) = ended {
             tracing::debug!(%error, "an HTTP connection ended");
@@ -223,8 +223,8 @@ mod tests {
     /// What comes back for these bytes, when the client says no more.
     async fn answered(routes: &Routes, request: &[u8]) -> Vec<u8> {
         let (mut client, server) = duplex(PIPE);
-        let seat = ConnectionLimit::new(1).take().unwrap();
-        let serving = tokio::spawn(converse(server, seat, routes.clone()));
+        let permit = ConnectionLimit::new(1).take().unwrap();
+        let serving = tokio::spawn(converse(server, permit, routes.clone()));
         client.write_all(request).await.unwrap();
         client.shutdown().await.unwrap();
         let mut answer = Vec::new();

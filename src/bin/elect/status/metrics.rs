@@ -342,23 +342,23 @@ impl Metrics {
     }
 
     /// All of it, as of this situation.
-    pub(crate) fn text(&self, situation: &StatusSnapshot, expiry: Expiry, form: Form) -> String {
-        let term = match situation.role {
+    pub(crate) fn text(&self, snapshot: &StatusSnapshot, expiry: Expiry, form: Form) -> String {
+        let term = match snapshot.role {
             Role::Leader { token, .. } => Some(token),
             Role::Follower { .. } | Role::Outside => None,
         };
         self.leader.set(i64::from(term.is_some()));
         // etcd's revisions are signed.
         self.token.set(term.map_or(0, |token| token.get() as i64));
-        self.queue_position.set(situation.role.place().unwrap_or(0) as i64);
-        self.last_contact.set(situation.unheard.as_secs_f64());
+        self.queue_position.set(snapshot.role.place().unwrap_or(0) as i64);
+        self.last_contact.set(snapshot.unheard.as_secs_f64());
         for (certificate, ends) in [("own", expiry.own), ("authority", expiry.authority)] {
             let ends = ends.and_then(|ends| ends.duration_since(SystemTime::UNIX_EPOCH).ok());
             if let Some(ends) = ends {
                 self.certificate_expiry.get_or_create(&Certificate { certificate }).set(ends.as_secs_f64());
             }
         }
-        for peer in situation.servers.iter().flatten().filter(|peer| !peer.own) {
+        for peer in snapshot.servers.iter().flatten().filter(|peer| !peer.own) {
             let labels = PeerLabel { peer: peer.name.clone() };
             self.peer_connected.get_or_create(&labels).set(peer.connected.into());
             match peer.round_trip {
@@ -370,12 +370,12 @@ impl Metrics {
                 }
             }
         }
-        if let Some(GroupMeasurements { syncs, advice }) = &situation.measured {
+        if let Some(GroupMeasurements { syncs, advice }) = &snapshot.measured {
             let advised = advice.as_ref().map_or(Duration::ZERO, |advice| advice.needed().shortest());
             self.disk_sync.set(syncs.clone());
             self.election_timeout_advised.set(advised.as_secs_f64());
         }
-        for (reason, count) in &situation.refused {
+        for (reason, count) in &snapshot.refused {
             let refused = self.peer_refusals.get_or_create(&Refused { reason });
             refused.inc_by(count.saturating_sub(refused.get()));
         }

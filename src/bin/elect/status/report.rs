@@ -110,36 +110,36 @@ struct TermJson<'a> {
 }
 
 impl<'a> StatusReport<'a> {
-    pub(crate) fn of(identity: &'a ServerIdentity, situation: &'a StatusSnapshot) -> Self {
-        let (state, token, blocked_by, problem) = match &situation.leads {
+    pub(crate) fn of(identity: &'a ServerIdentity, snapshot: &'a StatusSnapshot) -> Self {
+        let (state, token, blocked_by, problem) = match &snapshot.leads {
             LeaderView::Term(token) => ("leader", Some(token.get()), None, None),
-            LeaderView::Nobody { blocked_by } => ("vacant", None, blocked_by.as_deref(), None),
+            LeaderView::Vacant { blocked_by } => ("vacant", None, blocked_by.as_deref(), None),
             LeaderView::Unknown { problem, .. } => ("unknown", None, None, Some(*problem)),
         };
-        let since = match situation.leads {
-            LeaderView::Unknown { since, .. } => situation.at.checked_sub(since),
-            LeaderView::Term(_) | LeaderView::Nobody { .. } => situation.leads_since,
+        let since = match snapshot.leads {
+            LeaderView::Unknown { since, .. } => snapshot.at.checked_sub(since),
+            LeaderView::Term(_) | LeaderView::Vacant { .. } => snapshot.leads_since,
         };
-        let queue = situation.queue.as_deref();
+        let queue = snapshot.queue.as_deref();
         let listed = |queue: &'a [QueuedCandidate]| queue.iter().take(LISTED).map(QueuedJson::of).collect();
         Self {
-            at: time(situation.at),
+            at: time(snapshot.at),
             state,
-            leader: situation.leader.as_deref(),
+            leader: snapshot.leader.as_deref(),
             token,
             since: since.map(time),
             blocked_by,
             problem,
             candidates: queue.map(listed),
-            queue_length: queue.filter(|_| situation.servers.is_none()).map(<[_]>::len),
-            servers: situation.servers.as_deref().map(|servers| servers.iter().map(PeerJson::of).collect()),
+            queue_length: queue.filter(|_| snapshot.servers.is_none()).map(<[_]>::len),
+            servers: snapshot.servers.as_deref().map(|servers| servers.iter().map(PeerJson::of).collect()),
             election: identity.election.as_str(),
             backend: match identity.proof {
                 LeaseTiming::Lease(_) => "etcd",
                 LeaseTiming::Heartbeats(_) => "peers",
             },
-            server: ServerJson::of(identity, situation),
-            terms: situation.terms.iter().map(TermJson::of).collect(),
+            server: ServerJson::of(identity, snapshot),
+            terms: snapshot.terms.iter().map(TermJson::of).collect(),
         }
     }
 
@@ -168,30 +168,30 @@ impl<'a> PeerJson<'a> {
 }
 
 impl<'a> ServerJson<'a> {
-    fn of(identity: &'a ServerIdentity, situation: &StatusSnapshot) -> Self {
-        let remaining = match situation.role {
+    fn of(identity: &'a ServerIdentity, snapshot: &StatusSnapshot) -> Self {
+        let remaining = match snapshot.role {
             Role::Leader { remaining, .. } => Some(millis(remaining)),
             Role::Follower { .. } | Role::Outside => None,
         };
         Self {
             name: identity.name.as_str(),
-            role: situation.role.as_str(),
-            token: situation.role.token().map(|token| token.get()),
-            queue_position: situation.role.place(),
+            role: snapshot.role.as_str(),
+            token: snapshot.role.token().map(|token| token.get()),
+            queue_position: snapshot.role.place(),
             remaining_ms: remaining,
             lease_ms: millis(identity.proof.certain()),
             ttl_ms: match identity.proof {
                 LeaseTiming::Lease(ttl) => Some(millis(ttl.as_duration())),
                 LeaseTiming::Heartbeats(_) => None,
             },
-            last_contact_ms: millis(situation.unheard),
-            fresh: situation.fresh,
-            healthy: situation.healthy,
-            sync_ms: situation.measured.as_ref().map(|GroupMeasurements { syncs, .. }| SyncsJson {
+            last_contact_ms: millis(snapshot.unheard),
+            fresh: snapshot.fresh,
+            healthy: snapshot.healthy,
+            sync_ms: snapshot.measured.as_ref().map(|GroupMeasurements { syncs, .. }| SyncsJson {
                 last: precise_millis(syncs.last),
                 worst: precise_millis(syncs.worst),
             }),
-            timing_advice: situation
+            timing_advice: snapshot
                 .measured
                 .as_ref()
                 .and_then(|measured| Some(measured.advice.as_ref()?.to_string())),

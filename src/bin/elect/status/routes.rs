@@ -36,7 +36,7 @@ const NAMES_WITHIN: Duration = Duration::from_secs(1);
 /// Answers requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Routes {
-    board: StatusStore,
+    store: StatusStore,
     listeners: Listeners,
     hosts: Hosts,
     election: HeaderValue,
@@ -44,21 +44,21 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    pub(crate) fn new(board: StatusStore, listeners: usize, hosts: Hosts) -> Self {
-        let identity = board.identity();
+    pub(crate) fn new(store: StatusStore, listeners: usize, hosts: Hosts) -> Self {
+        let identity = store.identity();
         let (election, name) = (header(identity.election.as_str()), header(identity.name.as_str()));
-        Self { board, listeners: Listeners::new(listeners), hosts, election, name }
+        Self { store, listeners: Listeners::new(listeners), hosts, election, name }
     }
 
     pub(crate) async fn answer<B: Body>(&self, request: Request<B>) -> HttpResponse {
         match request.uri().path() {
             "/status" => self.names().await,
-            "/metrics" => self.board.certificates().read().await,
+            "/metrics" => self.store.certificates().read().await,
             _ => {}
         }
         // Nothing is awaited from here on, and the role is asked once: an answer is of one moment, and does
         // not contradict itself.
-        let role = self.board.role();
+        let role = self.store.role();
         let mut answer = if !request.body().is_end_stream() {
             let mut refused = response::line(StatusCode::PAYLOAD_TOO_LARGE, "no body is wanted\n");
             refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -108,7 +108,7 @@ impl Routes {
             "/leader" => yes_or_no(matches!(role, Role::Leader { .. }), "leader\n", "not the leader\n"),
             "/follower" => yes_or_no(matches!(role, Role::Follower { .. }), "follower\n", "not a follower\n"),
             "/livez" => yes_or_no(
-                self.board.is_alive_at(Timestamp::now()),
+                self.store.is_alive_at(Timestamp::now()),
                 "alive\n",
                 "the election's loop is stuck\n",
             ),
@@ -122,11 +122,11 @@ impl Routes {
     }
 
     fn ready(&self) -> HttpResponse {
-        let situation = self.board.situation();
-        let proof = self.board.identity().proof;
-        let why_not = match (situation.role, proof) {
-            _ if situation.is_ready() => return response::line(StatusCode::OK, "ready\n"),
-            _ if !situation.healthy => "the health check fails",
+        let snapshot = self.store.snapshot();
+        let proof = self.store.identity().proof;
+        let why_not = match (snapshot.role, proof) {
+            _ if snapshot.is_ready() => return response::line(StatusCode::OK, "ready\n"),
+            _ if !snapshot.healthy => "the health check fails",
             (Role::Outside, LeaseTiming::Lease(_)) => "not in the queue",
             (Role::Outside, LeaseTiming::Heartbeats(_)) => "neither leads nor follows",
             (Role::Leader { .. } | Role::Follower { .. }, proof) => silence(proof),
@@ -136,23 +136,23 @@ impl Routes {
 
     /// Waits for names that nobody had asked for yet, but not for long.
     async fn names(&self) {
-        let mut changes = self.board.changes();
-        let named = async { while self.board.look() && changes.changed().await.is_ok() {} };
+        let mut changes = self.store.changes();
+        let named = async { while self.store.look() && changes.changed().await.is_ok() {} };
         // Without them, then.
         let _ = timeout(NAMES_WITHIN, named).await;
     }
 
     fn status(&self) -> HttpResponse {
-        let situation = self.board.situation();
-        let json = StatusReport::of(self.board.identity(), &situation).json();
+        let snapshot = self.store.snapshot();
+        let json = StatusReport::of(self.store.identity(), &snapshot).json();
         response::whole(StatusCode::OK, "application/json", json + "\n")
     }
 
     fn metrics(&self, headers: &HeaderMap) -> HttpResponse {
         let accepts = headers.get_all(ACCEPT).iter().map(|accept| accept.to_str().unwrap_or_default());
         let form = metrics::Form::accepted(&accepts.collect::<Vec<_>>().join(","));
-        let expiry = self.board.certificates().expiry();
-        let text = self.board.metrics().text(&self.board.situation(), expiry, form);
+        let expiry = self.store.certificates().expiry();
+        let text = self.store.metrics().text(&self.store.snapshot(), expiry, form);
         let mut answer = response::whole(StatusCode::OK, form.content_type(), text);
         answer.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
         answer
@@ -162,7 +162,7 @@ impl Routes {
         if method == Method::HEAD {
             return response::whole(StatusCode::OK, "text/event-stream", "");
         }
-        match self.listeners.listen(&self.board) {
+        match self.listeners.listen(&self.store) {
             Some(events) => response::events(events),
             None => {
                 let mut refused = response::line(

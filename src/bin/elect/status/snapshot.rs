@@ -101,7 +101,7 @@ pub(crate) fn role(place: LastTold, queue: &QueuedTokens) -> Role {
 pub(crate) enum LeaderView {
     /// This term, of whoever's.
     Term(FencingToken),
-    Nobody {
+    Vacant {
         blocked_by: Option<String>,
     },
     /// For how long not, and why.
@@ -150,12 +150,12 @@ pub(crate) fn who_leads(evidence: &SnapshotInputs<'_>) -> LeaderView {
     let blocked_by = evidence.blocked_by.map(str::to_owned);
     match (evidence.queue, blocked_by) {
         (Err(since), _) => LeaderView::Unknown { since: *since, problem: unsure },
-        (Ok(_), Some(key)) => LeaderView::Nobody { blocked_by: Some(key) },
+        (Ok(_), Some(key)) => LeaderView::Vacant { blocked_by: Some(key) },
         (Ok(queue), None) => match queue.first() {
             // First in the queue, and yet we don't lead: not yet, or not any more.
-            Some(_) if evidence.first_is_own => LeaderView::Nobody { blocked_by: None },
+            Some(_) if evidence.first_is_own => LeaderView::Vacant { blocked_by: None },
             Some(first) => LeaderView::Term(*first),
-            None => LeaderView::Nobody { blocked_by: None },
+            None => LeaderView::Vacant { blocked_by: None },
         },
     }
 }
@@ -282,8 +282,8 @@ mod tests {
     #[test]
     fn the_first_in_the_queue_leads_but_for_oneself() {
         assert_eq!(seen(Role::Outside, &queue(&[3, 5]), MOMENT), LeaderView::Term(token(3)));
-        assert_eq!(seen(Role::Outside, &queue(&[7, 9]), MOMENT), LeaderView::Nobody { blocked_by: None });
-        assert_eq!(seen(Role::Outside, &queue(&[]), MOMENT), LeaderView::Nobody { blocked_by: None });
+        assert_eq!(seen(Role::Outside, &queue(&[7, 9]), MOMENT), LeaderView::Vacant { blocked_by: None });
+        assert_eq!(seen(Role::Outside, &queue(&[]), MOMENT), LeaderView::Vacant { blocked_by: None });
     }
 
     #[test]

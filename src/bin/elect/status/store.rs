@@ -70,7 +70,7 @@ pub(crate) struct ServerIdentity {
 /// What the backend is asked at each look. Nothing of it waits, or costs anybody a question.
 pub(crate) struct Sources {
     /// The queue, as the candidate sees it.
-    fronts: LeaderWatch,
+    leader_watch: LeaderWatch,
     last_contact: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
     /// Among peers: what this one knows of the others.
     look: Option<Box<dyn Fn() -> Look + Send + Sync>>,
@@ -80,11 +80,11 @@ pub(crate) struct Sources {
 
 impl Sources {
     pub(crate) fn of(backend: &impl Backend, election: &ElectionName, tls: Option<&Tls>) -> Self {
-        let fronts = backend.watch_leader(election);
+        let leader_watch = backend.watch_leader(election);
         let backend = backend.clone();
         let last_contact = Box::new(move || backend.last_contact());
         let certificates = CertificateExpiry::of(tls);
-        Self { fronts, last_contact, look: None, refused: Box::new(Vec::new), certificates }
+        Self { leader_watch, last_contact, look: None, refused: Box::new(Vec::new), certificates }
     }
 
     pub(crate) fn among_peers(peers: &Peers, election: &ElectionName, tls: Option<&Tls>) -> Self {
@@ -99,13 +99,13 @@ impl Sources {
 
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sources").field("fronts", &self.fronts).finish_non_exhaustive()
+        f.debug_struct("Sources").field("fronts", &self.leader_watch).finish_non_exhaustive()
     }
 }
 
 #[derive(Debug)]
 struct StoreState {
-    stands: Candidacy,
+    candidate_args: Candidacy,
     healthy: bool,
     /// A key put by hand, at the front of the queue.
     blocked_by: Option<String>,
@@ -130,7 +130,7 @@ impl StatusStore {
     pub(crate) fn new(identity: ServerIdentity, sources: Sources) -> Self {
         let now = Timestamp::now();
         let state = StoreState {
-            stands: Candidacy::Outside,
+            candidate_args: Candidacy::Outside,
             healthy: true,
             blocked_by: None,
             timeline: Timeline::default(),
@@ -155,7 +155,7 @@ impl StatusStore {
         let mut state = self.state();
         match event {
             Event::Campaigning | Event::Retrying { .. } => state.left_the_queue(),
-            Event::Following { token } => state.stands = Candidacy::Behind(*token),
+            Event::Following { token } => state.candidate_args = Candidacy::Behind(*token),
             Event::Elected { token, .. } => state.timeline.elected(*token, at),
             Event::Renewed { latency, left, .. } => {
                 self.0.metrics.renewed(*latency, *left);
@@ -179,7 +179,7 @@ impl StatusStore {
     pub(crate) fn leading(&self, leadership: LeadershipHandle) {
         let mut state = self.state();
         state.timeline.elected(leadership.token(), SystemTime::now());
-        state.stands = Candidacy::Leads(leadership);
+        state.candidate_args = Candidacy::Leads(leadership);
         drop(state);
         self.changed();
     }
@@ -201,23 +201,23 @@ impl StatusStore {
     }
 
     /// Who, or nobody, is at the front of the queue.
-    pub(super) fn front(&self, front: &QueueHead) {
+    pub(super) fn head(&self, head: &QueueHead) {
         let at = SystemTime::now();
         let queue = self.queue().unwrap_or_default();
         let mut state = self.state();
-        let (token, blocked_by) = match front {
+        let (token, blocked_by) = match head {
             QueueHead::Candidate { token, .. } => (Some(*token), None),
             QueueHead::Foreign(key) | QueueHead::Leased(key) => (None, Some(key.clone())),
             _ => (None, None),
         };
-        state.timeline.front(token, at);
+        state.timeline.head(token, at);
         state.blocked_by = blocked_by;
-        if let QueueHead::Candidate { token, name } = front {
+        if let QueueHead::Candidate { token, name } = head {
             state.leaders.insert(*token, name.clone());
             state.forget_names(&queue);
         }
         drop(state);
-        if let Some(look) = self.look_around() {
+        if let Some(look) = self.peer_status() {
             self.state().learn(&look);
         }
         self.changed();
@@ -225,18 +225,18 @@ impl StatusStore {
 
     /// The front of the queue, to be followed.
     pub(crate) fn leader_watch(&self) -> LeaderWatch {
-        self.0.sources.fronts.clone()
+        self.0.sources.leader_watch.clone()
     }
 
     /// The tokens of other candidates that are known to go by this one's name.
     pub(crate) fn namesakes(&self) -> Vec<FencingToken> {
-        let mut called = self.0.sources.fronts.called(self.0.identity.name.as_str());
+        let mut tokens_of = self.0.sources.leader_watch.tokens_of(self.0.identity.name.as_str());
         let own = self.state().place().token();
-        called.retain(|token| Some(*token) != own);
-        called
+        tokens_of.retain(|token| Some(*token) != own);
+        tokens_of
     }
 
-    fn look_around(&self) -> Option<Look> {
+    fn peer_status(&self) -> Option<Look> {
         self.0.sources.look.as_ref().map(|look| look())
     }
 
@@ -274,10 +274,10 @@ impl StatusStore {
     }
 
     /// All there is to show, at this moment.
-    pub(super) fn situation(&self) -> StatusSnapshot {
+    pub(super) fn snapshot(&self) -> StatusSnapshot {
         let queue = self.queue();
         let unheard = self.unheard();
-        let look = self.look_around();
+        let look = self.peer_status();
         let proof = self.0.identity.proof;
         let mut state = self.state();
         if let Some(look) = &look {
@@ -295,7 +295,7 @@ impl StatusStore {
             |token| if is_own(token) { Some(self.0.identity.name.to_string()) } else { state.name(token) };
         let (leader, leads_since) = match leads {
             LeaderView::Term(token) => (name(token), state.timeline.term(token).and_then(|term| term.began)),
-            LeaderView::Nobody { .. } | LeaderView::Unknown { .. } => (None, None),
+            LeaderView::Vacant { .. } | LeaderView::Unknown { .. } => (None, None),
         };
         let named = |token| QueuedCandidate { token: Some(token), name: name(token) };
         let waits = matches!(role, Role::Follower { token: None, .. });
@@ -379,7 +379,7 @@ impl StatusStore {
     }
 
     fn queue(&self) -> QueuedTokens {
-        self.0.sources.fronts.queue().map_err(|since| Timestamp::now().since(since))
+        self.0.sources.leader_watch.queue().map_err(|since| Timestamp::now().since(since))
     }
 
     fn unheard(&self) -> Duration {
@@ -399,7 +399,7 @@ impl StatusStore {
 
 impl StoreState {
     fn place(&self) -> LastTold {
-        match &self.stands {
+        match &self.candidate_args {
             Candidacy::Outside => LastTold::Outside,
             Candidacy::Behind(token) => LastTold::Behind { token: *token },
             Candidacy::Leads(claim) => {
@@ -412,15 +412,15 @@ impl StoreState {
 
     /// An attempt began or failed. A term that lasts is told of by its claim.
     fn left_the_queue(&mut self) {
-        if !matches!(&self.stands, Candidacy::Leads(claim) if claim.holds()) {
-            self.stands = Candidacy::Outside;
+        if !matches!(&self.candidate_args, Candidacy::Leads(claim) if claim.holds()) {
+            self.candidate_args = Candidacy::Outside;
         }
     }
 
     /// This term ended; a later one may have begun.
     fn lost(&mut self, token: FencingToken) {
-        if matches!(&self.stands, Candidacy::Leads(claim) if claim.token() <= token) {
-            self.stands = Candidacy::Outside;
+        if matches!(&self.candidate_args, Candidacy::Leads(claim) if claim.token() <= token) {
+            self.candidate_args = Candidacy::Outside;
         }
     }
 
@@ -489,7 +489,7 @@ mod tests {
     use crate::status::metrics::Form;
 
     /// A board of a process that has never heard etcd.
-    fn board() -> StatusStore {
+    fn store() -> StatusStore {
         let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), nowhere);
         let identity = identity(LeaseTiming::Lease(Ttl::DEFAULT));
@@ -515,73 +515,73 @@ mod tests {
 
     #[tokio::test]
     async fn a_loop_that_does_not_tick_is_not_alive_and_one_that_ticks_again_is() {
-        let board = board();
+        let store = store();
         let later = Timestamp::now() + STUCK_AFTER;
-        assert!(board.is_alive_at(Timestamp::now()));
-        assert!(!board.is_alive_at(later + STUCK_AFTER));
-        board.tick();
-        assert!(board.is_alive_at(later - Duration::from_secs(1)));
+        assert!(store.is_alive_at(Timestamp::now()));
+        assert!(!store.is_alive_at(later + STUCK_AFTER));
+        store.tick();
+        assert!(store.is_alive_at(later - Duration::from_secs(1)));
     }
 
     #[tokio::test]
     async fn a_failed_attempt_is_no_place_in_the_queue() {
-        let board = board();
-        assert_eq!(board.role(), Role::Outside);
-        board.event(&Event::Following { token: Some(token(5)) });
-        assert_eq!(board.role(), Role::Follower { token: Some(token(5)), place: None });
-        board.event(&retrying());
-        assert_eq!(board.role(), Role::Outside);
-        board.event(&Event::Following { token: Some(token(9)) });
-        board.event(&Event::Campaigning);
-        assert_eq!(board.role(), Role::Outside);
+        let store = store();
+        assert_eq!(store.role(), Role::Outside);
+        store.event(&Event::Following { token: Some(token(5)) });
+        assert_eq!(store.role(), Role::Follower { token: Some(token(5)), place: None });
+        store.event(&retrying());
+        assert_eq!(store.role(), Role::Outside);
+        store.event(&Event::Following { token: Some(token(9)) });
+        store.event(&Event::Campaigning);
+        assert_eq!(store.role(), Role::Outside);
     }
 
     #[tokio::test]
     async fn an_event_alone_makes_no_leader() {
-        let board = board();
-        board.event(&elected(5));
-        assert!(!matches!(board.role(), Role::Leader { .. }), "only a claim can be asked");
-        assert_eq!(board.situation().terms[0].name.as_deref(), Some("server1"));
+        let store = store();
+        store.event(&elected(5));
+        assert!(!matches!(store.role(), Role::Leader { .. }), "only a claim can be asked");
+        assert_eq!(store.snapshot().terms[0].name.as_deref(), Some("server1"));
     }
 
     #[tokio::test]
     async fn a_sick_server_is_not_ready() {
-        let board = board();
-        board.event(&Event::Following { token: Some(token(5)) });
-        assert!(board.situation().is_ready());
-        board.healthy(false);
-        assert!(!board.situation().is_ready());
+        let store = store();
+        store.event(&Event::Following { token: Some(token(5)) });
+        assert!(store.snapshot().is_ready());
+        store.healthy(false);
+        assert!(!store.snapshot().is_ready());
     }
 
     #[tokio::test]
     async fn each_change_is_told_and_counted() {
-        let board = board();
-        let mut changes = board.changes();
+        let store = store();
+        let mut changes = store.changes();
         for event in [elected(5), Event::Lost { token: token(5), loss: Loss::Revoked }, retrying()] {
-            board.event(&event);
+            store.event(&event);
             assert!(changes.has_changed().unwrap(), "{event:?}");
             changes.mark_unchanged();
         }
-        board.restarted();
-        let text = board.metrics().text(&board.situation(), Expiry::default(), Form::OpenMetrics);
+        store.restarted();
+        let text = store.metrics().text(&store.snapshot(), Expiry::default(), Form::OpenMetrics);
         assert!(text.contains("elect_terms_lost_total{reason=\"revoked\"} 1\n"), "{text}");
         assert!(text.contains("elect_command_restarts_total 1\n"), "{text}");
     }
 
     #[tokio::test]
     async fn a_leader_that_has_gone_has_the_name_that_it_had_though_nobody_asked() {
-        let board = board();
+        let store = store();
         for (number, name) in [(5, "server2"), (9, "server3")] {
-            board.front(&QueueHead::Candidate { token: token(number), name: name.into() });
+            store.head(&QueueHead::Candidate { token: token(number), name: name.into() });
         }
-        let terms = board.situation().terms;
+        let terms = store.snapshot().terms;
         let names: Vec<_> = terms.iter().map(|term| term.name.as_deref()).collect();
         assert_eq!(names, [Some("server3"), Some("server2")]);
     }
 
     #[tokio::test]
     async fn names_are_kept_only_of_those_in_the_queue_and_of_past_terms() {
-        let board = board();
+        let store = store();
         for number in 0..500 {
             let queue = [token(number), token(number + 1000)];
             let leader = format!("server{number}");
@@ -589,12 +589,12 @@ mod tests {
             let candidates = vec![queued];
             let state = Observed::Vacant { blocked_by: None };
             let observation = leader_election::observe::Observation::new(SystemTime::now(), state);
-            board.front(&QueueHead::Candidate { token: token(number), name: leader.clone() });
-            board.named(&queue, &Snapshot::new(observation, candidates));
+            store.head(&QueueHead::Candidate { token: token(number), name: leader.clone() });
+            store.named(&queue, &Snapshot::new(observation, candidates));
         }
-        assert!(board.state().names.len() < 60, "{}", board.state().names.len());
-        assert_eq!(board.situation().terms[0].name.as_deref(), Some("server499"));
-        assert!(board.state().names.contains_key(&token(1499)), "asked for, and not to be had");
+        assert!(store.state().names.len() < 60, "{}", store.state().names.len());
+        assert_eq!(store.snapshot().terms[0].name.as_deref(), Some("server499"));
+        assert!(store.state().names.contains_key(&token(1499)), "asked for, and not to be had");
     }
 
     /// Two of a millisecond, and one of 30.
@@ -636,7 +636,7 @@ mod tests {
     }
 
     /// A board among peers, which sees the front and the look that it is given.
-    fn board_among_peers() -> StatusStore {
+    fn store_among_peers() -> StatusStore {
         // Etcd's, for want of a group: none of it is asked but the front, which nobody tells.
         let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), nowhere);
@@ -652,12 +652,12 @@ mod tests {
 
     #[tokio::test]
     async fn among_peers_the_leader_has_a_name_without_anybody_asking() {
-        let board = board_among_peers();
-        board.front(&QueueHead::Candidate { token: token(7), name: "server2, proclaimed".into() });
-        let situation = board.situation();
-        assert_eq!(situation.terms[0].name.as_deref(), Some("server2, proclaimed"));
-        assert_eq!(situation.terms[0].term.began, Some(SystemTime::UNIX_EPOCH), "by its own word");
-        assert!(!board.look(), "there is nobody to ask for names");
+        let store = store_among_peers();
+        store.head(&QueueHead::Candidate { token: token(7), name: "server2, proclaimed".into() });
+        let snapshot = store.snapshot();
+        assert_eq!(snapshot.terms[0].name.as_deref(), Some("server2, proclaimed"));
+        assert_eq!(snapshot.terms[0].term.began, Some(SystemTime::UNIX_EPOCH), "by its own word");
+        assert!(!store.look(), "there is nobody to ask for names");
     }
 
     #[test]
@@ -681,13 +681,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_heartbeat_is_counted_and_wakes_nobody() {
-        let board = board_among_peers();
-        let mut changes = board.changes();
+        let store = store_among_peers();
+        let mut changes = store.changes();
         changes.mark_unchanged();
         let (latency, left) = (Duration::from_millis(1), Duration::from_millis(170));
-        board.event(&Event::Renewed { token: token(7), until: Timestamp::now(), latency, left });
+        store.event(&Event::Renewed { token: token(7), until: Timestamp::now(), latency, left });
         assert!(!changes.has_changed().unwrap());
-        let text = board.metrics().text(&board.situation(), Expiry::default(), Form::OpenMetrics);
+        let text = store.metrics().text(&store.snapshot(), Expiry::default(), Form::OpenMetrics);
         assert!(text.contains("elect_renewals_total 1\n"), "{text}");
         assert!(text.contains("elect_peer_connected{peer=\"server3\"} 0\n"), "{text}");
         assert!(text.contains("elect_peer_connected{peer=\"server2\"} 1\n"), "{text}");
@@ -704,7 +704,7 @@ mod tests {
             assert!(text.lines().any(|printed| printed == line), "{line} is not in {text}");
         }
         assert!(!text.contains("round_trip_seconds{peer=\"server3\"}"), "it is not known: {text}");
-        let again = board.metrics().text(&board.situation(), Expiry::default(), Form::OpenMetrics);
+        let again = store.metrics().text(&store.snapshot(), Expiry::default(), Form::OpenMetrics);
         assert!(again.contains("elect_peer_refusals_total{reason=\"malformed\"} 3\n"), "{again}");
     }
 }

@@ -47,7 +47,7 @@ impl Timeline {
     }
 
     /// Somebody, or nobody, is at the front of the queue.
-    pub(crate) fn front(&mut self, token: Option<FencingToken>, at: SystemTime) {
+    pub(crate) fn head(&mut self, token: Option<FencingToken>, at: SystemTime) {
         let others = self.terms.iter_mut().filter(|(known, _)| Some(**known) != token);
         for (_, term) in others {
             term.ended.get_or_insert(at);
@@ -107,11 +107,11 @@ mod tests {
     #[test]
     fn a_term_that_was_there_before_us_has_no_beginning_until_its_leader_tells() {
         let mut timeline = Timeline::default();
-        timeline.front(Some(token(3)), at(10));
+        timeline.head(Some(token(3)), at(10));
         assert_eq!(timeline.term(token(3)).unwrap().began, None);
         timeline.announced(token(3), at(4));
         assert_eq!(timeline.term(token(3)).unwrap().began, Some(at(4)));
-        timeline.front(Some(token(5)), at(12));
+        timeline.head(Some(token(5)), at(12));
         assert_eq!(timeline.term(token(3)).unwrap().ended, Some(at(12)));
         timeline.announced(token(5), at(13));
         assert_eq!(timeline.term(token(5)).unwrap().began, Some(at(12)), "seen here");
@@ -120,10 +120,10 @@ mod tests {
     #[test]
     fn an_own_term_has_its_reason_whichever_source_tells_of_the_end_first() {
         let lose = |timeline: &mut Timeline| timeline.lost(token(3), Loss::Expired, at(9));
-        let next = |timeline: &mut Timeline| timeline.front(Some(token(5)), at(9));
+        let next = |timeline: &mut Timeline| timeline.head(Some(token(5)), at(9));
         for order in [[&lose as &dyn Fn(&mut Timeline), &next], [&next, &lose]] {
             let mut timeline = Timeline::default();
-            timeline.front(None, at(0));
+            timeline.head(None, at(0));
             timeline.elected(token(3), at(1));
             order.iter().for_each(|source| source(&mut timeline));
             let own = ObservedTerm {
@@ -140,17 +140,17 @@ mod tests {
     #[test]
     fn a_vacancy_ends_the_term_before_it() {
         let mut timeline = Timeline::default();
-        timeline.front(Some(token(1)), at(1));
-        timeline.front(None, at(2));
+        timeline.head(Some(token(1)), at(1));
+        timeline.head(None, at(2));
         assert_eq!(timeline.term(token(1)).unwrap().ended, Some(at(2)));
     }
 
     proptest! {
         #[test]
-        fn it_is_bounded_and_at_most_one_term_of_others_lasts(fronts in prop::collection::vec(prop::option::of(1_u64..200), 0..300)) {
+        fn it_is_bounded_and_at_most_one_term_of_others_lasts(leader_watch in prop::collection::vec(prop::option::of(1_u64..200), 0..300)) {
             let mut timeline = Timeline::default();
-            for (second, front) in fronts.iter().enumerate() {
-                timeline.front(front.map(token), at(second as u64));
+            for (second, head) in leader_watch.iter().enumerate() {
+                timeline.head(head.map(token), at(second as u64));
             }
             prop_assert!(timeline.terms().count() <= REMEMBERED);
             prop_assert!(timeline.terms().filter(|(_, term)| term.ended.is_none()).count() <= 1);

@@ -289,7 +289,7 @@ pub(crate) struct ChildRegistry(Arc<Mutex<BTreeSet<i32>>>);
 /// Keeps a child among the [`ChildRegistry`] for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct ChildEntry {
-    kin: ChildRegistry,
+    registry: ChildRegistry,
     pid: i32,
 }
 
@@ -298,7 +298,7 @@ impl ChildRegistry {
     #[must_use = "dropping it makes the child a stray"]
     pub(crate) fn enter(&self, pid: Pid) -> ChildEntry {
         self.known().insert(pid.as_raw());
-        ChildEntry { kin: self.clone(), pid: pid.as_raw() }
+        ChildEntry { registry: self.clone(), pid: pid.as_raw() }
     }
 
     /// Kills the strays, and reaps those that are dead. Repeat it until there were none.
@@ -321,7 +321,7 @@ impl ChildRegistry {
 
 impl Drop for ChildEntry {
     fn drop(&mut self) {
-        self.kin.known().remove(&self.pid);
+        self.registry.known().remove(&self.pid);
     }
 }
 

@@ -88,7 +88,7 @@ pub(crate) struct Inherited {
 }
 
 /// Guards until the supervisor is gone.
-pub(crate) async fn run(charge: GuardConfig, inherited: Inherited) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(config: GuardConfig, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let orders = protocol::inherited_source(inherited.orders).and_then(PipeReceiver::new);
     let mut orders: PipeReceiver<GuardOrder> =
         orders.context("the guard has no orders; `elect run` starts it")?;
@@ -101,7 +101,7 @@ pub(crate) async fn run(charge: GuardConfig, inherited: Inherited) -> anyhow::Re
     let mut signals = Caught::listen().context("failed to listen for signals")?;
 
     let mut guard =
-        Guard { charge, reports, init: None, running: None, hook: None, term: None, clearing: false };
+        Guard { config, reports, init: None, running: None, hook: None, term: None, clearing: false };
     guard.make_ready();
     guard.report(&GuardReport::Ready);
     loop {
@@ -137,7 +137,7 @@ async fn of_init(running: &mut Option<RunningCommand>) -> Option<InitReport> {
 }
 
 struct Guard {
-    charge: GuardConfig,
+    config: GuardConfig,
     reports: PipeSender<GuardReport>,
     /// The one for the next run.
     init: Option<InitHandle>,
@@ -186,7 +186,7 @@ impl Guard {
         self.term = Some(start);
         let not_started =
             |why: String, ran_out| GuardReport::Ended { how: CommandExit::NotStarted(why), ran_out };
-        let Some(countdown) = Countdown::begin(self.charge.budget, until.into(), Timestamp::now()) else {
+        let Some(countdown) = Countdown::begin(self.config.budget, until.into(), Timestamp::now()) else {
             return self.report(&not_started("no time was left to stop it in".into(), true));
         };
         // Before there is anything to kill.
@@ -201,7 +201,7 @@ impl Guard {
             Err(error) => return self.report(&not_started(error.to_string(), false)),
         };
         init.order(&InitOrder::Start { token, cluster, backstop: countdown.backstop().into() });
-        let contained = self.charge.contained;
+        let contained = self.config.contained;
         self.running = Some(RunningCommand::of(init, contained, countdown, switch));
     }
 
@@ -216,16 +216,16 @@ impl Guard {
 
     fn try_start_hook(&self) -> io::Result<RunningCommand> {
         let (Some(hook), Some(term), None, false) =
-            (&self.charge.hook, &self.term, &self.hook, self.clearing)
+            (&self.config.hook, &self.term, &self.hook, self.clearing)
         else {
             return Err(io::Error::other("its term is over"));
         };
         let now = Timestamp::now();
-        let countdown = Countdown::begin(self.charge.budget, term.until.into(), now)
+        let countdown = Countdown::begin(self.config.budget, term.until.into(), now)
             .ok_or_else(|| io::Error::other("no time was left to stop it in"))?;
         let switch = DeadMansSwitch::armed(countdown.backstop())?;
         let command = ["sh".into(), "-c".into(), hook.command.clone().into()];
-        let mut variables = self.charge.variables.clone();
+        let mut variables = self.config.variables.clone();
         variables.push(("ELECT_EVENT", "leading".into()));
         // No namespace: hooks are there to act on others.
         let contained = Contained::Reaper;
@@ -239,7 +239,7 @@ impl Guard {
     }
 
     fn start_init(&self) -> io::Result<InitHandle> {
-        let GuardConfig { command, variables, contained, .. } = &self.charge;
+        let GuardConfig { command, variables, contained, .. } = &self.config;
         InitHandle::start(command, variables, *contained, CommandStreams::Ours)
     }
 
@@ -333,7 +333,7 @@ impl Guard {
             }
             self.step();
         }
-        if let (Some(ticket), Some(etcd)) = (self.term.and_then(|term| term.ticket), self.charge.etcd) {
+        if let (Some(ticket), Some(etcd)) = (self.term.and_then(|term| term.ticket), self.config.etcd) {
             let etcd = Etcd::start_on(Handle::current(), etcd);
             match etcd.release(ticket, RELEASE_WITHIN).await {
                 Ok(Released::GivenUp) => info!("gave up leadership in the place of the supervisor"),

@@ -40,7 +40,7 @@ pub(crate) enum GuardEvent {
 
 impl Supervision {
     /// Starts a guard with the same arguments as this `elect run` was given, in a process group of its own.
-    pub(crate) fn start(arguments: &[OsString], kin: &ChildRegistry) -> io::Result<Self> {
+    pub(crate) fn start(arguments: &[OsString], registry: &ChildRegistry) -> io::Result<Self> {
         let (their_orders, orders) = protocol::pipe()?;
         let (reports, their_reports) = protocol::pipe()?;
         let (orders, reports) = (PipeSender::new(orders)?, PipeReceiver::new(reports)?);
@@ -56,7 +56,7 @@ impl Supervision {
         protocol::bequeath(&their_reports)?;
         let child = command.spawn()?;
         let pid = child.id().map_or(0, u32::cast_signed);
-        let known = kin.enter(Pid::from_raw(pid));
+        let known = registry.enter(Pid::from_raw(pid));
         Ok(Self { child, orders, reports, ready: false, silent: false, known: Some(known) })
     }
 

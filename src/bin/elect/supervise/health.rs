@@ -36,13 +36,13 @@ pub(crate) struct Health {
 
 impl Health {
     /// Starts checking, if there is something to check.
-    pub(crate) fn start(check: Option<Check>, variables: Variables, kin: ChildRegistry) -> Self {
+    pub(crate) fn start(check: Option<Check>, variables: Variables, registry: ChildRegistry) -> Self {
         let Some(check) = check else {
             let (always, healthy) = watch::channel(true);
             return Self { healthy, _always: Some(always), _checking: None };
         };
         let (told, healthy) = watch::channel(false);
-        let checking = tokio::spawn(check.go_on(told, variables, kin));
+        let checking = tokio::spawn(check.go_on(told, variables, registry));
         Self { healthy, _always: None, _checking: Some(AbortOnDropHandle::new(checking)) }
     }
 
@@ -62,13 +62,13 @@ impl Health {
 }
 
 impl Check {
-    async fn go_on(self, told: watch::Sender<bool>, variables: Variables, kin: ChildRegistry) {
+    async fn go_on(self, told: watch::Sender<bool>, variables: Variables, registry: ChildRegistry) {
         let mut due = interval(self.interval);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut streak = Streak { failures: 0, healthy: false };
         loop {
             due.tick().await;
-            let outcome = shell::run(&self.command, &variables, self.timeout, &kin).await;
+            let outcome = shell::run(&self.command, &variables, self.timeout, &registry).await;
             let passed = matches!(&outcome, ShellOutcome::Ended(status) if status.success());
             let before = streak.healthy;
             let now = streak.after(passed, self.failures);

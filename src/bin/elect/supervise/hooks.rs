@@ -94,12 +94,12 @@ struct PendingHook {
 }
 
 impl Hooks {
-    pub(crate) fn start(commands: Commands, variables: Variables, kin: ChildRegistry) -> Self {
+    pub(crate) fn start(commands: Commands, variables: Variables, registry: ChildRegistry) -> Self {
         let (due, queue) = mpsc::channel(WAITING);
         let (for_guard, of_term) = mpsc::channel(1);
         let (over, ends) = watch::channel(None);
         let commands = Arc::new(commands);
-        let runner = Runner { commands: Arc::clone(&commands), ends, for_guard, kin };
+        let runner = Runner { commands: Arc::clone(&commands), ends, for_guard, registry };
         Self { commands, variables, due, of_term, over, running: tokio::spawn(runner.run_all(queue)) }
     }
 
@@ -156,7 +156,7 @@ struct Runner {
     commands: Arc<Commands>,
     ends: watch::Receiver<Option<FencingToken>>,
     for_guard: mpsc::Sender<PendingTermHook>,
-    kin: ChildRegistry,
+    registry: ChildRegistry,
 }
 
 impl Runner {
@@ -167,7 +167,7 @@ impl Runner {
                 self.run_in_term(term).await;
                 continue;
             }
-            match shell::run(&due.command, &due.variables, self.commands.timeout, &self.kin).await {
+            match shell::run(&due.command, &due.variables, self.commands.timeout, &self.registry).await {
                 ShellOutcome::Ended(status) if status.success() => {}
                 ShellOutcome::Ended(status) => warn!(hook, %status, "a hook failed"),
                 ShellOutcome::TimedOut => {

@@ -39,9 +39,9 @@ pub(crate) async fn run(
     command: &str,
     variables: &Variables,
     within: Duration,
-    kin: &ChildRegistry,
+    registry: &ChildRegistry,
 ) -> ShellOutcome {
-    let mut running = match RunningShell::start(command, variables, kin) {
+    let mut running = match RunningShell::start(command, variables, registry) {
         Ok(running) => running,
         Err(error) => return ShellOutcome::NotStarted(error),
     };
@@ -63,7 +63,7 @@ struct RunningShell {
 }
 
 impl RunningShell {
-    fn start(command: &str, variables: &Variables, kin: &ChildRegistry) -> io::Result<Self> {
+    fn start(command: &str, variables: &Variables, registry: &ChildRegistry) -> io::Result<Self> {
         let mut shell = shim::command(["sh".into(), "-c".into(), command.into()]);
         shell.envs(variables.iter().map(|(key, value)| (key, value)));
         for withheld in WITHHELD {
@@ -73,7 +73,7 @@ impl RunningShell {
         shell.stdin(Stdio::null()).stdout(errors()?).stderr(errors()?);
         let child = tokio::process::Command::from(shell).process_group(0).spawn()?;
         let pid = child.id().map_or(0, u32::cast_signed);
-        Ok(Self { child, _known: kin.enter(Pid::from_raw(pid)) })
+        Ok(Self { child, _known: registry.enter(Pid::from_raw(pid)) })
     }
 
     fn kill(&self) {

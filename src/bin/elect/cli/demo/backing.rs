@@ -1,4 +1,4 @@
-//! What the servers elect by: each other, an etcd that runs, or one that is started for them.
+//! The backend of the servers: each other, a running etcd, or an etcd started for them.
 
 use std::{
     env,
@@ -23,31 +23,31 @@ use super::{
 };
 use crate::{config::Endpoints, supervise::program};
 
-/// What the compose files use: short, and renewals show each second.
+/// The TTL of the compose files: short, and renewals show each second.
 const TTL: &str = "3s";
 
-/// What tells servers how to reach an etcd that runs, and is not a place or a name.
+/// Variables that configure access to a running etcd, other than endpoint and election.
 const ACCESS: [&str; 6] =
     ["ELECT_USER", "ELECT_PASSWORD", "ELECT_PASSWORD_FILE", "ELECT_CACERT", "ELECT_CERT", "ELECT_KEY"];
 
-/// How much of etcd's log is shown where it does not start.
+/// Lines of etcd's log that are printed if it does not start.
 const LAST_LINES: usize = 5;
 
-/// How soon etcd is asked again whether it is there.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// Time between two checks of a starting etcd.
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(super) enum Backing {
-    /// `--peers`, and the ports that are in it.
+    /// The value of `--peers`, and the ports in it.
     Peers { flag: String, _held: [Port; SERVERS] },
-    /// Ours, if it is one of our children.
+    /// The endpoint, and our child process if it is our own etcd.
     Etcd { endpoints: String, election: String, own: Option<(Process, [Port; 2])> },
 }
 
 impl Backing {
-    /// Starts what has to run before the servers.
+    /// Starts the backend of the servers.
     ///
-    /// Cancel safe: what was started ends.
+    /// Cancel safe: a process that was started ends.
     pub(super) async fn start(etcd: Option<Vec<Endpoints>>, directory: &Path) -> anyhow::Result<Self> {
         let Some(endpoints) = etcd else {
             let ports = [Port::hold()?, Port::hold()?, Port::hold()?];
@@ -55,7 +55,7 @@ impl Backing {
                 DemoServer::ALL.map(|server| format!("{server}={}", ports[server.place()].address()));
             return Ok(Self::Peers { flag: members.join(","), _held: ports });
         };
-        // The election is ours alone: whatever else stands on that etcd is not to be disturbed.
+        // An election of our own: other elections on that etcd are not disturbed.
         let election = format!("elect-demo-{:08x}", fastrand::u32(..));
         if !endpoints.is_empty() {
             let endpoints: Vec<_> = endpoints.iter().map(Endpoints::to_string).collect();
@@ -67,7 +67,7 @@ impl Backing {
         Ok(Self::Etcd { endpoints, election, own: Some((etcd, ports)) })
     }
 
-    /// How many servers must run for one to lead.
+    /// Number of servers that must run for one to lead.
     pub(super) fn needed(&self) -> usize {
         match self {
             Self::Peers { .. } => SERVERS / 2 + 1,
@@ -75,7 +75,7 @@ impl Backing {
         }
     }
 
-    /// Completes: three servers, …
+    /// Completes the sentence "three servers, …".
     pub(super) fn description(&self) -> String {
         match self {
             Self::Peers { .. } => "which elect a leader among themselves, by Raft".into(),
@@ -84,7 +84,7 @@ impl Backing {
         }
     }
 
-    /// The command line of one server, with nothing in its environment that would configure it otherwise.
+    /// Builds the command line of one server, with an environment that configures nothing.
     pub(super) fn server(
         &self,
         server: DemoServer,
@@ -159,7 +159,7 @@ async fn start_etcd([client, peer]: &[Port; 2], directory: &Path) -> anyhow::Res
             Some(status) => anyhow!("etcd ended by itself ({status})"),
             None if Instant::now() > deadline => anyhow!("etcd does not listen after {START_WITHIN:?}"),
             None => {
-                sleep(LOOK_AGAIN_AFTER).await;
+                sleep(POLL_EVERY).await;
                 continue;
             }
         };

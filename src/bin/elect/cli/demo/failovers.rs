@@ -1,4 +1,4 @@
-//! The failovers that were measured, as a table.
+//! The measured failovers, as a table.
 
 use std::{fmt, time::Duration};
 
@@ -34,7 +34,7 @@ impl fmt::Display for Failovers {
     }
 }
 
-/// Of an even number the mean of the two in the middle.
+/// Returns the median; of an even number the mean of the two in the middle.
 fn median(sorted: &[Duration]) -> Option<Duration> {
     let middle = sorted.len() / 2;
     let upper = sorted.get(middle)?;
@@ -42,7 +42,7 @@ fn median(sorted: &[Duration]) -> Option<Duration> {
     Some((*lower + *upper) / 2)
 }
 
-/// Rounded to whole ones: what a pipe and a busy machine add is more than a fraction.
+/// Rounds to whole milliseconds: a pipe and a busy machine add more than a fraction.
 pub(super) fn millis(span: Duration) -> u128 {
     (span + Duration::from_micros(500)).as_millis()
 }

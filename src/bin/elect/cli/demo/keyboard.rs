@@ -1,7 +1,7 @@
-//! Single keys from the terminal, which is left as it was found.
+//! Single keys from the terminal, which is restored at the end.
 //!
-//! Only two things are changed about it: keys come one by one, and are not shown. Ctrl-C, Ctrl-Z and the rest
-//! go on doing what they do.
+//! Only two settings change: keys arrive one by one, and are not echoed. Ctrl-C, Ctrl-Z and the rest keep
+//! their effect.
 
 use std::{
     io::{self, Read, stdin},
@@ -22,12 +22,12 @@ use tokio::{
     sync::mpsc,
 };
 
-/// Keys that were pressed and not acted on. Nobody types ahead of this.
+/// Keys that wait to be handled. No one types ahead of this.
 const TYPED_AHEAD: usize = 64;
 
-/// Whether keys that are pressed now are for us. A job in the background would be stopped for reading them.
+/// Returns whether keys go to this process. A background job would be stopped for reading them.
 pub(super) fn in_foreground() -> bool {
-    // An error: it is not the terminal that controls us, so there are no jobs.
+    // An error: it is not our controlling terminal, so there are no jobs.
     tcgetpgrp(stdin()).map_or(true, |group| group == getpgrp())
 }
 
@@ -42,7 +42,7 @@ impl Keyboard {
         let continued = signal(SignalKind::from_raw(Number::SIGCONT as i32))?;
         let terminal = Terminal::with_single_keys()?;
         let (pressed, keys) = mpsc::channel(TYPED_AHEAD);
-        // It ends with the process: nothing interrupts a read. Tokio would wait for its own to end.
+        // A detached thread: nothing interrupts a read, and Tokio would wait for its own thread to end.
         thread::Builder::new().name("elect-keys".into()).spawn(move || {
             for key in stdin().lock().bytes().map_while(Result::ok) {
                 if pressed.blocking_send(key).is_err() {
@@ -53,21 +53,21 @@ impl Keyboard {
         Ok(Self { keys, continued, terminal })
     }
 
-    /// The next key, or `None` when there will be no more.
+    /// Returns the next key; `None` when no more will come.
     ///
     /// Cancel safe.
     pub(super) async fn key(&mut self) -> Option<u8> {
         loop {
             tokio::select! {
                 key = self.keys.recv() => return key,
-                // A shell has had the terminal meanwhile, and put it back to what shells like.
+                // A shell had the terminal meanwhile, and restored its own settings.
                 Some(()) = self.continued.recv() => self.terminal.take_single_keys(),
             }
         }
     }
 }
 
-/// What the terminal was like, for as long as it is not.
+/// The terminal's original settings, restored on drop.
 struct Terminal {
     before: Arc<Mutex<Termios>>,
 }
@@ -104,7 +104,7 @@ fn put_back(before: &Mutex<Termios>) {
 }
 
 fn set(settings: &Termios) {
-    // In the background it is somebody else's, and touching it would stop us.
+    // In the background the terminal is another job's, and touching it would stop us.
     if in_foreground() {
         // A terminal that is gone needs nothing.
         let _ = tcsetattr(stdin(), SetArg::TCSANOW, settings);

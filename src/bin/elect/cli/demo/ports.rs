@@ -1,8 +1,8 @@
-//! Ports of the loopback interface that nobody else gets while we hold them.
+//! Ports of the loopback interface that no other program gets while we hold them.
 //!
-//! A server that was killed is started again on its port. Meanwhile another program could take that port, or the
-//! kernel give it to an outgoing connection. A socket that is bound and does not listen prevents both, and
-//! not a server that sets `SO_REUSEADDR` as this one does, which servers do.
+//! A killed server is restarted on its port. Meanwhile another program could take that port, or the kernel
+//! assign it to an outgoing connection. A bound socket that does not listen prevents both, and still admits a
+//! server with `SO_REUSEADDR`, which this socket sets too, as servers do.
 
 use std::net::Ipv4Addr;
 
@@ -16,7 +16,7 @@ pub(super) struct Port {
 }
 
 impl Port {
-    /// One that is free.
+    /// Holds a free port.
     pub(super) fn hold() -> anyhow::Result<Self> {
         let bind = || {
             let socket = TcpSocket::new_v4()?;
@@ -27,7 +27,7 @@ impl Port {
         bind().context("no port on 127.0.0.1 can be had")
     }
 
-    /// `127.0.0.1:PORT`.
+    /// Returns `127.0.0.1:PORT`.
     pub(super) fn address(&self) -> String {
         format!("{}:{}", Ipv4Addr::LOCALHOST, self.number)
     }
@@ -44,7 +44,7 @@ mod tests {
     async fn servers_listen_again_and_again_on_a_port_that_is_held_and_that_others_do_not_get() {
         let port = Port::hold().unwrap();
         let address: SocketAddr = port.address().to_socket_addrs().unwrap().next().unwrap();
-        // First, while no connection was ever there to be in the way.
+        // First, while no old connection can be in the way.
         TcpSocket::new_v4().unwrap().bind(address).unwrap_err();
         for _ in 0..3 {
             let server = TcpListener::bind(address).unwrap();

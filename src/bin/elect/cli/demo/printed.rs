@@ -1,4 +1,4 @@
-//! What the demonstration prints: the servers' lines with their names before them, and its own remarks.
+//! The demonstration's output: the servers' lines with a name prefix, and its own remarks.
 
 use std::{
     env,
@@ -7,10 +7,10 @@ use std::{
 
 use super::watch::DemoServer;
 
-/// As wide as Compose makes the names' column for servers of these names.
+/// Width of the names' column, as Compose prints it for these names.
 const NAME_WIDTH: usize = 10;
 
-/// Of `server1`, `server2` and `server3`: cyan, yellow, magenta. None of them is an alarm.
+/// Colours of `server1`, `server2` and `server3`: cyan, yellow, magenta. None means an alarm.
 const COLOURS: [u8; 3] = [36, 33, 35];
 
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Printed {
         }
     }
 
-    /// What we do, between empty lines.
+    /// Prints an action of the demonstration, between empty lines.
     pub(super) fn remark(&self, text: &str) -> io::Result<()> {
         if self.colours {
             writeln!(stdout(), "\n\x1b[1m# {text}\x1b[0m\n")
@@ -42,7 +42,7 @@ impl Printed {
         }
     }
 
-    /// What one reads before anything happens, or after all did.
+    /// Prints the text before the start or after the end.
     pub(super) fn text(&self, text: &str) -> io::Result<()> {
         writeln!(stdout(), "{text}")
     }

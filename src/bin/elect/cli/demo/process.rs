@@ -1,4 +1,4 @@
-//! A child process that does not outlive us, and a thread that reads what it prints.
+//! A child process that does not outlive us, and a thread that reads its output.
 
 use std::{
     ffi::OsString,
@@ -16,11 +16,11 @@ use nix::{
 
 use crate::supervise::shim;
 
-/// Killed and reaped when it is dropped; killed by the kernel if we end in another way.
+/// A child, killed and reaped on drop; killed by the kernel if we end in another way.
 #[derive(Debug)]
 pub(super) struct Process(Child);
 
-/// A command, in a process group of its own: Ctrl-C is meant for us.
+/// Builds a command in its own process group: Ctrl-C is meant for us.
 ///
 /// Start it from the main thread.
 pub(super) fn command(words: impl IntoIterator<Item = OsString>) -> Command {
@@ -34,17 +34,17 @@ impl Process {
         command.spawn().map(Self)
     }
 
-    /// The same, with both outputs in one pipe, as a terminal would have them.
+    /// Starts it with both outputs in one pipe, as in a terminal.
     pub(super) fn start_read(command: &mut Command) -> io::Result<(Self, PipeReader)> {
         let (output, its_end) = pipe()?;
         command.stdout(its_end.try_clone()?).stderr(its_end);
         let process = Self::start(command)?;
-        // Ours are among its settings. While they are open, the pipe has no end.
+        // The command holds copies of our ends, and the pipe has no end while they are open.
         command.stdout(Stdio::null()).stderr(Stdio::null());
         Ok((process, output))
     }
 
-    /// Ends it at once. Returns the moment just before (monotonic clock).
+    /// Kills it. Returns the moment just before (monotonic clock).
     pub(super) fn kill(mut self) -> io::Result<Instant> {
         let at = Instant::now();
         self.0.kill()?;
@@ -52,19 +52,19 @@ impl Process {
         Ok(at)
     }
 
-    /// Asks it to end.
+    /// Sends SIGTERM.
     pub(super) fn terminate(&self) {
         let id = i32::try_from(self.0.id()).map(Pid::from_raw);
-        // It has not been reaped, so it is nobody else. It may be dead.
+        // It has not been reaped, so its id is not reused. It may be dead.
         let _ = id.map(|id| kill(id, Signal::SIGTERM));
     }
 
-    /// How it ended, if it has.
+    /// Returns its exit status if it has ended.
     pub(super) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.0.try_wait()
     }
 
-    /// Waits until it has ended. Only for one that is known to be ending.
+    /// Waits until it has ended. Only for a process that is already ending.
     pub(super) fn reap(mut self) -> io::Result<ExitStatus> {
         self.0.wait()
     }
@@ -78,9 +78,9 @@ impl Drop for Process {
     }
 }
 
-/// Calls with each line and the moment at which it was read (monotonic clock), and with `None` at the end.
+/// Calls `each` with every line and the time it was read (monotonic clock), and with `None` at the end.
 ///
-/// On a thread of its own, so that a slow terminal is not measured too.
+/// On a thread of its own, so that a slow terminal is not part of the measurement.
 pub(super) fn read(
     output: PipeReader,
     mut to: impl FnMut(Option<(String, Instant)>) + Send + 'static,

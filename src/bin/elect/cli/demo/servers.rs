@@ -1,4 +1,4 @@
-//! The three servers: started, killed, listened to, ended.
+//! The three servers: start, kill, output, end.
 
 use std::{
     collections::VecDeque,
@@ -26,18 +26,18 @@ use super::{
 
 const KEYS: &str = "k kills the leader, s starts it again, q ends the demonstration.";
 
-/// What a server may take to give leadership up and end, before it is killed.
+/// Time for a server to give leadership up and end, before it is killed.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// How much of what a server said is repeated after a failure.
+/// Lines of a server's output that are repeated after a failure.
 const LAST_LINES: usize = 5;
 
-/// From the thread that reads what one life of a server prints.
+/// Output of one life of a server, from its reading thread.
 struct OutputEvent {
     server: DemoServer,
     life: u32,
-    /// A line, and when it was read; nothing more at the end of its life.
-    said: Option<(String, Instant)>,
+    /// A line and the time it was read; `None` at the end of its life.
+    output: Option<(String, Instant)>,
 }
 
 /// One of the three, over all of its lives.
@@ -54,12 +54,12 @@ pub(super) struct Servers {
     directory: PathBuf,
     watch: DemoWatch,
     printed: Printed,
-    // What is in it is bounded by what servers print while a terminal stands still: a line a second.
+    // Unbounded, but servers print about a line a second while a terminal stands still.
     news: (mpsc::UnboundedSender<OutputEvent>, mpsc::UnboundedReceiver<OutputEvent>),
 }
 
 impl Servers {
-    /// None of them runs.
+    /// Creates the three; none runs yet.
     pub(super) fn new(backing: Backing, directory: &Path) -> anyhow::Result<Self> {
         let part = || Ok(ServerSlot { process: None, life: 0, http: Port::hold()?, last: VecDeque::new() });
         let parts: [anyhow::Result<ServerSlot>; SERVERS] = [part(), part(), part()];
@@ -75,7 +75,7 @@ impl Servers {
         })
     }
 
-    /// What is to be seen, and where.
+    /// Prints the introduction, with the addresses of the pages.
     pub(super) fn introduce(&self, by_hand: bool) -> anyhow::Result<()> {
         let mut text =
             format!("Three servers, {}. Their pages, while they run:\n", self.backing.description());
@@ -102,8 +102,8 @@ impl Servers {
         self.printed.text(&format!("\n{what}\n\n{failovers}")).context(UNPRINTED)
     }
 
-    /// Says how a kill turned out.
-    pub(super) fn tell(&self, turn: &KillOutcome) -> anyhow::Result<()> {
+    /// Prints the outcome of a kill.
+    pub(super) fn report(&self, turn: &KillOutcome) -> anyhow::Result<()> {
         self.remark(&match turn {
             KillOutcome::Took(failover) => format!("{} leads, {} ms after the kill.", failover.next, millis(failover.took)),
             KillOutcome::Void { killed, next } => {
@@ -120,7 +120,7 @@ impl Servers {
         DemoServer::ALL.into_iter().try_for_each(|server| self.start(server))
     }
 
-    /// Starts those that are dead.
+    /// Starts the dead servers.
     pub(super) fn start_again(&mut self) -> anyhow::Result<()> {
         let away: Vec<_> = DemoServer::ALL.into_iter().filter(|server| self.watch.is_away(*server)).collect();
         if away.is_empty() {
@@ -142,12 +142,12 @@ impl Servers {
         part.life += 1;
         self.watch.started(server);
         let (life, news) = (part.life, self.news.0.clone());
-        // Nobody listens any more once the demonstration is over.
-        let read = process::read(output, move |said| drop(news.send(OutputEvent { server, life, said })));
+        // The receiver is gone once the demonstration is over.
+        let read = process::read(output, move |output| drop(news.send(OutputEvent { server, life, output })));
         read.with_context(|| format!("failed to read what {server} prints"))
     }
 
-    /// Kills one that runs, by SIGKILL.
+    /// Kills a running server by SIGKILL.
     pub(super) fn kill(&mut self, server: DemoServer) -> anyhow::Result<()> {
         let Some(process) = self.parts[server.place()].process.take() else { return Ok(()) };
         let at = process.kill().with_context(|| format!("failed to kill {server}"))?;
@@ -158,7 +158,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Prints what comes, until it is as wanted.
+    /// Prints the output until the watch is as `wanted`.
     ///
     /// # Errors
     ///
@@ -178,7 +178,7 @@ impl Servers {
         timeout(within, wait).await.unwrap_or_else(|_| Err(anyhow!("not within {within:?}: that {what}")))
     }
 
-    /// Prints what comes, for a while.
+    /// Prints the output for a while.
     pub(super) async fn show_for(&mut self, span: Duration) -> anyhow::Result<()> {
         let until = Instant::now() + span;
         while let Ok(next) = timeout_at(until.into(), self.next()).await {
@@ -187,13 +187,13 @@ impl Servers {
         Ok(())
     }
 
-    /// Prints what comes, until it is known how a kill turned out: the last one, or one to come.
+    /// Prints the output until the outcome of a kill is known: of the last one, or one to come.
     ///
     /// Cancel safe.
     ///
     /// # Errors
     ///
-    /// Fails when nobody leads within [`PATIENCE`] of a kill, and when a server ends by itself.
+    /// Fails when there is no leader within [`PATIENCE`] of a kill, and when a server ends by itself.
     pub(super) async fn next_turn(&mut self) -> anyhow::Result<KillOutcome> {
         loop {
             let overdue = self.watch.awaited_since().map(|since| since + PATIENCE);
@@ -213,14 +213,14 @@ impl Servers {
         }
     }
 
-    /// Prints what comes next. Cancel safe.
+    /// Prints the next output. Cancel safe.
     async fn next(&mut self) -> anyhow::Result<Option<KillOutcome>> {
         let news = self.news.1.recv().await;
-        let OutputEvent { server, life, said } = news.expect("we have a sender ourselves");
+        let OutputEvent { server, life, output } = news.expect("we have a sender ourselves");
         let part = &mut self.parts[server.place()];
         let current = part.life == life;
-        let Some((text, at)) = said else {
-            // Who was killed has no process here any more.
+        let Some((text, at)) = output else {
+            // A killed server has no process here any more.
             let process = if current { part.process.take() } else { None };
             let Some(process) = process else { return Ok(None) };
             let status = process.reap().with_context(|| format!("{server} can't be waited for"))?;
@@ -228,7 +228,7 @@ impl Servers {
             bail!("{server} ended by itself ({status})");
         };
         self.printed.line(server, &text).context(UNPRINTED)?;
-        let turn = if current { self.watch.said(server, &text, at) } else { None };
+        let turn = if current { self.watch.printed(server, &text, at) } else { None };
         if part.last.len() == LAST_LINES {
             part.last.pop_front();
         }
@@ -236,12 +236,12 @@ impl Servers {
         Ok(turn)
     }
 
-    /// What each said last.
+    /// Returns each server's last lines.
     pub(super) fn last_words(&self) -> String {
         let mut words = String::new();
         for server in DemoServer::ALL {
             let state = if self.watch.is_away(server) { "does not run" } else { "runs" };
-            let _ = writeln!(words, "{server} {state}; it said last:");
+            let _ = writeln!(words, "{server} {state}; its last lines:");
             for line in &self.parts[server.place()].last {
                 let _ = writeln!(words, "  {line}");
             }
@@ -249,9 +249,9 @@ impl Servers {
         words
     }
 
-    /// Tells all to end, and kills those that don't; at once if told to stop (again).
+    /// Stops all servers, and kills those that don't end; at once on another signal to stop.
     ///
-    /// On somebody's etcd, that leaves no lease behind.
+    /// A stopped server leaves no lease on a shared etcd.
     pub(super) async fn end(&mut self, stop: &mut Stop) {
         for process in self.parts.iter().filter_map(|part| part.process.as_ref()) {
             process.terminate();
@@ -260,9 +260,9 @@ impl Servers {
         let news = &mut self.news.1;
         let ended = async {
             while parts.iter().any(|part| part.process.is_some()) {
-                let Some(OutputEvent { server, life, said }) = news.recv().await else { return };
+                let Some(OutputEvent { server, life, output }) = news.recv().await else { return };
                 let part = &mut parts[server.place()];
-                if said.is_none() && part.life == life {
+                if output.is_none() && part.life == life {
                     // Dropping it reaps it.
                     part.process = None;
                 }

@@ -1,4 +1,4 @@
-//! Who leads, who is away, and what a failover took, by what the servers print. Pure.
+//! The leader, the servers that are down, and the duration of a failover, from the servers' output. Pure.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crate::cli::transcript::LogLine;
 
 pub(super) const SERVERS: usize = 3;
 
-/// One of the three.
+/// One of the three servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DemoServer(usize);
 
@@ -24,7 +24,7 @@ impl std::fmt::Display for DemoServer {
     }
 }
 
-/// From a leader's SIGKILL to the moment at which the next one's `I am the leader.` was read (monotonic clock).
+/// From a leader's SIGKILL until the next one's `I am the leader.` was read (monotonic clock).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Failover {
     pub(super) killed: DemoServer,
@@ -32,11 +32,12 @@ pub(super) struct Failover {
     pub(super) took: Duration,
 }
 
-/// How a kill turned out.
+/// Outcome of a kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum KillOutcome {
     Took(Failover),
-    /// Whoever was killed had stopped leading by itself just before. So this is no failover, and was not measured.
+    /// The killed server had stopped leading by itself just before. So this is no failover, and was not
+    /// measured.
     Void {
         killed: DemoServer,
         next: DemoServer,
@@ -46,13 +47,13 @@ pub(super) enum KillOutcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ServerState {
     Away,
-    /// It runs, and has not said yet what it is.
+    /// It runs, and has not printed its role yet.
     Starting,
-    /// It has said that it leads or follows.
+    /// It has printed that it leads or follows.
     Placed,
 }
 
-/// A leader was killed, and none has followed yet.
+/// A killed leader whose successor is not known yet.
 #[derive(Debug, Clone, Copy)]
 struct Awaited {
     killed: DemoServer,
@@ -65,12 +66,12 @@ pub(super) struct DemoWatch {
     states: [ServerState; SERVERS],
     leader: Option<DemoServer>,
     awaited: Option<Awaited>,
-    /// How many must run for one to lead.
+    /// Number of servers that must run for one to lead.
     needed: usize,
 }
 
 impl DemoWatch {
-    /// All are away. `needed` of them must run for one to lead.
+    /// Creates the watch with all servers down. `needed` of them must run for one to lead.
     pub(super) fn new(needed: usize) -> Self {
         Self { states: [ServerState::Away; SERVERS], leader: None, awaited: None, needed }
     }
@@ -79,7 +80,7 @@ impl DemoWatch {
         self.leader
     }
 
-    /// Since when a next leader is waited for.
+    /// Returns the time of the kill whose successor is awaited.
     pub(super) fn awaited_since(&self) -> Option<Instant> {
         self.awaited.map(|awaited| awaited.at)
     }
@@ -88,12 +89,12 @@ impl DemoWatch {
         self.states[server.place()] == ServerState::Away
     }
 
-    /// Whether enough run for one to lead.
+    /// Returns whether enough servers run for one to lead.
     pub(super) fn can_lead(&self) -> bool {
         self.states.iter().filter(|state| **state != ServerState::Away).count() >= self.needed
     }
 
-    /// Whether one leads, and each that runs has said what it is.
+    /// Returns whether one leads, and each that runs has printed its role.
     pub(super) fn all_placed(&self) -> bool {
         self.leader.is_some() && !self.states.contains(&ServerState::Starting)
     }
@@ -102,18 +103,18 @@ impl DemoWatch {
         self.states[server.place()] = ServerState::Starting;
     }
 
-    /// It was sent SIGKILL at this moment.
+    /// Records a SIGKILL at this moment.
     pub(super) fn killed(&mut self, server: DemoServer, at: Instant) {
         self.gone(server);
-        // Without enough of them a person decides how long it takes.
+        // With too few of them a person decides how long it takes.
         self.awaited = self.can_lead().then_some(Awaited { killed: server, at, had_stopped: false });
     }
 
-    /// It runs no more.
+    /// Records the end of a server.
     pub(super) fn gone(&mut self, server: DemoServer) {
         self.states[server.place()] = ServerState::Away;
         self.leader = self.leader.filter(|leader| *leader != server);
-        // The others may have to find out whom to follow.
+        // The others may have to find the new leader.
         for state in &mut self.states {
             if *state == ServerState::Placed && self.leader.is_none() {
                 *state = ServerState::Starting;
@@ -121,11 +122,11 @@ impl DemoWatch {
         }
     }
 
-    /// It printed this line, which was read at this moment.
-    pub(super) fn said(&mut self, server: DemoServer, text: &str, at: Instant) -> Option<KillOutcome> {
+    /// Records a printed line, and the time it was read.
+    pub(super) fn printed(&mut self, server: DemoServer, text: &str, at: Instant) -> Option<KillOutcome> {
         let is = |line: LogLine| text == line.to_string();
         if self.is_away(server) {
-            // Its last lines may still be on their way when it is dead.
+            // Its last lines may arrive after its death.
             if let Some(awaited) = &mut self.awaited {
                 awaited.had_stopped |= awaited.killed == server && is(LogLine::ChangeRequired);
             }
@@ -170,7 +171,7 @@ mod tests {
         }
         for (server, line) in [(TWO, FOLLOWER), (ONE, LEADER), (THREE, FOLLOWER)] {
             assert!(!watch.all_placed());
-            assert_eq!(watch.said(server, line, now), None);
+            assert_eq!(watch.printed(server, line, now), None);
         }
         assert!(watch.all_placed());
         watch
@@ -182,12 +183,12 @@ mod tests {
         let mut watch = settled(now);
         watch.killed(ONE, now + 100 * MS);
         assert_eq!((watch.leader(), watch.all_placed()), (None, false));
-        assert_eq!(watch.said(THREE, CHANGE, now + 300 * MS), None);
-        assert_eq!(watch.said(TWO, CHANGE, now + 350 * MS), None);
+        assert_eq!(watch.printed(THREE, CHANGE, now + 300 * MS), None);
+        assert_eq!(watch.printed(TWO, CHANGE, now + 350 * MS), None);
         let took = Failover { killed: ONE, next: THREE, took: 301 * MS };
-        assert_eq!(watch.said(THREE, LEADER, now + 401 * MS), Some(KillOutcome::Took(took)));
+        assert_eq!(watch.printed(THREE, LEADER, now + 401 * MS), Some(KillOutcome::Took(took)));
         assert!(!watch.all_placed());
-        assert_eq!(watch.said(TWO, FOLLOWER, now + 402 * MS), None);
+        assert_eq!(watch.printed(TWO, FOLLOWER, now + 402 * MS), None);
         assert!(watch.all_placed());
         watch.started(ONE);
         assert!(!watch.all_placed());
@@ -198,8 +199,8 @@ mod tests {
         let now = Instant::now();
         let mut watch = settled(now);
         watch.killed(ONE, now);
-        // It was on its way.
-        assert_eq!(watch.said(ONE, LEADER, now + MS), None);
+        // The line was still in the pipe.
+        assert_eq!(watch.printed(ONE, LEADER, now + MS), None);
         assert_eq!(watch.leader(), None);
         assert_eq!(watch.awaited_since(), Some(now));
     }
@@ -209,9 +210,9 @@ mod tests {
         let now = Instant::now();
         let mut watch = settled(now);
         watch.killed(ONE, now);
-        watch.said(ONE, CHANGE, now + MS);
+        watch.printed(ONE, CHANGE, now + MS);
         let void = KillOutcome::Void { killed: ONE, next: TWO };
-        assert_eq!(watch.said(TWO, LEADER, now + 2 * MS), Some(void));
+        assert_eq!(watch.printed(TWO, LEADER, now + 2 * MS), Some(void));
     }
 
     #[test]
@@ -220,22 +221,22 @@ mod tests {
         let mut watch = settled(now);
         watch.killed(ONE, now);
         assert!(watch.can_lead());
-        watch.said(TWO, LEADER, now + MS);
+        watch.printed(TWO, LEADER, now + MS);
         watch.killed(TWO, now + 2 * MS);
         assert!(!watch.can_lead());
         assert_eq!(watch.awaited_since(), None);
         watch.started(ONE);
-        assert_eq!(watch.said(THREE, LEADER, now + 3 * MS), None);
+        assert_eq!(watch.printed(THREE, LEADER, now + 3 * MS), None);
     }
 
     #[test]
     fn a_leader_that_hands_over_is_followed_in_either_order_of_their_lines() {
         let now = Instant::now();
         let mut watch = settled(now);
-        watch.said(TWO, CHANGE, now);
+        watch.printed(TWO, CHANGE, now);
         assert_eq!(watch.leader(), Some(ONE));
-        watch.said(TWO, LEADER, now);
-        watch.said(ONE, CHANGE, now);
+        watch.printed(TWO, LEADER, now);
+        watch.printed(ONE, CHANGE, now);
         assert_eq!(watch.leader(), Some(TWO));
     }
 }

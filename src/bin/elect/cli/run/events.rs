@@ -1,4 +1,4 @@
-//! What `elect run` attends to wherever it waits: signals, and what happens in the election.
+//! Events that `elect run` handles wherever it waits: signals, and those of the election.
 
 use std::{io, pin::pin};
 
@@ -10,30 +10,30 @@ use super::{
 pub(super) struct RunEvents {
     signals: Signals,
     passed_on: PassedOn,
-    pub(super) post: Reporter,
-    /// What signals have asked for so far.
+    pub(super) reporter: Reporter,
+    /// The latest request by signal.
     wish: Option<Wish>,
 }
 
-/// What there is to attend to.
+/// An event to handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunEvent {
     /// A signal asks to stop.
     Asked(Wish),
     /// A signal is for the command.
     PassOn(i32),
-    /// It is the turn of the term's hook.
+    /// The term's hook is due.
     HookDue,
-    /// Something has happened, and was passed on.
+    /// An election event, already reported.
     Passed,
 }
 
 impl RunEvents {
-    pub(super) fn new(post: Reporter) -> io::Result<Self> {
-        Ok(Self { signals: Signals::listen()?, passed_on: PassedOn::listen()?, post, wish: None })
+    pub(super) fn new(reporter: Reporter) -> io::Result<Self> {
+        Ok(Self { signals: Signals::listen()?, passed_on: PassedOn::listen()?, reporter, wish: None })
     }
 
-    /// Waits for something, and meanwhile passes on what happens. `None` if a signal asks to stop first.
+    /// Waits for `what`, and reports events meanwhile. `None` if a signal asks to stop first.
     ///
     /// # Cancel safety
     ///
@@ -47,46 +47,46 @@ impl RunEvents {
                     RunEvent::Asked(_) => return None,
                     // There is no command to pass it on to.
                     RunEvent::PassOn(_) | RunEvent::Passed => {}
-                    RunEvent::HookDue => self.post.leave_hook_out(),
+                    RunEvent::HookDue => self.reporter.leave_hook_out(),
                 },
                 done = &mut what => return Some(done),
             }
         }
     }
 
-    /// The next thing to attend to.
+    /// Returns the next event to handle.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what has not been told yet is by a later call.
+    /// Cancel safe: a later call returns the events not returned yet.
     pub(super) async fn next(&mut self) -> RunEvent {
         tokio::select! {
             biased;
             wish = self.signals.next() => {
                 if self.wish.replace(wish).is_none() {
-                    self.post.stopping();
+                    self.reporter.stopping();
                 }
                 RunEvent::Asked(wish)
             }
             number = self.passed_on.next() => RunEvent::PassOn(number),
-            hook_due = self.post.next() => if hook_due { RunEvent::HookDue } else { RunEvent::Passed },
+            hook_due = self.reporter.next() => if hook_due { RunEvent::HookDue } else { RunEvent::Passed },
         }
     }
 
-    /// Whether it was told to stop.
+    /// Returns whether a signal asked to stop.
     pub(super) fn is_told(&self) -> bool {
         self.wish.is_some()
     }
 
-    /// Whether it was told twice.
+    /// Returns whether a second signal asked to stop.
     pub(super) fn is_told_at_once(&self) -> bool {
         self.wish == Some(Wish::StopAtOnce)
     }
 
-    /// Waits for the hooks that are due, unless told not to.
+    /// Waits for the pending hooks, unless told not to.
     pub(super) async fn finish(self) {
-        let Self { mut signals, post, .. } = self;
-        let mut finishing = pin!(post.finish());
+        let Self { mut signals, reporter, .. } = self;
+        let mut finishing = pin!(reporter.finish());
         loop {
             tokio::select! {
                 biased;

@@ -28,7 +28,7 @@ pub(in crate::cli) struct RunArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<CandidateName>,
     #[command(flatten)]
-    stands: CandidateArgs,
+    candidate_args: CandidateArgs,
     /// Time from TERM to KILL, when the command has to stop [default: a fifth of the TTL, or among peers of the
     /// shortest election timeout].
     #[arg(long, value_name = "DURATION", env = "ELECT_KILL_AFTER", value_parser = span)]
@@ -76,10 +76,10 @@ pub(in crate::cli) struct RunArgs {
     command: Vec<OsString>,
 }
 
-/// What `elect run` does.
+/// Options of `elect run`.
 #[derive(Debug)]
 pub(in crate::cli) struct Options {
-    pub(super) standing: CandidateConfig,
+    pub(super) candidate: CandidateConfig,
     pub(in crate::cli) budget: Budget,
     pub(super) command: Vec<OsString>,
     pub(super) restart: Restart,
@@ -91,14 +91,14 @@ pub(in crate::cli) struct Options {
 
 impl RunArgs {
     pub(in crate::cli) fn merge(self) -> Result<(Config, Options), UsageError> {
-        let config = Config::merge(self.shared, Some(self.stands.member.clone()))?;
-        let usual = Defaults { name: host_name, timing: usual_timing() };
-        let standing = config.standing(self.name, self.stands, usual)?;
+        let config = Config::merge(self.shared, Some(self.candidate_args.member.clone()))?;
+        let defaults = Defaults { name: host_name, timing: default_timing() };
+        let candidate = config.candidate(self.name, self.candidate_args, defaults)?;
         let file = config.file();
 
         let kill_after = in_order(self.kill_after, span_in("kill-after", &file.kill_after, span)?)
             .map_or(KillAfter::Usual, KillAfter::Given);
-        let budget = Budget::new(standing.place.proof(), kill_after);
+        let budget = Budget::new(candidate.place.proof(), kill_after);
         let budget = budget.map_err(|error| UsageError(error.to_string()))?;
         let hook_timeout =
             in_order(self.hook_timeout, span_in("hook-timeout", &file.hook_timeout, positive)?);
@@ -123,12 +123,12 @@ impl RunArgs {
         let once = self.once || file.once.unwrap_or_default();
         let contain = in_order(self.contain, file.contain);
         let options =
-            Options { standing, budget, command: self.command, restart, once, contain, check, hooks };
+            Options { candidate, budget, command: self.command, restart, once, contain, check, hooks };
         Ok((config, options))
     }
 }
 
-/// A flag, or the environment in its place, wins over the file.
+/// Chooses the flag, or the environment in its place, before the file.
 fn in_order<T>(flag: Option<T>, file: Option<T>) -> Option<T> {
     flag.or(file)
 }
@@ -141,7 +141,7 @@ fn span_in(
     text.as_deref().map(|text| in_file(key, parse(text))).transpose()
 }
 
-/// Reads `500ms`, `2s`.
+/// Parses `500ms`, `2s`.
 fn span(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 2s"))
 }
@@ -153,14 +153,14 @@ fn positive(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Among peers, where nobody says otherwise. A server that has nothing to stop may be quicker; a command can't
-/// be stopped in the quarter of a second that is proved then.
-fn usual_timing() -> Timing {
+/// Default timing among peers. A server without a command may be quicker; a command can't be stopped in the
+/// quarter of a second that is proved then.
+fn default_timing() -> Timing {
     let [heartbeat, shortest, longest] = [50, 1000, 2000].map(Duration::from_millis);
     Timing::new(heartbeat, shortest, longest).expect("a shortest election timeout of 20 heartbeats is valid")
 }
 
-/// Who stands where nobody says who.
+/// Default name: the host's.
 fn host_name() -> Result<CandidateName, UsageError> {
     let remedy = "give this server a name with --name, or set ELECT_NAME";
     let host = nix::unistd::gethostname()

@@ -1,6 +1,7 @@
-//! The one place through which all passes that others want to know: the log, HTTP, hooks, systemd.
+//! Fans election events out to log, status, hooks and systemd.
 //!
-//! The supervisor polls [`Reporter::next`] wherever it waits, and calls the other functions for what it does itself.
+//! The supervisor polls [`Reporter::next`] wherever it waits, and reports its own actions through the other
+//! functions.
 
 use std::{io, time::Duration};
 
@@ -29,64 +30,64 @@ use crate::{
 };
 
 pub(super) struct Reporter {
-    journal: ElectionLog,
+    election_log: ElectionLog,
     events: Events,
-    fronts: LeaderWatch,
-    board: StatusStore,
-    /// When the board is told that the loop is alive.
+    leader_watch: LeaderWatch,
+    store: StatusStore,
+    /// Ticks at which the store learns that the loop is alive.
     alive: Interval,
     hooks: Hooks,
-    /// The hook of the term under way, from its turn to its end.
+    /// The hook of the term under way, from when it is due to its end.
     hook: Option<PendingTermHook>,
     systemd: Systemd,
-    /// Hooks leave orphans behind, which are ours.
+    /// Hooks leave orphans behind, which become our children.
     child_ended: Signal,
-    kin: ChildRegistry,
-    /// What `on-following` was last told, if anything: it is told of changes.
+    registry: ChildRegistry,
+    /// The last state reported to `on-following`, which gets changes only.
     following: bool,
     leadership: Option<LeadershipHandle>,
-    last_front: Option<Option<FencingToken>>,
+    last_leader: Option<Option<FencingToken>>,
 }
 
 impl Reporter {
     pub(super) fn new(
-        journal: ElectionLog,
+        election_log: ElectionLog,
         events: Events,
-        board: StatusStore,
+        store: StatusStore,
         hooks: Hooks,
-        kin: ChildRegistry,
+        registry: ChildRegistry,
     ) -> io::Result<Self> {
         Ok(Self {
-            journal,
+            election_log,
             events,
-            fronts: board.leader_watch(),
-            board,
+            leader_watch: store.leader_watch(),
+            store,
             alive: heartbeat(),
             hooks,
             hook: None,
             systemd: Systemd::from_environment(),
             child_ended: signal(SignalKind::child())?,
-            kin,
+            registry,
             following: false,
             leadership: None,
-            last_front: None,
+            last_leader: None,
         })
     }
 
-    /// Waits for the next thing that happens, and passes it on. `true`: it is the turn of the term's hook.
+    /// Waits for the next event, and reports it. `true` if the term's hook is due.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what has not been passed on yet is by a later call.
+    /// Cancel safe: a later call reports the events not reported yet.
     pub(super) async fn next(&mut self) -> bool {
         tokio::select! {
             biased;
             Some(event) = self.events.next() => self.event(event),
-            front = self.fronts.next() => self.front(front),
-            _ = self.child_ended.recv() => drop(self.kin.reap_strays()),
+            head = self.leader_watch.next() => self.head(head),
+            _ = self.child_ended.recv() => drop(self.registry.reap_strays()),
             _ = self.alive.tick() => {
-                self.board.tick();
-                self.journal.namesakes(&self.board.namesakes());
+                self.store.tick();
+                self.election_log.namesakes(&self.store.namesakes());
             }
             () = self.systemd.feed() => {}
             due = self.hooks.of_term() => {
@@ -98,48 +99,48 @@ impl Reporter {
         false
     }
 
-    /// The hook of the term has ended.
+    /// Records the end of the term's hook.
     pub(super) fn hook_ended(&mut self, how: CommandExit, timed_out: bool) {
         if let Some(due) = self.hook.take() {
             due.ended(how, timed_out);
         }
     }
 
-    /// The hook of the term does not run.
+    /// Skips the term's hook.
     pub(super) fn leave_hook_out(&mut self) {
         self.hook = None;
     }
 
     fn event(&mut self, event: Event) {
-        self.board.event(&event);
+        self.store.event(&event);
         self.systemd.event(&event);
         if matches!(event, Event::Following { .. }) && self.leadership.is_none() {
             self.follow();
         }
-        self.journal.event(event);
+        self.election_log.event(event);
     }
 
-    fn front(&mut self, front: QueueHead) {
-        let leader = match &front {
+    fn head(&mut self, head: QueueHead) {
+        let leader = match &head {
             QueueHead::Candidate { token, .. } => Some(*token),
             _ => None,
         };
-        if self.last_front.replace(leader) != Some(leader) {
+        if self.last_leader.replace(leader) != Some(leader) {
             let of_ours = self.leadership.as_ref().map(term).unwrap_or_default();
             self.hooks.call(Occasion::Change(leader), of_ours);
         }
-        self.journal.seen(front);
+        self.election_log.seen(head);
     }
 
-    /// This process leads from now on.
+    /// Reports that this process leads from now on.
     pub(super) fn leading(&mut self, leadership: LeadershipHandle) {
         self.following = false;
-        self.board.leading(leadership.clone());
+        self.store.leading(leadership.clone());
         self.hooks.call(Occasion::Leading(leadership.token()), term(&leadership));
         self.leadership = Some(leadership);
     }
 
-    /// The command is gone, and the term is over, or about to be given up.
+    /// Reports that the command is gone, and the term over or about to be released.
     pub(super) fn stepped_down(&mut self) {
         let Some(leadership) = self.leadership.take() else { return };
         self.hook = None;
@@ -148,35 +149,35 @@ impl Reporter {
         self.hooks.call(Occasion::Following, term(&leadership));
     }
 
-    /// The command of this term runs.
+    /// Reports that the command of this term runs.
     pub(super) fn command_started(&self, pid: i32) {
         info!(pid, token = self.token(), "the command runs");
     }
 
-    /// Nothing is left of it.
+    /// Reports that nothing is left of the command.
     pub(super) fn command_ended(&self, how: &str, why: &str) {
         info!(token = self.token(), how, why, "the command has ended");
     }
 
-    /// It is about to be started again.
+    /// Reports that the command is about to be restarted.
     pub(super) fn restarting(&self, pause: Duration) {
-        self.board.restarted();
+        self.store.restarted();
         info!(token = self.token(), ?pause, "the command is started again");
     }
 
-    /// Whether the check passes.
+    /// Reports whether the check passes.
     pub(super) fn healthy(&self, healthy: bool) {
-        self.board.healthy(healthy);
+        self.store.healthy(healthy);
         self.systemd.status(if healthy { "fit to lead" } else { "not fit to lead: the check fails" });
     }
 
-    /// Told to stop.
+    /// Reports that this process was told to stop.
     pub(super) fn stopping(&mut self) {
         self.systemd.stopping();
-        self.journal.happened(Happened::Stopping);
+        self.election_log.happened(Happened::Stopping);
     }
 
-    /// Passes on what is left, and waits for the hooks that are due.
+    /// Reports the remaining events, and waits for the pending hooks.
     pub(super) async fn finish(mut self) {
         while let Some(event) = self.events.try_next() {
             self.event(event);
