@@ -179,7 +179,7 @@ pub enum Event {
     },
     /// An attempt failed, and another follows.
     Retrying {
-        /// What went wrong.
+        /// The error.
         problem: String,
         /// True if no endpoint could be reached at all.
         unreachable: bool,
@@ -363,7 +363,7 @@ impl<B: Backend> Candidate<B> {
     /// Campaigns and runs `work` in each term of leadership until `shutdown` resolves; then stops the work,
     /// gives leadership up, and returns whether that was confirmed.
     ///
-    /// When the work returns, leadership is given up and the candidate campaigns again. `work` is a function,
+    /// Work that returns gives leadership up, and the candidate campaigns again. `work` is a function,
     /// or a closure that returns a future; the call can be spawned if both can:
     ///
     /// ```no_run

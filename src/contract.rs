@@ -23,10 +23,10 @@
 //! 9. **Observers know what they don't know.** An [`Observer`](crate::observe::Observer) shows a leader, a vacancy, or since
 //!    when it is not known.
 //! 10. **Good neighbours.** Keys and order on etcd are those of etcd's own election, so candidates of other clients may
-//!     stand in the same queue.
+//!     join the same queue.
 //! 11. **Members are who they say** (peers). A connection speaks for a member only if its certificate, or the group's
 //!     secret, proves it.
-//! 12. **None for no longer than necessary.** Where a majority can talk and a candidate stands, there is a leader within a bound
+//! 12. **None for no longer than necessary.** Where a majority can talk and a candidate takes part, there is a leader within a bound
 //!     that follows from round trip, disk and timing.
 //! 13. **Nothing outlives its term** (`elect run`). The command, its hooks and all that they started are gone before
 //!     leadership passes on.
@@ -34,7 +34,7 @@
 //! Not promised: that work which can't be dropped stops in time. `run` and `lead_until` drop a future; a spawned task, a
 //! blocking call or a write on its way goes on, and only the token stops it.
 //!
-//! How each point is kept, where, and by which tests is in `docs/safety.md` of the source.
+//! `docs/safety.md` in the source shows where and how each point is kept, and by which tests.
 
 #[cfg(test)]
 mod tests {

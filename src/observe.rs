@@ -20,7 +20,7 @@ use crate::{clock::Timestamp, leadership::FencingToken};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Observation {
-    /// When this state became known here (time of day, of this machine).
+    /// Time at which this state became known here (time of day, of this machine).
     pub at: SystemTime,
     /// The state.
     pub state: State,
@@ -46,9 +46,9 @@ pub enum State {
     },
     /// There is no contact; the leader is not known.
     Unknown {
-        /// When it was last known (time of day, of this machine); `None` if never.
+        /// Time at which it was last known (time of day, of this machine); `None` if never.
         last_known: Option<SystemTime>,
-        /// What went wrong.
+        /// The error.
         problem: String,
     },
 }

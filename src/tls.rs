@@ -186,8 +186,8 @@ pub struct Expiry {
 fn not_after(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let certificate = ParsedCertificate::try_from(certificate).ok()?;
     let end_of_time = UnixTime::since_unix_epoch(Duration::MAX);
-    let (nobody, none) = (RootCertStore::empty(), &[]);
-    match verify_server_cert_signed_by_trust_anchor(&certificate, &nobody, &[], end_of_time, none) {
+    let (no_authorities, none) = (RootCertStore::empty(), &[]);
+    match verify_server_cert_signed_by_trust_anchor(&certificate, &no_authorities, &[], end_of_time, none) {
         Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
             SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
         }

@@ -40,7 +40,7 @@ impl Bound {
 
 /// A validity that ends at the minimum of its bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[must_use = "a validity that nobody asks protects nothing"]
+#[must_use = "an unused validity protects nothing"]
 pub struct Validity {
     /// Never empty: the first bound is there from the start.
     bounds: Vec<Timestamp>,

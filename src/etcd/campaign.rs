@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! attempt:  grant a lease ─► keep it alive ───────────────────────────────┐
-//!               ├─► look at our key in the election's view                │ until the end
+//!               ├─► watch our key in the election's view                  │ until the end
 //!               └─► put our key ─► win, by the answer and the view ───────┤ of the term
 //! term:     renewals, the key, the holder's orders ◄──────────────────────┘
 //! ```
@@ -402,7 +402,6 @@ async fn granted(
 ///
 /// Continues in a task of its own if the caller is dropped, so that a lease granted too late is known, and
 /// revoked.
-/// to nobody is known, and given back.
 async fn grant(
     shared: &Arc<EtcdShared>,
     connection: &EndpointConnection,

@@ -182,7 +182,7 @@ impl LeaseGuard {
         self.id
     }
 
-    /// Returns the slot of this lease's ticket, which must live as long as the lease.
+    /// Returns the slot of this lease's ticket, which must outlive the lease too.
     pub(crate) fn ticket(&self) -> &Arc<TicketSlot> {
         &self.ticket
     }

@@ -145,7 +145,7 @@ async fn play_rounds(servers: &mut Servers, rounds: u32, failovers: &mut Failove
             servers.remark(&format!("Round {round} of {rounds}: kill -KILL {leader}"))?;
             servers.kill(leader)?;
             let turn = servers.next_turn().await?;
-            servers.tell(&turn)?;
+            servers.report(&turn)?;
             servers.until(PATIENCE, "the others followed", |watch| watch.all_placed()).await?;
             servers.show_for(SHOWN / 2).await?;
             servers.start_again()?;
@@ -187,7 +187,7 @@ async fn play_by_keys(
             },
             turn = servers.next_turn() => {
                 let turn = turn?;
-                servers.tell(&turn)?;
+                servers.report(&turn)?;
                 if let KillOutcome::Took(failover) = turn {
                     failovers.add(failover);
                 }

@@ -93,7 +93,7 @@ pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
     // The standard output belongs to the command.
     log::start(config.log_format, log::OutputStream::Stderr)?;
     super::warn_of_environment(&config);
-    if let Some(Err(unusable)) = options.command.first().map(|command| program::look_for(command)) {
+    if let Some(Err(unusable)) = options.command.first().map(|command| program::find(command)) {
         eprintln!("elect: {unusable}");
         return Ok(ExitCode::from(unusable.exit_code()));
     }
@@ -228,7 +228,7 @@ impl<B: Backend> Supervisor<B> {
     async fn make_ready(&mut self) -> anyhow::Result<()> {
         let mut pace = RestartPause::new();
         while !self.guard.is_ready() {
-            match self.events.meanwhile(self.guard.news()).await {
+            match self.events.meanwhile(self.guard.next_event()).await {
                 None => return Ok(()),
                 Some(GuardEvent::Said(_)) => {}
                 Some(GuardEvent::Died(status)) if !self.guarded => bail!(
@@ -335,7 +335,7 @@ impl<B: Backend> Supervisor<B> {
             }
             return tokio::select! {
                 biased;
-                news = self.guard.news() => match news {
+                next_event = self.guard.next_event() => match next_event {
                     GuardEvent::Said(report) => OversightInput::Said(report),
                     GuardEvent::Died(status) => {
                         error!(%status, "the guard is dead: what it guarded is killed");
@@ -369,8 +369,8 @@ impl<B: Backend> Supervisor<B> {
             // If the command's init were killed at once, its processes would be ours; and if we were killed
             // next, no one's.
             let swept = match Timestamp::now() < by_itself_until {
-                true => self.registry.reap_strays(),
-                false => self.registry.kill_strays(),
+                true => self.registry.reap_orphans(),
+                false => self.registry.kill_orphans(),
             };
             let again = match swept {
                 Ok(Rest { any: false, .. }) => return,

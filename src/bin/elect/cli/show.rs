@@ -49,17 +49,17 @@ pub(super) struct MeasuredJson<'a> {
 impl<'a> MeasuredJson<'a> {
     /// Returns `None` for a server that has not answered.
     pub(super) fn of(answered: &'a Answered) -> Option<Self> {
-        let look = answered.look.as_ref().ok()?;
-        let round_trips = look
+        let status = answered.look.as_ref().ok()?;
+        let round_trips = status
             .contacts
             .iter()
             .filter_map(|contact| Some((contact.name.as_str(), precise_millis(contact.round_trip?))));
         Some(Self {
             server: answered.member.name.as_str(),
             round_trips_ms: round_trips.collect(),
-            last_sync_ms: precise_millis(look.syncs.last),
-            worst_sync_ms: precise_millis(look.syncs.worst),
-            timing_advice: look.timing_advice().map(|advice| advice.to_string()),
+            last_sync_ms: precise_millis(status.syncs.last),
+            worst_sync_ms: precise_millis(status.syncs.worst),
+            timing_advice: status.timing_advice().map(|advice| advice.to_string()),
         })
     }
 }
@@ -121,11 +121,11 @@ fn caretaker<'a>(snapshot: &Snapshot, servers: &'a [Answered]) -> Option<&'a str
     if !matches!(snapshot.observation.state, State::Vacant { .. }) {
         return None;
     }
-    let mut looks = servers.iter().filter_map(|answered| answered.look.as_ref().ok());
-    looks.find(|look| look.role == "caretaker").map(|look| look.name.as_str())
+    let mut statuses = servers.iter().filter_map(|answered| answered.look.as_ref().ok());
+    statuses.find(|status| status.role == "caretaker").map(|status| status.name.as_str())
 }
 
-/// A line for people on what the caretaker does.
+/// Returns a line for people about the caretaker.
 pub(super) fn caretaking(snapshot: &Snapshot, servers: &[Answered]) -> Option<String> {
     let caretaker = caretaker(snapshot, servers)?;
     let candidates: Vec<&str> = snapshot.candidates.iter().map(|queued| queued.name.as_str()).collect();

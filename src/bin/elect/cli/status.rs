@@ -29,7 +29,7 @@ pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> 
     let (snapshot, servers) = match backend {
         BackendConfig::Etcd(settings) => {
             let etcd = Etcd::start(settings).context("failed to start")?;
-            (look(&etcd, election).await, Vec::new())
+            (read(&etcd, election).await, Vec::new())
         }
         BackendConfig::Peers(peers) => peers.client(election)?.survey(PATIENCE).await,
     };
@@ -47,12 +47,12 @@ pub(super) async fn run(config: Config, json: bool) -> anyhow::Result<ExitCode> 
 }
 
 /// Reads until there is an answer, or the time is over.
-async fn look(etcd: &Etcd, election: ElectionName) -> Snapshot {
+async fn read(etcd: &Etcd, election: ElectionName) -> Snapshot {
     const PAUSE: Duration = Duration::from_millis(100);
     let deadline = Instant::now() + PATIENCE;
     let mut problem = None;
-    while let Ok(looked) = timeout_at(deadline, etcd.snapshot(election.clone())).await {
-        match looked {
+    while let Ok(answer) = timeout_at(deadline, etcd.snapshot(election.clone())).await {
+        match answer {
             Ok(snapshot) => return snapshot,
             Err(SnapshotError::Refused(why)) => return Snapshot::unknown(why),
             Err(error) => problem = Some(error.to_string()),

@@ -1,4 +1,4 @@
-//! Where to serve HTTP: `--http ADDR`, parsed, and bound before anything else happens.
+//! The address of the HTTP server: `--http ADDR`, parsed, and bound before anything else happens.
 
 use std::{
     fmt, io,
@@ -9,15 +9,15 @@ use std::{
 use anyhow::{Context, anyhow};
 use tokio::net::TcpSocket;
 
-/// Connections that the kernel completes for us before we accept them. A burst of stuck clients must not
-/// fill it, or the next load balancer's check has to wait until the kernel asks again, a second later.
+/// Connections that the kernel completes before we accept them. A burst of stuck clients must not fill it, or
+/// the next load balancer's check waits until the kernel retries, a second later.
 const BACKLOG: u32 = 1024;
 
-/// What the kernel may hold of answers that a client does not read. More than the largest answer, and little
-/// enough that a client that reads nothing is soon noticed.
+/// Bytes of responses that the kernel may hold for a client that does not read. More than the largest
+/// response, and small enough that a client that reads nothing is soon noticed.
 const SEND_BUFFER: u32 = 64 * 1024;
 
-/// `8080` and `:8080` are this machine only; anything wider is written out.
+/// `8080` and `:8080` are for this machine only; wider addresses are written out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
     Loopback { port: u16 },
@@ -30,7 +30,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         let how = "write a port, as in 8080 (this machine only), or HOST:PORT, as in 0.0.0.0:8080";
         if let Some((scheme, _)) = text.split_once("://") {
-            return Err(format!("it is an address to listen on, without '{scheme}://' and path; {how}"));
+            return Err(format!("write an address to listen on, without '{scheme}://' and path; {how}"));
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         if !port.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -59,12 +59,12 @@ impl fmt::Display for Address {
     }
 }
 
-/// A port that is ours, and that nobody is served on yet.
+/// A bound port that serves no client yet.
 #[derive(Debug)]
 pub(crate) struct BoundAddress {
     pub(super) listener: TcpListener,
     pub(super) address: SocketAddr,
-    /// The host, as `--http` has it.
+    /// The host in `--http`, if it has one.
     pub(super) host: Option<String>,
 }
 
@@ -76,7 +76,7 @@ impl Address {
         }
     }
 
-    /// Listens. A name with several addresses gets the first that can be had.
+    /// Listens. A name with several addresses gets the first that is available.
     ///
     /// Needs a Tokio runtime around it.
     pub(crate) fn bind(&self) -> anyhow::Result<BoundAddress> {
@@ -98,9 +98,9 @@ impl Address {
 
 fn listen(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // So that a server that was restarted need not wait for the connections of its former life.
+    // So that a restarted server need not wait for the connections of the process before it.
     socket.set_reuseaddr(true)?;
-    // Those that are accepted get the same.
+    // Accepted connections inherit it.
     socket.set_send_buffer_size(SEND_BUFFER)?;
     socket.bind(address)?;
     let listener = socket.listen(BACKLOG)?.into_std()?;

@@ -1,6 +1,7 @@
-//! When the certificates end that this process speaks TLS with, read from their files at each scrape.
+//! Expiry of the certificates that this process uses for TLS, read from their files at each scrape.
 //!
-//! Files can hang, on a network or a broken disk. Then a scrape gets what was read before, and one thread waits.
+//! Files can hang, on a network or a broken disk. Then a scrape gets the previous values, and one thread
+//! waits.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -10,15 +11,16 @@ use std::{
 use leader_election::etcd::{Expiry, Tls};
 use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-/// Until a scrape is answered without. A scraper waits for 3 s or more; what is read are a few kilobytes.
+/// Time before a scrape is answered without new values. A scraper waits for 3 s or more; the files have a few
+/// kilobytes.
 const WITHIN: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) struct CertificateExpiry {
-    /// Without TLS there are none.
+    /// `None` without TLS.
     tls: Option<Tls>,
     last: Arc<Mutex<Expiry>>,
-    /// One reads at a time.
+    /// One reading at a time.
     reading: Arc<Semaphore>,
 }
 
@@ -27,7 +29,7 @@ impl CertificateExpiry {
         Self { tls: tls.cloned(), last: Arc::default(), reading: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Reads them again, or gives up soon.
+    /// Reads them again, within a time limit.
     pub(super) async fn read(&self) {
         let Some(tls) = self.tls.clone() else { return };
         let Ok(alone) = Arc::clone(&self.reading).try_acquire_owned() else { return };
@@ -37,11 +39,11 @@ impl CertificateExpiry {
             let expiry = tls.expiry();
             *last.lock().unwrap_or_else(PoisonError::into_inner) = expiry;
         });
-        // Too late, or not at all: then what was read before is told.
+        // Too late, or not at all: the previous values stay.
         let _ = timeout(WITHIN, reading).await;
     }
 
-    /// What was read last.
+    /// Returns the last values read.
     pub(super) fn expiry(&self) -> Expiry {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,7 +64,7 @@ mod tests {
         let read = certificates.expiry();
         assert!(read.authority.is_some(), "{read:?}");
 
-        // A pipe that nobody writes to.
+        // A pipe without a writer.
         std::fs::remove_file(&ca).unwrap();
         nix::unistd::mkfifo(&ca, nix::sys::stat::Mode::S_IRWXU).unwrap();
         for _ in 0..2 {

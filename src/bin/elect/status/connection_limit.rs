@@ -1,11 +1,12 @@
-//! A bounded number of connections, of which nobody can take all for long.
+//! A limit on connections, which no client can exhaust for long.
 //!
-//! When all seats are taken, the next client gets the seat of the one that has kept us waiting longest for a
-//! request. So a thousand clients that connect and say nothing close each other's connections, and a load
-//! balancer's check, which sends its request at once, is answered among them. Refusing the newest instead
-//! would keep it out until the head's time limit.
+//! When all permits are taken, the next client gets the permit of the connection whose next request we have
+//! awaited longest. So a thousand clients that connect and send nothing close each other's connections, and a
+//! load balancer's check, which sends its request at once, is answered among them. Refusing the newest
+//! instead would keep it out until the time limit of the head.
 //!
-//! A client of `/events` keeps its seat: it is not us who wait. There are always fewer of those than seats.
+//! A client of `/events` keeps its permit: we do not wait for it. There are always fewer of those than
+//! permits.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// The seats of one server.
+/// The permits of one server.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionLimit(Arc<LimitState>);
 
@@ -26,15 +27,15 @@ struct LimitState {
 
 #[derive(Debug, Default)]
 struct TakenPermits {
-    /// All of them, and those that were asked back and are about to be left.
+    /// All permits, including those that are revoked and about to be returned.
     count: usize,
-    /// Numbers in the order in which the waiting began.
+    /// Numbers in the order in which the waits began.
     last: u64,
-    /// Those from which a request is awaited, the longest wait first.
+    /// Connections whose request is awaited, the longest wait first.
     waiting: BTreeMap<u64, Arc<Notify>>,
 }
 
-/// A client's seat, until it is dropped.
+/// A connection's permit, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     limit: ConnectionLimit,
@@ -48,7 +49,7 @@ impl ConnectionLimit {
         Self(Arc::new(LimitState { limit, taken: Mutex::default() }))
     }
 
-    /// A seat, if need be in the place of the one that was waited for longest; `None` if all are kept.
+    /// Takes a permit, if needed that of the connection with the longest wait; `None` if all are kept.
     pub(crate) fn take(&self) -> Option<ConnectionPermit> {
         let mut taken = self.taken();
         if taken.count >= self.0.limit {
@@ -68,7 +69,7 @@ impl ConnectionLimit {
 }
 
 impl TakenPermits {
-    /// Puts a seat at the end of those that are waited for.
+    /// Adds a permit at the end of those that are waited for.
     fn wait_for(&mut self, needed: Arc<Notify>) -> u64 {
         self.last += 1;
         self.waiting.insert(self.last, needed);
@@ -77,14 +78,14 @@ impl TakenPermits {
 }
 
 impl ConnectionPermit {
-    /// Waits until somebody else needs it.
+    /// Waits until another client needs it.
     ///
     /// Cancel safe.
     pub(crate) async fn needed(&self) {
         self.needed.notified().await;
     }
 
-    /// The client has its answer: the wait for its next request begins now.
+    /// The response was sent: the wait for the next request begins.
     pub(crate) fn renew(&self) {
         let mut number = locked(&self.number);
         let mut taken = self.limit.taken();
@@ -93,7 +94,7 @@ impl ConnectionPermit {
         }
     }
 
-    /// The client waits for us from now on.
+    /// Keeps the permit: the client waits for us from now on.
     pub(crate) fn keep(&self) {
         self.limit.taken().waiting.remove(&locked(&self.number));
     }
@@ -107,7 +108,7 @@ impl Drop for ConnectionPermit {
 }
 
 fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing in here panics half way through a change.
+    // No change in here can panic half way.
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

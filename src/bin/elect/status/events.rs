@@ -16,23 +16,23 @@ use tokio::{
 
 use super::{report::StatusReport, store::StatusStore};
 
-/// Without a change, this often. A page takes silence of three times this for a lost server.
+/// Interval without changes. A page takes a silence of three times this for a lost server.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// Changes that come quicker are told together.
+/// Changes in quick succession are sent together.
 const CALM: Duration = Duration::from_millis(20);
 
-/// How long a browser waits before it comes back.
+/// Time before a browser reconnects.
 const RETRY: &str = "retry: 1000\n\n";
 
-/// Places for clients that listen. Each costs a connection and a rendering a second.
+/// Slots for clients of `/events`. Each costs a connection and a rendering a second.
 #[derive(Debug, Clone)]
 pub(crate) struct Listeners {
     most: usize,
     taken: Arc<AtomicUsize>,
 }
 
-/// One of those places, until it is dropped.
+/// One of those slots, until it is dropped.
 #[derive(Debug)]
 struct Listening(Listeners);
 
@@ -47,37 +47,37 @@ impl Listeners {
         Self { most, taken: Arc::default() }
     }
 
-    /// Starts to tell one more client of everything; `None` if there are enough of them.
+    /// Starts to send events to one more client; `None` if there are enough of them.
     pub(crate) fn listen(&self, store: &StatusStore) -> Option<mpsc::Receiver<Bytes>> {
         let taken = |count: usize| (count < self.most).then_some(count + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).ok()?;
         let listening = Listening(self.clone());
-        // One event at a time: what waits for a slow client would be old by then.
-        let (told, events) = mpsc::channel(1);
-        tokio::spawn(tell(store.clone(), told, listening));
+        // One event at a time: what waits for a slow client would be outdated.
+        let (sender, events) = mpsc::channel(1);
+        tokio::spawn(send_events(store.clone(), sender, listening));
         Some(events)
     }
 }
 
-/// Ends when the client is gone, or was cut off.
-async fn tell(store: StatusStore, told: mpsc::Sender<Bytes>, _listening: Listening) {
+/// Sends events until the client is gone, or was cut off.
+async fn send_events(store: StatusStore, sender: mpsc::Sender<Bytes>, _listening: Listening) {
     let mut changes = store.changes();
-    if told.send(Bytes::from_static(RETRY.as_bytes())).await.is_err() {
+    if sender.send(Bytes::from_static(RETRY.as_bytes())).await.is_err() {
         return;
     }
     loop {
-        // What changes from here on is told in the next event.
+        // Later changes are in the next event.
         changes.mark_unchanged();
-        store.look();
-        // Room first: the event is of the moment at which it can be sent.
-        let Ok(room) = told.reserve().await else { return };
+        store.request_names();
+        // A slot first: the event is of the moment at which it can be sent.
+        let Ok(room) = sender.reserve().await else { return };
         room.send(event(&store));
         tokio::select! {
-            () = told.closed() => return,
+            () = sender.closed() => return,
             () = sleep(CALM) => {}
         }
         tokio::select! {
-            () = told.closed() => return,
+            () = sender.closed() => return,
             _ = timeout(HEARTBEAT - CALM, changes.changed()) => {}
         }
     }

@@ -1,27 +1,28 @@
-//! Which names a client may call this server by.
+//! Names by which a client may call this server.
 //!
-//! A page in a browser may reach a server that listens on loopback: its author lets a name of theirs resolve to
-//! 127.0.0.1 (DNS rebinding), and the browser takes what the server says for the page's own. The `Host` header then
-//! has that name, which is nothing that anybody calls a server on loopback. An IP address there is no name to rebind.
+//! A page in a browser may reach a server that listens on loopback: its author points a name of theirs at
+//! 127.0.0.1 (DNS rebinding), and the browser gives the server's responses to the page. The `Host` header
+//! then has that name, which no proper client of a server on loopback uses. An IP address is not a name to
+//! rebind.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// The names that are answered.
+/// The accepted names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hosts {
-    /// The server listens for other machines too, which call it by names that it does not know.
+    /// The server listens for other machines too, whose names for it are unknown.
     Any,
-    /// It listens on loopback. The name is the one that `--http` has, if there is one.
+    /// It listens on loopback. The name is that of `--http`, if it has one.
     Local { given: Option<String> },
 }
 
 impl Hosts {
-    /// Of a server that listens there, by this name.
+    /// Decides by the listening address and the given name.
     pub(crate) fn of(address: SocketAddr, given: Option<String>) -> Self {
         if address.ip().is_loopback() { Self::Local { given } } else { Self::Any }
     }
 
-    /// Whether a request with this `Host` is answered.
+    /// Returns whether a request with this `Host` is accepted.
     pub(crate) fn allow(&self, host: &str) -> bool {
         let Self::Local { given } = self else { return true };
         let host = without_port(host);

@@ -1,14 +1,14 @@
-//! The HTTP server, on a thread and a runtime of its own, so that no client can hold up a renewal.
+//! The HTTP server, on a thread and a runtime of its own, so that no client can delay a renewal.
 //!
-//! What a client can make it do is bounded:
+//! Limits on clients:
 //!
 //! | what | bound | beyond it |
 //! |---|---|---|
-//! | connections | `CONNECTIONS`, and the limit of descriptors | the one that has kept us waiting longest is closed: see `limit` |
+//! | connections | `CONNECTIONS`, and the limit of descriptors | the one whose request we have awaited longest is closed: see `connection_limit` |
 //! | a request's head | `HEAD_BYTES`, `HEADERS` | 431 |
-//! | … or the pause before it | `HEAD_WITHIN` | closed |
-//! | a request's body | none is taken | 413 |
-//! | an answer that is not read | `write_timeout::STALLED` | closed |
+//! | … or the wait for it | `HEAD_WITHIN` | closed |
+//! | a request's body | none is accepted | 413 |
+//! | a response that is not read | `write_timeout::STALLED` | closed |
 //! | clients of `/events` | a quarter of the connections | 503 |
 
 use std::{convert::Infallible, io, net::SocketAddr, thread, time::Duration};
@@ -38,44 +38,43 @@ use super::{
 };
 use crate::{descriptors, log::RateLimit};
 
-/// Connections at one time: far more than load balancers and people need, and a quarter of the file
-/// descriptors that a process usually has. Where it has fewer, [`descriptors::to_serve`] says how many.
+/// Connections at one time: far more than load balancers and people need, and a quarter of a process's usual
+/// file descriptors. With fewer, [`descriptors::to_serve`] lowers it.
 const CONNECTIONS: usize = 256;
 
-/// For a request's first line and headers together. What a browser sends is a tenth of it.
+/// Bytes of a request's first line and headers together. A browser sends a tenth of it.
 const HEAD_BYTES: usize = 8 * 1024;
 
 /// Headers of a request. A browser sends about 20.
 const HEADERS: usize = 64;
 
-/// From the moment at which a request may come to the end of its head. Also how long an idle connection is
-/// kept.
+/// Time from when a request may come to the end of its head. Also the time that an idle connection is kept.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
 
-/// Clients of `/events`: they keep their seats, and must never have them all.
+/// One connection in so many may be a client of `/events`: those keep their permits, and must never have them
+/// all.
 const ONE_LISTENS_OF: usize = 4;
 
-/// Before the next attempt, where the system has no file descriptor left.
+/// Pause while the system has no file descriptor left.
 const NO_DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 
-/// Between two looks at the names in the queue, however many clients ask.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Time between two readings of the names in the queue, for any number of clients.
+const READ_EVERY: Duration = Duration::from_millis(500);
 
-/// … after one that failed. A login costs etcd a tenth of a second of computing.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(3);
+/// … after a failed one. A login costs etcd a tenth of a second of computing.
+const RETRY_AFTER: Duration = Duration::from_secs(3);
 
-/// For one look at the names.
-const LOOK_WITHIN: Duration = Duration::from_secs(3);
+/// Timeout of one reading of the names.
+const READ_WITHIN: Duration = Duration::from_secs(3);
 
 /// Starts the thread. It ends with the process.
 ///
-/// Names of others are asked for through a connection of their own, which is there only while they are asked for:
-/// a slow answer to that must not move the candidate to another endpoint. Among peers there is no etcd, and
-/// nobody to ask.
+/// Reads the names of other candidates through a connection of its own, which exists only during the reading:
+/// a slow answer must not move the candidate to another endpoint. Among peers there is no etcd to ask.
 ///
 /// # Errors
 ///
-/// Fails only where the system has no thread or no file descriptor left.
+/// Fails only if the system has no thread or no file descriptor left.
 pub(crate) fn serve(
     bound: BoundAddress,
     store: StatusStore,
@@ -88,9 +87,9 @@ pub(crate) fn serve(
         TcpListener::from_std(listener)?
     };
     thread::Builder::new().name("elect-http".into()).spawn(move || {
-        runtime.spawn(follow(store.clone()));
+        runtime.spawn(follow_head(store.clone()));
         if let Some(settings) = etcd {
-            runtime.spawn(name(store.clone(), settings));
+            runtime.spawn(keep_names(store.clone(), settings));
         }
         let limit = descriptors::to_serve(CONNECTIONS);
         let routes = Routes::new(store, limit / ONE_LISTENS_OF, Hosts::of(address, host));
@@ -99,8 +98,8 @@ pub(crate) fn serve(
     Ok(address)
 }
 
-/// Notes who is at the front of the queue.
-async fn follow(store: StatusStore) {
+/// Records the head of the queue.
+async fn follow_head(store: StatusStore) {
     let mut leader_watch = store.leader_watch();
     loop {
         let head = leader_watch.next().await;
@@ -108,29 +107,29 @@ async fn follow(store: StatusStore) {
     }
 }
 
-/// Asks for names while somebody looks and one is missing.
-async fn name(store: StatusStore, settings: Settings) {
+/// Reads names while a client wants them and one is missing.
+async fn keep_names(store: StatusStore, settings: Settings) {
     loop {
         let queue = store.names_to_ask().await;
-        match look(store.identity(), settings.clone()).await {
+        match read_names(store.identity(), settings.clone()).await {
             Ok(snapshot) => {
                 store.named(&queue, &snapshot);
-                sleep(LOOK_EVERY).await;
+                sleep(READ_EVERY).await;
             }
             Err(problem) => {
                 tracing::debug!(problem, "the names in the queue could not be read");
-                sleep(LOOK_AGAIN_AFTER).await;
+                sleep(RETRY_AFTER).await;
             }
         }
     }
 }
 
-/// One look at the names, through a connection that ends with it.
-async fn look(identity: &ServerIdentity, settings: Settings) -> Result<Snapshot, String> {
+/// Reads the names once, through a connection that ends with it.
+async fn read_names(identity: &ServerIdentity, settings: Settings) -> Result<Snapshot, String> {
     let etcd = Etcd::start_on(Handle::current(), settings);
-    match timeout(LOOK_WITHIN, etcd.snapshot(identity.election.clone())).await {
-        Ok(looked) => looked.map_err(|problem| problem.to_string()),
-        Err(_) => Err(format!("no answer within {LOOK_WITHIN:?}")),
+    match timeout(READ_WITHIN, etcd.snapshot(identity.election.clone())).await {
+        Ok(read) => read.map_err(|problem| problem.to_string()),
+        Err(_) => Err(format!("no answer within {READ_WITHIN:?}")),
     }
 }
 
@@ -140,10 +139,10 @@ async fn accept(listener: &TcpListener, routes: &Routes, limit: &ConnectionLimit
         match listener.accept().await {
             Ok((stream, _)) => {
                 if let Some(permit) = limit.take() {
-                    // Answers are written whole.
+                    // Responses are written whole.
                     let _ = stream.set_nodelay(true);
-                    tokio::spawn(converse(stream, permit, routes.clone()));
-                    // Whose seat was needed leaves before the next is given away.
+                    tokio::spawn(serve_connection(stream, permit, routes.clone()));
+                    // The owner of a revoked permit leaves before the next one is taken.
                     yield_now().await;
                 }
             }
@@ -158,14 +157,14 @@ async fn accept(listener: &TcpListener, routes: &Routes, limit: &ConnectionLimit
     }
 }
 
-/// The client went before it was accepted.
+/// The client closed the connection before it was accepted.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// Serves one connection until it ends, or its seat is needed.
-async fn converse<S>(stream: S, permit: ConnectionPermit, routes: Routes)
+/// Serves one connection until it ends, or its permit is needed.
+async fn serve_connection<S>(stream: S, permit: ConnectionPermit, routes: Routes)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -190,7 +189,7 @@ where
         .serve_connection(TokioIo::new(WriteTimeout::new(stream)), answer);
     tokio::select! {
         () = permit.needed() => {}
-        // Whatever a client did wrong is its own affair.
+        // A client's mistakes are not logged above debug.
         ended = connection => if let Err(error) = ended {
             tracing::debug!(%error, "an HTTP connection ended");
         }
@@ -207,7 +206,7 @@ mod tests {
     use super::*;
     use crate::{lease_timing::LeaseTiming, status::Sources};
 
-    /// More than any answer to what fits into a fuzzed request or two.
+    /// More than the responses to one or two fuzzed requests.
     const PIPE: usize = 1 << 20;
 
     /// A server in a process that is not in the queue: nothing here talks to etcd.
@@ -220,11 +219,11 @@ mod tests {
         Routes::new(StatusStore::new(identity, sources), 1, Hosts::Local { given: None })
     }
 
-    /// What comes back for these bytes, when the client says no more.
+    /// Returns the response to these bytes, when the client sends no more.
     async fn answered(routes: &Routes, request: &[u8]) -> Vec<u8> {
         let (mut client, server) = duplex(PIPE);
         let permit = ConnectionLimit::new(1).take().unwrap();
-        let serving = tokio::spawn(converse(server, permit, routes.clone()));
+        let serving = tokio::spawn(serve_connection(server, permit, routes.clone()));
         client.write_all(request).await.unwrap();
         client.shutdown().await.unwrap();
         let mut answer = Vec::new();
@@ -235,12 +234,12 @@ mod tests {
         answer
     }
 
-    /// Whatever a client sends, what it gets is nothing, or HTTP with a status of ours.
+    /// For all bytes of a client, the response is empty, or HTTP with a status of ours.
     #[test]
     fn fuzz_http() {
         let runtime = runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let routes = runtime.block_on(routes());
-        // After a panic nothing is asked any more.
+        // After a panic nothing more is sent.
         let server = AssertUnwindSafe((runtime, routes));
         bolero::check!().for_each(|request: &[u8]| {
             let (runtime, routes) = &*server;

@@ -1,7 +1,6 @@
-//! Numbers for Prometheus, in the OpenMetrics text format, or in the older one where a scraper wants that.
+//! Metrics for Prometheus, in the OpenMetrics text format, or in the older one for scrapers that want it.
 //!
-//! What happens is counted when it happens; what is, is asked at the scrape, so that no gauge is older than
-//! the scrape that reads it.
+//! Events are counted when they happen; gauges are computed at the scrape, so that none is older than it.
 
 use std::{
     collections::BTreeMap,
@@ -25,16 +24,16 @@ use super::{
 };
 use crate::lease_timing::LeaseTiming;
 
-/// A format that metrics are written in.
+/// A format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     OpenMetrics,
-    /// Prometheus' own text format, version 0.0.4: many scrapers read nothing else.
+    /// Prometheus' own text format, version 0.0.4: many scrapers read only this.
     Text,
 }
 
 impl Form {
-    /// The one that a scraper with this `Accept` header wants; without one, OpenMetrics.
+    /// Chooses the format for a scraper's `Accept` header; without one, OpenMetrics.
     pub(crate) fn accepted(accept: &str) -> Self {
         let quality = |wanted: &[&str]| {
             let ranges = accept.split(',').filter_map(|range| {
@@ -60,7 +59,8 @@ impl Form {
     }
 }
 
-/// OpenMetrics as the older format: it names a counter like its sample, and knows no units and no `info`.
+/// Converts OpenMetrics to the older format, which names a counter like its sample, and has no units and no
+/// `info`.
 fn as_text(open_metrics: &str) -> String {
     let types = open_metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
     let types: BTreeMap<_, _> = types.collect();
@@ -91,11 +91,11 @@ fn as_text(open_metrics: &str) -> String {
     text
 }
 
-/// From a healthy etcd's fractions of a millisecond to the patience of a long TTL.
+/// From a healthy etcd's fractions of a millisecond to the timeout of a long TTL.
 const LATENCY: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Of a TTL of 5 s, 2.83 s are left at a renewal in time. The low end is where it gets dangerous.
+/// Of a TTL of 5 s, 2.83 s are left at a renewal in time. The low end is the dangerous one.
 const MARGIN: [f64; 13] = [0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 5.0, 10.0, 30.0, 60.0];
 
 #[derive(Debug)]
@@ -118,7 +118,7 @@ pub(crate) struct Metrics {
     election_timeout_advised: Gauge<f64, AtomicU64>,
 }
 
-/// A histogram that somebody else keeps: the library counts syncs, whether there is a scraper or not.
+/// A histogram that the library keeps: it counts syncs, with or without a scraper.
 #[derive(Debug, Clone, Default)]
 struct SyncHistogram(Arc<Mutex<SyncTimes>>);
 
@@ -164,7 +164,7 @@ struct Lost {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Reason(Option<Loss>);
 
-/// Every reason, so that each series is there, at 0, before it first happens.
+/// Every reason, so that each series exists, at 0, before it first happens.
 const REASONS: [Loss; 8] = [
     Loss::Expired,
     Loss::Revoked,
@@ -176,7 +176,7 @@ const REASONS: [Loss; 8] = [
     Loss::ShutDown,
 ];
 
-/// What a loss is called in a label, and in JSON.
+/// The name of a loss in a label, and in JSON.
 pub(crate) const fn slug(loss: Loss) -> &'static str {
     match loss {
         Loss::Expired => "expired",
@@ -218,7 +218,7 @@ impl Metrics {
             election_timeout_advised: Gauge::default(),
         };
         for loss in REASONS {
-            // Getting it makes it.
+            // Creates the series.
             let _ = metrics.terms_lost.get_or_create(&Lost { reason: Reason(Some(loss)) });
         }
         metrics.registered(identity)
@@ -251,8 +251,12 @@ impl Metrics {
         registry.register_with_unit(
             "elect_last_contact",
             match proof {
-                LeaseTiming::Lease(_) => "Time since etcd was last heard, or since the start if it never was",
-                LeaseTiming::Heartbeats(_) => "Time since a leader was last heard, or this one by a majority",
+                LeaseTiming::Lease(_) => {
+                    "Time since the last accepted response of etcd, or since the start without one"
+                }
+                LeaseTiming::Heartbeats(_) => {
+                    "Time since the last heartbeat of a leader, or of a majority's answers to this one"
+                }
             },
             Unit::Seconds,
             self.last_contact.clone(),
@@ -341,7 +345,7 @@ impl Metrics {
         self.command_restarts.inc();
     }
 
-    /// All of it, as of this situation.
+    /// Encodes all metrics, as of this snapshot.
     pub(crate) fn text(&self, snapshot: &StatusSnapshot, expiry: Expiry, form: Form) -> String {
         let term = match snapshot.role {
             Role::Leader { token, .. } => Some(token),

@@ -1,4 +1,4 @@
-//! `/`: the page for people. One file, nothing from outside, and a policy that lets nothing else run.
+//! `/`: the page for people. One file, nothing external, and a policy that admits nothing else.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use super::response::{self, HttpResponse};
 
 const PAGE: &str = include_str!("page.html");
 
-/// Only this script, only this style, and `/events` of the same server.
+/// Allows only this script, this style, and `/events` of the same server.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let policy = format!(
         "default-src 'none'; script-src '{}'; style-src '{}'; connect-src 'self'; img-src data:; \
@@ -32,7 +32,7 @@ pub(crate) fn answer() -> HttpResponse {
     answer
 }
 
-/// What a browser computes of the one element between these two tags.
+/// Returns the hash that a browser computes of the one element between these two tags.
 fn hash_of(open: &str, close: &str) -> String {
     let (_, rest) = PAGE.split_once(open).expect("the page has one such element");
     let (content, _) = rest.split_once(close).expect("the element is closed");

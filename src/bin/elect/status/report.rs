@@ -1,4 +1,4 @@
-//! A situation as JSON: what `elect status --json` says, and what only this process knows.
+//! A snapshot as JSON: the fields of `elect status --json`, and those that only this process knows.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +12,10 @@ use super::{
 };
 use crate::lease_timing::LeaseTiming;
 
-/// Candidates that are listed; how many there are is said beside them.
+/// Candidates that are listed; their number is given beside them.
 const LISTED: usize = 100;
 
-/// One object. A field that is not known is `null`.
+/// One object; unknown fields are `null`.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusReport<'a> {
     at: String,
@@ -23,16 +23,16 @@ pub(crate) struct StatusReport<'a> {
     state: &'static str,
     leader: Option<&'a str>,
     token: Option<u64>,
-    /// Since when the leader leads; of `unknown`, since when it is.
+    /// Start of the leader's term; for `unknown`, the time since when it is.
     since: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'a str>,
     candidates: Option<Vec<QueuedJson<'a>>>,
-    /// How many candidates there are; among peers that is known to none of them alone.
+    /// Number of candidates; among peers no server knows it.
     queue_length: Option<usize>,
-    /// Among peers: all of them.
+    /// All servers; only among peers.
     #[serde(skip_serializing_if = "Option::is_none")]
     servers: Option<Vec<PeerJson<'a>>>,
     election: &'a str,
@@ -48,45 +48,45 @@ struct QueuedJson<'a> {
     token: Option<u64>,
 }
 
-/// A server of a group, as the one that answers sees it.
+/// A server of a group, as the answering one sees it.
 #[derive(Debug, Serialize)]
 struct PeerJson<'a> {
     name: &'a str,
     connected: bool,
-    /// How long ago it was heard; of the one that answers, 0.
+    /// Time since its last message; 0 for the answering server.
     heard_ms: Option<u64>,
-    /// How long its answers usually take.
+    /// Its usual round trip.
     #[serde(skip_serializing_if = "Option::is_none")]
     round_trip_ms: Option<f64>,
-    /// Whether it leads, as far as that is known there.
+    /// True if it leads, as far as the answering server knows.
     leader: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<&'a str>,
 }
 
-/// The process that answers.
+/// The answering process.
 #[derive(Debug, Serialize)]
 struct ServerJson<'a> {
     name: &'a str,
     /// `leader`, `follower` or `outside`.
     role: &'static str,
-    /// The token that it has in the queue.
+    /// Its token in the queue.
     token: Option<u64>,
     queue_position: Option<usize>,
-    /// What is left of the proved time while it leads.
+    /// Time left of the validity while it leads.
     remaining_ms: Option<u64>,
-    /// All that a renewal proves: the TTL, or the shortest election timeout, less the margin.
+    /// Time that a renewal proves: the TTL, or the shortest election timeout, less the margin.
     lease_ms: u64,
     /// `null` among peers.
     ttl_ms: Option<u64>,
     last_contact_ms: u64,
-    /// Whether etcd was heard within the TTL, or a leader lately.
+    /// True if etcd answered within the TTL, or a leader was heard recently.
     fresh: bool,
     healthy: bool,
-    /// Among peers: how long its disk takes to make writes durable.
+    /// Time of its disk to make writes durable; only among peers.
     #[serde(skip_serializing_if = "Option::is_none")]
     sync_ms: Option<SyncsJson>,
-    /// Among peers: the flag to change where the timing can't serve the round trips and syncs.
+    /// The flag to change if the timing is too short for the round trips and syncs; only among peers.
     #[serde(skip_serializing_if = "Option::is_none")]
     timing_advice: Option<String>,
     version: &'static str,
@@ -102,7 +102,7 @@ struct SyncsJson {
 struct TermJson<'a> {
     token: u64,
     name: Option<&'a str>,
-    /// Whether it was this process's.
+    /// True for this process's own term.
     own: bool,
     began: Option<String>,
     ended: Option<String>,
@@ -213,12 +213,12 @@ impl<'a> TermJson<'a> {
     }
 }
 
-/// RFC 3339, UTC, milliseconds.
+/// Formats as RFC 3339, UTC, milliseconds.
 fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
 }
 
-/// With microseconds behind the point: round trips and syncs may take less than a millisecond.
+/// Includes microseconds as decimals: round trips and syncs may take less than a millisecond.
 pub(crate) fn precise_millis(span: Duration) -> f64 {
     span.as_micros() as f64 / 1000.0
 }

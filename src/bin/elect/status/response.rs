@@ -1,4 +1,4 @@
-//! What is sent back: a whole text, or events for as long as the client reads them.
+//! HTTP responses: a whole text, or events for as long as the client reads them.
 
 use std::{
     convert::Infallible,
@@ -15,14 +15,14 @@ use tokio::sync::mpsc;
 
 pub(crate) type HttpResponse = Response<ResponseBody>;
 
-/// An answer's body.
+/// The body of a response.
 #[derive(Debug)]
 pub(crate) enum ResponseBody {
     Whole(Bytes),
     Events(mpsc::Receiver<Bytes>),
 }
 
-/// An answer that is whole.
+/// Creates a response with a whole body.
 pub(crate) fn whole(
     status: StatusCode,
     content_type: &'static str,
@@ -31,12 +31,12 @@ pub(crate) fn whole(
     with_type(status, content_type, ResponseBody::Whole(content.into()))
 }
 
-/// A line of text.
+/// Creates a response with a line of text.
 pub(crate) fn line(status: StatusCode, text: impl Into<Bytes>) -> HttpResponse {
     whole(status, "text/plain; charset=utf-8", text)
 }
 
-/// Events, as they come.
+/// Creates a response with a stream of events.
 pub(crate) fn events(events: mpsc::Receiver<Bytes>) -> HttpResponse {
     with_type(StatusCode::OK, "text/event-stream", ResponseBody::Events(events))
 }

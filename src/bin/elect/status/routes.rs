@@ -1,4 +1,4 @@
-//! What is answered on which path. All of it says how things are at the moment of the request.
+//! The response for each path, as of the moment of the request.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ const NAME: HeaderName = HeaderName::from_static("elect-name");
 const ROLE: HeaderName = HeaderName::from_static("elect-role");
 const TOKEN: HeaderName = HeaderName::from_static("elect-token");
 
-/// How long `/status` waits for names that nobody had asked for yet.
+/// Time that `/status` waits for names that were not read yet.
 const NAMES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Answers requests.
@@ -56,11 +56,11 @@ impl Routes {
             "/metrics" => self.store.certificates().read().await,
             _ => {}
         }
-        // Nothing is awaited from here on, and the role is asked once: an answer is of one moment, and does
-        // not contradict itself.
+        // No await from here on, and one reading of the role: a response is of one moment, and does not
+        // contradict itself.
         let role = self.store.role();
         let mut answer = if !request.body().is_end_stream() {
-            let mut refused = response::line(StatusCode::PAYLOAD_TOO_LARGE, "no body is wanted\n");
+            let mut refused = response::line(StatusCode::PAYLOAD_TOO_LARGE, "no body is accepted\n");
             refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             refused
         } else if let Some(host) = self.foreign_host(&request) {
@@ -70,14 +70,14 @@ impl Routes {
             let methods = methods_of(path);
             match *request.method() {
                 Method::GET | Method::HEAD => self.route(path, request.method(), request.headers(), role),
-                // What some load balancers ask where nobody names a method.
+                // Some load balancers send this if no method is configured.
                 Method::OPTIONS if methods == WITH_OPTIONS => {
                     let mut answer = self.route(path, request.method(), request.headers(), role);
                     answer.headers_mut().insert(ALLOW, methods);
                     answer
                 }
                 _ => {
-                    let text = "only what the header Allow has\n";
+                    let text = "the header Allow lists the methods\n";
                     let mut refused = response::line(StatusCode::METHOD_NOT_ALLOWED, text);
                     refused.headers_mut().insert(ALLOW, methods);
                     refused
@@ -96,7 +96,7 @@ impl Routes {
         answer
     }
 
-    /// The name that the client calls this server by, where it is nothing that it could be called.
+    /// Returns the client's name for this server if it is not an accepted one.
     fn foreign_host<'a, B>(&self, request: &'a Request<B>) -> Option<&'a str> {
         let header = request.headers().get(HOST).map(|host| host.to_str().unwrap_or("(not ASCII)"));
         let host = request.uri().authority().map(Authority::as_str).or(header)?;
@@ -134,11 +134,11 @@ impl Routes {
         response::line(StatusCode::SERVICE_UNAVAILABLE, format!("{why_not}\n"))
     }
 
-    /// Waits for names that nobody had asked for yet, but not for long.
+    /// Waits for names that were not read yet, within a time limit.
     async fn names(&self) {
         let mut changes = self.store.changes();
-        let named = async { while self.store.look() && changes.changed().await.is_ok() {} };
-        // Without them, then.
+        let named = async { while self.store.request_names() && changes.changed().await.is_ok() {} };
+        // Otherwise answers without them.
         let _ = timeout(NAMES_WITHIN, named).await;
     }
 
@@ -179,7 +179,7 @@ impl Routes {
 const USUAL: HeaderValue = HeaderValue::from_static("GET, HEAD");
 const WITH_OPTIONS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
 
-/// What may be asked of a path. The routes that load balancers probe take OPTIONS too.
+/// Returns the methods of a path. The routes that load balancers probe take OPTIONS too.
 fn methods_of(path: &str) -> HeaderValue {
     match path {
         "/leader" | "/follower" | "/livez" | "/readyz" => WITH_OPTIONS,
@@ -199,7 +199,7 @@ fn yes_or_no(is: bool, yes: &'static str, no: &'static str) -> HttpResponse {
     if is { response::line(StatusCode::OK, yes) } else { response::line(StatusCode::SERVICE_UNAVAILABLE, no) }
 }
 
-/// A name as a header's value: visible ASCII as it is, everything else percent-encoded.
+/// Encodes a name as a header's value: visible ASCII as it is, the rest percent-encoded.
 fn header(name: &str) -> HeaderValue {
     let mut value = String::new();
     for byte in name.bytes() {

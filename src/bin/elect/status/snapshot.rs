@@ -1,4 +1,4 @@
-//! What this process knows of its election at one moment. Pure: the board gathers it, the routes show it.
+//! The state of this process's election at one moment. Pure: the store gathers it, the routes show it.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,15 +9,15 @@ use leader_election::{
 
 use crate::lease_timing::LeaseTiming;
 
-/// What this process is in the election, at one moment.
+/// This process's role in the election at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// It leads: asked of the clock, not of a flag.
+    /// It leads, by the clock and not by a flag.
     Leader { token: FencingToken, remaining: Duration },
-    /// In the queue, and not leading. The place counts from 1; unknown while the queue is.
-    /// Among peers it has neither place nor token.
+    /// In the queue, and not leading. The place counts from 1; unknown while the queue is. Among peers it has
+    /// neither place nor token.
     Follower { token: Option<FencingToken>, place: Option<usize> },
-    /// Not in the queue: on its way there, or held back.
+    /// Not in the queue: about to join it, or held back.
     Outside,
 }
 
@@ -38,7 +38,7 @@ impl Role {
         }
     }
 
-    /// The place in the queue, from 1 for whoever leads.
+    /// Returns the place in the queue; the leader's is 1.
     pub(crate) const fn place(self) -> Option<usize> {
         match self {
             Self::Leader { .. } => Some(1),
@@ -48,15 +48,15 @@ impl Role {
     }
 }
 
-/// The last that the candidate told of its place.
+/// The candidate's last report of its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LastTold {
-    /// It leads, if its term still holds: then this much is left.
+    /// It leads while its term holds: for this remaining time.
     Leading {
         token: FencingToken,
         remaining: Option<Duration>,
     },
-    /// In the queue, behind somebody.
+    /// In the queue, behind another candidate.
     Behind {
         token: Option<FencingToken>,
     },
@@ -64,7 +64,7 @@ pub(crate) enum LastTold {
 }
 
 impl LastTold {
-    /// The token of the key in the queue.
+    /// Returns the token of the key in the queue.
     pub(crate) const fn token(self) -> Option<FencingToken> {
         match self {
             Self::Leading { token, .. } => Some(token),
@@ -74,12 +74,12 @@ impl LastTold {
     }
 }
 
-/// The tokens in the queue, or for how long it has not been known.
+/// The tokens in the queue, or the time for which it has been unknown.
 pub(crate) type QueuedTokens = Result<Vec<FencingToken>, Duration>;
 
-/// What somebody who was told this, and sees this queue, is.
+/// Derives the role of a candidate with this last report and this queue.
 ///
-/// A leader whose term holds no more has not heard of its end yet, or not of its new place: it is neither.
+/// A leader whose term is over does not know its loss or its new place yet: it is neither.
 pub(crate) fn role(place: LastTold, queue: &QueuedTokens) -> Role {
     match (place, queue) {
         (LastTold::Leading { token, remaining: Some(remaining) }, _) => Role::Leader { token, remaining },
@@ -88,7 +88,7 @@ pub(crate) fn role(place: LastTold, queue: &QueuedTokens) -> Role {
         (LastTold::Behind { token }, Ok(queue)) => {
             match queue.iter().position(|queued| Some(*queued) == token) {
                 Some(before) => Role::Follower { token, place: Some(before + 1) },
-                // Its key is gone, which it has not heard yet.
+                // Its key is gone, which it does not know yet.
                 None => Role::Outside,
             }
         }
@@ -96,37 +96,37 @@ pub(crate) fn role(place: LastTold, queue: &QueuedTokens) -> Role {
     }
 }
 
-/// Who leads, as far as it is known here.
+/// The leader, as far as it is known here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum LeaderView {
-    /// This term, of whoever's.
+    /// This term leads, whichever candidate's it is.
     Term(FencingToken),
     Vacant {
         blocked_by: Option<String>,
     },
-    /// For how long not, and why.
+    /// Unknown for this time, with the reason.
     Unknown {
         since: Duration,
         problem: &'static str,
     },
 }
 
-/// What it takes to say who leads.
+/// Inputs for the leader's view.
 #[derive(Debug)]
 pub(crate) struct SnapshotInputs<'a> {
     pub(crate) role: Role,
     pub(crate) queue: &'a QueuedTokens,
-    /// A key, put by hand, at the front of the queue.
+    /// A key put by hand at the head of the queue.
     pub(crate) blocked_by: Option<&'a str>,
-    /// For how long the backend has not been heard.
+    /// Time since the last contact with the backend.
     pub(crate) unheard: Duration,
-    /// For how long that may be without a doubt, and which backend it is.
+    /// The backend, and the time without contact that it allows.
     pub(crate) proof: LeaseTiming,
-    /// Whether the first in the queue is this process.
+    /// True if the first in the queue is this process.
     pub(crate) first_is_own: bool,
 }
 
-/// The backend was not heard, in words.
+/// Describes the lost contact with the backend.
 pub(crate) const fn silence(proof: LeaseTiming) -> &'static str {
     match proof {
         LeaseTiming::Lease(_) => "etcd does not answer",
@@ -134,7 +134,7 @@ pub(crate) const fn silence(proof: LeaseTiming) -> &'static str {
     }
 }
 
-/// Says who leads; what is older than a TTL, or than an election takes, is not repeated.
+/// Derives the leader; knowledge older than a TTL, or than an election takes, is not repeated.
 pub(crate) fn who_leads(evidence: &SnapshotInputs<'_>) -> LeaderView {
     if let Role::Leader { token, .. } = evidence.role {
         return LeaderView::Term(token);
@@ -144,7 +144,7 @@ pub(crate) fn who_leads(evidence: &SnapshotInputs<'_>) -> LeaderView {
     }
     let unsure = match evidence.proof {
         LeaseTiming::Lease(_) => "the queue is being read",
-        // That nobody leads can't be known to one server: the others may follow somebody.
+        // One server can't know that there is no leader: the others may follow one.
         LeaseTiming::Heartbeats(_) => silence(evidence.proof),
     };
     let blocked_by = evidence.blocked_by.map(str::to_owned);
@@ -152,7 +152,7 @@ pub(crate) fn who_leads(evidence: &SnapshotInputs<'_>) -> LeaderView {
         (Err(since), _) => LeaderView::Unknown { since: *since, problem: unsure },
         (Ok(_), Some(key)) => LeaderView::Vacant { blocked_by: Some(key) },
         (Ok(queue), None) => match queue.first() {
-            // First in the queue, and yet we don't lead: not yet, or not any more.
+            // First in the queue without leading: not yet, or not any more.
             Some(_) if evidence.first_is_own => LeaderView::Vacant { blocked_by: None },
             Some(first) => LeaderView::Term(*first),
             None => LeaderView::Vacant { blocked_by: None },
@@ -160,40 +160,40 @@ pub(crate) fn who_leads(evidence: &SnapshotInputs<'_>) -> LeaderView {
     }
 }
 
-/// All that the routes show, as of one moment.
+/// Everything that the routes show, as of one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StatusSnapshot {
     /// Time of day, of this machine.
     pub(crate) at: SystemTime,
     pub(crate) role: Role,
     pub(crate) leads: LeaderView,
-    /// Since when the leader leads, by its own word or as seen here.
+    /// Start of the leader's term, as announced or as seen here.
     pub(crate) leads_since: Option<SystemTime>,
-    /// The leader's name, where it is known.
+    /// The leader's name, if it is known.
     pub(crate) leader: Option<String>,
-    /// First come first; `None` while it is not known. Among peers: the leader, and this server if it waits.
+    /// First come first; `None` while unknown. Among peers: the leader, and this server if it waits.
     pub(crate) queue: Option<Vec<QueuedCandidate>>,
-    /// Among peers: all of them, sorted by name.
+    /// All servers, sorted by name; only among peers.
     pub(crate) servers: Option<Vec<PeerRow>>,
-    /// Among peers: what this one measures.
+    /// This server's measurements; only among peers.
     pub(crate) measured: Option<GroupMeasurements>,
-    /// Among peers: how often what was not listened to, by reason.
+    /// Refused messages and connections, by reason; only among peers.
     pub(crate) refused: Vec<(&'static str, u64)>,
-    /// For how long etcd, or a leader, has not been heard.
+    /// Time since the last contact with etcd, or with a leader.
     pub(crate) unheard: Duration,
-    /// Whether that is no longer than it may be.
+    /// True if that is within the allowed time.
     pub(crate) fresh: bool,
-    /// Whether the health probe, if there is one, lets it stand.
+    /// True if the health check, if there is one, passes.
     pub(crate) healthy: bool,
     /// The newest first.
     pub(crate) terms: Vec<PastTerm>,
 }
 
-/// What one server of a group measures of its disk, and what that and the round trips ask for.
+/// One server's measurements of its disk, and the timing that those and the round trips need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupMeasurements {
     pub(crate) syncs: SyncTimes,
-    /// `None` where the group's timing serves.
+    /// `None` if the group's timing is long enough.
     pub(crate) advice: Option<TimingAdvice>,
 }
 
@@ -201,27 +201,26 @@ pub(crate) struct GroupMeasurements {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PeerRow {
     pub(crate) name: String,
-    /// Whether it is this one.
+    /// True for this server.
     pub(crate) own: bool,
     pub(crate) connected: bool,
-    /// How long ago it was heard; `None` if never.
+    /// Time since its last message; `None` if there was none.
     pub(crate) heard: Option<Duration>,
-    /// How long its answers usually take; `None` of this one, and as long as too few are known.
+    /// Its usual round trip; `None` for this server, and with too few measurements.
     pub(crate) round_trip: Option<Duration>,
-    /// Why it is not connected, if that is known.
+    /// Reason that it is not connected, if known.
     pub(crate) problem: Option<String>,
     pub(crate) leads: bool,
 }
 
-/// One candidate in the queue; its name is `None` as long as nobody had asked for it. Among peers only the
-/// leader has a token.
+/// One candidate in the queue; its name is `None` until it was read. Among peers only the leader has a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct QueuedCandidate {
     pub(crate) token: Option<FencingToken>,
     pub(crate) name: Option<String>,
 }
 
-/// A term of the timeline, with the name of whose it was, where that is known.
+/// A term of the timeline, with its leader's name, if known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PastTerm {
     pub(crate) token: FencingToken,
@@ -230,7 +229,7 @@ pub(crate) struct PastTerm {
 }
 
 impl StatusSnapshot {
-    /// In the queue or leading, and in contact.
+    /// Returns whether it is in the queue or leads, and is in contact.
     pub(crate) fn is_ready(&self) -> bool {
         self.role != Role::Outside && self.fresh && self.healthy
     }
@@ -291,7 +290,7 @@ mod tests {
         let said = seen(Role::Outside, &queue(&[3]), TTL + MOMENT);
         assert!(matches!(said, LeaderView::Unknown { since, .. } if since == TTL + MOMENT), "{said:?}");
         assert!(matches!(seen(Role::Outside, &Err(MOMENT), MOMENT), LeaderView::Unknown { .. }));
-        // Of oneself, the deadline decides.
+        // For the own term the deadline decides.
         let leads = Role::Leader { token: token(7), remaining: MOMENT };
         assert_eq!(seen(leads, &Err(TTL), 2 * TTL), LeaderView::Term(token(7)));
     }
@@ -310,7 +309,7 @@ mod tests {
             })
         };
         assert_eq!(seen(&queue(&[3]), MOMENT), LeaderView::Term(token(3)));
-        // Frozen, say: nobody has told it yet that it has heard nothing.
+        // For example frozen: it does not know yet that it lost contact.
         for (queue, unheard) in [(queue(&[3]), TTL), (Err(MOMENT), MOMENT)] {
             let said = seen(&queue, unheard);
             assert_eq!(said, LeaderView::Unknown { since: unheard, problem: "no leader is heard" });

@@ -1,10 +1,10 @@
-//! The one place that knows what is going on in this process.
+//! The status of this process, shared by its threads.
 //!
-//! The election's loop writes to it, the HTTP thread reads. Each holds the lock for as long as it takes to
-//! copy a few words, and nothing is rendered, sent or awaited under it: no client can hold up the loop.
+//! The election's loop writes to it, the HTTP thread reads. Each holds the lock only to copy a few words, and
+//! nothing is rendered, sent or awaited under it: no client can delay the loop.
 //!
-//! A [`LeadershipHandle`] says whether this process leads, at the moment when it is asked. Nothing here keeps that as a
-//! flag.
+//! A [`LeadershipHandle`] tells whether this process leads at the moment of the question. The store never
+//! keeps that as a flag.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ use crate::lease_timing::LeaseTiming;
 /// A loop that has not ticked for this long is stuck. It ticks once a second.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// Cheap to clone.
+/// The shared status. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct StatusStore(Arc<StoreInner>);
 
@@ -49,31 +49,31 @@ struct StoreInner {
     identity: ServerIdentity,
     sources: Sources,
     started: Timestamp,
-    /// When the loop last ticked, in nanoseconds of the boot-time clock.
+    /// Time of the loop's last tick, in nanoseconds of the boot-time clock.
     ticked: AtomicU64,
     state: Mutex<StoreState>,
     changed: watch::Sender<()>,
-    /// Somebody looks, and a name is missing.
+    /// A client wants names, and one is missing.
     asked: Notify,
     metrics: Metrics,
 }
 
-/// Who this process is in which election.
+/// This process's candidate and election.
 #[derive(Debug)]
 pub(crate) struct ServerIdentity {
     pub(crate) name: CandidateName,
     pub(crate) election: ElectionName,
-    /// What its leadership rests on.
+    /// The proof of its leadership.
     pub(crate) proof: LeaseTiming,
 }
 
-/// What the backend is asked at each look. Nothing of it waits, or costs anybody a question.
+/// Sources that are read for each snapshot. None waits, or sends a request.
 pub(crate) struct Sources {
     /// The queue, as the candidate sees it.
     leader_watch: LeaderWatch,
     last_contact: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
-    /// Among peers: what this one knows of the others.
-    look: Option<Box<dyn Fn() -> Look + Send + Sync>>,
+    /// Knowledge of the other peers; only among peers.
+    peers: Option<Box<dyn Fn() -> Look + Send + Sync>>,
     refused: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     certificates: CertificateExpiry,
 }
@@ -84,13 +84,13 @@ impl Sources {
         let backend = backend.clone();
         let last_contact = Box::new(move || backend.last_contact());
         let certificates = CertificateExpiry::of(tls);
-        Self { leader_watch, last_contact, look: None, refused: Box::new(Vec::new), certificates }
+        Self { leader_watch, last_contact, peers: None, refused: Box::new(Vec::new), certificates }
     }
 
     pub(crate) fn among_peers(peers: &Peers, election: &ElectionName, tls: Option<&Tls>) -> Self {
-        let (looked, refused) = (peers.clone(), peers.clone());
+        let (status, refused) = (peers.clone(), peers.clone());
         Self {
-            look: Some(Box::new(move || looked.look())),
+            peers: Some(Box::new(move || status.look())),
             refused: Box::new(move || refused.refusals()),
             ..Self::of(peers, election, tls)
         }
@@ -107,15 +107,15 @@ impl fmt::Debug for Sources {
 struct StoreState {
     candidate_args: Candidacy,
     healthy: bool,
-    /// A key put by hand, at the front of the queue.
+    /// A key put by hand at the head of the queue.
     blocked_by: Option<String>,
     timeline: Timeline,
     names: Names,
-    /// What those at the front were called, which nobody had to ask for.
+    /// Names of the candidates seen at the head, which needed no request.
     leaders: BTreeMap<FencingToken, String>,
 }
 
-/// The last that the candidate told.
+/// The candidate's last event.
 #[derive(Debug)]
 enum Candidacy {
     Outside,
@@ -123,7 +123,7 @@ enum Candidacy {
     Leads(LeadershipHandle),
 }
 
-/// Names of tokens. `None`: asked for, and it has none that can be had.
+/// Names by token. `None`: requested, but not available.
 type Names = BTreeMap<FencingToken, Option<String>>;
 
 impl StatusStore {
@@ -149,7 +149,7 @@ impl StatusStore {
         }))
     }
 
-    /// The candidate told of something.
+    /// Records an event of the candidate.
     pub(crate) fn event(&self, event: &Event) {
         let at = SystemTime::now();
         let mut state = self.state();
@@ -159,7 +159,7 @@ impl StatusStore {
             Event::Elected { token, .. } => state.timeline.elected(*token, at),
             Event::Renewed { latency, left, .. } => {
                 self.0.metrics.renewed(*latency, *left);
-                // Heartbeats come many times a second: nobody wants to hear of each.
+                // Heartbeats come many times a second: they wake no reader.
                 if matches!(self.0.identity.proof, LeaseTiming::Heartbeats(_)) {
                     return;
                 }
@@ -175,7 +175,7 @@ impl StatusStore {
         self.changed();
     }
 
-    /// This process leads, as long as that holds.
+    /// Records that this process leads, for as long as the handle holds.
     pub(crate) fn leading(&self, leadership: LeadershipHandle) {
         let mut state = self.state();
         state.timeline.elected(leadership.token(), SystemTime::now());
@@ -184,23 +184,23 @@ impl StatusStore {
         self.changed();
     }
 
-    /// The election's loop is alive. To be called about once a second.
+    /// Records that the election's loop is alive. Called about once a second.
     pub(crate) fn tick(&self) {
         self.0.ticked.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
     }
 
-    /// The command was restarted.
+    /// Records a restart of the command.
     pub(crate) fn restarted(&self) {
         self.0.metrics.restarted();
     }
 
-    /// Whether the health probe lets this process stand.
+    /// Records whether the health check passes.
     pub(crate) fn healthy(&self, healthy: bool) {
         self.state().healthy = healthy;
         self.changed();
     }
 
-    /// Who, or nobody, is at the front of the queue.
+    /// Records the head of the queue.
     pub(super) fn head(&self, head: &QueueHead) {
         let at = SystemTime::now();
         let queue = self.queue().unwrap_or_default();
@@ -217,18 +217,18 @@ impl StatusStore {
             state.forget_names(&queue);
         }
         drop(state);
-        if let Some(look) = self.peer_status() {
-            self.state().learn(&look);
+        if let Some(peer_status) = self.peer_status() {
+            self.state().learn(&peer_status);
         }
         self.changed();
     }
 
-    /// The front of the queue, to be followed.
+    /// Returns a watch of the head of the queue.
     pub(crate) fn leader_watch(&self) -> LeaderWatch {
         self.0.sources.leader_watch.clone()
     }
 
-    /// The tokens of other candidates that are known to go by this one's name.
+    /// Returns the tokens of other candidates with this one's name.
     pub(crate) fn namesakes(&self) -> Vec<FencingToken> {
         let mut tokens_of = self.0.sources.leader_watch.tokens_of(self.0.identity.name.as_str());
         let own = self.state().place().token();
@@ -237,10 +237,10 @@ impl StatusStore {
     }
 
     fn peer_status(&self) -> Option<Look> {
-        self.0.sources.look.as_ref().map(|look| look())
+        self.0.sources.peers.as_ref().map(|peers| peers())
     }
 
-    /// Resolves at each change from now on, several at once where they are quick.
+    /// Resolves at each change from now on, or once for several quick ones.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
     }
@@ -257,15 +257,15 @@ impl StatusStore {
         &self.0.sources.certificates
     }
 
-    /// Whether the loop has ticked lately, by `now`.
+    /// Returns whether the loop has ticked recently, by `now`.
     pub(super) fn is_alive_at(&self, now: Timestamp) -> bool {
         let ticked = Timestamp::from_nanos(self.0.ticked.load(Ordering::Relaxed));
         now.since(ticked) < STUCK_AFTER
     }
 
-    /// What this process is in the election, at this moment.
+    /// Returns this process's role at this moment.
     pub(super) fn role(&self) -> Role {
-        // A leader's answer is for its clock alone.
+        // For a leader only the clock counts.
         match self.state().place() {
             place @ LastTold::Leading { .. } => role(place, &Ok(Vec::new())),
             LastTold::Outside => Role::Outside,
@@ -273,15 +273,15 @@ impl StatusStore {
         }
     }
 
-    /// All there is to show, at this moment.
+    /// Returns everything to show, at this moment.
     pub(super) fn snapshot(&self) -> StatusSnapshot {
         let queue = self.queue();
         let unheard = self.unheard();
-        let look = self.peer_status();
+        let peer_status = self.peer_status();
         let proof = self.0.identity.proof;
         let mut state = self.state();
-        if let Some(look) = &look {
-            state.learn(look);
+        if let Some(peer_status) = &peer_status {
+            state.learn(peer_status);
         }
         let state = state;
         let place = state.place();
@@ -301,10 +301,11 @@ impl StatusStore {
         let waits = matches!(role, Role::Follower { token: None, .. });
         let own_name = || self.0.identity.name.to_string();
         let own = waits.then(|| QueuedCandidate { token: None, name: Some(own_name()) });
-        let measured = look
-            .as_ref()
-            .map(|look| GroupMeasurements { syncs: look.syncs.clone(), advice: look.timing_advice() });
-        let servers = look.map(|look| servers(look, own_name(), role, &leads));
+        let measured = peer_status.as_ref().map(|peer_status| GroupMeasurements {
+            syncs: peer_status.syncs.clone(),
+            advice: peer_status.timing_advice(),
+        });
+        let servers = peer_status.map(|peer_status| servers(peer_status, own_name(), role, &leads));
         let terms = state.timeline.terms();
         let terms = terms.map(|(token, term)| PastTerm { token, name: name(token), term: term.clone() });
         StatusSnapshot {
@@ -324,9 +325,9 @@ impl StatusStore {
         }
     }
 
-    /// Says that somebody looks. Returns whether a name is missing, which is asked for then.
-    pub(super) fn look(&self) -> bool {
-        if self.0.sources.look.is_some() {
+    /// Requests missing names for a client. Returns whether a name is missing.
+    pub(super) fn request_names(&self) -> bool {
+        if self.0.sources.peers.is_some() {
             // A peer knows the leader's name with its token, or neither.
             return false;
         }
@@ -337,7 +338,7 @@ impl StatusStore {
         missing
     }
 
-    /// Waits until somebody looks, and a name is missing; returns the queue that has it.
+    /// Waits until a client wants names and one is missing; returns the queue that has it.
     pub(super) async fn names_to_ask(&self) -> Vec<FencingToken> {
         loop {
             self.0.asked.notified().await;
@@ -347,7 +348,7 @@ impl StatusStore {
         }
     }
 
-    /// What etcd said when it was asked for the names in this queue, which was seen before that.
+    /// Records etcd's names for this queue, which was seen before the request.
     pub(super) fn named(&self, queue: &[FencingToken], snapshot: &Snapshot) {
         let mut state = self.state();
         for queued in &snapshot.candidates {
@@ -355,7 +356,7 @@ impl StatusStore {
                 state.names.insert(token, Some(queued.name.clone()));
             }
         }
-        // A key that is no candidate's, or has gone by now, or is too far behind: it is not asked for again.
+        // This key is not a candidate's, or is gone by now, or is too far behind: it is not requested again.
         for token in queue {
             state.names.entry(*token).or_default();
         }
@@ -369,7 +370,7 @@ impl StatusStore {
         self.changed();
     }
 
-    /// The queue, if it is known, and somebody in it has no name.
+    /// Returns the queue, if it is known and a name in it is missing.
     fn missing_names(&self) -> Option<Vec<FencingToken>> {
         let queue = self.queue().ok()?;
         let state = self.state();
@@ -392,7 +393,7 @@ impl StatusStore {
     }
 
     fn state(&self) -> MutexGuard<'_, StoreState> {
-        // Nothing in here panics half way through a change.
+        // No change in here can panic half way.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -403,21 +404,21 @@ impl StoreState {
             Candidacy::Outside => LastTold::Outside,
             Candidacy::Behind(token) => LastTold::Behind { token: *token },
             Candidacy::Leads(claim) => {
-                // What is left first: if the claim still holds after that, it was more than nothing.
+                // The remaining time first: if the claim still holds after that, it was more than zero.
                 let remaining = claim.remaining();
                 LastTold::Leading { token: claim.token(), remaining: claim.holds().then_some(remaining) }
             }
         }
     }
 
-    /// An attempt began or failed. A term that lasts is told of by its claim.
+    /// An attempt began or failed. The claim reports a term that lasts.
     fn left_the_queue(&mut self) {
         if !matches!(&self.candidate_args, Candidacy::Leads(claim) if claim.holds()) {
             self.candidate_args = Candidacy::Outside;
         }
     }
 
-    /// This term ended; a later one may have begun.
+    /// Records that this term ended; a later one may have begun.
     fn lost(&mut self, token: FencingToken) {
         if matches!(&self.candidate_args, Candidacy::Leads(claim) if claim.token() <= token) {
             self.candidate_args = Candidacy::Outside;
@@ -428,9 +429,9 @@ impl StoreState {
         self.names.get(&token).cloned().flatten().or_else(|| self.leaders.get(&token).cloned())
     }
 
-    /// What a peer knows of its leader.
-    fn learn(&mut self, look: &Look) {
-        let Some(leader) = &look.leader else { return };
+    /// Records a peer's knowledge of its leader.
+    fn learn(&mut self, peer_status: &Look) {
+        let Some(leader) = &peer_status.leader else { return };
         if self.names.get(&leader.token).and_then(Option::as_ref) != Some(&leader.value) {
             self.names.insert(leader.token, Some(leader.value.clone()));
             self.forget_names(&[leader.token]);
@@ -438,7 +439,7 @@ impl StoreState {
         self.timeline.announced(leader.token, leader.since);
     }
 
-    /// Keeps the names of those in the queue and of past terms.
+    /// Keeps the names of the queue and of past terms only.
     fn forget_names(&mut self, queue: &[FencingToken]) {
         let wanted: BTreeSet<_> =
             queue.iter().copied().chain(self.timeline.terms().map(|(token, _)| token)).collect();
@@ -447,11 +448,11 @@ impl StoreState {
     }
 }
 
-/// All servers of a group, sorted by name.
-fn servers(look: Look, own: String, role: Role, leads: &LeaderView) -> Vec<PeerRow> {
-    let known = look.leader.filter(|leader| *leads == LeaderView::Term(leader.token));
+/// Returns all servers of a group, sorted by name.
+fn servers(peer_status: Look, own: String, role: Role, leads: &LeaderView) -> Vec<PeerRow> {
+    let known = peer_status.leader.filter(|leader| *leads == LeaderView::Term(leader.token));
     let leader = known.map(|leader| leader.name.to_string());
-    let others = look.contacts.into_iter().map(|contact| PeerRow {
+    let others = peer_status.contacts.into_iter().map(|contact| PeerRow {
         leads: leader.as_deref() == Some(contact.name.as_str()),
         name: contact.name.to_string(),
         own: false,
@@ -461,7 +462,7 @@ fn servers(look: Look, own: String, role: Role, leads: &LeaderView) -> Vec<PeerR
         problem: contact.problem,
     });
     let own = PeerRow {
-        // Of itself, the clock decides.
+        // For this server the clock decides.
         leads: matches!(role, Role::Leader { .. }),
         name: own,
         own: true,
@@ -488,7 +489,7 @@ mod tests {
     use super::*;
     use crate::status::metrics::Form;
 
-    /// A board of a process that has never heard etcd.
+    /// A store of a process that never reached etcd.
     fn store() -> StatusStore {
         let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), nowhere);
@@ -606,8 +607,8 @@ mod tests {
         syncs
     }
 
-    /// What server1 of three knows when server2 leads, and server3 is gone.
-    fn look_from_server1() -> Look {
+    /// Status of server1 of three while server2 leads, and server3 is gone.
+    fn status_of_server1() -> Look {
         let contact = |name: &str, connected| Contact {
             name: name.parse().unwrap(),
             connected,
@@ -635,15 +636,15 @@ mod tests {
         }
     }
 
-    /// A board among peers, which sees the front and the look that it is given.
+    /// A store among peers, with the given head and peer status.
     fn store_among_peers() -> StatusStore {
-        // Etcd's, for want of a group: none of it is asked but the front, which nobody tells.
+        // etcd's sources, in place of a group's: only the head is used, and it never changes.
         let nowhere = Settings::new(["127.0.0.1:1".parse().unwrap()]).unwrap();
         let etcd = Etcd::start_on(Handle::current(), nowhere);
         let identity = identity(LeaseTiming::Heartbeats(Timing::DEFAULT));
         let sources = Sources {
             last_contact: Box::new(|| Some(Timestamp::now())),
-            look: Some(Box::new(look_from_server1)),
+            peers: Some(Box::new(status_of_server1)),
             refused: Box::new(|| vec![("malformed", 3)]),
             ..Sources::of(&etcd, &identity.election, None)
         };
@@ -657,23 +658,23 @@ mod tests {
         let snapshot = store.snapshot();
         assert_eq!(snapshot.terms[0].name.as_deref(), Some("server2, proclaimed"));
         assert_eq!(snapshot.terms[0].term.began, Some(SystemTime::UNIX_EPOCH), "by its own word");
-        assert!(!store.look(), "there is nobody to ask for names");
+        assert!(!store.request_names(), "there are no names to request");
     }
 
     #[test]
     fn among_peers_every_server_is_shown_and_one_leads() {
         let follower = Role::Follower { token: None, place: None };
         let shown = |role, leads: &LeaderView| {
-            let servers = servers(look_from_server1(), "server1".into(), role, leads);
+            let servers = servers(status_of_server1(), "server1".into(), role, leads);
             servers.into_iter().map(|peer| (peer.name, peer.connected, peer.leads)).collect::<Vec<_>>()
         };
         let server = |number, connected, leads| (format!("server{number}"), connected, leads);
         let three = shown(follower, &LeaderView::Term(token(7)));
         assert_eq!(three, [server(1, true, false), server(2, true, true), server(3, false, false)]);
-        // What is not known any more is not repeated.
+        // Unknown states are not repeated.
         let three = shown(follower, &LeaderView::Unknown { since: Duration::ZERO, problem: "" });
         assert!(three.iter().all(|(_, _, leads)| !leads));
-        // Elected since: what it was told of the one before does not count.
+        // Elected since: the report on the leader before it does not count.
         let leader = Role::Leader { token: token(8), remaining: Duration::from_millis(100) };
         let three = shown(leader, &LeaderView::Term(token(8)));
         assert_eq!(three, [server(1, true, true), server(2, true, false), server(3, false, false)]);

@@ -1,44 +1,43 @@
 //! Terms of leadership, as far as this process saw them begin and end. Pure.
 //!
-//! Two sources tell of them, and not in step: the candidate of its own terms, with the reason for which each
-//! ended, and the front of the queue of everybody's. Both name a term by its token, so their order does not
-//! matter.
+//! Two sources report them, and not in step: the candidate its own terms, with the reason of each end, and
+//! the head of the queue all terms. Both identify a term by its token, so their order does not matter.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
 use leader_election::{FencingToken, Loss};
 
-/// Terms that are remembered. A page shows them all, and a flapping election must not grow it.
+/// Terms that are kept. A page shows them all, and a flapping election must not grow it.
 const REMEMBERED: usize = 50;
 
 /// One term. Times are of this machine's time of day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ObservedTerm {
-    /// Whether it was this process's.
+    /// True for this process's own term.
     pub(crate) own: bool,
-    /// `None` if it had begun before anybody here looked.
+    /// `None` if it began before this process watched.
     pub(crate) began: Option<SystemTime>,
     /// `None` while it lasts.
     pub(crate) ended: Option<SystemTime>,
-    /// Why an own term ended. Of others', only they know.
+    /// Reason of the end of an own term. Only its leader knows it.
     pub(crate) reason: Option<Loss>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Timeline {
     terms: BTreeMap<FencingToken, ObservedTerm>,
-    /// Whether the front of the queue was seen before: what comes after that was seen to begin.
+    /// True once a head of the queue was seen: later ones were seen to begin.
     looked: bool,
 }
 
 impl Timeline {
-    /// This process leads.
+    /// Records that this process leads.
     pub(crate) fn elected(&mut self, token: FencingToken, at: SystemTime) {
         let term = self.begin(token, Some(at));
         (term.own, term.began) = (true, Some(at));
     }
 
-    /// This process's term ended.
+    /// Records the end of this process's term.
     pub(crate) fn lost(&mut self, token: FencingToken, reason: Loss, at: SystemTime) {
         let term = self.begin(token, None);
         term.own = true;
@@ -46,7 +45,7 @@ impl Timeline {
         term.ended.get_or_insert(at);
     }
 
-    /// Somebody, or nobody, is at the front of the queue.
+    /// Records the head of the queue, or that it is empty.
     pub(crate) fn head(&mut self, token: Option<FencingToken>, at: SystemTime) {
         let others = self.terms.iter_mut().filter(|(known, _)| Some(**known) != token);
         for (_, term) in others {
@@ -58,7 +57,7 @@ impl Timeline {
         }
     }
 
-    /// What the leader says of itself, where nobody here saw it begin.
+    /// Records the leader's announced start, if it was not seen here.
     pub(crate) fn announced(&mut self, token: FencingToken, since: SystemTime) {
         if let Some(term) = self.terms.get_mut(&token) {
             term.began.get_or_insert(since);
@@ -69,12 +68,12 @@ impl Timeline {
         self.terms.get(&token)
     }
 
-    /// Whether this process has led with this token.
+    /// Returns whether this process has led with this token.
     pub(crate) fn is_own(&self, token: FencingToken) -> bool {
         self.terms.get(&token).is_some_and(|term| term.own)
     }
 
-    /// The newest first.
+    /// Returns the terms, the newest first.
     pub(crate) fn terms(&self) -> impl Iterator<Item = (FencingToken, &ObservedTerm)> {
         self.terms.iter().rev().map(|(token, term)| (*token, term))
     }

@@ -1,4 +1,4 @@
-//! A connection that gives up on a client that does not read.
+//! A connection that times out when its client does not read.
 
 use std::{
     io::{self, IoSlice},
@@ -12,14 +12,14 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// For how long not one byte may be taken.
+/// Time in which the client must take at least one byte.
 pub(crate) const STALLED: Duration = Duration::from_secs(5);
 
-/// Writes in the knowledge that the client may have stopped reading; reads as ever.
+/// Limits how long a write may wait; reads are unlimited.
 #[derive(Debug)]
 pub(crate) struct WriteTimeout<S> {
     stream: S,
-    /// Since a write had to wait.
+    /// The timer of a write that waits.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 

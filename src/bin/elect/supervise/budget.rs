@@ -1,4 +1,4 @@
-//! The time that there is to end a command, all counted back from the end of validity.
+//! The time to end a command, all counted back from the end of validity.
 //!
 //! ```text
 //!  send of the last renewal that was answered                                                  the next one
@@ -9,9 +9,9 @@
 //!
 //! Among peers a heartbeat is the renewal, and the shortest election timeout takes the TTL's place.
 //!
-//! A budget only exists where the spare time is not negative: then one renewal may go unanswered for all of
-//! its patience, and be repeated elsewhere, before the command hears of it. Pure; all spans are of the
-//! boot-time clock.
+//! A budget exists only if the spare time is not negative: then one renewal may go unanswered for all of its
+//! patience, and be repeated elsewhere, before the command is affected. Pure; all spans are of the boot-time
+//! clock.
 
 use std::{fmt, time::Duration};
 
@@ -19,28 +19,28 @@ use leader_election::{clock::Timestamp, peers::Timing, timing::Ttl};
 
 use crate::lease_timing::{LeaseTiming, written};
 
-/// How long before the end of validity KILL is sent.
+/// Time between KILL and the end of validity.
 ///
-/// It covers what lies between a timer and the last process being gone: the guard gets the processor late
-/// on a machine under load, each generation of processes costs a look through `/proc`, and a large process
-/// takes a while to be taken down.
+/// It covers the time from a timer to the end of the last process: the guard gets the processor late on a
+/// machine under load, each generation of processes costs a scan of `/proc`, and a large process takes a
+/// while to exit.
 pub(crate) const GRACE: Duration = Duration::from_millis(250);
 
-/// How long the other of the two processes may take to do what it was told, before it counts as stuck.
-/// Half of the grace, so that the other half is left for doing it in its place.
+/// Time for one of the two processes to carry out an order, before the other counts it as stuck. Half of the
+/// grace, so that the other half is left for doing it in its place.
 pub(crate) const ALLOWANCE: Duration = Duration::from_millis(125);
 
-/// What share of the TTL, or of the shortest election timeout, a command usually has for stopping.
+/// Default share of the TTL, or of the shortest election timeout, for stopping the command.
 const USUAL_SHARE: u32 = 5;
 
-/// A plan that holds together: made by [`new`](Self::new) only.
+/// A consistent plan: made by [`new`](Self::new) only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Budget {
     proof: LeaseTiming,
     kill_after: Duration,
 }
 
-/// The time between TERM and KILL, as far as somebody has said it.
+/// The time between TERM and KILL, if it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KillAfter {
     Given(Duration),
@@ -62,7 +62,7 @@ impl KillAfter {
 pub(crate) struct Impossible {
     proof: LeaseTiming,
     kill_after: KillAfter,
-    /// The least that would do, if anything does.
+    /// The smallest proof that would be enough, if any is.
     pub(crate) smallest: Option<LeaseTiming>,
     /// The longest time that this one leaves, if any.
     longest: Option<Duration>,
@@ -100,7 +100,7 @@ const fn flag(proof: LeaseTiming) -> &'static str {
 impl Budget {
     /// # Errors
     ///
-    /// With the least that would do, if stopping does not fit into this.
+    /// The smallest proof that would be enough, if stopping does not fit into this one.
     pub(crate) fn new(proof: LeaseTiming, kill_after: KillAfter) -> Result<Self, Box<Impossible>> {
         if spare(proof, kill_after.under(proof)).is_some() {
             return Ok(Self { proof, kill_after: kill_after.under(proof) });
@@ -109,34 +109,34 @@ impl Budget {
         Err(Box::new(Impossible { proof, kill_after, smallest: smallest(proof, kill_after), longest }))
     }
 
-    /// The time between TERM and KILL.
+    /// Returns the time between TERM and KILL.
     pub(crate) fn kill_after(self) -> Duration {
         self.kill_after
     }
 
-    /// When TERM must be sent, if leadership is proved until then and not beyond.
+    /// Returns when TERM must be sent, given the end of the proved time.
     pub(crate) fn terminate_at(self, until: Timestamp) -> Timestamp {
         until - GRACE - self.kill_after
     }
 
-    /// When KILL must be sent.
+    /// Returns when KILL must be sent.
     pub(crate) fn kill_at(self, until: Timestamp) -> Timestamp {
         until - GRACE
     }
 
-    /// When the supervisor does it itself, if the guard has not reported by then that all is over.
+    /// Returns when the supervisor acts itself, if the guard has not reported the end by then.
     pub(crate) fn backstop(self, until: Timestamp) -> Timestamp {
         until - GRACE + ALLOWANCE
     }
 }
 
-/// What is left over in the plan, or `None` if it does not fit.
+/// Returns the spare time in the plan, or `None` if it does not fit.
 fn spare(proof: LeaseTiming, kill_after: Duration) -> Option<Duration> {
     let needed = proof.interval() + proof.patience() + kill_after.checked_add(GRACE)?;
     proof.certain().checked_sub(needed)
 }
 
-/// The least of its kind that leaves enough time.
+/// Returns the smallest proof of its kind that leaves enough time.
 fn smallest(proof: LeaseTiming, kill_after: KillAfter) -> Option<LeaseTiming> {
     let fits = |proof: LeaseTiming| spare(proof, kill_after.under(proof)).is_some();
     match proof {
@@ -145,7 +145,7 @@ fn smallest(proof: LeaseTiming, kill_after: KillAfter) -> Option<LeaseTiming> {
                 |seconds| Ttl::try_from(seconds).ok().map(LeaseTiming::Lease).filter(|proof| fits(*proof));
             least(Ttl::MAX.as_secs(), lease)
         }
-        // With the same heartbeat, and a range as wide as the usual one.
+        // With the same heartbeat, and a range as wide as the default.
         LeaseTiming::Heartbeats(timing) => {
             let range = |millis: u32| {
                 let shortest = Duration::from_millis(millis.into());
@@ -157,10 +157,10 @@ fn smallest(proof: LeaseTiming, kill_after: KillAfter) -> Option<LeaseTiming> {
     }
 }
 
-/// Milliseconds: twice that is the longest election timeout there is.
+/// Milliseconds: twice that is the longest possible election timeout.
 const LONGEST_SHORTEST: u32 = 1_800_000;
 
-/// The first that fits, found by halving: what there is grows in proportion, what is needed by less.
+/// Finds the first that fits by bisection: the available time grows in proportion, the needed time by less.
 fn least(most: u32, fitting: impl Fn(u32) -> Option<LeaseTiming>) -> Option<LeaseTiming> {
     let (mut below, mut above, mut found) = (0, most, fitting(most)?);
     while above - below > 1 {

@@ -1,19 +1,19 @@
 //! The children of this process: found, killed, reaped, until there is none.
 //!
-//! Whoever calls [`adopt_orphans`] becomes the parent of every descendant whose own parent dies, also of one
-//! that left its group or session. Two things follow, and all of the killing rests on them:
+//! A process that calls [`adopt_orphans`] becomes the parent of every descendant whose own parent dies, also
+//! of one that left its group or session. Two rules follow, and all of the killing depends on them:
 //!
-//! * As long as one descendant is alive, there is a direct child, alive or a zombie. So "no direct child is
-//!   left" means that all are gone. Nothing that forks in the meantime escapes: its parent is killed, and it
-//!   becomes a direct child in its turn.
-//! * A direct child keeps its process id until *we* reap it. So a signal never reaches a stranger, and a
-//!   child that was there throughout a look at `/proc` is found by it.
+//! * While a descendant is alive, there is a direct child, alive or a zombie. So "no direct child is left"
+//!   means that all are gone. A process that forks in the meantime does not escape: its parent is killed, and
+//!   it becomes a direct child in its turn.
+//! * A direct child keeps its process id until *we* reap it. So a signal never reaches an unrelated process,
+//!   and a scan of `/proc` finds every child that existed throughout it.
 //!
-//! What is gone is decided by reaping alone. `/proc` shows a process as a zombie as soon as its main thread has
-//! ended, however many other threads run on; and it may hide processes altogether.
+//! Only reaping decides that a process is gone. `/proc` shows a process as a zombie as soon as its main
+//! thread has ended, however many other threads run on; and it may hide processes altogether.
 //!
-//! No cgroup is used. What these means can't reach: a process in uninterruptible sleep, and one that runs as
-//! a user whom we may not signal. They are waited for, and [`Rest`] says which they are.
+//! No cgroup is used. Out of reach are a process in uninterruptible sleep, and one that runs as a user whom
+//! we may not signal. This waits for them, and [`Rest`] names them.
 
 use std::{
     collections::BTreeSet,
@@ -35,29 +35,29 @@ use nix::{
 };
 use tracing::error;
 
-/// What a round of killing has left to the next one.
+/// Processes that a round of killing leaves to the next one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Rest {
-    /// Whether there was a child.
+    /// True if there was a child.
     pub(crate) any: bool,
-    /// Those that we may not signal.
+    /// Processes that we may not signal.
     pub(crate) refused: Vec<Pid>,
 }
 
-/// How soon what was killed is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Time between two rounds of killing.
+const RETRY: Duration = Duration::from_millis(2);
 
-/// The same, where only such are left as can't be killed.
-const LOOK_AGAIN_IN_VAIN: Duration = Duration::from_millis(100);
+/// The same, if only processes are left that can't be killed.
+const RETRY_IN_VAIN: Duration = Duration::from_millis(100);
 
 impl Rest {
-    /// When the next round is due.
+    /// Returns the time until the next round.
     pub(crate) fn again(&self) -> Duration {
-        if self.refused.is_empty() { LOOK_AGAIN } else { LOOK_AGAIN_IN_VAIN }
+        if self.refused.is_empty() { RETRY } else { RETRY_IN_VAIN }
     }
 }
 
-/// Complains of processes that may not be signalled: at once, and then at intervals.
+/// Warns about processes that may not be signalled: at once, and then at intervals.
 #[derive(Debug, Default)]
 pub(crate) struct Unkillable {
     next: Option<Timestamp>,
@@ -84,12 +84,12 @@ impl Unkillable {
     }
 }
 
-/// A process as `/proc` shows it.
+/// A process in `/proc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ProcEntry {
     pid: Pid,
     parent: Pid,
-    /// Whether no thread of it runs any more.
+    /// True if no thread of it runs any more.
     ended: bool,
 }
 
@@ -97,11 +97,11 @@ struct ProcEntry {
 ///
 /// # Errors
 ///
-/// If `/proc` would not show what becomes of them. All of the killing depends on it, so it is better missed now.
+/// If `/proc` does not show their state. All of the killing depends on it, so the check comes at the start.
 pub(crate) fn adopt_orphans() -> io::Result<()> {
     prctl::set_child_subreaper(true)?;
     must_be_ours(&own_link()?, &fs::read_to_string("/proc/self/status")?, Pid::this())?;
-    // Without the kernel's list all processes are looked at, so all must be shown.
+    // Without the kernel's list all processes are scanned, so all must be visible.
     if listed(Pid::this())?.is_none() && fs::read_to_string("/proc/1/stat").is_err() {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
@@ -122,9 +122,11 @@ fn own_link() -> io::Result<String> {
 const REMOUNT: &str = "mount the /proc of this process's own PID namespace, as by `unshare --mount-proc` or \
                        `mount -t proc proc /proc`";
 
-/// Whether `/proc` is that of this process's own PID namespace: in another one's, all ids mean other processes.
+/// Returns an error unless `/proc` is that of this process's own PID namespace: in another one's, the ids
+/// mean other processes.
 fn must_be_ours(link: &str, status: &str, me: Pid) -> io::Result<()> {
-    // From the namespace of this /proc down to the process's own: more than one is a /proc of further up.
+    // From the namespace of this /proc down to the process's own: more than one means a /proc of an outer
+    // one.
     let ids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
     let one = ids.is_none_or(|ids| ids.split_ascii_whitespace().count() == 1);
     if link == me.to_string() && one {
@@ -136,7 +138,7 @@ fn must_be_ours(link: &str, status: &str, me: Pid) -> io::Result<()> {
 
 /// Kills all children but `except`, and reaps those that are dead. Repeat it until there were none.
 ///
-/// Each is killed, also one that looks like a zombie: only its main thread may have ended.
+/// Kills each, also one that looks like a zombie: only its main thread may have ended.
 pub(crate) fn kill_all_but(except: impl Fn(Pid) -> bool) -> io::Result<Rest> {
     let mut rest = Rest::default();
     for child in children()?.into_iter().filter(|child| !except(*child)) {
@@ -149,7 +151,7 @@ pub(crate) fn kill_all_but(except: impl Fn(Pid) -> bool) -> io::Result<Rest> {
     Ok(rest)
 }
 
-/// Reaps the dead children, but for `except`. Others may be left where there were any.
+/// Reaps the dead children, but for `except`. If there were any, more may be left.
 pub(crate) fn reap_all_but(except: impl Fn(Pid) -> bool) -> io::Result<Rest> {
     let mut rest = Rest::default();
     for child in children()?.into_iter().filter(|child| !except(*child)) {
@@ -159,30 +161,30 @@ pub(crate) fn reap_all_but(except: impl Fn(Pid) -> bool) -> io::Result<Rest> {
     Ok(rest)
 }
 
-/// Whether the kernel knows of no child of ours. Reaps one that is dead.
+/// Returns whether the kernel knows of no child of ours. Reaps a dead one.
 pub(crate) fn none_is_left() -> bool {
     let any = WaitPidFlag::WNOHANG | WaitPidFlag::__WALL;
     waitpid(Pid::from_raw(-1), Some(any)) == Err(Errno::ECHILD)
 }
 
-/// Whether a process of this group, other than its leader, is alive. The leader has ended, and is not reaped yet; its
-/// parent adopts orphans, as we do.
+/// Returns whether a process of this group, other than its leader, is alive. The leader has ended, and is not
+/// reaped yet; its parent adopts orphans, as we do.
 pub(crate) fn group_outlives_its_leader(parent: Pid, leader: Pid) -> io::Result<bool> {
-    // What it left behind is the parent's, or a descendant of what is.
+    // The remaining members are children of the parent, or descendants of those.
     let children = children_of(parent)?;
     if children.iter().all(|child| *child == leader) {
         return Ok(false);
     }
     let in_group = |pid: &Pid| *pid != leader && getpgid(Some(*pid)) == Ok(leader);
-    let alive = |pid| match look_at(pid) {
+    let alive = |pid| match read_process(pid) {
         Ok(seen) => seen.is_some_and(|seen| !seen.ended),
-        // One that is not shown is not gone.
+        // A hidden process is not gone.
         Err(_) => true,
     };
     Ok(children.into_iter().chain(shown()?).filter(in_group).any(alive))
 }
 
-/// The child of this process that has this process id in its own PID namespace.
+/// Returns the child of this process that has this process id in its own PID namespace.
 pub(crate) fn child_known_as(parent: Pid, inside: Pid) -> io::Result<Option<Pid>> {
     let is_it = |child: &Pid| {
         let status = fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
@@ -192,13 +194,13 @@ pub(crate) fn child_known_as(parent: Pid, inside: Pid) -> io::Result<Option<Pid>
     Ok(children_of(parent)?.into_iter().find(is_it))
 }
 
-/// Signals a group whose leader is a child of ours that was not reaped yet.
+/// Signals a group whose leader is an unreaped child of ours.
 pub(crate) fn signal_group(leader: Pid, signal: Signal) {
-    // Nobody is left in it: nothing to do.
+    // No process is left in it: nothing to do.
     let _ = killpg(leader, signal);
 }
 
-/// Reaps a child if it is dead, and says whether it was.
+/// Reaps a child if it is dead, and returns whether it was.
 fn reap(child: Pid) -> bool {
     !matches!(
         waitpid(child, Some(WaitPidFlag::WNOHANG | WaitPidFlag::__WALL)),
@@ -217,13 +219,13 @@ fn children_of(parent: Pid) -> io::Result<Vec<Pid>> {
     })
 }
 
-/// The children of each thread of a process, as the kernel lists them: a question of microseconds, where a look at
-/// every process of the machine takes milliseconds, and most machines have more than one would think. They are
-/// there whatever `/proc` hides.
+/// Returns the children of each thread of a process, as the kernel lists them: this takes microseconds, where
+/// a scan of every process of the machine takes milliseconds, and most machines have many. They are listed
+/// even if `/proc` hides them.
 ///
-/// proc(5) calls these lists unreliable, for they leave others out when a child goes while they are read. Ours go
-/// when we reap them, and not while we read; those of another process may. `None`: some kernels have no such lists,
-/// and a thread that ends hands its children to another, whose list may have been read before.
+/// proc(5) calls these lists unreliable, for they omit others when a child goes during the reading. Ours go
+/// when we reap them, and not during it; those of another process may. `None`: some kernels have no such
+/// lists, and a thread that ends passes its children to another, whose list may have been read before.
 fn listed(parent: Pid) -> io::Result<Option<Vec<Pid>>> {
     let mut pids = Vec::new();
     for thread in fs::read_dir(format!("/proc/{parent}/task"))? {
@@ -236,7 +238,7 @@ fn listed(parent: Pid) -> io::Result<Option<Vec<Pid>>> {
     Ok(Some(pids))
 }
 
-/// All processes that `/proc` shows.
+/// Returns all processes in `/proc`.
 fn shown() -> io::Result<Vec<Pid>> {
     let mut pids = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -246,15 +248,15 @@ fn shown() -> io::Result<Vec<Pid>> {
 }
 
 fn processes() -> io::Result<Vec<ProcEntry>> {
-    shown()?.into_iter().filter_map(|pid| look_at(pid).transpose()).collect()
+    shown()?.into_iter().filter_map(|pid| read_process(pid).transpose()).collect()
 }
 
-/// `None`: it is gone.
-fn look_at(pid: Pid) -> io::Result<Option<ProcEntry>> {
+/// Reads a process; `None` if it is gone.
+fn read_process(pid: Pid) -> io::Result<Option<ProcEntry>> {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => Ok(parse(pid, &stat)),
         Err(error) if is_gone(&error) => Ok(None),
-        // Not for us to see, or no file descriptor left. Neither is to be taken for gone.
+        // Hidden from us, or no file descriptor left. Neither counts as gone.
         Err(error) => Err(error),
     }
 }
@@ -268,25 +270,25 @@ fn is_gone(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|error| gone.contains(&Errno::from_raw(error)))
 }
 
-/// How many fields lie between a process's parent and the number of its threads.
+/// Number of fields between a process's parent and the number of its threads.
 const PARENT_TO_THREADS: usize = 15;
 
-/// `PID (NAME) STATE PARENT …`, where NAME may have anything in it: proc(5).
+/// Parses `PID (NAME) STATE PARENT …`, where NAME may have any content: proc(5).
 fn parse(pid: Pid, stat: &str) -> Option<ProcEntry> {
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
-    // It is that of the main thread. Others may run on.
+    // The state of the main thread. Others may run on.
     let main_ended = matches!(fields.next()?, "Z" | "X");
     let parent = Pid::from_raw(fields.next()?.parse().ok()?);
     let threads: u32 = fields.nth(PARENT_TO_THREADS)?.parse().ok()?;
     Some(ProcEntry { pid, parent, ended: main_ended && threads <= 1 })
 }
 
-/// The children that this process started for purposes of its own. Others are strays.
+/// The children that this process started itself. Others are orphans.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ChildRegistry(Arc<Mutex<BTreeSet<i32>>>);
 
-/// Keeps a child among the [`ChildRegistry`] for as long as it lives.
+/// Keeps a child in the [`ChildRegistry`] for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct ChildEntry {
     registry: ChildRegistry,
@@ -294,27 +296,27 @@ pub(crate) struct ChildEntry {
 }
 
 impl ChildRegistry {
-    /// Enters a child. Do it right after starting it, before anything is awaited.
+    /// Enters a child. Do it right after starting it, before any await.
     #[must_use = "dropping it makes the child a stray"]
     pub(crate) fn enter(&self, pid: Pid) -> ChildEntry {
         self.known().insert(pid.as_raw());
         ChildEntry { registry: self.clone(), pid: pid.as_raw() }
     }
 
-    /// Kills the strays, and reaps those that are dead. Repeat it until there were none.
-    pub(crate) fn kill_strays(&self) -> io::Result<Rest> {
+    /// Kills the orphans, and reaps those that are dead. Repeat it until there were none.
+    pub(crate) fn kill_orphans(&self) -> io::Result<Rest> {
         let known = self.known().clone();
         kill_all_but(|pid| known.contains(&pid.as_raw()))
     }
 
-    /// Reaps the strays that are dead.
-    pub(crate) fn reap_strays(&self) -> io::Result<Rest> {
+    /// Reaps the orphans that are dead.
+    pub(crate) fn reap_orphans(&self) -> io::Result<Rest> {
         let known = self.known().clone();
         reap_all_but(|pid| known.contains(&pid.as_raw()))
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeSet<i32>> {
-        // Each change is whole by itself.
+        // Each change is complete by itself.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -333,7 +335,7 @@ mod tests {
 
     use super::*;
 
-    /// The fields of a real one, but for the first.
+    /// The fields of a real process, but for the first.
     fn stat(name: &str, state: &str, threads: u32) -> String {
         format!("7 ({name}) {state} 3 5 4 0 -1 4227084 84 0 0 0 0 0 0 0 20 0 {threads} 0 306566 0 0")
     }

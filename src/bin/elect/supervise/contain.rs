@@ -1,11 +1,11 @@
-//! What `--contain` asks for.
+//! The values of `--contain`.
 
-/// What `--contain` may be.
+/// The means that keep a command's processes together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Contain {
-    /// By its parent alone.
+    /// Only their parent.
     None,
-    /// In a PID namespace of its own, by the kernel.
+    /// A PID namespace of their own, through the kernel.
     Pid,
 }

@@ -1,14 +1,14 @@
-//! When a running command gets TERM and KILL: a pure function of what the guard was told, and the clock.
+//! The times of TERM and KILL for a running command: a pure function of the guard's orders, and the clock.
 //!
-//! * Time runs out: TERM and KILL as the [`Budget`] says. Once TERM is out for that reason nothing takes it
-//!   back, not even a renewal.
-//! * Told to stop: KILL after `kill_after`, but never later than the budget allows. Renewals move that on.
+//! * Time runs out: TERM and KILL by the [`Budget`]. Nothing takes back a TERM for that reason, not even a
+//!   renewal.
+//! * Told to stop: KILL after `kill_after`, but never later than the budget allows. Renewals extend that.
 
 use leader_election::clock::Timestamp;
 
 use super::budget::Budget;
 
-/// What is to be done now.
+/// The step to take now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KillStep {
     Nothing,
@@ -30,7 +30,7 @@ enum CountdownState {
     Killed,
 }
 
-/// The time that one run of a command has.
+/// The time of one run of the command.
 #[derive(Debug)]
 pub(crate) struct Countdown {
     budget: Budget,
@@ -40,36 +40,36 @@ pub(crate) struct Countdown {
 }
 
 impl Countdown {
-    /// For a command that is about to start under a leadership proved until then. `None` if it would have to
-    /// be stopped at once.
+    /// Begins for a command that is about to start under a leadership proved until then. `None` if it would
+    /// have to be stopped at once.
     pub(crate) fn begin(budget: Budget, until: Timestamp, now: Timestamp) -> Option<Self> {
         let countdown = Self { budget, until, stage: CountdownState::Free, ran_out: false };
         (now < budget.terminate_at(until)).then_some(countdown)
     }
 
-    /// Leadership is proved until then. It never moves back.
+    /// Extends the proved time. It never moves back.
     pub(crate) fn extend(&mut self, until: Timestamp) {
         self.until = self.until.max(until);
     }
 
-    /// The command is being told to stop, by a signal of somebody else's choice.
+    /// The command was told to stop, by a signal that the user chose.
     pub(crate) fn stop(&mut self, now: Timestamp) {
         if self.stage == CountdownState::Free {
             self.stage = CountdownState::Told { kill_at: now + self.budget.kill_after() };
         }
     }
 
-    /// KILL has been ordered.
+    /// KILL was ordered.
     pub(crate) fn kill(&mut self) {
         self.stage = CountdownState::Killed;
     }
 
-    /// What to do at this moment. It is said once.
+    /// Returns the step for this moment, once.
     pub(crate) fn due(&mut self, now: Timestamp) -> KillStep {
         if self.stage == CountdownState::Killed || now < self.next() {
             return KillStep::Nothing;
         }
-        // Late by all of `kill_after`, as after a freeze: there is no time for TERM any more.
+        // Late by all of `kill_after`, as after a freeze: no time is left for TERM.
         let too_late = now >= self.budget.kill_at(self.until);
         if self.stage == CountdownState::Free {
             self.ran_out = true;
@@ -83,7 +83,7 @@ impl Countdown {
         KillStep::Kill
     }
 
-    /// When there is something to do next. After KILL there is not.
+    /// Returns the time of the next step. After KILL there is none.
     pub(crate) fn next(&self) -> Timestamp {
         match self.stage {
             CountdownState::Free => self.budget.terminate_at(self.until),
@@ -93,17 +93,18 @@ impl Countdown {
         }
     }
 
-    /// When the kernel takes over, or the supervisor, if nothing was done by then. It never moves back.
+    /// Returns when the kernel, or the supervisor, takes over if nothing was done by then. It never moves
+    /// back.
     pub(crate) fn backstop(&self) -> Timestamp {
         self.budget.backstop(self.until)
     }
 
-    /// Whether the command has been asked to stop and has time left to do so.
+    /// Returns whether the command was told to stop and has time left to do so.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(self.stage, CountdownState::Told { .. } | CountdownState::RanOut { .. })
     }
 
-    /// Whether it was stopped because time ran out, and not because anybody said so.
+    /// Returns whether it was stopped because time ran out, and not by an order.
     pub(crate) fn ran_out(&self) -> bool {
         self.ran_out
     }
@@ -179,7 +180,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever it is told, and however late it looks: at each look past the time for KILL, KILL has been said.
+        /// For all inputs and delays: at each step past the time for KILL, KILL was returned.
         #[test]
         fn kill_is_said_in_time_whatever_happens(
             what in prop::collection::vec((0u8..3, 0u64..2_000), 1..60),

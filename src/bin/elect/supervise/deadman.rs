@@ -1,9 +1,9 @@
-//! The dead man's switch: the kernel kills this process at a moment that was not moved on.
+//! The dead man's switch: the kernel kills this process at a moment, unless that was moved.
 //!
-//! It needs no instruction of ours to be carried out. So it works where the clock of the process itself does
-//! not: stopped by SIGSTOP together with all that would notice, frozen with its cgroup, asleep with the machine.
-//! What is tied to this process's death by [`shim`](super::shim) dies with it, stopped as it is, and runs not
-//! one more instruction when the rest is continued.
+//! The process need not run for it. So it works while the process itself does not: stopped by SIGSTOP
+//! together with all that would notice, frozen with its cgroup, asleep with the machine. Processes tied to
+//! this one's death by [`shim`](super::shim) die with it, even if stopped, and run not one more instruction
+//! when the rest is continued.
 //!
 //! A POSIX timer of the boot-time clock, whose signal is SIGKILL: timer_create(2). Children don't inherit it.
 
@@ -25,7 +25,7 @@ pub(crate) struct DeadMansSwitch(Timer);
 impl DeadMansSwitch {
     /// # Errors
     ///
-    /// If the kernel has no such timer for us: no more signals may be queued (`ulimit -i`), say.
+    /// If the kernel has no such timer left: for example, no more signals may be queued (`ulimit -i`).
     pub(crate) fn armed(at: Timestamp) -> io::Result<Self> {
         let kill = SigEvent::new(SigevNotify::SigevSignal { signal: Signal::SIGKILL, si_value: 0 });
         let mut switch = Self(Timer::new(ClockId::CLOCK_BOOTTIME, kill)?);

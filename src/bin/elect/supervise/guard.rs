@@ -1,15 +1,15 @@
-//! The guard: a small process that ends the command in time, whatever becomes of the supervisor.
+//! The guard: a small process that ends the command in time, whatever happens to the supervisor.
 //!
-//! It knows until when leadership is proved, as the supervisor last said, and has a clock of its own. It does
-//! not talk to etcd, but for one thing: when the supervisor is dead and all of the command is gone, it gives
-//! the leadership up, so that the next candidate need not wait for the lease to end. Among peers there is
-//! nothing to give up: the supervisor's term ends with it.
+//! It knows until when leadership is proved, by the supervisor's last message, and has a clock of its own. It
+//! talks to etcd in one case only: when the supervisor is dead and all of the command is gone, it releases
+//! the leadership, so that the next candidate need not wait for the lease to expire. Among peers nothing has
+//! to be released: the supervisor's term ends with it.
 //!
-//! While a command runs, the kernel is to kill this process shortly before that moment, should the guard itself
-//! be stopped ([`DeadMansSwitch`]).
+//! While a command runs, the kernel would kill this process shortly before that moment, should the guard
+//! itself be stopped ([`DeadMansSwitch`]).
 //!
-//! It ignores TERM, INT and HUP, which come to it where somebody signals every process of a service. They are
-//! caught, not ignored by disposition: the command would inherit that.
+//! It does nothing at TERM, INT and HUP, which reach it when every process of a service is signalled. They
+//! are caught, not ignored by disposition: the command would inherit that.
 
 use std::{
     ffi::OsString,
@@ -49,25 +49,25 @@ use super::{
     protocol::{self, CommandExit, GuardOrder, GuardReport, PipeReceiver, PipeSender, Start},
 };
 
-/// How long giving leadership up is tried in the supervisor's place. The lease ends by itself after that.
+/// Time limit of the release in the supervisor's place. The lease expires by itself after that.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How soon the rest of a group that was told to stop is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Time between two checks of the rest of a group that was told to stop.
+const CHECK_EVERY: Duration = Duration::from_millis(10);
 
-/// Never comes.
+/// A moment that never comes.
 const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
-/// What a guard is for.
+/// The parameters of a guard.
 #[derive(Debug)]
 pub(crate) struct GuardConfig {
-    /// Where there is something to give up.
+    /// `None` where nothing has to be released.
     pub(crate) etcd: Option<Settings>,
     pub(crate) budget: Budget,
     pub(crate) command: Vec<OsString>,
     pub(crate) hook: Option<TermHook>,
     pub(crate) contained: Contained,
-    /// What is true of all terms.
+    /// Variables that are the same in all terms.
     pub(crate) variables: Variables,
 }
 
@@ -96,7 +96,7 @@ pub(crate) async fn run(config: GuardConfig, inherited: Inherited) -> anyhow::Re
     let reports = reports.context("the guard has no pipe for its reports; `elect run` starts it")?;
     let _ = prctl::set_name(c"elect-guard");
     children::adopt_orphans().context("the guard can't become the parent of orphans")?;
-    // Better missed now than once a command is to start.
+    // Checked now, and not first when a command is to start.
     DeadMansSwitch::armed(Timestamp::from_nanos(u64::MAX)).context("the kernel gives the guard no timer")?;
     let mut signals = Caught::listen().context("failed to listen for signals")?;
 
@@ -109,9 +109,9 @@ pub(crate) async fn run(config: GuardConfig, inherited: Inherited) -> anyhow::Re
         tokio::select! {
             biased;
             order = orders.next() => {
-                let Ok(Some(order)) = order else { return Ok(guard.bereaved(&mut signals).await) };
+                let Ok(Some(order)) = order else { return Ok(guard.supervisor_gone(&mut signals).await) };
                 guard.obey(order);
-                // After a freeze there may be several: the last one counts, so all are heard before the clock.
+                // After a freeze there may be several: the last one counts, so all are read before the clock.
                 while let Ok(Some(order)) = orders.already_here() {
                     guard.obey(order);
                 }
@@ -128,7 +128,7 @@ pub(crate) async fn run(config: GuardConfig, inherited: Inherited) -> anyhow::Re
     }
 }
 
-/// What the init of what is running says next; for ever, where none runs.
+/// Waits for the next report of the running init; for ever, if none runs.
 async fn of_init(running: &mut Option<RunningCommand>) -> Option<InitReport> {
     match running {
         Some(running) => running.init.report().await,
@@ -139,14 +139,14 @@ async fn of_init(running: &mut Option<RunningCommand>) -> Option<InitReport> {
 struct Guard {
     config: GuardConfig,
     reports: PipeSender<GuardReport>,
-    /// The one for the next run.
+    /// The init for the next run.
     init: Option<InitHandle>,
     running: Option<RunningCommand>,
-    /// The hook of the term under way, and what it left behind.
+    /// The hook of the term under way, and the processes it left behind.
     hook: Option<RunningCommand>,
     /// The term under way, until etcd knows that it is over.
     term: Option<Start>,
-    /// Whether the supervisor waits for the end of all of it.
+    /// True while the supervisor waits for the end of all of it.
     clearing: bool,
 }
 
@@ -194,7 +194,7 @@ impl Guard {
             Ok(switch) => switch,
             Err(error) => return self.report(&not_started(format!("no timer: {error}"), false)),
         };
-        // One that waited may have been killed.
+        // A waiting init may have been killed.
         let waiting = self.init.take().and_then(|mut init| (!init.is_gone()).then_some(init));
         let mut init = match waiting.map_or_else(|| self.start_init(), Ok) {
             Ok(init) => init,
@@ -227,7 +227,7 @@ impl Guard {
         let command = ["sh".into(), "-c".into(), hook.command.clone().into()];
         let mut variables = self.config.variables.clone();
         variables.push(("ELECT_EVENT", "leading".into()));
-        // No namespace: hooks are there to act on others.
+        // No namespace: hooks exist to act on other processes.
         let contained = Contained::Reaper;
         let mut init = InitHandle::start(&command, &variables, contained, CommandStreams::ErrorsOnly)?;
         let (token, cluster) = (term.token.clone(), term.cluster.clone());
@@ -243,11 +243,11 @@ impl Guard {
         InitHandle::start(command, variables, *contained, CommandStreams::Ours)
     }
 
-    /// Starts the init of the next run, so that this need not be waited for then.
+    /// Starts the init of the next run ahead of time.
     fn make_ready(&mut self) {
         match self.start_init() {
             Ok(init) => self.init = Some(init),
-            // It is tried again when there is something to start.
+            // The start retries it.
             Err(error) => warn!(%error, "the command's init can't be started"),
         }
     }
@@ -283,7 +283,7 @@ impl Guard {
         command.into_iter().chain(hook).min()
     }
 
-    /// Does what is due.
+    /// Takes the due steps.
     fn step(&mut self) {
         let now = Timestamp::now();
         let spare = self.init.as_ref().map(InitHandle::pid);
@@ -311,7 +311,7 @@ impl Guard {
         }
     }
 
-    /// A supervisor that can't be told is dead, which the other pipe says, or stuck; then it finds out for
+    /// A supervisor that can't be reached is dead, which the other pipe shows, or stuck; then it acts for
     /// itself. Neither is a reason to stop guarding.
     fn report(&mut self, report: &GuardReport) {
         if let Err(error) = self.reports.send(report) {
@@ -319,8 +319,8 @@ impl Guard {
         }
     }
 
-    /// The supervisor is gone: ends the command, then gives up its leadership.
-    async fn bereaved(mut self, signals: &mut Caught) -> ExitCode {
+    /// Ends the command after the supervisor's death, then releases its leadership.
+    async fn supervisor_gone(mut self, signals: &mut Caught) -> ExitCode {
         if self.running.is_some() || self.hook.is_some() {
             warn!("the supervisor is gone: the command is killed");
         }
@@ -350,20 +350,21 @@ impl Guard {
 struct RunningCommand {
     init: InitHandle,
     contained: Contained,
-    /// Its process id, once it has begun. Only its init signals it, and knows whether it is still its own.
+    /// Its process id, once it has begun. Only its init signals it, and knows whether the id is still its
+    /// own.
     command: Option<Pid>,
     countdown: Countdown,
-    /// For when this process can't.
+    /// For the case that this process can't act.
     switch: DeadMansSwitch,
     killing: bool,
-    /// Until when an init without a namespace has time to kill what is below it, once that is to be killed.
+    /// Time by which an init without a namespace has to kill the processes below it, once that was ordered.
     by_itself_until: Option<Timestamp>,
-    /// How soon what was killed is looked for again, where the kernel has not said that it ended.
+    /// Time between two rounds of killing, unless the kernel reports an end.
     again: Duration,
     unkillable: Unkillable,
-    /// Once its init has said so. The rest of its group may live on.
+    /// Set by its init's report. The rest of its group may live on.
     ended: Option<CommandExit>,
-    /// When it takes too long, and whether it did. The command never does.
+    /// Its time limit, and whether it was exceeded. The command has none.
     late_at: Timestamp,
     late: bool,
 }
@@ -386,7 +387,7 @@ impl RunningCommand {
         }
     }
 
-    /// The command has begun, and has this id for its init. Returns the one it has for us.
+    /// Records that the command has begun, with this id for its init. Returns the id it has for us.
     fn began(&mut self, pid: Pid) -> Pid {
         let seen = match self.contained {
             Contained::Reaper => Ok(Some(pid)),
@@ -396,7 +397,7 @@ impl RunningCommand {
         self.command.unwrap_or(pid)
     }
 
-    /// Leadership is proved until then.
+    /// Extends the proved time.
     fn extend(&mut self, until: Timestamp) {
         self.countdown.extend(until);
         let backstop = self.countdown.backstop();
@@ -413,7 +414,7 @@ impl RunningCommand {
         self.init.order(&InitOrder::Signal(number));
     }
 
-    /// Also wakes what was stopped: else it would not hear.
+    /// Also continues a stopped command, which would not get the signal.
     fn ask_to_stop(&mut self, number: i32) {
         self.pass_on(number);
         self.pass_on(Signal::SIGCONT as i32);
@@ -429,13 +430,13 @@ impl RunningCommand {
         if self.killing {
             now + self.again
         } else if self.countdown.is_stopping() && self.ended.is_some() {
-            self.countdown.next().min(now + LOOK_AGAIN)
+            self.countdown.next().min(now + CHECK_EVERY)
         } else {
             self.countdown.next()
         }
     }
 
-    /// Does what is due, and returns how the command ended once nothing of it is left but these others.
+    /// Takes the due steps, and returns the command's exit once nothing of it is left but these others.
     fn step(&mut self, now: Timestamp, others: &[Pid]) -> Option<CommandExit> {
         self.count_down(now, "command");
         if !self.killing && self.ended.is_some() && !self.others_are_stopping() {
@@ -456,7 +457,7 @@ impl RunningCommand {
         self.due_at().min(late_at)
     }
 
-    /// The same for a hook. What it leaves behind has until the end of the term.
+    /// Does the same for a hook. The processes it leaves behind have until the end of the term.
     fn hook_step(&mut self, now: Timestamp, others: &[Pid]) -> bool {
         self.count_down(now, "hook");
         if !self.late && self.ended.is_none() && now >= self.late_at {
@@ -480,31 +481,31 @@ impl RunningCommand {
         }
     }
 
-    /// Whether the rest of the group still uses the time it was given to stop.
+    /// Returns whether the rest of the group still uses its time to stop.
     fn others_are_stopping(&self) -> bool {
         let Some(command) = self.command.filter(|_| self.countdown.is_stopping()) else { return false };
-        // Where that can't be told it has its time.
+        // If that is unknown it has its time.
         children::group_outlives_its_leader(self.init.pid(), command).unwrap_or(true)
     }
 
-    /// Kills all there is but these others, and says whether nothing is left: by its init, which the kernel ends last where
-    /// that has a namespace, and then what it leaves us.
+    /// Kills everything but these others, and returns whether nothing is left: through its init, which the
+    /// kernel ends last where it has a namespace, and then the processes it leaves us.
     fn kill_all(&mut self, others: &[Pid]) -> bool {
         let now = Timestamp::now();
-        // Killed at once, it would leave all of it to us; and if we are killed next, to nobody.
+        // Killed at once, it would leave all of it to us; and if we are killed next, to no process.
         let by_itself = *self.by_itself_until.get_or_insert(now + BY_ITSELF);
         match self.contained {
             Contained::Reaper if now < by_itself => self.init.end(),
             Contained::Reaper | Contained::Namespace => self.init.kill(),
         }
         let gone = self.init.is_gone();
-        // The kernel has the last word.
+        // Only the kernel's answer counts.
         if gone && others.is_empty() && children::none_is_left() {
             return true;
         }
         let init = self.init.pid();
         let spared = |child: Pid| others.contains(&child) || (!gone && child == init);
-        // Not to be known counts as not to be over.
+        // Unknown counts as not over.
         let Ok(rest) = children::kill_all_but(spared) else { return false };
         self.unkillable.tell(&rest, Timestamp::now());
         self.again = rest.again();
@@ -512,7 +513,7 @@ impl RunningCommand {
     }
 }
 
-/// How a child of std's ended.
+/// Converts the exit status of a child of std's.
 pub(super) fn ended(status: ExitStatus) -> CommandExit {
     match (status.code(), status.signal()) {
         (Some(code), _) => CommandExit::Exited(code),
@@ -521,7 +522,7 @@ pub(super) fn ended(status: ExitStatus) -> CommandExit {
     }
 }
 
-/// The signals that wake the guard, and do nothing else.
+/// Signals that wake the guard, and do nothing else.
 struct Caught {
     child: unix::Signal,
     terminate: unix::Signal,

@@ -1,4 +1,4 @@
-//! The supervisor's hold on its guard: orders, reports, and the guard's end.
+//! The supervisor's handle of its guard: orders, reports, and the guard's end.
 
 use std::{
     ffi::OsString,
@@ -17,29 +17,29 @@ use super::{
     protocol::{self, GuardOrder, GuardReport, PipeReceiver, PipeSender},
 };
 
-/// A running guard. Dropping it ends its orders, which it takes for our death.
+/// A running guard. Dropping it closes its orders, which the guard takes for our death.
 #[derive(Debug)]
 pub(crate) struct Supervision {
     child: Child,
     orders: PipeSender<GuardOrder>,
     reports: PipeReceiver<GuardReport>,
     ready: bool,
-    /// Whether it has said all it will say.
+    /// True once its reports have ended.
     silent: bool,
-    /// `None` once it is dead: its id may be another's then.
+    /// `None` once it is dead: its id may be reused then.
     known: Option<ChildEntry>,
 }
 
-/// What a guard says, or that it is no more.
+/// A report of the guard, or its end.
 #[derive(Debug)]
 pub(crate) enum GuardEvent {
     Said(GuardReport),
-    /// It is dead, and reaped. What it guarded is our child now, as far as it is alive.
+    /// It is dead, and reaped. Its surviving processes are our children now.
     Died(String),
 }
 
 impl Supervision {
-    /// Starts a guard with the same arguments as this `elect run` was given, in a process group of its own.
+    /// Starts a guard with the arguments of this `elect run`, in a process group of its own.
     pub(crate) fn start(arguments: &[OsString], registry: &ChildRegistry) -> io::Result<Self> {
         let (their_orders, orders) = protocol::pipe()?;
         let (reports, their_reports) = protocol::pipe()?;
@@ -51,16 +51,17 @@ impl Supervision {
         command.args(arguments);
         let mut command = tokio::process::Command::from(command);
         command.process_group(0);
-        // Nothing else is started between here and the end of this function: it would inherit them.
-        protocol::bequeath(&their_orders)?;
-        protocol::bequeath(&their_reports)?;
+        // Nothing else is started between here and the end of this function: it would inherit the
+        // descriptors.
+        protocol::make_inheritable(&their_orders)?;
+        protocol::make_inheritable(&their_reports)?;
         let child = command.spawn()?;
         let pid = child.id().map_or(0, u32::cast_signed);
         let known = registry.enter(Pid::from_raw(pid));
         Ok(Self { child, orders, reports, ready: false, silent: false, known: Some(known) })
     }
 
-    /// Gives an order. A guard that does not take it is killed, and so is what it guards.
+    /// Gives an order. A guard that does not take it is killed, with its command.
     pub(crate) fn order(&mut self, order: &GuardOrder) {
         if let Err(error) = self.orders.send(order) {
             debug!(%error, ?order, "the guard takes no orders");
@@ -68,12 +69,12 @@ impl Supervision {
         }
     }
 
-    /// What it says next; at last, its end.
+    /// Waits for its next report; finally, its end.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: nothing said is lost.
-    pub(crate) async fn news(&mut self) -> GuardEvent {
+    /// Cancel safe: no report is lost.
+    pub(crate) async fn next_event(&mut self) -> GuardEvent {
         loop {
             tokio::select! {
                 biased;
@@ -82,7 +83,7 @@ impl Supervision {
                         self.ready |= report == GuardReport::Ready;
                         return GuardEvent::Said(report);
                     }
-                    // Dead, or talks nonsense: then it must go.
+                    // Dead, or its messages are invalid: then it must go.
                     Ok(None) | Err(_) => {
                         self.silent = true;
                         self.destroy();
@@ -96,31 +97,31 @@ impl Supervision {
         }
     }
 
-    /// Waits for its end, whatever it says before.
+    /// Waits for its end, and ignores reports before it.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe, where nothing is guarded: what it says is dropped.
+    /// Cancel safe if nothing is guarded: its reports are dropped.
     pub(crate) async fn died(&mut self) {
-        while let GuardEvent::Said(_) = self.news().await {}
+        while let GuardEvent::Said(_) = self.next_event().await {}
     }
 
-    /// Whether it can take orders.
+    /// Returns whether it can take orders.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// Kills the guard. The kernel kills the command with it; what else is left becomes our child.
+    /// Kills the guard. The kernel kills the command with it; the remaining processes become our children.
     pub(crate) fn destroy(&mut self) {
-        // If it is dead already, so much the better.
+        // An error means that it is already dead.
         let _ = self.child.start_kill();
     }
 
-    /// Lets go of a guard that has nothing to guard, and waits until it has ended.
+    /// Dismisses a guard that has nothing to guard, and waits until it has ended.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: it ends anyhow.
+    /// Cancel safe: it ends in any case.
     pub(crate) async fn dismiss(self) {
         let Self { mut child, orders, .. } = self;
         drop(orders);
@@ -128,7 +129,7 @@ impl Supervision {
     }
 }
 
-/// `elect guard`, as this very program, whatever its file is called by now.
+/// Builds `elect guard` with this very program, even if its file was renamed.
 fn guard() -> Command {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("elect").arg("guard");

@@ -1,4 +1,4 @@
-//! `--check`: whether this server is fit to lead, by the word of a command.
+//! `--check`: a command that decides whether this server is fit to lead.
 
 use std::time::Duration;
 
@@ -15,34 +15,34 @@ use super::{
     shell::{self, ShellOutcome},
 };
 
-/// What is asked, and how often.
+/// The check's command and times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Check {
     pub(crate) command: String,
     pub(crate) interval: Duration,
     pub(crate) timeout: Duration,
-    /// So many failures in a row make it unhealthy.
+    /// Number of failures in a row that make it unhealthy.
     pub(crate) failures: u32,
 }
 
-/// What the last checks say. Unhealthy until the first success; always healthy without a check.
+/// The result of the last checks. Unhealthy until the first success; always healthy without a check.
 #[derive(Debug)]
 pub(crate) struct Health {
     healthy: watch::Receiver<bool>,
-    /// Without a check, the other end.
+    /// Without a check, the sender.
     _always: Option<watch::Sender<bool>>,
     _checking: Option<AbortOnDropHandle<()>>,
 }
 
 impl Health {
-    /// Starts checking, if there is something to check.
+    /// Starts checking, if there is a check.
     pub(crate) fn start(check: Option<Check>, variables: Variables, registry: ChildRegistry) -> Self {
         let Some(check) = check else {
             let (always, healthy) = watch::channel(true);
             return Self { healthy, _always: Some(always), _checking: None };
         };
-        let (told, healthy) = watch::channel(false);
-        let checking = tokio::spawn(check.go_on(told, variables, registry));
+        let (sender, healthy) = watch::channel(false);
+        let checking = tokio::spawn(check.run_checks(sender, variables, registry));
         Self { healthy, _always: None, _checking: Some(AbortOnDropHandle::new(checking)) }
     }
 
@@ -50,19 +50,19 @@ impl Health {
         *self.healthy.borrow()
     }
 
-    /// Waits until it is, or is not, healthy.
+    /// Waits until the health is as wanted.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it only waits.
     pub(crate) async fn becomes(&mut self, wanted: bool) {
-        // The other end lives as long as `self`.
+        // The sender lives as long as `self`.
         let _ = self.healthy.wait_for(|healthy| *healthy == wanted).await;
     }
 }
 
 impl Check {
-    async fn go_on(self, told: watch::Sender<bool>, variables: Variables, registry: ChildRegistry) {
+    async fn run_checks(self, sender: watch::Sender<bool>, variables: Variables, registry: ChildRegistry) {
         let mut due = interval(self.interval);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut streak = Streak { failures: 0, healthy: false };
@@ -77,13 +77,13 @@ impl Check {
                     true => info!("the check passes: fit to lead"),
                     false => warn!(?outcome, failures = streak.failures, "the check fails: not fit to lead"),
                 }
-                told.send_replace(now);
+                sender.send_replace(now);
             }
         }
     }
 }
 
-/// One success makes healthy, so many failures in a row make unhealthy.
+/// Counts failures: one success makes healthy, several failures in a row make unhealthy.
 #[derive(Debug)]
 struct Streak {
     failures: u32,
@@ -105,9 +105,9 @@ mod tests {
     #[test]
     fn healthy_from_the_first_success_until_so_many_failures_in_a_row() {
         let mut streak = Streak { failures: 0, healthy: false };
-        let told: Vec<_> = [false, true, false, false, true, false, false, false, false, true]
+        let sender: Vec<_> = [false, true, false, false, true, false, false, false, false, true]
             .map(|passed| streak.after(passed, 3))
             .into();
-        assert_eq!(told, [false, true, true, true, true, true, true, false, false, true]);
+        assert_eq!(sender, [false, true, true, true, true, true, true, false, false, true]);
     }
 }

@@ -1,12 +1,12 @@
-//! `--on-leading`, `--on-following`, `--on-change`: short commands that are told of what happens.
+//! `--on-leading`, `--on-following`, `--on-change`: short commands that run at events.
 //!
-//! They run one at a time, in the order of what happened, in a task of their own: nothing waits for them, least
+//! They run one at a time, in the order of the events, in a task of their own: nothing waits for them, least
 //! of all a step-down.
 //!
-//! One for `leading` is part of its term, and what is part of a term must not outlive it. So the guard starts it and
-//! ends it, like the command: when its turn has come, [`Hooks::of_term`] hands it to the supervisor, which has
-//! it started if the term still holds. One that still runs when its term is over is killed, and one that has not
-//! begun is left out.
+//! A hook for `leading` is part of its term, and must not outlive it. So the guard starts and ends it, like
+//! the command: when it is due, [`Hooks::of_term`] hands it to the supervisor, which has it started if the
+//! term still holds. A hook that still runs when its term is over is killed, and one that has not begun is
+//! skipped.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use super::{
     shell::{self, ShellOutcome},
 };
 
-/// How many may wait for their turn. A leader that changes more often than hooks take leaves some out.
+/// Hooks that wait for their turn. If the leader changes faster than hooks run, some are skipped.
 const WAITING: usize = 32;
 
-/// Which commands, and how long each may take.
+/// The commands, and their time limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Commands {
     pub(crate) on_leading: Option<String>,
@@ -37,14 +37,14 @@ pub(crate) struct Commands {
     pub(crate) timeout: Duration,
 }
 
-/// What a hook is told of.
+/// The event of a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Occasion {
     /// This process leads, in this term.
     Leading(FencingToken),
     /// This process has stopped leading, or waits behind another.
     Following,
-    /// Another term is at the front of the queue, or none is.
+    /// Another term is at the head of the queue, or none is.
     Change(Option<FencingToken>),
 }
 
@@ -58,11 +58,11 @@ impl Occasion {
     }
 }
 
-/// The hooks that run and that wait.
+/// The running and waiting hooks.
 #[derive(Debug)]
 pub(crate) struct Hooks {
     commands: Arc<Commands>,
-    /// What is true of all events.
+    /// Variables that are the same for all events.
     variables: Variables,
     due: mpsc::Sender<PendingHook>,
     of_term: mpsc::Receiver<PendingTermHook>,
@@ -71,7 +71,7 @@ pub(crate) struct Hooks {
     running: JoinHandle<()>,
 }
 
-/// A hook whose turn has come, for the guard to run. Dropping it leaves it out.
+/// A due hook for the guard to run. Dropping it skips it.
 #[derive(Debug)]
 pub(crate) struct PendingTermHook {
     pub(crate) term: FencingToken,
@@ -79,9 +79,9 @@ pub(crate) struct PendingTermHook {
 }
 
 impl PendingTermHook {
-    /// It has ended, by itself or because it took too long.
+    /// Reports that it has ended, by itself or at its time limit.
     pub(crate) fn ended(self, how: CommandExit, timed_out: bool) {
-        // Nobody waits any more on the way out.
+        // No task waits any more on the way out.
         let _ = self.ended.send((how, timed_out));
     }
 }
@@ -103,7 +103,7 @@ impl Hooks {
         Self { commands, variables, due, of_term, over, running: tokio::spawn(runner.run_all(queue)) }
     }
 
-    /// Has the hook for this run, if there is one. Returns at once.
+    /// Queues the hook for this event, if there is one. Returns at once.
     pub(crate) fn call(&self, occasion: Occasion, more: Variables) {
         let command = match occasion {
             Occasion::Leading(_) => &self.commands.on_leading,
@@ -118,11 +118,11 @@ impl Hooks {
             variables.push(("ELECT_LEADER_TOKEN", leader.to_string().into()));
         }
         if self.due.try_send(PendingHook { occasion, command, variables }).is_err() {
-            warn!(hook = occasion.name(), waiting = WAITING, "left out a hook: too many wait");
+            warn!(hook = occasion.name(), waiting = WAITING, "skipped a hook: too many are waiting");
         }
     }
 
-    /// The next hook that is part of a term, once its turn has come.
+    /// Returns the next hook that is part of a term, once it is due.
     ///
     /// # Cancel safety
     ///
@@ -134,12 +134,13 @@ impl Hooks {
         }
     }
 
-    /// The term is over, and so is its hook: the next one has its turn.
+    /// Records that the term is over, and its hook with it: the next one is due.
     pub(crate) fn over(&self, term: FencingToken) {
         self.over.send_replace(Some(term));
     }
 
-    /// Waits for those that are still due, each for its time at most, and for all of them no longer than that.
+    /// Waits for the pending hooks, each for its time limit at most, and for all together no longer than
+    /// that.
     pub(crate) async fn finish(self) {
         let Self { commands, due, of_term, mut running, .. } = self;
         // No term is left for one to run in.
@@ -183,7 +184,7 @@ impl Runner {
         let hook = Occasion::Leading(term).name();
         let (ended, end) = oneshot::channel();
         let ran = async {
-            // An error: it was left out.
+            // An error: it was skipped.
             self.for_guard.send(PendingTermHook { term, ended }).await.ok()?;
             end.await.ok()
         };
@@ -194,7 +195,7 @@ impl Runner {
             ran = ran => ran,
         };
         match ran {
-            None => info!(hook, "its term is over: the hook is killed, or left out"),
+            None => info!(hook, "its term is over: the hook is killed, or skipped"),
             Some((_, true)) => {
                 warn!(hook, timeout = ?self.commands.timeout, "a hook took too long and was killed");
             }

@@ -1,25 +1,27 @@
-//! `elect init`: the parent of COMMAND, and of all that COMMAND leaves behind.
+//! `elect init`: the parent of COMMAND, and of all processes that COMMAND leaves behind.
 //!
 //! ```text
 //!  guard ── orders, by a pipe ──► init ── starts ──► COMMAND (a group of its own) ──► …
 //!         ◄── reports, by a pipe ──
 //! ```
 //!
-//! COMMAND may change its credentials, and then the kernel forgets whatever ties it to another process's death
-//! (`PR_SET_PDEATHSIG`): so does every daemon that gives up root. This process stays as it is. What it does when the
-//! guard dies depends on how it was started:
+//! COMMAND may change its credentials, and then the kernel drops its link to another process's death
+//! (`PR_SET_PDEATHSIG`): every daemon that gives up root does that. This process keeps its credentials. Its
+//! action at the guard's death depends on how it was started:
 //!
-//! * [`Contained::Namespace`]: it is process 1 of a PID namespace. The kernel kills it together with the guard, and all
-//!   of the namespace with it: stopped or frozen, whatever its credentials, and before it reaps this process.
-//! * [`Contained::Reaper`]: it is a child subreaper. It finds the pipe at its end, and kills what is below it until
-//!   there is nothing. Its parent-death signal is SIGCONT: one that was stopped runs on then. COMMAND is started
-//!   through the [`shim`], so a COMMAND that kept its credentials also dies with this process. Should this process be
-//!   unable to run, frozen with its cgroup, then the kernel kills it shortly after the guard ([`DeadMansSwitch`]).
+//! * [`Contained::Namespace`]: it is process 1 of a PID namespace. The kernel kills it together with the
+//!   guard, and all of the namespace with it: stopped or frozen, whatever its credentials, and before it
+//!   reaps this process.
+//! * [`Contained::Reaper`]: it is a child subreaper. It finds the pipe closed, and kills the processes below
+//!   it until there is none. Its parent-death signal is SIGCONT: a stopped one then runs on. COMMAND is
+//!   started through the [`shim`], so a COMMAND that kept its credentials also dies with this process. If
+//!   this process can't run, frozen with its cgroup, the kernel kills it shortly after the guard
+//!   ([`DeadMansSwitch`]).
 //!
-//! While the guard lives, this process only passes on: signals to COMMAND's group, COMMAND's end to the guard. It ends
-//! nothing by itself. It is in a process group of its own, and no signal but KILL and STOP does anything to it.
+//! While the guard lives, this process only forwards: signals to COMMAND's group, COMMAND's end to the guard.
+//! It ends nothing by itself. It is in a process group of its own, and ignores all signals but KILL and STOP.
 //!
-//! It is started before anything is won, for a new leader's command should not wait for it.
+//! It is started before a win, so that a new leader's command need not wait for it.
 
 use std::{
     env,
@@ -54,39 +56,39 @@ use super::{
     shim,
 };
 
-/// The argument that makes this program one. Not for users, so the command line does not know it.
+/// The argument that turns this program into one. Not for users, so the command line does not know it.
 pub(crate) const NAME: &str = "init";
 
-/// How long an init without a namespace may take to kill what is below it, before it is killed itself. It takes a few
-/// milliseconds.
+/// Time for an init without a namespace to kill the processes below it, before it is killed itself. It takes
+/// a few milliseconds.
 pub(crate) const BY_ITSELF: Duration = Duration::from_millis(50);
 
-/// How long after the guard's own end the kernel ends a subreaper that could not run.
+/// Time after the guard's own end at which the kernel ends a subreaper that could not run.
 const AFTER_GUARD: Duration = Duration::from_millis(50);
 
-/// From the guard to its init.
+/// A message from the guard to its init.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum InitOrder {
     /// Start the command. Once.
     Start { token: String, cluster: String, backstop: WireTimestamp },
-    /// The guard's own end was moved on to then.
+    /// The guard's own end was moved to this moment.
     Backstop(WireTimestamp),
-    /// Pass this signal on to the command's group.
+    /// Send this signal to the command's group.
     Signal(i32),
 }
 
-/// From an init to its guard.
+/// A message from an init to its guard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum InitReport {
-    /// By the process id that it has for its init.
+    /// The command's process id, as its init sees it.
     Started { pid: i32 },
-    /// What it started may be alive.
+    /// The command ended. Its children may be alive.
     Ended(CommandExit),
 }
 
-/// What the command line says.
+/// The parsed command line.
 struct InitConfig {
     contained: Contained,
     orders: i32,
@@ -94,7 +96,7 @@ struct InitConfig {
     command: Vec<OsString>,
 }
 
-/// Serves a guard, if that is what this process was started for.
+/// Serves a guard, if this process was started as an init.
 pub(crate) fn serve() -> Option<ExitCode> {
     let given = InitConfig::parse(env::args_os().skip(1))?;
     Some(match Init::begin(given).and_then(Init::run) {
@@ -126,14 +128,14 @@ struct Init {
     running: Option<InitChild>,
 }
 
-/// The command, and what it takes to look after it.
+/// The command, and what supervises it.
 struct InitChild {
     child: Child,
-    /// Also the id of its group, for as long as it is not reaped.
+    /// Also the id of its group, until it is reaped.
     pid: Pid,
     reaped: bool,
     ended: bool,
-    /// For when this process can't run.
+    /// For the case that this process can't run.
     switch: Option<DeadMansSwitch>,
     children: SignalFd,
 }
@@ -143,15 +145,16 @@ impl Init {
         let orders = PolledPipe::new(protocol::inherited_source(orders)?)?;
         let reports = PipeSender::new(protocol::inherited_sink(reports)?)?;
         let _ = prctl::set_name(c"elect-init");
-        // A guard that died before this is noticed by the end of its pipe.
+        // The end of the pipe shows a guard that died before this.
         match contained {
             Contained::Namespace => {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
-                // What it takes for nothing to show: a /proc of the machine's, with other ids in it.
+                // On failure: a /proc of the machine's, with other ids in it.
                 let _ = namespace::mount_own_proc();
             }
             Contained::Reaper => {
-                // Those are for others; the default would end this process. A process 1 ignores them anyway.
+                // They are for other processes; the default would end this one. A process 1 ignores them
+                // anyway.
                 SigSet::all().thread_block()?;
                 children::adopt_orphans()?;
                 prctl::set_pdeathsig(Signal::SIGCONT)?;
@@ -160,7 +163,7 @@ impl Init {
         Ok(Self { contained, orders, reports, command, running: None })
     }
 
-    /// Serves until the guard is gone, and ends all that is left then.
+    /// Serves until the guard is gone, and then ends everything that is left.
     fn run(mut self) -> io::Result<()> {
         let served = self.obey_all();
         if self.contained == Contained::Reaper {
@@ -178,7 +181,7 @@ impl Init {
             while let Some(order) = self.orders.already_here()? {
                 self.obey(order)?;
             }
-            self.look_at_children()?;
+            self.reap_children()?;
         }
         Ok(())
     }
@@ -250,13 +253,14 @@ impl Init {
         self.reports.send(&InitReport::Started { pid: pid.as_raw() })
     }
 
-    /// Reaps orphans, and tells of the command's end. The command itself is left a zombie: its id is its group's.
-    fn look_at_children(&mut self) -> io::Result<()> {
+    /// Reaps orphans, and reports the command's end. The command itself stays a zombie: its id is its
+    /// group's.
+    fn reap_children(&mut self) -> io::Result<()> {
         const PEEK: WaitPidFlag = WaitPidFlag::WEXITED
             .union(WaitPidFlag::WNOHANG)
             .union(WaitPidFlag::WNOWAIT)
             .union(WaitPidFlag::__WALL);
-        // After it the guard ends all, soon; and the kernel shows this one first.
+        // The guard soon ends everything after this; and the kernel shows this one first.
         let Some(running) = self.running.as_mut().filter(|running| !running.ended) else { return Ok(()) };
         let how = loop {
             match waitid(Id::All, PEEK) {
@@ -267,7 +271,7 @@ impl Init {
                 Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => {
                     let _ = waitpid(pid, Some(WaitPidFlag::__WALL));
                 }
-                // A signal that nix has no name for has ended somebody.
+                // A process ended by a signal that nix has no name for.
                 Err(Errno::EINVAL) => {
                     if let Some(status) = running.child.try_wait()? {
                         running.reaped = true;

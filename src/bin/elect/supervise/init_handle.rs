@@ -1,4 +1,4 @@
-//! The guard's hold on an init: orders, reports, and its end.
+//! The guard's handle of an init: orders, reports, and its end.
 
 use std::{
     ffi::OsString,
@@ -23,28 +23,30 @@ use super::{
     protocol::{self, PipeReceiver, PipeSender},
 };
 
-/// The standard streams that a command has.
+/// The standard streams of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommandStreams {
     /// Those of `elect run`.
     Ours,
-    /// No input, and all output to the standard error: the standard output is the command's.
+    /// No input, and all output to the standard error: the standard output belongs to the command.
     ErrorsOnly,
 }
 
-/// An init that waits for its command, or has one. Dropping it ends its orders, and all that is below it.
+/// An init that waits for its command, or has one. Dropping it closes its orders, and ends all processes
+/// below it.
 #[derive(Debug)]
 pub(crate) struct InitHandle {
     child: Child,
     /// `None` once it was told to end.
     orders: Option<PipeSender<InitOrder>>,
     reports: PipeReceiver<InitReport>,
-    /// Whether it has said all it will say.
+    /// True once its reports have ended.
     silent: bool,
 }
 
 impl InitHandle {
-    /// Starts one for this command. Call it from the process's main thread: the kernel takes the thread for the parent.
+    /// Starts one for this command. Call it from the process's main thread: the kernel takes the thread for
+    /// the parent.
     pub(crate) fn start(
         command: &[OsString],
         variables: &Variables,
@@ -66,9 +68,10 @@ impl InitHandle {
             let errors = || Ok::<_, io::Error>(Stdio::from(io::stderr().as_fd().try_clone_to_owned()?));
             init.stdin(Stdio::null()).stdout(errors()?).stderr(errors()?);
         }
-        // Nothing else is started between here and the end of this function: it would inherit them.
-        protocol::bequeath(&their_orders)?;
-        protocol::bequeath(&their_reports)?;
+        // Nothing else is started between here and the end of this function: it would inherit the
+        // descriptors.
+        protocol::make_inheritable(&their_orders)?;
+        protocol::make_inheritable(&their_reports)?;
         let child = contained.spawn(init.process_group(0))?;
         Ok(Self { child, orders: Some(orders), reports, silent: false })
     }
@@ -77,7 +80,7 @@ impl InitHandle {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    /// Gives an order. One that takes none is dead, or as good as dead: then so is its command.
+    /// Gives an order. An init that takes none is dead, or as good as dead: then so is its command.
     pub(crate) fn order(&mut self, order: &InitOrder) {
         let Some(orders) = &mut self.orders else { return };
         if let Err(error) = orders.send(order) {
@@ -86,18 +89,18 @@ impl InitHandle {
         }
     }
 
-    /// What it says next; `None`, once, at its end.
+    /// Waits for its next report; `None`, once, at its end.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: nothing said is lost.
+    /// Cancel safe: no report is lost.
     pub(crate) async fn report(&mut self) -> Option<InitReport> {
         if self.silent {
             return std::future::pending().await;
         }
         match self.reports.next().await {
             Ok(Some(report)) => Some(report),
-            // Dead, or talks nonsense: then it must go.
+            // Dead, or its messages are invalid: then it must go.
             Ok(None) | Err(_) => {
                 self.silent = true;
                 self.kill();
@@ -106,23 +109,25 @@ impl InitHandle {
         }
     }
 
-    /// Has it kill all that is below it, as if this process were dead, and then end. One that was stopped is continued.
+    /// Makes it kill all processes below it, as at this process's death, and then end. A stopped one is
+    /// continued.
     pub(crate) fn end(&mut self) {
         if self.orders.take().is_some() && !self.is_gone() {
-            // Only we reap it, so the id is its own.
+            // Only we reap it, so the id is still its own.
             let _ = kill(self.pid(), Signal::SIGCONT);
         }
     }
 
-    /// Kills it. The kernel kills all of its namespace with it, or the command and makes the rest our children.
+    /// Kills it. The kernel kills all of its namespace with it, or kills the command and makes the rest our
+    /// children.
     pub(crate) fn kill(&mut self) {
-        // If it is dead already, so much the better.
+        // An error means that it is already dead.
         let _ = self.child.kill();
     }
 
-    /// Whether it is dead, and reaped.
+    /// Returns whether it is dead, and reaped.
     pub(crate) fn is_gone(&mut self) -> bool {
-        // An error: it is no child of ours any more.
+        // An error: it is not a child of ours any more.
         !matches!(self.child.try_wait(), Ok(None))
     }
 }

@@ -1,7 +1,8 @@
-//! The PID namespace that a command runs in, where one can be made.
+//! The PID namespace of a command, where one can be made.
 //!
-//! Whether one may be made is found out by trying: root may, mostly; the default profile of Docker forbids it, as does
-//! systemd's `RestrictNamespaces=`. No user namespace is made, since set-user-id programs would not work in it.
+//! A trial decides whether one may be made: root mostly may; Docker's default profile forbids it, as does
+//! systemd's `RestrictNamespaces=`. No user namespace is made, since set-user-id programs would not work in
+//! it.
 
 use std::{fmt, fs, fs::File, io, process::Child, process::Command};
 
@@ -12,27 +13,27 @@ use nix::{
 
 use super::contain::Contain;
 
-/// How a command is held together.
+/// The means that keep a command's processes together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Contained {
-    /// By the init of a PID namespace.
+    /// The init of a PID namespace.
     Namespace,
-    /// By a child subreaper.
+    /// A child subreaper.
     Reaper,
 }
 
-/// What was decided, and what follows from it.
+/// The decision, and its description.
 #[derive(Debug)]
 pub(crate) struct Containment {
     pub(crate) how: Contained,
-    /// Said at the start, and by `--explain`.
+    /// Logged at the start, and printed by `--explain`.
     said: String,
 }
 
 impl Containment {
     /// # Errors
     ///
-    /// With what to do, where a namespace was asked for and can't be made.
+    /// With the remedy, if a namespace was requested and can't be made.
     pub(crate) fn decide(asked: Option<Contain>) -> Result<Self, String> {
         if asked == Some(Contain::None) {
             return Ok(Self::without_namespace("--contain none"));
@@ -77,7 +78,7 @@ impl fmt::Display for Containment {
 }
 
 impl Contained {
-    /// As one argument of `elect init`.
+    /// Returns it as an argument of `elect init`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Namespace => "namespace",
@@ -89,7 +90,7 @@ impl Contained {
         [Self::Namespace, Self::Reaper].into_iter().find(|contained| contained.name() == name)
     }
 
-    /// Starts what will be process 1 of a new namespace, or a child like any other.
+    /// Starts a process as process 1 of a new namespace, or as an ordinary child.
     pub(crate) fn spawn(self, init: &mut Command) -> io::Result<Child> {
         match self {
             Self::Reaper => init.spawn(),
@@ -102,8 +103,8 @@ fn try_namespace() -> io::Result<()> {
     in_namespace(|| ())
 }
 
-/// Does something whose children are in a new PID namespace; the first of them is its process 1. This process stays
-/// where it is, and so will its later children.
+/// Runs `what`, whose children are in a new PID namespace; the first of them is its process 1. This process
+/// and its later children stay outside.
 fn in_namespace<T>(what: impl FnOnce() -> T) -> io::Result<T> {
     let own = File::open("/proc/self/ns/pid")?;
     unshare(CloneFlags::CLONE_NEWPID)?;
@@ -113,11 +114,11 @@ fn in_namespace<T>(what: impl FnOnce() -> T) -> io::Result<T> {
     Ok(done)
 }
 
-/// Mounts a `/proc` that shows this process's PID namespace, where that takes nothing from anybody.
+/// Mounts a `/proc` that shows this process's PID namespace, if that hides no mount.
 ///
-/// It takes a mount namespace. What the command mounts must be seen by all others nevertheless, for taking over a file
-/// system is what failover is about. So this is done only where every mount is *shared*: then mounts and unmounts are
-/// passed on in both directions, except for those at `/proc`.
+/// It takes a mount namespace. Nevertheless all other processes must see the command's mounts, since failover
+/// is often about taking over a file system. So this is done only if every mount is *shared*: then mounts and
+/// unmounts propagate in both directions, except for those at `/proc`.
 pub(crate) fn mount_own_proc() -> io::Result<()> {
     if !mounts_are_passed_on()? {
         return Ok(());
@@ -133,7 +134,7 @@ fn mounts_are_passed_on() -> io::Result<bool> {
     Ok(passes_mounts_on(&fs::read_to_string("/proc/self/mountinfo")?))
 }
 
-/// Whether all mounts but `/proc` and those in it are shared: proc(5), `mountinfo`.
+/// Returns whether all mounts but `/proc` and those in it are shared: proc(5), `mountinfo`.
 fn passes_mounts_on(mountinfo: &str) -> bool {
     let mut mounts = mountinfo.lines().map(|line| {
         let mut fields = line.split(' ');

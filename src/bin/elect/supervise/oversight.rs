@@ -1,4 +1,5 @@
-//! What the supervisor does about its command during one term: a pure function of what it sees, and the clock.
+//! The supervisor's decisions about its command during one term: a pure function of its inputs, and the
+//! clock.
 //!
 //! ```text
 //!            ┌────────── pause is over ──────────┐
@@ -10,16 +11,16 @@
 //!            └───────────────────► Finished ◄────┘
 //! ```
 //!
-//! Where the term had a hook, *Clearing* comes before *Finished*: until nothing is left of the hook either.
+//! If the term had a hook, *Clearing* comes before *Finished*: until nothing is left of the hook either.
 //!
 //! * A command is started only after the end of the one before was reported.
-//! * Loss is answered with KILL at once. A guard that was told so has [`ALLOWANCE`] to report the end.
-//! * A guard that has not reported the end by the [backstop](Budget::backstop) of what it last heard is destroyed,
-//!   and so is one that was told to stop and takes too long. It is looked at once more before that: after a freeze
-//!   the clock is seen before the pipe is.
+//! * Loss is answered with KILL at once. The guard then has [`ALLOWANCE`] to report the end.
+//! * A guard that has not reported the end by the [backstop](Budget::backstop) of its last confirmed deadline
+//!   is destroyed, and so is one that was told to stop and takes too long. Its reports are read once more
+//!   before that: after a freeze the clock is seen before the pipe is.
 //! * The end of a term is announced once nothing of it is left.
 //!
-//! [`countdown`](super::countdown) is the same for the guard.
+//! [`countdown`](super::countdown) is the counterpart for the guard.
 
 use std::time::Duration;
 
@@ -32,7 +33,7 @@ use super::{
     restart::{Restart, RestartPause},
 };
 
-/// What the supervisor sees.
+/// An input of the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum OversightInput {
     /// Leadership is proved until then.
@@ -43,44 +44,44 @@ pub(crate) enum OversightInput {
     Said(GuardReport),
     /// The guard is dead.
     GuardDied,
-    /// Nothing is left of what a dead guard guarded.
+    /// No process of a dead guard is left.
     Swept,
     /// A signal asks to stop.
     Stop(i32),
-    /// A second one does.
+    /// A second signal asks to stop.
     StopAtOnce,
-    /// A signal is for the command.
+    /// A signal to forward to the command.
     PassOn(i32),
     /// The check fails.
     Unfit,
-    /// It is the turn of the term's hook.
+    /// The term's hook is due.
     HookDue,
-    /// The moment that [`Oversight::next`] names has come.
+    /// The moment of [`Oversight::next`] has come.
     Clock,
 }
 
-/// What the supervisor is to do. They are carried out in order.
+/// An instruction for the supervisor. They are carried out in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Instruction {
     /// Order the start of the command, under a leadership that is proved until then.
     Start { until: Timestamp },
     /// Give the guard another order.
     Tell(GuardOrder),
-    /// Read what the guard has said, and only then ask for the time again.
+    /// Read the guard's reports, and only then the clock again.
     LookAgain,
     /// Kill the guard, and the command with it.
     Destroy,
-    /// Kill what the dead guard left, until nothing is left. Then see [`OversightInput::Swept`].
+    /// Kill the dead guard's processes, until none is left. Then send [`OversightInput::Swept`].
     Sweep,
-    /// Say that the command has started.
+    /// Report that the command has started.
     SayStarted { pid: i32 },
-    /// Say that the term's hook has ended.
+    /// Report that the term's hook has ended.
     SayHookEnded { how: CommandExit, timed_out: bool },
-    /// Say that the term's hook does not run: there is no term for it any more.
+    /// Report that the term's hook does not run: its term is over.
     LeaveHookOut,
-    /// Say that nothing is left of the command.
+    /// Report that nothing is left of the command.
     SayEnded(Ran),
-    /// Say that it is started again after this pause.
+    /// Report that the command restarts after this pause.
     SayRestarting(Duration),
     /// Give leadership up: nothing is left of the term. The last instruction.
     Finish(Ran),
@@ -93,14 +94,14 @@ pub(crate) struct Ran {
     pub(crate) why: StopReason,
 }
 
-/// Why the command does not run any more.
+/// Reason that the command does not run any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopReason {
     /// It ended by itself.
     Itself,
     Told,
     Unfit,
-    /// The guard ended it, for want of a renewal.
+    /// The guard ended it, because no renewal came.
     RanOut,
     Lost(Loss),
     GuardDied,
@@ -125,17 +126,18 @@ enum CommandState {
     Running {
         since: Timestamp,
     },
-    /// The command ended like this, and is started again then.
+    /// The command ended like this, and restarts then.
     Pausing {
         until: Timestamp,
         how: CommandExit,
     },
-    /// The guard is dead, and the rest is being killed. This is how the command ended, then or before.
+    /// The guard is dead, and the rest is being killed. The command ended like this, then or before.
     Sweeping {
         how: CommandExit,
         ran: bool,
     },
-    /// The command is gone; what the term's hook is, or has left, is being killed. The guard has until then.
+    /// The command is gone; the term's hook, or its remaining processes, are being killed. The guard has
+    /// until then.
     Clearing {
         last: Ran,
         by: Timestamp,
@@ -150,18 +152,18 @@ pub(crate) struct Oversight {
     restart: Restart,
     pace: RestartPause,
     stage: CommandState,
-    /// Until when leadership is proved, as far as this was told.
+    /// The proved time, by the inputs so far.
     proved: Timestamp,
-    /// Until when the guard acts as if leadership were proved: no longer than it was told.
+    /// The proved time that the guard has confirmed: never longer than it was told.
     heard: Timestamp,
-    /// When all must be over, for another reason than the end of validity.
+    /// The time by which all must be over, for another reason than the end of validity.
     over_by: Timestamp,
-    /// Why the command must end: the first reason counts.
+    /// Reason to end the command: the first one counts.
     why: Option<StopReason>,
     lost: bool,
-    /// Whether the term's hook was started.
+    /// True if the term's hook was started.
     hooked: bool,
-    /// Whether the guard was asked once more before it is judged.
+    /// True if the guard's reports were read once more before it is destroyed.
     looked: bool,
     destroyed: bool,
 }
@@ -169,7 +171,7 @@ pub(crate) struct Oversight {
 const NEVER: Timestamp = Timestamp::from_nanos(u64::MAX);
 
 impl Oversight {
-    /// For a term that is proved until then. The instructions start the command.
+    /// Begins a term that is proved until then. The instructions start the command.
     pub(crate) fn begin(
         budget: Budget,
         restart: Restart,
@@ -194,22 +196,22 @@ impl Oversight {
         (oversight, first)
     }
 
-    /// Until when leadership is proved, as far as this was told.
+    /// Returns the proved time, by the inputs so far.
     pub(crate) fn proved(&self) -> Timestamp {
         self.proved
     }
 
-    /// Whether the loss of leadership is known. It is told once.
+    /// Returns whether the loss of leadership is known. It is an input once.
     pub(crate) fn is_lost(&self) -> bool {
         self.lost
     }
 
-    /// Whether there is a reason to end the command already: no other is needed.
+    /// Returns whether there is already a reason to end the command: no other is needed.
     pub(crate) fn is_ending(&self) -> bool {
         self.why.is_some()
     }
 
-    /// When [`OversightInput::Clock`] is due.
+    /// Returns when [`OversightInput::Clock`] is due.
     pub(crate) fn next(&self) -> Timestamp {
         match &self.stage {
             CommandState::Running { .. } if !self.destroyed => {
@@ -224,7 +226,7 @@ impl Oversight {
         }
     }
 
-    /// What follows from this.
+    /// Returns the instructions that follow from an input.
     pub(crate) fn see(&mut self, input: OversightInput, now: Timestamp) -> Vec<Instruction> {
         match input {
             OversightInput::Proved(until) => self.proved_until(until),
@@ -300,7 +302,7 @@ impl Oversight {
                 let why = self.why.unwrap_or(if ran_out { StopReason::RanOut } else { StopReason::Itself });
                 self.ended(Ran { how, why }, since, now)
             }
-            // It is killed with the term: that says enough.
+            // It is killed with the term, whose end is reported.
             (GuardReport::HookEnded { .. }, CommandState::Clearing { .. }) => Vec::new(),
             (GuardReport::HookEnded { .. }, _) if self.lost => Vec::new(),
             (GuardReport::HookEnded { how, timed_out }, _) => {
@@ -351,7 +353,7 @@ impl Oversight {
         said.into_iter().chain([self.finish(ran_so)]).collect()
     }
 
-    /// There is a reason to end the command.
+    /// Ends the command for a reason.
     fn end(&mut self, why: StopReason, now: Timestamp, by: Timestamp, order: GuardOrder) -> Vec<Instruction> {
         let why = *self.why.get_or_insert(why);
         self.over_by = self.over_by.min(by);
@@ -367,7 +369,7 @@ impl Oversight {
         }
     }
 
-    /// When a command that is told to stop now must be gone.
+    /// Returns when a command that is told to stop now must be gone.
     fn stopped_by(&self, now: Timestamp) -> Timestamp {
         now + self.budget.kill_after() + GRACE
     }
@@ -386,7 +388,7 @@ impl Oversight {
                 vec![Instruction::Destroy]
             }
             CommandState::Pausing { .. } if now < self.proved => self.start(now),
-            // The loss is about to be told.
+            // The loss is about to be reported.
             CommandState::Pausing { .. } => {
                 self.end(StopReason::Lost(Loss::Expired), now, now, GuardOrder::Kill)
             }
@@ -394,7 +396,7 @@ impl Oversight {
         }
     }
 
-    /// The command is gone for good. What is left of the hook goes as well.
+    /// Ends the rest of the hook, once the command is gone for good.
     fn clear(&mut self, last: Ran, now: Timestamp) -> Instruction {
         if !self.hooked {
             return self.finish(last);
@@ -616,7 +618,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever it sees, in whatever order, and however late.
+        /// For all inputs, in all orders and with all delays.
         #[test]
         fn no_two_commands_and_no_end_before_all_is_gone(
             restart in any_restart(),
@@ -624,7 +626,7 @@ mod tests {
         ) {
             let mut oversight = begun(restart);
             let mut now = at(0);
-            // What the world is like, by what was ordered and reported.
+            // The state of the world, by orders and reports.
             let (mut running, mut dead, mut finished, mut ending) = (true, false, false, false);
             let mut hooked = false;
             let mut looked_again = false;
@@ -680,7 +682,7 @@ mod tests {
             }
         }
 
-        /// A guard that says nothing any more is destroyed at the backstop at the latest, whatever else is seen.
+        /// A silent guard is destroyed at the backstop at the latest, whatever other inputs come.
         #[test]
         fn a_silent_guard_is_destroyed_in_time(
             seen in prop::collection::vec((any_input(), 0u64..2_000), 0..40),
@@ -697,7 +699,7 @@ mod tests {
                 oversight.see(input, now);
                 prop_assert!(!lost || destroyed || oversight.next() <= now + ALLOWANCE);
                 prop_assert!(destroyed || oversight.next() <= budget().backstop(at(4500)));
-                // The driver sees the clock as often as it is due.
+                // The driver delivers the clock whenever it is due.
                 while oversight.next() <= now {
                     destroyed |= oversight.see(OversightInput::Clock, now) == [Instruction::Destroy];
                 }

@@ -1,4 +1,4 @@
-//! Whether a command can be started at all, and the exit codes that shells use where it can't.
+//! Checks whether a command can be started, with the exit codes of shells for failures.
 
 use std::{
     env,
@@ -10,15 +10,15 @@ use std::{
 
 use nix::unistd::{AccessFlags, access};
 
-/// Found, and can't be run.
+/// Found, but can't be run.
 pub(crate) const CANNOT_RUN: u8 = 126;
 /// Not found.
 pub(crate) const NOT_FOUND: u8 = 127;
 
-/// Where `execvp` looks if there is no `PATH`.
+/// The path of `execvp` without a `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
-/// Why a command can't be started.
+/// Reason that a command can't be started.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unusable {
     #[error("{0}: command not found; name a program in PATH, or give its path")]
@@ -36,8 +36,9 @@ impl Unusable {
     }
 }
 
-/// Looks for a program as `execvp` will, so that one that is not there is missed before this candidate stands.
-pub(crate) fn look_for(program: &OsStr) -> Result<(), Unusable> {
+/// Finds a program as `execvp` will, so that a missing one is reported before this candidate enters the
+/// election.
+pub(crate) fn find(program: &OsStr) -> Result<(), Unusable> {
     let named = || program.to_string_lossy().into_owned();
     let mut found = false;
     for path in places(program) {
@@ -62,7 +63,7 @@ fn places(program: &OsStr) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The code for a program that `exec` refused.
+/// Returns the code for a program that `exec` refused.
 pub(crate) fn exit_code(refused: &io::Error) -> u8 {
     if refused.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { CANNOT_RUN }
 }
@@ -73,13 +74,13 @@ mod tests {
 
     #[test]
     fn the_shell_is_there() {
-        assert_eq!(look_for(OsStr::new("sh")), Ok(()));
-        assert_eq!(look_for(OsStr::new("/bin/sh")), Ok(()));
+        assert_eq!(find(OsStr::new("sh")), Ok(()));
+        assert_eq!(find(OsStr::new("/bin/sh")), Ok(()));
     }
 
     #[test]
     fn what_is_missing_and_what_cannot_run_have_the_codes_that_shells_use() {
-        let code = |program: &str| look_for(OsStr::new(program)).unwrap_err().exit_code();
+        let code = |program: &str| find(OsStr::new(program)).unwrap_err().exit_code();
         assert_eq!(code("no-such-command-anywhere"), NOT_FOUND);
         assert_eq!(code("/no/such/command"), NOT_FOUND);
         assert_eq!(code(""), NOT_FOUND);

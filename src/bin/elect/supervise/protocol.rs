@@ -1,12 +1,11 @@
-//! What supervisor and guard say to each other: lines of JSON, by one pipe in each direction.
+//! The messages between supervisor and guard: lines of JSON, by one pipe in each direction.
 //!
-//! The pipes have no names, so nobody else can speak. The guard takes over its two ends by opening
-//! `/proc/self/fd/N` and closes what it inherited; no third process ever holds the supervisor's end. So when
-//! the orders end, the supervisor is dead.
+//! The pipes have no names, so no other process can write to them. The guard takes over its two ends by
+//! opening `/proc/self/fd/N` and closes the inherited ones; no third process ever holds the supervisor's end.
+//! So when the orders end, the supervisor is dead.
 //!
-//! Nobody ever waits to write. Each side sends a few dozen bytes for one message of the other's, and the
-//! kernel keeps 64 KiB for it: if there is no room, then the other side has not read for minutes, and counts
-//! as stuck.
+//! No write ever waits. Each side sends a few dozen bytes for one message of the other's, and the kernel
+//! buffers 64 KiB: if there is no room, the other side has not read for minutes, and counts as stuck.
 
 use std::{
     fmt,
@@ -24,10 +23,10 @@ use nix::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::net::unix::pipe;
 
-/// The longest line: an order to start, whose ticket has the key of an election with a long name in it.
+/// The longest line: an order to start, whose ticket has the key of an election with a long name.
 const LONGEST_LINE: usize = 16 * 1024;
 
-/// From the supervisor to the guard.
+/// A message from the supervisor to the guard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum GuardOrder {
@@ -35,56 +34,56 @@ pub(crate) enum GuardOrder {
     Start(Box<Start>),
     /// Leadership is proved until then.
     Until(WireTimestamp),
-    /// Pass this signal on to the command's group.
+    /// Send this signal to the command's group.
     Signal(i32),
-    /// The same, and kill what is left of it when its time is over.
+    /// The same, and kill the rest when its time is over.
     Stop(i32),
-    /// Kill it now, and all else of the term. Answered with [`GuardReport::Cleared`].
+    /// Kill the command now, and everything else of the term. Answered with [`GuardReport::Cleared`].
     Kill,
     /// Start the hook of the term under way.
     Hook,
-    /// The term is over, and etcd knows: there is nothing to give up any more.
+    /// The term is over, and etcd knows: nothing has to be released any more.
     Over,
 }
 
-/// What it takes to start the command, and to give leadership up after it.
+/// Data to start the command, and to release leadership after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Start {
     pub(crate) token: String,
     pub(crate) cluster: String,
     pub(crate) until: WireTimestamp,
-    /// `None`: nothing need be given up.
+    /// `None`: nothing has to be released.
     pub(crate) ticket: Option<Ticket>,
 }
 
-/// From the guard to the supervisor.
+/// A message from the guard to the supervisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum GuardReport {
-    /// Can take orders.
+    /// Ready for orders.
     Ready,
     Started {
         pid: i32,
     },
-    /// Heard that leadership is proved until then, and will act on it.
+    /// Confirms that leadership is proved until then; the guard acts by it.
     Heard(WireTimestamp),
     /// The command and all that it started are gone.
     Ended {
         how: CommandExit,
-        /// The guard ended it because time ran out, and not because it was told to.
+        /// True if the guard ended it because time ran out, and not by an order.
         ran_out: bool,
     },
-    /// The hook of the term has ended; what it left behind may be alive until the term is over.
+    /// The hook of the term has ended; its remaining processes may live until the term is over.
     HookEnded {
         how: CommandExit,
-        /// It was killed because it took too long.
+        /// True if it was killed at its time limit.
         timed_out: bool,
     },
     /// Nothing is left of the term.
     Cleared,
 }
 
-/// How a command ended.
+/// The way a command ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum CommandExit {
@@ -107,7 +106,7 @@ impl fmt::Display for CommandExit {
 }
 
 impl CommandExit {
-    /// The command's own exit code, if it had one.
+    /// Returns the command's own exit code, if it had one.
     pub(crate) fn exit_code(&self) -> Option<i32> {
         match self {
             Self::Exited(code) => Some(*code),
@@ -132,7 +131,7 @@ impl From<WireTimestamp> for Timestamp {
     }
 }
 
-/// The writing end.
+/// The writing end of a pipe.
 #[derive(Debug)]
 pub(crate) struct PipeSender<T> {
     pipe: File,
@@ -146,7 +145,7 @@ impl<T: Serialize> PipeSender<T> {
         Ok(Self { pipe: File::from(end), says: PhantomData })
     }
 
-    /// Sends a message, at once.
+    /// Sends a message, without waiting.
     ///
     /// # Errors
     ///
@@ -158,7 +157,7 @@ impl<T: Serialize> PipeSender<T> {
     }
 }
 
-/// The reading end.
+/// The reading end of a pipe.
 #[derive(Debug)]
 pub(crate) struct PipeReceiver<T> {
     pipe: pipe::Receiver,
@@ -172,15 +171,15 @@ impl<T: DeserializeOwned> PipeReceiver<T> {
         Ok(Self { pipe, unread: Vec::new(), hears: PhantomData })
     }
 
-    /// The next message, or `None` at the end.
+    /// Waits for the next message; `None` at the end.
     ///
     /// # Errors
     ///
-    /// If what was read is not a message.
+    /// If the data is not a message.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what was read is kept for a later call.
+    /// Cancel safe: data that was read is kept for a later call.
     pub(crate) async fn next(&mut self) -> io::Result<Option<T>> {
         loop {
             if let Some(message) = self.already_here()? {
@@ -202,7 +201,7 @@ impl<T: DeserializeOwned> PipeReceiver<T> {
 }
 
 impl<T: DeserializeOwned> PipeReceiver<T> {
-    /// The next of the messages that were read together with the last.
+    /// Returns the next of the messages that were read together with the last.
     ///
     /// # Errors
     ///
@@ -212,14 +211,14 @@ impl<T: DeserializeOwned> PipeReceiver<T> {
     }
 }
 
-/// Takes the next message out of what was read.
+/// Takes the next message out of the buffer.
 fn next_in<T: DeserializeOwned>(unread: &mut Vec<u8>) -> io::Result<Option<T>> {
     let Some(end) = unread.iter().position(|byte| *byte == b'\n') else { return Ok(None) };
     let line: Vec<u8> = unread.drain(..=end).collect();
     Ok(Some(serde_json::from_slice(&line)?))
 }
 
-/// The reading end of a process that has no runtime, and polls.
+/// The reading end for a process that has no runtime, and polls.
 #[derive(Debug)]
 pub(crate) struct PolledPipe<T> {
     pipe: File,
@@ -234,7 +233,7 @@ impl<T: DeserializeOwned> PolledPipe<T> {
         Ok(Self { pipe: File::from(end), unread: Vec::new(), hears: PhantomData })
     }
 
-    /// Reads what is there. `false` at the end.
+    /// Reads the available data. `false` at the end.
     pub(crate) fn read(&mut self) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         match self.pipe.read(&mut buffer) {
@@ -250,11 +249,11 @@ impl<T: DeserializeOwned> PolledPipe<T> {
         }
     }
 
-    /// The next of the messages that were read.
+    /// Returns the next of the messages that were read.
     ///
     /// # Errors
     ///
-    /// If what was read is not a message.
+    /// If the data is not a message.
     pub(crate) fn already_here(&mut self) -> io::Result<Option<T>> {
         next_in(&mut self.unread)
     }
@@ -266,30 +265,30 @@ impl<T> AsFd for PolledPipe<T> {
     }
 }
 
-/// Lets a descriptor pass to the next process that is started.
-pub(crate) fn bequeath(end: impl AsFd) -> io::Result<()> {
+/// Lets the next started process inherit a descriptor.
+pub(crate) fn make_inheritable(end: impl AsFd) -> io::Result<()> {
     fcntl(end, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(())
 }
 
-/// Takes over an inherited end for reading: opened anew, and closed as it was inherited.
+/// Takes over an inherited end for reading: opens it again, and closes the inherited one.
 pub(crate) fn inherited_source(number: i32) -> io::Result<OwnedFd> {
     inherited(number, File::options().read(true))
 }
 
-/// The same for writing.
+/// Does the same for writing.
 pub(crate) fn inherited_sink(number: i32) -> io::Result<OwnedFd> {
     inherited(number, File::options().write(true))
 }
 
 fn inherited(number: i32, how: &std::fs::OpenOptions) -> io::Result<OwnedFd> {
-    // Opened by std, so it is not passed on any further.
+    // Opened by std, so it is not inherited any further.
     let end = how.open(format!("/proc/self/fd/{number}"))?;
     nix::unistd::close(number)?;
     Ok(end.into())
 }
 
-/// A pipe of which no end is passed on, unless it is [bequeathed](bequeath).
+/// Creates a pipe of which no end is inherited, unless it is made [inheritable](bequeath).
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     Ok((reader.into(), writer.into()))

@@ -1,8 +1,8 @@
-//! Whether a command that ended by itself is started again within the same term, and how soon. Pure.
+//! The restart of a command that ended by itself, within the same term, and its pause. Pure.
 
 use std::time::Duration;
 
-/// When a command that ended by itself is started again.
+/// Conditions for a restart after the command ended by itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Restart {
@@ -15,7 +15,7 @@ pub(crate) enum Restart {
 }
 
 impl Restart {
-    /// Whether one that ended like this, with an exit code or by a signal, is started again.
+    /// Returns whether a command restarts after this end, with an exit code or by a signal.
     pub(crate) fn wants(self, exit_code: Option<i32>) -> bool {
         match self {
             Self::Never => false,
@@ -25,7 +25,7 @@ impl Restart {
     }
 }
 
-/// The pauses before restarts: 100 ms, doubling to 3 s, and from the start again after a long run.
+/// The pauses before restarts: 100 ms, doubling to 3 s, and from 100 ms again after a long run.
 #[derive(Debug)]
 pub(crate) struct RestartPause {
     next: Duration,
@@ -34,14 +34,14 @@ pub(crate) struct RestartPause {
 impl RestartPause {
     const FIRST: Duration = Duration::from_millis(100);
     const LAST: Duration = Duration::from_secs(3);
-    /// One that ran for so long did not fail at its start.
+    /// A run this long did not fail at its start.
     const LONG_RUN: Duration = Duration::from_secs(10);
 
     pub(crate) fn new() -> Self {
         Self { next: Self::FIRST }
     }
 
-    /// The pause after a run that took so long.
+    /// Returns the pause after a run of this length.
     pub(crate) fn pause(&mut self, ran: Duration) -> Duration {
         if ran >= Self::LONG_RUN {
             *self = Self::new();

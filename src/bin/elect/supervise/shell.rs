@@ -1,7 +1,8 @@
-//! A short command of the shell's, with a time limit: what hooks and checks are.
+//! A short shell command with a time limit, for hooks and checks.
 //!
-//! It runs in a process group of its own, which is killed when the time is over or nobody waits any more. It
-//! has no input, and both its outputs go to `elect`'s standard error: the standard output is the command's.
+//! It runs in a process group of its own, which is killed at the time limit or when the caller is dropped. It
+//! has no input, and both its outputs go to `elect`'s standard error: the standard output belongs to the
+//! command.
 
 use std::{
     io,
@@ -22,7 +23,7 @@ use super::{
     shim,
 };
 
-/// How a shell command ended.
+/// The way a shell command ended.
 #[derive(Debug)]
 pub(crate) enum ShellOutcome {
     Ended(ExitStatus),
@@ -50,7 +51,7 @@ pub(crate) async fn run(
         Ok(Err(error)) => ShellOutcome::NotStarted(error),
         Err(_) => {
             running.kill();
-            // Nothing can hold up a KILL for long, but for the kernel.
+            // Only the kernel can delay a KILL for long.
             let _ = timeout(within, running.child.wait()).await;
             ShellOutcome::TimedOut
         }
@@ -77,7 +78,7 @@ impl RunningShell {
     }
 
     fn kill(&self) {
-        // No id: it has ended and is reaped, and what it left behind is not ours to end.
+        // No id: it has ended and is reaped, and its remaining processes are not ours to end.
         if let Some(group) = self.child.id() {
             let _ = killpg(Pid::from_raw(group.cast_signed()), Signal::SIGKILL);
         }

@@ -1,9 +1,9 @@
 //! `elect shim PARENT COMMAND…`: becomes COMMAND, after asking the kernel to kill it together with PARENT.
 //!
-//! Only a process can ask that for itself, between its start and COMMAND's, which safe code has no room for
-//! within one program. So this is a program of its own, for a few hundred microseconds. `exec` keeps the
-//! request, unless COMMAND is set-user-id or has file capabilities; it resets all signal handlers. SIGPIPE is put
-//! back to its default, and no signal is blocked.
+//! Only a process can request that for itself, between its start and COMMAND's, where safe code within one
+//! program can't run. So this is a program of its own, for a few hundred microseconds. `exec` keeps the
+//! request, unless COMMAND is set-user-id or has file capabilities; it resets all signal handlers. SIGPIPE
+//! gets its default again, and no signal is blocked.
 
 use std::{
     env,
@@ -23,10 +23,10 @@ use nix::{
 
 use super::program;
 
-/// What the program is told to be one. Not for users, so the command line does not know it.
+/// The argument that turns this program into one. Not for users, so the command line does not know it.
 const NAME: &str = "shim";
 
-/// The command line that starts `command` through this program, as a child of the calling process.
+/// Builds the command line that starts `command` through this program, as a child of the calling process.
 ///
 /// Start it from a thread that lives as long as the process: the kernel takes the thread for the parent.
 pub(crate) fn command(command: impl IntoIterator<Item = OsString>) -> Command {
@@ -35,9 +35,9 @@ pub(crate) fn command(command: impl IntoIterator<Item = OsString>) -> Command {
     shim
 }
 
-/// Becomes the command, if that is what this process was started for. Returns where it was not, or failed to.
+/// Becomes the command, if this process was started for that. Returns otherwise, or if that failed.
 ///
-/// A new leader's command waits for this, so it comes before all that other processes of ours need.
+/// A new leader's command waits for this, so it comes before everything that other processes of ours need.
 pub(crate) fn become_command() -> Option<ExitCode> {
     let mut words = env::args_os().skip(1);
     if words.next()? != NAME {
@@ -52,7 +52,7 @@ fn exec(parent: Pid, program: &OsStr, args: impl Iterator<Item = OsString>) -> E
     if let Err(error) = tied {
         return refused(program, &error).into();
     }
-    // It died before we asked.
+    // It died before the request.
     if getppid() != parent {
         return ExitCode::from(program::CANNOT_RUN);
     }
@@ -63,7 +63,7 @@ fn exec(parent: Pid, program: &OsStr, args: impl Iterator<Item = OsString>) -> E
     refused(program, &Command::new(program).args(args).exec()).into()
 }
 
-/// Says why it can't be run, and returns the exit code that shells use.
+/// Prints why it can't be run, and returns the exit code of shells.
 pub(crate) fn refused(program: &OsStr, error: &io::Error) -> u8 {
     eprintln!("elect: failed to run {}: {error}", program.display());
     program::exit_code(error)

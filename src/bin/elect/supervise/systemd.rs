@@ -1,8 +1,8 @@
-//! What systemd is told: readiness, a status line, the end, and that the election loop is alive.
+//! Notifications to systemd: readiness, a status line, the end, and the watchdog of the election loop.
 //!
-//! The protocol is one datagram a message, to the socket that `NOTIFY_SOCKET` names. It is sent without ever
-//! waiting: the loop that tells is the one that renews, and a service manager that does not read must not cost
-//! it its lease. Where there is no such socket, nothing is done.
+//! The protocol is one datagram a message, to the socket in `NOTIFY_SOCKET`. Sending never waits: the loop
+//! that notifies is the one that renews, and a service manager that does not read must not cost it its lease.
+//! Without the socket nothing is done.
 
 use std::{
     env, io,
@@ -27,7 +27,7 @@ pub(crate) struct Systemd {
 }
 
 impl Systemd {
-    /// By `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. Call it on a Tokio runtime.
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`. Call it on a Tokio runtime.
     pub(crate) fn from_environment() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).and_then(|path| {
             connect(path.as_bytes()).inspect_err(|error| warn!(%error, "NOTIFY_SOCKET can't be used")).ok()
@@ -40,7 +40,7 @@ impl Systemd {
         Self { socket, watchdog, ready: false }
     }
 
-    /// Tells of what happened to the candidate. It is ready once it has had a lease.
+    /// Reports an event of the candidate. It is ready once it has had a lease.
     pub(crate) fn event(&mut self, event: &Event) {
         match event {
             Event::Campaigning => {
@@ -60,9 +60,9 @@ impl Systemd {
         }
     }
 
-    /// The line that `systemctl status` shows.
+    /// Sets the line that `systemctl status` shows.
     pub(crate) fn status(&self, text: &str) {
-        // One line each: another one would be another variable.
+        // One line: another one would be another variable.
         self.tell(&format!("STATUS={}", text.replace('\n', " ")));
     }
 
@@ -70,12 +70,12 @@ impl Systemd {
         self.tell("STOPPING=1\nSTATUS=stopping");
     }
 
-    /// Feeds the watchdog whenever it is due. Poll it in the election loop, and nowhere else: that loop is what
-    /// the watchdog is about.
+    /// Feeds the watchdog whenever it is due. Poll it in the election loop only, which is the loop that the
+    /// watchdog checks.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: what is due is done by a later call.
+    /// Cancel safe: a later call does what is due.
     pub(crate) async fn feed(&mut self) {
         match &mut self.watchdog {
             Some(due) => drop(due.tick().await),
@@ -108,7 +108,7 @@ fn connect(path: &[u8]) -> io::Result<UnixDatagram> {
     Ok(socket)
 }
 
-/// How long systemd waits for a sign of life, if it waits for one of this process.
+/// Returns how long systemd waits for a sign of life of this process, if it does.
 fn watchdog() -> Option<Duration> {
     let number = |name| env::var(name).ok()?.parse::<u64>().ok();
     let ours = number("WATCHDOG_PID").is_none_or(|pid| pid == u64::from(process::id()));

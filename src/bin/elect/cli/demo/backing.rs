@@ -123,7 +123,7 @@ impl Backing {
 }
 
 async fn start_etcd([client, peer]: &[Port; 2], directory: &Path) -> anyhow::Result<Process> {
-    program::look_for(OsStr::new("etcd")).map_err(|_| {
+    program::find(OsStr::new("etcd")).map_err(|_| {
         anyhow!(
             "--etcd: there is no etcd in PATH. Install it (Debian, Ubuntu: apt install etcd-server; others: \
              https://etcd.io/docs/latest/install/), or name one that runs, as in --etcd localhost:2379. Without --etcd \

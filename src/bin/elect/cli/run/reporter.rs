@@ -84,7 +84,7 @@ impl Reporter {
             biased;
             Some(event) = self.events.next() => self.event(event),
             head = self.leader_watch.next() => self.head(head),
-            _ = self.child_ended.recv() => drop(self.registry.reap_strays()),
+            _ = self.child_ended.recv() => drop(self.registry.reap_orphans()),
             _ = self.alive.tick() => {
                 self.store.tick();
                 self.election_log.namesakes(&self.store.namesakes());
