@@ -288,7 +288,7 @@ fn inherited(number: i32, how: &std::fs::OpenOptions) -> io::Result<OwnedFd> {
     Ok(end.into())
 }
 
-/// Creates a pipe of which no end is inherited, unless it is made [inheritable](bequeath).
+/// Creates a pipe of which no end is inherited, unless [`make_inheritable`] is called.
 pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (reader, writer) = io::pipe()?;
     Ok((reader.into(), writer.into()))
