@@ -233,7 +233,7 @@ impl Attempt {
                     answered = true;
                     match put {
                         Ok(Ok(Put::Ours(created))) => {
-                            self.put_ticket(standing, created).await;
+                            self.put_ticket(request, created).await;
                             WinInput::Put { created }
                         }
                         Ok(Ok(Put::Taken)) => return Err(AttemptError::Anew(EtcdError::elsewhere(AttemptFailure::NotOurs.to_string()))),
