@@ -38,7 +38,7 @@ for program in $programs; do
             peers::*) source=src/peers ;;
             etcd::*) source=src/etcd ;;
             status::*) source=src/bin/elect/status ;;
-            *) source=src/bin/elect ;;
+            config::*) source=src/bin/elect/config ;;
         esac
         kept=$source/__fuzz__/$(printf %s "${test%fuzz_*}$target" | sed 's/::/__/g')
         corpus=$out/corpus/$target

@@ -192,7 +192,7 @@ fn a_data_directory_has_to_be_somewhere() {
     let homeless =
         || server(&unused).env("HOME", "").env("STATE_DIRECTORY", "").env("XDG_STATE_HOME", "state");
     assert_says(&complaint(homeless()), &["STATE_DIRECTORY", "XDG_STATE_HOME", "HOME", "--data"]);
-    is_refused_wherever_it_is_said(|| server(&unused), "data", "", &["--data"]);
+    is_refused_wherever_it_is_said(|| server(&unused), "data", "", &["data"]);
     unused.assert_untouched();
 }
 

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::{
-    Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use leader_election::{
@@ -19,7 +19,7 @@ pub(crate) use self::lifeline::LifelineArgs;
 #[cfg(target_os = "linux")]
 use crate::supervise::{guard::Inherited, init, shim};
 use crate::{
-    config::{self, Config, Defaults, Endpoints, MemberArgs, UsageError},
+    config::{self, Config, Defaults, Endpoints, File, MemberArgs, UsageError},
     descriptors,
     log::{self, Format, OutputStream},
     secrecy,
@@ -48,7 +48,7 @@ mod transcript;
 /// Leader election: run several copies of a service, and have exactly one of them lead.
 #[derive(Debug, Parser)]
 #[command(name = "elect", version, max_term_width = 100)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
 }
@@ -126,7 +126,7 @@ enum Command {
     Witness {
         /// The directory [default: $RUNTIME_DIRECTORY, or $XDG_RUNTIME_DIR/elect where it is there].
         #[arg(value_name = "DIR", env = "ELECT_LIFELINE")]
-        directory: Option<PathBuf>,
+        lifeline: Option<PathBuf>,
         #[command(flatten)]
         shared: CommonArgs,
     },
@@ -136,7 +136,7 @@ enum Command {
     Release {
         /// The directory [default: $RUNTIME_DIRECTORY, or $XDG_RUNTIME_DIR/elect where it is there].
         #[arg(value_name = "DIR", env = "ELECT_LIFELINE")]
-        directory: Option<PathBuf>,
+        lifeline: Option<PathBuf>,
         #[command(flatten)]
         shared: CommonArgs,
     },
@@ -185,7 +185,7 @@ enum Verb {
 }
 
 /// Flags of a candidate, beside its name.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Args)]
 pub(crate) struct CandidateArgs {
     /// Lifetime of the lease, for which a crashed leader keeps its place: whole seconds, at least etcd's minimum of 2s
     /// [default: 5s].
@@ -205,8 +205,8 @@ pub(crate) struct CandidateArgs {
     pub(crate) member: MemberArgs,
 }
 
-/// Flags of every command. Absent is not the default: a file may have the value.
-#[derive(Debug, Default, Args)]
+/// Flags of every command. Absent is not always the default: that depends on the backend.
+#[derive(Debug, Args)]
 pub(crate) struct CommonArgs {
     /// Members of one etcd cluster [default: localhost:2379].
     #[arg(long, value_name = "HOST:PORT,…", env = "ELECT_ETCD", display_order = 0, help_heading = "etcd")]
@@ -235,12 +235,12 @@ pub(crate) struct CommonArgs {
     /// The certificate's private key (PEM). Needs --cert.
     #[arg(long, value_name = "FILE", env = "ELECT_KEY", help_heading = "TLS")]
     pub(crate) key: Option<PathBuf>,
-    /// Name of the election; servers that use the same name compete [default: leader].
-    #[arg(long, value_name = "NAME", env = "ELECT_ELECTION")]
-    pub(crate) election: Option<ElectionName>,
-    /// plain: only the lines of the demo; full: with time, level and fields; json: for programs [default: full].
-    #[arg(long, value_enum, value_name = "FORMAT", env = "ELECT_LOG_FORMAT")]
-    pub(crate) log_format: Option<Format>,
+    /// Name of the election; servers that use the same name compete.
+    #[arg(long, value_name = "NAME", env = "ELECT_ELECTION", default_value = config::DEFAULT_ELECTION)]
+    pub(crate) election: ElectionName,
+    /// plain: only the lines of the demo; full: with time, level and fields; json: for programs.
+    #[arg(long, value_enum, value_name = "FORMAT", env = "ELECT_LOG_FORMAT", default_value = "full")]
+    pub(crate) log_format: Format,
     /// A TOML file with any of the long flags as keys.
     #[arg(long, value_name = "FILE", env = "ELECT_CONFIG")]
     pub(crate) config: Option<PathBuf>,
@@ -275,9 +275,12 @@ pub(crate) fn main() -> ExitCode {
     }
     let command = environment::without_empty(command_line());
     let matches = command.clone().try_get_matches().unwrap_or_else(|error| with_hint(error).exit());
-    let cli = Cli::from_arg_matches_mut(&mut { matches });
-    let cli = cli.unwrap_or_else(|error| error.format(&mut command.clone()).exit());
-    match run(cli.command) {
+    let matches = with_file(&command, matches).map_err(anyhow::Error::from);
+    let ended = matches.and_then(|mut matches| {
+        let cli = Cli::from_arg_matches_mut(&mut matches);
+        run(cli.unwrap_or_else(|error| error.format(&mut command.clone()).exit()).command)
+    });
+    match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("elect: {error:#}");
@@ -298,6 +301,17 @@ fn with_hint(mut error: clap::Error) -> clap::Error {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
     }
     error
+}
+
+/// Reads the command line anew, with the configuration file's values as defaults, where it names a file.
+fn with_file(command: &clap::Command, matches: ArgMatches) -> Result<ArgMatches, UsageError> {
+    let mut chosen = &matches;
+    while let Some((_, below)) = chosen.subcommand() {
+        chosen = below;
+    }
+    let Ok(Some(path)) = chosen.try_get_one::<PathBuf>("config") else { return Ok(matches) };
+    let file = File::read(path, command)?;
+    file.as_defaults(command.clone()).try_get_matches().map_err(|error| file.refused(&error))
 }
 
 /// Warns about variables that have no effect, or a surprising one.
@@ -321,24 +335,24 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         #[cfg(target_os = "linux")]
         Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
         Command::Server { name, name_flag, candidate_args, lifeline, shared } => {
-            let config = Config::merge(shared, Some(candidate_args.member.clone()))?;
+            let config = Config::of(shared, Some(candidate_args.member.clone()))?;
             secrecy::close(&config)?;
             let defaults = Defaults { name: server::nameless, timing: Timing::DEFAULT };
-            let candidate = config.candidate(name_flag.or(name), *candidate_args, defaults)?;
+            let candidate = config.candidate(name.or(name_flag), *candidate_args, defaults)?;
             log::start(config.log_format, OutputStream::Stdout)?;
             warn_of_environment(&config);
-            let candidate = lifeline.add_to(candidate, &config)?;
+            let candidate = lifeline.add_to(candidate)?;
             runtime.block_on(server::run(config, candidate))
         }
         Command::Observe { json, shared } => {
-            let config = Config::merge(shared, None)?;
+            let config = Config::of(shared, None)?;
             secrecy::close(&config)?;
             log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             runtime.block_on(observe::run(config, json))
         }
         Command::Status { json, shared } => {
-            let config = Config::merge(shared, None)?;
+            let config = Config::of(shared, None)?;
             secrecy::close(&config)?;
             log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
@@ -355,7 +369,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                     (Some((name, directory)), *shared, Some(member))
                 }
             };
-            let config = Config::merge(shared, member)?;
+            let config = Config::of(shared, member)?;
             log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
             match verb {
@@ -363,19 +377,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 Some((name, directory)) => runtime.block_on(peers::replace(config, name, directory)),
             }
         }
-        Command::Witness { directory, shared } => {
-            let config = Config::merge(shared, None)?;
+        Command::Witness { lifeline, shared } => {
+            let config = Config::of(shared, None)?;
             secrecy::close(&config)?;
             log::start(config.log_format, OutputStream::Stdout)?;
             warn_of_environment(&config);
-            runtime.block_on(lifeline::witness(directory, config))
+            runtime.block_on(lifeline::witness(lifeline, config))
         }
-        Command::Release { directory, shared } => {
-            let config = Config::merge(shared, None)?;
+        Command::Release { lifeline, shared } => {
+            let config = Config::of(shared, None)?;
             secrecy::close(&config)?;
             log::start(config.log_format, OutputStream::Stderr)?;
             warn_of_environment(&config);
-            runtime.block_on(lifeline::release(directory, config))
+            runtime.block_on(lifeline::release(lifeline, config))
         }
         #[cfg(target_os = "linux")]
         Command::Demo(flags) => runtime.block_on(demo::run(flags)),

@@ -1,14 +1,14 @@
-//! Flags, environment, file and defaults, merged once into a [`Config`] that can only be valid.
+//! Flags, environment, file and defaults, made once into a [`Config`] that can only be valid.
 //!
-//! A flag wins over the environment (clap does that), the environment over the file, the file over the
-//! default. A password is never a flag: it comes from `ELECT_PASSWORD` or from a file.
+//! A flag wins over the environment, the environment over the file, the file over the default: to clap, the [`File`]
+//! is defaults. A password is never a flag: it comes from `ELECT_PASSWORD` or from
+//! a file.
 //!
 //! No source wins on the backend: `--peers` in one and an etcd setting in another is an error. A server that
 //! mistook one for the other would lead beside the leader that all others follow.
 
 use std::{
-    env, fmt, fs,
-    num::NonZeroU32,
+    env, fmt,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -20,26 +20,28 @@ use leader_election::{
     peers::{self, Group, Timing, Tls},
     timing::Ttl,
 };
-use serde::Deserialize;
 
 use self::exposure::Exposed;
-pub(crate) use self::group::{MemberArgs, PeersConfig};
+pub(crate) use self::{
+    file::File,
+    group::{MemberArgs, PeersConfig},
+};
 use crate::{
     cli::{CandidateArgs, CommonArgs},
     lease_timing::LeaseTiming,
     log::Format,
     status::Address,
-    supervise::{contain::Contain, restart::Restart},
 };
 
 mod exposure;
+mod file;
 mod group;
 
 /// etcd's own default address.
 pub(crate) const DEFAULT_ENDPOINT: &str = "localhost:2379";
 
 /// The election's name in etcd's own examples and in the seed of this project.
-const DEFAULT_ELECTION: &str = "leader";
+pub(crate) const DEFAULT_ELECTION: &str = "leader";
 
 /// An impossible request by the user; nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +60,6 @@ pub(crate) struct Config {
     pub(crate) knows_a_secret: bool,
     /// Warnings about risks.
     pub(crate) warnings: Vec<String>,
-    file: File,
 }
 
 /// The backend that decides elections.
@@ -103,64 +104,6 @@ pub(crate) struct Defaults {
     pub(crate) timing: Timing,
 }
 
-/// The keys of a configuration file.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct File {
-    etcd: Option<CommaList>,
-    peers: Option<CommaList>,
-    listen: Option<String>,
-    data: Option<PathBuf>,
-    heartbeat: Option<String>,
-    election_timeout: Option<String>,
-    secret_file: Option<PathBuf>,
-    insecure_peers: Option<bool>,
-    operators: Option<CommaList>,
-    tokens_after: Option<u64>,
-    user: Option<String>,
-    password_file: Option<PathBuf>,
-    cacert: Option<PathBuf>,
-    cert: Option<PathBuf>,
-    key: Option<PathBuf>,
-    election: Option<String>,
-    ttl: Option<String>,
-    name: Option<String>,
-    http: Option<PortOrAddress>,
-    log_format: Option<Format>,
-    // Keys of `server`.
-    pub(crate) lifeline: Option<PathBuf>,
-    pub(crate) lock_delay: Option<String>,
-    // Keys of `run`.
-    pub(crate) kill_after: Option<String>,
-    pub(crate) restart: Option<Restart>,
-    pub(crate) once: Option<bool>,
-    pub(crate) contain: Option<Contain>,
-    pub(crate) check: Option<String>,
-    pub(crate) check_interval: Option<String>,
-    pub(crate) check_timeout: Option<String>,
-    pub(crate) check_failures: Option<NonZeroU32>,
-    pub(crate) on_leading: Option<String>,
-    pub(crate) on_following: Option<String>,
-    pub(crate) on_change: Option<String>,
-    pub(crate) hook_timeout: Option<String>,
-}
-
-/// `etcd = "a:1,b:1"` or `etcd = ["a:1", "b:1"]`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum CommaList {
-    One(String),
-    Many(Vec<String>),
-}
-
-/// `http = 8080` or `http = "0.0.0.0:8080"`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(untagged)]
-enum PortOrAddress {
-    Port(u16),
-    Address(String),
-}
-
 /// A list of endpoints as people write it: white space around each, a comma after the last.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoints(Vec<Endpoint>);
@@ -190,37 +133,21 @@ pub(crate) fn is_empty(variable: &str) -> bool {
 
 impl Config {
     /// `member` is that of a command that campaigns; those that only ask have none.
-    pub(crate) fn merge(flags: CommonArgs, member: Option<MemberArgs>) -> Result<Self, UsageError> {
-        let file = flags.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
-        refuse_empty_peers(&flags, &file)?;
+    pub(crate) fn of(flags: CommonArgs, member: Option<MemberArgs>) -> Result<Self, UsageError> {
+        refuse_empty_peers(&flags)?;
         if let Some(member) = &member {
-            refuse_empty_data(&flags, member, &file)?;
+            refuse_empty_data(&flags, member)?;
         }
-        Self::of(flags, member.unwrap_or_default(), file)
-    }
-
-    fn of(flags: CommonArgs, member: MemberArgs, file: File) -> Result<Self, UsageError> {
-        let group = match (flags.peers, &file.peers) {
-            (Some(group), _) => Some(group),
-            (None, Some(CommaList::One(list))) => Some(in_file("peers", list.parse())?),
-            (None, Some(CommaList::Many(list))) => Some(in_file("peers", list.join(",").parse())?),
-            (None, None) => None,
-        };
-        let member = member.or(file.member()?);
-        let endpoints = match (flags.etcd, &file.etcd) {
-            (Some(lists), _) => Some(lists.into_iter().flat_map(|list| list.0).collect()),
-            (None, Some(list)) => Some(endpoints_in(list)?),
-            (None, None) => None,
-        };
+        let member = member.unwrap_or_default();
+        let group = flags.peers;
+        let endpoints: Option<Vec<_>> =
+            flags.etcd.map(|lists| lists.into_iter().flat_map(|list| list.0).collect());
         let uses_default_endpoint = group.is_none() && endpoints.is_none();
-        let login = Login {
-            user: flags.user.or_else(|| file.user.clone()),
-            password: PasswordSource::of(flags.password_file.as_deref(), file.password_file.as_deref())?,
-        };
+        let login = Login { user: flags.user, password: PasswordSource::of(flags.password_file)? };
         let certificates = CertificateFiles {
-            ca: flags.cacert.as_deref().or(file.cacert.as_deref()),
-            cert: flags.cert.as_deref().or(file.cert.as_deref()),
-            key: flags.key.as_deref().or(file.key.as_deref()),
+            ca: flags.cacert.as_deref(),
+            cert: flags.cert.as_deref(),
+            key: flags.key.as_deref(),
         };
         let mut warnings = exposed(&login, certificates, &member);
         let knows_a_secret =
@@ -231,12 +158,7 @@ impl Config {
             Some(group) => BackendConfig::Peers(among_peers(group, endpoints, &login, certificates, member)?),
         };
 
-        let election = match (flags.election, &file.election) {
-            (Some(election), _) => election,
-            (None, Some(election)) => in_file("election", election.parse())?,
-            (None, None) => DEFAULT_ELECTION.parse().expect("the default is a valid name"),
-        };
-        let log_format = flags.log_format.or(file.log_format).unwrap_or_default();
+        let CommonArgs { election, log_format, .. } = flags;
         if let BackendConfig::Etcd(settings) = &backend
             && logs_in
             && let Some(endpoint) = in_the_clear(settings)
@@ -246,12 +168,7 @@ impl Config {
                  https://"
             ));
         }
-        Ok(Self { backend, election, log_format, uses_default_endpoint, knows_a_secret, warnings, file })
-    }
-
-    /// Returns the keys of the configuration file, if there is one.
-    pub(crate) fn file(&self) -> &File {
-        &self.file
+        Ok(Self { backend, election, log_format, uses_default_endpoint, knows_a_secret, warnings })
     }
 
     /// Merges a candidate's settings from its flags, the same file, and the defaults.
@@ -263,18 +180,10 @@ impl Config {
     ) -> Result<CandidateConfig, UsageError> {
         // Not read by clap: it may be given in two places, and would conflict with itself.
         let in_environment = env::var("ELECT_NAME").ok().filter(|name| !name.is_empty());
-        let name = match (name, in_environment, &self.file.name) {
-            (Some(name), _, _) => name,
-            (None, Some(name), _) => {
-                name.parse().map_err(|error| UsageError(format!("ELECT_NAME: {error}")))?
-            }
-            (None, None, Some(name)) => in_file("name", name.parse())?,
-            (None, None, None) => (defaults.name)()?,
-        };
-        let ttl = match (ttl, &self.file.ttl) {
-            (Some(ttl), _) => Some(ttl),
-            (None, Some(ttl)) => Some(in_file("ttl", parse_ttl(ttl))?),
-            (None, None) => None,
+        let name = match (name, in_environment) {
+            (Some(name), _) => name,
+            (None, Some(name)) => name.parse().map_err(|error| UsageError(format!("ELECT_NAME: {error}")))?,
+            (None, None) => (defaults.name)()?,
         };
         let place = match (&self.backend, ttl) {
             (BackendConfig::Etcd(settings), ttl) => {
@@ -291,67 +200,11 @@ impl Config {
                 CandidateBackend::Peers(Box::new(peers.settings(&name, &self.election, defaults.timing)?))
             }
         };
-        let http = match (http, &self.file.http) {
-            (Some(http), _) => Some(http),
-            (None, Some(PortOrAddress::Port(port))) => Some(in_file("http", port.to_string().parse())?),
-            (None, Some(PortOrAddress::Address(address))) => Some(in_file("http", address.parse())?),
-            (None, None) => None,
-        };
         Ok(CandidateConfig { name, place, http })
     }
 }
 
-impl File {
-    fn read(path: &Path) -> Result<Self, UsageError> {
-        let shown = path.display();
-        let text = fs::read_to_string(path).map_err(|error| {
-            UsageError(format!("--config {shown}: {error}; name a file that can be read"))
-        })?;
-        Self::parse(&text).map_err(|(line, problem)| {
-            let of_keys = match problem.contains("unknown field") {
-                true => {
-                    "; the keys are the long flags without dashes in front, and a password goes into ELECT_PASSWORD or a \
-                     file of its own (password-file)"
-                }
-                false => "",
-            };
-            UsageError(format!("--config {shown}, line {line}{problem}{of_keys}"))
-        })
-    }
-
-    /// Parses the text; an error has its line's number.
-    fn parse(text: &str) -> Result<Self, (usize, String)> {
-        toml::from_str(text).map_err(|error| {
-            // The line's number, and not the line: it may contain a secret.
-            let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-            let key = text.lines().nth(line - 1).and_then(|line| line.split_once('='));
-            let key = key.map(|(key, _)| format!(" {}:", key.trim())).unwrap_or_default();
-            (line, format!(":{key} {}", error.message()))
-        })
-    }
-
-    fn member(&self) -> Result<MemberArgs, UsageError> {
-        Ok(MemberArgs {
-            listen: parsed("listen", &self.listen, str::parse)?,
-            data: self.data.clone(),
-            heartbeat: parsed("heartbeat", &self.heartbeat, parse_heartbeat)?,
-            election_timeout: parsed("election-timeout", &self.election_timeout, str::parse)?,
-            secret_file: self.secret_file.clone(),
-            insecure_peers: self.insecure_peers.unwrap_or_default(),
-            operators: self.operators.as_ref().map(|list| match list {
-                CommaList::One(list) => list.split(',').map(str::to_owned).collect(),
-                CommaList::Many(list) => list.clone(),
-            }),
-            tokens_after: parsed(
-                "tokens-after",
-                &self.tokens_after.map(|token| token.to_string()),
-                parse_token,
-            )?,
-        })
-    }
-}
-
-/// Parses the token that those of a new group must exceed.
+/// The token that those of a new group are to be larger than.
 pub(crate) fn parse_token(text: &str) -> Result<u64, String> {
     let token = text.parse().map_err(|_| "write a token, as elect status shows them".to_owned())?;
     if token > LARGEST_TOKEN {
@@ -363,18 +216,11 @@ pub(crate) fn parse_token(text: &str) -> Result<u64, String> {
 /// Servers of a group take a larger term for a damaged one.
 const LARGEST_TOKEN: u64 = 1 << 32;
 
-fn endpoints_in(list: &CommaList) -> Result<Vec<Endpoint>, UsageError> {
-    match list {
-        CommaList::One(list) => in_file("etcd", list.parse::<Endpoints>()).map(|list| list.0),
-        CommaList::Many(list) => list.iter().map(|endpoint| in_file("etcd", endpoint.parse())).collect(),
-    }
-}
-
-/// Refuses an empty `ELECT_PEERS` if nothing else names the backend: the server was to be one of a group, and
-/// must not become a candidate on whatever etcd answers at the default address.
-fn refuse_empty_peers(flags: &CommonArgs, file: &File) -> Result<(), UsageError> {
-    let among_peers = flags.peers.is_some() || file.peers.is_some();
-    let on_etcd = flags.etcd.is_some() || flags.user.is_some() || file.etcd.is_some() || file.user.is_some();
+/// Refuses an `ELECT_PEERS` with nothing in it where nothing else says what elects: the server was to be one of a
+/// group, and must not become a candidate on whichever etcd answers at the default address.
+fn refuse_empty_peers(flags: &CommonArgs) -> Result<(), UsageError> {
+    let among_peers = flags.peers.is_some();
+    let on_etcd = flags.etcd.is_some() || flags.user.is_some();
     if !among_peers && !on_etcd && is_empty("ELECT_PEERS") {
         return Err(UsageError(
             "--peers: ELECT_PEERS is empty, so it has no address; without it this server would campaign on the etcd \
@@ -387,9 +233,9 @@ fn refuse_empty_peers(flags: &CommonArgs, file: &File) -> Result<(), UsageError>
 
 /// Refuses an empty `ELECT_DATA`: it would change the backend's memory, and a member that looks for it elsewhere
 /// forgets its votes.
-fn refuse_empty_data(flags: &CommonArgs, member: &MemberArgs, file: &File) -> Result<(), UsageError> {
-    let among_peers = flags.peers.is_some() || file.peers.is_some();
-    if among_peers && member.data.is_none() && file.data.is_none() && is_empty("ELECT_DATA") {
+fn refuse_empty_data(flags: &CommonArgs, member: &MemberArgs) -> Result<(), UsageError> {
+    let among_peers = flags.peers.is_some();
+    if among_peers && member.data.is_none() && is_empty("ELECT_DATA") {
         return Err(UsageError(
             "--data: ELECT_DATA is empty; name the directory that has this server's votes, or unset it"
                 .into(),
@@ -398,19 +244,7 @@ fn refuse_empty_data(flags: &CommonArgs, member: &MemberArgs, file: &File) -> Re
     Ok(())
 }
 
-fn parsed<T, E: std::fmt::Display>(
-    key: &str,
-    text: &Option<String>,
-    parse: fn(&str) -> Result<T, E>,
-) -> Result<Option<T>, UsageError> {
-    text.as_deref().map(|text| in_file(key, parse(text))).transpose()
-}
-
-pub(crate) fn in_file<T, E: std::fmt::Display>(key: &str, parsed: Result<T, E>) -> Result<T, UsageError> {
-    parsed.map_err(|error| UsageError(format!("--config: {key}: {error}")))
-}
-
-/// Parses `5s`, `1m`.
+/// Reads `5s`, `1m`.
 pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
     if text.starts_with('-') {
         return Err("a duration is not negative; write a duration, as in 5s".into());
@@ -547,23 +381,18 @@ enum PasswordSource {
 }
 
 impl PasswordSource {
-    /// Chooses the file of the flag, the environment, or the file of the configuration.
-    fn of(flag: Option<&Path>, configured: Option<&Path>) -> Result<Option<Self>, UsageError> {
-        let in_environment = match env::var("ELECT_PASSWORD") {
-            Ok(empty) if empty.is_empty() => Err(env::VarError::NotPresent),
-            found => found,
-        };
-        let password = match (flag, in_environment, configured) {
-            (Some(path), _, _) | (None, Err(env::VarError::NotPresent), Some(path)) => {
-                Self::InFile(path.to_owned())
+    /// From the file that a flag names, else from the environment.
+    fn of(file: Option<PathBuf>) -> Result<Option<Self>, UsageError> {
+        match (file, env::var("ELECT_PASSWORD")) {
+            (Some(path), _) => Ok(Some(Self::InFile(path))),
+            (None, Ok(password)) if !password.is_empty() => {
+                Ok(Some(Self::Given(without_line_break(&password))))
             }
-            (None, Ok(password), _) => Self::Given(without_line_break(&password)),
-            (None, Err(env::VarError::NotPresent), None) => return Ok(None),
-            (None, Err(env::VarError::NotUnicode(_)), _) => {
-                return Err(UsageError("ELECT_PASSWORD is not UTF-8, which etcd's passwords are".into()));
+            (None, Ok(_) | Err(env::VarError::NotPresent)) => Ok(None),
+            (None, Err(env::VarError::NotUnicode(_))) => {
+                Err(UsageError("ELECT_PASSWORD is not UTF-8, which etcd's passwords are".into()))
             }
-        };
-        Ok(Some(password))
+        }
     }
 }
 
@@ -596,29 +425,25 @@ fn without_line_break(secret: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
 
-    #[test]
-    fn the_file_that_the_documents_show_is_a_configuration() {
-        let page = include_str!("../../../docs/configuration.md");
-        let (_, file) = page.split_once("```toml\n").expect("an example");
-        let (file, _) = file.split_once("```").expect("its end");
-        let file = File::parse(file).unwrap();
-        assert!(file.etcd.is_some() && file.ttl.is_some() && file.password_file.is_some());
+    #[derive(Parser)]
+    struct Flags {
+        #[command(flatten)]
+        shared: CommonArgs,
     }
 
     #[test]
     fn a_password_over_a_network_without_tls_is_warned_of() {
         let password = tempfile::NamedTempFile::new().unwrap();
-        fs::write(password.path(), "secret").unwrap();
+        std::fs::write(password.path(), "secret").unwrap();
         let warnings = |etcd: &str, user: Option<&str>| {
-            let flags = CommonArgs {
-                etcd: Some(vec![etcd.parse().unwrap()]),
-                user: user.map(str::to_owned),
-                password_file: user.map(|_| password.path().to_owned()),
-                ..CommonArgs::default()
-            };
-            let config = Config::of(flags, MemberArgs::default(), File::default()).unwrap();
+            let login =
+                user.map(|user| ["--user", user, "--password-file", password.path().to_str().unwrap()]);
+            let flags = ["elect", "--etcd", etcd].into_iter().chain(login.into_iter().flatten());
+            let config = Config::of(Flags::parse_from(flags).shared, None).unwrap();
             assert_eq!(config.knows_a_secret, user.is_some());
             config.warnings
         };
@@ -631,27 +456,5 @@ mod tests {
             assert!(said.len() == 1 && said[0].contains("in the clear"), "{loud}: {said:?}");
             assert!(said[0].starts_with("--user: ") && !said[0].contains("localhost"), "{said:?}");
         }
-    }
-
-    /// Parses as a configuration, or as an error on one bounded line that repeats no value.
-    #[test]
-    fn fuzz_config() {
-        bolero::check!().for_each(|text: &[u8]| {
-            let Ok(text) = std::str::from_utf8(text) else { return };
-            let mut file = match File::parse(text) {
-                Ok(file) => file,
-                Err((line, problem)) => {
-                    assert!((1..=text.lines().count() + 1).contains(&line), "line {line}: {problem}");
-                    return;
-                }
-            };
-            // Left out: a fuzzer must not read files by those names.
-            (file.cacert, file.cert, file.key, file.password_file) = (None, None, None, None);
-            file.secret_file = None;
-            let Ok(config) = Config::of(CommonArgs::default(), MemberArgs::default(), file) else { return };
-            let name = || Ok("server1".parse().expect("it is a name"));
-            let _ =
-                config.candidate(None, CandidateArgs::default(), Defaults { name, timing: Timing::DEFAULT });
-        });
     }
 }

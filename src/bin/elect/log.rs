@@ -48,11 +48,9 @@ pub(crate) fn lasting_problem(text: &str) {
     tracing::warn!(target: LASTING, "{text}");
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
     Plain,
-    #[default]
     Full,
     Json,
 }

@@ -19,7 +19,7 @@ use tracing::info;
 
 use super::{LEAVE_WITHIN, signals::Signals};
 use crate::{
-    config::{BackendConfig, CandidateBackend, CandidateConfig, Config, UsageError, in_file},
+    config::{BackendConfig, CandidateBackend, CandidateConfig, Config, UsageError},
     log,
 };
 
@@ -47,18 +47,8 @@ fn parse_delay(text: &str) -> Result<Duration, String> {
 
 impl LifelineArgs {
     /// A server with its lifeline. Without one where that can't be: then the TTL decides, as ever.
-    pub(super) fn add_to(
-        self,
-        mut server: CandidateConfig,
-        config: &Config,
-    ) -> Result<CandidateConfig, UsageError> {
-        let file = config.file();
-        let said = self.lifeline.or_else(|| file.lifeline.clone());
-        let delay = match (self.lock_delay, &file.lock_delay) {
-            (Some(delay), _) => Some(delay),
-            (None, Some(delay)) => Some(in_file("lock-delay", parse_delay(delay))?),
-            (None, None) => None,
-        };
+    pub(super) fn add_to(self, mut server: CandidateConfig) -> Result<CandidateConfig, UsageError> {
+        let Self { lifeline: said, lock_delay: delay } = self;
         let CandidateBackend::Etcd(settings, ttl) = server.place else {
             let flag = said.map(|_| "--lifeline").or(delay.map(|_| "--lock-delay"));
             return match flag {
@@ -98,7 +88,7 @@ fn directory(said: Option<PathBuf>, config: Config) -> anyhow::Result<(Lifeline,
     let BackendConfig::Etcd(settings) = config.backend.clone() else {
         bail!(UsageError("peers notice by themselves that one of them died; leave --peers out".into()));
     };
-    let directory = said.or_else(|| config.file().lifeline.clone()).or_else(usual);
+    let directory = said.or_else(usual);
     let directory = directory.ok_or_else(|| {
         UsageError("which directory? name it, as in `elect witness /run/elect`, or set ELECT_LIFELINE".into())
     })?;

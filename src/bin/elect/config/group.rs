@@ -102,24 +102,10 @@ impl MemberArgs {
         said.into_iter().find_map(|(flag, said)| said.then_some(flag))
     }
 
-    /// Chooses these settings, and those of the file where they are absent.
-    pub(super) fn or(self, file: Self) -> Self {
-        Self {
-            listen: self.listen.or(file.listen),
-            data: self.data.or(file.data),
-            heartbeat: self.heartbeat.or(file.heartbeat),
-            election_timeout: self.election_timeout.or(file.election_timeout),
-            secret_file: self.secret_file.or(file.secret_file),
-            insecure_peers: self.insecure_peers || file.insecure_peers,
-            operators: self.operators.or(file.operators),
-            tokens_after: self.tokens_after.or(file.tokens_after),
-        }
-    }
-
-    fn timing(&self, defaults: Timing) -> Result<Timing, UsageError> {
-        let heartbeat = self.heartbeat.unwrap_or(defaults.heartbeat());
-        let defaults = Range { shortest: defaults.shortest(), longest: defaults.longest() };
-        let Range { shortest, longest } = self.election_timeout.unwrap_or(defaults);
+    fn timing(&self, usual: Timing) -> Result<Timing, UsageError> {
+        let heartbeat = self.heartbeat.unwrap_or(usual.heartbeat());
+        let usual = Range { shortest: usual.shortest(), longest: usual.longest() };
+        let Range { shortest, longest } = self.election_timeout.unwrap_or(usual);
         Timing::new(heartbeat, shortest, longest).map_err(|why| {
             let range = |shortest, longest| format!("{}-{}", written(shortest), written(longest));
             let remedy = match why {
@@ -338,20 +324,6 @@ mod tests {
         let slow = Timing::new(ms(50), ms(400), ms(900)).unwrap();
         assert_eq!(member(None, Some("400ms-900ms")).timing(Timing::DEFAULT).unwrap(), slow);
         assert_eq!(member(Some(50), None).timing(slow).unwrap(), slow);
-    }
-
-    #[test]
-    fn what_a_flag_says_wins_over_the_file_one_by_one() {
-        let listen = |address: &str| Some(address.parse::<PeerAddress>().unwrap());
-        let flags = MemberArgs { listen: listen("h:1"), ..member(Some(60), None) };
-        let file =
-            MemberArgs { listen: listen("h:2"), data: Some("d".into()), ..member(Some(70), Some("1s-2s")) };
-        let merged = flags.or(file);
-        assert_eq!((merged.listen, merged.data), (listen("h:1"), Some("d".into())));
-        assert_eq!(
-            (merged.heartbeat, merged.election_timeout),
-            (Some(ms(60)), Some("1s-2s".parse().unwrap()))
-        );
     }
 
     #[test]

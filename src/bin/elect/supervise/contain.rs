@@ -1,8 +1,7 @@
 //! The values of `--contain`.
 
 /// The means that keep a command's processes together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Contain {
     /// Only their parent.
     None,

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 /// Conditions for a restart after the command ended by itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Restart {
     /// Its end is the end of `elect run` too.
-    #[default]
     Never,
     /// Unless it exited with 0.
     OnFailure,

@@ -7,7 +7,7 @@ use leader_election::{CandidateName, peers::Timing};
 
 use super::super::{CandidateArgs, CommonArgs};
 use crate::{
-    config::{CandidateConfig, Config, Defaults, UsageError, in_file},
+    config::{CandidateConfig, Config, Defaults, UsageError},
     supervise::{
         budget::{Budget, KillAfter},
         contain::Contain,
@@ -16,11 +16,6 @@ use crate::{
         restart::Restart,
     },
 };
-
-const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
-const CHECK_FAILURES: u32 = 3;
-const HOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RunArgs {
@@ -33,9 +28,9 @@ pub(in crate::cli) struct RunArgs {
     /// shortest election timeout].
     #[arg(long, value_name = "DURATION", env = "ELECT_KILL_AFTER", value_parser = span)]
     kill_after: Option<Duration>,
-    /// Start the command again, in the same term, when it ends by itself [default: never].
-    #[arg(long, value_enum, value_name = "WHEN", env = "ELECT_RESTART")]
-    restart: Option<Restart>,
+    /// Start the command again, in the same term, when it ends by itself.
+    #[arg(long, value_enum, value_name = "WHEN", env = "ELECT_RESTART", default_value = "never")]
+    restart: Restart,
     /// End with exit code 75 when leadership is lost, instead of campaigning again.
     #[arg(long, env = "ELECT_ONCE", value_parser = FalseyValueParser::new())]
     once: bool,
@@ -48,15 +43,15 @@ pub(in crate::cli) struct RunArgs {
     /// Campaign only while this shell command succeeds; a leader hands over when it fails.
     #[arg(long, value_name = "COMMAND", env = "ELECT_CHECK", help_heading = "Health")]
     check: Option<String>,
-    /// Time from one check to the next [default: 5s].
-    #[arg(long, value_name = "DURATION", env = "ELECT_CHECK_INTERVAL", value_parser = positive, help_heading = "Health")]
-    check_interval: Option<Duration>,
-    /// Time after which a check is killed, and has failed [default: 3s].
-    #[arg(long, value_name = "DURATION", env = "ELECT_CHECK_TIMEOUT", value_parser = positive, help_heading = "Health")]
-    check_timeout: Option<Duration>,
-    /// Failures in a row that make this server unfit; one success makes it fit [default: 3].
-    #[arg(long, value_name = "N", env = "ELECT_CHECK_FAILURES", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Health")]
-    check_failures: Option<u32>,
+    /// Time from one check to the next.
+    #[arg(long, value_name = "DURATION", env = "ELECT_CHECK_INTERVAL", default_value = "5s", value_parser = positive, help_heading = "Health")]
+    check_interval: Duration,
+    /// Time after which a check is killed, and has failed.
+    #[arg(long, value_name = "DURATION", env = "ELECT_CHECK_TIMEOUT", default_value = "3s", value_parser = positive, help_heading = "Health")]
+    check_timeout: Duration,
+    /// Failures in a row that make this server unfit; one success makes it fit.
+    #[arg(long, value_name = "N", env = "ELECT_CHECK_FAILURES", default_value = "3", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Health")]
+    check_failures: u32,
     /// Run this shell command when this server begins to lead.
     #[arg(long, value_name = "COMMAND", env = "ELECT_ON_LEADING", help_heading = "Hooks")]
     on_leading: Option<String>,
@@ -66,9 +61,9 @@ pub(in crate::cli) struct RunArgs {
     /// Run this shell command whenever another leader is seen, or none.
     #[arg(long, value_name = "COMMAND", env = "ELECT_ON_CHANGE", help_heading = "Hooks")]
     on_change: Option<String>,
-    /// Time after which a hook is killed [default: 10s].
-    #[arg(long, value_name = "DURATION", env = "ELECT_HOOK_TIMEOUT", value_parser = positive, help_heading = "Hooks")]
-    hook_timeout: Option<Duration>,
+    /// Time after which a hook is killed.
+    #[arg(long, value_name = "DURATION", env = "ELECT_HOOK_TIMEOUT", default_value = "10s", value_parser = positive, help_heading = "Hooks")]
+    hook_timeout: Duration,
     #[command(flatten)]
     pub(in crate::cli) shared: CommonArgs,
     /// Command to run while this server leads, in a process group of its own.
@@ -91,54 +86,28 @@ pub(in crate::cli) struct Options {
 
 impl RunArgs {
     pub(in crate::cli) fn merge(self) -> Result<(Config, Options), UsageError> {
-        let config = Config::merge(self.shared, Some(self.candidate_args.member.clone()))?;
+        let config = Config::of(self.shared, Some(self.candidate_args.member.clone()))?;
         let defaults = Defaults { name: host_name, timing: default_timing() };
         let candidate = config.candidate(self.name, self.candidate_args, defaults)?;
-        let file = config.file();
 
-        let kill_after = in_order(self.kill_after, span_in("kill-after", &file.kill_after, span)?)
-            .map_or(KillAfter::Usual, KillAfter::Given);
+        let kill_after = self.kill_after.map_or(KillAfter::Usual, KillAfter::Given);
         let budget = Budget::new(candidate.place.proof(), kill_after);
         let budget = budget.map_err(|error| UsageError(error.to_string()))?;
-        let hook_timeout =
-            in_order(self.hook_timeout, span_in("hook-timeout", &file.hook_timeout, positive)?);
-        let check_interval =
-            in_order(self.check_interval, span_in("check-interval", &file.check_interval, positive)?);
-        let check_timeout =
-            in_order(self.check_timeout, span_in("check-timeout", &file.check_timeout, positive)?);
-        let check = in_order(self.check, file.check.clone()).map(|command| Check {
+        let check = self.check.map(|command| Check {
             command,
-            interval: check_interval.unwrap_or(CHECK_INTERVAL),
-            timeout: check_timeout.unwrap_or(CHECK_TIMEOUT),
-            failures: in_order(self.check_failures, file.check_failures.map(u32::from))
-                .unwrap_or(CHECK_FAILURES),
+            interval: self.check_interval,
+            timeout: self.check_timeout,
+            failures: self.check_failures,
         });
         let hooks = Commands {
-            on_leading: in_order(self.on_leading, file.on_leading.clone()),
-            on_following: in_order(self.on_following, file.on_following.clone()),
-            on_change: in_order(self.on_change, file.on_change.clone()),
-            timeout: hook_timeout.unwrap_or(HOOK_TIMEOUT),
+            on_leading: self.on_leading,
+            on_following: self.on_following,
+            on_change: self.on_change,
+            timeout: self.hook_timeout,
         };
-        let restart = in_order(self.restart, file.restart).unwrap_or_default();
-        let once = self.once || file.once.unwrap_or_default();
-        let contain = in_order(self.contain, file.contain);
-        let options =
-            Options { candidate, budget, command: self.command, restart, once, contain, check, hooks };
-        Ok((config, options))
+        let Self { command, restart, once, contain, .. } = self;
+        Ok((config, Options { candidate, budget, command, restart, once, contain, check, hooks }))
     }
-}
-
-/// Chooses the flag, or the environment in its place, before the file.
-fn in_order<T>(flag: Option<T>, file: Option<T>) -> Option<T> {
-    flag.or(file)
-}
-
-fn span_in(
-    key: &str,
-    text: &Option<String>,
-    parse: fn(&str) -> Result<Duration, String>,
-) -> Result<Option<Duration>, UsageError> {
-    text.as_deref().map(|text| in_file(key, parse(text))).transpose()
 }
 
 /// Parses `500ms`, `2s`.
