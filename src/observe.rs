@@ -37,7 +37,8 @@ impl Observation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum State {
-    /// There is a leader.
+    /// There is a leader. Its process may not have verified the win yet, or may have stopped already: only its own
+    /// [`Leadership`](crate::Leadership) says whether it may act.
     Leader(Leader),
     /// There is no leader.
     Vacant {

@@ -167,6 +167,26 @@ fn links_lead_to_files_and_headings_that_are_there() {
     assert!(followed > 50, "{followed}");
 }
 
+/// Sources move; what the documents say of them moves along.
+#[test]
+fn source_files_that_the_documents_name_are_there() {
+    let bases = ["", "src", "src/bin/elect", "deploy"];
+    let mut named = 0;
+    for page in pages() {
+        let text = read(&page);
+        // In a line of prose each second piece is code.
+        let quoted = prose(&text).flat_map(|(_, line)| line.split('`').skip(1).step_by(2));
+        let listed =
+            text.lines().filter_map(|line| line.split(' ').next()).filter(|word| word.starts_with("src/"));
+        for file in quoted.chain(listed).filter(|word| word.ends_with(".rs") && !word.contains(' ')) {
+            let is_there = bases.iter().any(|base| root().join(base).join(file).exists());
+            assert!(is_there, "{page} names {file}");
+            named += 1;
+        }
+    }
+    assert!(named > 100, "{named}");
+}
+
 /// The picture is of the recording beside it, and not of another run or of none.
 #[test]
 fn the_picture_of_the_demo_is_made_from_the_recording() {
