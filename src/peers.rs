@@ -21,7 +21,7 @@
 //! | `reign` | a term that this server leads, and how it is handed on |
 //! | `state` | what the committed entries amount to (pure) |
 //! | `proposals` | who waits for a commit |
-//! | `records` | committed records, for whoever reads them |
+//! | `records` | committed records, for readers |
 //! | `seen` | what the driver shows of itself |
 //! | `look` | what one server knows of the election |
 //! | `measured` | round trips, syncs, and the timing that they need (pure) |
@@ -30,8 +30,8 @@
 //! | `ledger` | what is known of the others' directories |
 //! | `hello` | whether two servers belong together (pure) |
 //! | `refusal` | why two don't talk: as logged here, and as told to the other side |
-//! | `transport` | the connections among them, and with those who ask who leads |
-//! | `answer` | what a server knows, on its way to somebody who asked |
+//! | `transport` | the connections among them, and with observers |
+//! | `answer` | a server's view of the election, as sent to observers |
 //! | `operate` | what an operator may order, and who is one |
 //! | `opinion` | what to make of what the servers say (pure) |
 //! | `client` | asking them |
@@ -154,7 +154,7 @@ impl Shared {
 /// How long the other members may take to say what they know.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
-/// Proposals that may wait for the driver; whoever has more waits.
+/// Proposals that may wait for the driver; further callers wait.
 const PROPOSALS: usize = 1024;
 
 /// Messages that may wait for the driver; then their connections wait.
@@ -164,7 +164,7 @@ const INBOX: usize = 256;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// Nobody can listen there: the address is another machine's, or taken.
+    /// The address is another machine's, or taken.
     #[error("cannot listen on {address}: {problem}")]
     Listen {
         /// Where.
@@ -174,7 +174,7 @@ pub enum StartError {
     },
     /// It would listen for other machines, and nothing would prove which of them is a member.
     #[error(
-        "{address} can be reached from other machines, and without TLS or a secret whoever reaches it can vote, lead, and \
+        "{address} can be reached from other machines, and without TLS or a secret any process that reaches it can vote, lead, and \
          depose a leader"
     )]
     Unprotected {
@@ -359,8 +359,7 @@ impl Peers {
     }
 }
 
-/// Binds the address, before anything else: a member that nobody can reach is not what was ordered.
-/// Listens where the settings say, if it is safe to.
+/// Listens at the configured address, if that is safe. This comes before anything else: an unreachable member is an error.
 fn listen(settings: &Settings) -> Result<TcpListener, StartError> {
     let address = settings.listen();
     let failed = |problem| StartError::Listen { address: address.clone(), problem };
@@ -373,7 +372,7 @@ fn listen(settings: &Settings) -> Result<TcpListener, StartError> {
         }
         tracing::warn!(
             %address,
-            "no TLS and no secret: whoever can reach this port can vote, lead, and depose a leader"
+            "no TLS and no secret: any process that reaches this port can vote, lead, and depose a leader"
         );
     }
     TcpListener::bind(&*resolved).map_err(failed)

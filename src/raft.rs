@@ -8,7 +8,7 @@
 //! # The model in a few sentences
 //!
 //! Time is divided into terms, and a term has at most one leader, because it takes a majority's
-//! votes and nobody votes twice in a term. The leader appends entries to its log and copies them to
+//! votes and no member votes twice in a term. The leader appends entries to its log and copies them to
 //! the others. Once a majority has an entry of the leader's own term on disk, it is committed, and
 //! all before it: it is in the log of every later leader, because a voter votes only for a log that
 //! is at least as new as its own. The term is the fencing token.
@@ -35,14 +35,14 @@
 //! leader's clock, and each answer brings that back. Let *s* be the newest moment such that a
 //! majority (the leader is one of it) has answered what was sent then or later. With *E* the
 //! shortest election timeout and *m* the margin, the leader is valid until *s + E − m*, and then is
-//! not even the leader any more (check-quorum, thesis §6.2). That is safe because nobody else can
+//! not even the leader any more (check-quorum, thesis §6.2). That is safe because no other member can
 //! be elected before *s + E*:
 //!
 //! 1. Every member of that majority received the leader's message after *s*. A follower that hears
-//!    a leader votes for nobody for *E*, counted from when it *received* the message by its own
+//!    a leader casts no vote for *E*, counted from when it *received* the message by its own
 //!    clock ([`Core::clings`](core::Core::clings); thesis §4.2.3). Receiving comes after sending,
-//!    so it votes for nobody before *s + E*.
-//! 2. The leader, itself a member, votes for nobody while it is valid. When a later term makes it
+//!    so it casts no vote before *s + E*.
+//! 2. The leader, itself a member, casts no vote while it is valid. When a later term makes it
 //!    step down, its claim ends in the same step, before anything is sent.
 //! 3. Another leader needs a majority's votes, and two majorities share a member.
 //!
@@ -68,11 +68,11 @@
 //!   says TimeoutNow, and never claims again in T, however late or often that word arrives. The
 //!   word lets its receiver stand in T + 1 and no other term, and only while it is in T. Leaders
 //!   before T are over: T's leader needed a majority that had waited for them, or their word that
-//!   they gave up. Leaders after T are safe from it: in T + 1 a second majority of votes can't be had, and from T + 2 on nobody heeds
+//!   they gave up. Leaders after T are safe from it: in T + 1 a second majority of votes can't be had, and from T + 2 on no member heeds
 //!   a request of T + 1. A next attempt of the same server is an ordinary one. A [`caretaker`] of term T says
 //!   the same word: it was elected by ordinary votes, and never claimed.
 //! * **A leader is deposed** by a later term while its claim has time left. Its holder learns of that
-//!   only then, and may take until the end of the claim to stop. So the server votes for nobody, not even
+//!   only then, and may take until the end of the claim to stop. So the server casts no vote, not even
 //!   on a transfer, before the holder has let go or the claim's end has passed ([`Core::is_held`](core::Core::is_held)). The
 //!   rest of the majority that proved the claim waits for *s + E* anyway.
 //! * **A group of one** hears only itself. Its *s* is when it last let itself be heard, so a
@@ -96,7 +96,7 @@
 //! |---|---|
 //! | RequestVote, VoteGranted | yes: term and vote |
 //! | Appended, for new entries or a snapshot | yes: what it acknowledges |
-//! | Appended, for a heartbeat, or for entries again | no: it acknowledges only what is durable, so a slow disk deposes nobody |
+//! | Appended, for a heartbeat, or for entries again | no: it acknowledges only what is durable, so a slow disk deposes no leader |
 //! | Append, Install, TimeoutNow | no: the leader's term was durable before it asked for votes; its own copy of an entry counts only once durable (thesis §10.2.1) |
 //! | pre-votes, Rejected, Outdated | no: they promise nothing |
 //!

@@ -1,4 +1,4 @@
-//! A [`Look`] on its way to somebody who asked for it.
+//! A [`Look`] on its way to an observer.
 //!
 //! Anybody who can connect may ask (with TLS: who has a certificate of the authority). So nothing is told that a Hello needs
 //! and a stranger has not: no address, no reason why two members don't talk, and of a directory's id only the first eight digits, by
@@ -204,7 +204,7 @@ mod tests {
         Settings::new(&"b".parse().unwrap(), GROUP.parse().unwrap(), "data").unwrap()
     }
 
-    /// What somebody makes of it who asked 'b' of that group, at 10, and gets it at 20.
+    /// The answer as read by an observer that asked 'b' of that group at 10, and gets it at 20.
     fn read_by(group: &str, election: &str, answer: proto::Look) -> Result<Answer, String> {
         let (group, election): (Group, ElectionName) = (group.parse().unwrap(), election.parse().unwrap());
         let asked = group.members().iter().find(|member| member.name.as_str() == "b").unwrap();
@@ -259,7 +259,7 @@ mod tests {
         fn a_look_arrives_as_it_was_and_never_fresher(look in looks()) {
             let answer = read_by(GROUP, "leader", told(&settings(), &look, 15)).unwrap();
             let mut expected = look;
-            // Not for everybody: it may say where a member is.
+            // Not for observers: it may contain a member's address.
             expected.contacts.iter_mut().for_each(|contact| contact.problem = None);
             if let Some(Known { evidence: Evidence::Heard { ago }, .. }) = &mut expected.leader {
                 *ago += Duration::from_millis(1);
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_that_nobody_can_write_down_is_the_last_that_can_be() {
+    fn a_time_beyond_the_calendar_is_its_last() {
         for since in [u64::MAX, 253_402_300_800_000, 1 << 62] {
             let leader = proto::Leader { name: "a".to_owned(), since, ..proto::Leader::default() };
             let answer = proto::Look { leader: Some(leader), ..told(&settings(), &vacant(), 15) };

@@ -1,7 +1,7 @@
-//! Asking the members of a group who leads: for those who are not of it.
+//! Asks the members of a group for its leader, from outside the group.
 //!
 //! All members are asked at once, over and over, and [`opinion`](super::opinion) says what to
-//! make of what they answer. Whoever can connect may ask; with TLS, whoever has a certificate.
+//! make of their answers. Any client that can connect may ask; with TLS, any with a certificate.
 
 use std::{
     sync::Arc,
@@ -52,14 +52,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// no news.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long those that have not answered are waited for once somebody is known to lead.
+/// Wait for the remaining answers once a leader is known.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Pauses between attempts to connect.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// How old an opinion may become while nobody says anything.
+/// The age after which an opinion is formed again without new answers.
 const THINK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Reports that may wait: each member's tasks wait for room.
@@ -113,13 +113,13 @@ struct Inquiry {
 }
 
 impl Client {
-    /// Asks this group about that election. Connects to nobody yet.
+    /// Makes a client of this group for that election. Does not connect yet.
     ///
     /// The servers' addresses may be other ones than those that they know each other by.
     ///
     /// # Errors
     ///
-    /// TLS with less than an authority, a certificate and its key: servers let in nobody else.
+    /// TLS with less than an authority, a certificate and its key: servers admit no other client.
     pub fn new(group: Group, election: ElectionName, tls: Option<&Tls>) -> Result<Self, InvalidSettings> {
         let mutual = |tls: &Tls| tls.mutual().map_err(|why| InvalidSettings::OneSidedTls(why.to_string()));
         let tls = tls.map(mutual).transpose()?;
@@ -135,7 +135,7 @@ impl Client {
     /// Who leads, and who stands, as the servers say within that time (of tokio's clock).
     ///
     /// Returns as soon as all servers have answered, or have shown that they won't. One that is only
-    /// slow is waited for: a moment where somebody is known to lead, and otherwise to the end.
+    /// slow is waited for: a moment if a leader is known, and otherwise to the end.
     ///
     /// # Cancel safety
     ///
@@ -338,7 +338,7 @@ impl Asked {
         opinion(Timestamp::now(), newest, &self.words)
     }
 
-    /// The leader, and then, by name, whoever else stands by its own word.
+    /// The leader and then, by name, the other members that report a candidate.
     fn candidates(&self, opinion: &Opinion) -> Vec<Queued> {
         let leader = if let Opinion::Leader(known) = opinion { Some(known) } else { None };
         let first = leader.map(|known| Queued { name: known.value.clone(), token: Some(known.token) });
@@ -390,7 +390,7 @@ impl Inquiry {
         }
     }
 
-    /// Asks one member until something breaks, which is the error, or nobody wants to know any more.
+    /// Asks one member until the connection fails, which is the error, or no receiver is left.
     async fn converse(
         &self,
         member: &Member,
@@ -432,7 +432,7 @@ impl Inquiry {
     }
 }
 
-/// Nobody wants to know.
+/// No receiver is left.
 struct Unheard;
 
 fn slow(what: String) -> Problem {
@@ -594,7 +594,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_snapshot_says_that_nobody_leads() {
+    async fn a_snapshot_says_that_there_is_no_leader() {
         let street = Street::of(&["a", "b", "c"]);
         let servers = start(&street);
         let snapshot = client(&street).snapshot(WITHIN).await;
@@ -632,7 +632,7 @@ mod tests {
         assert_eq!(next(&mut observer).await, "a 5");
         lead(&b, "b", 6);
         assert_eq!(next(&mut observer).await, "b 6");
-        // 'a' has been saying all the time that it leads; now nobody else does.
+        // 'a' has claimed to lead all the time; now no other server does.
         withdraw(&b);
         let unknown = next(&mut observer).await;
         assert!(unknown.contains("'a' tells of token 5, and 6 was seen before"), "{unknown}");

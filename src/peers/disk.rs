@@ -277,12 +277,12 @@ impl Keeper {
     fn run(self, mut store: Store, queue: &mpsc::Receiver<Job>) {
         while let Ok(first) = queue.recv() {
             let jobs = std::iter::once(first).chain(queue.try_iter());
-            // redb could panic over damage that it did not find when it opened the directory. To those who wait
-            // that is a disk that failed.
+            // redb could panic over damage that it did not find when it opened the directory. To waiting
+            // callers that is a failed disk.
             let kept = catch_unwind(AssertUnwindSafe(|| self.keep(&mut store, jobs)));
             let kept = kept.unwrap_or_else(|_| Err(store.broken()));
             if let Err(error) = kept {
-                // Whoever asked for anything since finds the queue closed.
+                // Later callers find the queue closed.
                 let _ = self.done.send(Done::Failed(error));
                 return;
             }
@@ -613,7 +613,7 @@ mod tests {
         let (jobs, queue) = mpsc::channel();
         let (_ends, ended) = oneshot::channel();
         let (done, _dones) = unbounded_channel();
-        // Nobody works on the queue.
+        // No thread works on the queue.
         let syncs = Arc::new(Syncs::of(&settings()));
         let disk = Disk { jobs, ledger: ledger(&opened.store), syncs, done, ended };
         assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
@@ -622,7 +622,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failed_disk_says_so_once_and_lets_nobody_new_in() {
+    async fn a_failed_disk_says_so_once_and_takes_no_new_jobs() {
         let (store, fail) = crate::peers::store::tests::failing(&owner());
         let (done, mut dones) = unbounded_channel();
         let ledger = ledger(&store);

@@ -82,7 +82,7 @@ pub(super) struct Company {
     pub(super) words: String,
 }
 
-/// What those who use this server want of it.
+/// Requests of this server's users.
 #[derive(Debug)]
 pub(super) enum Order {
     Stand {
@@ -199,7 +199,7 @@ impl<O: Outside> Driver<O> {
         }
     }
 
-    /// Serves until nobody uses this server any more.
+    /// Serves until this server has no users left.
     pub(super) async fn run(mut self, mut node: Node, mut inlets: Inlets) {
         let mut used = true;
         let mut proposed = Vec::with_capacity(AT_ONCE);
@@ -230,7 +230,7 @@ impl<O: Outside> Driver<O> {
                     }
                     Done::Revoked(why) => {
                         let node = self.step(node, Input::Franchise(Franchise::Revoked));
-                        self.fail(node, format!("this server votes for nobody any more, as {why}"))
+                        self.fail(node, format!("this server casts no vote any more, as {why}"))
                     }
                     Done::Failed(error) => {
                         tracing::error!(problem = %error, "the data directory can't be written any more");
@@ -364,8 +364,8 @@ impl<O: Outside> Driver<O> {
         });
     }
 
-    /// What to tell the core, if somebody here wants to lead and it does not stand, or nobody does and it stands.
-    /// Whoever leads has won its campaign, and stands until the term is over, however that ends. A server whose disk
+    /// The core's next input if a campaign waits and the core does not stand, or none waits and it stands.
+    /// A leader has won its campaign, and stands until the term is over, however that ends. A server whose disk
     /// failed leads on, without a claim, until its holder has let go: only then another one may.
     fn stance(&mut self) -> Option<Input> {
         if self.reign.is_some() || (self.failed.is_some() && self.stopping.is_some()) {
@@ -406,7 +406,7 @@ impl<O: Outside> Driver<O> {
     }
 
     fn restore(&mut self, snapshot: &Snapshot) {
-        // A leader of our own version made it. What it can't be is nobody's announcement.
+        // A leader of our own version made it, so a malformed one is no leader's announcement.
         self.state = State::of(snapshot).unwrap_or_else(|malformed| {
             tracing::error!(%malformed, "a snapshot that no server of this version makes");
             State::default()
@@ -443,7 +443,7 @@ impl<O: Outside> Driver<O> {
     }
 
     fn gain(&mut self, token: FencingToken, until: Timestamp) {
-        // Whoever called its campaign off a moment ago is found by the guard's being dropped.
+        // A campaign that was called off a moment ago is found by its dropped guard.
         let Some(campaign) = self.campaigns.pop_front() else {
             self.next.push_back(Input::Resign);
             return;
@@ -499,7 +499,7 @@ impl<O: Outside> Driver<O> {
         self.step(node, Input::Resign)
     }
 
-    /// The term is being given up: somebody else is to lead, or anybody may.
+    /// Gives the term up: to a chosen successor, or to any.
     fn part(&mut self, node: &Node, from: Timestamp, done: oneshot::Sender<OrderOutcome>) {
         let by = from + self.identity.timing().longest();
         self.parting = Some(Parting::new(done, node.term(), by));
@@ -564,7 +564,7 @@ impl<O: Outside> Driver<O> {
         tracing::error!(problem = why, "this server stops standing");
         self.failed = Some(why.clone());
         if let Some(until) = self.reign.as_ref().map(Reign::until) {
-            // Nobody waits for it but `settled`: a process that ends at once would keep its word to the successor.
+            // Only `settled` waits for it: without that, a process that ends at once would never tell the successor.
             self.part(&node, until, oneshot::channel().0);
         }
         self.lose(Loss::ShutDown);
@@ -574,7 +574,7 @@ impl<O: Outside> Driver<O> {
         self.go_on(node)
     }
 
-    /// Sees whether what somebody waits for has come to its end.
+    /// Completes the handovers that callers wait for, if they are over.
     fn settle(&mut self, node: &Node) {
         let over = |parting: &mut Parting| parting.is_over(node, Timestamp::now());
         if let Some(parting) = self.parting.take_if(over) {
@@ -587,7 +587,7 @@ impl<O: Outside> Driver<O> {
         }
     }
 
-    /// Shows what has changed to those who look.
+    /// Publishes changes of the state.
     fn publish(&mut self, node: &Node) {
         let leader = self.known_leader(node);
         self.follow(leader.as_ref());
@@ -666,7 +666,7 @@ pub(super) fn moment() -> Moment {
     Moment { now: Timestamp::now(), today, draw: Draw(fastrand::u64(..)) }
 }
 
-/// What the holder of the term wants; nobody leads, nothing is wanted.
+/// The next order of the term's holder; pending for ever without a leader here.
 async fn orders_of(reign: &mut Option<Reign>) -> HolderOrder {
     match reign {
         Some(reign) => reign.order().await,
@@ -682,7 +682,7 @@ async fn let_go(stopping: &mut Option<Stopping>) {
     }
 }
 
-/// The place of a campaign that nobody waits for any more.
+/// The index of a campaign that no caller waits for any more.
 async fn called_off(campaigns: &mut VecDeque<PendingCampaign>) -> usize {
     poll_fn(|cx| {
         let gone = campaigns.iter_mut().position(|campaign| campaign.won.poll_closed(cx).is_ready());

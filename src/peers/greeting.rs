@@ -10,7 +10,7 @@
 //! * With TLS, a certificate proves it: it has to be for the host that the list has for that member. The caller's TLS
 //!   has checked the called one's; here the called one checks the caller's.
 //! * With a secret, a [`Proof`] does, in both directions.
-//! * With neither, nothing does. Then whoever can connect is believed: see [`Settings`].
+//! * With neither, nothing does. Then any client that can connect is believed: see [`Settings`].
 //!
 //! Pure, but for the random bytes of a nonce.
 
@@ -304,7 +304,7 @@ mod tests {
             let refused = greet(&settings("a", ours), &settings("b", theirs)).unwrap_err().to_string();
             assert!(refused.contains("has a secret, and") && refused.contains("--secret-file"), "{refused}");
         }
-        // Whoever says that it has none gets no further for it.
+        // A caller that claims to have no secret gets no further.
         let (_, mut first) = Calling::to(&settings("a", None), node(1));
         first.secret = true;
         let (_, at_b, _) = answer(&settings("b", Some(1)), None, &first).unwrap();

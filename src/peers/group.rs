@@ -43,7 +43,7 @@ impl FromStr for PeerAddress {
         let invalid = |problem| InvalidAddress { text: shown(text), problem };
         let (host, port) = text.rsplit_once(':').ok_or_else(|| invalid("has no port"))?;
         let port = match port.parse() {
-            Ok(0) => return Err(invalid("has port 0, which nobody could find")),
+            Ok(0) => return Err(invalid("has port 0, which no peer could find")),
             Ok(port) => port,
             Err(_) => return Err(invalid("has a port that is no number up to 65535")),
         };

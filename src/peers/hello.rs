@@ -1,6 +1,6 @@
 //! The first words of two members, and whether they may talk at all.
 //!
-//! A group is what its members were started with: nobody tells anybody who belongs to it. So each
+//! A group is defined by its members' settings: no server announces who belongs to it. So each
 //! side says what it was told, and both compare. Where they differ nothing of Raft is said: two
 //! servers with different lists could each find a majority of its own, and a voter with a shorter
 //! election timeout would end its leader's certainty. A pair that differs costs the group that
@@ -356,7 +356,7 @@ mod tests {
         }
 
         /// What one of two finds to be different, the other one finds too: neither waits for
-        /// somebody who will not come.
+        /// a member that will not come.
         #[test]
         fn both_ends_agree_on_whether_they_differ(
             ours_at in 0..3_usize, theirs_at in 0..3_usize, same_election: bool, same_timing: bool,

@@ -306,9 +306,9 @@ impl Ledger {
         all
     }
 
-    /// Of a server that has met nobody, and never will.
+    /// The ledger of a server that has met no other, and never will.
     #[cfg(test)]
-    pub(crate) fn of_nobody() -> std::sync::Arc<Self> {
+    pub(crate) fn of_a_loner() -> std::sync::Arc<Self> {
         let identity = super::hello::first_run([1; 16]);
         std::sync::Arc::new(Self::new(identity, Writes(1), MemberRecords::default(), Franchise::Full, []))
     }

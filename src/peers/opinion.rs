@@ -1,18 +1,18 @@
 //! What to make of what the servers of a group say: a leader, a vacancy, or that it can't be known.
 //!
-//! Nobody can see a group at one instant. There are its members' latest words, each of a moment
+//! A group cannot be seen at one instant. There are its members' latest answers, each of a moment
 //! that has passed, and each no older than it is known to be ([`Answer::from`]). The rule:
 //!
 //! 1. **A leader**, if a member says that it leads and its certainty outlasts the age of its word.
 //!    That certainty is a majority's (`crate::raft`), so this one word is enough. Or if another
 //!    member heard it within the shortest election timeout, up to now: for that long that
-//!    member votes for nobody else. But where the leader itself has answered of that term, and does
-//!    not say that it leads, its word goes before that of those who have yet to hear so.
+//!    member votes for no other. But where the leader itself has answered of that term, and does
+//!    not claim to lead, its answer takes precedence over members that have yet to hear so.
 //! 2. **A vacancy**, if a majority of the members has answered within the shortest election
 //!    timeout, and by rule 1 there is no leader. A leader that is certain was heard by a majority within
-//!    that time, and two majorities share a member: so whoever led before has ended, or its own
-//!    word would say otherwise. A leader that was elected just now, and of which nobody but itself knows
-//!    yet, is missed for a heartbeat.
+//!    that time, and two majorities share a member: so an earlier leader's term has ended, or its own
+//!    answer would say otherwise. A newly elected leader that no other member knows
+//!    yet is missed for a heartbeat.
 //! 3. Otherwise it is **unknown**, and which servers don't answer is said.
 //!
 //! Of several leaders the one with the highest token counts: the others have been replaced. No
@@ -102,7 +102,7 @@ pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Wor
         let own = words.iter().find(|word| word.name == known.name).and_then(|word| word.fresh(now));
         matches!(known.evidence, Evidence::Itself { .. }) || !own.is_some_and(|own| own.denies(known.token))
     });
-    // The leader's own word has its latest value; then whoever heard from it last.
+    // The leader's own word has its latest value; then the answer of the member that heard from it last.
     let best = undenied.max_by_key(|(answer, known)| {
         let itself = matches!(known.evidence, Evidence::Itself { .. });
         (known.token, itself, answer.from, &answer.look.name)
@@ -248,15 +248,15 @@ mod tests {
 
     #[test]
     fn a_vacancy_takes_a_majority_that_has_just_answered() {
-        let nobody = |of, age| word(of, 5, age, None);
-        assert_eq!(view(None, &[nobody("a", 250), nobody("b", 0), silent("c")]), "vacant");
+        let leaderless = |of, age| word(of, 5, age, None);
+        assert_eq!(view(None, &[leaderless("a", 250), leaderless("b", 0), silent("c")]), "vacant");
         assert_eq!(
-            view(None, &[nobody("a", 251), nobody("b", 0), silent("c")]),
+            view(None, &[leaderless("a", 251), leaderless("b", 0), silent("c")]),
             "1 of 3 servers answers; a: no answer for 251ms; c: gone"
         );
         let lost_it = word("b", 5, 0, heard("a", 5, 251));
-        assert_eq!(view(Some(5), &[silent("a"), lost_it, nobody("c", 0)]), "vacant");
-        let group_of_two = [nobody("a", 0), silent("b")];
+        assert_eq!(view(Some(5), &[silent("a"), lost_it, leaderless("c", 0)]), "vacant");
+        let group_of_two = [leaderless("a", 0), silent("b")];
         assert_eq!(view(None, &group_of_two), "1 of 2 servers answers; b: gone");
     }
 

@@ -59,7 +59,7 @@ impl Answer {
     }
 
     fn tell(self, outcome: Result<u64, ProposeError>) {
-        // Whoever asked may have gone.
+        // The caller may have gone.
         let _ = self.0.send(outcome);
     }
 }

@@ -1,7 +1,7 @@
-//! Committed records, in order, for whoever reads them.
+//! Committed records, in order, for readers.
 //!
-//! The reader keeps its place and asks for what comes next, so a slow one costs nothing and holds
-//! nobody up. The log reaches back for some thousand entries ([`Window`](super::state::Window)); a
+//! The reader keeps its place and asks for what comes next, so a slow one costs nothing and delays
+//! no other. The log reaches back for some thousand entries ([`Window`](super::state::Window)); a
 //! reader that falls behind it is told what it missed.
 
 use std::{collections::VecDeque, sync::Arc};

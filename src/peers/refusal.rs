@@ -83,7 +83,7 @@ mod tests {
     use crate::raft::membership::{DirectoryId, Objection};
 
     #[test]
-    fn contract_11_nobody_is_told_a_directory() {
+    fn contract_11_no_peer_is_told_a_directory() {
         let (before, now) = (DirectoryId::from_bytes([0xAB; 16]), DirectoryId::from_bytes([0xCD; 16]));
         let refusal = Refusal::from(Stranger::from(Objection::OtherDirectory { before, now }));
         assert!(refusal.to_string().contains("abab"), "{refusal}");

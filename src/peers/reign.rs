@@ -60,7 +60,7 @@ impl Reign {
         self.tenure.order().await
     }
 
-    /// Ends belief, then tells everybody why. The holder hears of it only now, and may not have stopped yet.
+    /// Ends belief, then publishes the reason. The holder hears of it only now, and may not have stopped yet.
     pub(super) fn end(self, loss: Loss) -> Stopping {
         self.tenure.lose(loss);
         let _ = self.events.send(Event::Lost { token: self.token(), loss });

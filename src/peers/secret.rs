@@ -1,4 +1,4 @@
-//! What all members of a group know and nobody else, and the proof that one knows it.
+//! The secret that only the members of a group know, and the proof of knowing it.
 //!
 //! A proof is an HMAC-SHA-256 with the secret as its key. It says who speaks to whom on which connection: the election, both
 //! names, both sides' nonces, at which of three points, and the bytes that are said there. So a proof that was

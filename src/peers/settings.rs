@@ -105,7 +105,7 @@ impl Settings {
         self
     }
 
-    /// Speaks TLS with the other members, both ways with the same certificate, and with nobody
+    /// Speaks TLS with the other members, both ways with the same certificate, and with no peer
     /// whose certificate is not trusted. The certificate has to be for the host that the others
     /// know this member by, and to serve as a client's, too: it is what proves, in both directions, which member a
     /// connection is of. Who has another certificate of the authority may ask who leads, and nothing else.
@@ -120,15 +120,15 @@ impl Settings {
 
     /// Talks only with members that prove that they have this secret, too. All members must have the same.
     ///
-    /// It proves who opened a connection, on a network whose packets nobody can alter. With TLS it is not needed.
+    /// It proves who opened a connection, on a network whose packets no attacker can alter. With TLS it is not needed.
     #[must_use = "settings are made by value"]
     pub fn with_secret(mut self, secret: Secret) -> Self {
         self.secret = Some(secret);
         self
     }
 
-    /// Listens beyond this machine although there is neither TLS nor a secret. Then whoever can reach the port can
-    /// vote, lead, and depose a leader: right only where the network lets nobody but the members connect.
+    /// Listens beyond this machine although there is neither TLS nor a secret. Then any process that can reach the port can
+    /// vote, lead, and depose a leader: right only if the network lets only the members connect.
     #[must_use = "settings are made by value"]
     pub fn trusting_the_network(mut self) -> Self {
         self.trusts_the_network = true;

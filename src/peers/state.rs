@@ -1,7 +1,7 @@
 //! What the committed entries amount to: who was announced last. Pure.
 //!
-//! Records are not kept here: they are in the log for as long as it reaches back, and whoever wants
-//! more of them than that keeps them. So a snapshot is one announcement, and small.
+//! Records are not kept here: they are in the log for as long as it reaches back, and a reader that needs
+//! more keeps them itself. So a snapshot is one announcement, and small.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ impl State {
 /// Decides when the log is shortened, and to where.
 ///
 /// A log is cut at the *last but one* mark, so that it reaches back for one window at least: a
-/// follower that was away for a moment, and whoever reads records, find what they missed.
+/// follower that was away for a moment, and readers of records, find what they missed.
 #[derive(Debug)]
 pub(super) struct Compaction {
     window: Window,

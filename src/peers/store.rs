@@ -20,7 +20,7 @@
 //! a power cut redb takes the newest root under which every checksum is right: the last transaction
 //! is there as a whole or not at all, and every one that returned is there, as long as the disk keeps
 //! what it said is durable. (Two phases would cost a second `fdatasync`. They are meant against
-//! somebody who chooses what is stored such that half a transaction has the right checksum.)
+//! an attacker who chooses what is stored such that half a transaction has the right checksum.)
 //!
 //! That rule would also take back a durable transaction of which a byte was damaged later. What
 //! keeps it from doing so, after the process was killed, is in `file`: a mark of what was
@@ -251,7 +251,7 @@ impl Store {
     /// Counts this start, durably, and gives it an id; and remembers for how long votes are promised from now on to a
     /// leader that was heard. A later run with a shorter time first has to let this one pass.
     ///
-    /// A member of a group of one has nobody to meet.
+    /// A group of one has no other member to meet.
     ///
     /// # Errors
     ///

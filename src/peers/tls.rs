@@ -47,7 +47,7 @@ impl Tls {
     }
 }
 
-/// TLS among equals: the same authority and the same certificate, whoever calls whom. The files are read again at the
+/// TLS among equals: the same authority and the same certificate, in both directions. The files are read again at the
 /// first connection after they changed.
 #[derive(Clone)]
 pub(crate) struct Mutual {

@@ -1,4 +1,4 @@
-//! The connections among the members of a group, and with those who ask who leads.
+//! The connections among the members of a group, and with observers.
 //!
 //! ```text
 //!   driver ── send ──► queue of a member ──►┐                 ┌──► inbox ──► driver
@@ -44,7 +44,7 @@
 //! # What a stranger can't do
 //!
 //! Use more than a bounded number of connections ([`Lobby`]), buffers, headers and time before its
-//! first word; take the room of another address; say anything larger than [`LARGEST_MESSAGE`]; end a connection of somebody else. What
+//! first word; take the room of another address; say anything larger than [`LARGEST_MESSAGE`]; end another's connection. What
 //! makes no sense ends the connection that it came on, and is counted. With TLS it needs a
 //! certificate for all of that. What it is told when it is turned away, and what is logged of it, are two types
 //! ([`refusal`](super::refusal)).
@@ -114,7 +114,7 @@ const WINDOW: u32 = 256 << 10;
 /// What HTTP/2 takes from a queue before the other side has room for it.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// How long somebody may be connected without having said who they are.
+/// Time limit for a connection's first message.
 const FIRST_WORD: Duration = Duration::from_secs(2);
 
 /// How long a connection is kept for a last word to arrive.
@@ -147,7 +147,7 @@ pub(crate) trait Greet: Send + Sync + 'static {
     fn revoked(&self, why: String);
 }
 
-/// What is told to those who ask who leads.
+/// Data for observers.
 #[derive(Clone)]
 pub(crate) struct Looks {
     /// What is known now. Called on the network's runtime: it does not wait.
@@ -167,7 +167,7 @@ pub(crate) struct Network {
 impl Network {
     /// Listens, and calls those whom this member has to call, on that runtime.
     ///
-    /// What the others say goes into `inbox`; once nobody listens to that, nobody is called any more.
+    /// The others' messages go into `inbox`; once that has no receiver, no member is called any more.
     ///
     /// # Errors
     ///
@@ -251,7 +251,7 @@ struct Shared<G> {
     pace: Pace,
     /// Ends everything.
     over: CancellationToken,
-    /// What was said of those who are not known to be members.
+    /// Log lines about strangers so far.
     strangers: Mutex<Said<(std::net::IpAddr, Ending)>>,
 }
 
@@ -310,7 +310,7 @@ impl<G> Shared<G> {
         Route { cluster: self.settings.cluster(), from, to: self.settings.me(), directory }
     }
 
-    /// Somebody has called, and was sent away.
+    /// Counts and logs a refused caller.
     fn turned_away(&self, from: SocketAddr, ending: &Ending) {
         self.contacts.count(ending);
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);

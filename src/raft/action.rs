@@ -154,7 +154,7 @@ pub(crate) enum Tidings {
 /// Why a proposal was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Declined {
-    /// Somebody else leads, or nobody, as far as this server knows.
+    /// Another server leads, or none, as far as this server knows.
     NotLeading { leader: Option<NodeId> },
     /// The record is larger than [`Limits::record`](super::message::Limits).
     TooLarge,

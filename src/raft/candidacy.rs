@@ -1,7 +1,7 @@
 //! Standing for election: asking who would vote, then having them vote.
 //!
-//! A pre-candidate asks in its old term, and changes nobody's (thesis §9.6). So a server that
-//! is cut off asks in vain for as long as it likes, and disturbs nobody when it comes back. Only a
+//! A pre-candidate asks in its old term, and changes no server's (thesis §9.6). So a server that
+//! is cut off asks in vain for any time, and disturbs no leader when it comes back. Only a
 //! majority that would vote makes it a candidate, which begins a term (§5.2).
 
 #[cfg(test)]
@@ -33,9 +33,9 @@ pub(crate) struct Candidate {
     votes: Ballots,
     /// The write that makes its own vote durable, and countable.
     own: WriteNumber,
-    /// Whether that has been seen to be durable. Nobody is asked before.
+    /// Whether that write is known to be durable. No vote is requested before.
     asked: bool,
-    /// The time to give this term up; to look again, while nobody was asked.
+    /// The time to give this term up or, before any request, to check again.
     deadline: Timestamp,
 }
 
@@ -52,7 +52,7 @@ impl Candidate {
 }
 
 impl<R> Server<R> {
-    /// Asks everybody whether they would vote for this server.
+    /// Asks all members whether they would vote for this server.
     pub(super) fn ask_around(self, turn: &mut Turn) -> Node {
         #[cfg(test)]
         if self.core.config.is(Mutant::IgnoresPreVote) {

@@ -5,8 +5,8 @@
 //! is elected like any other, but claims nothing, appends nothing and takes no proposals. It copies its log to those that
 //! stand, says TimeoutNow to the first one that has all, and follows it.
 //!
-//! That is as safe as a leader that resigned at the moment of its election: a caretaker has ordinary votes, so whoever led
-//! before is over, and never had a claim of its own that TimeoutNow could overtake.
+//! That is as safe as a leader that resigned at the moment of its election: a caretaker has ordinary votes, so any earlier
+//! leader's term is over, and never had a claim of its own that TimeoutNow could overtake.
 //!
 //! Not every server that does not stand may do it: see [`Caretaking::is_due`].
 

@@ -155,7 +155,7 @@ impl Core {
         Listener { me, members, cluster, limits, term: self.term() }.admit(envelope)
     }
 
-    /// Moves on to a later term, in which nobody has this server's vote yet (§5.1).
+    /// Moves on to a later term, in which this server has not voted yet (§5.1).
     ///
     /// Whom it heard stays: a later term is no reason to forget a leader that may still be valid.
     pub(super) fn enter(&mut self, term: Term) {
@@ -295,13 +295,13 @@ impl Core {
         last >= self.log.last()
     }
 
-    /// Whether a leader may still be valid that counts on this server: then it votes for nobody.
+    /// Reports whether a leader that counts on this server may still be valid: then it casts no vote.
     pub(super) fn clings(&self, now: Timestamp) -> bool {
         now < self.heard + self.timing().shortest() || self.is_held(now)
     }
 
-    /// Whether the holder of a term that this server lost may still act on it: then there must be no
-    /// other leader, and this server votes for nobody, whatever it is told.
+    /// Reports whether the holder of a term that this server lost may still act on it: then there must be no
+    /// other leader, and this server casts no vote, whatever it is told.
     pub(super) fn is_held(&self, now: Timestamp) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::VotesBeforeTheHolderLetGo) {
@@ -565,7 +565,7 @@ impl Writes {
         self.under_way.iter_mut().for_each(|(_, write)| write.end = kept.min(write.end));
     }
 
-    /// The oldest gives way: a lost message is something that everybody can live with.
+    /// Drops the oldest when full: the protocol tolerates lost messages.
     fn hold(&mut self, envelope: Envelope, limit: usize) {
         if self.held.len() >= limit {
             self.held.pop_front();

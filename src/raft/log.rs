@@ -72,7 +72,7 @@ pub(crate) struct Announcement {
     pub(crate) since: TimeOfDay,
 }
 
-/// Milliseconds since 1970, by somebody's clock on the wall. Only ever printed.
+/// Milliseconds since 1970, by a leader's wall clock. Only ever printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TimeOfDay(pub(crate) u64);
 

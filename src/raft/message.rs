@@ -90,7 +90,7 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    /// Whether it counts for something at whoever asked: then it has to be of a disk that counts.
+    /// Reports whether the receiver counts it: then it must come from a disk that counts.
     pub(crate) fn is_answer(&self) -> bool {
         matches!(
             self,
@@ -149,7 +149,7 @@ pub(crate) enum Refusal {
     OtherCluster,
     /// Its sender is not a member, or is ourselves.
     UnknownPeer,
-    /// It is for somebody else.
+    /// It is for another member.
     NotForUs,
     /// No server that follows the protocol has this term, or says this in it.
     Impossible,
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_term_that_nobody_can_have_is_refused() {
+    fn a_term_that_no_server_can_have_is_refused() {
         assert_eq!(listener(5).admit(&from(1, 5 + LONGEST_LEAP, Message::Outdated)), Ok(()));
         for term in [0, 6 + LONGEST_LEAP, u64::MAX] {
             assert_eq!(listener(5).admit(&from(1, term, Message::Outdated)), Err(Refusal::Impossible));

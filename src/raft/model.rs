@@ -268,7 +268,7 @@ impl World {
         }
     }
 
-    /// Takes away messages to which nobody will ever listen, so that worlds which differ only in
+    /// Removes messages that no server will ever heed, so that worlds which differ only in
     /// them are one.
     fn forget_the_dead(&mut self) {
         let now = self.now();
@@ -389,7 +389,7 @@ impl Model for Group {
         let mut properties = vec![
             Property::always(ONE_VALID, |_, world: &World| world.believers() <= 1),
             Property::always(FIGURE_3, |_, world: &World| world.broken.is_none() && world.logs_match()),
-            Property::sometimes("somebody validly leads", |_, world: &World| world.believers() == 1),
+            Property::sometimes("a server validly leads", |_, world: &World| world.believers() == 1),
         ];
         if self.caretaker {
             properties

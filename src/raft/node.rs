@@ -268,14 +268,14 @@ impl Node {
             return self;
         }
         let Envelope { from, directory, term, message, .. } = envelope;
-        // Whoever asks needs no seat: its term and its log decide. What is answered counts, so it has to be of the disk that
+        // A request needs no seat: its term and its log decide. An answer counts, so it has to come from the disk that
         // counts by this server's own log.
         if message.is_answer() && !self.core().speaks(from, directory) {
             return self;
         }
         if term < self.term() {
             return match message {
-                // Whoever would vote for us may still be in an older term.
+                // A member that would vote for this server may still be in an older term.
                 Message::PreVoteGranted { .. } => self.listen(turn, from, message),
                 request if request.is_request() => {
                     self.core().send(turn, from, Message::Outdated);
@@ -338,7 +338,7 @@ impl Node {
         }
     }
 
-    /// Whether somebody else is known to lead this term, itself included.
+    /// Reports whether another server is known to lead this term, itself included.
     fn disputes(&self, leader: NodeId) -> bool {
         self.leader().is_some_and(|known| known != leader)
     }
@@ -390,7 +390,7 @@ impl Node {
         match self {
             Self::Follower(server) => server.follow(turn, None),
             Self::PreCandidate(server) => server.follow(turn, None),
-            // It voted for itself, so this can be nobody else's request.
+            // It voted for itself, so this can be no other server's request.
             other => other,
         }
     }

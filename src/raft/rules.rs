@@ -247,7 +247,7 @@ fn seed_1_a_vote_of_an_older_term_does_not_count() {
 
 /// 6.2: "I forgot this, and several servers had half of the votes and all said they were leader."
 #[test]
-fn seed_3_nobody_votes_twice_in_a_term_not_even_after_a_restart() {
+fn seed_3_no_server_votes_twice_in_a_term_not_even_after_a_restart() {
     let mut bench = Bench::of(3);
     assert_eq!(votes(&bench.hear(B, 1, ask(at(0, 0)))), 1);
     assert_eq!(votes(&bench.hear(C, 1, ask(at(0, 0)))), 0);
@@ -257,7 +257,7 @@ fn seed_3_nobody_votes_twice_in_a_term_not_even_after_a_restart() {
     assert_eq!(votes(&bench.hear(B, 1, ask(at(0, 0)))), 1, "the same vote, once more");
 }
 
-/// The vote counter of the seed counted answers, whoever they were from.
+/// The vote counter of the seed counted answers, regardless of the sender.
 #[test]
 fn seed_3_one_vote_that_comes_twice_is_one_vote() {
     let mut bench = Bench::of(5);
@@ -285,7 +285,7 @@ fn seed_3_a_request_for_a_vote_says_where_the_log_ends() {
     assert_eq!(sent(&effects), [(B, &request), (C, &request)]);
 }
 
-/// 6.3: a leader that hears nobody gives up by itself. The seed then set `votedFor = -1` in the same
+/// 6.3: a leader that hears no member gives up by itself. The seed then set `votedFor = -1` in the same
 /// term, so that it could vote twice in it.
 #[test]
 fn seed_3_a_leader_without_answers_stops_and_keeps_its_vote() {
@@ -447,7 +447,7 @@ fn a_candidate_does_not_count_its_own_vote_before_it_is_durable() {
 }
 
 #[test]
-fn a_voter_that_hears_a_leader_votes_for_nobody_and_keeps_its_term() {
+fn a_voter_that_hears_a_leader_votes_for_no_other_and_keeps_its_term() {
     let mut bench = Bench::of(3);
     bench.hear(B, 1, append(at(0, 0), &[]));
     bench.pass(Timing::DEFAULT.shortest() - Duration::from_nanos(1));
@@ -697,7 +697,7 @@ fn a_second_leader_of_a_term_is_refused_and_counted() {
 }
 
 #[test]
-fn garbage_deposes_nobody() {
+fn garbage_deposes_no_leader() {
     let mut bench = Bench::leader();
     let good = envelope(B, ME, 1, Message::Outdated);
     let garbage = [
@@ -968,7 +968,7 @@ fn contract_11_a_rejection_that_is_late_is_no_proof_of_a_loss() {
 }
 
 #[test]
-fn contract_8_a_deposed_leader_votes_for_nobody_until_its_holder_has_let_go() {
+fn contract_8_a_deposed_leader_casts_no_vote_until_its_holder_has_let_go() {
     for (transfer, lets_go) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut bench = Bench::leader();
         let until = bench.now + Timing::DEFAULT.shortest() - Timing::DEFAULT.margin();
@@ -1003,7 +1003,7 @@ fn contract_11_a_server_that_has_not_met_all_neither_votes_nor_stands() {
     let mut bench = Bench::of(3);
     for franchise in [Franchise::Waiting, Franchise::Revoked] {
         bench.step(Input::Franchise(franchise));
-        assert_eq!(bench.expire(), vec![], "it asks nobody");
+        assert_eq!(bench.expire(), vec![], "it asks no member");
         bench.pass(Timing::DEFAULT.longest());
         let (term, sent) = (bench.node().term().get(), bench.now);
         assert_eq!(bench.hear(B, term, Message::PreVote { last: at(0, 0), sent }), vec![]);

@@ -326,7 +326,7 @@ fn contract_11_a_disk_that_was_put_back_is_noticed() {
     }
 }
 
-/// A copy that is started while all are connected with the original harms nothing, and nobody lets it in.
+/// A copy that is started while all are connected with the original harms nothing, and no server lets it in.
 #[test]
 fn contract_11_a_copy_of_a_disk_that_is_in_use_is_let_in_by_none() {
     for seed in 0..SEEDS_OF_DISKS {

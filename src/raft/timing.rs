@@ -105,7 +105,7 @@ impl Timing {
         self.heartbeat
     }
 
-    /// For how long a voter that heard a leader votes for nobody else.
+    /// The time for which a voter that heard a leader votes for no other.
     pub const fn shortest(&self) -> Duration {
         self.shortest
     }
@@ -166,7 +166,7 @@ impl Timing {
 
     /// How long to wait before asking again who would vote for us.
     ///
-    /// Asking changes nobody's term, so it may be done often: the first to ask is often refused
+    /// Asking changes no server's term, so it may be done often: the first to ask is often refused
     /// only because a voter heard the leader a moment later than itself. And answers to earlier asks
     /// count, so it may be done more often than answers can come.
     pub(crate) fn asking_interval(&self, draw: Draw) -> Duration {

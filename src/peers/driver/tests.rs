@@ -38,7 +38,7 @@ struct Double {
     news: mpsc::UnboundedSender<Done>,
 }
 
-/// Which servers are cut off, and everybody's inbox.
+/// The servers that are cut off, and all inboxes.
 #[derive(Clone)]
 struct Switch {
     cut: Arc<Mutex<BTreeSet<usize>>>,
@@ -108,7 +108,7 @@ impl Outside for Double {
     }
 
     fn company(&self) -> Company {
-        Company { connected: 0, words: "nobody".into() }
+        Company { connected: 0, words: "none".into() }
     }
 }
 
@@ -191,7 +191,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
 }
 
-/// Whoever of these wins first, and its place.
+/// The first of these to win, and its place.
 async fn first_leader(members: &Members) -> (usize, Leadership) {
     let (won, mut wins) = mpsc::channel(1);
     for place in 0..members.peers.len() {
@@ -369,7 +369,7 @@ async fn a_leader_proclaims_another_value() {
 }
 
 #[tokio::test]
-async fn whoever_reads_too_late_is_told_what_it_missed() {
+async fn a_reader_that_is_too_late_is_told_what_it_missed() {
     let members = Members::with(1, Window { entries: 10, bytes: 1 << 20 });
     let (_, leadership) = first_leader(&members).await;
     let peers = &members.peers[0];
@@ -510,7 +510,7 @@ async fn contract_8_a_holder_that_does_not_let_go_has_its_proved_time_and_no_mor
 }
 
 #[tokio::test]
-async fn a_server_stops_when_nobody_uses_it() {
+async fn a_server_stops_when_it_has_no_users() {
     let mut members = Members::of(1);
     let (_, leadership) = first_leader(&members).await;
     let published = Arc::downgrade(&members.peers[0].shared.published);
@@ -526,7 +526,7 @@ async fn a_server_stops_when_nobody_uses_it() {
 }
 
 #[tokio::test]
-async fn nobody_stands_for_a_campaign_that_was_called_off() {
+async fn no_server_stands_for_a_campaign_that_was_called_off() {
     let members = Members::of(1);
     let mut candidate = members.candidate(0);
     assert!(timeout(Duration::from_millis(1), candidate.campaign()).await.is_err());

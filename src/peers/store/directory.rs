@@ -41,7 +41,7 @@ pub(super) struct Unfinished {
 
 impl Directory {
     /// Opens the directory's file for this process alone. The directory is made where there is none,
-    /// for nobody else to look into.
+    /// readable by its owner alone.
     pub(super) fn claim(directory: &Path) -> Result<Self, StoreError> {
         make(directory)?;
         loop {

@@ -1,4 +1,4 @@
-//! Those who call: the listener, and each connection from its first byte to its last.
+//! Incoming connections: the listener, and each connection from its first byte to its last.
 
 use std::{
     error::Error,
@@ -37,7 +37,7 @@ const MOST_CALLS: u32 = 2;
 /// Where a connection is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Nobody has said anything that could be taken.
+    /// No acceptable message has arrived.
     Stranger,
     /// A member, or an observer.
     Known,
@@ -73,7 +73,7 @@ impl Guest {
     }
 }
 
-/// Accepts whoever calls, until this is dropped.
+/// Accepts connections until this is dropped.
 pub(super) async fn accept<G: Greet>(shared: Arc<Shared<G>>, listener: TcpListener) {
     /// Before trying again when there are no file descriptors left: some will be closed.
     const EXHAUSTED: std::time::Duration = std::time::Duration::from_millis(100);
@@ -112,7 +112,7 @@ async fn receive<G: Greet>(shared: Arc<Shared<G>>, tcp: TcpStream, guest: Guest)
     }
     guest.over.cancel();
     shared.lobby.leave(&guest.over);
-    // Whoever had to go was counted by whoever sent it away; whoever was known, by what it said.
+    // An evicted connection was counted at its eviction; a known peer's, by its messages.
     let Some(ending) = served else { return };
     if *guest.stage.borrow() != Stage::Stranger {
         return;
@@ -174,7 +174,7 @@ async fn farewell() {
     sleep(FAREWELL).await;
 }
 
-/// TLS where we speak it, with what the caller has shown, and a word to those who mistake the one for the other.
+/// TLS where we speak it, with what the caller has shown, and an error for callers that mistake the one for the other.
 async fn line<G: Greet>(
     shared: &Shared<G>,
     mut tcp: TcpStream,

@@ -152,7 +152,7 @@ impl Contacts {
     ///
     /// Waits for an answer for so long at most.
     pub(super) async fn has_room(&self, node: NodeId, within: Duration) -> bool {
-        /// An answer takes a round trip, and whoever waits for this has a timeout far above it.
+        /// An answer takes a round trip, and the caller's timeout is far above it.
         const LOOK_EVERY: Duration = Duration::from_millis(5);
         let place = &self.places[node.place()];
         // What was sent before it was asked proves nothing: it may be all that is left of a server that is gone.

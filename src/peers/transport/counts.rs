@@ -15,7 +15,7 @@ pub(crate) enum Mishap {
     Malformed,
     /// More in one message than any server of ours puts into one.
     Oversized,
-    /// A connection on which nobody said in time who they are.
+    /// A connection without a first message in time.
     Silent,
     /// A connection that ended before anybody had said who they are.
     Left,
@@ -35,7 +35,7 @@ impl Mishap {
         Self::Crowded,
     ];
 
-    /// Those that are somebody else's doing.
+    /// Counts caused by the other side.
     pub(crate) const REFUSED: [Self; 6] =
         [Self::Refused, Self::Malformed, Self::Oversized, Self::Silent, Self::Left, Self::Crowded];
 

@@ -113,7 +113,7 @@ impl Target {
     async fn line(&mut self) -> Result<Line, Ending> {
         let tcp = self.tcp().await?;
         let address = || self.address.to_string();
-        // Small messages that wait for nobody.
+        // Small messages must not be delayed.
         tcp.set_nodelay(true)
             .map_err(|error| Ending::Unreachable { address: address(), why: error.to_string() })?;
         let Some(tls) = &self.tls else { return Ok(Line::plain(tcp)) };

@@ -58,7 +58,7 @@ impl Heard {
         (last > 0).then(|| Timestamp::from_nanos(last))
     }
 
-    /// Whether what came first was TLS, where nobody was prepared for it.
+    /// Reports whether the first bytes were TLS, on a port without it.
     pub(super) fn was_tls(&self) -> bool {
         [TLS_ALERT, TLS_HANDSHAKE.into()].contains(&self.first.load(Ordering::Relaxed))
     }

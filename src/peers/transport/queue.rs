@@ -78,7 +78,7 @@ impl Outbox {
 
     /// Queues what is none of Raft's: a first word, or a question whether the other side is there.
     pub(super) fn introduce(&self, kind: Kind) {
-        // Nobody there to read it, or no room: the connection has ended or is about to, which others find out.
+        // No reader, or no room: the connection has ended or is about to, which is detected elsewhere.
         let _ = self.said.try_send(Said::Frame(proto::Frame { frame: Some(kind) }));
     }
 }
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_member_that_does_not_read_costs_a_bounded_number_of_messages() {
-        let (outbox, mut outgoing) = queue(Ledger::of_nobody());
+        let (outbox, mut outgoing) = queue(Ledger::of_a_loner());
         let sent: Vec<u64> =
             (1..=1000).filter(|term| outbox.send(envelope(*term, Message::Outdated)).is_ok()).collect();
         assert_eq!(sent, (1..=MOST_MESSAGES as u64).collect::<Vec<_>>(), "the oldest, in order");
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn and_a_bounded_number_of_bytes() {
-        let (outbox, mut outgoing) = queue(Ledger::of_nobody());
+        let (outbox, mut outgoing) = queue(Ledger::of_a_loner());
         let sent = (0..100).filter(|_| outbox.send(snapshot(1 << 20)).is_ok()).count();
         assert_eq!(sent, 4);
         assert!(outbox.send(envelope(1, Message::Outdated)).is_ok(), "a small one still has room");
@@ -203,7 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn ends_with_the_outbox_after_what_was_said() {
-        let (outbox, mut outgoing) = queue(Ledger::of_nobody());
+        let (outbox, mut outgoing) = queue(Ledger::of_a_loner());
         outbox.send(envelope(5, Message::Outdated)).unwrap();
         drop(outbox);
         let frame = outgoing.next().await.unwrap();

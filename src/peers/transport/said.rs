@@ -1,6 +1,6 @@
 //! What was said already, so that a log does not grow with the number of attempts.
 //!
-//! One that may not talk with us tries again several times a second, for as long as nobody corrects it. It may
+//! A refused peer tries again several times a second, until an operator corrects it. It may
 //! have more than one reason to be refused, and they may take turns: as caller it is told another one than as
 //! the one that was called.
 

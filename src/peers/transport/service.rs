@@ -1,4 +1,4 @@
-//! What can be called: `Converse` for members, `Watch` for whoever wants to know who leads.
+//! The service's methods: `Converse` for members, `Watch` for observers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -213,7 +213,7 @@ impl<G: Greet> Operator<G> {
     }
 
     async fn tell(&self, outcome: Outcome) {
-        // Whoever asked may have gone.
+        // The caller may have gone.
         let _ = self.tell.send(Ok(proto::Outcome { outcome: Some(outcome) })).await;
     }
 }

@@ -89,7 +89,7 @@ impl Ending {
             Self::Malformed(_) => Some(Mishap::Malformed),
             Self::Oversized => Some(Mishap::Oversized),
             Self::Silent(_) => Some(Mishap::Silent),
-            // Only from those who call: to call in vain is no mishap of ours.
+            // Counted for callers only: our own failed call is no mishap.
             Self::Tls { .. } => Some(Mishap::Refused),
             _ => None,
         }
@@ -107,7 +107,7 @@ impl Ending {
         Self::RefusedBy(shown(reason))
     }
 
-    /// Whether somebody has to do something: waiting and trying again won't help.
+    /// Reports whether an operator has to act: waiting and trying again won't help.
     pub(super) fn is_for_a_person(&self) -> bool {
         matches!(
             self,

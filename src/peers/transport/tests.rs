@@ -130,7 +130,7 @@ fn directory(name: &str) -> [u8; 16] {
     directory
 }
 
-/// A network with nobody behind it: a test says and hears what a driver would.
+/// A network without a driver: the test sends and receives in its place.
 pub(in crate::peers) struct Server {
     network: Network,
     settings: Settings,
@@ -158,7 +158,7 @@ impl Server {
 
     fn on(settings: Settings, listener: std::net::TcpListener, identity: Identity, room: usize) -> Self {
         let (received, inbox) = mpsc::channel(room);
-        let look = Arc::new(Mutex::new(nobody_leads(&settings)));
+        let look = Arc::new(Mutex::new(no_leader(&settings)));
         let (changed, changes) = watch::channel(());
         let looks = Looks {
             look: {
@@ -232,7 +232,7 @@ impl Server {
     }
 }
 
-fn nobody_leads(settings: &Settings) -> Look {
+fn no_leader(settings: &Settings) -> Look {
     Look {
         name: settings.name().clone(),
         term: 1,

@@ -132,7 +132,7 @@ fn a_copy_that_nobody_knows_by_its_starts_is_noticed() {
     caught_by(run_with_bad_disks, Plan::of_copies_apart, mutant, &["a copy in use is noticed"]);
 }
 
-/// A follower restarts, and lacks entries that it has acknowledged. Whether it votes for nobody from then on.
+/// Restarts a follower without entries that it has acknowledged. Reports whether it casts no vote from then on.
 fn forgets(mutant: Option<Mutant>, entries: usize, seed: u64) -> bool {
     let mut world = World::new(Plan { mutant, ..Plan::fair(3, seed) });
     let patience = Duration::from_secs(5);
@@ -157,7 +157,7 @@ fn a_follower_that_lacks_what_it_had_is_noticed() {
     }
 }
 
-/// What one may lead to that is known by the wrong disk: or nobody can be elected.
+/// What one may lead to that is known by the wrong disk: or no server can be elected.
 const WRONG_DISKS: [&str; 6] = [
     "election safety",
     "tokens grow",
@@ -232,7 +232,7 @@ fn candidates_that_give_way_to_each_other_are_noticed() {
     caught_in(Plan::of_far_apart, Mutant::BothGiveWay, &["a leader again"]);
 }
 
-/// One that is not heard, or hears nobody, then keeps all others from trying.
+/// A server that is not heard, or hears no other, then keeps all others from trying.
 #[test]
 fn giving_way_each_time_is_noticed() {
     caught_in(Plan::of_lopsided, Mutant::GivesWayEachTime, &["a leader again"]);

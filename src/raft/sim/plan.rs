@@ -36,7 +36,7 @@ pub(crate) struct Plan {
     pub(crate) late: Duration,
     /// After how many applied entries a server compacts its log.
     pub(crate) compact_after: usize,
-    /// How often something is proposed to somebody.
+    /// The interval between proposals.
     pub(crate) propose_every: Duration,
     pub(crate) faults: Vec<(TrueTime, Fault)>,
     /// When all faults end.
@@ -64,7 +64,7 @@ pub(crate) struct Lopsided {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whom {
     Server(NodeId),
-    /// Whoever leads the highest term at that moment; nobody if nobody does.
+    /// The leader of the highest term at that moment, if any.
     Leader,
     /// Of those that don't, this one in their order.
     Other(u8),

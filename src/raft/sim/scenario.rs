@@ -93,12 +93,12 @@ impl Group {
         assert!(came, "never: {what}\n{}", self.world.transcript().join("\n"));
     }
 
-    /// Waits until somebody validly leads who is connected.
+    /// Waits until a connected server validly leads.
     fn leader(&mut self) -> NodeId {
         self.leader_after(Term::ZERO)
     }
 
-    /// Waits until somebody validly leads a later term.
+    /// Waits until a server validly leads a later term.
     fn leader_after(&mut self, term: Term) -> NodeId {
         let away = self.away.clone();
         let leads = |world: &World| {
@@ -182,7 +182,7 @@ impl Group {
         self.world.note(|| line);
     }
 
-    /// Has the leader take a record, whoever leads then, until one is agreed on.
+    /// Proposes a record to the present leader until one is committed.
     fn agree(&mut self) -> Position {
         let leader = self.leader();
         let places = self.propose(leader, 1);

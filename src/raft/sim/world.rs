@@ -662,7 +662,7 @@ impl World {
 
     fn propose_somewhere(&mut self) {
         if self.healed {
-            return; // Or nobody would ever have caught up.
+            return; // Or no server would ever have caught up.
         }
         let anybody = NodeId::new(self.rng.u8(0..self.group().count() as u8));
         let node = if self.rng.u8(0..4) == 0 { anybody } else { self.raft_leader().unwrap_or(anybody) };
@@ -707,7 +707,7 @@ impl World {
         self.valid_leader().and_then(|leader| Some((leader, self.server(leader)?.term())))
     }
 
-    /// After the trouble, on a good network: a leader, and everybody caught up with it.
+    /// After all faults, on a good network: a leader, and all servers caught up with it.
     pub(crate) fn settle(&mut self, within: Duration) {
         let met = self.run_until(within, |world| world.valid_leader().is_some() && world.caught_up());
         self.look(&Seen::Expected { met, what: "a leader that all have caught up with", within });

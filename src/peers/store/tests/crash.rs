@@ -302,11 +302,11 @@ fn fills_its_file_system() {
 
 /// As a user who is not root, whom permissions stop.
 #[test]
-fn a_directory_of_somebody_else_is_refused() {
+fn a_directory_of_another_user_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     drop(Store::open(directory.path(), &us()).unwrap());
-    let mut nobody = child("may_not_open", directory.path());
-    let Ok(output) = nobody.uid(65534).gid(65534).output() else {
+    let mut stranger = child("may_not_open", directory.path());
+    let Ok(output) = stranger.uid(65534).gid(65534).output() else {
         return println!("skipped: this user can't become another one");
     };
     let said = String::from_utf8(output.stdout).unwrap();
@@ -314,9 +314,9 @@ fn a_directory_of_somebody_else_is_refused() {
 }
 
 #[test]
-#[ignore = "another test runs it as somebody else"]
+#[ignore = "another test runs it as another user"]
 fn may_not_open() {
     let directory = std::env::var("STORE_DIRECTORY").unwrap();
-    let error = Store::open(Path::new(&directory), &us()).expect_err("it is somebody else's");
+    let error = Store::open(Path::new(&directory), &us()).expect_err("it is another user's");
     assert!(matches!(error, StoreError::Denied { .. }), "{error:?}");
 }

@@ -27,7 +27,7 @@ fn used(owner: &Owner) -> tempfile::TempDir {
 }
 
 #[test]
-fn a_directory_is_made_with_those_above_it_and_for_nobody_else() {
+fn a_directory_is_made_with_those_above_it_and_for_its_owner_alone() {
     let above = tempfile::tempdir().unwrap();
     let directory = above.path().join("elect/server1");
     drop(Store::open(&directory, &us()).unwrap());

@@ -78,7 +78,7 @@ async fn a_dropped_network_leaves_nothing_open() {
     let tasks = || Handle::current().metrics().num_alive_tasks();
     drop((street, a, b));
     until("no task is left", || tasks() == 0).await;
-    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens");
+    assert!(std::net::TcpStream::connect(address).is_err(), "no socket listens");
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn a_full_inbox_is_waited_for_and_loses_nothing() {
     assert!(last > 0);
 }
 
-/// The one whose name sorts last is never called by anybody but those before it, and calls nobody.
+/// The one whose name sorts last is called only by the members before it, and calls none.
 #[tokio::test]
 async fn each_pair_has_one_connection() {
     let street = Street::of(&["a", "b", "c"]);
@@ -121,5 +121,5 @@ async fn each_pair_has_one_connection() {
         rows.filter(|row| row[1] == local && row[3] == established).count()
     };
     let open = || ["a", "b", "c"].map(|name| connections(street.address(name).port()));
-    until("those who came too late for an attempt have gone", || open() == [0, 1, 2]).await;
+    until("connections too late for an attempt have gone", || open() == [0, 1, 2]).await;
 }

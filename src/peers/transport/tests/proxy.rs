@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Pass,
-    /// Takes them, and gives nothing on. Whoever sends them learns nothing of it.
+    /// Takes them, and passes nothing on. Their sender does not notice.
     Swallow,
 }
 
@@ -53,13 +53,13 @@ async fn carry(
     modes: watch::Receiver<Mode>,
 ) {
     let mut buffer = vec![0; 16 << 10];
-    // What was swallowed is missed by whoever gets what comes after it, so nothing does.
+    // A receiver of later bytes would miss the swallowed ones, so nothing follows.
     let mut broken = false;
     loop {
         let read = from.read(&mut buffer).await.unwrap_or(0);
         broken |= *modes.borrow() == Mode::Swallow;
         match read {
-            // Not even that somebody has hung up gets through.
+            // Not even the end of a connection gets through.
             0 if broken => return std::future::pending().await,
             0 => return,
             _ if broken => {}

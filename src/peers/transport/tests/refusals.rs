@@ -163,7 +163,7 @@ async fn a_host_that_cannot_be_found() {
 }
 
 #[tokio::test]
-async fn nobody_there() {
+async fn no_server_there() {
     let street = Street::of(&["a", "b"]);
     let address: PeerAddress = street.address("b").to_string().parse().unwrap();
     let (group, listener) = (street.group(), street.listener("a"));

@@ -27,7 +27,7 @@ use crate::peers::{
     wire::proto::{self, frame::Frame as Kind},
 };
 
-/// So many mishaps of those who call.
+/// Number of mishaps caused by callers.
 fn turned_away(server: &Server) -> u64 {
     use Mishap::*;
     [Refused, Malformed, Oversized, Silent, Left, Crowded].map(|mishap| server.count(mishap)).iter().sum()
@@ -138,7 +138,7 @@ async fn send_garbage(street: &Street, rng: &mut fastrand::Rng, kind: usize) {
             call_with(address, [&[0], &rng.u32(2 << 20..).to_be_bytes()[..], &garbage(rng, 100)].concat())
                 .await
         }
-        // Somebody who forgets to say Hello, or says nothing.
+        // A caller that omits Hello, or sends nothing.
         6 => {
             call_with(
                 address,
@@ -164,7 +164,7 @@ async fn send_garbage(street: &Street, rng: &mut fastrand::Rng, kind: usize) {
 }
 
 #[tokio::test]
-async fn garbage_is_counted_and_disturbs_nobody() {
+async fn garbage_is_counted_and_disturbs_no_member() {
     const INPUTS: u64 = 200;
     let street = Street::of(&["a", "aa", "b"]);
     let (a, mut b) = (street.start("a"), street.start("b"));
@@ -370,7 +370,7 @@ async fn a_long_first_word_is_not_decoded() {
 }
 
 #[tokio::test]
-async fn a_member_that_never_reads_costs_little_and_delays_nobody() {
+async fn a_member_that_never_reads_costs_little_and_delays_no_other() {
     let street = Street::of(&["a", "b", "c"]);
     let a = street.start("a");
     let mut b = Server::with_inbox(street.settings("b"), street.listener("b"), directory("b"), 1);

@@ -91,7 +91,7 @@ async fn a_caller_without_tls_is_told_to_use_it() {
 }
 
 #[tokio::test]
-async fn a_caller_with_tls_is_told_that_nobody_speaks_it() {
+async fn a_caller_with_tls_is_told_that_it_is_not_spoken() {
     problem(Some(&Authority::new("one").tls()), None, "does not speak TLS, and this server does").await;
 }
 

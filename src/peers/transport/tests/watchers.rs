@@ -1,4 +1,4 @@
-//! Those who ask who leads.
+//! Observers.
 
 use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::peers::{Timing, wire::proto};
 
-/// Somebody who is connected, and may ask.
+/// A connected observer.
 struct Observer {
     asking: mpsc::Sender<proto::Question>,
     looks: tonic::Streaming<proto::Look>,

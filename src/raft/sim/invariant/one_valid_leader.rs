@@ -1,6 +1,6 @@
 //! At no true instant do two servers validly lead (the contract's claim; safety.md).
 //!
-//! Nobody is asked what it thinks. A claim is valid until the server's own clock shows the end
+//! No server is asked for its view. A claim is valid until the server's own clock shows the end
 //! that it was told, frozen or not, unless the server gave it up, or its process is gone. A term that was
 //! lost is its holder's until then, or until the holder has let go: it may need that time to stop (point 8).
 //! True time, which no server knows, decides whether two claims overlap.

@@ -1,4 +1,4 @@
-//! The term of a server that hears nobody does not run away (thesis §9.6).
+//! The term of a server that hears no other does not run away (thesis §9.6).
 //!
 //! It may rise by one: by a candidacy that a majority had agreed to just before. A second one would
 //! need another majority's word.
@@ -7,7 +7,7 @@ use super::{Invariant, Seen};
 use crate::raft::identity::{NodeId, Term};
 
 pub(super) struct TermsStay {
-    /// For each that hears nobody: its term when that began, once it is known.
+    /// For each server that hears no other: its term when that began, once it is known.
     deaf: Vec<Option<Option<Term>>>,
 }
 
@@ -22,7 +22,7 @@ impl TermsStay {
         if after <= began.next() {
             return Ok(());
         }
-        Err(format!("{node} went from term {began} to {after} and heard nobody"))
+        Err(format!("{node} went from term {began} to {after} and heard no other"))
     }
 }
 

@@ -46,7 +46,7 @@ fn no_majority(group: &mut Group) {
     group.pass(1_000);
     assert!(group.all().all(|node| group.committed(node) < at.index));
     assert_eq!(group.world.valid_leader(), None, "and it does not lead any more");
-    group.say("they come back; whoever leads, all agree");
+    group.say("they come back; all agree with the leader");
     gone.iter().for_each(|node| group.connect(*node));
     group.agree();
     group.end_well();
@@ -56,7 +56,7 @@ fn rejoin(group: &mut Group) {
     let first = group.leader();
     group.agree();
     let term = group.term(first);
-    group.say("the leader is cut off, and takes records that nobody else has");
+    group.say("the leader is cut off, and takes records that no other server has");
     group.disconnect(first);
     let lost = group.propose(first, 3);
     group.say("the others have a leader, and agree on something else");

@@ -29,13 +29,13 @@ fn re_election(group: &mut Group) {
     let second = group.leader_after(term);
     assert_ne!(first, second);
 
-    group.say("the old one comes back and disturbs nobody");
+    group.say("the old one comes back and disturbs no leader");
     let term = group.term(second);
     group.connect(first);
     group.pass(1_000);
     assert_eq!((group.leader(), group.highest_term()), (second, term));
 
-    group.say("two of three are cut off: nobody can lead, and terms stay as they are");
+    group.say("two of three are cut off: no server can lead, and terms stay as they are");
     let third = group.others(second)[0];
     group.disconnect(second);
     group.disconnect(third);

@@ -65,7 +65,7 @@ impl Figure8 {
         group.pass(2); // What it sent to others is lost.
         group.world.mend();
         group.world.cut(|from, to| from == s2 || to == s2);
-        // Nobody else can win if only S5 is heard; and nobody hears it any more once it has won.
+        // No other server can win if only S5 is heard; and none hears it any more once it has won.
         group.world.cut(|from, to| from != s5 && to != s5);
         group.wait("S5 elected", |world| world.raft_leader() == Some(s5));
         group.world.cut(|from, _| from == s5);

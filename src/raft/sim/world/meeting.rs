@@ -52,7 +52,7 @@ impl World {
         papers.identity.run = Run { number, id, began: papers.writes };
     }
 
-    /// Whether somebody has yet to be met by those who have no reason to say anything.
+    /// Reports whether some server has yet to be met, by servers with nothing else to send.
     pub(super) fn has_to_call(&self, node: NodeId) -> bool {
         self.plan.disks || self.machines[node.place()].papers.franchise == Franchise::Waiting
     }
@@ -242,7 +242,7 @@ impl World {
     }
 
     /// Whether what has come is of one with whom the receiver is connected, or can be. Where all disks are good, that only
-    /// shows that nobody is refused.
+    /// shows that none is refused.
     pub(super) fn takes(&mut self, mail: &Mail) -> bool {
         let (from, to) = (mail.envelope.from, mail.receiver);
         let admits = |world: &Self| {
@@ -404,7 +404,7 @@ impl World {
         }
     }
 
-    /// Whether it votes for nobody any more.
+    /// Reports whether it casts no vote any more.
     pub(crate) fn is_revoked(&self, node: NodeId) -> bool {
         self.machines[node.place()].papers.franchise == Franchise::Revoked
     }
