@@ -405,11 +405,15 @@ fn a_disk_is_replaced_in_every_order_of_events() {
     Replacing { restarts: 1, depth: Some(9), ..Replacing::BOUNDED }.prove();
 }
 
+/// Events that follow on each other where a server restarts. The 11.2 million states without this bound took most of 15 minutes on a busy
+/// machine, and 5 GB; nothing was found in them.
+const LONGEST_WITH_A_RESTART: usize = 16;
+
 #[test]
-#[ignore = "make model"]
+#[ignore = "make model: some minutes"]
 fn a_disk_is_replaced_in_every_longer_order_of_events() {
     Replacing::BOUNDED.prove();
-    Replacing { restarts: 1, ..Replacing::BOUNDED }.prove();
+    Replacing { restarts: 1, depth: Some(LONGEST_WITH_A_RESTART), ..Replacing::BOUNDED }.prove();
     Replacing { terms: 3, depth: Some(14), ..Replacing::BOUNDED }.prove();
 }
 
