@@ -373,8 +373,8 @@ impl Etcd {
     ///
     /// Cancel safe: it only reads.
     pub async fn snapshot(&self, election: ElectionName) -> Result<Snapshot, SnapshotError> {
-        let looking = observe::snapshot(Arc::clone(&self.shared), election);
-        match self.shared.spawn(looking).await {
+        let reading = observe::snapshot(Arc::clone(&self.shared), election);
+        match self.shared.spawn(reading).await {
             Ok(Ok(snapshot)) => Ok(snapshot),
             Ok(Err(error)) if error.remedy == error::Remedy::Human => {
                 Err(SnapshotError::Refused(error.message))
@@ -408,7 +408,7 @@ impl Etcd {
     /// Returns the time of the last accepted response of etcd (boot-time clock); `None` if there was none
     /// yet.
     pub fn last_contact(&self) -> Option<Timestamp> {
-        match self.shared.heard.load(Ordering::Relaxed) {
+        match self.shared.last_accepted.load(Ordering::Relaxed) {
             NEVER => None,
             nanos => Some(Timestamp::from_nanos(nanos)),
         }
@@ -510,7 +510,7 @@ pub(crate) struct EtcdShared {
     lifeline: Option<Lifeline>,
     runtime: runtime::Handle,
     /// Time of the last accepted answer, in nanoseconds of the boot-time clock.
-    heard: AtomicU64,
+    last_accepted: AtomicU64,
     /// Number of tasks that hold a lease or are revoking one.
     active_tasks: watch_channel::Sender<usize>,
     /// True while a caller waits for that number to be zero: then no revocation is delayed.
@@ -534,7 +534,7 @@ impl EtcdShared {
             views: Mutex::default(),
             lifeline,
             runtime,
-            heard: AtomicU64::new(NEVER),
+            last_accepted: AtomicU64::new(NEVER),
             active_tasks: watch_channel::Sender::new(0),
             settling: watch_channel::Sender::new(false),
             _alive: alive,
@@ -598,7 +598,7 @@ impl EtcdShared {
             Err(_) => self.connections.failed(connection),
         }
         if accepted.is_ok() {
-            self.heard.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
+            self.last_accepted.store(Timestamp::now().as_nanos(), Ordering::Relaxed);
         }
         accepted.map_err(|past| EtcdError::elsewhere(past.to_string()))
     }

@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn contract_4_belief_has_ended_when_the_loss_is_told() {
+    fn contract_4_validity_has_ended_when_the_loss_is_reported() {
         let far = Timestamp::now() + Duration::from_secs(60);
         let term_handle = term_handle(Arc::new(SharedValidity::new(far)));
         let loss = term_handle.lost.subscribe();

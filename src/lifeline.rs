@@ -1,22 +1,23 @@
-//! Following a process that died at once, by the word of its kernel.
+//! Immediate failover after the death of a process, on the evidence of its kernel.
 //!
-//! A lease tells the living from the dead by waiting. The kernel of the same host need not wait: it knows. A
-//! candidate with a [`Lifeline`] keeps a *ticket* in a directory of its host: a file with what it takes to release its
-//! place in the queue, and with a lock that the process's memory holds. Every other process with the same directory is
-//! a *witness*: when it finds the lock free, the memory is gone, and with it the belief to lead. It then releases that
-//! place, for which etcd compares cluster, key, `create_revision` and lease ([`Etcd::release`]). So does a process that starts
+//! A lease tells live holders from dead ones by waiting. The kernel of the same host need not wait. A
+//! candidate with a [`Lifeline`] keeps a *ticket* in a directory of its host: a file with the data to release
+//! its key, and with a lock that the process's memory holds. Every other process with the same directory is a
+//! *witness*: when it finds the lock free, the memory is gone, and with it the belief to lead. It then
+//! releases that key, for which etcd compares cluster, key, `create_revision` and lease ([`Etcd::release`]).
+//! A restarted process does the same for its predecessor.
 //! again, for the one that it was.
 //!
 //! | module | |
 //! |---|---|
-//! | `evidence` | when a ticket proves that its process is gone (pure) |
-//! | `directory` | which directory is accepted; how a ticket gets in and out |
-//! | `witness` | looks, and has the dead released |
+//! | `evidence` | the proof by a ticket that its process is gone (pure) |
+//! | `directory` | checks of the directory; how a ticket gets in and out |
+//! | `witness` | reads tickets, and releases the terms of dead processes |
 //!
-//! It is the *belief* that has ended, and not what was done in it: bytes on their way arrive, children live on. Where what
-//! they reach checks no token, say how long that may take: [`with_lock_delay`](Lifeline::with_lock_delay).
+//! Only the *belief* has ended, not its effects: bytes on their way arrive, children live on. If their
+//! receivers check no token, give the time they may take: [`with_lock_delay`](Lifeline::with_lock_delay).
 //!
-//! What it can't see is left to the TTL, as ever: a process that is frozen, a kernel that has stopped, a cut cable.
+//! The TTL still covers what the kernel can't report: a frozen process, a stopped kernel, a cut cable.
 
 use std::{
     io,
@@ -47,15 +48,16 @@ mod witness;
 /// fraction of a millisecond, on a busy disk a few.
 const TICKET_WITHIN: Duration = Duration::from_millis(500);
 
-/// A directory in which the candidates of one host keep tickets, by which a process that died is followed at once.
+/// A directory of tickets of the candidates on one host, through which a dead process is followed at once.
 ///
-/// All that use one directory witness for each other. It may be shared by elections and clusters. Cheap to clone.
+/// All processes that use one directory are witnesses for each other. It may be shared by elections and
+/// clusters. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Lifeline {
     directory: Arc<Directory>,
     lock_delay: Duration,
-    /// A failure to write tickets is told once.
-    told: Arc<AtomicBool>,
+    /// True once a failure to write tickets was logged: it is logged once.
+    reported: Arc<AtomicBool>,
 }
 
 /// Result of [`Lifeline::release_dead`].
@@ -63,42 +65,42 @@ pub struct Lifeline {
 #[must_use = "it says what was not released"]
 #[non_exhaustive]
 pub struct DeadReleased {
-    /// Places in a queue that were given up in place of processes that are gone.
+    /// Number of keys that were released in place of dead processes.
     pub given_up: usize,
-    /// Why others could not be.
+    /// Errors of the others.
     pub errors: Vec<ReleaseError>,
 }
 
 impl Lifeline {
-    /// Uses a directory, and makes it if it is not there. Tries whether locks do there what they must.
+    /// Uses a directory, and creates it if needed. Tests whether its locks behave as required.
     ///
     /// It has to be this user's or root's, writable by no others, and on tmpfs, ext4, xfs or btrfs. Best on
-    /// tmpfs, as `/run` is: on a disk, what a process left is released by witnesses that saw it alive, and not by itself when it
-    /// starts again.
+    /// tmpfs, as `/run` is: on a disk, only witnesses that saw the process alive release its key, and not the
+    /// restarted process itself.
     ///
     /// Blocks for as long as the file system does.
     ///
     /// # Errors
     ///
-    /// See [`LifelineError`]. Nothing is lost then but the speed: candidates stand without.
+    /// See [`LifelineError`]. Only the speed is lost then: candidates continue without.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, LifelineError> {
         let directory = Arc::new(Directory::open(directory.as_ref())?);
-        Ok(Self { directory, lock_delay: Duration::ZERO, told: Arc::default() })
+        Ok(Self { directory, lock_delay: Duration::ZERO, reported: Arc::default() })
     }
 
-    /// Time that witnesses wait after the end of this process before they release its place: as long as its last effects may be on
-    /// their way to something that checks no token. Zero unless said.
+    /// Sets the time that witnesses wait after the end of this process before they release its key: as long
+    /// as its last effects may be on their way to a receiver that checks no token. Zero by default.
     pub fn with_lock_delay(mut self, delay: Duration) -> Self {
         self.lock_delay = delay;
         self
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Looks once, and releases the places of all processes that are gone: what a unit's `ExecStopPost=` is for.
+    /// Reads the directory once, and releases the keys of all dead processes: for a unit's `ExecStopPost=`.
     ///
     /// # Errors
     ///
@@ -106,7 +108,7 @@ impl Lifeline {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the call goes on in the background.
+    /// Dropping the call continues the release in the background.
     pub async fn release_dead(&self, etcd: &Etcd, within: Duration) -> io::Result<DeadReleased> {
         let mut all = DeadReleased::default();
         for released in witness::release_once(etcd.shared(), &self.directory, within).await? {
@@ -119,12 +121,13 @@ impl Lifeline {
         Ok(all)
     }
 
-    /// Releases what processes that die leave, for as long as `shared` lives.
+    /// Releases the keys of processes that die, for as long as `shared` lives.
     pub(crate) fn watch(&self, shared: &Arc<EtcdShared>) {
         witness::start(shared, Arc::clone(&self.directory));
     }
 
-    /// Writes a ticket, unless the slot has it. Returns when it can be seen, or nearly at once if that can't be.
+    /// Writes a ticket, unless the slot has it. Returns once it is visible, or after a short time if that
+    /// fails.
     pub(crate) async fn put(
         &self,
         candidate: &str,
@@ -137,10 +140,10 @@ impl Lifeline {
         }
         let (directory, delay, candidate) =
             (Arc::clone(&self.directory), self.lock_delay, candidate.to_owned());
-        let (slot, told) = (Arc::clone(slot), Arc::clone(&self.told));
+        let (slot, reported) = (Arc::clone(slot), Arc::clone(&self.reported));
         let putting = shared.spawn_blocking(move || {
             if let Err(error) = directory.put(&candidate, delay, ticket, &slot)
-                && !told.swap(true, Ordering::Relaxed)
+                && !reported.swap(true, Ordering::Relaxed)
             {
                 warn!(%error, "no ticket could be written: if this process dies, the next leader waits for the TTL");
             }

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_turns_or_hides_text_is_refused_in_names_and_replaced_in_foreign_text() {
+    fn characters_that_turn_or_hide_text_are_refused_in_names_and_replaced_in_foreign_text() {
         for forging in
             ['\u{202e}', '\u{2028}', '\u{2029}', '\u{2066}', '\u{200b}', '\u{feff}', '\u{e0041}', '\x1b']
         {

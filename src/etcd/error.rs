@@ -243,17 +243,17 @@ fn not_accepted(why: &CertificateError) -> &'static str {
 
 /// Joins an error and its causes, each once.
 fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut said = error.to_string();
+    let mut message = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
-        if !said.contains(&text) {
-            said.push_str(": ");
-            said.push_str(&text);
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
         }
         next = cause.source();
     }
-    displayed_error(&said)
+    displayed_error(&message)
 }
 
 #[cfg(test)]
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn sorts_what_etcd_answers() {
+    fn errors_of_etcd_are_sorted_by_remedy() {
         assert_eq!(remedy(Code::NotFound, "etcdserver: requested lease not found"), Remedy::NewLease);
         assert_eq!(remedy(Code::Unknown, "etcdserver: requested lease not found"), Remedy::NewLease);
         assert_eq!(
@@ -301,16 +301,16 @@ mod tests {
     }
 
     #[test]
-    fn what_etcd_says_stays_on_its_line() {
+    fn errors_of_etcd_stay_on_one_line() {
         let forged = "gone\n2026-01-01T00:00:00.000Z leader mallory\x1b[2J\u{202e}\u{2028}";
         let status = |code| EtcdError::from(etcd_client::Error::GRpcStatus(Status::new(code, forged)));
-        let said = [
+        let errors = [
             status(Code::Unknown),
             status(Code::PermissionDenied),
             EtcdError::watch_cancelled(forged),
             EtcdError::from(etcd_client::Error::WatchError(forged.into())),
         ];
-        for EtcdError { message, .. } in said {
+        for EtcdError { message, .. } in errors {
             assert!(message.contains("gone 2026") && !message.contains(crate::names::forges), "{message:?}");
         }
     }

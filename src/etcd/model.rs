@@ -528,7 +528,7 @@ impl Election {
         }
     }
 
-    /// The next message of the watch: `QueueView::happened`.
+    /// The next message of the watch: `QueueView::apply`.
     fn view_goes_on(&self, world: &mut World, who: usize) {
         let World { etcd, candidates, .. } = world;
         let candidate = &mut candidates[who];
@@ -800,7 +800,7 @@ impl Etcd {
         (Revision(at.0 + 1), self.history[self.history.len() - behind])
     }
 
-    fn happened(&mut self, lease: LeaseId, put: bool) {
+    fn apply(&mut self, lease: LeaseId, put: bool) {
         self.revision = Revision(self.revision.0 + 1);
         self.history.push_back(Event { lease, put });
     }
@@ -814,7 +814,7 @@ impl Etcd {
     }
 
     fn put(&mut self, lease: LeaseId) -> Revision {
-        self.happened(lease, true);
+        self.apply(lease, true);
         self.queue.push(Key { created: self.revision, lease });
         self.revision
     }
@@ -836,7 +836,7 @@ impl Etcd {
     fn delete(&mut self, lease: LeaseId) {
         if self.key(lease).is_some() {
             self.queue.retain(|key| key.lease != lease);
-            self.happened(lease, false);
+            self.apply(lease, false);
         }
     }
 
@@ -868,7 +868,7 @@ impl View {
     fn carried_on(&self, revision: Revision, event: Event) -> Self {
         let mut queue = self.queue();
         let now = event.put.then(|| entry(revision, Some(event.lease)));
-        queue.happened(revision, &name(event.lease), now);
+        queue.apply(revision, &name(event.lease), now);
         let leases = self.keys.iter().map(|key| key.lease).chain(event.put.then_some(event.lease));
         let key = |lease| match queue.place(&name(lease)) {
             QueuePlace::Absent => None,
@@ -1083,7 +1083,7 @@ fn contract_1_one_leader_though_watches_break() {
 }
 
 #[test]
-fn contract_4_a_deposed_leader_leads_on_only_until_it_hears() {
+fn contract_4_a_deposed_leader_leads_on_only_until_the_report_arrives() {
     let third_party = ThirdParty::Anyone;
     prove(Election { third_party, breaks: true, prompt: true, ..Election::sound() });
 }

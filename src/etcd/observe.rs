@@ -99,18 +99,18 @@ impl Following {
                 biased;
                 () = self.sender.closed() => return Err(EtcdError::elsewhere("the observer is gone")),
                 () = shared.connections.abandoned(&connection) => return Err(EtcdError::elsewhere("the connection was abandoned")),
-                message = stream.message() => message.map_err(|error| blamed(&shared, &connection, error.into()))?,
+                message = stream.message() => message.map_err(|error| failed(&shared, &connection, error.into()))?,
                 () = sleep_until(ask_at) => {
                     if asked {
-                        return Err(blamed(&shared, &connection, EtcdError::unanswered(PATIENCE)));
+                        return Err(failed(&shared, &connection, EtcdError::unanswered(PATIENCE)));
                     }
-                    stream.request_progress().await.map_err(|error| blamed(&shared, &connection, error.into()))?;
+                    stream.request_progress().await.map_err(|error| failed(&shared, &connection, error.into()))?;
                     (asked, ask_at) = (true, Instant::now() + PATIENCE);
                     continue;
                 }
             };
             let message = message
-                .ok_or_else(|| blamed(&shared, &connection, EtcdError::elsewhere("etcd closed the watch")))?;
+                .ok_or_else(|| failed(&shared, &connection, EtcdError::elsewhere("etcd closed the watch")))?;
             if message.canceled() {
                 return Err(shared.connections.watch_cancelled(&connection, &message).await);
             }
@@ -119,11 +119,11 @@ impl Following {
             (asked, ask_at) = (false, Instant::now() + ASK_EVERY);
             // A watch that catches up gets many revisions at once: each is a state of its own.
             for events in message.events().chunk_by(|one, next| revision(one) == revision(next)) {
-                let mut news = false;
+                let mut changed = false;
                 for event in events {
-                    news |= view.happened(event);
+                    changed |= view.apply(event);
                 }
-                if !news {
+                if !changed {
                     continue;
                 }
                 // A candidate that waited at the start leads now, or more of the queue has to be read.
@@ -143,7 +143,7 @@ impl Following {
         if let State::Leader(leader) = &mut state {
             leader.since = leader.since.or_else(|| self.seen_since(leader.token, at));
         }
-        self.tell_if_new(Observation { at, state }).await;
+        self.send_if_new(Observation { at, state }).await;
     }
 
     /// Returns the start of this term, if we saw it begin.
@@ -157,9 +157,9 @@ impl Following {
 
     async fn lost_view(&mut self, error: EtcdError) {
         // A short break is not reported.
-        let gone_for = self.last_contact.map(|(at, _)| at.elapsed());
-        let mended_soon = gone_for.is_some_and(|gone| gone < PATIENCE) && error.remedy != Remedy::Human;
-        if self.last.is_some() && mended_soon {
+        let lost_for = self.last_contact.map(|(at, _)| at.elapsed());
+        let restored_soon = lost_for.is_some_and(|gone| gone < PATIENCE) && error.remedy != Remedy::Human;
+        if self.last.is_some() && restored_soon {
             return;
         }
         // Already reported, unless it is the reason for the end.
@@ -168,10 +168,10 @@ impl Following {
         }
         let last_known = self.last_contact.map(|(_, at)| at);
         let state = State::Unknown { last_known, problem: error.message };
-        self.tell_if_new(Observation { at: SystemTime::now(), state }).await;
+        self.send_if_new(Observation { at: SystemTime::now(), state }).await;
     }
 
-    async fn tell_if_new(&mut self, observation: Observation) {
+    async fn send_if_new(&mut self, observation: Observation) {
         let known = match (&self.last, &observation.state) {
             // An announcement only makes `since` more exact, by milliseconds: no change.
             (Some(State::Leader(before)), State::Leader(now)) => {
@@ -191,7 +191,7 @@ fn revision(event: &Event) -> Option<i64> {
     event.kv().map(KeyValue::mod_revision)
 }
 
-fn blamed(shared: &EtcdShared, connection: &EndpointConnection, error: EtcdError) -> EtcdError {
+fn failed(shared: &EtcdShared, connection: &EndpointConnection, error: EtcdError) -> EtcdError {
     shared.connections.blame(connection, &error);
     error
 }
@@ -212,16 +212,20 @@ impl ObservedQueue {
             Head::Empty | Head::Unread => return State::Vacant { blocked_by: None },
         };
         let token = keys::token(entry.key.created);
-        let since = self.announced.as_ref().filter(|said| said.token == token).map(|said| said.since);
+        let since = self
+            .announced
+            .as_ref()
+            .filter(|announcement| announcement.token == token)
+            .map(|announcement| announcement.since);
         State::Leader(Leader { name: name_of(key, entry), token, since })
     }
 
     /// Applies an event; `false` if it was known already.
-    fn happened(&mut self, event: &Event) -> bool {
+    fn apply(&mut self, event: &Event) -> bool {
         let Some(kv) = event.kv() else { return false };
         let put = event.event_type() == EventType::Put;
         let now = put.then(|| QueueEntry::of(&self.election, kv)).flatten();
-        self.queue.happened(Revision(kv.mod_revision()), kv.key(), now)
+        self.queue.apply(Revision(kv.mod_revision()), kv.key(), now)
     }
 
     /// Reads what is missing to know the leader and its name.
@@ -250,8 +254,8 @@ impl ObservedQueue {
         key: &[u8],
         at: Revision,
     ) -> Result<bool, EtcdError> {
-        let said = queue::value_at(shared, connection, key, at).await?;
-        Ok(self.queue.learned(&self.election, key, said.as_ref()))
+        let announcement = queue::value_at(shared, connection, key, at).await?;
+        Ok(self.queue.learned(&self.election, key, announcement.as_ref()))
     }
 }
 

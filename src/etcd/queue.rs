@@ -221,7 +221,7 @@ impl Queue {
     }
 
     /// Applies the change of one key; `false` if the queue was read after it.
-    pub(crate) fn happened(&mut self, revision: Revision, key: &[u8], now: Option<QueueEntry>) -> bool {
+    pub(crate) fn apply(&mut self, revision: Revision, key: &[u8], now: Option<QueueEntry>) -> bool {
         let known = self.entry(key) == now.as_ref() && self.key(key) == now.as_ref().map(|entry| entry.key);
         if revision < self.at || (revision == self.at && known) {
             return false;
@@ -313,11 +313,11 @@ mod tests {
     }
 
     #[test]
-    fn first_is_who_came_first() {
+    fn the_first_key_is_the_oldest() {
         let mut queue = queue();
         assert_eq!(queue.place(b"b"), QueuePlace::First(key(11)));
         assert_eq!(queue.place(b"a"), QueuePlace::Behind(key(12)));
-        assert!(queue.happened(Revision(21), b"b", None));
+        assert!(queue.apply(Revision(21), b"b", None));
         assert_eq!(queue.place(b"a"), QueuePlace::First(key(12)));
         assert_eq!(queue.place(b"b"), QueuePlace::Absent);
     }
@@ -325,15 +325,15 @@ mod tests {
     #[test]
     fn contract_7_what_happened_before_the_read_changes_nothing() {
         let mut queue = queue();
-        assert!(!queue.happened(Revision(19), b"b", None));
+        assert!(!queue.apply(Revision(19), b"b", None));
         assert_eq!(queue.place(b"b"), QueuePlace::First(key(11)));
     }
 
     #[test]
-    fn a_key_made_anew_stands_at_the_end() {
+    fn a_key_made_anew_is_at_the_end() {
         let mut queue = queue();
-        queue.happened(Revision(21), b"b", None);
-        queue.happened(Revision(22), b"b", Some(entry(22)));
+        queue.apply(Revision(21), b"b", None);
+        queue.apply(Revision(22), b"b", Some(entry(22)));
         assert_eq!(queue.place(b"a"), QueuePlace::First(key(12)));
         assert_eq!(queue.place(b"b"), QueuePlace::Behind(key(22)));
     }
@@ -341,13 +341,13 @@ mod tests {
     #[test]
     fn contract_1_of_two_keys_of_one_revision_neither_is_first() {
         let mut queue = Queue::read(Revision(20), []);
-        assert!(queue.happened(Revision(21), b"x", Some(foreign(21))));
-        assert!(queue.happened(Revision(21), b"y", Some(foreign(21))));
-        queue.happened(Revision(22), b"own", Some(entry(22)));
-        queue.happened(Revision(23), b"x", None);
+        assert!(queue.apply(Revision(21), b"x", Some(foreign(21))));
+        assert!(queue.apply(Revision(21), b"y", Some(foreign(21))));
+        queue.apply(Revision(22), b"own", Some(entry(22)));
+        queue.apply(Revision(23), b"x", None);
         assert_eq!(queue.place(b"own"), QueuePlace::Behind(key(22)), "the other one is still before it");
         assert!(matches!(queue.head(), Head::Blocked { key: b"y", .. }));
-        queue.happened(Revision(24), b"y", None);
+        queue.apply(Revision(24), b"y", None);
         assert_eq!(queue.place(b"own"), QueuePlace::First(key(22)));
 
         let pair = [(b"a".to_vec(), entry(5)), (b"b".to_vec(), entry(5))];
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_further_back_than_the_room_is_read_when_its_turn_comes() {
+    fn keys_beyond_the_room_are_read_when_their_turn_comes() {
         let all = (1..=5).map(|n: u8| (vec![n], entry(n.into())));
         let mut queue = Queue::read_up_to(Revision(5), None, 2, all);
         assert!(queue.may_miss(&[4]));
@@ -366,12 +366,12 @@ mod tests {
         assert_eq!(queue.place(&[4]), QueuePlace::Behind(key(4)));
         assert_eq!(queue.iter().count(), 2);
         assert_eq!(queue.revisions(), [1, 2, 4].map(Revision));
-        queue.happened(Revision(6), &[1], None);
-        queue.happened(Revision(7), &[3], None);
-        queue.happened(Revision(8), &[2], None);
+        queue.apply(Revision(6), &[1], None);
+        queue.apply(Revision(7), &[3], None);
+        queue.apply(Revision(8), &[2], None);
         assert_eq!((queue.head(), queue.want()), (Head::Unread, Some(Want::Reading)));
         assert_eq!(queue.place(&[4]), QueuePlace::Behind(key(4)), "not before it is known");
-        queue.happened(Revision(9), &[4], None);
+        queue.apply(Revision(9), &[4], None);
         assert_eq!(queue.place(&[4]), QueuePlace::Absent);
     }
 
@@ -422,7 +422,7 @@ mod tests {
                     },
                 };
                 if let Some(queue) = &mut followed {
-                    queue.happened(revision, &key, change.map(|created| entry(created.0)));
+                    queue.apply(revision, &key, change.map(|created| entry(created.0)));
                 }
             }
         }

@@ -60,7 +60,7 @@ impl ActiveTerm {
             let announcing = self.leader_key.clone().announce(self.announcement());
             AbortOnDropHandle::new(self.leader_key.shared.spawn(announcing))
         });
-        let mut blindness: Option<UnobservableSince> = None;
+        let mut unobservable: Option<UnobservableSince> = None;
         let ended = loop {
             tokio::select! {
                 biased;
@@ -72,12 +72,12 @@ impl ActiveTerm {
                         Err(_panicked) => Loss::ShutDown,
                     }),
                 },
-                position = self.key_watch.position() => match self.shown(position) {
-                    LeaderKeyState::Seated => blindness = None,
+                position = self.key_watch.position() => match self.key_state(position) {
+                    LeaderKeyState::Seated => unobservable = None,
                     LeaderKeyState::Lost(loss) => break TermEnd::Lost(loss),
-                    LeaderKeyState::Nothing { since } => blindness = Some(UnobservableSince { since, told: false }),
+                    LeaderKeyState::Nothing { since } => unobservable = Some(UnobservableSince { since, reported: false }),
                 },
-                blind = blind(&mut blindness, self.leader_key.ttl) => match blind {
+                blind = blind(&mut unobservable, self.leader_key.ttl) => match blind {
                     UnobservableUntil::Until(until) => drop(self.events.send(Event::Unobservable { token, until })),
                     UnobservableUntil::ForTooLong => break TermEnd::Lost(Loss::Unobservable),
                 },
@@ -134,7 +134,7 @@ impl ActiveTerm {
         }
     }
 
-    fn shown(&self, position: QueuePosition) -> LeaderKeyState {
+    fn key_state(&self, position: QueuePosition) -> LeaderKeyState {
         match position {
             QueuePosition::Unsure { since } => LeaderKeyState::Nothing { since },
             QueuePosition::At { place: QueuePlace::Absent, .. } => LeaderKeyState::Lost(Loss::KeyDeleted),
@@ -157,7 +157,7 @@ impl ActiveTerm {
 struct UnobservableSince {
     since: Timestamp,
     /// True once it was reported.
-    told: bool,
+    reported: bool,
 }
 
 enum UnobservableUntil {
@@ -169,16 +169,18 @@ enum UnobservableUntil {
 /// Waits until unobservability has to be reported, or must end the term.
 ///
 /// Cancel safe.
-async fn blind(blindness: &mut Option<UnobservableSince>, ttl: Ttl) -> UnobservableUntil {
-    let Some(UnobservableSince { since, told }) = blindness else { return std::future::pending().await };
+async fn blind(unobservable: &mut Option<UnobservableSince>, ttl: Ttl) -> UnobservableUntil {
+    let Some(UnobservableSince { since, reported }) = unobservable else {
+        return std::future::pending().await;
+    };
     let end = *since + ttl.as_duration();
-    if *told {
+    if *reported {
         clock::sleep_until(end).await;
         return UnobservableUntil::ForTooLong;
     }
     // Longer than a reconnection takes, and early enough for an operator to act.
     clock::sleep_until(*since + ttl.as_duration() / 3).await;
-    *told = true;
+    *reported = true;
     UnobservableUntil::Until(end)
 }
 

@@ -155,13 +155,13 @@ impl QueueView {
     }
 
     /// Applies a whole message of the watch. Returns the next data to request.
-    fn happened(&self, events: &[Event]) -> Option<Want> {
+    fn apply(&self, events: &[Event]) -> Option<Want> {
         self.change(|queue| {
             let mut changed = Vec::new();
             for (kind, kv) in events.iter().filter_map(|event| Some((event.event_type(), event.kv()?))) {
                 let put = kind == EventType::Put;
                 let now = put.then(|| QueueEntry::of(&self.election, kv)).flatten();
-                if queue.happened(Revision(kv.mod_revision()), kv.key(), now) {
+                if queue.apply(Revision(kv.mod_revision()), kv.key(), now) {
                     changed.push(kv.key().to_vec());
                 }
             }
@@ -235,9 +235,9 @@ fn show(queue: &Queue, known: &mut Option<QueueHead>) -> bool {
         },
         Head::Unread => return false,
     };
-    let news = known.as_ref() != Some(&head);
+    let changed = known.as_ref() != Some(&head);
     *known = Some(head);
-    news
+    changed
 }
 
 /// The position of one key in a view. The newest counts; older ones may be skipped.
@@ -323,7 +323,7 @@ impl QueueFollower {
         backoff.reset();
         let mut message = made;
         loop {
-            let want = self.looked_at()?.happened(message.events());
+            let want = self.view()?.apply(message.events());
             self.settle(connection, want).await?;
             (message, _) = self.message(connection, &mut watch, known).await?;
         }
@@ -331,15 +331,15 @@ impl QueueFollower {
 
     /// Shows a queue that was read.
     async fn show(&self, connection: &EndpointConnection, queue: Queue) -> Result<(), EtcdError> {
-        let mut shown = self.looked_at()?.read(queue);
+        let mut shown = self.view()?.read(queue);
         while let Some((mut queue, missed)) = shown {
             for key in missed {
                 let now = queue::key_at(&self.shared, connection, &key, queue.at()).await?;
                 queue.track(&key, now);
             }
-            shown = self.looked_at()?.read(queue);
+            shown = self.view()?.read(queue);
         }
-        let want = self.looked_at()?.change(|_| Vec::new());
+        let want = self.view()?.change(|_| Vec::new());
         Box::pin(self.settle(connection, want)).await
     }
 
@@ -350,7 +350,7 @@ impl QueueFollower {
                 Want::Reading => return self.show(connection, self.read(connection).await?).await,
                 Want::Entry(key, at) => {
                     let now = queue::value_at(&self.shared, connection, &key, at).await?;
-                    self.looked_at()?.learned(&key, now.as_ref())
+                    self.view()?.learned(&key, now.as_ref())
                 }
             };
         }
@@ -372,7 +372,7 @@ impl QueueFollower {
         Ok((message, at))
     }
 
-    fn looked_at(&self) -> Result<Arc<QueueView>, EtcdError> {
+    fn view(&self) -> Result<Arc<QueueView>, EtcdError> {
         self.view.upgrade().ok_or_else(|| EtcdError::elsewhere("the view has no user any more"))
     }
 

@@ -154,7 +154,7 @@ async fn pump(
     // Both at once: etcd reads no further while its answers are not read.
     let error = tokio::select! {
         biased;
-        error = hear(messages, &routes) => error,
+        error = receive(messages, &routes) => error,
         error = ask(requests, ordered) => error,
     };
     lock(&routes).close(error);
@@ -176,7 +176,7 @@ async fn ask(
     closed()
 }
 
-async fn hear(
+async fn receive(
     mut messages: WatchResponseStream,
     routes: &Mutex<WatchRoutes<Box<WatchResponse>>>,
 ) -> EtcdError {
@@ -191,7 +191,7 @@ async fn hear(
             created: message.created(),
             canceled: message.canceled(),
         };
-        if let Err(Confused) = lock(routes).tell(sender, message) {
+        if let Err(Confused) = lock(routes).deliver(sender, message) {
             // etcd uses the watch ids of its client; `etcd grpc-proxy` assigns its own.
             return EtcdError::proxy();
         }
@@ -251,7 +251,7 @@ impl<M> WatchRoutes<M> {
     }
 
     /// Delivers a message. One for a watch that was cancelled meanwhile is dropped.
-    fn tell(&mut self, sender: MessageHeader, message: M) -> Result<(), Confused> {
+    fn deliver(&mut self, sender: MessageHeader, message: M) -> Result<(), Confused> {
         let id = if sender.created { self.answered(sender)? } else { sender.id };
         if let Some(to) = self.to.get(&id) {
             let _ = to.send(message);
@@ -303,11 +303,11 @@ mod tests {
     fn each_watch_gets_its_own_messages_in_their_order() {
         let (mut routes, [mut a, mut b, mut c]) = three();
         for id in 1..=3 {
-            routes.tell(created(id), "created").unwrap();
+            routes.deliver(created(id), "created").unwrap();
         }
-        routes.tell(event(2), "one").unwrap();
-        routes.tell(event(1), "two").unwrap();
-        routes.tell(event(2), "three").unwrap();
+        routes.deliver(event(2), "one").unwrap();
+        routes.deliver(event(1), "two").unwrap();
+        routes.deliver(event(2), "three").unwrap();
         assert_eq!([b.try_recv(), b.try_recv(), b.try_recv()], [Ok("created"), Ok("one"), Ok("three")]);
         assert_eq!([a.try_recv(), a.try_recv()], [Ok("created"), Ok("two")]);
         assert_eq!(c.try_recv(), Ok("created"));
@@ -315,14 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_that_does_not_say_whose_is_the_oldest_ones_and_the_stream_takes_no_more() {
+    fn a_refusal_without_an_id_is_the_oldest_watchs_and_the_stream_takes_no_more() {
         let (mut routes, [mut a, mut b, mut c]) = three();
-        routes.tell(created(1), "created").unwrap();
-        routes.tell(refused(NONE), "denied").unwrap();
-        routes.tell(created(3), "created").unwrap();
+        routes.deliver(created(1), "created").unwrap();
+        routes.deliver(refused(NONE), "denied").unwrap();
+        routes.deliver(created(3), "created").unwrap();
         assert_eq!([a.try_recv(), b.try_recv(), c.try_recv()], [Ok("created"), Ok("denied"), Ok("created")]);
         assert!(routes.add().is_none());
-        routes.tell(event(3), "event").unwrap();
+        routes.deliver(event(3), "event").unwrap();
         assert_eq!(c.try_recv(), Ok("event"), "those that are there go on");
     }
 
@@ -332,24 +332,24 @@ mod tests {
         drop(b);
         routes.remove(2);
         for sender in [created(1), refused(NONE), created(3)] {
-            routes.tell(sender, "answer").unwrap();
+            routes.deliver(sender, "answer").unwrap();
         }
-        routes.tell(event(2), "too late").unwrap();
+        routes.deliver(event(2), "too late").unwrap();
         assert_eq!(c.try_recv(), Ok("answer"));
     }
 
     #[test]
     fn contract_7_an_answer_that_was_not_asked_for_is_not_taken() {
         let (mut routes, _inboxes) = three();
-        assert_eq!(routes.tell(created(2), "the second before the first"), Err(Confused));
+        assert_eq!(routes.deliver(created(2), "the second before the first"), Err(Confused));
         let mut routes = WatchRoutes::new();
-        assert_eq!(routes.tell(created(1), "never asked"), Err(Confused));
+        assert_eq!(routes.deliver(created(1), "never asked"), Err(Confused));
     }
 
     #[test]
-    fn when_it_ends_everybody_hears_no_more() {
+    fn when_it_ends_no_watch_gets_messages() {
         let (mut routes, [mut a, ..]) = three();
-        routes.tell(created(1), "created").unwrap();
+        routes.deliver(created(1), "created").unwrap();
         routes.close(closed());
         assert_eq!(a.try_recv(), Ok("created"));
         assert_eq!(a.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));

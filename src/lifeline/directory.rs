@@ -1,8 +1,9 @@
-//! A directory of tickets: which is accepted, and how a ticket gets into it and out again.
+//! A directory of tickets: its requirements, and how a ticket gets in and out.
 //!
-//! A ticket's file is locked, written and *mapped*, and its descriptor is closed, all before it can be seen under
-//! its name. From then on only the mapping holds the lock: no `close`, no unlocking and no child that closes what
-//! it inherited ends it, and the kernel takes the mapping away with the last of the process's memory.
+//! A ticket's file is locked, written and *mapped*, and its descriptor is closed, all before it becomes
+//! visible under its name. From then on only the mapping holds the lock: no `close`, no unlocking and no
+//! child that closes an inherited descriptor ends it, and the kernel removes the mapping with the last of the
+//! process's memory.
 
 use std::{
     ffi::OsString,
@@ -23,7 +24,7 @@ use crate::leadership::Ticket;
 /// End of the name of a ticket.
 pub(super) const TICKET: &str = ".ticket";
 
-/// Start of the name of a file that is no ticket yet.
+/// Start of the name of an unfinished ticket's file.
 pub(super) const NEW: &str = ".new-";
 
 /// A directory in which the candidates of one host keep tickets for each other.
@@ -35,7 +36,7 @@ pub(crate) struct Directory {
     boot: BootId,
 }
 
-/// Why a directory can't have tickets.
+/// Reason that a directory can't have tickets.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LifelineError {
@@ -56,7 +57,7 @@ pub enum LifelineError {
         /// The directory.
         path: String,
     },
-    /// Locks or files are not what they are on tmpfs, ext4, xfs and btrfs.
+    /// Locks or files do not behave as on tmpfs, ext4, xfs and btrfs.
     #[error("{path} is on {file_system}; use a directory on tmpfs, ext4, xfs or btrfs")]
     FileSystem {
         /// The directory.
@@ -64,10 +65,10 @@ pub enum LifelineError {
         /// Its file system.
         file_system: String,
     },
-    /// The kernel does not say which of its runs this is.
+    /// The kernel does not give its boot id.
     #[error("no boot id: {0}")]
     NoBootId(#[source] io::Error),
-    /// A lock did not do there what it must.
+    /// A lock did not behave as required.
     #[error("{path}: a lock {found} there")]
     SelfTest {
         /// The directory.
@@ -78,7 +79,7 @@ pub enum LifelineError {
 }
 
 impl Directory {
-    /// Accepts a directory, and makes it if it is not there.
+    /// Checks a directory, and creates it if needed.
     pub(super) fn open(path: &Path) -> Result<Self, LifelineError> {
         let unusable = |problem| LifelineError::Unusable { path: path.display().to_string(), problem };
         match DirBuilder::new().mode(0o700).create(path) {
@@ -114,7 +115,7 @@ impl Directory {
         Judge { boot: self.boot.clone(), owner: self.owner, tmpfs }
     }
 
-    /// Tries whether a mapping holds a lock here, and whether the lock ends with it.
+    /// Tests whether a mapping holds a lock here, and whether the lock ends with it.
     fn test(&self) -> Result<(), LifelineError> {
         let shown = || self.path.display().to_string();
         let failed = |found| LifelineError::SelfTest { path: shown(), found };
@@ -133,7 +134,7 @@ impl Directory {
         }
     }
 
-    /// Makes a new file, locks it, writes what it is to hold, maps it, and closes it.
+    /// Creates a new file, locks it, writes its content, maps it, and closes it.
     fn mapped(&self, path: &Path, text: impl FnOnce(FileId) -> String) -> io::Result<(FileId, MmapRaw)> {
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
         file.try_lock()?;
@@ -142,7 +143,8 @@ impl Directory {
         Ok((id, MmapOptions::new().map_raw_read_only(&file)?))
     }
 
-    /// Puts a ticket into the directory, whose lock is held for as long as `slot` lives. No sooner can it be seen.
+    /// Puts a ticket into the directory. Its lock is held before it is visible, and for as long as `slot`
+    /// lives.
     pub(super) fn put(
         self: &Arc<Self>,
         candidate: &str,
@@ -165,7 +167,7 @@ impl Directory {
         put
     }
 
-    /// Takes a ticket out, unless another file has taken its name.
+    /// Removes a ticket, unless another file has taken its name.
     pub(super) fn remove(&self, name: &OsString, id: FileId) -> io::Result<()> {
         remove_if_it_is(&self.path.join(name), id)
     }
@@ -181,7 +183,7 @@ struct TicketFile {
 
 impl Drop for TicketFile {
     fn drop(&mut self) {
-        // Before the lock goes with the mapping, so that no witness looks at it then.
+        // Before the lock goes with the mapping, so that no witness reads it then.
         let _ = remove_if_it_is(&self.path, self.id);
     }
 }
@@ -193,20 +195,20 @@ fn remove_if_it_is(path: &Path, id: FileId) -> io::Result<()> {
     }
 }
 
-/// The place of a lease's ticket.
+/// The slot of a lease's ticket.
 ///
-/// It lives as long as anything in this process that may believe in the lease: the lease itself, which
-/// attempt after attempt may stand with, and each validity that counts on it.
+/// It lives as long as anything in this process that may trust the lease: the lease itself, which later
+/// attempts may reuse, and each validity that depends on it.
 #[derive(Debug, Default)]
 pub(crate) struct TicketSlot(Mutex<Option<(i64, TicketFile)>>);
 
 impl TicketSlot {
-    /// Says if it has the ticket of the key that was created then.
+    /// Returns whether it has the ticket of the key with this `create_revision`.
     pub(crate) fn has(&self, created: i64) -> bool {
         self.lock().as_ref().is_some_and(|(held, _)| *held == created)
     }
 
-    /// A ticket that was there is for a key that is gone.
+    /// Replaces an earlier ticket, whose key is gone.
     fn hold(&self, created: i64, file: TicketFile) {
         *self.lock() = Some((created, file));
     }
@@ -222,7 +224,7 @@ impl FileId {
     }
 }
 
-/// Tries a lock by taking it for a moment. Witnesses don't keep each other out.
+/// Tests a lock by taking it for a moment. Witnesses don't exclude each other.
 pub(super) fn is_free(file: &File) -> io::Result<bool> {
     match file.try_lock_shared() {
         Ok(()) => Ok(true),
@@ -256,7 +258,7 @@ fn file_system(path: &Path) -> io::Result<FileSystem> {
     })
 }
 
-/// Elsewhere there is neither a boot id nor a tmpfs that is known to keep this promise.
+/// Other systems have neither a boot id nor a tmpfs that is known to keep this promise.
 #[cfg(not(target_os = "linux"))]
 fn file_system(_: &Path) -> io::Result<FileSystem> {
     Err(io::ErrorKind::Unsupported.into())

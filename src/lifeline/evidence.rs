@@ -106,7 +106,7 @@ fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(BASIS, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(PRIME))
 }
 
-/// One look at a ticket's file, whose lock was free.
+/// One check of a ticket's file, whose lock was free.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Probe<'a> {
     /// The file that was opened, and whose lock was tried.
@@ -120,17 +120,17 @@ pub(crate) struct Probe<'a> {
     pub(crate) from_the_start: bool,
 }
 
-/// Judges by what is true of all tickets of a directory.
+/// Judges tickets by the facts that all tickets of a directory share.
 #[derive(Debug, Clone)]
 pub(crate) struct Judge {
     pub(crate) boot: BootId,
     /// The user that the directory belongs to.
     pub(crate) owner: u32,
-    /// The directory is in memory only: what is in it was put there under this boot.
+    /// The directory is in memory only: its files are from this boot.
     pub(crate) tmpfs: bool,
 }
 
-/// Why a free lock proves nothing.
+/// Reason that a free lock proves nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doubt {
     Damaged,
@@ -157,7 +157,7 @@ impl fmt::Display for Doubt {
 }
 
 impl Judge {
-    /// The ticket of a process that is gone.
+    /// Returns the ticket if its process is gone.
     ///
     /// # Errors
     ///

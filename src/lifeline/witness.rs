@@ -1,4 +1,4 @@
-//! Looks at the tickets of a directory, and has the terms of processes that are gone released.
+//! Reads the tickets of a directory, and releases the terms of dead processes.
 //!
 //! ```text
 //! thread "elect-witness":  inotify, and once a second ─► open, try the lock ─► judge ── dead ──┐
@@ -6,10 +6,10 @@
 //!                               └── outcome ◄── delete the key, if it is the ticket's ◄── lock delay
 //! ```
 //!
-//! inotify is a hint, and a little early: the kernel tells of the last close of a file before it lets its lock go.
-//! So a file that was told of is looked at again and again for a moment.
+//! inotify is a hint, and a little early: the kernel reports the last close of a file before it releases its
+//! lock. So a reported file is checked repeatedly for a moment.
 //!
-//! Files are looked at on a thread of its own. The disk that a directory may lie on must hold up no renewal.
+//! Files are read on a thread of its own: the disk of the directory must not delay renewals.
 
 use std::{
     collections::BTreeMap,
@@ -43,32 +43,32 @@ use crate::{
     leadership::{ReleaseError, Released},
 };
 
-/// Interval at which each ticket is looked at, whatever inotify says.
+/// Interval at which each ticket is checked, whatever inotify reports.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// More are left to their TTL: looking at each once a second would take a tenth of a processor's time.
+/// More are left to their TTL: checking each once a second would take a tenth of a processor's time.
 const MAX_TICKETS: usize = 65_536;
 
 /// Far more than a ticket with the longest name of an election has.
 const MAX_SIZE: u64 = 16 * 1024;
 
-/// Time for which a release is tried before the ticket is looked at again.
+/// Time limit of a release before the ticket is checked again.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Releases at one time. More processes than that rarely die at once, and etcd has others to serve.
+/// Concurrent releases. More processes than that rarely die at once, and etcd has other clients.
 const AT_ONCE: usize = 16;
 
-/// Tickets that wait for a release. While there are more, the thread waits, and finds them at its next look.
+/// Tickets that wait for a release. While there are more, the thread waits, and finds them at its next check.
 const WAITING: usize = 64;
 
-/// Making a ticket takes a fraction of this; what is left of one for longer has no maker any more.
+/// Age after which an unfinished ticket has no writer any more: writing one takes a fraction of this.
 const UNFINISHED: Duration = Duration::from_secs(60);
 
-/// Age up to which a ticket that proves nothing is left for an operator to look at.
+/// Age up to which a ticket that proves nothing is kept for an operator to read.
 const A_DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Pauses between looks at a file that the kernel told of: its lock goes a moment after. A process with much memory, or on a
-/// machine with much to do, takes longer.
+/// Pauses between checks of a reported file: its lock is released a moment later. A process with much memory,
+/// or on a busy machine, takes longer.
 const HURRY: [Duration; 10] = [
     Duration::ZERO,
     Duration::from_micros(100),
@@ -88,11 +88,11 @@ pub(super) struct Dead {
     name: OsString,
     file: FileId,
     record: TicketRecord,
-    /// Moment at which its lock was found free.
+    /// Time at which its lock was found free.
     found: Timestamp,
 }
 
-/// Outcome for a ticket that was handed on.
+/// Outcome for a ticket that was passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     /// Nothing is left to do for it.
@@ -110,11 +110,11 @@ struct Memory {
     seen_held: bool,
     from_the_start: bool,
     handed_on: bool,
-    /// It is not looked at any more.
+    /// True if it is not checked any more.
     left_alone: bool,
 }
 
-/// One look after the other at a directory; knows no etcd.
+/// Checks a directory repeatedly; independent of etcd.
 #[derive(Debug)]
 pub(super) struct Looks {
     directory: Arc<Directory>,
@@ -128,7 +128,7 @@ impl Looks {
         Self { judge: directory.judge(), directory, known: BTreeMap::new(), began: false }
     }
 
-    /// Looks at all that is there; tidies up.
+    /// Checks all tickets; removes old files.
     pub(super) fn scan(&mut self) -> io::Result<Vec<Dead>> {
         let from_the_start = !std::mem::replace(&mut self.began, true);
         let mut dead = Vec::new();
@@ -148,7 +148,7 @@ impl Looks {
         Ok(dead)
     }
 
-    /// Looks at one; says whether its lock is still held, and whether its process is gone.
+    /// Checks one ticket; returns whether its lock is still held, and whether its process is gone.
     fn look(&mut self, name: &OsString, from_the_start: bool) -> io::Result<(bool, Option<Dead>)> {
         let path = self.directory.path().join(name);
         let (mut file, metadata) = open(&path)?;
@@ -192,7 +192,7 @@ impl Looks {
         }
     }
 
-    /// Removes a file that has not been changed for so long, and is not locked.
+    /// Removes a file that is this old, and not locked.
     fn tidy_up(&self, name: &OsString, after: Duration) {
         let tidy = || -> io::Result<()> {
             let (file, metadata) = open(&self.directory.path().join(name))?;
@@ -202,7 +202,7 @@ impl Looks {
             }
             Ok(())
         };
-        // It is looked at again when a witness starts.
+        // It is checked again when a witness starts.
         let _ = tidy();
     }
 
@@ -213,7 +213,7 @@ impl Looks {
                 let _ = self.directory.remove(&dead.name, dead.file);
                 self.known.remove(&dead.name);
             }
-            // What was proved once stays proved.
+            // A proof stays valid.
             (Outcome::Again, Some(known)) => (known.handed_on, known.seen_held) = (false, true),
             (Outcome::NotOurs, Some(known)) => known.left_alone = true,
             (Outcome::Again | Outcome::NotOurs, None) => {}
@@ -221,7 +221,7 @@ impl Looks {
     }
 }
 
-/// A ticket's file, and nothing that would block or lead elsewhere.
+/// Opens a ticket's file, without blocking, and without following a link elsewhere.
 fn open(path: &Path) -> io::Result<(File, fs::Metadata)> {
     let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
@@ -238,7 +238,7 @@ fn read(file: &mut File) -> io::Result<Option<TicketRecord>> {
     Ok(TicketRecord::parse(&text))
 }
 
-/// Looks once, and releases what is found; there may be none.
+/// Checks once, and releases the terms found, if any.
 pub(super) async fn release_once(
     shared: &Arc<EtcdShared>,
     directory: &Arc<Directory>,
@@ -270,7 +270,7 @@ pub(super) async fn release_once(
     Ok(all)
 }
 
-/// Starts to look, for as long as `shared` lives.
+/// Starts the checks, for as long as `shared` lives.
 pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<Directory>) {
     let (found, dead) = mpsc::channel(WAITING);
     let (outcomes, settled) = std_mpsc::channel();
@@ -293,7 +293,7 @@ struct Watching {
 impl Watching {
     fn run(mut self) {
         let mut hints = Hints::new(self.looks.directory.path());
-        // By name: how many looks a file has had, and when the next is due.
+        // By name: the number of checks of a file, and the time of the next.
         let mut hurried: BTreeMap<OsString, (usize, Instant)> = BTreeMap::new();
         let mut scan_at = Instant::now();
         while !self.found.is_closed() {
@@ -339,7 +339,7 @@ impl Watching {
 
     fn hand_on(&self, dead: impl IntoIterator<Item = Dead>) {
         for dead in dead {
-            // The other end is gone: so is this thread, soon.
+            // The receiver is gone: this thread ends soon, too.
             let _ = self.found.blocking_send(dead);
         }
     }
@@ -367,9 +367,9 @@ mod inotify {
 
     use super::*;
 
-    /// inotify's events of a directory; none where there is no inotify to be had.
+    /// inotify's events of a directory; none if inotify is not available.
     ///
-    /// Witnesses open files only to read, so what they close is not told.
+    /// Witnesses open files only to read, so their own closes are not reported.
     pub(super) struct Hints {
         inotify: Option<Inotify>,
         watching: bool,
@@ -384,7 +384,7 @@ mod inotify {
             Self { inotify: inotify.ok(), watching: false }
         }
 
-        /// Watches, if it does not; the directory may have been made anew.
+        /// Watches, if it does not; the directory may have been created again.
         pub(super) fn renew(&mut self, path: &Path) {
             if let (Some(inotify), false) = (&self.inotify, self.watching) {
                 let events = AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_MOVED_TO;
@@ -413,7 +413,7 @@ mod inotify {
         }
     }
 
-    /// True if there is something to read.
+    /// Returns true if there is something to read.
     fn wait_for(readable: &mut [PollFd<'_>], at_most: Duration) -> bool {
         // `poll` counts milliseconds; shorter waits are slept through.
         let whole = u16::try_from(at_most.as_millis()).unwrap_or(u16::MAX);
@@ -442,13 +442,13 @@ impl Hints {
     }
 }
 
-/// Releases what is found, until the thread or `shared` is gone.
+/// Releases the dead processes' terms, until the thread or `shared` is gone.
 async fn release_all(
     shared: Weak<EtcdShared>,
     mut dead: mpsc::Receiver<Dead>,
     outcomes: std_mpsc::Sender<(Dead, Outcome)>,
 ) {
-    // As many as there are tickets: those of a lock delay wait here.
+    // As many as there are tickets: those in their lock delay wait here.
     let mut releases = JoinSet::new();
     let at_once = Arc::new(Semaphore::new(AT_ONCE));
     loop {
@@ -456,7 +456,7 @@ async fn release_all(
             biased;
             Some(done) = releases.join_next() => {
                 if let Ok(settled) = done {
-                    // The thread may be on its way out.
+                    // The thread may be shutting down.
                     let _ = outcomes.send(settled);
                 }
                 continue;

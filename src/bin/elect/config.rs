@@ -452,9 +452,9 @@ mod tests {
         }
         assert_eq!(warnings("etcd:2379", None), [""; 0]);
         for loud in ["etcd:2379", "http://10.0.0.1:1", "localhost:1,[2001:db8::1]:2"] {
-            let said = warnings(loud, Some("user"));
-            assert!(said.len() == 1 && said[0].contains("in the clear"), "{loud}: {said:?}");
-            assert!(said[0].starts_with("--user: ") && !said[0].contains("localhost"), "{said:?}");
+            let warned = warnings(loud, Some("user"));
+            assert!(warned.len() == 1 && warned[0].contains("in the clear"), "{loud}: {warned:?}");
+            assert!(warned[0].starts_with("--user: ") && !warned[0].contains("localhost"), "{warned:?}");
         }
     }
 }

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_serves_keeps_enough_for_itself() {
+    fn serving_leaves_enough_for_the_process_itself() {
         assert_eq!(share(1_048_576, 256), 256);
         assert_eq!(share(1024, 256), 256);
         assert_eq!(share(256, 256), 64);

@@ -1,16 +1,16 @@
-//! Processes that die, and a witness that releases what they held.
+//! Processes that die, and a witness that releases their terms.
 //!
-//! The decision is the production code itself: [`Judge`] says whether a ticket proves that its process is
+//! The decision is the production code itself: [`Judge`] decides whether a ticket proves that its process is
 //! gone. Around it:
 //!
-//! * **A process** dies at any time. Its memory is gone then, and with it its belief; its lease and its key stay.
-//!   It may start again, and stand with a new lease.
-//! * **A ticket** is there from the moment that its key is: no ticket comes earlier, and one that comes later only
-//!   takes evidence away. Its lock is held by the memory of the process that holds the lease.
-//! * **The witness** may look at any ticket at any time, at the file itself or at one of its likenesses
-//!   ([`Likeness`]). What it has found to be dead stays dead: the release may be sent at any later time, arrive at any
-//!   later time, and as often as it likes, also after the process has started again.
-//! * **Tickets that are not true** are written by the owner of the directory: a lease that lives, with another
+//! * **A process** dies at any time. Its memory is gone then, and with it its belief; its lease and its key
+//!   stay. It may restart, and campaign with a new lease.
+//! * **A ticket** exists from the moment that its key does: no ticket comes earlier, and one that comes later
+//!   only takes evidence away. Its lock is held by the memory of the process that holds the lease.
+//! * **The witness** may check any ticket at any time, the file itself or one of its likenesses
+//!   ([`Likeness`]). A process once found dead stays dead: the release may be sent at any later time, arrive
+//!   at any later time, and any number of times, also after the process has restarted.
+//! * **False tickets** are written by the owner of the directory: a live lease, with another
 //!   `create_revision` than its key has.
 //!
 //! The tie between a lock and memory is not modelled: `tests/lifeline.rs` asks the kernel.
@@ -21,7 +21,7 @@ use crate::lifeline::evidence::{
     tests::{judge, record},
 };
 
-/// A safeguard of the lifeline that is taken out.
+/// A safeguard of the lifeline that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mutant {
     /// The mapping goes with the attempt, and not with the last belief.
@@ -38,7 +38,7 @@ pub(super) enum Mutant {
     ReleasesWithoutComparing,
 }
 
-/// Something that looks like a live process's ticket, and has a free lock.
+/// A file that looks like a live process's ticket, and has a free lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Likeness {
     /// The file itself, whose lock is held while the process lives.
@@ -60,15 +60,15 @@ pub(super) enum Action {
     /// The kernel ends a candidate's process.
     Die(usize),
     WitnessLooks(LeaseId, Likeness),
-    /// etcd handles a release of the witness's.
+    /// etcd handles a release by the witness.
     EtcdReleases(Key),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Witness {
-    /// The keys whose processes it found to be dead.
+    /// The keys whose processes it found dead.
     dead: Vec<Key>,
-    /// A release came before the lease could have ended. Known to the properties only.
+    /// A release came before the lease could have ended. Only the properties see it.
     was_early: bool,
 }
 
@@ -104,7 +104,7 @@ impl Election {
                     may(Action::WitnessLooks(key.lease, likeness));
                 }
             }
-            // Of a ticket that is not true.
+            // Of a false ticket.
             may(Action::EtcdReleases(Key { created: Revision(key.created.0 + 1), ..*key }));
         }
         for key in &world.witness.dead {
@@ -132,7 +132,7 @@ impl Election {
         }
     }
 
-    /// True if the witness would take the process that put a key for dead.
+    /// Returns true if the witness would take the process that put a key for dead.
     fn finds_dead(&self, world: &World, key: &Key, likeness: Likeness) -> bool {
         let holder =
             world.candidates.iter().find(|one| one.hold().is_some_and(|hold| hold.lease == key.lease));
@@ -149,7 +149,7 @@ impl Election {
                 let boot = crate::lifeline::evidence::BootId(own.into());
                 judged(&record, record.file.inode, Judge { boot, ..judge() })
             }
-            // Nothing in the file tells it.
+            // Nothing in the file shows it.
             Likeness::Overlay => {
                 let accepted = self.lacks(Mutant::AcceptsOverlay) || FileSystem::Overlay.is_fit();
                 accepted && judged(&record, record.file.inode, judge())
@@ -165,7 +165,7 @@ pub(super) fn is_of_use() -> Property<Election> {
     })
 }
 
-/// The verdict on a file whose lock is free, in the case that asks for the least: the witness has just begun.
+/// The verdict on a file whose lock is free, in the case that needs the least: the witness has just begun.
 fn judged(record: &TicketRecord, inode: u64, judge: Judge) -> bool {
     let mut file = record.file;
     file.inode = inode;

@@ -89,7 +89,7 @@ async fn on_stage(flags: DemoArgs, directory: &TempDir, stop: &mut Stop) -> anyh
     };
     let backing = tokio::select! {
         biased;
-        () = stop.told() => return Ok(untimely(keyboard.is_some())),
+        () = stop.signalled() => return Ok(untimely(keyboard.is_some())),
         backing = Backing::start(flags.etcd, directory.path()) => backing?,
     };
     let mut servers = Servers::new(backing, directory.path())?;
@@ -106,7 +106,7 @@ async fn on_stage(flags: DemoArgs, directory: &TempDir, stop: &mut Stop) -> anyh
     };
     let played = tokio::select! {
         biased;
-        () = stop.told() => Ok(untimely(by_hand)),
+        () = stop.signalled() => Ok(untimely(by_hand)),
         played = played => played.map(|()| ExitCode::SUCCESS),
     };
     let last_words = if played.is_err() { servers.last_words() } else { String::new() };
@@ -212,7 +212,7 @@ impl Stop {
     }
 
     /// Cancel safe.
-    async fn told(&mut self) {
+    async fn signalled(&mut self) {
         let [terminate, interrupt, hangup, quit] = &mut self.0;
         tokio::select! {
             _ = terminate.recv() => {}

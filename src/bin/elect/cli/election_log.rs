@@ -38,14 +38,14 @@ pub(super) struct ElectionLog {
     failures: RateLimit,
     lasting: Lasting,
     /// True once there was a connection, or the advice about it was logged.
-    told_what_to_check: bool,
+    advice_logged: bool,
 }
 
 /// Decides when a lasting problem is logged by `plain`, which omits single failures.
 #[derive(Debug, Default)]
 struct Lasting {
     since: Option<Timestamp>,
-    told: Option<Timestamp>,
+    last_logged: Option<Timestamp>,
 }
 
 impl Lasting {
@@ -56,10 +56,10 @@ impl Lasting {
     /// Records a failure; returns whether to log it.
     fn failed(&mut self, now: Timestamp) -> bool {
         let since = *self.since.get_or_insert(now);
-        let is_due = self.told.is_none_or(|told| now.since(told) >= Self::EVERY);
+        let is_due = self.last_logged.is_none_or(|last_logged| now.since(last_logged) >= Self::EVERY);
         let due = now.since(since) >= Self::AFTER && is_due;
         if due {
-            self.told = Some(now);
+            self.last_logged = Some(now);
         }
         due
     }
@@ -141,7 +141,7 @@ impl ElectionLog {
             namesakes: Namesakes::of(candidate),
             failures: RateLimit::new(),
             lasting: Lasting::default(),
-            told_what_to_check: false,
+            advice_logged: false,
         }
     }
 
@@ -154,12 +154,12 @@ impl ElectionLog {
         self.believe(&event);
         match event {
             Event::Campaigning => {
-                self.told_what_to_check = true;
-                self.happened(Happened::Campaigning);
+                self.advice_logged = true;
+                self.log(Happened::Campaigning);
             }
             Event::Following { token } => {
                 self.lasting.over();
-                self.happened(Happened::Queued { own: token });
+                self.log(Happened::Queued { own: token });
             }
             Event::Elected { token, until } => {
                 self.lasting.over();
@@ -205,7 +205,7 @@ impl ElectionLog {
                 warn!(problem, retry_in = ?pause, left_out, "the attempt failed");
                 // Peers redial all the time.
                 if unreachable && matches!(self.reaching, LogLine::Connecting { .. }) {
-                    if !std::mem::replace(&mut self.told_what_to_check, true) {
+                    if !std::mem::replace(&mut self.advice_logged, true) {
                         warn!(
                             "no connection to etcd: check that it runs, that --etcd has its address for clients, and that \
                              both sides speak TLS (--cacert, https://) or neither"
@@ -224,20 +224,20 @@ impl ElectionLog {
         match head {
             QueueHead::Candidate { token, name } => {
                 self.head = Some((token, name));
-                self.happened(Happened::SeenLeader { token });
+                self.log(Happened::SeenLeader { token });
             }
             QueueHead::Foreign(key) => {
                 warn!(key, "no candidate can lead until this key, put by hand, is deleted");
-                self.happened(Happened::SeenVacant);
+                self.log(Happened::SeenVacant);
             }
             QueueHead::Leased(key) => {
                 warn!(
                     key,
                     "no candidate can lead before this key has gone with its lease: it is no candidate's, or one of several that were put at once"
                 );
-                self.happened(Happened::SeenVacant);
+                self.log(Happened::SeenVacant);
             }
-            _ => self.happened(Happened::SeenVacant),
+            _ => self.log(Happened::SeenVacant),
         }
     }
 
@@ -268,14 +268,14 @@ impl ElectionLog {
         }
     }
 
-    pub(super) fn happened(&mut self, happened: Happened) {
-        if happened == Happened::Stopping
+    pub(super) fn log(&mut self, event: Happened) {
+        if event == Happened::Stopping
             && let Some(token) = self.leading.take()
         {
             let at = Timestamp::now().as_nanos();
             debug!(target: BELIEF, token = token.get(), at, how = "Stopping", "ended");
         }
-        for line in self.transcript.lines(happened) {
+        for line in self.transcript.lines(event) {
             match &self.head {
                 Some((token, leader)) if line == LogLine::Follower => {
                     info!(target: TRANSCRIPT, leader, leader_token = token.get(), "{line}");
@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_even_group_is_told_that_it_could_be_smaller() {
+    fn an_even_group_is_noted_as_no_better_than_a_smaller_one() {
         let note = |count: usize| {
             let members: Vec<_> = (1..=count).map(|i| format!("s{i}=h:{i}")).collect();
             evenness(&members.join(",").parse().unwrap())
@@ -369,11 +369,11 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_told_when_it_lasts_and_then_once_a_minute() {
+    fn a_problem_is_logged_when_it_lasts_and_then_once_a_minute() {
         let at = |secs| Timestamp::from_nanos(1) + Duration::from_secs(secs);
         let mut lasting = Lasting::default();
-        let told: Vec<_> = (0..200).filter(|secs| lasting.failed(at(*secs))).collect();
-        assert_eq!(told, [2, 62, 122, 182]);
+        let logged: Vec<_> = (0..200).filter(|secs| lasting.failed(at(*secs))).collect();
+        assert_eq!(logged, [2, 62, 122, 182]);
         lasting.over();
         assert!(!lasting.failed(at(300)) && !lasting.failed(at(301)), "a new one has to last as well");
         assert!(lasting.failed(at(302)));
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_full_log_renewals_are_told_of_once_a_minute() {
+    fn the_full_log_has_renewals_once_a_minute() {
         let mut full = RefreshPace::aloud(Format::Full);
         assert!(full.is_due() && !full.is_due());
         full.last = full.last.map(|last| last - Duration::from_secs(61));
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_are_told_of_once_a_second_at_most() {
+    fn heartbeats_are_logged_once_a_second_at_most() {
         let mut pace = RefreshPace::of_heartbeats();
         assert!(pace.is_due() && !pace.is_due());
         let mut elected = RefreshPace::of_heartbeats();
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn renewals_that_come_in_a_rush_are_told_of_once() {
+    fn renewals_in_quick_succession_are_logged_once() {
         let mut pace = RefreshPace::of_renewals(Ttl::DEFAULT);
         pace.begin();
         assert!(pace.is_due(), "the first of a term is told");

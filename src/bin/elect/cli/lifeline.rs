@@ -1,4 +1,4 @@
-//! `--lifeline` of a server, and the commands that witness: `elect witness`, `elect release`.
+//! `--lifeline` of a server, and the commands of a witness: `elect witness`, `elect release`.
 
 use std::{
     env,
@@ -23,10 +23,10 @@ use crate::{
     log,
 };
 
-/// In place of a directory: turns the default off.
+/// Turns the default off, in place of a directory.
 const NONE: &str = "none";
 
-/// Time for which `elect release` waits for etcd; what is left ends by its TTL.
+/// Time for which `elect release` waits for etcd; the remaining keys expire by their TTL.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The flags by which a server that dies is followed at once.
@@ -46,19 +46,19 @@ fn parse_delay(text: &str) -> Result<Duration, String> {
 }
 
 impl LifelineArgs {
-    /// A server with its lifeline. Without one where that can't be: then the TTL decides, as ever.
+    /// Returns the server with its lifeline, or without one on failure: then the TTL decides.
     pub(super) fn add_to(self, mut server: CandidateConfig) -> Result<CandidateConfig, UsageError> {
-        let Self { lifeline: said, lock_delay: delay } = self;
+        let Self { lifeline: flag, lock_delay: delay } = self;
         let CandidateBackend::Etcd(settings, ttl) = server.place else {
-            let flag = said.map(|_| "--lifeline").or(delay.map(|_| "--lock-delay"));
+            let flag = flag.map(|_| "--lifeline").or(delay.map(|_| "--lock-delay"));
             return match flag {
                 Some(flag) => Err(UsageError(format!(
-                    "{flag} is for etcd, whose leases outlive their holders; peers notice by themselves: leave it out"
+                    "{flag} is for etcd, whose leases outlive their holders; peers need none: leave it out"
                 ))),
                 None => Ok(server),
             };
         };
-        let settings = match said.or_else(usual) {
+        let settings = match flag.or_else(default_directory) {
             Some(directory) if directory != Path::new(NONE) => match Lifeline::open(&directory) {
                 Ok(lifeline) => settings.with_lifeline(lifeline.with_lock_delay(delay.unwrap_or_default())),
                 Err(error) => {
@@ -75,20 +75,20 @@ impl LifelineArgs {
     }
 }
 
-/// Where a service manager or a login keeps what lives as long as a service or a user's session.
-fn usual() -> Option<PathBuf> {
+/// Returns the directory whose files live as long as a service or a user's session.
+fn default_directory() -> Option<PathBuf> {
     let of_the_unit = env::var("RUNTIME_DIRECTORY").ok().filter(|list| !list.is_empty());
     let of_the_unit = of_the_unit.and_then(|list| list.split(':').next().map(PathBuf::from));
     let of_the_user = || Some(Path::new(&env::var_os("XDG_RUNTIME_DIR")?).join("elect"));
     of_the_unit.or_else(|| of_the_user().filter(|directory| directory.is_dir()))
 }
 
-/// The directory to witness in, and the etcd to tell.
-fn directory(said: Option<PathBuf>, config: Config) -> anyhow::Result<(Lifeline, etcd::Settings)> {
+/// Returns the directory to witness in, and the etcd to release with.
+fn directory(flag: Option<PathBuf>, config: Config) -> anyhow::Result<(Lifeline, etcd::Settings)> {
     let BackendConfig::Etcd(settings) = config.backend.clone() else {
-        bail!(UsageError("peers notice by themselves that one of them died; leave --peers out".into()));
+        bail!(UsageError("peers detect a dead member by themselves; leave --peers out".into()));
     };
-    let directory = said.or_else(usual);
+    let directory = flag.or_else(default_directory);
     let directory = directory.ok_or_else(|| {
         UsageError("which directory? name it, as in `elect witness /run/elect`, or set ELECT_LIFELINE".into())
     })?;
@@ -99,10 +99,10 @@ fn explained(error: LifelineError) -> anyhow::Error {
     anyhow::Error::new(error).context("this directory can't have tickets")
 }
 
-/// `elect witness`: releases the places of servers that die on this host, until stopped.
-pub(super) async fn witness(said: Option<PathBuf>, config: Config) -> anyhow::Result<ExitCode> {
+/// `elect witness`: releases the keys of servers that die on this host, until stopped.
+pub(super) async fn witness(flag: Option<PathBuf>, config: Config) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen_with_hangup().context("failed to listen for signals")?;
-    let (lifeline, settings) = directory(said, config)?;
+    let (lifeline, settings) = directory(flag, config)?;
     info!(directory = %lifeline.path().display(), "watching the servers of this host");
     let etcd = Etcd::start_on(Handle::current(), settings.with_lifeline(lifeline));
     let _ = signals.next().await;
@@ -111,9 +111,9 @@ pub(super) async fn witness(said: Option<PathBuf>, config: Config) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// `elect release`: the same, once.
-pub(super) async fn release(said: Option<PathBuf>, config: Config) -> anyhow::Result<ExitCode> {
-    let (lifeline, settings) = directory(said, config)?;
+/// `elect release`: does the same, once.
+pub(super) async fn release(flag: Option<PathBuf>, config: Config) -> anyhow::Result<ExitCode> {
+    let (lifeline, settings) = directory(flag, config)?;
     let etcd = Etcd::start_on(Handle::current(), settings);
     let released = lifeline.release_dead(&etcd, RELEASE_WITHIN).await;
     let released = released.with_context(|| lifeline.path().display().to_string())?;

@@ -205,7 +205,7 @@ impl<B: Backend> Supervisor<B> {
         let proof = self.options.candidate.place.proof();
         let code = loop {
             self.make_ready().await?;
-            if self.events.is_told() {
+            if self.events.is_stopping() {
                 break None;
             }
             match self.wait().await.map_err(|error| explained(error, proof))? {
@@ -397,7 +397,7 @@ impl<B: Backend> Supervisor<B> {
             match self.events.meanwhile(&mut resigning).await {
                 Some(released) => break released,
                 // The guard has the ticket, and releases it once we are gone.
-                None if self.events.is_told_at_once() => return,
+                None if self.events.is_stopping_at_once() => return,
                 None => {}
             }
         };
@@ -417,7 +417,7 @@ impl<B: Backend> Supervisor<B> {
         let Self { candidate, guard, health, mut events, .. } = self;
         events.reporter.stopping();
         drop((candidate, health));
-        if events.is_told_at_once() {
+        if events.is_stopping_at_once() {
             return;
         }
         let leaving = async {
@@ -427,7 +427,7 @@ impl<B: Backend> Supervisor<B> {
         };
         let mut leaving = std::pin::pin!(leaving);
         while events.meanwhile(&mut leaving).await.is_none() {
-            if events.is_told_at_once() {
+            if events.is_stopping_at_once() {
                 return;
             }
         }

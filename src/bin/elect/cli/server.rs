@@ -85,7 +85,7 @@ async fn take_part<B: Backend>(
             _ = signals.next() => match stop.take() {
                 Some(stop) => {
                     // Before the release: the next leader's first line comes after our last.
-                    log.happened(Happened::Stopping);
+                    log.log(Happened::Stopping);
                     systemd.stopping();
                     // The receiver lives as long as the campaign.
                     let _ = stop.send(());

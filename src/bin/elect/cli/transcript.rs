@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn follower_tells_of_a_change_and_wins_whichever_source_is_first() {
+    fn follower_logs_a_change_and_its_win_in_either_order_of_sources() {
         let follow = [
             Happened::Campaigning,
             Happened::Queued { own: Some(token(2)) },
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_at_the_front_that_comes_to_nothing_is_no_leadership() {
+    fn a_place_at_the_head_without_a_win_is_no_leadership() {
         let lines = told(&[
             Happened::Campaigning,
             Happened::Queued { own: Some(token(2)) },
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn follower_tells_of_a_change_to_another_candidate() {
+    fn follower_logs_a_change_to_another_candidate() {
         let lines = told(&[
             Happened::Campaigning,
             Happened::SeenLeader { token: token(1) },
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vacancy_is_a_change_and_is_told_once() {
+    fn a_vacancy_is_a_change_and_is_logged_once() {
         let lines = told(&[
             Happened::Campaigning,
             Happened::Queued { own: Some(token(3)) },
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_loses_tells_at_once_and_contends_again() {
+    fn a_leader_that_loses_logs_it_at_once_and_campaigns_again() {
         let lines = told(&[
             Happened::Campaigning,
             Happened::Elected { token: token(1) },
@@ -291,14 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn contract_8_a_leader_that_is_told_to_stop_says_so_once() {
+    fn contract_8_a_leader_that_is_told_to_stop_logs_it_once() {
         let lead = [Happened::Campaigning, Happened::Elected { token: token(1) }];
         let lines = told(&[&lead[..], &[Happened::Stopping, Happened::Renewed, Happened::Lost]].concat());
         assert_eq!(lines[2..], ["LEADERSHIP CHANGE REQUIRED"]);
     }
 
     #[test]
-    fn a_new_place_behind_the_same_leader_is_no_news() {
+    fn a_new_place_behind_the_same_leader_is_no_change() {
         let lines = told(&[
             Happened::Campaigning,
             Happened::Queued { own: Some(token(2)) },

@@ -55,8 +55,8 @@ mod tests {
             assert_eq!(with_mode(mode), None, "{mode:o}");
         }
         for mode in [0o604, 0o644, 0o602, 0o666] {
-            let said = with_mode(mode).unwrap();
-            assert!(said.starts_with("--key /") && said.contains(&format!("mode {mode:o}")), "{said}");
+            let text = with_mode(mode).unwrap();
+            assert!(text.starts_with("--key /") && text.contains(&format!("mode {mode:o}")), "{text}");
         }
         assert_eq!(Exposed::warning("--key", Path::new("/nowhere/key")), None);
     }

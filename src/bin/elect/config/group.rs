@@ -89,7 +89,7 @@ impl MemberArgs {
             operators,
             tokens_after,
         } = self;
-        let said = [
+        let flags = [
             ("--listen", listen.is_some()),
             ("--data", data.is_some()),
             ("--heartbeat", heartbeat.is_some()),
@@ -99,7 +99,7 @@ impl MemberArgs {
             ("--operators", operators.is_some()),
             ("--tokens-after", tokens_after.is_some()),
         ];
-        said.into_iter().find_map(|(flag, said)| said.then_some(flag))
+        flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
     }
 
     fn timing(&self, usual: Timing) -> Result<Timing, UsageError> {
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_usual() {
+    fn absent_settings_have_their_defaults() {
         assert_eq!(member(None, None).timing(Timing::DEFAULT).unwrap(), Timing::DEFAULT);
         let slow = Timing::new(ms(50), ms(400), ms(900)).unwrap();
         assert_eq!(member(None, Some("400ms-900ms")).timing(Timing::DEFAULT).unwrap(), slow);

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_is_told_once() {
+    fn the_number_left_out_is_reported_once() {
         let mut limit = RateLimit::new();
         let told: Vec<_> = [0, 0, 0, 0, 0, 0, 0, 1000, 2000].map(|millis| limit.pass(at(millis))).into();
         let told: Vec<_> = told[4..].to_vec();
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_rare_is_always_logged() {
+    fn a_rare_line_is_always_logged() {
         let mut limit = RateLimit::new();
         assert!((0..100).all(|i| limit.pass(at(i * 1000)) == Some(0)));
         assert!((0..5).all(|i| limit.pass(at(200_000 + i)) == Some(0)));

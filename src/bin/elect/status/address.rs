@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_told_to_be_too_much() {
+    fn a_url_is_refused_as_more_than_an_address() {
         for text in ["http://0.0.0.0:8080", "https://localhost:8080/", "http://"] {
             assert!(parsed(text).unwrap_err().contains("without 'http"), "{text}");
         }

@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_kept_seat_is_never_needed() {
+    async fn a_kept_permit_is_never_needed() {
         let limit = ConnectionLimit::new(2);
         let (kept, other) = (limit.take().unwrap(), limit.take().unwrap());
         kept.keep();
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn where_all_are_kept_there_is_none() {
+    fn without_a_free_permit_there_is_none() {
         let limit = ConnectionLimit::new(1);
         let kept = limit.take().unwrap();
         kept.keep();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_come_no_more_are_waited_for_than_there_are_seats() {
+    fn never_more_connections_are_waited_for_than_there_are_permits() {
         let limit = ConnectionLimit::new(8);
         let all: Vec<_> = (0..100).map(|_| limit.take().unwrap()).collect();
         assert_eq!(limit.taken().waiting.len(), 8);

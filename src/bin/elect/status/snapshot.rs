@@ -279,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_in_the_queue_leads_but_for_oneself() {
+    fn the_first_in_the_queue_leads_except_for_this_process() {
         assert_eq!(seen(Role::Outside, &queue(&[3, 5]), MOMENT), LeaderView::Term(token(3)));
         assert_eq!(seen(Role::Outside, &queue(&[7, 9]), MOMENT), LeaderView::Vacant { blocked_by: None });
         assert_eq!(seen(Role::Outside, &queue(&[]), MOMENT), LeaderView::Vacant { blocked_by: None });
     }
 
     #[test]
-    fn what_is_older_than_the_ttl_is_not_repeated() {
+    fn knowledge_older_than_the_ttl_is_not_repeated() {
         let said = seen(Role::Outside, &queue(&[3]), TTL + MOMENT);
         assert!(matches!(said, LeaderView::Unknown { since, .. } if since == TTL + MOMENT), "{said:?}");
         assert!(matches!(seen(Role::Outside, &Err(MOMENT), MOMENT), LeaderView::Unknown { .. }));
@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(seen(leads, &Err(TTL), 2 * TTL), LeaderView::Term(token(7)));
     }
     #[test]
-    fn a_peer_that_hears_no_leader_does_not_say_that_nobody_leads() {
+    fn a_peer_without_a_leader_does_not_report_a_vacancy() {
         let proof = LeaseTiming::Heartbeats(Timing::DEFAULT);
         let follower = Role::Follower { token: None, place: None };
         let seen = |queue: &QueuedTokens, unheard| {

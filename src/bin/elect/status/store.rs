@@ -384,8 +384,8 @@ impl StatusStore {
     }
 
     fn unheard(&self) -> Duration {
-        let heard = (self.0.sources.last_contact)().unwrap_or(self.0.started);
-        Timestamp::now().since(heard)
+        let last_contact = (self.0.sources.last_contact)().unwrap_or(self.0.started);
+        Timestamp::now().since(last_contact)
     }
 
     fn changed(&self) {
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_change_is_told_and_counted() {
+    async fn each_change_is_sent_and_counted() {
         let store = store();
         let mut changes = store.changes();
         for event in [elected(5), Event::Lost { token: token(5), loss: Loss::Revoked }, retrying()] {
@@ -570,7 +570,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_leader_that_has_gone_has_the_name_that_it_had_though_nobody_asked() {
+    async fn a_past_leader_keeps_its_name_without_a_request() {
         let store = store();
         for (number, name) in [(5, "server2"), (9, "server3")] {
             store.head(&QueueHead::Candidate { token: token(number), name: name.into() });
@@ -581,7 +581,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn names_are_kept_only_of_those_in_the_queue_and_of_past_terms() {
+    async fn names_are_kept_only_of_the_queue_and_of_past_terms() {
         let store = store();
         for number in 0..500 {
             let queue = [token(number), token(number + 1000)];
@@ -652,7 +652,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn among_peers_the_leader_has_a_name_without_anybody_asking() {
+    async fn among_peers_the_leader_has_a_name_without_a_request() {
         let store = store_among_peers();
         store.head(&QueueHead::Candidate { token: token(7), name: "server2, proclaimed".into() });
         let snapshot = store.snapshot();
@@ -681,7 +681,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_heartbeat_is_counted_and_wakes_nobody() {
+    async fn a_heartbeat_is_counted_and_wakes_no_reader() {
         let store = store_among_peers();
         let mut changes = store.changes();
         changes.mark_unchanged();

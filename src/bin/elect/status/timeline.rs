@@ -27,7 +27,7 @@ pub(crate) struct ObservedTerm {
 pub(crate) struct Timeline {
     terms: BTreeMap<FencingToken, ObservedTerm>,
     /// True once a head of the queue was seen: later ones were seen to begin.
-    looked: bool,
+    head_seen: bool,
 }
 
 impl Timeline {
@@ -51,7 +51,7 @@ impl Timeline {
         for (_, term) in others {
             term.ended.get_or_insert(at);
         }
-        let began = std::mem::replace(&mut self.looked, true).then_some(at);
+        let began = std::mem::replace(&mut self.head_seen, true).then_some(at);
         if let Some(token) = token {
             self.begin(token, began);
         }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_term_that_was_there_before_us_has_no_beginning_until_its_leader_tells() {
+    fn an_earlier_term_has_no_beginning_until_its_leader_announces_it() {
         let mut timeline = Timeline::default();
         timeline.head(Some(token(3)), at(10));
         assert_eq!(timeline.term(token(3)).unwrap().began, None);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_term_has_its_reason_whichever_source_tells_of_the_end_first() {
+    fn an_own_term_has_its_reason_in_either_order_of_sources() {
         let lose = |timeline: &mut Timeline| timeline.lost(token(3), Loss::Expired, at(9));
         let next = |timeline: &mut Timeline| timeline.head(Some(token(5)), at(9));
         for order in [[&lose as &dyn Fn(&mut Timeline), &next], [&next, &lose]] {

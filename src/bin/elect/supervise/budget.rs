@@ -255,7 +255,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_accepted_leaves_time_for_a_renewal_that_nobody_answers(
+        fn an_accepted_budget_leaves_time_for_an_unanswered_renewal(
             proof in any_proof(), kill_after in any_kill_after(), sent in 0..u64::from(u32::MAX),
         ) {
             if let Ok(budget) = Budget::new(proof, kill_after) {

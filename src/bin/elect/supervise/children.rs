@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_brackets_and_spaces_confuses_nobody() {
+    fn a_name_with_brackets_and_spaces_is_parsed() {
         let seen = parse(Pid::from_raw(7), &stat("a) Z (9 9) b", "S", 1)).unwrap();
         assert_eq!(seen, ProcEntry { pid: Pid::from_raw(7), parent: Pid::from_raw(3), ended: false });
     }

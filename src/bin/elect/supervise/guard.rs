@@ -117,8 +117,8 @@ pub(crate) async fn run(config: GuardConfig, inherited: Inherited) -> anyhow::Re
                 }
             }
             () = signals.any() => {}
-            report = of_init(&mut guard.running) => guard.hear(report),
-            report = of_init(&mut guard.hook) => guard.hear_hook(report),
+            report = of_init(&mut guard.running) => guard.report_of_init(report),
+            report = of_init(&mut guard.hook) => guard.report_of_hook(report),
             () = sleep_until(due_at.unwrap_or(NEVER)), if due_at.is_some() => {}
         }
         guard.step();
@@ -252,7 +252,7 @@ impl Guard {
         }
     }
 
-    fn hear(&mut self, report: Option<InitReport>) {
+    fn report_of_init(&mut self, report: Option<InitReport>) {
         let Some(running) = &mut self.running else { return };
         match report {
             Some(InitReport::Started { pid }) => {
@@ -264,7 +264,7 @@ impl Guard {
         }
     }
 
-    fn hear_hook(&mut self, report: Option<InitReport>) {
+    fn report_of_hook(&mut self, report: Option<InitReport>) {
         let Some(hook) = &mut self.hook else { return };
         match report {
             Some(InitReport::Started { .. }) => {}

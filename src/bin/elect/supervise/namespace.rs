@@ -27,7 +27,7 @@ pub(crate) enum Contained {
 pub(crate) struct Containment {
     pub(crate) how: Contained,
     /// Logged at the start, and printed by `--explain`.
-    said: String,
+    description: String,
 }
 
 impl Containment {
@@ -56,24 +56,24 @@ impl Containment {
                 "; its /proc shows those of the machine, by other ids than its own, since not all mounts are shared"
             }
         };
-        let said = format!(
+        let description = format!(
             "the command has a PID namespace: the kernel ends all of it, whichever of elect's processes are killed{proc}"
         );
-        Self { how: Contained::Namespace, said }
+        Self { how: Contained::Namespace, description }
     }
 
     fn without_namespace(why: &str) -> Self {
-        let said = format!(
+        let description = format!(
             "the command has no PID namespace ({why}): should all of elect's processes be killed at one moment, what the \
              command started lives on, and so does a command that changed its credentials"
         );
-        Self { how: Contained::Reaper, said }
+        Self { how: Contained::Reaper, description }
     }
 }
 
 impl fmt::Display for Containment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.said)
+        f.write_str(&self.description)
     }
 }
 

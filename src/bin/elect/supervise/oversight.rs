@@ -155,7 +155,7 @@ pub(crate) struct Oversight {
     /// The proved time, by the inputs so far.
     proved: Timestamp,
     /// The proved time that the guard has confirmed: never longer than it was told.
-    heard: Timestamp,
+    confirmed: Timestamp,
     /// The time by which all must be over, for another reason than the end of validity.
     over_by: Timestamp,
     /// Reason to end the command: the first one counts.
@@ -164,7 +164,7 @@ pub(crate) struct Oversight {
     /// True if the term's hook was started.
     hooked: bool,
     /// True if the guard's reports were read once more before it is destroyed.
-    looked: bool,
+    reports_read: bool,
     destroyed: bool,
 }
 
@@ -184,12 +184,12 @@ impl Oversight {
             pace: RestartPause::new(),
             stage: CommandState::Finished,
             proved: until,
-            heard: until,
+            confirmed: until,
             over_by: NEVER,
             why: None,
             lost: false,
             hooked: false,
-            looked: false,
+            reports_read: false,
             destroyed: false,
         };
         let first = oversight.start(now);
@@ -215,7 +215,7 @@ impl Oversight {
     pub(crate) fn next(&self) -> Timestamp {
         match &self.stage {
             CommandState::Running { .. } if !self.destroyed => {
-                self.budget.backstop(self.heard).min(self.over_by)
+                self.budget.backstop(self.confirmed).min(self.over_by)
             }
             CommandState::Pausing { until, .. } => *until,
             CommandState::Clearing { by, .. } if !self.destroyed => *by,
@@ -260,7 +260,7 @@ impl Oversight {
 
     fn start(&mut self, now: Timestamp) -> Vec<Instruction> {
         self.stage = CommandState::Running { since: now };
-        (self.heard, self.looked) = (self.proved, false);
+        (self.confirmed, self.reports_read) = (self.proved, false);
         vec![Instruction::Start { until: self.proved }]
     }
 
@@ -290,8 +290,8 @@ impl Oversight {
     fn said(&mut self, report: GuardReport, now: Timestamp) -> Vec<Instruction> {
         match (report, &self.stage) {
             (GuardReport::Heard(until), _) => {
-                self.heard = self.heard.max(until.into());
-                self.looked = false;
+                self.confirmed = self.confirmed.max(until.into());
+                self.reports_read = false;
                 Vec::new()
             }
             (GuardReport::Started { pid }, CommandState::Running { .. }) => {
@@ -379,8 +379,8 @@ impl Oversight {
             return Vec::new();
         }
         match &self.stage {
-            CommandState::Running { .. } | CommandState::Clearing { .. } if !self.looked => {
-                self.looked = true;
+            CommandState::Running { .. } | CommandState::Clearing { .. } if !self.reports_read => {
+                self.reports_read = true;
                 vec![Instruction::LookAgain]
             }
             CommandState::Running { .. } | CommandState::Clearing { .. } => {
@@ -402,7 +402,7 @@ impl Oversight {
             return self.finish(last);
         }
         self.why = Some(last.why);
-        self.looked = false;
+        self.reports_read = false;
         self.stage = CommandState::Clearing { last, by: now + ALLOWANCE };
         Instruction::Tell(GuardOrder::Kill)
     }
@@ -443,7 +443,7 @@ mod tests {
         OversightInput::Said(GuardReport::Ended { how: CommandExit::Exited(code), ran_out: false })
     }
 
-    fn heard(millis: u64) -> OversightInput {
+    fn confirmed(millis: u64) -> OversightInput {
         OversightInput::Said(GuardReport::Heard(at(millis).into()))
     }
 
@@ -517,7 +517,7 @@ mod tests {
         let mut oversight = begun(Restart::Never);
         oversight.see(OversightInput::Proved(at(6000)), at(1500));
         assert_eq!(oversight.next(), budget().backstop(at(4500)), "it has not said that it heard");
-        oversight.see(heard(6000), at(1501));
+        oversight.see(confirmed(6000), at(1501));
         let backstop = budget().backstop(at(6000));
         assert_eq!(oversight.next(), backstop);
         assert_eq!(oversight.see(OversightInput::Clock, backstop), [Instruction::LookAgain]);
@@ -530,7 +530,7 @@ mod tests {
     fn after_a_freeze_what_the_guard_said_counts_before_the_clock() {
         let mut oversight = begun(Restart::Never);
         assert_eq!(oversight.see(OversightInput::Clock, at(60_000)), [Instruction::LookAgain]);
-        assert_eq!(oversight.see(heard(5000), at(60_000)), []);
+        assert_eq!(oversight.see(confirmed(5000), at(60_000)), []);
         assert_eq!(
             oversight.see(OversightInput::Clock, at(60_000)),
             [Instruction::LookAgain],
@@ -629,16 +629,16 @@ mod tests {
             // The state of the world, by orders and reports.
             let (mut running, mut dead, mut finished, mut ending) = (true, false, false, false);
             let mut hooked = false;
-            let mut looked_again = false;
+            let mut reports_read_again = false;
             for (input, pause) in seen {
                 now = now + Duration::from_millis(pause);
-                let before = (oversight.heard, oversight.over_by);
+                let before = (oversight.confirmed, oversight.over_by);
                 let instructions = oversight.see(input.clone(), now);
                 let of_hook = |one: &Instruction| matches!(one, Instruction::SayHookEnded { .. } | Instruction::LeaveHookOut);
                 prop_assert!(!finished || instructions.iter().all(of_hook));
                 prop_assert!(oversight.over_by <= before.1, "what ends the command is not put off");
                 let restarted = instructions.iter().any(|one| matches!(one, Instruction::Start { .. }));
-                prop_assert!(restarted || oversight.heard >= before.0);
+                prop_assert!(restarted || oversight.confirmed >= before.0);
                 match &input {
                     OversightInput::Said(GuardReport::Ended { .. }) if !dead => running = false,
                     OversightInput::Swept if dead => (running, hooked) = (false, false),
@@ -665,8 +665,8 @@ mod tests {
                             prop_assert!(!hooked, "{:?} ends a term whose hook may be alive", input);
                             finished = true;
                         }
-                        Instruction::LookAgain => looked_again = true,
-                        Instruction::Destroy => prop_assert!(looked_again, "judged before it was looked at again"),
+                        Instruction::LookAgain => reports_read_again = true,
+                        Instruction::Destroy => prop_assert!(reports_read_again, "judged before it was looked at again"),
                         Instruction::Tell(GuardOrder::Hook) => {
                             prop_assert!(!dead && !ending && !finished);
                             hooked = true;
@@ -677,7 +677,7 @@ mod tests {
                     }
                 }
                 if matches!(input, OversightInput::Said(GuardReport::Heard(_))) {
-                    looked_again = false;
+                    reports_read_again = false;
                 }
             }
         }

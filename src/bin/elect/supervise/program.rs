@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_and_what_cannot_run_have_the_codes_that_shells_use() {
+    fn missing_and_unusable_programs_have_the_codes_of_shells() {
         let code = |program: &str| find(OsStr::new(program)).unwrap_err().exit_code();
         assert_eq!(code("no-such-command-anywhere"), NOT_FOUND);
         assert_eq!(code("/no/such/command"), NOT_FOUND);

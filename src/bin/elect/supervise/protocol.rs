@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_a_reader_that_does_not_read() {
+    async fn no_write_waits_for_a_reader_that_does_not_read() {
         let (mut sender, _receiver) = both();
         let full = (0..100_000).find_map(|_| sender.send(&GuardOrder::Over).err()).unwrap();
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);

@@ -45,7 +45,7 @@ impl Systemd {
         match event {
             Event::Campaigning => {
                 if !std::mem::replace(&mut self.ready, true) {
-                    self.tell("READY=1");
+                    self.notify("READY=1");
                 }
                 self.status("in the queue");
             }
@@ -63,11 +63,11 @@ impl Systemd {
     /// Sets the line that `systemctl status` shows.
     pub(crate) fn status(&self, text: &str) {
         // One line: another one would be another variable.
-        self.tell(&format!("STATUS={}", text.replace('\n', " ")));
+        self.notify(&format!("STATUS={}", text.replace('\n', " ")));
     }
 
     pub(crate) fn stopping(&self) {
-        self.tell("STOPPING=1\nSTATUS=stopping");
+        self.notify("STOPPING=1\nSTATUS=stopping");
     }
 
     /// Feeds the watchdog whenever it is due. Poll it in the election loop only, which is the loop that the
@@ -81,10 +81,10 @@ impl Systemd {
             Some(due) => drop(due.tick().await),
             None => std::future::pending().await,
         }
-        self.tell("WATCHDOG=1");
+        self.notify("WATCHDOG=1");
     }
 
-    fn tell(&self, message: &str) {
+    fn notify(&self, message: &str) {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(message.as_bytes())
         {

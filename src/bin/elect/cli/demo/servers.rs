@@ -55,7 +55,7 @@ pub(super) struct Servers {
     watch: DemoWatch,
     printed: Printed,
     // Unbounded, but servers print about a line a second while a terminal stands still.
-    news: (mpsc::UnboundedSender<OutputEvent>, mpsc::UnboundedReceiver<OutputEvent>),
+    output_events: (mpsc::UnboundedSender<OutputEvent>, mpsc::UnboundedReceiver<OutputEvent>),
 }
 
 impl Servers {
@@ -71,7 +71,7 @@ impl Servers {
             directory: directory.to_owned(),
             watch,
             printed: Printed::new(),
-            news: mpsc::unbounded_channel(),
+            output_events: mpsc::unbounded_channel(),
         })
     }
 
@@ -141,9 +141,11 @@ impl Servers {
         part.process = Some(process);
         part.life += 1;
         self.watch.started(server);
-        let (life, news) = (part.life, self.news.0.clone());
+        let (life, output_events) = (part.life, self.output_events.0.clone());
         // The receiver is gone once the demonstration is over.
-        let read = process::read(output, move |output| drop(news.send(OutputEvent { server, life, output })));
+        let read = process::read(output, move |output| {
+            drop(output_events.send(OutputEvent { server, life, output }))
+        });
         read.with_context(|| format!("failed to read what {server} prints"))
     }
 
@@ -215,8 +217,8 @@ impl Servers {
 
     /// Prints the next output. Cancel safe.
     async fn next(&mut self) -> anyhow::Result<Option<KillOutcome>> {
-        let news = self.news.1.recv().await;
-        let OutputEvent { server, life, output } = news.expect("we have a sender ourselves");
+        let output_events = self.output_events.1.recv().await;
+        let OutputEvent { server, life, output } = output_events.expect("we have a sender ourselves");
         let part = &mut self.parts[server.place()];
         let current = part.life == life;
         let Some((text, at)) = output else {
@@ -257,10 +259,10 @@ impl Servers {
             process.terminate();
         }
         let parts = &mut self.parts;
-        let news = &mut self.news.1;
+        let output_events = &mut self.output_events.1;
         let ended = async {
             while parts.iter().any(|part| part.process.is_some()) {
-                let Some(OutputEvent { server, life, output }) = news.recv().await else { return };
+                let Some(OutputEvent { server, life, output }) = output_events.recv().await else { return };
                 let part = &mut parts[server.place()];
                 if output.is_none() && part.life == life {
                     // Dropping it reaps it.
@@ -271,7 +273,7 @@ impl Servers {
         tokio::select! {
             biased;
             _ = timeout(END_WITHIN, ended) => {}
-            () = stop.told() => {}
+            () = stop.signalled() => {}
         }
         for part in &mut self.parts {
             part.process = None;

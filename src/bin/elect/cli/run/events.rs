@@ -74,12 +74,12 @@ impl RunEvents {
     }
 
     /// Returns whether a signal asked to stop.
-    pub(super) fn is_told(&self) -> bool {
+    pub(super) fn is_stopping(&self) -> bool {
         self.wish.is_some()
     }
 
     /// Returns whether a second signal asked to stop.
-    pub(super) fn is_told_at_once(&self) -> bool {
+    pub(super) fn is_stopping_at_once(&self) -> bool {
         self.wish == Some(Wish::StopAtOnce)
     }
 

@@ -174,7 +174,7 @@ impl Reporter {
     /// Reports that this process was told to stop.
     pub(super) fn stopping(&mut self) {
         self.systemd.stopping();
-        self.election_log.happened(Happened::Stopping);
+        self.election_log.log(Happened::Stopping);
     }
 
     /// Reports the remaining events, and waits for the pending hooks.
