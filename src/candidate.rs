@@ -262,7 +262,7 @@ pub struct Candidate<B> {
 
 /// Outcome of [`Candidate::lead_until`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "it says whether leadership was given up before the end"]
+#[must_use = "tells whether leadership was given up before the end"]
 #[non_exhaustive]
 pub enum Stopped {
     /// This process did not lead when `shutdown` resolved.

@@ -342,7 +342,7 @@ pub struct Ticket {
 
 /// Outcome of the release of a [`Ticket`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "it says whether there was anything to give up"]
+#[must_use = "tells whether there was anything to give up"]
 pub enum Released {
     /// The term was released: the next candidate may lead.
     GivenUp,

@@ -62,7 +62,7 @@ pub struct Lifeline {
 
 /// Result of [`Lifeline::release_dead`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[must_use = "it says what was not released"]
+#[must_use = "lists what was not released"]
 #[non_exhaustive]
 pub struct DeadReleased {
     /// Number of keys that were released in place of dead processes.

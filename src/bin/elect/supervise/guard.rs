@@ -315,7 +315,7 @@ impl Guard {
     /// itself. Neither is a reason to stop guarding.
     fn report(&mut self, report: &GuardReport) {
         if let Err(error) = self.reports.send(report) {
-            debug!(%error, ?report, "the supervisor does not hear");
+            debug!(%error, ?report, "the supervisor reads no reports");
         }
     }
 

@@ -88,7 +88,7 @@ impl Systemd {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(message.as_bytes())
         {
-            debug!(%error, message, "systemd was not told");
+            debug!(%error, message, "systemd was not notified");
         }
     }
 }
