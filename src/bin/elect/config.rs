@@ -1,8 +1,7 @@
 //! Flags, environment, file and defaults, made once into a [`Config`] that can only be valid.
 //!
-//! A flag wins over the environment, the environment over the file, the file over the default: to clap, the [`File`]
-//! is defaults. A password is never a flag: it comes from `ELECT_PASSWORD` or from
-//! a file.
+//! A flag wins over the environment, the environment over the file, the file over the default: the [`File`] is a
+//! set of defaults for clap. A password is never a flag: it comes from `ELECT_PASSWORD` or from a file.
 //!
 //! No source wins on the backend: `--peers` in one and an etcd setting in another is an error. A server that
 //! mistook one for the other would lead beside the leader that all others follow.
@@ -132,7 +131,7 @@ pub(crate) fn is_empty(variable: &str) -> bool {
 }
 
 impl Config {
-    /// `member` is that of a command that campaigns; those that only ask have none.
+    /// Only a command that campaigns has a `member`.
     pub(crate) fn of(flags: CommonArgs, member: Option<MemberArgs>) -> Result<Self, UsageError> {
         refuse_empty_peers(&flags)?;
         if let Some(member) = &member {
@@ -204,7 +203,7 @@ impl Config {
     }
 }
 
-/// The token that those of a new group are to be larger than.
+/// Parses the token that those of a new group must exceed.
 pub(crate) fn parse_token(text: &str) -> Result<u64, String> {
     let token = text.parse().map_err(|_| "write a token, as elect status shows them".to_owned())?;
     if token > LARGEST_TOKEN {
@@ -216,8 +215,8 @@ pub(crate) fn parse_token(text: &str) -> Result<u64, String> {
 /// Servers of a group take a larger term for a damaged one.
 const LARGEST_TOKEN: u64 = 1 << 32;
 
-/// Refuses an `ELECT_PEERS` with nothing in it where nothing else says what elects: the server was to be one of a
-/// group, and must not become a candidate on whichever etcd answers at the default address.
+/// Refuses an empty `ELECT_PEERS` if nothing else names the backend: the server was to be one of a group, and
+/// must not become a candidate on whatever etcd answers at the default address.
 fn refuse_empty_peers(flags: &CommonArgs) -> Result<(), UsageError> {
     let among_peers = flags.peers.is_some();
     let on_etcd = flags.etcd.is_some() || flags.user.is_some();
@@ -231,8 +230,8 @@ fn refuse_empty_peers(flags: &CommonArgs) -> Result<(), UsageError> {
     Ok(())
 }
 
-/// Refuses an empty `ELECT_DATA`: it would change the backend's memory, and a member that looks for it elsewhere
-/// forgets its votes.
+/// Refuses an empty `ELECT_DATA`: it would move the server's memory, and a member that looks elsewhere forgets
+/// its votes.
 fn refuse_empty_data(flags: &CommonArgs, member: &MemberArgs) -> Result<(), UsageError> {
     let among_peers = flags.peers.is_some();
     if among_peers && member.data.is_none() && is_empty("ELECT_DATA") {
@@ -244,7 +243,7 @@ fn refuse_empty_data(flags: &CommonArgs, member: &MemberArgs) -> Result<(), Usag
     Ok(())
 }
 
-/// Reads `5s`, `1m`.
+/// Parses `5s`, `1m`.
 pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
     if text.starts_with('-') {
         return Err("a duration is not negative; write a duration, as in 5s".into());
@@ -381,7 +380,7 @@ enum PasswordSource {
 }
 
 impl PasswordSource {
-    /// From the file that a flag names, else from the environment.
+    /// Reads the file that a flag names, else the environment.
     fn of(file: Option<PathBuf>) -> Result<Option<Self>, UsageError> {
         match (file, env::var("ELECT_PASSWORD")) {
             (Some(path), _) => Ok(Some(Self::InFile(path))),
