@@ -35,7 +35,7 @@ use crate::{
 
 /// Runs elections and answers who leads. Cheap to clone.
 ///
-/// Sealed: [`Etcd`](crate::etcd::Etcd) and [`Peers`](crate::peers::Peers). The documentation here holds for
+/// Sealed: [`Etcd`](crate::etcd::Etcd) and [`Peer`](crate::peers::Peer). The documentation here holds for
 /// both; their own methods add what is special to one.
 pub trait Backend: sealed::Campaign + Clone + Send + Sync + 'static {
     /// The states of an election, in order: see [`Observer`].

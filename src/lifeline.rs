@@ -32,8 +32,8 @@ use std::{
 use tokio::time::timeout;
 use tracing::warn;
 
-use self::directory::Directory;
 pub use self::directory::LifelineError;
+use self::directory::TicketDirectory;
 pub(crate) use self::directory::TicketSlot;
 use crate::{
     etcd::{Etcd, EtcdShared},
@@ -54,7 +54,7 @@ const TICKET_WITHIN: Duration = Duration::from_millis(500);
 /// clusters. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Lifeline {
-    directory: Arc<Directory>,
+    directory: Arc<TicketDirectory>,
     lock_delay: Duration,
     /// True once a failure to write tickets was logged: it is logged once.
     reported: Arc<AtomicBool>,
@@ -84,7 +84,7 @@ impl Lifeline {
     ///
     /// See [`LifelineError`]. Only the speed is lost then: candidates continue without.
     pub fn open(directory: impl AsRef<Path>) -> Result<Self, LifelineError> {
-        let directory = Arc::new(Directory::open(directory.as_ref())?);
+        let directory = Arc::new(TicketDirectory::open(directory.as_ref())?);
         Ok(Self { directory, lock_delay: Duration::ZERO, reported: Arc::default() })
     }
 

@@ -7,7 +7,7 @@
 //!             group)
 //! ```
 //!
-//! A [`Peers`] is one member of a [`Group`]: it votes, and keeps the group's log, for as long as it is there.
+//! A [`Peer`] is one member of a [`Group`]: it votes, and keeps the group's log, for as long as it is there.
 //! A [`Candidate`] on it also stands for election. The fencing token is Raft's term.
 //!
 //! Raft itself is `src/raft.rs`, pure. Here is what makes a server of it.
@@ -84,7 +84,7 @@ pub(crate) mod wire;
 pub use self::{
     client::{Answered, Client, OperateError},
     group::{Group, InvalidAddress, InvalidGroup, Member, PeerAddress},
-    look::{Contact, Evidence, Known, Look, PeerDisk},
+    look::{Evidence, KnownLeader, PeerDisk, PeerLink, PeerStatus},
     measured::{SyncTimes, TimingAdvice},
     proposals::ProposeError,
     records::{Missed, Record, Records},
@@ -94,14 +94,14 @@ pub use self::{
 };
 use self::{
     disk::{Disk, Syncs},
-    driver::{Driver, Inlets, Order, Proposed, moment},
+    driver::{Driver, DriverOrder, Inputs, Proposed, moment},
     ledger::Ledger,
-    outside::{Porter, World},
-    proposals::Answer,
+    outside::{PeerIdentity, RealIo},
+    proposals::RecordReply,
     seen::Published,
-    state::{State, Window},
+    state::{CurrentAnnouncement, Window},
     store::{Opened, Owner, Store},
-    transport::{Looks, Network},
+    transport::{Network, StatusSource},
 };
 use crate::{
     candidate::{Backend, CampaignError, CampaignReply, CampaignRequest, Candidate, sealed, span},
@@ -110,9 +110,9 @@ use crate::{
     names::ElectionName,
     observe::{LeaderWatch, Observer, Snapshot, SnapshotError},
     raft::{
-        core::Config,
+        core::CoreConfig,
         identity::Term,
-        membership::{DirectoryId, Founders, Franchise, Identity},
+        membership::{DirectoryId, FirstDirectories, Identity, VotingRights},
         message::Limits,
         node::Node,
     },
@@ -127,25 +127,25 @@ pub use crate::{
 ///
 /// It stops when the last clone, and everything that was started through one, is gone.
 #[derive(Clone)]
-pub struct Peers {
-    shared: Arc<Shared>,
+pub struct Peer {
+    shared: Arc<PeerShared>,
 }
 
-impl fmt::Debug for Peers {
+impl fmt::Debug for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Peers").field("name", self.shared.settings.name()).finish_non_exhaustive()
     }
 }
 
-struct Shared {
+struct PeerShared {
     settings: Settings,
     published: Arc<Published>,
     runtime: runtime::Handle,
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<DriverOrder>,
     proposals: mpsc::Sender<Proposed>,
 }
 
-impl Shared {
+impl PeerShared {
     fn asking(&self, election: ElectionName) -> Client {
         Client::of(&self.settings.clone().with_election(election))
     }
@@ -192,7 +192,7 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
-impl Peers {
+impl Peer {
     /// Starts this member on a thread of its own: it listens, reads its data directory, and takes part.
     ///
     /// Blocks for as long as that takes.
@@ -237,7 +237,7 @@ impl Peers {
         let group = settings.group();
         let run = store.begin_run(settings.timing().shortest(), group.size().count() == 1)?;
         let (known, franchise) = (store.known().clone(), store.franchise());
-        let mut founders = Founders::none(group.size());
+        let mut founders = FirstDirectories::none(group.size());
         founders.met(settings.me(), directory);
         known.first.iter().for_each(|(node, record)| founders.met(*node, record.identity.directory));
         let others = group.size().others(settings.me());
@@ -247,7 +247,7 @@ impl Peers {
         if let Some(waiting) = outside::waiting_for(group, &ledger) {
             tracing::warn!("{waiting}");
         }
-        let snapshot_state = State::of(&stored.snapshot);
+        let snapshot_state = CurrentAnnouncement::of(&stored.snapshot);
         let node = Node::start(config(&settings, franchise, directory, founders), stored, &moment());
         let (Ok(state), Ok(node)) = (snapshot_state, node) else {
             return Err(StartError::Inconsistent(settings.data().to_owned()));
@@ -259,15 +259,15 @@ impl Peers {
         let disk = Arc::new(Disk::start(store, Arc::clone(&ledger), Syncs::of(&settings), done)?);
         let (inbox, messages) = mpsc::channel(INBOX);
         let (orders, ordered) = mpsc::unbounded_channel();
-        let porter = Porter { ledger, disk: Arc::clone(&disk), orders: orders.downgrade() };
+        let porter = PeerIdentity { ledger, disk: Arc::clone(&disk), orders: orders.downgrade() };
         let shown = Arc::clone(&published);
-        let looks = Looks { look: Arc::new(move || shown.look()), changed: published.changes() };
+        let looks = StatusSource { look: Arc::new(move || shown.look()), changed: published.changes() };
         let network = Arc::new(Network::start(&runtime, &settings, listener, porter, inbox, looks)?);
         published.looks_at(&network, disk.syncs());
 
         let (proposals, proposed) = mpsc::channel(PROPOSALS);
-        let inlets = Inlets { orders: ordered, proposals: proposed, messages, disk: disk_news };
-        let world = World { network, disk, group: settings.group().clone(), timing: *settings.timing() };
+        let inlets = Inputs { orders: ordered, proposals: proposed, messages, disk: disk_news };
+        let world = RealIo { network, disk, group: settings.group().clone(), timing: *settings.timing() };
         let driver = Driver::new(settings.clone(), state, Window::DEFAULT, Arc::clone(&published), world);
         let running = async move {
             driver.run(node, inlets).await;
@@ -276,18 +276,18 @@ impl Peers {
         };
         let (election, name) = (settings.election(), settings.name());
         runtime.spawn(running.instrument(span(election, name)));
-        Ok(Self { shared: Arc::new(Shared { settings, published, runtime, orders, proposals }) })
+        Ok(Self { shared: Arc::new(PeerShared { settings, published, runtime, orders, proposals }) })
     }
 
     /// This member as a candidate in its group's election, by its own name. Stands only once it is told to.
-    pub fn candidate(&self) -> Candidate<Peers> {
+    pub fn candidate(&self) -> Candidate<Peer> {
         let settings = self.settings();
         let (election, name) = (settings.election().clone(), settings.name().clone());
         Candidate::new(self.clone(), election, name, Ttl::DEFAULT, false)
     }
 
     /// What this member knows of the election, at this moment.
-    pub fn look(&self) -> Look {
+    pub fn look(&self) -> PeerStatus {
         self.shared.published.look()
     }
 
@@ -326,7 +326,7 @@ impl Peers {
         }
         let (answer, outcome) = oneshot::channel();
         let proposed =
-            Proposed { token: leadership.token(), record: record.into(), answer: Answer::to(answer) };
+            Proposed { token: leadership.token(), record: record.into(), answer: RecordReply::to(answer) };
         let stopped = || ProposeError::Unconfirmed("this server has stopped".into());
         self.shared.proposals.send(proposed).await.map_err(|_| ProposeError::NotLeading)?;
         outcome.await.unwrap_or_else(|_| Err(stopped()))
@@ -352,7 +352,7 @@ impl Peers {
     /// Cancel safe: it only waits.
     pub async fn drained(&self) {
         let (settled, done) = oneshot::channel();
-        if self.shared.orders.send(Order::Settle(settled)).is_ok() {
+        if self.shared.orders.send(DriverOrder::Settle(settled)).is_ok() {
             // If the driver has stopped, nothing is under way.
             let _ = done.await;
         }
@@ -390,8 +390,13 @@ fn sit_out(before: Option<Duration>, shortest: Duration) {
     }
 }
 
-fn config(settings: &Settings, franchise: Franchise, directory: DirectoryId, founders: Founders) -> Config {
-    Config {
+fn config(
+    settings: &Settings,
+    franchise: VotingRights,
+    directory: DirectoryId,
+    founders: FirstDirectories,
+) -> CoreConfig {
+    CoreConfig {
         me: settings.me(),
         members: settings.group().size(),
         cluster: settings.cluster(),
@@ -405,17 +410,17 @@ fn config(settings: &Settings, franchise: Franchise, directory: DirectoryId, fou
     }
 }
 
-impl sealed::Campaign for Peers {
+impl sealed::Campaign for Peer {
     fn campaign(&self, standing: CampaignRequest, won: CampaignReply) {
-        if let Err(mpsc::error::SendError(Order::Stand { won, .. })) =
-            self.shared.orders.send(Order::Stand { standing, won })
+        if let Err(mpsc::error::SendError(DriverOrder::Stand { won, .. })) =
+            self.shared.orders.send(DriverOrder::Stand { standing, won })
         {
             let _ = won.send(Err(CampaignError::Stopped));
         }
     }
 }
 
-impl Backend for Peers {
+impl Backend for Peer {
     /// Asks all members. Another election's is never known here.
     fn observe(&self, election: ElectionName) -> Observer {
         self.shared.asking(election).observe_on(&self.shared.runtime)

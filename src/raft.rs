@@ -80,7 +80,7 @@
 //!
 //! # Who votes
 //!
-//! Only a server whose directory all others have recorded ([`Franchise`](membership::Franchise)), so that a disk that is lost, and with it
+//! Only a server whose directory all others have recorded ([`VotingRights`](membership::Franchise)), so that a disk that is lost, and with it
 //! a vote, is not replaced by one that votes again. Where an operator has a disk replaced, the log says whose counts: each answer carries
 //! the disk that it is of, and a leader or candidate counts it by the last entry of its own log that names disks, committed or not
 //! ([`Seats`](membership::Seats)). See [`membership`].
@@ -108,7 +108,7 @@
 //! [`Limits`](message::Limits) names them all. A leader counts what waits for its own disk like what waits for a majority:
 //! the others may commit without it. What is not of this group, or that no server that
 //! follows the protocol would say, is refused and counted before it can change anything
-//! ([`Refusals`](message::Refusals)).
+//! ([`IgnoredCounts`](message::Refusals)).
 //!
 //! # Not here
 //!

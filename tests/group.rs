@@ -10,7 +10,7 @@ use std::{
 
 use leader_election::{
     CampaignError, Candidate, Leadership, Loss,
-    peers::{Group, Member, Peers, Settings, Timing},
+    peers::{Group, Member, Peer, Settings, Timing},
 };
 use tempfile::TempDir;
 use tokio::{sync::mpsc, time::timeout};
@@ -41,16 +41,16 @@ fn settings(group: &Group, member: &Member, data: &Path) -> Settings {
     Settings::new(&member.name, group.clone(), data).unwrap().with_timing(unhurried)
 }
 
-fn start_all(group: &Group, data: &Path) -> Vec<Peers> {
-    group.members().iter().map(|member| Peers::start(settings(group, member, data)).unwrap()).collect()
+fn start_all(group: &Group, data: &Path) -> Vec<Peer> {
+    group.members().iter().map(|member| Peer::start(settings(group, member, data)).unwrap()).collect()
 }
 
-fn candidate(peers: &Peers) -> Candidate<Peers> {
+fn candidate(peers: &Peer) -> Candidate<Peer> {
     peers.candidate()
 }
 
 /// The first winner and its place. The other campaigns are dropped.
-async fn first_leader(members: &[Peers]) -> (usize, Leadership) {
+async fn first_leader(members: &[Peer]) -> (usize, Leadership) {
     let (won, mut wins) = mpsc::channel(1);
     for (place, peers) in members.iter().enumerate() {
         let mut candidate = candidate(peers);
@@ -94,7 +94,7 @@ async fn committed_records_outlive_all_servers() {
     let members = soon("their directories to be free", async {
         loop {
             let started =
-                group.members().iter().map(|member| Peers::start(settings(&group, member, data.path())));
+                group.members().iter().map(|member| Peer::start(settings(&group, member, data.path())));
             if let Ok(members) = started.collect::<Result<Vec<_>, _>>() {
                 return members;
             }
@@ -132,10 +132,10 @@ async fn contract_4_a_leader_whose_peers_are_gone_loses_in_time() {
 }
 
 /// Starts a member once its directory is free.
-async fn start(group: &Group, place: usize, data: &Path) -> Peers {
+async fn start(group: &Group, place: usize, data: &Path) -> Peer {
     soon("its directory to be free", async {
         loop {
-            match Peers::start(settings(group, &group.members()[place], data)) {
+            match Peer::start(settings(group, &group.members()[place], data)) {
                 Ok(peers) => return peers,
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -145,7 +145,7 @@ async fn start(group: &Group, place: usize, data: &Path) -> Peers {
 }
 
 /// Asserts that no member wins, in time enough for several elections.
-async fn have_no_leader(members: &[&Peers]) {
+async fn have_no_leader(members: &[&Peer]) {
     let stands = members.iter().map(|peers| {
         let mut candidate = candidate(peers);
         tokio::spawn(async move { candidate.campaign().await.map(drop) })
@@ -199,7 +199,7 @@ async fn contract_5_no_token_is_given_twice_by_servers_that_lost_their_disks() {
 }
 
 /// Waits until a server is told that it must not vote any more; returns the reason.
-async fn is_refused(peers: &Peers) -> String {
+async fn is_refused(peers: &Peer) -> String {
     let refused = async {
         loop {
             let mut candidate = candidate(peers);
@@ -226,7 +226,7 @@ async fn contract_11_a_copy_of_a_directory_is_refused_in_use_and_later() {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
     let elsewhere = format!("127.0.0.1:{port}").parse().unwrap();
     let twin = settings(&group, &group.members()[0], twice.path()).listening_on(elsewhere);
-    let twin = Peers::start(twin).unwrap();
+    let twin = Peer::start(twin).unwrap();
     let why = is_refused(&twin).await;
     assert!(why.contains("is a copy"), "{why}");
     assert!(leader == 0 || leadership.holds(), "the group leads on");
@@ -246,7 +246,7 @@ async fn contract_11_a_copy_of_a_directory_is_refused_in_use_and_later() {
     // It is not started again.
     let again = soon("its directory to be free", async {
         loop {
-            match Peers::start(settings(&group, &group.members()[0], old.path())) {
+            match Peer::start(settings(&group, &group.members()[0], old.path())) {
                 Err(refused) if !refused.to_string().contains("in use") => return refused.to_string(),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }

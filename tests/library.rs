@@ -24,7 +24,7 @@ use leader_election::{
     etcd::{Etcd, TransactionError},
     leadership::{OrderError, ReleaseError, Released, Ticket},
     observe::{Observer, State},
-    peers::Peers,
+    peers::Peer,
     timing::Ttl,
 };
 use support::{
@@ -102,7 +102,7 @@ impl io::Write for Buffer {
 
 /// Every future that a program may want to spawn can be spawned.
 #[allow(dead_code, reason = "it is only compiled")]
-fn every_future_can_be_spawned(etcd: Etcd, mut candidate: Candidate<Etcd>, peers: Peers) {
+fn every_future_can_be_spawned(etcd: Etcd, mut candidate: Candidate<Etcd>, peers: Peer) {
     fn spawned<T: Send + 'static>(_: impl Future<Output = T> + Send + 'static) {}
     fn bound<'a, T: Send>(_: impl Future<Output = T> + Send + 'a) {}
     bound(candidate.campaign());

@@ -19,7 +19,7 @@ use leader_election::{
     candidate::{Backend, Event, Events},
     clock::Timestamp,
     etcd::{Etcd, Settings},
-    peers::{self, Peers},
+    peers::{self, Peer},
     timing::Ttl,
 };
 use tokio::{
@@ -44,7 +44,7 @@ async fn main() -> Result<(), Failure> {
         }
         ["peer", name, group, data, election] => {
             let settings = peers::Settings::new(&name.parse()?, group.parse()?, data)?;
-            let peers = Peers::start(settings.with_election(election.parse()?))?;
+            let peers = Peer::start(settings.with_election(election.parse()?))?;
             let candidate = peers.candidate();
             tokio::spawn(tell_of_following(candidate.subscribe()));
             claimant(candidate).await
@@ -52,7 +52,7 @@ async fn main() -> Result<(), Failure> {
         [how @ ("voter" | "proposer"), name, group, listen, data] => {
             let mut stand = signal(SignalKind::user_defined1())?;
             let settings = peers::Settings::new(&name.parse()?, group.parse()?, data)?;
-            let peers = Peers::start_on(Handle::current(), settings.listening_on(listen.parse()?))?;
+            let peers = Peer::start_on(Handle::current(), settings.listening_on(listen.parse()?))?;
             println!("votes");
             stand.recv().await;
             let mut candidate = peers.candidate();
@@ -143,7 +143,7 @@ const TOGETHER: usize = 20_000;
 const UNDER_WAY: usize = 512;
 
 /// Prints `alone MICROS` for each of the former, and `together COUNT NANOS` for all of the latter.
-async fn propose(peers: &Peers, leadership: Arc<Leadership>) -> Result<(), Failure> {
+async fn propose(peers: &Peer, leadership: Arc<Leadership>) -> Result<(), Failure> {
     for _ in 0..ALONE {
         let asked = Timestamp::now();
         peers.propose(&leadership, RECORD).await?;

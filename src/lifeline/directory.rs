@@ -29,7 +29,7 @@ pub(super) const NEW: &str = ".new-";
 
 /// A directory in which the candidates of one host keep tickets for each other.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct TicketDirectory {
     path: PathBuf,
     pub(super) owner: u32,
     file_system: FileSystem,
@@ -78,7 +78,7 @@ pub enum LifelineError {
     },
 }
 
-impl Directory {
+impl TicketDirectory {
     /// Checks a directory, and creates it if needed.
     pub(super) fn open(path: &Path) -> Result<Self, LifelineError> {
         let unusable = |problem| LifelineError::Unusable { path: path.display().to_string(), problem };

@@ -34,7 +34,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use super::{
-    directory::{Directory, NEW, TICKET, is_free},
+    directory::{NEW, TICKET, TicketDirectory, is_free},
     evidence::{Doubt, FileId, Judge, Probe, TicketRecord},
 };
 use crate::{
@@ -116,15 +116,15 @@ struct Memory {
 
 /// Checks a directory repeatedly; independent of etcd.
 #[derive(Debug)]
-pub(super) struct Looks {
-    directory: Arc<Directory>,
+pub(super) struct DirectoryScans {
+    directory: Arc<TicketDirectory>,
     judge: Judge,
     known: BTreeMap<OsString, Memory>,
     began: bool,
 }
 
-impl Looks {
-    pub(super) fn new(directory: Arc<Directory>) -> Self {
+impl DirectoryScans {
+    pub(super) fn new(directory: Arc<TicketDirectory>) -> Self {
         Self { judge: directory.judge(), directory, known: BTreeMap::new(), began: false }
     }
 
@@ -241,10 +241,10 @@ fn read(file: &mut File) -> io::Result<Option<TicketRecord>> {
 /// Checks once, and releases the terms found, if any.
 pub(super) async fn release_once(
     shared: &Arc<EtcdShared>,
-    directory: &Arc<Directory>,
+    directory: &Arc<TicketDirectory>,
     within: Duration,
 ) -> io::Result<Vec<Result<Released, ReleaseError>>> {
-    let mut looks = Looks::new(Arc::clone(directory));
+    let mut looks = DirectoryScans::new(Arc::clone(directory));
     let scanned = shared.spawn_blocking(move || looks.scan().map(|dead| (looks, dead))).await;
     let (looks, dead) = scanned.map_err(io::Error::other)??;
     let (looks, at_once) = (Arc::new(Mutex::new(looks)), Arc::new(Semaphore::new(AT_ONCE)));
@@ -271,10 +271,10 @@ pub(super) async fn release_once(
 }
 
 /// Starts the checks, for as long as `shared` lives.
-pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<Directory>) {
+pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<TicketDirectory>) {
     let (found, dead) = mpsc::channel(WAITING);
     let (outcomes, settled) = std_mpsc::channel();
-    let looking = move || Watching { looks: Looks::new(directory), found, settled }.run();
+    let looking = move || Watching { looks: DirectoryScans::new(directory), found, settled }.run();
     if let Err(error) = thread::Builder::new().name("elect-witness".into()).spawn(looking) {
         warn!(%error, "the processes of this host are not watched: their terms end by their TTL");
         return;
@@ -285,7 +285,7 @@ pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<Directory>) {
 
 /// The thread.
 struct Watching {
-    looks: Looks,
+    looks: DirectoryScans,
     found: mpsc::Sender<Dead>,
     settled: std_mpsc::Receiver<(Dead, Outcome)>,
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prost::bytes::Bytes;
 
 use super::{
-    Contact, Evidence, Group, Known, Look, Member, PeerDisk, Settings, SyncTimes, Timing, hello::micros,
-    wire::proto,
+    Evidence, Group, KnownLeader, Member, PeerDisk, PeerLink, PeerStatus, Settings, SyncTimes, Timing,
+    hello::micros, wire::proto,
 };
 use crate::{
     clock::Timestamp,
@@ -22,8 +22,8 @@ use crate::{
 
 /// What one server has answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
-    pub(crate) look: Look,
+pub(crate) struct StatusReply {
+    pub(crate) look: PeerStatus,
     /// No later than what it tells of, by our boot-time clock: when we asked.
     pub(crate) from: Timestamp,
     /// The shortest election timeout of its group.
@@ -31,13 +31,13 @@ pub(crate) struct Answer {
 }
 
 /// What is told to one whose latest question was sent at `echo`.
-pub(crate) fn told(settings: &Settings, look: &Look, echo: u64) -> proto::Look {
+pub(crate) fn told(settings: &Settings, look: &PeerStatus, echo: u64) -> proto::PeerStatus {
     let (mut certain_ms, mut heard_ms) = (0, 0);
     let leader = look.leader.as_ref().map(|known| {
         match known.evidence {
             // Certainty is told too short, and time since too long, rather than the reverse.
-            Evidence::Itself { certain } => certain_ms = millis(certain),
-            Evidence::Heard { ago } => heard_ms = millis(ago).saturating_add(1),
+            Evidence::OwnClaim { certain } => certain_ms = millis(certain),
+            Evidence::Heartbeat { ago } => heard_ms = millis(ago).saturating_add(1),
         }
         let since = known.since.duration_since(UNIX_EPOCH).unwrap_or_default();
         proto::Leader {
@@ -47,7 +47,7 @@ pub(crate) fn told(settings: &Settings, look: &Look, echo: u64) -> proto::Look {
             since: millis(since),
         }
     });
-    let contact = |contact: &Contact| proto::Contact {
+    let contact = |contact: &PeerLink| proto::Contact {
         name: contact.name.to_string(),
         connected: contact.connected,
         heard_ms: contact.heard.map(millis),
@@ -56,7 +56,7 @@ pub(crate) fn told(settings: &Settings, look: &Look, echo: u64) -> proto::Look {
         incoming: contact.disk.as_ref().is_some_and(|disk| !disk.counts),
         refused: contact.refused.clone().unwrap_or_default(),
     };
-    proto::Look {
+    proto::PeerStatus {
         election: settings.election().to_string(),
         members: settings.group().members().iter().map(|member| member.name.to_string()).collect(),
         name: look.name.to_string(),
@@ -99,9 +99,9 @@ pub(crate) enum NoAnswer {
 pub(crate) fn read(
     (group, election): (&Group, &ElectionName),
     asked: &Member,
-    answer: proto::Look,
+    answer: proto::PeerStatus,
     (called, now): (Timestamp, Timestamp),
-) -> Result<Answer, NoAnswer> {
+) -> Result<StatusReply, NoAnswer> {
     if answer.election != election.as_str() {
         let theirs = displayed(answer.election.as_bytes());
         return Err(NoAnswer::Election { asked: election.clone(), theirs });
@@ -122,7 +122,7 @@ pub(crate) fn read(
     let from = if echo > now { called } else { echo.max(called) };
     let shortest = Duration::from_micros(answer.shortest_us);
     let look = look(group, asked, answer)?;
-    Ok(Answer { look, from, shortest })
+    Ok(StatusReply { look, from, shortest })
 }
 
 /// The first digits of a directory's id, if that is what came.
@@ -130,7 +130,7 @@ fn digits(text: String) -> Option<String> {
     (text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
 }
 
-fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAnswer> {
+fn look(group: &Group, asked: &Member, answer: proto::PeerStatus) -> Result<PeerStatus, NoAnswer> {
     let name = |text: &str| {
         let known = group.members().iter().find(|member| member.name.as_str() == text);
         known.map(|member| member.name.clone()).ok_or(NoAnswer::Malformed("it names one that is no member"))
@@ -140,14 +140,14 @@ fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAn
         Some(leader) => {
             let leads = name(&leader.name)?;
             let evidence = if leads == asked.name {
-                Evidence::Itself { certain: Duration::from_millis(answer.certain_ms) }
+                Evidence::OwnClaim { certain: Duration::from_millis(answer.certain_ms) }
             } else {
-                Evidence::Heard { ago: Duration::from_millis(answer.heard_ms) }
+                Evidence::Heartbeat { ago: Duration::from_millis(answer.heard_ms) }
             };
             let since = Duration::from_millis(leader.since);
             let since = claimed_time(UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH));
             let (value, token) = (displayed(&leader.value), FencingToken::new(leader.token));
-            Some(Known { name: leads, value, token, since, evidence })
+            Some(KnownLeader { name: leads, value, token, since, evidence })
         }
     };
     let contact = |contact: proto::Contact| {
@@ -156,14 +156,14 @@ fn look(group: &Group, asked: &Member, answer: proto::Look) -> Result<Look, NoAn
         let (name, connected) = (name(&contact.name)?, contact.connected);
         let disk = digits(contact.directory).map(|id| PeerDisk { id, counts: !contact.incoming });
         let refused = digits(contact.refused);
-        Ok(Contact { name, connected, disk, refused, heard, round_trip, problem: None })
+        Ok(PeerLink { name, connected, disk, refused, heard, round_trip, problem: None })
     };
     let contacts = answer.contacts.into_iter().take(group.members().len()).map(contact);
     // Of a server that does not tell them, they are 0, and make no timing.
     let [heartbeat, shortest, longest] =
         [answer.heartbeat_us, answer.shortest_us, answer.longest_us].map(Duration::from_micros);
     let syncs = answer.syncs.unwrap_or_default();
-    Ok(Look {
+    Ok(PeerStatus {
         name: asked.name.clone(),
         term: answer.term,
         role: displayed(answer.role.as_bytes()),
@@ -205,27 +205,30 @@ mod tests {
     }
 
     /// The answer as read by an observer that asked 'b' of that group at 10, and gets it at 20.
-    fn read_by(group: &str, election: &str, answer: proto::Look) -> Result<Answer, String> {
+    fn read_by(group: &str, election: &str, answer: proto::PeerStatus) -> Result<StatusReply, String> {
         let (group, election): (Group, ElectionName) = (group.parse().unwrap(), election.parse().unwrap());
         let asked = group.members().iter().find(|member| member.name.as_str() == "b").unwrap();
         read((&group, &election), asked, answer, (at(10), at(20))).map_err(|why| why.to_string())
     }
 
-    fn looks() -> impl Strategy<Value = Look> {
+    fn looks() -> impl Strategy<Value = PeerStatus> {
         let name = |place: usize| ["a", "b", "c"][place].parse::<crate::CandidateName>().unwrap();
         let span = || (0..1_000_000_u64).prop_map(Duration::from_millis);
         let leader = (0..3_usize, "[a-z]{0,9}", any::<u64>(), span(), span()).prop_map(
             move |(who, value, token, since, span)| {
-                let evidence =
-                    if who == 1 { Evidence::Itself { certain: span } } else { Evidence::Heard { ago: span } };
+                let evidence = if who == 1 {
+                    Evidence::OwnClaim { certain: span }
+                } else {
+                    Evidence::Heartbeat { ago: span }
+                };
                 let (token, since) = (FencingToken::new(token), UNIX_EPOCH + since);
-                Known { name: name(who), value, token, since, evidence }
+                KnownLeader { name: name(who), value, token, since, evidence }
             },
         );
         let spans = (prop::option::of(span()), prop::option::of(span()));
         let contact = (any::<bool>(), spans, prop::option::of("[a-z ]{1,30}"));
         let contacts = (contact.clone(), contact).prop_map(move |(a, c)| {
-            let contact = |who, (connected, (heard, round_trip), problem)| Contact {
+            let contact = |who, (connected, (heard, round_trip), problem)| PeerLink {
                 name: name(who),
                 connected,
                 disk: (!connected).then(|| PeerDisk { id: "0123abcd".to_owned(), counts: !connected }),
@@ -241,7 +244,7 @@ mod tests {
             syncs.prop_map(|(last, worst, usual)| SyncTimes { last, worst, usual, ..SyncTimes::default() });
         let rest = (any::<u64>(), "[a-z-]{1,13}", any::<bool>());
         (rest, prop::option::of(leader), contacts, syncs).prop_map(
-            move |((term, role, standing), leader, contacts, syncs)| Look {
+            move |((term, role, standing), leader, contacts, syncs)| PeerStatus {
                 name: name(1),
                 term,
                 role,
@@ -261,7 +264,7 @@ mod tests {
             let mut expected = look;
             // Not for observers: it may contain a member's address.
             expected.contacts.iter_mut().for_each(|contact| contact.problem = None);
-            if let Some(Known { evidence: Evidence::Heard { ago }, .. }) = &mut expected.leader {
+            if let Some(KnownLeader { evidence: Evidence::Heartbeat { ago }, .. }) = &mut expected.leader {
                 *ago += Duration::from_millis(1);
             }
             prop_assert_eq!(answer.look, expected);
@@ -269,9 +272,9 @@ mod tests {
         }
     }
 
-    fn vacant() -> Look {
+    fn vacant() -> PeerStatus {
         let (name, role) = ("b".parse().unwrap(), "follower".to_owned());
-        Look {
+        PeerStatus {
             name,
             term: 3,
             role,
@@ -304,7 +307,7 @@ mod tests {
             "its group is a, b, c, and not a, b; ask with its --peers"
         );
         assert!(read_by("a=x:7,b=x:8,c=x:9", "leader", answer()).is_ok(), "seen from elsewhere");
-        let stranger = proto::Look { name: "c".to_owned(), ..answer() };
+        let stranger = proto::PeerStatus { name: "c".to_owned(), ..answer() };
         assert_eq!(
             read_by(GROUP, "leader", stranger).unwrap_err(),
             "'c' answers there, and not 'b'; correct that address in --peers"
@@ -315,7 +318,7 @@ mod tests {
     fn a_time_beyond_the_calendar_is_its_last() {
         for since in [u64::MAX, 253_402_300_800_000, 1 << 62] {
             let leader = proto::Leader { name: "a".to_owned(), since, ..proto::Leader::default() };
-            let answer = proto::Look { leader: Some(leader), ..told(&settings(), &vacant(), 15) };
+            let answer = proto::PeerStatus { leader: Some(leader), ..told(&settings(), &vacant(), 15) };
             let since = read_by(GROUP, "leader", answer).unwrap().look.leader.unwrap().since;
             let shown = humantime::format_rfc3339_millis(since).to_string();
             assert!(["9999-12-31T23:59:59.999Z", "1970-01-01T00:00:00.000Z"].contains(&&*shown), "{shown}");
@@ -325,7 +328,7 @@ mod tests {
     #[test]
     fn members_that_there_are_not_make_no_sense() {
         let leader = proto::Leader { name: "x".to_owned(), ..proto::Leader::default() };
-        let answer = proto::Look { leader: Some(leader), ..told(&settings(), &vacant(), 15) };
+        let answer = proto::PeerStatus { leader: Some(leader), ..told(&settings(), &vacant(), 15) };
         assert!(read_by(GROUP, "leader", answer).unwrap_err().contains("no member"));
     }
 }

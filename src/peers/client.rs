@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::tls::Mutual;
 use super::{
-    Group, InvalidSettings, Known, Look, Member, Secret, Settings, Timing, Tls,
-    answer::{self, Answer},
+    Group, InvalidSettings, KnownLeader, Member, PeerStatus, Secret, Settings, Timing, Tls,
+    answer::{self, StatusReply},
     operate,
-    opinion::{Opinion, Problem, Word, opinion},
+    opinion::{Assessment, Problem, Reply, opinion},
     refusal::shown,
-    transport::{Ending, Pace, Target},
+    transport::{Disconnect, Target, Timeouts},
     wire::proto::{self, outcome::Outcome},
 };
 use crate::{
@@ -77,7 +77,7 @@ pub struct Answered {
     /// Which server.
     pub member: Member,
     /// What it knows, or why that can't be said.
-    pub look: Result<Look, String>,
+    pub look: Result<PeerStatus, String>,
 }
 
 /// Why an order was not carried out.
@@ -164,9 +164,9 @@ impl Client {
         let opinion = asked.opinion(None);
         let candidates = asked.candidates(&opinion);
         let state = match opinion {
-            Opinion::Leader(known) => State::Leader(told(known)),
-            Opinion::Vacant => State::Vacant { blocked_by: None },
-            Opinion::Unknown(problem) => State::Unknown { last_known: None, problem },
+            Assessment::Leader(known) => State::Leader(told(known)),
+            Assessment::Vacant => State::Vacant { blocked_by: None },
+            Assessment::Unknown(problem) => State::Unknown { last_known: None, problem },
         };
         let snapshot = Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates };
         let words = self.inquiry.group.members().iter().zip(asked.words);
@@ -242,7 +242,7 @@ impl Client {
         secret: Option<&Secret>,
         told: impl FnOnce(),
     ) -> Result<(), OperateError> {
-        let pace = Pace::of(&Timing::DEFAULT);
+        let pace = Timeouts::of(&Timing::DEFAULT);
         let mut target = Target::new(leader.address.clone(), self.inquiry.tls.clone(), pace);
         let over = CancellationToken::new();
         let _over = over.clone().drop_guard();
@@ -253,7 +253,7 @@ impl Client {
         let (say, said) = mpsc::channel(2);
         // There is room for both words.
         let _ = say.send(proto::Operation::default()).await;
-        let ended = |status: tonic::Status| failed(Ending::from(status).to_string());
+        let ended = |status: tonic::Status| failed(Disconnect::from(status).to_string());
         let mut outcomes =
             connection.client().operate(ReceiverStream::new(said)).await.map_err(ended)?.into_inner();
         let mut told = Some(told);
@@ -290,12 +290,12 @@ impl Client {
             let inquiry = Arc::clone(&self.inquiry);
             asking.spawn(inquiry.keep_asking(place, member.clone(), tell.clone()));
         }
-        let words = self.inquiry.group.members().iter().map(|member| Word::of(member.name.clone()));
+        let words = self.inquiry.group.members().iter().map(|member| Reply::of(member.name.clone()));
         Asked { words: words.collect(), reports, _asking: asking }
     }
 }
 
-fn newest(word: Word) -> Result<Look, String> {
+fn newest(word: Reply) -> Result<PeerStatus, String> {
     match (word.problem, word.answer) {
         (None, Some(answer)) => Ok(answer.look),
         (None, None) => Err("no answer yet".to_owned()),
@@ -303,18 +303,18 @@ fn newest(word: Word) -> Result<Look, String> {
     }
 }
 
-fn told(known: Known) -> Leader {
+fn told(known: KnownLeader) -> Leader {
     Leader { name: known.value, token: known.token, since: Some(known.since) }
 }
 
 /// What has come from one member.
-type Report = (usize, Result<Answer, Problem>);
+type MemberReply = (usize, Result<StatusReply, Problem>);
 
 /// All members, being asked until this is dropped.
 #[derive(Debug)]
 struct Asked {
-    words: Vec<Word>,
-    reports: mpsc::Receiver<Report>,
+    words: Vec<Reply>,
+    reports: mpsc::Receiver<MemberReply>,
     _asking: JoinSet<()>,
 }
 
@@ -334,13 +334,13 @@ impl Asked {
         }
     }
 
-    fn opinion(&self, newest: Option<FencingToken>) -> Opinion {
+    fn opinion(&self, newest: Option<FencingToken>) -> Assessment {
         opinion(Timestamp::now(), newest, &self.words)
     }
 
     /// The leader and then, by name, the other members that report a candidate.
-    fn candidates(&self, opinion: &Opinion) -> Vec<Queued> {
-        let leader = if let Opinion::Leader(known) = opinion { Some(known) } else { None };
+    fn candidates(&self, opinion: &Assessment) -> Vec<Queued> {
+        let leader = if let Assessment::Leader(known) = opinion { Some(known) } else { None };
         let first = leader.map(|known| Queued { name: known.value.clone(), token: Some(known.token) });
         let looks = self.words.iter().filter_map(|word| word.answer.as_ref()).map(|answer| &answer.look);
         let others = looks.filter(|look| look.standing && leader.is_none_or(|known| known.name != look.name));
@@ -358,7 +358,7 @@ impl Asked {
         let mut until = Instant::now() + within;
         let mut clear = false;
         while !self.is_settled() && timeout_at(until, self.hear()).await.is_ok() {
-            if !clear && matches!(self.opinion(None), Opinion::Leader(_)) {
+            if !clear && matches!(self.opinion(None), Assessment::Leader(_)) {
                 clear = true;
                 until = until.min(Instant::now() + SETTLE);
             }
@@ -367,8 +367,8 @@ impl Asked {
 }
 
 impl Inquiry {
-    async fn keep_asking(self: Arc<Self>, place: usize, member: Member, tell: mpsc::Sender<Report>) {
-        let pace = Pace::of(&Timing::DEFAULT);
+    async fn keep_asking(self: Arc<Self>, place: usize, member: Member, tell: mpsc::Sender<MemberReply>) {
+        let pace = Timeouts::of(&Timing::DEFAULT);
         let mut target = Target::new(member.address.clone(), self.tls.clone(), pace);
         let mut backoff = Backoff::between(FIRST_PAUSE, LAST_PAUSE);
         loop {
@@ -399,7 +399,7 @@ impl Inquiry {
         questions: &mut Questions<'_>,
     ) -> Result<Unheard, Problem> {
         let (ask, asked) = mpsc::channel(1);
-        let pace = Pace::of(&Timing::DEFAULT);
+        let pace = Timeouts::of(&Timing::DEFAULT);
         let calling = async {
             let connection = target.connect(over).await?;
             let called = Timestamp::now();
@@ -408,7 +408,7 @@ impl Inquiry {
             let answer = answer.map_err(|status| target.explained(&connection.heard, status.into()))?;
             Ok((called, answer.into_inner()))
         };
-        let calling: Result<Result<_, Ending>, _> = timeout(pace.attempt(), calling).await;
+        let calling: Result<Result<_, Disconnect>, _> = timeout(pace.attempt(), calling).await;
         let unanswered = |_| slow(target.unanswered().to_string());
         let (called, mut looks) = calling.map_err(unanswered)?.map_err(ended)?;
         let mut patience = Instant::now() + PATIENCE;
@@ -416,7 +416,7 @@ impl Inquiry {
             tokio::select! {
                 look = looks.message() => {
                     let look = look.map_err(|status| ended(status.into()))?;
-                    let look = look.ok_or_else(|| ended(Ending::Closed))?;
+                    let look = look.ok_or_else(|| ended(Disconnect::Closed))?;
                     let wanted = (&self.group, &self.election);
                     let answer = answer::read(wanted, member, look, (called, Timestamp::now()));
                     let answer = answer.map_err(|no_answer| firm(no_answer.to_string()))?;
@@ -443,22 +443,22 @@ fn firm(what: String) -> Problem {
     Problem { what, is_slow: false }
 }
 
-fn ended(ending: Ending) -> Problem {
-    let is_slow = matches!(ending, Ending::Unanswered { .. } | Ending::Mute);
+fn ended(ending: Disconnect) -> Problem {
+    let is_slow = matches!(ending, Disconnect::Unanswered { .. } | Disconnect::Mute);
     Problem { what: ending.to_string(), is_slow }
 }
 
 /// When to ask one member, and to whom to tell what it answers.
 struct Questions<'a> {
     place: usize,
-    tell: &'a mpsc::Sender<Report>,
+    tell: &'a mpsc::Sender<MemberReply>,
     every: Duration,
     next: Instant,
     answered: bool,
 }
 
 impl<'a> Questions<'a> {
-    fn new(place: usize, tell: &'a mpsc::Sender<Report>) -> Self {
+    fn new(place: usize, tell: &'a mpsc::Sender<MemberReply>) -> Self {
         Self { place, tell, every: ASK_AT_LEAST_EVERY, next: Instant::now(), answered: false }
     }
 
@@ -468,7 +468,7 @@ impl<'a> Questions<'a> {
         self.next = Instant::now() + self.every;
     }
 
-    async fn answered(&mut self, answer: Answer) -> Result<(), Unheard> {
+    async fn answered(&mut self, answer: StatusReply) -> Result<(), Unheard> {
         self.answered = true;
         let every = (answer.shortest / ASKS_IN_TIMEOUT).clamp(ASK_AT_MOST_EVERY, ASK_AT_LEAST_EVERY);
         if every != self.every {
@@ -500,16 +500,16 @@ impl Telling {
             let opinion = asked.opinion(self.newest);
             let (now, at) = (Instant::now(), SystemTime::now());
             let state = match opinion {
-                Opinion::Leader(known) => {
+                Assessment::Leader(known) => {
                     self.newest = Some(known.token);
                     self.last_known = Some((now, at));
                     State::Leader(told(known))
                 }
-                Opinion::Vacant => {
+                Assessment::Vacant => {
                     self.last_known = Some((now, at));
                     State::Vacant { blocked_by: None }
                 }
-                Opinion::Unknown(problem) => {
+                Assessment::Unknown(problem) => {
                     let since = self.last_known.map_or(began, |(at, _)| at);
                     let hopeless = self.last.is_none() && asked.is_settled();
                     if now.duration_since(since) < GRACE && !hopeless {

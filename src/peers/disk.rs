@@ -33,7 +33,7 @@ use crate::{
     raft::{
         action::{Persisted, Write},
         identity::NodeId,
-        membership::{DirectoryId, Entrance, Franchise, Objection, Record},
+        membership::{Admission, DirectoryId, MemberRecord, Objection, VotingRights},
     },
 };
 
@@ -55,7 +55,7 @@ pub(crate) enum Done {
 
 /// Why a member is not let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Stranger {
+pub(crate) enum UnknownDirectory {
     /// It is not the member that it was.
     #[error(transparent)]
     Objection(#[from] Objection),
@@ -64,7 +64,7 @@ pub(crate) enum Stranger {
     Unrecorded,
 }
 
-impl Stranger {
+impl UnknownDirectory {
     /// What the other side may hear of it: everything but directories.
     pub(crate) fn told(&self) -> String {
         match self {
@@ -92,20 +92,20 @@ pub(crate) struct Disk {
     syncs: Arc<Syncs>,
     done: UnboundedSender<Done>,
     #[cfg_attr(not(test), expect(dead_code, reason = "only tests wait for the directory to be free"))]
-    ended: oneshot::Receiver<Ended>,
+    ended: oneshot::Receiver<Closed>,
 }
 
 #[derive(Debug)]
 enum Job {
     Write(Write),
-    Meet(NodeId, Meeting, oneshot::Sender<Result<(), Stranger>>),
-    Confirm(NodeId, oneshot::Sender<Result<(), Stranger>>),
+    Meet(NodeId, Meeting, oneshot::Sender<Result<(), UnknownDirectory>>),
+    Confirm(NodeId, oneshot::Sender<Result<(), UnknownDirectory>>),
     Revoke(String),
 }
 
 /// Never sent. It is dropped after the directory was closed.
 #[derive(Debug)]
-struct Ended;
+struct Closed;
 
 impl Disk {
     /// Starts the thread.
@@ -122,7 +122,8 @@ impl Disk {
         let (jobs, queue) = mpsc::channel();
         let (ends, ended) = oneshot::channel();
         let syncs = Arc::new(syncs);
-        let keeper = Keeper { ledger: Arc::clone(&ledger), syncs: Arc::clone(&syncs), done: done.clone() };
+        let keeper =
+            DiskWorker { ledger: Arc::clone(&ledger), syncs: Arc::clone(&syncs), done: done.clone() };
         thread::Builder::new().name("elect-disk".into()).spawn(move || {
             keeper.run(store, &queue);
             drop(ends);
@@ -160,7 +161,7 @@ impl Disk {
         &self,
         node: NodeId,
         meeting: Meeting,
-    ) -> impl Future<Output = Result<(), Stranger>> + Send + use<> {
+    ) -> impl Future<Output = Result<(), UnknownDirectory>> + Send + use<> {
         let asked = match self.ledger.judge(node, &meeting) {
             Ok(None) => None,
             Ok(Some(_)) => Some(Ok(self.ask(|answer| Job::Meet(node, meeting, answer)))),
@@ -169,7 +170,7 @@ impl Disk {
         async move {
             match asked {
                 None => Ok(()),
-                Some(Ok(asked)) => asked.await.unwrap_or(Err(Stranger::Unrecorded)),
+                Some(Ok(asked)) => asked.await.unwrap_or(Err(UnknownDirectory::Unrecorded)),
                 Some(Err(objection)) => Err(objection.into()),
             }
         }
@@ -187,30 +188,30 @@ impl Disk {
     pub(crate) fn confirmed(
         &self,
         node: NodeId,
-    ) -> impl Future<Output = Result<(), Stranger>> + Send + use<> {
+    ) -> impl Future<Output = Result<(), UnknownDirectory>> + Send + use<> {
         let asked = self.ledger.confirmed(node).map(|_| self.ask(|answer| Job::Confirm(node, answer)));
         async move {
             match asked {
                 None => Ok(()),
-                Some(asked) => asked.await.unwrap_or(Err(Stranger::Unrecorded)),
+                Some(asked) => asked.await.unwrap_or(Err(UnknownDirectory::Unrecorded)),
             }
         }
     }
 
     /// Another member knows that this server must not vote any more.
     pub(crate) fn revoked(&self, why: String) {
-        if self.ledger.franchise() == Franchise::Revoked {
+        if self.ledger.franchise() == VotingRights::Revoked {
             return;
         }
-        self.ledger.set_franchise(Franchise::Revoked);
+        self.ledger.set_franchise(VotingRights::Revoked);
         let _ = self.done.send(Done::Revoked(why.clone()));
         let _ = self.jobs.send(Job::Revoke(why));
     }
 
     fn ask(
         &self,
-        job: impl FnOnce(oneshot::Sender<Result<(), Stranger>>) -> Job,
-    ) -> oneshot::Receiver<Result<(), Stranger>> {
+        job: impl FnOnce(oneshot::Sender<Result<(), UnknownDirectory>>) -> Job,
+    ) -> oneshot::Receiver<Result<(), UnknownDirectory>> {
         let (answer, answered) = oneshot::channel();
         let _ = self.jobs.send(job(answer));
         answered
@@ -267,13 +268,13 @@ impl Syncs {
 }
 
 /// What the thread has, besides its store.
-struct Keeper {
+struct DiskWorker {
     ledger: Arc<Ledger>,
     syncs: Arc<Syncs>,
     done: UnboundedSender<Done>,
 }
 
-impl Keeper {
+impl DiskWorker {
     fn run(self, mut store: Store, queue: &mpsc::Receiver<Job>) {
         while let Ok(first) = queue.recv() {
             let jobs = std::iter::once(first).chain(queue.try_iter());
@@ -320,7 +321,7 @@ impl Keeper {
                 }
                 Job::Confirm(node, answer) => {
                     if let Some(record) = self.ledger.confirmed(node) {
-                        self.record(store, node, record, Entrance::Founder)?;
+                        self.record(store, node, record, Admission::Founder)?;
                     }
                     let _ = answer.send(Ok(()));
                 }
@@ -340,22 +341,22 @@ impl Keeper {
         &self,
         store: &mut Store,
         node: NodeId,
-        record: Record,
-        entrance: Entrance,
+        record: MemberRecord,
+        entrance: Admission,
     ) -> Result<(), StoreError> {
         let unmet = self.ledger.unmet();
-        let waiting = store.franchise() == Franchise::Waiting;
-        let founder = entrance != Entrance::Named;
+        let waiting = store.franchise() == VotingRights::Waiting;
+        let founder = entrance != Admission::Named;
         let met_all = founder && record.mutual && unmet.iter().all(|unmet| *unmet == node);
-        let franchise = if waiting && met_all { Franchise::Full } else { store.franchise() };
+        let franchise = if waiting && met_all { VotingRights::Full } else { store.franchise() };
         self.syncs.timed(|| store.keep_met(node, record, entrance, franchise))?;
         self.ledger.wrote(store.writes());
         self.ledger.record(node, record, entrance);
-        if entrance == Entrance::First {
+        if entrance == Admission::First {
             let _ = self.done.send(Done::First(node, record.identity.directory));
         }
         if waiting && met_all {
-            self.ledger.set_franchise(Franchise::Full);
+            self.ledger.set_franchise(VotingRights::Full);
             let _ = self.done.send(Done::Met);
         }
         Ok(())
@@ -376,7 +377,7 @@ mod tests {
             action::Ballot,
             identity::{Index, Position, Term},
             log::{Change, Entry, Payload},
-            membership::{Identity, Run, RunId, Writes},
+            membership::{Identity, Run, RunId, WriteCount},
         },
     };
 
@@ -385,12 +386,12 @@ mod tests {
 
     /// A first run on that directory.
     fn identity(byte: u8) -> Identity {
-        let run = Run { number: 1, id: RunId::from_bytes([byte; 16]), began: Writes(2) };
+        let run = Run { number: 1, id: RunId::from_bytes([byte; 16]), began: WriteCount(2) };
         Identity { directory: DirectoryId::from_bytes([byte; 16]), run }
     }
 
     fn meeting(byte: u8) -> Meeting {
-        let (writes, known_writes) = (Writes(9), Writes(0));
+        let (writes, known_writes) = (WriteCount(9), WriteCount(0));
         Meeting {
             identity: identity(byte),
             writes,
@@ -468,7 +469,8 @@ mod tests {
         drop(jobs);
         let (done, mut dones) = unbounded_channel();
         let store = open(&directory).store;
-        Keeper { ledger: ledger(&store), syncs: Arc::new(Syncs::of(&settings())), done }.run(store, &queue);
+        DiskWorker { ledger: ledger(&store), syncs: Arc::new(Syncs::of(&settings())), done }
+            .run(store, &queue);
         let Ok(Done::Persisted(all)) = dones.try_recv() else { panic!("nothing was persisted") };
         assert_eq!(all, write(500, 0).persisted());
         assert!(dones.try_recv().is_err());
@@ -496,7 +498,7 @@ mod tests {
     async fn contract_11_a_member_is_known_by_its_first_directory_even_after_a_restart() {
         let directory = tempfile::tempdir().unwrap();
         let (before, now) = (identity(1).directory, identity(2).directory);
-        let stranger = Stranger::Objection(Objection::OtherDirectory { before, now });
+        let stranger = UnknownDirectory::Objection(Objection::OtherDirectory { before, now });
         let (disk, _dones) = start(&directory);
         assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
         assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
@@ -515,27 +517,27 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (disk, _dones) = start(&directory);
         let run = |number, id: u8| {
-            let run = Run { number, id: RunId::from_bytes([id; 16]), began: Writes(number * 20) };
+            let run = Run { number, id: RunId::from_bytes([id; 16]), began: WriteCount(number * 20) };
             Meeting { identity: Identity { run, ..identity(1) }, ..meeting(1) }
         };
         assert_eq!(within(disk.meet(B, run(2, 2))).await, Ok(()));
-        disk.ledger().raise(B, &identity(1).directory, Writes(50));
+        disk.ledger().raise(B, &identity(1).directory, WriteCount(50));
         disk.write(write(1, 30));
         within(disk.close()).await;
 
         let (disk, _dones) = start(&directory);
-        assert_eq!(disk.ledger().writes_of(B).on(&identity(1).directory), Writes(50), "with the write");
+        assert_eq!(disk.ledger().writes_of(B).on(&identity(1).directory), WriteCount(50), "with the write");
         assert!(within(disk.meet(B, run(1, 1))).await.is_err(), "an older start");
         assert!(within(disk.meet(B, run(2, 3))).await.is_err(), "the same start of a copy");
         let older = Meeting {
             known_writes: disk.ledger().writes_of(B).on(&identity(1).directory),
-            writes: Writes(49),
+            writes: WriteCount(49),
             ..run(2, 2)
         };
         assert!(within(disk.meet(B, older)).await.is_err(), "fewer writes than it had");
         assert_eq!(within(disk.meet(B, run(3, 3))).await, Ok(()), "it began behind what was known");
-        let second = Meeting { another_answers: true, writes: Writes(60), ..run(4, 4) };
-        let twice = Err(Stranger::Objection(Objection::InUseTwice));
+        let second = Meeting { another_answers: true, writes: WriteCount(60), ..run(4, 4) };
+        let twice = Err(UnknownDirectory::Objection(Objection::InUseTwice));
         assert_eq!(within(disk.meet(B, second)).await, twice);
     }
 
@@ -547,9 +549,9 @@ mod tests {
         assert_eq!(within(disk.meet(B, meeting(1))).await, Ok(()));
         let known = || disk.ledger().writes_of(B).on(&identity(1).directory);
         let asked = known();
-        disk.ledger().raise(B, &identity(1).directory, Writes(100));
+        disk.ledger().raise(B, &identity(1).directory, WriteCount(100));
         assert_eq!(within(disk.meet(B, Meeting { known_writes: asked, ..meeting(1) })).await, Ok(()));
-        assert_eq!(known(), Writes(100));
+        assert_eq!(known(), WriteCount(100));
     }
 
     #[tokio::test]
@@ -559,14 +561,14 @@ mod tests {
         assert_eq!(within(disk.meet(B, mutual(1))).await, Ok(()));
         assert_eq!(within(disk.meet(C, meeting(2))).await, Ok(()));
         assert_eq!(disk.ledger().unmet(), [C], "it has not said that it knows us");
-        assert_eq!(disk.ledger().franchise(), Franchise::Waiting);
+        assert_eq!(disk.ledger().franchise(), VotingRights::Waiting);
         assert_eq!(within(disk.confirmed(C)).await, Ok(()));
         let mut news = Vec::new();
         while !matches!(news.last(), Some(Done::Met)) {
             news.extend(within(dones.recv()).await);
         }
         within(disk.close()).await;
-        assert_eq!(open(&directory).store.franchise(), Franchise::Full);
+        assert_eq!(open(&directory).store.franchise(), VotingRights::Full);
     }
 
     #[tokio::test]
@@ -608,8 +610,8 @@ mod tests {
     async fn a_known_member_is_judged_without_the_disk() {
         let directory = tempfile::tempdir().unwrap();
         let mut opened = open(&directory);
-        let known = Record::first(identity(1), Writes(9));
-        opened.store.keep_met(B, known, Entrance::First, Franchise::Waiting).unwrap();
+        let known = MemberRecord::first(identity(1), WriteCount(9));
+        opened.store.keep_met(B, known, Admission::First, VotingRights::Waiting).unwrap();
         let (jobs, queue) = mpsc::channel();
         let (_ends, ended) = oneshot::channel();
         let (done, _dones) = unbounded_channel();
@@ -634,7 +636,7 @@ mod tests {
         let failed = within(dones.recv()).await;
         assert!(matches!(failed, Some(Done::Failed(StoreError::Full { .. }))), "{failed:?}");
         disk.write(write(3, 30));
-        assert_eq!(within(disk.meet(B, meeting(1))).await, Err(Stranger::Unrecorded));
+        assert_eq!(within(disk.meet(B, meeting(1))).await, Err(UnknownDirectory::Unrecorded));
         within(disk.close()).await;
         assert!(within(dones.recv()).await.is_none());
     }

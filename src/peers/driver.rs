@@ -34,12 +34,12 @@ use tokio::{
 
 use super::{
     disk::Done,
-    operate::{Progress, Replacement},
-    proposals::{Answer, Proposals},
+    operate::{ReplaceProgress, Replacement},
+    proposals::{Proposals, RecordReply},
     records::{self, Reading},
-    reign::{Parting, Reign, Stopping},
-    seen::{Leads, Published, Seen},
-    state::{Compaction, State, Window},
+    reign::{Handover, LeaderTerm, Stopping},
+    seen::{CommittedLeader, Published, PublishedState},
+    state::{Compaction, CurrentAnnouncement, Window},
 };
 use crate::{
     candidate::{CampaignError, CampaignReply, CampaignRequest, Event, in_span_leads},
@@ -48,19 +48,19 @@ use crate::{
         FencingToken, Leadership, LeadershipTerm as Held, Loss, OrderOutcome, TermOrder as HolderOrder,
     },
     raft::{
-        action::{Actions, Content, Declined, Effect, Input, Moment, Proposal, Tidings, Write},
+        action::{Actions, Declined, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, Write},
         identity::{Index, NodeId, Term},
         log::{Entry, Snapshot, TimeOfDay},
-        membership::{CannotReplace, Franchise, Objection, Seat, Seats},
+        membership::{CannotReplace, MemberDisk, MemberDisks, Objection, VotingRights},
         message::{Envelope, Message},
         node::Node,
-        timing::Draw,
+        timing::Random,
     },
     validity::SharedValidity,
 };
 
 /// What a step's actions go to. Nothing here may block, or wait.
-pub(super) trait Outside {
+pub(super) trait DriverIo {
     /// Sends a message, or loses it.
     fn send(&self, envelope: Envelope);
     /// Makes a write durable, after all before it.
@@ -68,23 +68,23 @@ pub(super) trait Outside {
     /// Tells a member that it must not vote any more, and why.
     fn object(&self, member: NodeId, objection: Objection);
     /// Whose disks count by the log has changed: others are not listened to any more.
-    fn seat(&self, seats: Option<(Index, Seats)>);
+    fn seat(&self, seats: Option<(Index, MemberDisks)>);
     /// Which members have to be met before this server votes, in words; `None` if it does.
     fn waiting_for(&self) -> Option<String>;
     /// Why there may be no leader, in words: whom this server is connected with.
-    fn company(&self) -> Company;
+    fn company(&self) -> Connectivity;
 }
 
 /// With how many of the others this server is connected, and in words.
 #[derive(Debug, Clone)]
-pub(super) struct Company {
+pub(super) struct Connectivity {
     pub(super) connected: usize,
     pub(super) words: String,
 }
 
 /// Requests of this server's users.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum DriverOrder {
     Stand {
         standing: CampaignRequest,
         won: CampaignReply,
@@ -102,13 +102,13 @@ pub(super) enum Order {
 pub(super) struct Proposed {
     pub(super) token: FencingToken,
     pub(super) record: Arc<[u8]>,
-    pub(super) answer: Answer,
+    pub(super) answer: RecordReply,
 }
 
 /// Where inputs come from.
-pub(super) struct Inlets {
+pub(super) struct Inputs {
     /// As many as there are callers, who wait for their answer.
-    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) orders: mpsc::UnboundedReceiver<DriverOrder>,
     pub(super) proposals: mpsc::Receiver<Proposed>,
     pub(super) messages: mpsc::Receiver<Envelope>,
     pub(super) disk: mpsc::UnboundedReceiver<Done>,
@@ -125,13 +125,13 @@ pub(super) struct Driver<O> {
     outside: O,
     /// Names and the cluster, for the guard of a term.
     identity: super::Settings,
-    state: State,
+    state: CurrentAnnouncement,
     compaction: Compaction,
     campaigns: VecDeque<PendingCampaign>,
-    reign: Option<Reign>,
+    reign: Option<LeaderTerm>,
     /// What was lost, and may not have been let go of.
     stopping: Option<Stopping>,
-    parting: Option<Parting>,
+    parting: Option<Handover>,
     proposals: Proposals,
     settling: Vec<oneshot::Sender<()>>,
     /// What the core was told to announce, if it stands.
@@ -145,15 +145,15 @@ pub(super) struct Driver<O> {
     doubt_at: Option<Timestamp>,
     failed: Option<String>,
     /// What operators have ordered of this server, and wait for.
-    replacements: Vec<Ordered>,
+    replacements: Vec<OrderedTask>,
     /// Whose disks count by the log, as the outside knows it.
-    seats: Option<(Index, Seats)>,
+    seats: Option<(Index, MemberDisks)>,
     /// When records of the terms up to this one, which this server lost, are given up if they are open still.
     open_until: Option<(Timestamp, FencingToken)>,
 }
 
 /// A replacement that an operator waits for.
-struct Ordered {
+struct OrderedTask {
     replacement: Replacement,
     /// Whether the core has taken it.
     answered: oneshot::Receiver<Result<(), Declined>>,
@@ -168,10 +168,10 @@ struct PendingCampaign {
     follows: Option<FencingToken>,
 }
 
-impl<O: Outside> Driver<O> {
+impl<O: DriverIo> Driver<O> {
     pub(super) fn new(
         identity: super::Settings,
-        state: State,
+        state: CurrentAnnouncement,
         window: Window,
         published: Arc<Published>,
         outside: O,
@@ -200,7 +200,7 @@ impl<O: Outside> Driver<O> {
     }
 
     /// Serves until this server has no users left.
-    pub(super) async fn run(mut self, mut node: Node, mut inlets: Inlets) {
+    pub(super) async fn run(mut self, mut node: Node, mut inlets: Inputs) {
         let mut used = true;
         let mut proposed = Vec::with_capacity(AT_ONCE);
         let mut alarm = pin!(sleep_until(Instant::now()));
@@ -226,16 +226,16 @@ impl<O: Outside> Driver<O> {
                     Done::First(member, directory) => self.step(node, Input::Met(member, directory)),
                     Done::Met => {
                         tracing::info!("all members have met; this server votes from now on");
-                        self.step(node, Input::Franchise(Franchise::Full))
+                        self.step(node, Input::Franchise(VotingRights::Full))
                     }
                     Done::Revoked(why) => {
-                        let node = self.step(node, Input::Franchise(Franchise::Revoked));
+                        let node = self.step(node, Input::Franchise(VotingRights::Revoked));
                         self.fail(node, format!("this server casts no vote any more, as {why}"))
                     }
                     Done::Failed(error) => {
                         tracing::error!(problem = %error, "the data directory can't be written any more");
                         // No vote of it would ever be durable.
-                        let node = self.step(node, Input::Franchise(Franchise::Revoked));
+                        let node = self.step(node, Input::Franchise(VotingRights::Revoked));
                         self.fail(node, error.to_string())
                     }
                 },
@@ -326,7 +326,7 @@ impl<O: Outside> Driver<O> {
     fn follow_replacements(&mut self, node: &Node) {
         let group = self.identity.group().clone();
         let leads = matches!(node, Node::Leader(_));
-        self.replacements.retain_mut(|Ordered { replacement, answered, begun }| {
+        self.replacements.retain_mut(|OrderedTask { replacement, answered, begun }| {
             let Replacement { member, directory, told } = replacement;
             let (seat, at) = node.log().seat(*member).unzip();
             let has_it = seat.is_some_and(|seat| seat.directory() == *directory);
@@ -343,21 +343,21 @@ impl<O: Outside> Driver<O> {
                     Ok(Err(_)) | Err(_) => Some("the leader has too much to do; try again".to_owned()),
                 };
                 if let Some(why) = refused {
-                    let _ = told.send(Progress::Refused(why));
+                    let _ = told.send(ReplaceProgress::Refused(why));
                     return false;
                 }
                 *begun = true;
-                let _ = told.send(Progress::Begun);
+                let _ = told.send(ReplaceProgress::Begun);
             }
             if !leads || !has_it {
-                let _ = told.send(Progress::Refused(
+                let _ = told.send(ReplaceProgress::Refused(
                     "it is under way, and another server leads now: type the command again to wait for it"
                         .to_owned(),
                 ));
                 return false;
             }
-            if seat == Some(Seat::Voting(*directory)) && at <= Some(node.committed()) {
-                let _ = told.send(Progress::Done);
+            if seat == Some(MemberDisk::Voting(*directory)) && at <= Some(node.committed()) {
+                let _ = told.send(ReplaceProgress::Done);
                 return false;
             }
             !told.is_closed()
@@ -407,22 +407,22 @@ impl<O: Outside> Driver<O> {
 
     fn restore(&mut self, snapshot: &Snapshot) {
         // A leader of our own version made it, so a malformed one is no leader's announcement.
-        self.state = State::of(snapshot).unwrap_or_else(|malformed| {
+        self.state = CurrentAnnouncement::of(snapshot).unwrap_or_else(|malformed| {
             tracing::error!(%malformed, "a snapshot that no server of this version makes");
-            State::default()
+            CurrentAnnouncement::default()
         });
         self.compaction.restored();
         self.proposals.restored(snapshot.at);
         self.published.committed(snapshot.at.index);
     }
 
-    fn hear(&mut self, tidings: Tidings) {
+    fn hear(&mut self, tidings: LeadershipChange) {
         match tidings {
-            Tidings::Gained { token, until } => {
+            LeadershipChange::Gained { token, until } => {
                 self.confirmed = Timestamp::now();
                 self.gain(token, until);
             }
-            Tidings::Extended { until, .. } => {
+            LeadershipChange::Extended { until, .. } => {
                 self.confirmed = Timestamp::now();
                 let extended = self.reign.as_mut().map(|reign| reign.extend(until, self.identity.timing()));
                 if extended == Some(false) {
@@ -430,7 +430,7 @@ impl<O: Outside> Driver<O> {
                     self.next.push_back(Input::Resign);
                 }
             }
-            Tidings::Lost { loss, .. } => {
+            LeadershipChange::Lost { loss, .. } => {
                 if loss == Loss::Transferred {
                     tracing::warn!(
                         "the disk of --data has kept no write for two election timeouts, and another server's has: this \
@@ -460,7 +460,7 @@ impl<O: Outside> Driver<O> {
         let (leadership, tenure) = Leadership::new(term);
         let _ = campaign.events.send(Event::Elected { token, until });
         self.published.leading(Some(leadership.handle()));
-        self.reign = Some(Reign::new(tenure, campaign.events, until));
+        self.reign = Some(LeaderTerm::new(tenure, campaign.events, until));
         let _ = campaign.won.send(Ok(leadership));
     }
 
@@ -486,7 +486,7 @@ impl<O: Outside> Driver<O> {
         match order {
             HolderOrder::Proclaim { value, done } => {
                 let proposal =
-                    Proposal { id: self.proposals.proclaim(done), content: Content::Value(value.into()) };
+                    Proposal { id: self.proposals.proclaim(done), content: NewEntry::Value(value.into()) };
                 return self.step(node, Input::Propose(vec![proposal]));
             }
             HolderOrder::Resign { done } => {
@@ -502,25 +502,25 @@ impl<O: Outside> Driver<O> {
     /// Gives the term up: to a chosen successor, or to any.
     fn part(&mut self, node: &Node, from: Timestamp, done: oneshot::Sender<OrderOutcome>) {
         let by = from + self.identity.timing().longest();
-        self.parting = Some(Parting::new(done, node.term(), by));
+        self.parting = Some(Handover::new(done, node.term(), by));
     }
 
-    fn take(&mut self, node: Node, order: Order) -> Node {
+    fn take(&mut self, node: Node, order: DriverOrder) -> Node {
         match order {
-            Order::Stand { standing, won } => self.enlist(node, standing, won),
-            Order::Read(reading) => {
+            DriverOrder::Stand { standing, won } => self.enlist(node, standing, won),
+            DriverOrder::Read(reading) => {
                 records::read(reading, &node);
                 node
             }
-            Order::Replace(replacement) => {
+            DriverOrder::Replace(replacement) => {
                 let (answer, answered) = oneshot::channel();
                 let (member, directory) = (replacement.member, replacement.directory);
                 let id = self.proposals.replacement(answer);
-                self.replacements.push(Ordered { replacement, answered, begun: false });
-                let content = Content::Replacement { member, directory };
+                self.replacements.push(OrderedTask { replacement, answered, begun: false });
+                let content = NewEntry::Replacement { member, directory };
                 self.step(node, Input::Propose(vec![Proposal { id, content }]))
             }
-            Order::Settle(settled) => {
+            DriverOrder::Settle(settled) => {
                 self.settling.push(settled);
                 node
             }
@@ -529,12 +529,12 @@ impl<O: Outside> Driver<O> {
 
     /// Takes records into the log, if the term that they are meant for is this server's.
     fn propose(&mut self, node: Node, proposed: &mut Vec<Proposed>) -> Node {
-        let leads = self.reign.as_ref().map(Reign::token);
+        let leads = self.reign.as_ref().map(LeaderTerm::token);
         let mut proposals = Vec::with_capacity(proposed.len());
         for Proposed { token, record, answer } in proposed.drain(..) {
             if leads == Some(token) {
                 let id = self.proposals.record(answer);
-                proposals.push(Proposal { id, content: Content::Record(record) });
+                proposals.push(Proposal { id, content: NewEntry::Record(record) });
             } else {
                 answer.not_leading();
             }
@@ -563,7 +563,7 @@ impl<O: Outside> Driver<O> {
     fn fail(&mut self, node: Node, why: String) -> Node {
         tracing::error!(problem = why, "this server stops standing");
         self.failed = Some(why.clone());
-        if let Some(until) = self.reign.as_ref().map(Reign::until) {
+        if let Some(until) = self.reign.as_ref().map(LeaderTerm::until) {
             // Only `settled` waits for it: without that, a process that ends at once would never tell the successor.
             self.part(&node, until, oneshot::channel().0);
         }
@@ -576,7 +576,7 @@ impl<O: Outside> Driver<O> {
 
     /// Completes the handovers that callers wait for, if they are over.
     fn settle(&mut self, node: &Node) {
-        let over = |parting: &mut Parting| parting.is_over(node, Timestamp::now());
+        let over = |parting: &mut Handover| parting.is_over(node, Timestamp::now());
         if let Some(parting) = self.parting.take_if(over) {
             parting.done();
         }
@@ -605,7 +605,7 @@ impl<O: Outside> Driver<O> {
                  leader until one of them has all"
             );
         }
-        self.published.show(Seen {
+        self.published.show(PublishedState {
             role: node.role(),
             term: node.term(),
             standing: self.announced.is_some(),
@@ -614,11 +614,11 @@ impl<O: Outside> Driver<O> {
     }
 
     /// Who leads this term, by a committed entry of it.
-    fn known_leader(&self, node: &Node) -> Option<Leads> {
+    fn known_leader(&self, node: &Node) -> Option<CommittedLeader> {
         let announcement = self.state.announced_in(node.term())?;
         let own = announcement.who == self.identity.me();
         let confirmed = if own { self.reign.is_some() } else { node.leader() == Some(announcement.who) };
-        confirmed.then(|| Leads {
+        confirmed.then(|| CommittedLeader {
             who: announcement.who,
             value: Arc::clone(&announcement.value),
             token: FencingToken::new(node.term().get()),
@@ -627,7 +627,7 @@ impl<O: Outside> Driver<O> {
     }
 
     /// Tells candidates whom they follow, once each.
-    fn follow(&mut self, leader: Option<&Leads>) {
+    fn follow(&mut self, leader: Option<&CommittedLeader>) {
         let Some(leader) = leader.filter(|leader| leader.who != self.identity.me()) else { return };
         for campaign in &mut self.campaigns {
             if campaign.follows.replace(leader.token) != Some(leader.token) {
@@ -638,7 +638,7 @@ impl<O: Outside> Driver<O> {
 
     /// Tells candidates why there is no leader, as far as it is known.
     fn doubt(&mut self, node: &Node, now: Timestamp) {
-        let Company { connected, words } = self.outside.company();
+        let Connectivity { connected, words } = self.outside.company();
         let why = match (self.outside.waiting_for(), node.leader()) {
             (Some(waiting), _) => waiting,
             (None, Some(elected)) => {
@@ -660,14 +660,14 @@ impl<O: Outside> Driver<O> {
 }
 
 /// All that a step may know of the world.
-pub(super) fn moment() -> Moment {
+pub(super) fn moment() -> Now {
     let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let today = TimeOfDay(u64::try_from(today.as_millis()).unwrap_or(u64::MAX));
-    Moment { now: Timestamp::now(), today, draw: Draw(fastrand::u64(..)) }
+    Now { now: Timestamp::now(), today, draw: Random(fastrand::u64(..)) }
 }
 
 /// The next order of the term's holder; pending for ever without a leader here.
-async fn orders_of(reign: &mut Option<Reign>) -> HolderOrder {
+async fn orders_of(reign: &mut Option<LeaderTerm>) -> HolderOrder {
     match reign {
         Some(reign) => reign.order().await,
         None => pending().await,

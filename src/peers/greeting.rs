@@ -85,12 +85,12 @@ impl Unproven {
 
 /// A member's own greeting, until the other one has answered it.
 #[derive(Debug)]
-pub(crate) struct Calling {
+pub(crate) struct OwnGreeting {
     called: NodeId,
     nonce: Nonce,
 }
 
-impl Calling {
+impl OwnGreeting {
     /// Greets that member.
     pub(crate) fn to(settings: &Settings, called: NodeId) -> (Self, proto::Greeting) {
         let calling = Self { called, nonce: nonce() };
@@ -99,7 +99,11 @@ impl Calling {
     }
 
     /// Takes the called one's greeting.
-    pub(crate) fn answered(self, settings: &Settings, theirs: &proto::Greeting) -> Result<Session, Unproven> {
+    pub(crate) fn answered(
+        self,
+        settings: &Settings,
+        theirs: &proto::Greeting,
+    ) -> Result<ProvenConnection, Unproven> {
         let member = settings.group().member(self.called);
         same_protocol(settings, theirs)?;
         if theirs.name != member.name.as_str() {
@@ -111,7 +115,7 @@ impl Calling {
             });
         }
         let names = [settings.name().clone(), member.name.clone()];
-        let session = Session::of(settings, names, [self.nonce, read(&theirs.nonce)?]);
+        let session = ProvenConnection::of(settings, names, [self.nonce, read(&theirs.nonce)?]);
         both_have_a_secret(settings, &member.name, theirs)?;
         session.check(Point::Greeted, b"", &theirs.proof)?;
         Ok(session)
@@ -123,7 +127,7 @@ pub(crate) fn answer(
     settings: &Settings,
     certificate: Option<&PeerCertificate>,
     theirs: &proto::Greeting,
-) -> Result<(NodeId, Session, proto::Greeting), Unproven> {
+) -> Result<(NodeId, ProvenConnection, proto::Greeting), Unproven> {
     same_protocol(settings, theirs)?;
     let node = theirs.name.parse().ok().and_then(|name| settings.group().node(&name));
     let Some(node) = node else {
@@ -143,7 +147,7 @@ pub(crate) fn answer(
     both_have_a_secret(settings, &member.name, theirs)?;
     let ours = nonce();
     let names = [member.name.clone(), settings.name().clone()];
-    let session = Session::of(settings, names, [read(&theirs.nonce)?, ours]);
+    let session = ProvenConnection::of(settings, names, [read(&theirs.nonce)?, ours]);
     let proof = session.prove(Point::Greeted, b"");
     Ok((node, session, greeting(settings, &ours, proof)))
 }
@@ -192,7 +196,7 @@ pub(super) fn nonce() -> Nonce {
 
 /// A connection on which both have greeted.
 #[derive(Debug)]
-pub(crate) struct Session {
+pub(crate) struct ProvenConnection {
     us: CandidateName,
     election: String,
     caller: CandidateName,
@@ -201,7 +205,7 @@ pub(crate) struct Session {
     secret: Option<Secret>,
 }
 
-impl Session {
+impl ProvenConnection {
     fn of(settings: &Settings, [caller, called]: [CandidateName; 2], nonces: [Nonce; 2]) -> Self {
         let (us, election) = (settings.name().clone(), settings.election().to_string());
         Self { us, election, caller, called, nonces, secret: settings.secret().cloned() }
@@ -269,14 +273,18 @@ mod tests {
     }
 
     /// What 'a' and 'b' make of each other, up to both sessions.
-    fn greet(a: &Settings, b: &Settings) -> Result<(Session, Session), Unproven> {
-        let (calling, first) = Calling::to(a, node(1));
+    fn greet(a: &Settings, b: &Settings) -> Result<(ProvenConnection, ProvenConnection), Unproven> {
+        let (calling, first) = OwnGreeting::to(a, node(1));
         let (who, at_b, second) = answer(b, None, &first)?;
         assert_eq!(who, node(0));
         Ok((calling.answered(a, &second)?, at_b))
     }
 
-    fn introduced(from: &Session, to: &Session, of: &Settings) -> Result<proto::Hello, Unproven> {
+    fn introduced(
+        from: &ProvenConnection,
+        to: &ProvenConnection,
+        of: &Settings,
+    ) -> Result<proto::Hello, Unproven> {
         to.introduced(&from.introduce(&hello::ours_on(of, [7; 16])))
     }
 
@@ -305,7 +313,7 @@ mod tests {
             assert!(refused.contains("has a secret, and") && refused.contains("--secret-file"), "{refused}");
         }
         // A caller that claims to have no secret gets no further.
-        let (_, mut first) = Calling::to(&settings("a", None), node(1));
+        let (_, mut first) = OwnGreeting::to(&settings("a", None), node(1));
         first.secret = true;
         let (_, at_b, _) = answer(&settings("b", Some(1)), None, &first).unwrap();
         let bare = proto::Introduction { hello: Bytes::new(), proof: Bytes::new() };
@@ -330,7 +338,7 @@ mod tests {
     #[test]
     fn a_stranger_hears_nothing_that_it_has_not_said() {
         let b = settings("b", None);
-        let (_, first) = Calling::to(&settings("a", None), node(1));
+        let (_, first) = OwnGreeting::to(&settings("a", None), node(1));
         let refused = |name: &str| {
             answer(&b, None, &proto::Greeting { name: name.to_owned(), ..first.clone() }).unwrap_err()
         };

@@ -18,13 +18,13 @@ use crate::{
     names::{CandidateName, displayed},
     raft::{
         identity::{Index, MAX_MEMBERS, NodeId},
-        membership::{DirectoryId, Identity, Run, RunId, Writes},
+        membership::{DirectoryId, Identity, Run, RunId, WriteCount},
     },
 };
 
 /// Which end of a connection we are, and who has greeted at the other one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum Side {
     /// We connected, to reach this member.
     Dialled(NodeId),
     /// This member connected to us.
@@ -34,10 +34,10 @@ pub(crate) enum End {
 /// A member that may talk to us as far as its words go: whether its directory is the right one is
 /// for the disk to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Acquaintance {
+pub(crate) struct Introduced {
     pub(crate) node: NodeId,
     pub(crate) identity: Identity,
-    pub(crate) writes: Writes,
+    pub(crate) writes: WriteCount,
     /// The entry of its log that names its directory.
     pub(crate) claim: Index,
     /// Whether it talks to us because a log names our directory.
@@ -83,7 +83,7 @@ pub(crate) enum Difference {
 pub(crate) fn ours(
     settings: &Settings,
     identity: &Identity,
-    writes: Writes,
+    writes: WriteCount,
     claim: Index,
     newcomer: bool,
 ) -> proto::Hello {
@@ -118,9 +118,9 @@ pub(crate) fn micros(span: Duration) -> u64 {
 /// Whether the member that has greeted at the other end belongs with us, by what it says of itself.
 pub(crate) fn compare(
     settings: &Settings,
-    end: End,
+    end: Side,
     theirs: &proto::Hello,
-) -> Result<Acquaintance, Difference> {
+) -> Result<Introduced, Difference> {
     let us = || settings.name().clone();
     let them = || displayed(theirs.name.as_bytes());
     if theirs.election != settings.election().as_str() {
@@ -128,12 +128,12 @@ pub(crate) fn compare(
         return Err(Difference::Election { us: us(), them: them(), ours, theirs });
     }
     same_members(settings, theirs)?;
-    let (End::Dialled(node) | End::Accepted(node)) = end;
+    let (Side::Dialled(node) | Side::Accepted(node)) = end;
     let greeted = &settings.group().member(node).name;
     if theirs.name != greeted.as_str() {
         return Err(Difference::TwoNames { greeted: greeted.clone(), them: them() });
     }
-    if matches!(end, End::Accepted(_)) && !dials(node, settings.me()) {
+    if matches!(end, Side::Accepted(_)) && !dials(node, settings.me()) {
         return Err(Difference::Backwards { us: us(), them: them() });
     }
     let shortest = settings.timing().shortest();
@@ -142,15 +142,17 @@ pub(crate) fn compare(
         return Err(Difference::Timing { us: us(), them: them(), ours: shortest, theirs });
     }
     let identity = identity(theirs).ok_or_else(|| Difference::NoDirectory { them: them() })?;
-    let (writes, claim) = (Writes(theirs.writes), Index::new(theirs.named));
-    Ok(Acquaintance { node, identity, writes, claim, newcomer: theirs.newcomer })
+    let (writes, claim) = (WriteCount(theirs.writes), Index::new(theirs.named));
+    Ok(Introduced { node, identity, writes, claim, newcomer: theirs.newcomer })
 }
 
 fn identity(theirs: &proto::Hello) -> Option<Identity> {
     let directory = DirectoryId::from_bytes(theirs.directory.as_ref().try_into().ok()?);
     let id = RunId::from_bytes(theirs.run_id.as_ref().try_into().ok()?);
-    (theirs.run > 0 && theirs.began > 0)
-        .then_some(Identity { directory, run: Run { number: theirs.run, id, began: Writes(theirs.began) } })
+    (theirs.run > 0 && theirs.began > 0).then_some(Identity {
+        directory,
+        run: Run { number: theirs.run, id, began: WriteCount(theirs.began) },
+    })
 }
 
 /// Of two members, whether the first one connects to the second.
@@ -181,16 +183,16 @@ fn same_members(settings: &Settings, theirs: &proto::Hello) -> Result<(), Differ
     match listed.pop_first() {
         None => Ok(()),
         Some((name, address)) => {
-            let member = Shown(name, address).to_string();
+            let member = UnknownMember(name, address).to_string();
             Err(Difference::Member { lists: them(), lacks: us(), member })
         }
     }
 }
 
 /// A member that we don't know, as it would stand in a list.
-struct Shown<'a>(&'a str, &'a str);
+struct UnknownMember<'a>(&'a str, &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for UnknownMember<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", displayed(self.0.as_bytes()), displayed(self.1.as_bytes()))
     }
@@ -202,14 +204,14 @@ pub(crate) fn first_run(directory: [u8; 16]) -> Identity {
     let directory = DirectoryId::from_bytes(directory);
     Identity {
         directory,
-        run: Run { number: 1, id: RunId::from_bytes(*directory.as_bytes()), began: Writes(1) },
+        run: Run { number: 1, id: RunId::from_bytes(*directory.as_bytes()), began: WriteCount(1) },
     }
 }
 
 /// What a server says of itself in that run.
 #[cfg(test)]
 pub(crate) fn ours_on(settings: &Settings, directory: [u8; 16]) -> proto::Hello {
-    ours(settings, &first_run(directory), Writes(1), Index::ZERO, false)
+    ours(settings, &first_run(directory), WriteCount(1), Index::ZERO, false)
 }
 
 #[cfg(test)]
@@ -235,18 +237,18 @@ mod tests {
 
     /// What 'b' says to this caller.
     fn refused(theirs: &proto::Hello) -> String {
-        compare(&settings("b", GROUP), End::Accepted(node(0)), theirs).unwrap_err().to_string()
+        compare(&settings("b", GROUP), Side::Accepted(node(0)), theirs).unwrap_err().to_string()
     }
 
     #[test]
     fn members_that_were_told_the_same_talk() {
         let met = |node| {
-            let (identity, writes) = (first_run([7; 16]), Writes(1));
-            Ok(Acquaintance { node, identity, writes, claim: Index::ZERO, newcomer: false })
+            let (identity, writes) = (first_run([7; 16]), WriteCount(1));
+            Ok(Introduced { node, identity, writes, claim: Index::ZERO, newcomer: false })
         };
         let reordered = hello("a", "c=h:3,b=h:2,a=h:1");
-        assert_eq!(compare(&settings("b", GROUP), End::Accepted(node(0)), &reordered), met(node(0)));
-        assert_eq!(compare(&settings("b", GROUP), End::Dialled(node(2)), &hello("c", GROUP)), met(node(2)));
+        assert_eq!(compare(&settings("b", GROUP), Side::Accepted(node(0)), &reordered), met(node(0)));
+        assert_eq!(compare(&settings("b", GROUP), Side::Dialled(node(2)), &hello("c", GROUP)), met(node(2)));
     }
 
     #[test]
@@ -290,11 +292,11 @@ mod tests {
         let us = settings("b", GROUP);
         let why = |end, theirs| compare(&us, end, &theirs).unwrap_err().to_string();
         assert_eq!(
-            why(End::Dialled(node(2)), hello("a", GROUP)),
+            why(Side::Dialled(node(2)), hello("a", GROUP)),
             "'c' calls itself 'a' now; install the same version on both"
         );
-        assert!(why(End::Accepted(node(0)), hello("c", GROUP)).contains("'a' calls itself 'c' now"));
-        assert!(why(End::Accepted(node(2)), hello("c", GROUP)).contains("the other one calls"));
+        assert!(why(Side::Accepted(node(0)), hello("c", GROUP)).contains("'a' calls itself 'c' now"));
+        assert!(why(Side::Accepted(node(2)), hello("c", GROUP)).contains("the other one calls"));
     }
 
     #[test]
@@ -349,7 +351,7 @@ mod tests {
         /// Whatever a stranger says: a refusal that fits into a log, and no panic.
         #[test]
         fn strangers_are_refused_on_one_line(theirs in hellos(), dialled: bool) {
-            let end = if dialled { End::Dialled(node(2)) } else { End::Accepted(node(0)) };
+            let end = if dialled { Side::Dialled(node(2)) } else { Side::Accepted(node(0)) };
             let why = compare(&settings("b", GROUP), end, &theirs).unwrap_err().to_string();
             prop_assert!(!why.chars().any(char::is_control));
             prop_assert!(why.len() < 4096);
@@ -371,8 +373,8 @@ mod tests {
                 let ms = Duration::from_millis;
                 accepting = accepting.with_timing(Timing::new(ms(50), ms(300), ms(500)).unwrap());
             }
-            let at_dialling = compare(&dialling, End::Dialled(node(1)), &ours_on(&accepting, [7; 16]));
-            let at_accepting = compare(&accepting, End::Accepted(node(0)), &ours_on(&dialling, [7; 16]));
+            let at_dialling = compare(&dialling, Side::Dialled(node(1)), &ours_on(&accepting, [7; 16]));
+            let at_accepting = compare(&accepting, Side::Accepted(node(0)), &ours_on(&dialling, [7; 16]));
             prop_assert_eq!(at_dialling.is_ok(), at_accepting.is_ok());
             prop_assert_eq!(at_accepting.is_ok(), ours_at == theirs_at && same_election && same_timing);
         }

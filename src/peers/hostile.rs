@@ -15,22 +15,22 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 use prost::Message as _;
 
 use super::{
-    Group, Look, Settings, SyncTimes, answer,
-    hello::{self, End},
+    Group, PeerStatus, Settings, SyncTimes, answer,
+    hello::{self, Side},
     wire::{Route, entry_from_bytes, entry_to_bytes, proto, snapshot_from_bytes, snapshot_to_bytes},
 };
 use crate::{
     clock::Timestamp,
     leadership::ClusterId,
     raft::{
-        action::{Actions, Effect, Input, Moment, Stored, Tidings, Write},
-        core::Config,
+        action::{Actions, Effect, Input, LeadershipChange, Now, Stored, Write},
+        core::CoreConfig,
         identity::{Members, NodeId, Position},
         log::TimeOfDay,
-        membership::{DirectoryId, Founders, Franchise},
+        membership::{DirectoryId, FirstDirectories, VotingRights},
         message::{LONGEST_LEAP, Limits},
         node::Node,
-        timing::{Draw, Timing},
+        timing::{Random, Timing},
     },
 };
 
@@ -59,18 +59,18 @@ impl Victim {
     fn new() -> Self {
         let (timing, limits) = (Timing::DEFAULT, Limits::DEFAULT);
         let members = Members::of(3).expect("three are a group");
-        let config = Config {
+        let config = CoreConfig {
             me: ME,
             members,
             cluster: CLUSTER,
             timing,
             limits,
-            franchise: Franchise::Full,
+            franchise: VotingRights::Full,
             directory: DirectoryId::in_tests(ME),
-            founders: Founders::all_of(members),
+            founders: FirstDirectories::all_of(members),
             mutant: None,
         };
-        let moment = Moment { now: START, today: TimeOfDay(0), draw: Draw(0) };
+        let moment = Now { now: START, today: TimeOfDay(0), draw: Random(0) };
         let disk = Stored::nothing();
         let node = Node::start(config, disk.clone(), &moment).expect("an empty disk is in order");
         let mut victim =
@@ -80,7 +80,7 @@ impl Victim {
     }
 
     fn step(&mut self, input: Input) {
-        let moment = Moment { now: self.now, today: TimeOfDay(0), draw: Draw(0) };
+        let moment = Now { now: self.now, today: TimeOfDay(0), draw: Random(0) };
         let before = self.node.take().expect("each step gives it back");
         let term = before.term();
         let (node, Actions { effects, write }) = before.step(moment, input);
@@ -107,7 +107,9 @@ impl Victim {
                 assert!(snapshot.at.index.get() > reached, "a snapshot took back what was applied");
                 self.applied.insert(snapshot.at.index.get(), snapshot.at);
             }
-            Effect::Leadership(Tidings::Gained { until, .. } | Tidings::Extended { until, .. }) => {
+            Effect::Leadership(
+                LeadershipChange::Gained { until, .. } | LeadershipChange::Extended { until, .. },
+            ) => {
                 assert!(*until <= self.now + Timing::DEFAULT.shortest(), "valid for too long");
             }
             Effect::Send(_)
@@ -194,14 +196,14 @@ fn fuzz_greetings() {
         let [a, b] = &*members;
         let mut greeting = hello::ours_on(a, [7; 16]);
         if greeting.merge(bytes).is_ok() {
-            for end in [End::Accepted(NodeId::new(0)), End::Dialled(NodeId::new(0))] {
+            for end in [Side::Accepted(NodeId::new(0)), Side::Dialled(NodeId::new(0))] {
                 match hello::compare(b, end, &greeting) {
                     Ok(met) => assert_eq!(met.node, NodeId::new(0)),
                     Err(difference) => shown(difference.to_string()),
                 }
             }
         }
-        let look = Look {
+        let look = PeerStatus {
             name: a.name().clone(),
             term: 1,
             role: "follower".into(),

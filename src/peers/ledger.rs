@@ -15,7 +15,8 @@ use super::wire::proto;
 use crate::raft::{
     identity::{Index, NodeId},
     membership::{
-        DirectoryId, Entrance, Franchise, Identity, Objection, Record, Seat, Seats, Writes, entrance,
+        Admission, DirectoryId, Identity, MemberDisk, MemberDisks, MemberRecord, Objection, VotingRights,
+        WriteCount, entrance,
     },
 };
 
@@ -27,51 +28,51 @@ pub(crate) struct Ledger {
     /// Its own durable writes.
     writes: AtomicU64,
     others: Vec<NodeId>,
-    inner: Mutex<Inner>,
+    inner: Mutex<LedgerState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct LedgerState {
     records: MemberRecords,
     /// Whose disks count by the log, as of the last step.
-    seats: Option<(Index, Seats)>,
+    seats: Option<(Index, MemberDisks)>,
     /// Directories that were refused, by the members' names: what an operator may name to replace a disk.
     refused: BTreeMap<NodeId, DirectoryId>,
     /// Members whose number of writes grew since the last write here, and whether it is the directory that a log names.
     raised: BTreeSet<(NodeId, bool)>,
-    franchise: Franchise,
+    franchise: VotingRights,
 }
 
 /// What is known of the other members.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct MemberRecords {
     /// Those that were met first. What a log says can be taken back, so these stay.
-    pub(crate) first: BTreeMap<NodeId, Record>,
+    pub(crate) first: BTreeMap<NodeId, MemberRecord>,
     /// Those that a log names, on another directory.
-    pub(crate) named: BTreeMap<NodeId, Record>,
+    pub(crate) named: BTreeMap<NodeId, MemberRecord>,
 }
 
 impl MemberRecords {
     /// What is known of that directory of a member.
-    fn of(&self, node: NodeId, directory: &DirectoryId) -> Option<&Record> {
+    fn of(&self, node: NodeId, directory: &DirectoryId) -> Option<&MemberRecord> {
         let known = [self.first.get(&node), self.named.get(&node)];
         known.into_iter().flatten().find(|record| record.identity.directory == *directory)
     }
 
-    fn of_mut(&mut self, node: NodeId, directory: &DirectoryId) -> Option<&mut Record> {
+    fn of_mut(&mut self, node: NodeId, directory: &DirectoryId) -> Option<&mut MemberRecord> {
         let known = [self.first.get_mut(&node), self.named.get_mut(&node)];
         known.into_iter().flatten().find(|record| record.identity.directory == *directory)
     }
 
-    fn all(&self) -> impl Iterator<Item = (NodeId, &Record)> {
+    fn all(&self) -> impl Iterator<Item = (NodeId, &MemberRecord)> {
         self.first.iter().chain(&self.named).map(|(node, record)| (*node, record))
     }
 
     /// In place of what is known of that directory, or as the one that a log names.
-    pub(crate) fn keep(&mut self, node: NodeId, record: Record, entrance: Entrance) {
+    pub(crate) fn keep(&mut self, node: NodeId, record: MemberRecord, entrance: Admission) {
         match entrance {
-            Entrance::First | Entrance::Founder => self.first.insert(node, record),
-            Entrance::Named => self.named.insert(node, record),
+            Admission::First | Admission::Founder => self.first.insert(node, record),
+            Admission::Named => self.named.insert(node, record),
         };
     }
 }
@@ -80,9 +81,9 @@ impl MemberRecords {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Meeting {
     pub(crate) identity: Identity,
-    pub(crate) writes: Writes,
+    pub(crate) writes: WriteCount,
     /// What was known of its writes before it was asked for them.
-    pub(crate) known_writes: Writes,
+    pub(crate) known_writes: WriteCount,
     /// Whether another connection of it is there, and was answered on just now.
     pub(crate) another_answers: bool,
     /// Whether it has recorded us, as it says.
@@ -92,28 +93,28 @@ pub(crate) struct Meeting {
 }
 
 /// What is to be written down of a member, and as what.
-pub(crate) type News = (Record, Entrance);
+pub(crate) type RecordUpdate = (MemberRecord, Admission);
 
 /// A member's number of writes, as it is passed on. Its directory is not told: this only tells one from another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tally {
+pub(crate) struct WriteTally {
     pub(crate) node: NodeId,
     pub(crate) directory: u64,
     /// Which of its runs.
     pub(crate) run: u64,
-    pub(crate) writes: Writes,
+    pub(crate) writes: WriteCount,
 }
 
 impl Ledger {
     pub(crate) fn new(
         identity: Identity,
-        writes: Writes,
+        writes: WriteCount,
         records: MemberRecords,
-        franchise: Franchise,
+        franchise: VotingRights,
         others: impl IntoIterator<Item = NodeId>,
     ) -> Self {
         let (seats, refused, raised) = (None, BTreeMap::new(), BTreeSet::new());
-        let inner = Inner { records, seats, refused, raised, franchise };
+        let inner = LedgerState { records, seats, refused, raised, franchise };
         let (writes, others) = (AtomicU64::new(writes.0), others.into_iter().collect());
         Self { identity, writes, others, inner: Mutex::new(inner) }
     }
@@ -123,19 +124,19 @@ impl Ledger {
     }
 
     /// This server's own durable writes.
-    pub(crate) fn writes(&self) -> Writes {
-        Writes(self.writes.load(Ordering::Acquire))
+    pub(crate) fn writes(&self) -> WriteCount {
+        WriteCount(self.writes.load(Ordering::Acquire))
     }
 
-    pub(crate) fn wrote(&self, writes: Writes) {
+    pub(crate) fn wrote(&self, writes: WriteCount) {
         self.writes.store(writes.0, Ordering::Release);
     }
 
-    pub(crate) fn franchise(&self) -> Franchise {
+    pub(crate) fn franchise(&self) -> VotingRights {
         self.all().franchise
     }
 
-    pub(crate) fn set_franchise(&self, franchise: Franchise) {
+    pub(crate) fn set_franchise(&self, franchise: VotingRights) {
         self.all().franchise = franchise;
     }
 
@@ -147,7 +148,7 @@ impl Ledger {
     }
 
     /// Whose disks count by the log from now on.
-    pub(crate) fn seat(&self, seats: Option<(Index, Seats)>) {
+    pub(crate) fn seat(&self, seats: Option<(Index, MemberDisks)>) {
         self.all().seats = seats;
     }
 
@@ -162,9 +163,10 @@ impl Ledger {
     }
 
     /// The disk of that member, as far as this server knows: by its log, or as it was met first.
-    pub(crate) fn disk_of(&self, node: NodeId) -> Option<Seat> {
+    pub(crate) fn disk_of(&self, node: NodeId) -> Option<MemberDisk> {
         let inner = self.all();
-        let first = || inner.records.first.get(&node).map(|record| Seat::Founding(record.identity.directory));
+        let first =
+            || inner.records.first.get(&node).map(|record| MemberDisk::Founding(record.identity.directory));
         match &inner.seats {
             Some((_, seats)) => seats.seat(node),
             None => first(),
@@ -207,7 +209,7 @@ impl Ledger {
     }
 
     /// Whether that may be the member, and what is to be written down of it first, if anything.
-    pub(crate) fn judge(&self, node: NodeId, meeting: &Meeting) -> Result<Option<News>, Objection> {
+    pub(crate) fn judge(&self, node: NodeId, meeting: &Meeting) -> Result<Option<RecordUpdate>, Objection> {
         let mut inner = self.all();
         let directory = meeting.identity.directory;
         let entrance = inner.entrance(node, directory, meeting.claim);
@@ -216,46 +218,46 @@ impl Ledger {
         })?;
         inner.refused.remove(&node);
         let Some(known) = inner.records.of_mut(node, &directory) else {
-            let first = Record::first(meeting.identity, meeting.writes);
-            return Ok(Some((Record { mutual: meeting.mutual, ..first }, entrance)));
+            let first = MemberRecord::first(meeting.identity, meeting.writes);
+            return Ok(Some((MemberRecord { mutual: meeting.mutual, ..first }, entrance)));
         };
         known.judge(&meeting.identity, meeting.another_answers)?;
         if meeting.identity.run == known.identity.run {
-            Record { writes: meeting.known_writes, ..*known }.judge_writes(meeting.writes)?;
+            MemberRecord { writes: meeting.known_writes, ..*known }.judge_writes(meeting.writes)?;
         }
         let writes = known.writes.max(meeting.writes);
-        let now = Record { identity: meeting.identity, writes, mutual: known.mutual || meeting.mutual };
+        let now = MemberRecord { identity: meeting.identity, writes, mutual: known.mutual || meeting.mutual };
         if (now.identity, now.mutual) != (known.identity, known.mutual) {
             return Ok(Some((now, entrance)));
         }
         if writes > known.writes {
             known.writes = writes;
-            inner.raised.insert((node, entrance == Entrance::Named));
+            inner.raised.insert((node, entrance == Admission::Named));
         }
         Ok(None)
     }
 
     /// That is on the disk now. More may have become known of its writes meanwhile.
-    pub(crate) fn record(&self, node: NodeId, record: Record, entrance: Entrance) {
+    pub(crate) fn record(&self, node: NodeId, record: MemberRecord, entrance: Admission) {
         let mut inner = self.all();
         let known = inner.records.of(node, &record.identity.directory);
         let known = known.map(|known| known.writes).unwrap_or_default();
         if known > record.writes {
-            inner.raised.insert((node, entrance == Entrance::Named));
+            inner.raised.insert((node, entrance == Admission::Named));
         }
-        inner.records.keep(node, Record { writes: record.writes.max(known), ..record }, entrance);
+        inner.records.keep(node, MemberRecord { writes: record.writes.max(known), ..record }, entrance);
     }
 
     /// A record that says that the member has recorded us, too, as the first one that it met; `None` if that is known, or the
     /// member is not.
-    pub(crate) fn confirmed(&self, node: NodeId) -> Option<Record> {
+    pub(crate) fn confirmed(&self, node: NodeId) -> Option<MemberRecord> {
         let inner = self.all();
         let known = inner.records.first.get(&node).filter(|record| !record.mutual)?;
-        Some(Record { mutual: true, ..*known })
+        Some(MemberRecord { mutual: true, ..*known })
     }
 
     /// A member has said how many writes it has made, or the leader has of it.
-    pub(crate) fn raise(&self, node: NodeId, directory: &DirectoryId, writes: Writes) {
+    pub(crate) fn raise(&self, node: NodeId, directory: &DirectoryId, writes: WriteCount) {
         let mut inner = self.all();
         let named = inner.records.first.get(&node).is_none_or(|it| it.identity.directory != *directory);
         if let Some(record) = inner.records.of_mut(node, directory)
@@ -268,8 +270,8 @@ impl Ledger {
 
     /// The leader has passed on what it knows. Of a run that is not the one on record it would say too much: a later
     /// one has to begin behind what is known.
-    pub(crate) fn heed(&self, tally: Tally) {
-        let same = |(node, record): &(NodeId, &Record)| {
+    pub(crate) fn heed(&self, tally: WriteTally) {
+        let same = |(node, record): &(NodeId, &MemberRecord)| {
             let Identity { directory, run } = record.identity;
             *node == tally.node && run.number == tally.run && fingerprint(&directory) == tally.directory
         };
@@ -280,8 +282,8 @@ impl Ledger {
     }
 
     /// What a leader passes on.
-    pub(crate) fn tallies(&self) -> Vec<Tally> {
-        let tally = |(node, record): (NodeId, &Record)| Tally {
+    pub(crate) fn tallies(&self) -> Vec<WriteTally> {
+        let tally = |(node, record): (NodeId, &MemberRecord)| WriteTally {
             node,
             directory: fingerprint(&record.identity.directory),
             run: record.identity.run.number,
@@ -310,23 +312,29 @@ impl Ledger {
     #[cfg(test)]
     pub(crate) fn of_a_loner() -> std::sync::Arc<Self> {
         let identity = super::hello::first_run([1; 16]);
-        std::sync::Arc::new(Self::new(identity, Writes(1), MemberRecords::default(), Franchise::Full, []))
+        std::sync::Arc::new(Self::new(
+            identity,
+            WriteCount(1),
+            MemberRecords::default(),
+            VotingRights::Full,
+            [],
+        ))
     }
 
-    fn all(&self) -> MutexGuard<'_, Inner> {
+    fn all(&self) -> MutexGuard<'_, LedgerState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl From<Tally> for proto::Tally {
-    fn from(tally: Tally) -> Self {
+impl From<WriteTally> for proto::WriteTally {
+    fn from(tally: WriteTally) -> Self {
         let member = tally.node.place() as u32;
         Self { member, directory: tally.directory, run: tally.run, writes: tally.writes.0 }
     }
 }
 
-impl Inner {
-    fn entrance(&self, node: NodeId, directory: DirectoryId, claim: Index) -> Result<Entrance, Objection> {
+impl LedgerState {
+    fn entrance(&self, node: NodeId, directory: DirectoryId, claim: Index) -> Result<Admission, Objection> {
         let seat = self.seats.as_ref().and_then(|(at, seats)| Some((seats.seat(node)?, *at)));
         let first = self.records.first.get(&node).map(|record| record.identity.directory);
         entrance(seat, first, directory, claim)
@@ -335,19 +343,19 @@ impl Inner {
 
 /// What is known of a member's writes, by directory.
 #[derive(Debug, Default)]
-pub(crate) struct KnownWrites(Vec<(DirectoryId, Writes)>);
+pub(crate) struct KnownWrites(Vec<(DirectoryId, WriteCount)>);
 
 impl KnownWrites {
-    pub(crate) fn on(&self, directory: &DirectoryId) -> Writes {
+    pub(crate) fn on(&self, directory: &DirectoryId) -> WriteCount {
         self.0.iter().find(|(known, _)| known == directory).map(|(_, writes)| *writes).unwrap_or_default()
     }
 }
 
-impl Tally {
+impl WriteTally {
     /// As it came; `None` if it is of no possible member.
-    pub(crate) fn read(tally: &proto::Tally) -> Option<Self> {
+    pub(crate) fn read(tally: &proto::WriteTally) -> Option<Self> {
         let node = NodeId::new(u8::try_from(tally.member).ok()?);
-        Some(Self { node, directory: tally.directory, run: tally.run, writes: Writes(tally.writes) })
+        Some(Self { node, directory: tally.directory, run: tally.run, writes: WriteCount(tally.writes) })
     }
 }
 

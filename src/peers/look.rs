@@ -7,7 +7,7 @@ use crate::{leadership::FencingToken, names::CandidateName};
 
 /// What one server knows, at one moment. All durations count back from, or on from, that moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Look {
+pub struct PeerStatus {
     /// Who says this.
     pub name: CandidateName,
     /// Its term.
@@ -19,16 +19,16 @@ pub struct Look {
     pub standing: bool,
     /// Whom it knows to lead, by a committed entry of that server's term; `None` in a vacancy, as
     /// seen from there.
-    pub leader: Option<Known>,
+    pub leader: Option<KnownLeader>,
     /// The other members, sorted by name.
-    pub contacts: Vec<Contact>,
+    pub contacts: Vec<PeerLink>,
     /// The timing that it was started with; `None` of a server that does not say so.
     pub timing: Option<Timing>,
     /// How long its disk takes to make writes durable. Of another server only the last, the worst and the usual are known.
     pub syncs: SyncTimes,
 }
 
-impl Look {
+impl PeerStatus {
     /// The timing that the round trips and syncs need which are usual there, if its own does not serve them.
     pub fn timing_advice(&self) -> Option<TimingAdvice> {
         TimingAdvice::for_usual(self.timing.as_ref()?, &self.contacts, &self.syncs)
@@ -37,7 +37,7 @@ impl Look {
 
 /// A leader, as one server knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownLeader {
     /// The member that leads.
     pub name: CandidateName,
     /// What it announces: its name, or what it last proclaimed; made fit to be shown.
@@ -55,12 +55,12 @@ pub struct Known {
 #[non_exhaustive]
 pub enum Evidence {
     /// It is the leader itself, and certain for this long; zero if it is not certain any more.
-    Itself {
+    OwnClaim {
         /// What is left of the time that a majority has confirmed.
         certain: Duration,
     },
     /// It follows, and last heard the leader this long ago.
-    Heard {
+    Heartbeat {
         /// The time since.
         ago: Duration,
     },
@@ -78,7 +78,7 @@ pub struct PeerDisk {
 
 /// Another member, as one server sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Contact {
+pub struct PeerLink {
     /// Its name.
     pub name: CandidateName,
     /// Whether there is a connection on which both have said who they are.

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use super::{Contact, Timing};
+use super::{PeerLink, Timing};
 use crate::{clock::Timestamp, names::CandidateName};
 
 /// So many of the last are kept. What they show follows a change in half as many.
@@ -110,14 +110,14 @@ impl DiskMeter {
 /// A timing that serves what was measured, where the group's own does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimingAdvice {
-    measured: Measured,
+    measured: Quantity,
     takes: Duration,
     timing: Timing,
     needed: Timing,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Measured {
+enum Quantity {
     RoundTrip { peer: CandidateName },
     Sync,
 }
@@ -125,16 +125,16 @@ enum Measured {
 impl TimingAdvice {
     pub(crate) fn for_round_trip(timing: &Timing, peer: &CandidateName, takes: Duration) -> Option<Self> {
         let needed = timing.for_round_trip(takes)?;
-        Some(Self { measured: Measured::RoundTrip { peer: peer.clone() }, takes, timing: *timing, needed })
+        Some(Self { measured: Quantity::RoundTrip { peer: peer.clone() }, takes, timing: *timing, needed })
     }
 
     pub(crate) fn for_sync(timing: &Timing, takes: Duration) -> Option<Self> {
         let needed = timing.for_sync(takes)?;
-        Some(Self { measured: Measured::Sync, takes, timing: *timing, needed })
+        Some(Self { measured: Quantity::Sync, takes, timing: *timing, needed })
     }
 
     /// The one that asks for the longest election timeout, of all that is usual there; `None` where the timing serves.
-    pub(crate) fn for_usual(timing: &Timing, contacts: &[Contact], syncs: &SyncTimes) -> Option<Self> {
+    pub(crate) fn for_usual(timing: &Timing, contacts: &[PeerLink], syncs: &SyncTimes) -> Option<Self> {
         let round_trips = contacts.iter().filter_map(|contact| Some((&contact.name, contact.round_trip?)));
         let for_round_trips =
             round_trips.filter_map(|(peer, takes)| Self::for_round_trip(timing, peer, takes));
@@ -150,18 +150,18 @@ impl TimingAdvice {
 
 impl fmt::Display for TimingAdvice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (takes, now, then) = (Shown(self.takes), range(&self.timing), range(&self.needed));
+        let (takes, now, then) = (Milliseconds(self.takes), range(&self.timing), range(&self.needed));
         match &self.measured {
-            Measured::RoundTrip { peer } => {
-                let most = Shown(self.timing.longest_round_trip());
+            Quantity::RoundTrip { peer } => {
+                let most = Milliseconds(self.timing.longest_round_trip());
                 write!(
                     f,
                     "the round trip to {peer} takes {takes}, and --election-timeout {now} is made for up to {most}: \
                      set --election-timeout {then} on all members"
                 )
             }
-            Measured::Sync => {
-                let most = Shown(self.timing.longest_sync());
+            Quantity::Sync => {
+                let most = Milliseconds(self.timing.longest_sync());
                 write!(
                     f,
                     "a sync of the data directory takes {takes}, and --election-timeout {now} is made for less than \
@@ -182,9 +182,9 @@ fn range(timing: &Timing) -> String {
 }
 
 /// In tenths of milliseconds: nothing here is exacter.
-struct Shown(Duration);
+struct Milliseconds(Duration);
 
-impl fmt::Display for Shown {
+impl fmt::Display for Milliseconds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tenths = u64::try_from(self.0.as_micros() / 100).unwrap_or(u64::MAX / 100);
         write!(f, "{:?}", Duration::from_micros(tenths * 100))
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn of_several_the_longest_timeout_is_advised() {
-        let contact = |name: &str, millis: Option<u64>| Contact {
+        let contact = |name: &str, millis: Option<u64>| PeerLink {
             name: name.parse().unwrap(),
             connected: true,
             disk: None,
@@ -248,16 +248,16 @@ mod tests {
             round_trip: millis.map(ms),
             problem: None,
         };
-        let advised = |contacts: &[Contact], usual: Option<u64>| {
+        let advised = |contacts: &[PeerLink], usual: Option<u64>| {
             let syncs = SyncTimes { usual: usual.map(ms), ..SyncTimes::default() };
             let advice = TimingAdvice::for_usual(&Timing::DEFAULT, contacts, &syncs);
             advice.map(|advice| (advice.measured, advice.needed.shortest()))
         };
-        let to = |name: &str| Measured::RoundTrip { peer: name.parse().unwrap() };
+        let to = |name: &str| Quantity::RoundTrip { peer: name.parse().unwrap() };
         assert_eq!(advised(&[contact("b", Some(1)), contact("c", None)], Some(1)), None);
         let far = [contact("b", Some(100)), contact("c", Some(200))];
         assert_eq!(advised(&far, None), Some((to("c"), ms(800))));
-        assert_eq!(advised(&far, Some(161)), Some((Measured::Sync, ms(850))));
+        assert_eq!(advised(&far, Some(161)), Some((Quantity::Sync, ms(850))));
         assert_eq!(advised(&far, Some(150)), Some((to("c"), ms(800))));
     }
 

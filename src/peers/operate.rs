@@ -29,7 +29,7 @@ use crate::{
     names::displayed,
     raft::{
         identity::NodeId,
-        membership::{DirectoryId, Seat},
+        membership::{DirectoryId, MemberDisk},
     },
 };
 
@@ -41,12 +41,12 @@ const FEWEST_DIGITS: usize = 8;
 pub(crate) struct Replacement {
     pub(crate) member: NodeId,
     pub(crate) directory: DirectoryId,
-    pub(crate) told: mpsc::UnboundedSender<Progress>,
+    pub(crate) told: mpsc::UnboundedSender<ReplaceProgress>,
 }
 
 /// What becomes of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(crate) enum ReplaceProgress {
     Begun,
     Done,
     Refused(String),
@@ -54,12 +54,12 @@ pub(crate) enum Progress {
 
 /// Where a caller is, and where it has called.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ends {
+pub(crate) struct OrderEnds {
     pub(crate) from: SocketAddr,
     pub(crate) at: SocketAddr,
 }
 
-impl Ends {
+impl OrderEnds {
     /// Whether both are of this host.
     fn are_one_host(&self) -> bool {
         let (from, at) = (self.from.ip().to_canonical(), self.at.ip().to_canonical());
@@ -71,7 +71,7 @@ impl Ends {
 pub(crate) fn permitted(
     settings: &Settings,
     certificate: Option<&PeerCertificate>,
-    ends: Ends,
+    ends: OrderEnds,
     challenge: &Nonce,
     said: &proto::Operation,
 ) -> Result<proto::Order, String> {
@@ -138,7 +138,7 @@ pub(crate) fn named(
         });
     }
     let said = order.directory.to_ascii_lowercase();
-    let known = [refused, ledger.disk_of(node).map(Seat::directory)];
+    let known = [refused, ledger.disk_of(node).map(MemberDisk::directory)];
     let fits =
         |directory: &DirectoryId| said.len() >= FEWEST_DIGITS && directory.to_string().starts_with(&said);
     match known.into_iter().flatten().find(fits) {
@@ -167,8 +167,8 @@ mod tests {
         Settings::new(&"a".parse().unwrap(), GROUP.parse().unwrap(), "data").unwrap()
     }
 
-    fn ends(from: &str, at: &str) -> Ends {
-        Ends { from: from.parse().unwrap(), at: at.parse().unwrap() }
+    fn ends(from: &str, at: &str) -> OrderEnds {
+        OrderEnds { from: from.parse().unwrap(), at: at.parse().unwrap() }
     }
 
     fn said(proof: Bytes) -> proto::Operation {

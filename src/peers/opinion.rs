@@ -23,14 +23,14 @@
 
 use std::time::Duration;
 
-use super::{Evidence, Known, answer::Answer};
+use super::{Evidence, KnownLeader, answer::StatusReply};
 use crate::{clock::Timestamp, leadership::FencingToken, names::CandidateName, raft::identity::Members};
 
 /// The latest of one member.
 #[derive(Debug, Clone)]
-pub(crate) struct Word {
+pub(crate) struct Reply {
     pub(crate) name: CandidateName,
-    pub(crate) answer: Option<Answer>,
+    pub(crate) answer: Option<StatusReply>,
     /// Why there was nothing since that.
     pub(crate) problem: Option<Problem>,
 }
@@ -45,19 +45,19 @@ pub(crate) struct Problem {
 
 /// What is to be made of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Opinion {
-    Leader(Known),
+pub(crate) enum Assessment {
+    Leader(KnownLeader),
     Vacant,
     /// And why.
     Unknown(String),
 }
 
-impl Word {
+impl Reply {
     pub(crate) fn of(name: CandidateName) -> Self {
         Self { name, answer: None, problem: None }
     }
 
-    fn fresh(&self, now: Timestamp) -> Option<&Answer> {
+    fn fresh(&self, now: Timestamp) -> Option<&StatusReply> {
         self.answer.as_ref().filter(|answer| answer.age(now) <= answer.shortest)
     }
 
@@ -67,17 +67,17 @@ impl Word {
     }
 }
 
-impl Answer {
+impl StatusReply {
     fn age(&self, now: Timestamp) -> Duration {
         now.since(self.from)
     }
 
     /// Whom this still shows to lead.
-    fn leader(&self, now: Timestamp) -> Option<&Known> {
+    fn leader(&self, now: Timestamp) -> Option<&KnownLeader> {
         let age = self.age(now);
         self.look.leader.as_ref().filter(|known| match known.evidence {
-            Evidence::Itself { certain } => certain > age,
-            Evidence::Heard { ago } => ago.saturating_add(age) <= self.shortest,
+            Evidence::OwnClaim { certain } => certain > age,
+            Evidence::Heartbeat { ago } => ago.saturating_add(age) <= self.shortest,
         })
     }
 
@@ -85,7 +85,7 @@ impl Answer {
     fn denies(&self, token: FencingToken) -> bool {
         let claims = self.look.leader.as_ref().is_some_and(|known| {
             known.token == token
-                && matches!(known.evidence, Evidence::Itself { certain } if certain > Duration::ZERO)
+                && matches!(known.evidence, Evidence::OwnClaim { certain } if certain > Duration::ZERO)
         });
         self.look.term >= token.get() && !claims
     }
@@ -93,39 +93,39 @@ impl Answer {
 
 /// The opinion at `now`, by the boot-time clock. `newest` is the highest token reported so far; there
 /// is one word of each member.
-pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Word]) -> Opinion {
+pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Reply]) -> Assessment {
     let known = words.iter().filter_map(|word| {
         let answer = word.answer.as_ref()?;
         Some((answer, answer.leader(now)?))
     });
     let undenied = known.filter(|(_, known)| {
         let own = words.iter().find(|word| word.name == known.name).and_then(|word| word.fresh(now));
-        matches!(known.evidence, Evidence::Itself { .. }) || !own.is_some_and(|own| own.denies(known.token))
+        matches!(known.evidence, Evidence::OwnClaim { .. }) || !own.is_some_and(|own| own.denies(known.token))
     });
     // The leader's own word has its latest value; then the answer of the member that heard from it last.
     let best = undenied.max_by_key(|(answer, known)| {
-        let itself = matches!(known.evidence, Evidence::Itself { .. });
+        let itself = matches!(known.evidence, Evidence::OwnClaim { .. });
         (known.token, itself, answer.from, &answer.look.name)
     });
     if let Some((answer, known)) = best {
         return match newest {
-            Some(newest) if known.token < newest => Opinion::Unknown(format!(
+            Some(newest) if known.token < newest => Assessment::Unknown(format!(
                 "'{}' tells of token {}, and {newest} was seen before; has the group lost its disks?",
                 answer.look.name, known.token
             )),
-            _ => Opinion::Leader(known.clone()),
+            _ => Assessment::Leader(known.clone()),
         };
     }
     let fresh = words.iter().filter(|word| word.fresh(now).is_some()).count();
     if Members::of(words.len()).is_ok_and(|members| fresh >= members.majority()) {
-        return Opinion::Vacant;
+        return Assessment::Vacant;
     }
-    Opinion::Unknown(unanswered(now, words, fresh))
+    Assessment::Unknown(unanswered(now, words, fresh))
 }
 
-fn unanswered(now: Timestamp, words: &[Word], fresh: usize) -> String {
+fn unanswered(now: Timestamp, words: &[Reply], fresh: usize) -> String {
     let silent = words.iter().filter(|word| word.fresh(now).is_none());
-    let problem = |word: &Word| match (&word.problem, &word.answer) {
+    let problem = |word: &Reply| match (&word.problem, &word.answer) {
         (Some(problem), _) => format!("; {}: {}", word.name, problem.what),
         (None, None) => format!("; {}: no answer yet", word.name),
         (None, Some(answer)) => {
@@ -145,7 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::peers::{Look, SyncTimes};
+    use crate::peers::{PeerStatus, SyncTimes};
 
     const SHORTEST: Duration = Duration::from_millis(250);
 
@@ -161,39 +161,39 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn known(leader: &str, token: u64, evidence: Evidence) -> Known {
+    fn known(leader: &str, token: u64, evidence: Evidence) -> KnownLeader {
         let (token, since) = (FencingToken::new(token), SystemTime::UNIX_EPOCH);
-        Known { name: name(leader), value: leader.to_owned(), token, since, evidence }
+        KnownLeader { name: name(leader), value: leader.to_owned(), token, since, evidence }
     }
 
     /// What that member said so long ago.
-    fn word(of: &str, term: u64, age: u64, leader: Option<Known>) -> Word {
+    fn word(of: &str, term: u64, age: u64, leader: Option<KnownLeader>) -> Reply {
         let (role, contacts) = ("follower".to_owned(), Vec::new());
         let (timing, syncs) = (None, SyncTimes::default());
-        let look = Look { name: name(of), term, role, standing: true, leader, contacts, timing, syncs };
-        let answer = Answer { look, from: now() - ms(age), shortest: SHORTEST };
-        Word { name: name(of), answer: Some(answer), problem: None }
+        let look = PeerStatus { name: name(of), term, role, standing: true, leader, contacts, timing, syncs };
+        let answer = StatusReply { look, from: now() - ms(age), shortest: SHORTEST };
+        Reply { name: name(of), answer: Some(answer), problem: None }
     }
 
-    fn silent(of: &str) -> Word {
+    fn silent(of: &str) -> Reply {
         let problem = Problem { what: "gone".to_owned(), is_slow: false };
-        Word { problem: Some(problem), ..Word::of(name(of)) }
+        Reply { problem: Some(problem), ..Reply::of(name(of)) }
     }
 
-    fn itself(of: &str, token: u64, certain: u64) -> Option<Known> {
-        Some(known(of, token, Evidence::Itself { certain: ms(certain) }))
+    fn itself(of: &str, token: u64, certain: u64) -> Option<KnownLeader> {
+        Some(known(of, token, Evidence::OwnClaim { certain: ms(certain) }))
     }
 
-    fn heard(leader: &str, token: u64, ago: u64) -> Option<Known> {
-        Some(known(leader, token, Evidence::Heard { ago: ms(ago) }))
+    fn heard(leader: &str, token: u64, ago: u64) -> Option<KnownLeader> {
+        Some(known(leader, token, Evidence::Heartbeat { ago: ms(ago) }))
     }
 
     /// The leader's name and token, or what else it is.
-    fn view(newest: Option<u64>, words: &[Word]) -> String {
+    fn view(newest: Option<u64>, words: &[Reply]) -> String {
         match opinion(now(), newest.map(FencingToken::new), words) {
-            Opinion::Leader(known) => format!("{} {}", known.name, known.token),
-            Opinion::Vacant => "vacant".to_owned(),
-            Opinion::Unknown(why) => why,
+            Assessment::Leader(known) => format!("{} {}", known.name, known.token),
+            Assessment::Vacant => "vacant".to_owned(),
+            Assessment::Unknown(why) => why,
         }
     }
 
@@ -263,7 +263,7 @@ mod tests {
     /// A term, the answer's age, and a leader: its place, term, and whether by itself and how long.
     type Said = Option<(u64, u64, Option<(usize, u64, (bool, u64))>)>;
 
-    fn words() -> impl Strategy<Value = Vec<Word>> {
+    fn words() -> impl Strategy<Value = Vec<Reply>> {
         let evidence = (any::<bool>(), 0..400_u64);
         let leader = prop::option::of((0..5_usize, 1..4_u64, evidence));
         let said = prop::option::of((1..5_u64, 0..400_u64, leader));
@@ -285,16 +285,16 @@ mod tests {
     proptest! {
         #[test]
         fn no_token_goes_back(words in words(), newest in prop::option::of(0..5_u64)) {
-            if let Opinion::Leader(known) = opinion(now(), newest.map(FencingToken::new), &words) {
+            if let Assessment::Leader(known) = opinion(now(), newest.map(FencingToken::new), &words) {
                 prop_assert!(known.token.get() >= newest.unwrap_or(0));
             }
         }
 
         #[test]
         fn the_order_of_the_answers_does_not_matter(words in words()) {
-            let reversed: Vec<Word> = words.iter().rev().cloned().collect();
+            let reversed: Vec<Reply> = words.iter().rev().cloned().collect();
             match (opinion(now(), None, &words), opinion(now(), None, &reversed)) {
-                (Opinion::Unknown(_), Opinion::Unknown(_)) => {}
+                (Assessment::Unknown(_), Assessment::Unknown(_)) => {}
                 (one, other) => prop_assert_eq!(one, other),
             }
         }
@@ -305,16 +305,16 @@ mod tests {
             let before = opinion(now(), None, &words);
             let after = opinion(now() + ms(later), None, &words);
             match (&before, &after) {
-                (_, Opinion::Leader(after)) => {
+                (_, Assessment::Leader(after)) => {
                     let said = words.iter().filter_map(|word| word.answer.as_ref());
                     let mut leaders = said.filter_map(|answer| answer.leader(now()));
                     prop_assert!(leaders.any(|known| known == after));
                 }
-                (Opinion::Unknown(_), Opinion::Vacant) => prop_assert!(false, "out of nothing"),
+                (Assessment::Unknown(_), Assessment::Vacant) => prop_assert!(false, "out of nothing"),
                 _ => {}
             }
             let end = opinion(now() + ms(1000), None, &words);
-            prop_assert!(matches!(end, Opinion::Unknown(_)));
+            prop_assert!(matches!(end, Assessment::Unknown(_)));
         }
 
         /// A leader that leads for certain is reported, or one after it.
@@ -322,7 +322,7 @@ mod tests {
         fn a_certain_leader_is_not_missed(mut words in words(), token in 1..4_u64, place in 0..5_usize) {
             let of = words[place].name.clone();
             words[place] = word(of.as_str(), token, 10, itself(of.as_str(), token, 11));
-            let Opinion::Leader(known) = opinion(now(), None, &words) else {
+            let Assessment::Leader(known) = opinion(now(), None, &words) else {
                 return Err(TestCaseError::fail("missed"));
             };
             prop_assert!(known.token.get() >= token);
@@ -333,7 +333,7 @@ mod tests {
             for (place, of) in ["a", "c", "e"].into_iter().enumerate() {
                 words[2 * place] = silent(of);
             }
-            prop_assert_ne!(opinion(now(), None, &words), Opinion::Vacant);
+            prop_assert_ne!(opinion(now(), None, &words), Assessment::Vacant);
         }
     }
 }

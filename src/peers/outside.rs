@@ -6,32 +6,32 @@ use tokio::sync::mpsc;
 
 use super::{
     Timing, TimingAdvice,
-    disk::{Disk, Stranger},
-    driver::{Company, Order, Outside},
+    disk::{Disk, UnknownDirectory},
+    driver::{Connectivity, DriverIo, DriverOrder},
     group::Group,
     ledger::{Ledger, Meeting},
     operate::Replacement,
-    transport::{Greet, Network},
+    transport::{IdentityCheck, Network},
 };
 use crate::{
     clock::Timestamp,
     raft::{
         action::Write,
         identity::{Index, NodeId},
-        membership::{Franchise, Objection, Seats},
+        membership::{MemberDisks, Objection, VotingRights},
         message::Envelope,
     },
 };
 
 /// Connections and a disk.
-pub(super) struct World {
+pub(super) struct RealIo {
     pub(super) network: Arc<Network>,
     pub(super) disk: Arc<Disk>,
     pub(super) group: Group,
     pub(super) timing: Timing,
 }
 
-impl Outside for World {
+impl DriverIo for RealIo {
     fn send(&self, envelope: Envelope) {
         self.network.send(envelope);
     }
@@ -44,7 +44,7 @@ impl Outside for World {
         self.network.object(member, objection);
     }
 
-    fn seat(&self, seats: Option<(Index, Seats)>) {
+    fn seat(&self, seats: Option<(Index, MemberDisks)>) {
         self.disk.ledger().seat(seats);
         self.network.part_from_the_replaced();
     }
@@ -53,7 +53,7 @@ impl Outside for World {
         waiting_for(&self.group, self.disk.ledger())
     }
 
-    fn company(&self) -> Company {
+    fn company(&self) -> Connectivity {
         let contacts = self.network.contacts(Timestamp::now());
         let apart = contacts.iter().filter(|contact| !contact.connected).map(|contact| {
             let problem = contact.problem.as_deref().unwrap_or("not reached yet");
@@ -64,13 +64,13 @@ impl Outside for World {
         let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
         let (others, apart) = (contacts.len(), apart.collect::<String>());
         let words = format!("{connected} of {others} others are connected{apart}{advice}");
-        Company { connected, words }
+        Connectivity { connected, words }
     }
 }
 
 /// Why this server does not vote yet, if it does not.
 pub(super) fn waiting_for(group: &Group, ledger: &Ledger) -> Option<String> {
-    if ledger.franchise() != Franchise::Waiting || ledger.is_seated() {
+    if ledger.franchise() != VotingRights::Waiting || ledger.is_seated() {
         return None;
     }
     let names: Vec<_> = ledger.unmet().iter().map(|node| group.member(*node).name.to_string()).collect();
@@ -78,30 +78,34 @@ pub(super) fn waiting_for(group: &Group, ledger: &Ledger) -> Option<String> {
 }
 
 /// Introduces this member, and remembers those whom it meets.
-pub(super) struct Porter {
+pub(super) struct PeerIdentity {
     pub(super) ledger: Arc<Ledger>,
     pub(super) disk: Arc<Disk>,
     /// Does not keep the driver: who uses this server does.
-    pub(super) orders: mpsc::WeakUnboundedSender<Order>,
+    pub(super) orders: mpsc::WeakUnboundedSender<DriverOrder>,
 }
 
-impl Greet for Porter {
+impl IdentityCheck for PeerIdentity {
     fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 
-    fn meet(&self, member: NodeId, meeting: Meeting) -> impl Future<Output = Result<(), Stranger>> + Send {
+    fn meet(
+        &self,
+        member: NodeId,
+        meeting: Meeting,
+    ) -> impl Future<Output = Result<(), UnknownDirectory>> + Send {
         self.disk.meet(member, meeting)
     }
 
-    fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), Stranger>> + Send {
+    fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), UnknownDirectory>> + Send {
         self.disk.confirmed(member)
     }
 
     fn replace(&self, replacement: Replacement) {
         // The driver's end ends what is told, too.
         if let Some(orders) = self.orders.upgrade() {
-            let _ = orders.send(Order::Replace(replacement));
+            let _ = orders.send(DriverOrder::Replace(replacement));
         }
     }
 

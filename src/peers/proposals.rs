@@ -47,9 +47,9 @@ pub enum ProposeError {
 
 /// Where the outcome of a record is told: its index.
 #[derive(Debug)]
-pub(crate) struct Answer(oneshot::Sender<Result<u64, ProposeError>>);
+pub(crate) struct RecordReply(oneshot::Sender<Result<u64, ProposeError>>);
 
-impl Answer {
+impl RecordReply {
     pub(crate) fn to(asker: oneshot::Sender<Result<u64, ProposeError>>) -> Self {
         Self(asker)
     }
@@ -66,8 +66,8 @@ impl Answer {
 
 /// Who waits for an outcome.
 #[derive(Debug)]
-enum Waiting {
-    Record(Answer),
+enum PendingReply {
+    Record(RecordReply),
     Value(oneshot::Sender<OrderOutcome>),
     /// Answered once it is in the log, or not.
     Replacement(oneshot::Sender<Result<(), Declined>>),
@@ -79,7 +79,7 @@ enum Fate {
     Failed(ProposeError),
 }
 
-impl Waiting {
+impl PendingReply {
     fn tell(self, fate: Fate) {
         match (self, fate) {
             // Answered before.
@@ -105,30 +105,30 @@ impl Waiting {
 pub(crate) struct Proposals {
     last: u64,
     /// Those that the core has not answered: it does so within the same step.
-    asked: BTreeMap<ProposalId, Waiting>,
+    asked: BTreeMap<ProposalId, PendingReply>,
     /// Those that are in the log, by index. The core bounds how many there are.
-    accepted: BTreeMap<Index, (Term, Waiting)>,
+    accepted: BTreeMap<Index, (Term, PendingReply)>,
     #[cfg(test)]
     pub(crate) mutant: Option<Mutant>,
 }
 
 impl Proposals {
     /// A record for the log.
-    pub(crate) fn record(&mut self, answer: Answer) -> ProposalId {
-        self.ask(Waiting::Record(answer))
+    pub(crate) fn record(&mut self, answer: RecordReply) -> ProposalId {
+        self.ask(PendingReply::Record(answer))
     }
 
     /// Another value for observers.
     pub(super) fn proclaim(&mut self, done: oneshot::Sender<OrderOutcome>) -> ProposalId {
-        self.ask(Waiting::Value(done))
+        self.ask(PendingReply::Value(done))
     }
 
     /// Another disk for a member.
     pub(super) fn replacement(&mut self, answer: oneshot::Sender<Result<(), Declined>>) -> ProposalId {
-        self.ask(Waiting::Replacement(answer))
+        self.ask(PendingReply::Replacement(answer))
     }
 
-    fn ask(&mut self, waiting: Waiting) -> ProposalId {
+    fn ask(&mut self, waiting: PendingReply) -> ProposalId {
         self.last += 1;
         let id = ProposalId(self.last);
         self.asked.insert(id, waiting);
@@ -139,7 +139,7 @@ impl Proposals {
     pub(crate) fn accepted(&mut self, id: ProposalId, at: Position) {
         let waiting = match self.asked.remove(&id) {
             None => return,
-            Some(Waiting::Replacement(answer)) => {
+            Some(PendingReply::Replacement(answer)) => {
                 let _ = answer.send(Ok(()));
                 return;
             }
@@ -155,7 +155,7 @@ impl Proposals {
     pub(crate) fn declined(&mut self, id: ProposalId, why: Declined) {
         let waiting = match self.asked.remove(&id) {
             None => return,
-            Some(Waiting::Replacement(answer)) => {
+            Some(PendingReply::Replacement(answer)) => {
                 let _ = answer.send(Err(why));
                 return;
             }
@@ -229,7 +229,7 @@ mod tests {
 
     fn asked(proposals: &mut Proposals) -> (ProposalId, oneshot::Receiver<Result<u64, ProposeError>>) {
         let (answer, outcome) = oneshot::channel();
-        (proposals.record(Answer::to(answer)), outcome)
+        (proposals.record(RecordReply::to(answer)), outcome)
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{driver::Order, state::records_after};
+use super::{driver::DriverOrder, state::records_after};
 use crate::{
     leadership::FencingToken,
     raft::{identity::Index, node::Node},
@@ -74,11 +74,11 @@ pub(super) fn read(Reading { after, answer }: Reading, node: &Node) {
     let _ = answer.send(found);
 }
 
-/// Committed records, in order: see [`Peers::committed`](super::Peers::committed).
+/// Committed records, in order: see [`Peers::committed`](super::Peer::committed).
 #[derive(Debug)]
 #[must_use = "dropping this stops reading"]
 pub struct Records {
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<DriverOrder>,
     committed: watch::Receiver<Index>,
     after: Index,
     found: VecDeque<Record>,
@@ -86,7 +86,7 @@ pub struct Records {
 
 impl Records {
     pub(super) fn new(
-        orders: mpsc::UnboundedSender<Order>,
+        orders: mpsc::UnboundedSender<DriverOrder>,
         committed: watch::Receiver<Index>,
         after: u64,
     ) -> Self {
@@ -110,7 +110,7 @@ impl Records {
             let after = self.after;
             self.committed.wait_for(|committed| *committed > after).await.ok()?;
             let (answer, found) = oneshot::channel();
-            self.orders.send(Order::Read(Reading { after, answer })).ok()?;
+            self.orders.send(DriverOrder::Read(Reading { after, answer })).ok()?;
             match found.await.ok()? {
                 Found::Records(records, through) => {
                     self.found = records.into();

@@ -5,7 +5,7 @@
 
 use tonic::{Code, Status};
 
-use super::{disk::Stranger, greeting::Unproven, hello::Difference, wire::proto};
+use super::{disk::UnknownDirectory, greeting::Unproven, hello::Difference, wire::proto};
 use crate::names::displayed_within;
 
 /// Why this server does not talk with another one. Written out, it is for the log of this server only.
@@ -19,7 +19,7 @@ pub(crate) enum Refusal {
     Different(#[from] Difference),
     /// It is not the member that it was.
     #[error(transparent)]
-    Stranger(#[from] Stranger),
+    Stranger(#[from] UnknownDirectory),
     /// There is a connection of this member's already.
     #[error(
         "it connected a second time, and the first connection answers: two servers run under its name; start each \
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn contract_11_no_peer_is_told_a_directory() {
         let (before, now) = (DirectoryId::from_bytes([0xAB; 16]), DirectoryId::from_bytes([0xCD; 16]));
-        let refusal = Refusal::from(Stranger::from(Objection::OtherDirectory { before, now }));
+        let refusal = Refusal::from(UnknownDirectory::from(Objection::OtherDirectory { before, now }));
         assert!(refusal.to_string().contains("abab"), "{refusal}");
         let told = refusal.told();
         assert!(!told.as_str().contains("abab") && !told.as_str().contains("cdcd"), "{told:?}");

@@ -14,14 +14,14 @@ use crate::{
 
 /// A term under way.
 #[derive(Debug)]
-pub(super) struct Reign {
+pub(super) struct LeaderTerm {
     tenure: TermHandle,
     events: broadcast::Sender<Event>,
     /// Until when it is proved.
     until: Timestamp,
 }
 
-impl Reign {
+impl LeaderTerm {
     pub(super) fn new(tenure: TermHandle, events: broadcast::Sender<Event>, until: Timestamp) -> Self {
         Self { tenure, events, until }
     }
@@ -85,7 +85,7 @@ impl Stopping {
 
 /// A term that was given up, until another server may lead.
 #[derive(Debug)]
-pub(super) struct Parting {
+pub(super) struct Handover {
     done: oneshot::Sender<OrderOutcome>,
     term: Term,
     /// Whether a successor was told to stand.
@@ -94,7 +94,7 @@ pub(super) struct Parting {
     pub(super) by: Timestamp,
 }
 
-impl Parting {
+impl Handover {
     pub(super) fn new(done: oneshot::Sender<OrderOutcome>, term: Term, by: Timestamp) -> Self {
         Self { done, term, handed_over: false, by }
     }

@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use super::{
     Settings,
     disk::Syncs,
-    look::{Evidence, Known, Look},
-    transport::{Mishap, Network},
+    look::{Evidence, KnownLeader, PeerStatus},
+    transport::{Network, TransportError},
 };
 use crate::{
     clock::Timestamp,
@@ -24,22 +24,22 @@ use crate::{
     raft::{
         identity::{Index, NodeId, Term},
         log::TimeOfDay,
-        message::{Refusal, Refusals},
+        message::{IgnoreReason, IgnoredCounts},
     },
 };
 
 /// What changes now and then; the heartbeats are not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct PublishedState {
     pub(super) role: &'static str,
     pub(super) term: Term,
     pub(super) standing: bool,
-    pub(super) leader: Option<Leads>,
+    pub(super) leader: Option<CommittedLeader>,
 }
 
 /// A leader, by a committed entry of its term.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Leads {
+pub(super) struct CommittedLeader {
     pub(super) who: NodeId,
     pub(super) value: Arc<[u8]>,
     pub(super) token: FencingToken,
@@ -50,7 +50,7 @@ pub(super) struct Leads {
 #[derive(Debug)]
 pub(super) struct Published {
     settings: Settings,
-    seen: watch::Sender<Seen>,
+    seen: watch::Sender<PublishedState>,
     changed: watch::Sender<()>,
     fronts: watch::Sender<Option<QueueHead>>,
     committed: watch::Sender<Index>,
@@ -59,7 +59,7 @@ pub(super) struct Published {
     /// This server's own term, if it leads.
     leadership: Mutex<Option<LeadershipHandle>>,
     /// What the core did not listen to.
-    refusals: Mutex<Refusals>,
+    refusals: Mutex<IgnoredCounts>,
     /// Not kept by this: it asks for what is here.
     network: OnceLock<Weak<Network>>,
     syncs: OnceLock<Arc<Syncs>>,
@@ -67,7 +67,7 @@ pub(super) struct Published {
 
 impl Published {
     pub(super) fn new(settings: Settings, term: Term, committed: Index) -> Self {
-        let seen = Seen { role: "follower", term, standing: false, leader: None };
+        let seen = PublishedState { role: "follower", term, standing: false, leader: None };
         Self {
             settings,
             seen: watch::Sender::new(seen),
@@ -92,7 +92,7 @@ impl Published {
         self.network.get().and_then(Weak::upgrade)
     }
 
-    pub(super) fn refused(&self, refusals: &Refusals) {
+    pub(super) fn refused(&self, refusals: &IgnoredCounts) {
         *locked(&self.refusals) = *refusals;
     }
 
@@ -100,13 +100,13 @@ impl Published {
     pub(super) fn refusals(&self) -> Vec<(&'static str, u64)> {
         let core = *locked(&self.refusals);
         let network = self.network();
-        let by_core = Refusal::ALL.map(|refusal| (refusal.as_str(), core.of(refusal)));
-        let met = Mishap::REFUSED
+        let by_core = IgnoreReason::ALL.map(|refusal| (refusal.as_str(), core.of(refusal)));
+        let met = TransportError::REFUSED
             .map(|mishap| (mishap.as_str(), network.as_ref().map_or(0, |network| network.count(mishap))));
         by_core.into_iter().chain(met).collect()
     }
 
-    pub(super) fn show(&self, seen: Seen) {
+    pub(super) fn show(&self, seen: PublishedState) {
         let front = match &seen.leader {
             Some(leader) => QueueHead::Candidate { token: leader.token, name: displayed(&leader.value) },
             None => QueueHead::Empty,
@@ -149,7 +149,7 @@ impl Published {
     }
 
     #[cfg(test)]
-    pub(super) fn subscribe(&self) -> watch::Receiver<Seen> {
+    pub(super) fn subscribe(&self) -> watch::Receiver<PublishedState> {
         self.seen.subscribe()
     }
 
@@ -177,11 +177,11 @@ impl Published {
     }
 
     /// What this server knows, at this moment.
-    pub(super) fn look(&self) -> Look {
+    pub(super) fn look(&self) -> PeerStatus {
         let now = Timestamp::now();
         let contacts = self.network().map(|network| network.contacts(now)).unwrap_or_default();
-        let Seen { role, term, standing, leader } = self.seen.borrow().clone();
-        Look {
+        let PublishedState { role, term, standing, leader } = self.seen.borrow().clone();
+        PeerStatus {
             name: self.settings.name().clone(),
             term: term.get(),
             role: role.to_owned(),
@@ -194,17 +194,17 @@ impl Published {
     }
 
     /// `None` of our own term, if the clock has ended it and the driver does not know yet.
-    fn known(&self, leader: Leads, now: Timestamp) -> Option<Known> {
+    fn known(&self, leader: CommittedLeader, now: Timestamp) -> Option<KnownLeader> {
         let evidence = if leader.who == self.settings.me() {
             let leadership = locked(&self.leadership);
             let own = leadership.as_ref().filter(|own| own.token() == leader.token)?;
             // What is left first: if it still holds after that, it was more than nothing.
             let certain = own.remaining();
-            own.holds().then_some(Evidence::Itself { certain })?
+            own.holds().then_some(Evidence::OwnClaim { certain })?
         } else {
-            Evidence::Heard { ago: now.since(self.last_contact()) }
+            Evidence::Heartbeat { ago: now.since(self.last_contact()) }
         };
-        Some(Known {
+        Some(KnownLeader {
             name: self.settings.group().member(leader.who).name.clone(),
             value: displayed(&leader.value),
             token: leader.token,

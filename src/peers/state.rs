@@ -8,21 +8,21 @@ use std::sync::Arc;
 use super::wire::{Malformed, entry_from_bytes, entry_to_bytes};
 use crate::raft::{
     identity::{Index, Position, Term},
-    log::{Announcement, Compacted, Entry, Payload, Snapshot},
+    log::{Compacted, Entry, Payload, Proclamation, Snapshot},
 };
 
 /// The newest announcement that is committed, as far as this server knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct State(Option<Announced>);
+pub(super) struct CurrentAnnouncement(Option<Announced>);
 
 /// An announcement, and the entry that it came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Announced {
     at: Position,
-    pub(super) announcement: Announcement,
+    pub(super) announcement: Proclamation,
 }
 
-impl State {
+impl CurrentAnnouncement {
     /// What a snapshot stands for.
     pub(super) fn of(snapshot: &Snapshot) -> Result<Self, Malformed> {
         if snapshot.data.is_empty() {
@@ -41,7 +41,7 @@ impl State {
     }
 
     /// What was announced by the leader of that term.
-    pub(super) fn announced_in(&self, term: Term) -> Option<&Announcement> {
+    pub(super) fn announced_in(&self, term: Term) -> Option<&Proclamation> {
         self.0.as_ref().filter(|announced| announced.at.term == term).map(|announced| &announced.announcement)
     }
 
@@ -91,7 +91,7 @@ impl Compaction {
     }
 
     /// Counts an entry that was applied, which led to `state`. A snapshot, if it is time for one.
-    pub(super) fn applied(&mut self, entry: &Entry, state: &State) -> Option<Compacted> {
+    pub(super) fn applied(&mut self, entry: &Entry, state: &CurrentAnnouncement) -> Option<Compacted> {
         self.entries += 1;
         self.bytes += entry.payload.bytes();
         if self.entries < self.window.entries && self.bytes < self.window.bytes {
@@ -132,13 +132,13 @@ mod tests {
 
     fn announcement(index: u64, term: u64, who: u8) -> Entry {
         let announcement =
-            Announcement { who: NodeId::new(who), value: Arc::from(*b"me"), since: TimeOfDay(5) };
+            Proclamation { who: NodeId::new(who), value: Arc::from(*b"me"), since: TimeOfDay(5) };
         Entry { at: at(index, term), payload: Payload::Leadership(announcement) }
     }
 
     #[test]
     fn only_the_term_s_own_announcement_counts() {
-        let mut state = State::default();
+        let mut state = CurrentAnnouncement::default();
         state.apply(&announcement(1, 1, 2));
         state.apply(&record(2, 1));
         assert_eq!(state.announced_in(Term::new(1)).unwrap().who, NodeId::new(2));
@@ -150,19 +150,20 @@ mod tests {
 
     #[test]
     fn a_snapshot_brings_the_state_back() {
-        let mut state = State::default();
-        let snapshot = |state: &State| Snapshot { at: at(9, 3), data: state.to_bytes(), seats: None };
-        assert_eq!(State::of(&snapshot(&state)), Ok(state.clone()));
+        let mut state = CurrentAnnouncement::default();
+        let snapshot =
+            |state: &CurrentAnnouncement| Snapshot { at: at(9, 3), data: state.to_bytes(), seats: None };
+        assert_eq!(CurrentAnnouncement::of(&snapshot(&state)), Ok(state.clone()));
         state.apply(&announcement(3, 2, 0));
-        assert_eq!(State::of(&snapshot(&state)), Ok(state));
+        assert_eq!(CurrentAnnouncement::of(&snapshot(&state)), Ok(state));
         let garbage = Snapshot { at: at(9, 3), data: Arc::from([0xFF; 3]), seats: None };
-        assert!(State::of(&garbage).is_err());
+        assert!(CurrentAnnouncement::of(&garbage).is_err());
     }
 
     #[test]
     fn the_log_is_cut_a_window_behind() {
         let mut compaction = Compaction::new(Window { entries: 10, bytes: 100 });
-        let state = State::default();
+        let state = CurrentAnnouncement::default();
         let cuts = (1..=40).filter_map(|index| {
             let cut = compaction.applied(&record(index, 1), &state)?;
             Some((index, cut.at.index.get()))
@@ -173,21 +174,22 @@ mod tests {
     #[test]
     fn large_records_fill_a_window_sooner() {
         let mut compaction = Compaction::new(Window { entries: 10, bytes: 100 });
-        let cuts = (1..=8).filter_map(|index| compaction.applied(&record(index, 50), &State::default()));
+        let cuts = (1..=8)
+            .filter_map(|index| compaction.applied(&record(index, 50), &CurrentAnnouncement::default()));
         assert_eq!(cuts.map(|cut| cut.at.index.get()).collect::<Vec<_>>(), [2, 4, 6]);
     }
 
     #[test]
     fn a_snapshot_holds_the_state_of_its_own_place() {
         let mut compaction = Compaction::new(Window { entries: 2, bytes: 100 });
-        let mut state = State::default();
+        let mut state = CurrentAnnouncement::default();
         let mut cuts = Vec::new();
         for entry in [announcement(1, 1, 0), record(2, 1), announcement(3, 2, 1), record(4, 1)] {
             state.apply(&entry);
             cuts.extend(compaction.applied(&entry, &state));
         }
         let Compacted { at: cut, data } = cuts[0].clone();
-        let restored = State::of(&Snapshot { at: cut, data, seats: None }).unwrap();
+        let restored = CurrentAnnouncement::of(&Snapshot { at: cut, data, seats: None }).unwrap();
         assert_eq!((cuts.len(), cuts[0].at), (1, at(2, 1)));
         assert_eq!(restored.announced_in(Term::new(1)).unwrap().who, NodeId::new(0));
     }

@@ -60,7 +60,7 @@ use redb::{
 pub use self::error::StoreError;
 pub(crate) use self::owner::Owner;
 use self::{
-    directory::Directory,
+    directory::DataDirectory,
     file::{Behind, CommitNumber, DataFile, Medium},
 };
 use super::{ledger::MemberRecords, wire};
@@ -69,7 +69,7 @@ use crate::raft::{
     action::{Ballot, Stored, Write},
     identity::{NodeId, Term},
     log::{Change, Entry, Snapshot},
-    membership::{Entrance, Franchise, Identity, Record, Run, RunId, Writes},
+    membership::{Admission, Identity, MemberRecord, Run, RunId, VotingRights, WriteCount},
 };
 
 /// Who this is. Changes so rarely that it does not share a page with what changes each time.
@@ -125,7 +125,7 @@ pub(crate) struct Store {
     known: MemberRecords,
     /// The last start, if it was counted.
     run: Option<Run>,
-    franchise: Franchise,
+    franchise: VotingRights,
 }
 
 /// All that a database has.
@@ -135,7 +135,7 @@ struct Contents {
     shortest: Option<Duration>,
     known: MemberRecords,
     run: Option<Run>,
-    franchise: Franchise,
+    franchise: VotingRights,
     /// Why it is revoked, if it is.
     revoked: Option<String>,
     latest: CommitNumber,
@@ -152,9 +152,9 @@ impl Store {
     /// Refuses what is not a directory of this owner's, whole, writable, and not in use. It is then left
     /// as it was.
     pub(crate) fn open(data: &Path, owner: &Owner) -> Result<Opened, StoreError> {
-        match Directory::claim(data)? {
-            Directory::Complete { file, path } => Self::resume(file, path, owner),
-            Directory::New(unfinished) => {
+        match DataDirectory::claim(data)? {
+            DataDirectory::Complete { file, path } => Self::resume(file, path, owner),
+            DataDirectory::New(unfinished) => {
                 let file = unfinished.file.try_clone();
                 let file = file.map_err(|error| StoreError::io(&unfinished.path, "opened", error))?;
                 let mut opened = Self::begin(file, unfinished.path.clone(), owner)?;
@@ -172,7 +172,7 @@ impl Store {
         let database = database.map_err(|error| StoreError::redb(&path, "written", error))?;
         let directory = DirectoryId::from_bytes(random(&path)?);
         let (latest, last, known) = (CommitNumber(0), 0, MemberRecords::default());
-        let (run, franchise) = (None, Franchise::Waiting);
+        let (run, franchise) = (None, VotingRights::Waiting);
         let mut store = Self { database, file, path, latest, last, known, run, franchise };
         store.commit(|transaction| {
             let mut identity = transaction.open_table(IDENTITY)?;
@@ -220,7 +220,7 @@ impl Store {
         // leader of those said; a directory with none has given no vote that matters.
         let begun = stored.snapshot != Snapshot::none() || !stored.entries.is_empty();
         if run.is_none() && begun {
-            franchise = Franchise::Full;
+            franchise = VotingRights::Full;
         }
         let store = Self { database, file, path, latest, last, known, run, franchise };
         Ok(Opened { store, stored, directory, previous_shortest: shortest })
@@ -259,9 +259,9 @@ impl Store {
     pub(crate) fn begin_run(&mut self, shortest: Duration, alone: bool) -> Result<Run, StoreError> {
         let nanos = u64::try_from(shortest.as_nanos()).unwrap_or(u64::MAX);
         let number = self.run.map_or(0, |run| run.number) + 1;
-        let began = Writes(self.latest.0 + 1);
+        let began = WriteCount(self.latest.0 + 1);
         let run = Run { number, id: RunId::from_bytes(random(&self.path)?), began };
-        let franchise = if alone { Franchise::Full } else { self.franchise };
+        let franchise = if alone { VotingRights::Full } else { self.franchise };
         let known = self.known.clone();
         self.commit(|transaction| {
             {
@@ -287,9 +287,9 @@ impl Store {
     pub(crate) fn keep_met(
         &mut self,
         node: NodeId,
-        record: Record,
-        entrance: Entrance,
-        franchise: Franchise,
+        record: MemberRecord,
+        entrance: Admission,
+        franchise: VotingRights,
     ) -> Result<(), StoreError> {
         let mut news = MemberRecords::default();
         news.keep(node, record, entrance);
@@ -309,7 +309,7 @@ impl Store {
     ///
     /// As [`write`](Self::write).
     pub(crate) fn revoke(&mut self, why: &str) -> Result<(), StoreError> {
-        let franchise = Franchise::Revoked;
+        let franchise = VotingRights::Revoked;
         self.commit(|transaction| {
             transaction.open_table(IDENTITY)?.insert(FRANCHISE, &franchise_to_bytes(franchise, why)[..])?;
             Ok(())
@@ -323,13 +323,13 @@ impl Store {
         &self.known
     }
 
-    pub(crate) fn franchise(&self) -> Franchise {
+    pub(crate) fn franchise(&self) -> VotingRights {
         self.franchise
     }
 
     /// How many writes are durable here.
-    pub(crate) fn writes(&self) -> Writes {
-        Writes(self.latest.0)
+    pub(crate) fn writes(&self) -> WriteCount {
+        WriteCount(self.latest.0)
     }
 
     /// What is to be said of a directory over which redb tripped.
@@ -438,13 +438,13 @@ fn run_to_bytes(run: &Run) -> Vec<u8> {
 fn run_from_bytes(bytes: &[u8]) -> Option<Run> {
     let (number, rest) = bytes.split_first_chunk()?;
     let (id, began) = rest.split_first_chunk()?;
-    let began = Writes(u64::from_le_bytes(began.try_into().ok()?));
+    let began = WriteCount(u64::from_le_bytes(began.try_into().ok()?));
     Some(Run { number: u64::from_le_bytes(*number), id: RunId::from_bytes(*id), began })
 }
 
 /// Directory, run, writes, and whether it is mutual.
-fn record_to_bytes(record: &Record) -> Vec<u8> {
-    let Record { identity, writes, mutual } = record;
+fn record_to_bytes(record: &MemberRecord) -> Vec<u8> {
+    let MemberRecord { identity, writes, mutual } = record;
     [
         identity.directory.as_bytes(),
         &*run_to_bytes(&identity.run),
@@ -454,43 +454,43 @@ fn record_to_bytes(record: &Record) -> Vec<u8> {
     .concat()
 }
 
-fn record_from_bytes(bytes: &[u8]) -> Option<Record> {
+fn record_from_bytes(bytes: &[u8]) -> Option<MemberRecord> {
     let bytes: &[u8; RECORD_BYTES] = bytes.try_into().ok()?;
     let (directory, rest) = bytes.split_first_chunk()?;
     let (run, rest) = rest.split_at(RUN_BYTES);
     let (writes, mutual) = rest.split_first_chunk()?;
-    Some(Record {
+    Some(MemberRecord {
         identity: Identity { directory: DirectoryId::from_bytes(*directory), run: run_from_bytes(run)? },
-        writes: Writes(u64::from_le_bytes(*writes)),
+        writes: WriteCount(u64::from_le_bytes(*writes)),
         mutual: mutual == [1],
     })
 }
 
-fn franchise_to_bytes(franchise: Franchise, why: &str) -> Vec<u8> {
+fn franchise_to_bytes(franchise: VotingRights, why: &str) -> Vec<u8> {
     let kind = match franchise {
-        Franchise::Waiting => 0,
-        Franchise::Full => 1,
-        Franchise::Revoked => 2,
+        VotingRights::Waiting => 0,
+        VotingRights::Full => 1,
+        VotingRights::Revoked => 2,
     };
     [&[kind], why.as_bytes()].concat()
 }
 
-fn franchise_from_bytes(bytes: &[u8]) -> Option<(Franchise, String)> {
+fn franchise_from_bytes(bytes: &[u8]) -> Option<(VotingRights, String)> {
     let (kind, why) = bytes.split_first()?;
     let franchise = match kind {
-        0 => Franchise::Waiting,
-        1 => Franchise::Full,
-        2 => Franchise::Revoked,
+        0 => VotingRights::Waiting,
+        1 => VotingRights::Full,
+        2 => VotingRights::Revoked,
         _ => return None,
     };
     Some((franchise, String::from_utf8_lossy(why).into_owned()))
 }
 
 /// What an earlier version remembered of a member: its directory.
-fn met_before(directory: &[u8; 16]) -> Record {
-    let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: Writes(0) };
+fn met_before(directory: &[u8; 16]) -> MemberRecord {
+    let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: WriteCount(0) };
     let directory = DirectoryId::from_bytes(*directory);
-    Record::first(Identity { directory, run }, Writes::default())
+    MemberRecord::first(Identity { directory, run }, WriteCount::default())
 }
 
 impl Contents {
@@ -538,7 +538,7 @@ impl Contents {
             known,
             run: run.transpose()?,
             franchise,
-            revoked: (franchise == Franchise::Revoked).then_some(why),
+            revoked: (franchise == VotingRights::Revoked).then_some(why),
             latest: CommitNumber(latest),
             stored: Stored { ballot, snapshot: snapshot(&transaction)?, entries: entries(&transaction)? },
         })

@@ -43,7 +43,7 @@
 //!
 //! # What a stranger can't do
 //!
-//! Use more than a bounded number of connections ([`Lobby`]), buffers, headers and time before its
+//! Use more than a bounded number of connections ([`Admissions`]), buffers, headers and time before its
 //! first word; take the room of another address; say anything larger than [`LARGEST_MESSAGE`]; end another's connection. What
 //! makes no sense ends the connection that it came on, and is counted. With TLS it needs a
 //! certificate for all of that. What it is told when it is turned away, and what is logged of it, are two types
@@ -80,13 +80,13 @@ mod talk;
 pub(super) mod tests;
 mod tied;
 
-pub(crate) use self::counts::Mishap;
-use self::{contacts::Contacts, lobby::Lobby, member_addresses::MemberAddresses, said::Said};
-pub(super) use self::{dial::Target, pace::Pace, talk::Ending};
+pub(crate) use self::counts::TransportError;
+use self::{contacts::Sessions, lobby::Admissions, member_addresses::MemberAddresses, said::LogOnce};
+pub(super) use self::{dial::Target, pace::Timeouts, talk::Disconnect};
 use super::{
-    Contact, Look, Settings,
-    disk::Stranger,
-    hello::{self, Acquaintance, End},
+    PeerLink, PeerStatus, Settings,
+    disk::UnknownDirectory,
+    hello::{self, Introduced, Side},
     ledger::{KnownWrites, Ledger, Meeting},
     operate::Replacement,
     refusal::{Refusal, shown},
@@ -130,15 +130,19 @@ const LAST_PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_AFTER_A_REFUSAL: Duration = Duration::from_secs(1);
 
 /// What is known of data directories: ours, and those of members that were met before.
-pub(crate) trait Greet: Send + Sync + 'static {
+pub(crate) trait IdentityCheck: Send + Sync + 'static {
     /// What is known.
     fn ledger(&self) -> &Arc<Ledger>;
 
     /// Whether that member may be listened to. What is new of it is remembered, durably, before the answer.
-    fn meet(&self, member: NodeId, meeting: Meeting) -> impl Future<Output = Result<(), Stranger>> + Send;
+    fn meet(
+        &self,
+        member: NodeId,
+        meeting: Meeting,
+    ) -> impl Future<Output = Result<(), UnknownDirectory>> + Send;
 
     /// That member has said that it has recorded us, which is remembered, durably, before the answer.
-    fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), Stranger>> + Send;
+    fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), UnknownDirectory>> + Send;
 
     /// An operator orders that another disk takes a member's place.
     fn replace(&self, replacement: Replacement);
@@ -149,9 +153,9 @@ pub(crate) trait Greet: Send + Sync + 'static {
 
 /// Data for observers.
 #[derive(Clone)]
-pub(crate) struct Looks {
+pub(crate) struct StatusSource {
     /// What is known now. Called on the network's runtime: it does not wait.
-    pub(crate) look: Arc<dyn Fn() -> Look + Send + Sync>,
+    pub(crate) look: Arc<dyn Fn() -> PeerStatus + Send + Sync>,
     /// Marked as changed whenever that is worth telling at once.
     pub(crate) changed: watch::Receiver<()>,
 }
@@ -160,7 +164,7 @@ pub(crate) struct Looks {
 #[derive(Debug)]
 #[must_use = "dropping this ends all connections"]
 pub(crate) struct Network {
-    contacts: Arc<Contacts>,
+    contacts: Arc<Sessions>,
     _over: DropGuard,
 }
 
@@ -172,32 +176,32 @@ impl Network {
     /// # Errors
     ///
     /// A listener that can't be used.
-    pub(crate) fn start<G: Greet>(
+    pub(crate) fn start<G: IdentityCheck>(
         runtime: &runtime::Handle,
         settings: &Settings,
         listener: std::net::TcpListener,
         greeter: G,
         inbox: mpsc::Sender<Envelope>,
-        looks: Looks,
+        looks: StatusSource,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let _entered = runtime.enter();
         let listener = TcpListener::from_std(listener)?;
         let (group, me) = (settings.group(), settings.me());
-        let pace = Pace::of(settings.timing());
-        let contacts = Arc::new(Contacts::of(settings, pace, Arc::clone(greeter.ledger())));
+        let pace = Timeouts::of(settings.timing());
+        let contacts = Arc::new(Sessions::of(settings, pace, Arc::clone(greeter.ledger())));
         let over = CancellationToken::new();
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(TransportShared {
             settings: settings.clone(),
             greeter,
             inbox,
             looks,
             contacts: Arc::clone(&contacts),
-            lobby: Lobby::default(),
+            lobby: Admissions::default(),
             member_addresses: MemberAddresses::of(group),
             pace,
             over: over.clone(),
-            strangers: Mutex::new(Said::nothing(said::OF_STRANGERS)),
+            strangers: Mutex::new(LogOnce::nothing(said::OF_STRANGERS)),
         });
         let accepting = accepting::accept(Arc::clone(&shared), listener);
         runtime.spawn(over.clone().run_until_cancelled_owned(accepting));
@@ -220,11 +224,11 @@ impl Network {
 
     /// Tells that member that it must not vote any more. It ends the connection then.
     pub(crate) fn object(&self, member: NodeId, objection: Objection) {
-        self.contacts.object(member, &Refusal::from(Stranger::from(objection)));
+        self.contacts.object(member, &Refusal::from(UnknownDirectory::from(objection)));
     }
 
     /// The other members, sorted by name, as they stand at `now` by the boot-time clock.
-    pub(crate) fn contacts(&self, now: Timestamp) -> Vec<Contact> {
+    pub(crate) fn contacts(&self, now: Timestamp) -> Vec<PeerLink> {
         self.contacts.seen(now)
     }
 
@@ -234,39 +238,39 @@ impl Network {
     }
 
     /// How often that has happened since the start.
-    pub(crate) fn count(&self, mishap: Mishap) -> u64 {
+    pub(crate) fn count(&self, mishap: TransportError) -> u64 {
         self.contacts.counts.of(mishap)
     }
 }
 
 /// What all connections of one member share.
-struct Shared<G> {
+struct TransportShared<G> {
     settings: Settings,
     greeter: G,
     inbox: mpsc::Sender<Envelope>,
-    looks: Looks,
-    contacts: Arc<Contacts>,
-    lobby: Lobby,
+    looks: StatusSource,
+    contacts: Arc<Sessions>,
+    lobby: Admissions,
     member_addresses: MemberAddresses,
-    pace: Pace,
+    pace: Timeouts,
     /// Ends everything.
     over: CancellationToken,
     /// Log lines about strangers so far.
-    strangers: Mutex<Said<(std::net::IpAddr, Ending)>>,
+    strangers: Mutex<LogOnce<(std::net::IpAddr, Disconnect)>>,
 }
 
-impl<G: Greet> Shared<G> {
+impl<G: IdentityCheck> TransportShared<G> {
     /// Our own words, once the other side has proved itself.
     ///
     /// `to` is who has introduced itself first, if it has.
-    fn hello(&self, to: Option<&Acquaintance>) -> proto::Hello {
+    fn hello(&self, to: Option<&Introduced>) -> proto::Hello {
         let ledger = self.greeter.ledger();
         let newcomer = to.is_some_and(|to| self.is_newcomer(to));
         hello::ours(&self.settings, &ledger.identity(), ledger.writes(), ledger.claim(), newcomer)
     }
 
     /// Whether that one is talked to because a log names its directory, and not as the first one that was met.
-    fn is_newcomer(&self, them: &Acquaintance) -> bool {
+    fn is_newcomer(&self, them: &Introduced) -> bool {
         !self.greeter.ledger().is_founder(them.node, them.identity.directory)
     }
 
@@ -275,15 +279,15 @@ impl<G: Greet> Shared<G> {
     /// `known_writes` is what was known of it before it could say what it says here.
     async fn acquaint(
         &self,
-        end: End,
+        end: Side,
         theirs: &proto::Hello,
         known_writes: &KnownWrites,
-    ) -> Result<Acquaintance, Ending> {
+    ) -> Result<Introduced, Disconnect> {
         let them = hello::compare(&self.settings, end, theirs)?;
-        let Acquaintance { node, identity, writes, claim, newcomer } = them;
-        let (mut another_answers, mutual) = (false, matches!(end, End::Dialled(_)) && !newcomer);
+        let Introduced { node, identity, writes, claim, newcomer } = them;
+        let (mut another_answers, mutual) = (false, matches!(end, Side::Dialled(_)) && !newcomer);
         let known_writes = known_writes.on(&identity.directory);
-        if end == End::Accepted(node) && !self.contacts.has_room(node, self.pace.attempt / 2).await {
+        if end == Side::Accepted(node) && !self.contacts.has_room(node, self.pace.attempt / 2).await {
             another_answers = self.greeter.ledger().is_another_run(node, &identity);
             if !another_answers {
                 return Err(Refusal::Doubled.into());
@@ -295,23 +299,23 @@ impl<G: Greet> Shared<G> {
     }
 
     /// A member that has proved itself refuses us.
-    fn refused_by(&self, node: NodeId, verdict: &proto::Verdict) -> Ending {
+    fn refused_by(&self, node: NodeId, verdict: &proto::Verdict) -> Disconnect {
         if verdict.revokes {
             let name = &self.settings.group().member(node).name;
             self.greeter.revoked(format!("'{name}' says: {}", shown(&verdict.refusal)));
         }
-        Ending::refused_by(&verdict.refusal)
+        Disconnect::refused_by(&verdict.refusal)
     }
 }
 
-impl<G> Shared<G> {
+impl<G> TransportShared<G> {
     /// From that member to us.
     fn route(&self, from: NodeId, directory: DirectoryId) -> Route {
         Route { cluster: self.settings.cluster(), from, to: self.settings.me(), directory }
     }
 
     /// Counts and logs a refused caller.
-    fn turned_away(&self, from: SocketAddr, ending: &Ending) {
+    fn turned_away(&self, from: SocketAddr, ending: &Disconnect) {
         self.contacts.count(ending);
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = strangers.is_news_at((from.ip(), ending.clone()), Timestamp::now());

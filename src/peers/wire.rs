@@ -14,8 +14,8 @@ use crate::{
     leadership::ClusterId,
     raft::{
         identity::{Index, MAX_MEMBERS, NodeId, Position, Term},
-        log::{Announcement, Conflict, Entry, Payload, Snapshot, TimeOfDay},
-        membership::{DirectoryId, Seat, Seats},
+        log::{Conflict, Entry, Payload, Proclamation, Snapshot, TimeOfDay},
+        membership::{DirectoryId, MemberDisk, MemberDisks},
         message::{Envelope, Message},
     },
 };
@@ -187,7 +187,7 @@ fn position(position: Option<proto::Position>) -> Result<Position, Malformed> {
 impl From<Entry> for proto::Entry {
     fn from(Entry { at, payload }: Entry) -> Self {
         let payload = match payload {
-            Payload::Leadership(Announcement { who, value, since }) => {
+            Payload::Leadership(Proclamation { who, value, since }) => {
                 entry::Payload::Leadership(proto::Leadership {
                     who: who.place() as u32,
                     value: bytes(&value),
@@ -209,7 +209,7 @@ impl TryFrom<proto::Entry> for Entry {
             entry::Payload::Leadership(proto::Leadership { who, value, since }) => {
                 let who = u8::try_from(who).map_err(|_| Malformed("a member of no possible group"))?;
                 let (who, value) = (NodeId::new(who), Arc::from(&value[..]));
-                Payload::Leadership(Announcement { who, value, since: TimeOfDay(since) })
+                Payload::Leadership(Proclamation { who, value, since: TimeOfDay(since) })
             }
             entry::Payload::Record(record) => Payload::Record(Arc::from(&record[..])),
             entry::Payload::Seats(seats) => Payload::Seats(seats.try_into()?),
@@ -235,28 +235,28 @@ impl TryFrom<proto::Snapshot> for Snapshot {
     }
 }
 
-impl From<Seats> for proto::Seats {
-    fn from(seats: Seats) -> Self {
-        let seat = |seat: &Seat| proto::Seat {
+impl From<MemberDisks> for proto::MemberDisks {
+    fn from(seats: MemberDisks) -> Self {
+        let seat = |seat: &MemberDisk| proto::MemberDisk {
             directory: prost::bytes::Bytes::copy_from_slice(seat.directory().as_bytes()),
-            incoming: matches!(seat, Seat::Incoming(_)),
-            founding: matches!(seat, Seat::Founding(_)),
+            incoming: matches!(seat, MemberDisk::Incoming(_)),
+            founding: matches!(seat, MemberDisk::Founding(_)),
         };
         Self { seats: seats.all().iter().map(seat).collect() }
     }
 }
 
-impl TryFrom<proto::Seats> for Seats {
+impl TryFrom<proto::MemberDisks> for MemberDisks {
     type Error = Malformed;
 
-    fn try_from(seats: proto::Seats) -> Result<Self, Malformed> {
-        let seat = |seat: proto::Seat| {
+    fn try_from(seats: proto::MemberDisks) -> Result<Self, Malformed> {
+        let seat = |seat: proto::MemberDisk| {
             let directory = seat.directory.as_ref().try_into().map_err(|_| Malformed("a directory"))?;
             let directory = DirectoryId::from_bytes(directory);
             match (seat.incoming, seat.founding) {
-                (true, false) => Ok(Seat::Incoming(directory)),
-                (false, true) => Ok(Seat::Founding(directory)),
-                (false, false) => Ok(Seat::Voting(directory)),
+                (true, false) => Ok(MemberDisk::Incoming(directory)),
+                (false, true) => Ok(MemberDisk::Founding(directory)),
+                (false, false) => Ok(MemberDisk::Voting(directory)),
                 (true, true) => Err(Malformed("a disk that was met first and is to come")),
             }
         };
@@ -300,7 +300,7 @@ mod tests {
 
     fn entries() -> impl Strategy<Value = Entry> {
         let announcement = (any::<u8>(), shared(), any::<u64>()).prop_map(|(who, value, since)| {
-            Payload::Leadership(Announcement { who: NodeId::new(who), value, since: TimeOfDay(since) })
+            Payload::Leadership(Proclamation { who: NodeId::new(who), value, since: TimeOfDay(since) })
         });
         let payloads =
             prop_oneof![announcement, shared().prop_map(Payload::Record), seats().prop_map(Payload::Seats)];
@@ -312,11 +312,13 @@ mod tests {
         (positions(), shared(), seats).prop_map(|(at, data, seats)| Snapshot { at, data, seats })
     }
 
-    fn seats() -> impl Strategy<Value = Seats> {
+    fn seats() -> impl Strategy<Value = MemberDisks> {
         let seat = (any::<[u8; 16]>(), 0..3_usize).prop_map(|(directory, kind)| {
-            [Seat::Founding, Seat::Incoming, Seat::Voting][kind](DirectoryId::from_bytes(directory))
+            [MemberDisk::Founding, MemberDisk::Incoming, MemberDisk::Voting][kind](DirectoryId::from_bytes(
+                directory,
+            ))
         });
-        prop::collection::vec(seat, 1..=usize::from(MAX_MEMBERS)).prop_map(Seats::of)
+        prop::collection::vec(seat, 1..=usize::from(MAX_MEMBERS)).prop_map(MemberDisks::of)
     }
 
     fn messages() -> impl Strategy<Value = Message> {

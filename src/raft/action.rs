@@ -17,9 +17,9 @@ use std::sync::Arc;
 use super::{
     identity::{NodeId, Position, Term},
     log::{Change, Compacted, Entry, Snapshot, TimeOfDay},
-    membership::{CannotReplace, DirectoryId, Franchise, Objection},
+    membership::{CannotReplace, DirectoryId, Objection, VotingRights},
     message::Envelope,
-    timing::Draw,
+    timing::Random,
 };
 use crate::{
     clock::Timestamp,
@@ -28,13 +28,13 @@ use crate::{
 
 /// All that the core may know of the world at the time of a step.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Moment {
+pub(crate) struct Now {
     /// The boot-time clock.
     pub(crate) now: Timestamp,
     /// The clock on the wall, to be announced.
     pub(crate) today: TimeOfDay,
     /// A fresh random number.
-    pub(crate) draw: Draw,
+    pub(crate) draw: Random,
 }
 
 /// What happened.
@@ -62,7 +62,7 @@ pub(crate) enum Input {
     /// The holder of the term that this server lost last has stopped all that rested on it.
     LetGo,
     /// Whether this server votes has changed, durably. One whose right is revoked and that leads is to resign.
-    Franchise(Franchise),
+    Franchise(VotingRights),
     /// The state up to this entry, in place of the entries. Nothing happens if the entry was not
     /// applied, or if the state is larger than [`Limits::snapshot`](super::message::Limits).
     Compact(Compacted),
@@ -74,12 +74,12 @@ pub(crate) enum Input {
 #[derive(Debug, Clone)]
 pub(crate) struct Proposal {
     pub(crate) id: ProposalId,
-    pub(crate) content: Content,
+    pub(crate) content: NewEntry,
 }
 
 /// What a leader may add to its log.
 #[derive(Debug, Clone)]
-pub(crate) enum Content {
+pub(crate) enum NewEntry {
     /// A record of the user's.
     Record(Arc<[u8]>),
     /// Another value for observers, in place of the one that the leader stood with.
@@ -89,7 +89,7 @@ pub(crate) enum Content {
     Replacement { member: NodeId, directory: DirectoryId },
 }
 
-impl Content {
+impl NewEntry {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Record(bytes) | Self::Value(bytes) => bytes.len(),
@@ -121,7 +121,7 @@ pub(crate) enum Effect {
     Apply(Vec<Entry>),
     /// Begin anew from this state, which stands for everything up to a point.
     Restore(Snapshot),
-    Leadership(Tidings),
+    Leadership(LeadershipChange),
     /// A member's answer proves that its disk has lost something: it is to be told, and must not vote any more.
     Objection {
         member: NodeId,
@@ -142,7 +142,7 @@ pub(crate) enum Effect {
 
 /// What became of this server's leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Tidings {
+pub(crate) enum LeadershipChange {
     /// This server leads, provably until this moment of the boot-time clock.
     Gained { token: FencingToken, until: Timestamp },
     /// … until this later one.

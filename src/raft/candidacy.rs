@@ -8,7 +8,7 @@
 use super::mutant::Mutant;
 use super::{
     action::WriteNumber,
-    core::Turn,
+    core::StepContext,
     identity::{Ballots, NodeId, Position},
     leader::Leader,
     message::Message,
@@ -53,7 +53,7 @@ impl Candidate {
 
 impl<R> Server<R> {
     /// Asks all members whether they would vote for this server.
-    pub(super) fn ask_around(self, turn: &mut Turn) -> Node {
+    pub(super) fn start_pre_vote(self, turn: &mut StepContext) -> Node {
         #[cfg(test)]
         if self.core.config.is(Mutant::IgnoresPreVote) {
             return self.campaign(turn, false);
@@ -66,7 +66,7 @@ impl<R> Server<R> {
     ///
     /// On a `transfer` voters vote although they heard the leader: it told them, through us, that it
     /// gave up. That is true of the leader of the term right before this one, and so of this term only.
-    pub(super) fn campaign(mut self, turn: &mut Turn, transfer: bool) -> Node {
+    pub(super) fn campaign(mut self, turn: &mut StepContext, transfer: bool) -> Node {
         let me = self.core.me();
         self.core.enter(self.core.term().next());
         self.core.vote_for(me);
@@ -83,7 +83,7 @@ impl<R> Server<R> {
 impl Server<PreCandidate> {
     /// Asks once more. The answers to earlier asks still count: where the round trip is longer than
     /// the interval, no answer ever comes before the next ask.
-    pub(super) fn ask(mut self, turn: &mut Turn) -> Node {
+    pub(super) fn ask(mut self, turn: &mut StepContext) -> Node {
         if !self.core.seeks_votes(turn.now()) {
             return self.follow(turn, None);
         }
@@ -100,7 +100,7 @@ impl Server<PreCandidate> {
         self.decide(turn)
     }
 
-    pub(super) fn would_vote(mut self, turn: &mut Turn, voter: NodeId, echo: Timestamp) -> Node {
+    pub(super) fn would_vote(mut self, turn: &mut StepContext, voter: NodeId, echo: Timestamp) -> Node {
         if (self.role.since..=turn.now()).contains(&echo) {
             self.role.willing.retain(|(known, at)| *known != voter || *at > echo);
             if !self.role.willing.iter().any(|(known, _)| *known == voter) {
@@ -112,7 +112,7 @@ impl Server<PreCandidate> {
 
     /// Begins a term if a majority would vote for this server, by answers to asks that are younger
     /// than the shortest timeout: a voter may have heard a leader since.
-    fn decide(self, turn: &mut Turn) -> Node {
+    fn decide(self, turn: &mut StepContext) -> Node {
         let oldest = turn.now() - self.core.timing().shortest();
         let counts = |(voter, asked): &&(NodeId, Timestamp)| *asked > oldest && self.core.counts(*voter);
         let willing = self.role.willing.iter().filter(counts).count();
@@ -123,7 +123,7 @@ impl Server<PreCandidate> {
     }
 
     /// A write is durable: perhaps the one that a new term had to wait for.
-    pub(super) fn after_write(self, turn: &mut Turn) -> Node {
+    pub(super) fn after_write(self, turn: &mut StepContext) -> Node {
         self.decide(turn)
     }
 
@@ -154,7 +154,7 @@ impl Server<PreCandidate> {
 }
 
 impl Server<Candidate> {
-    pub(super) fn voted(mut self, turn: &mut Turn, voter: NodeId) -> Node {
+    pub(super) fn voted(mut self, turn: &mut StepContext, voter: NodeId) -> Node {
         if self.core.counts(voter) {
             self.role.votes.add(voter);
         }
@@ -164,19 +164,19 @@ impl Server<Candidate> {
     /// The deadline has come. The others were asked only once the own vote was durable, so that is when
     /// their time begins: else a disk that is slower than an election timeout would begin one term
     /// after the other, and ask for votes in each after it had given it up.
-    pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
+    pub(super) fn tick(mut self, turn: &mut StepContext) -> Node {
         if self.core.is_durable(self.role.own) || self.core.counts_from_the_ballot() {
             if !self.core.stands() {
                 self.core.rest(turn.now());
             }
-            return self.ask_around(turn);
+            return self.start_pre_vote(turn);
         }
         self.role.deadline = self.core.election_deadline(&turn.moment);
         self.into()
     }
 
     /// Counts, with its own vote if that is durable.
-    pub(super) fn count(mut self, turn: &mut Turn) -> Node {
+    pub(super) fn count(mut self, turn: &mut StepContext) -> Node {
         if self.core.is_durable(self.role.own) {
             self.role.votes.add(self.core.me());
             if !std::mem::replace(&mut self.role.asked, true) && !self.core.counts_from_the_ballot() {

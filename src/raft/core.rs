@@ -8,35 +8,35 @@ use std::collections::VecDeque;
 #[cfg(test)]
 use super::mutant::Mutant;
 use super::{
-    action::{Actions, Ballot, Effect, Moment, Persisted, Stored, Tidings, Write, WriteNumber},
+    action::{Actions, Ballot, Effect, LeadershipChange, Now, Persisted, Stored, Write, WriteNumber},
     caretaker::Caretaking,
     identity::{Ballots, Index, Members, NodeId, Position, Term},
     log::{Accepted, Compacted, Log, Snapshot, Unfit},
-    membership::{DirectoryId, Founders, Franchise, Seat, Seats},
-    message::{Envelope, Limits, Listener, Message, Refusal, Refusals},
+    membership::{DirectoryId, FirstDirectories, MemberDisk, MemberDisks, VotingRights},
+    message::{Envelope, IgnoreReason, IgnoredCounts, Limits, Listener, Message},
     timing::Timing,
 };
 use crate::{clock::Timestamp, leadership::ClusterId};
 
 /// What is the same for a server's whole life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Config {
+pub(crate) struct CoreConfig {
     pub(crate) me: NodeId,
     pub(crate) members: Members,
     pub(crate) cluster: ClusterId,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
     /// Whether this server may vote at its start.
-    pub(crate) franchise: Franchise,
+    pub(crate) franchise: VotingRights,
     /// The disk that this server runs on.
     pub(crate) directory: DirectoryId,
     /// The disks that were met before its start.
-    pub(crate) founders: Founders,
+    pub(crate) founders: FirstDirectories,
     #[cfg(test)]
     pub(crate) mutant: Option<Mutant>,
 }
 
-impl Config {
+impl CoreConfig {
     /// Whether a safeguard is taken out, to show that its absence is noticed.
     #[cfg(test)]
     pub(super) fn is(&self, mutant: Mutant) -> bool {
@@ -46,15 +46,15 @@ impl Config {
 
 /// One step's doings so far.
 #[derive(Debug)]
-pub(super) struct Turn {
-    pub(super) moment: Moment,
+pub(super) struct StepContext {
+    pub(super) moment: Now,
     effects: Vec<Effect>,
     /// Messages that rest on what this step changes.
     resting: Vec<Envelope>,
 }
 
-impl Turn {
-    pub(super) fn new(moment: Moment) -> Self {
+impl StepContext {
+    pub(super) fn new(moment: Now) -> Self {
         Self { moment, effects: Vec::new(), resting: Vec::new() }
     }
 
@@ -62,7 +62,7 @@ impl Turn {
         self.moment.now
     }
 
-    pub(super) fn tell(&mut self, tidings: Tidings) {
+    pub(super) fn tell(&mut self, tidings: LeadershipChange) {
         self.effects.push(Effect::Leadership(tidings));
     }
 
@@ -74,7 +74,7 @@ impl Turn {
 /// The state that all roles share.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Core {
-    pub(super) config: Config,
+    pub(super) config: CoreConfig,
     ballot: Ballot,
     pub(super) log: Log,
     pub(super) commit: Index,
@@ -85,17 +85,17 @@ pub(super) struct Core {
     holder_until: Option<Timestamp>,
     /// Servers that this one held back for since it last heard a leader, or entered a term.
     held_back_for: Ballots,
-    franchise: Franchise,
+    franchise: VotingRights,
     /// Whether to stand for election, and what to announce then.
     pub(super) standing: Option<std::sync::Arc<[u8]>>,
     caretaking: Caretaking,
-    writes: Writes,
-    pub(super) refusals: Refusals,
+    writes: PendingWrites,
+    pub(super) refusals: IgnoredCounts,
 }
 
 impl Core {
     /// The state of a server that starts, `None` if no server wrote what is stored.
-    pub(super) fn restored(config: Config, stored: Stored, now: Timestamp) -> Option<Self> {
+    pub(super) fn restored(config: CoreConfig, stored: Stored, now: Timestamp) -> Option<Self> {
         let members = config.members;
         if !stored.snapshot.is_of(members) || !stored.entries.iter().all(|entry| entry.is_of(members)) {
             return None;
@@ -110,7 +110,7 @@ impl Core {
         #[cfg(test)]
         let heard = if config.is(Mutant::ForgetsStickiness) { Timestamp::from_nanos(0) } else { heard };
         let committed = log.snapshot().at.index;
-        let writes = Writes::all_done(stored.ballot, log.last().index);
+        let writes = PendingWrites::all_done(stored.ballot, log.last().index);
         let (franchise, caretaking) = (config.franchise, Caretaking::led(now, &config.timing));
         Some(Self {
             config,
@@ -125,7 +125,7 @@ impl Core {
             standing: None,
             caretaking,
             writes,
-            refusals: Refusals::default(),
+            refusals: IgnoredCounts::default(),
         })
     }
 
@@ -150,8 +150,8 @@ impl Core {
         self.ballot
     }
 
-    pub(super) fn admit(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        let Config { me, members, cluster, limits, .. } = self.config;
+    pub(super) fn admit(&self, envelope: &Envelope) -> Result<(), IgnoreReason> {
+        let CoreConfig { me, members, cluster, limits, .. } = self.config;
         Listener { me, members, cluster, limits, term: self.term() }.admit(envelope)
     }
 
@@ -174,12 +174,12 @@ impl Core {
     }
 
     /// A member's first directory was met.
-    pub(super) fn meet(&mut self, node: NodeId, directory: DirectoryId) {
+    pub(super) fn record_directory(&mut self, node: NodeId, directory: DirectoryId) {
         self.config.founders.met(node, directory);
     }
 
     /// Whose disks count by the log; `None` if it is those that were met first.
-    fn seats(&self) -> Option<&Seats> {
+    fn seats(&self) -> Option<&MemberDisks> {
         #[cfg(test)]
         if self.config.is(Mutant::CountsDisksOnceCommitted) {
             return self.log.seats_at(self.commit).map(|(_, seats)| seats);
@@ -194,7 +194,7 @@ impl Core {
             return true;
         }
         match self.seats() {
-            Some(seats) => seats.seat(node).map(Seat::directory) == Some(directory),
+            Some(seats) => seats.seat(node).map(MemberDisk::directory) == Some(directory),
             None => self.config.founders.of(node) == Some(directory),
         }
     }
@@ -205,7 +205,7 @@ impl Core {
         if self.config.is(Mutant::CountsDisksByName) {
             return true;
         }
-        self.seats().is_none_or(|seats| seats.seat(node).is_some_and(Seat::counts))
+        self.seats().is_none_or(|seats| seats.seat(node).is_some_and(MemberDisk::counts))
     }
 
     /// Whether this server may stand: its own disk is one that counts.
@@ -217,15 +217,17 @@ impl Core {
     /// known here that it counts: who counts it has that in a newer log.
     pub(super) fn may_vote(&self) -> bool {
         #[cfg(test)]
-        if self.config.is(Mutant::VotesBeforeAllHaveMet) && self.franchise == Franchise::Waiting {
+        if self.config.is(Mutant::VotesBeforeAllHaveMet) && self.franchise == VotingRights::Waiting {
             return true;
         }
         match self.seats().and_then(|seats| seats.seat(self.me())) {
-            Some(Seat::Voting(own) | Seat::Incoming(own)) => {
-                self.franchise != Franchise::Revoked && own == self.config.directory
+            Some(MemberDisk::Voting(own) | MemberDisk::Incoming(own)) => {
+                self.franchise != VotingRights::Revoked && own == self.config.directory
             }
-            Some(Seat::Founding(own)) => self.franchise == Franchise::Full && own == self.config.directory,
-            None => self.franchise == Franchise::Full,
+            Some(MemberDisk::Founding(own)) => {
+                self.franchise == VotingRights::Full && own == self.config.directory
+            }
+            None => self.franchise == VotingRights::Full,
         }
     }
 
@@ -271,8 +273,8 @@ impl Core {
     }
 
     /// Once it is revoked, it stays so.
-    pub(super) fn enfranchise(&mut self, franchise: Franchise) {
-        if self.franchise != Franchise::Revoked {
+    pub(super) fn enfranchise(&mut self, franchise: VotingRights) {
+        if self.franchise != VotingRights::Revoked {
             self.franchise = franchise;
         }
     }
@@ -296,7 +298,7 @@ impl Core {
     }
 
     /// Reports whether a leader that counts on this server may still be valid: then it casts no vote.
-    pub(super) fn clings(&self, now: Timestamp) -> bool {
+    pub(super) fn heard_leader_recently(&self, now: Timestamp) -> bool {
         now < self.heard + self.timing().shortest() || self.is_held(now)
     }
 
@@ -320,7 +322,7 @@ impl Core {
         self.holder_until = None;
     }
 
-    pub(super) fn hear(&mut self, now: Timestamp) {
+    pub(super) fn note_leader(&mut self, now: Timestamp) {
         self.heard = now;
         self.held_back_for = Ballots::default();
         self.led(now);
@@ -343,22 +345,22 @@ impl Core {
     }
 
     /// How long to wait for a leader from now on.
-    pub(super) fn election_deadline(&self, moment: &Moment) -> Timestamp {
+    pub(super) fn election_deadline(&self, moment: &Now) -> Timestamp {
         moment.now + self.timing().election_timeout(moment.draw)
     }
 
     fn envelope(&self, to: NodeId, message: Message) -> Envelope {
-        let Config { me: from, cluster, directory, .. } = self.config;
+        let CoreConfig { me: from, cluster, directory, .. } = self.config;
         Envelope { cluster, from, to, directory, term: self.term(), message }
     }
 
     /// Sends what rests on nothing that is not durable.
-    pub(super) fn send(&self, turn: &mut Turn, to: NodeId, message: Message) {
+    pub(super) fn send(&self, turn: &mut StepContext, to: NodeId, message: Message) {
         turn.effects.push(Effect::Send(self.envelope(to, message)));
     }
 
     /// Sends once everything that is asked to be written up to now is durable.
-    pub(super) fn send_when_durable(&self, turn: &mut Turn, to: NodeId, message: Message) {
+    pub(super) fn send_when_durable(&self, turn: &mut StepContext, to: NodeId, message: Message) {
         turn.resting.push(self.envelope(to, message));
     }
 
@@ -376,7 +378,7 @@ impl Core {
     }
 
     /// Begins anew from a leader's snapshot, if it reaches further than what is committed here.
-    pub(super) fn install(&mut self, turn: &mut Turn, snapshot: Snapshot) {
+    pub(super) fn install(&mut self, turn: &mut StepContext, snapshot: Snapshot) {
         if snapshot.at.index <= self.commit {
             return;
         }
@@ -397,7 +399,7 @@ impl Core {
     }
 
     /// Learns that all up to `index` is committed, as far as it is here, and applies it (§5.3).
-    pub(super) fn commit_to(&mut self, turn: &mut Turn, index: Index) {
+    pub(super) fn commit_to(&mut self, turn: &mut StepContext, index: Index) {
         self.commit = self.commit.max(index.min(self.log.last().index));
         if self.commit > self.applied {
             let new = self.log.slice(self.applied.next(), self.commit, usize::MAX, usize::MAX);
@@ -458,15 +460,15 @@ impl Core {
         self.writes.done >= write
     }
 
-    pub(super) fn persisted(&mut self, turn: &mut Turn, Persisted(number): Persisted) {
+    pub(super) fn persisted(&mut self, turn: &mut StepContext, Persisted(number): Persisted) {
         self.writes.done(number);
         let released = self.writes.held.partition_point(|(rests_on, _)| *rests_on <= number);
         turn.effects.extend(self.writes.held.drain(..released).map(|(_, envelope)| Effect::Send(envelope)));
     }
 
     /// Ends a step: what it changed becomes a write, and what rests on it waits.
-    pub(super) fn finish(&mut self, turn: Turn) -> Actions {
-        let Turn { moment, mut effects, resting } = turn;
+    pub(super) fn finish(&mut self, turn: StepContext) -> Actions {
+        let StepContext { moment, mut effects, resting } = turn;
         self.holder_until.take_if(|until| *until <= moment.now);
         let change = self.log.take_change();
         let write = (change.is_some() || self.ballot != self.writes.ballot).then(|| {
@@ -507,7 +509,7 @@ impl Core {
 
 /// Writes that were asked for, and what waits for them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Writes {
+struct PendingWrites {
     asked: WriteNumber,
     done: WriteNumber,
     /// Term and vote as of the last write that was asked for.
@@ -530,7 +532,7 @@ struct UnderWay {
     bytes: usize,
 }
 
-impl Writes {
+impl PendingWrites {
     fn all_done(ballot: Ballot, durable: Index) -> Self {
         let (asked, done) = (WriteNumber::default(), WriteNumber::default());
         let balloted = asked;

@@ -1,10 +1,10 @@
 //! Follows a leader, or waits for one (§5.2).
 
 use super::{
-    core::Turn,
+    core::StepContext,
     identity::{Index, NodeId, Position},
     log::{Entry, Snapshot, Unfit},
-    message::{Message, Refusal},
+    message::{IgnoreReason, Message},
     node::{Node, Server},
 };
 use crate::clock::Timestamp;
@@ -32,16 +32,16 @@ impl Follower {
 
 impl Server<Follower> {
     /// No leader was heard for the whole election timeout.
-    pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
+    pub(super) fn tick(mut self, turn: &mut StepContext) -> Node {
         if self.core.seeks_votes(turn.now()) {
-            return self.ask_around(turn);
+            return self.start_pre_vote(turn);
         }
         self.role.deadline = self.core.election_deadline(&turn.moment);
         self.into()
     }
 
     /// The leader of the term has given up, for this server (thesis §3.10).
-    pub(super) fn take_over(self, turn: &mut Turn) -> Node {
+    pub(super) fn take_over(self, turn: &mut StepContext) -> Node {
         let core = &self.core;
         let may = core.stands() && !core.is_held(turn.now()) && core.may_begin_a_term();
         if may { self.campaign(turn, true) } else { self.into() }
@@ -62,10 +62,10 @@ impl Server<Follower> {
     }
 
     /// The leader of the term is heard: AppendEntries of Figure 2, InstallSnapshot of Figure 13.
-    pub(super) fn hear(mut self, turn: &mut Turn, leader: NodeId, message: Message) -> Node {
+    pub(super) fn hear(mut self, turn: &mut StepContext, leader: NodeId, message: Message) -> Node {
         // Counted from here, which is after the leader sent it: so this server keeps to the leader for
         // longer than the leader counts on it.
-        self.core.hear(turn.now());
+        self.core.note_leader(turn.now());
         self.role = Follower::waiting(Some(leader), self.core.election_deadline(&turn.moment));
         match message {
             Message::Append { previous, entries, commit, sent } => {
@@ -77,7 +77,7 @@ impl Server<Follower> {
         self.into()
     }
 
-    fn append(&mut self, turn: &mut Turn, leader: NodeId, sent: Entries) {
+    fn append(&mut self, turn: &mut StepContext, leader: NodeId, sent: Entries) {
         let Entries { previous, entries, commit, sent: echo } = sent;
         let before = self.core.log.last();
         match self.core.accept(previous, &entries) {
@@ -93,11 +93,11 @@ impl Server<Follower> {
                 let rejected = Message::Rejected { previous, conflict, echo, stands };
                 self.core.send(turn, leader, rejected);
             }
-            Err(Unfit::Committed) => self.core.refusals.count(Refusal::Impossible),
+            Err(Unfit::Committed) => self.core.refusals.count(IgnoreReason::Impossible),
         }
     }
 
-    fn install(&mut self, turn: &mut Turn, leader: NodeId, snapshot: Snapshot, echo: Timestamp) {
+    fn install(&mut self, turn: &mut StepContext, leader: NodeId, snapshot: Snapshot, echo: Timestamp) {
         let end = snapshot.at.index;
         self.core.install(turn, snapshot);
         self.acknowledge(turn, leader, end, false, echo);
@@ -105,7 +105,14 @@ impl Server<Follower> {
 
     /// New entries are acknowledged once they are durable. A heartbeat is answered at once, for as much
     /// as is durable: a slow disk shall not depose a leader that is heard.
-    fn acknowledge(&self, turn: &mut Turn, leader: NodeId, matched: Index, heartbeat: bool, echo: Timestamp) {
+    fn acknowledge(
+        &self,
+        turn: &mut StepContext,
+        leader: NodeId,
+        matched: Index,
+        heartbeat: bool,
+        echo: Timestamp,
+    ) {
         let stands = self.core.would_take_over(turn.now());
         if heartbeat || matched <= self.core.durable() {
             let matched = matched.min(self.core.durable());

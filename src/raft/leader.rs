@@ -9,14 +9,14 @@
 #[cfg(test)]
 use super::mutant::Mutant;
 use super::{
-    action::{Content, Declined, Effect, Proposal, Tidings},
+    action::{Declined, Effect, LeadershipChange, NewEntry, Proposal},
     candidacy::Candidate,
-    core::Turn,
+    core::StepContext,
     follower::Follower,
     identity::{Index, NodeId},
-    log::{Announcement, Conflict, Payload, TimeOfDay},
-    membership::{CannotReplace, DirectoryId, Objection, Seat, Seats},
-    message::{Message, Refusal},
+    log::{Conflict, Payload, Proclamation, TimeOfDay},
+    membership::{CannotReplace, DirectoryId, MemberDisk, MemberDisks, Objection},
+    message::{IgnoreReason, Message},
     node::{Node, Server},
     progress::Progress,
 };
@@ -61,7 +61,7 @@ enum Claim {
 
 impl Leader {
     /// Takes the office that the votes gave, and announces it; a caretaker announces nothing.
-    pub(super) fn elected(mut candidate: Server<Candidate>, turn: &mut Turn) -> Node {
+    pub(super) fn elected(mut candidate: Server<Candidate>, turn: &mut StepContext) -> Node {
         let core = &mut candidate.core;
         let (me, since) = (core.me(), turn.moment.today);
         let first = core.log.last().index.next();
@@ -69,7 +69,7 @@ impl Leader {
         let peers = core.members().others(me).map(unknown).collect();
         let claim = match core.standing.clone() {
             Some(value) => {
-                core.log.append(core.term(), Payload::Leadership(Announcement { who: me, value, since }));
+                core.log.append(core.term(), Payload::Leadership(Proclamation { who: me, value, since }));
                 Claim::Unproved { first }
             }
             None => Claim::Caretaker { by: turn.now() + core.timing().longest() },
@@ -77,7 +77,7 @@ impl Leader {
         let (elected, sent) = (turn.now(), turn.now());
         let role = Leader { elected, since, sent, peers, claim };
         let mut leader = candidate.in_role(role);
-        leader.let_itself_be_heard(turn);
+        leader.broadcast_heartbeat(turn);
         leader.into()
     }
 
@@ -117,7 +117,7 @@ impl Server<Leader> {
     /// Check-quorum, by the clock and before anything else in a step (thesis §6.2).
     ///
     /// A leader whose disk hangs ends its claim, too. It hands over once the holder has let go.
-    pub(super) fn end_if_over(mut self, turn: &mut Turn) -> Node {
+    pub(super) fn end_if_over(mut self, turn: &mut StepContext) -> Node {
         let by = match self.role.claim {
             Claim::GivenUp { by } | Claim::Caretaker { by } => by,
             _ => self.over_at(),
@@ -138,11 +138,11 @@ impl Server<Leader> {
     }
 
     /// Ends the claim, if there is one.
-    pub(super) fn lose(&mut self, turn: &mut Turn, loss: Loss) {
+    pub(super) fn lose(&mut self, turn: &mut StepContext, loss: Loss) {
         let mut from = turn.now();
         if let Claim::Held(validity) = &self.role.claim {
             let token = self.token();
-            turn.tell(Tidings::Lost { token, loss });
+            turn.tell(LeadershipChange::Lost { token, loss });
             if loss != Loss::Resigned {
                 self.core.hold_until(validity.until());
                 from = from.max(validity.until());
@@ -161,24 +161,24 @@ impl Server<Leader> {
         FencingToken::new(self.core.term().get())
     }
 
-    pub(super) fn tick(mut self, turn: &mut Turn) -> Node {
+    pub(super) fn tick(mut self, turn: &mut StepContext) -> Node {
         if turn.now() >= self.role.sent + self.core.timing().heartbeat() {
-            self.let_itself_be_heard(turn);
-            self.believe(turn); // A group of one is its own majority.
+            self.broadcast_heartbeat(turn);
+            self.update_validity(turn); // A group of one is its own majority.
         }
         self.into()
     }
 
-    fn let_itself_be_heard(&mut self, turn: &mut Turn) {
+    fn broadcast_heartbeat(&mut self, turn: &mut StepContext) {
         self.role.sent = turn.now();
         self.role.peers.iter_mut().for_each(|peer| peer.heartbeat(&self.core, turn));
     }
 
-    fn replicate(&mut self, turn: &mut Turn) {
+    fn replicate(&mut self, turn: &mut StepContext) {
         self.role.peers.iter_mut().for_each(|peer| peer.stream(&self.core, turn));
     }
 
-    pub(super) fn propose(mut self, turn: &mut Turn, proposals: Vec<Proposal>) -> Node {
+    pub(super) fn propose(mut self, turn: &mut StepContext, proposals: Vec<Proposal>) -> Node {
         let mut waiting = self.core.waiting();
         for Proposal { id, content } in proposals {
             turn.push(match self.take(turn, content, &mut waiting) {
@@ -192,8 +192,8 @@ impl Server<Leader> {
 
     fn take(
         &mut self,
-        turn: &Turn,
-        content: Content,
+        turn: &StepContext,
+        content: NewEntry,
         (entries, bytes): &mut (usize, usize),
     ) -> Result<super::identity::Position, Declined> {
         let limits = self.core.config.limits;
@@ -209,9 +209,9 @@ impl Server<Leader> {
         }
         let (who, since) = (self.core.me(), self.role.since);
         let payload = match content {
-            Content::Record(record) => Payload::Record(record),
-            Content::Value(value) => Payload::Leadership(Announcement { who, value, since }),
-            Content::Replacement { member, directory } => {
+            NewEntry::Record(record) => Payload::Record(record),
+            NewEntry::Value(value) => Payload::Leadership(Proclamation { who, value, since }),
+            NewEntry::Replacement { member, directory } => {
                 let seats = self.replace(turn, member, directory).map_err(Declined::NotReplaced)?;
                 Payload::Seats(seats)
             }
@@ -226,10 +226,10 @@ impl Server<Leader> {
     /// of the leader's time stays; nothing of the old disk adds to it.
     fn replace(
         &mut self,
-        turn: &Turn,
+        turn: &StepContext,
         member: NodeId,
         directory: DirectoryId,
-    ) -> Result<Seats, CannotReplace> {
+    ) -> Result<MemberDisks, CannotReplace> {
         let members = self.core.members();
         if members.count() <= 2 {
             return Err(CannotReplace::TooFewMembers);
@@ -248,7 +248,7 @@ impl Server<Leader> {
             return Err(CannotReplace::OneAtATime);
         }
         if let Some(owner) =
-            members.all().find(|node| seats.seat(*node).map(Seat::directory) == Some(directory))
+            members.all().find(|node| seats.seat(*node).map(MemberDisk::directory) == Some(directory))
         {
             let same = owner == member;
             return Err(if same { CannotReplace::SameDirectory } else { CannotReplace::AnotherMembers });
@@ -265,14 +265,14 @@ impl Server<Leader> {
         }
         #[cfg(test)]
         if self.core.config.is(Mutant::AdmitsDisksAtOnce) {
-            return Ok(seats.with(member, Seat::Voting(directory)));
+            return Ok(seats.with(member, MemberDisk::Voting(directory)));
         }
-        Ok(seats.with(member, Seat::Incoming(directory)))
+        Ok(seats.with(member, MemberDisk::Incoming(directory)))
     }
 
     /// Lets a new disk count, once it is committed that the old one does not, and the new one has what says so: it votes by
     /// that.
-    fn admit(&mut self, turn: &mut Turn) {
+    fn admit(&mut self, turn: &mut StepContext) {
         let Some((at, seats)) = self.core.log.seats() else { return };
         let Some((member, directory)) = seats.incoming() else { return };
         let has_it = |peer: &Progress| peer.peer == member && peer.matched >= at;
@@ -281,20 +281,20 @@ impl Server<Leader> {
         let ready = ready || self.core.config.is(Mutant::AdmitsDisksBeforeTheCommit);
         let ready = ready && matches!(self.role.claim, Claim::Held(_));
         if ready {
-            let seats = seats.with(member, Seat::Voting(directory));
+            let seats = seats.with(member, MemberDisk::Voting(directory));
             self.core.log.append(self.core.term(), Payload::Seats(seats));
             self.replicate(turn);
         }
     }
 
     /// Whether an answer is one to something that this leader sent.
-    fn sent_at(&self, turn: &Turn, echo: Timestamp) -> bool {
+    fn sent_at(&self, turn: &StepContext, echo: Timestamp) -> bool {
         (self.role.elected..=turn.now()).contains(&echo)
     }
 
     pub(super) fn appended(
         mut self,
-        turn: &mut Turn,
+        turn: &mut StepContext,
         from: NodeId,
         matched: Index,
         echo: Timestamp,
@@ -316,7 +316,7 @@ impl Server<Leader> {
 
     pub(super) fn rejected(
         mut self,
-        turn: &mut Turn,
+        turn: &mut StepContext,
         from: NodeId,
         previous: Index,
         conflict: Conflict,
@@ -346,28 +346,28 @@ impl Server<Leader> {
     }
 
     /// A caretaker goes on for as long as one that stands makes progress.
-    fn keep_on(&mut self, turn: &Turn, moved: bool) {
+    fn keep_on(&mut self, turn: &StepContext, moved: bool) {
         if let (Claim::Caretaker { by }, true) = (&mut self.role.claim, moved) {
             *by = turn.now() + self.core.timing().longest();
         }
     }
 
     fn refuse(mut self) -> Node {
-        self.core.refusals.count(Refusal::Impossible);
+        self.core.refusals.count(IgnoreReason::Impossible);
         self.into()
     }
 
     #[cfg(test)]
-    fn claim_as_caretaker(&self, turn: &mut Turn) {
+    fn claim_as_caretaker(&self, turn: &mut StepContext) {
         let mutant = self.core.config.is(Mutant::CaretakerClaims) && self.role.is_caretaker();
         if let (true, Some(proved)) = (mutant, self.proved_at()) {
             let (token, until) = (self.token(), self.core.timing().believed_until(proved));
-            turn.tell(Tidings::Gained { token, until });
+            turn.tell(LeadershipChange::Gained { token, until });
         }
     }
 
     #[cfg(not(test))]
-    fn claim_as_caretaker(&self, _: &mut Turn) {}
+    fn claim_as_caretaker(&self, _: &mut StepContext) {}
 
     #[cfg(test)]
     fn hands_over_to_any(&self) -> bool {
@@ -390,26 +390,26 @@ impl Server<Leader> {
     }
 
     #[cfg(test)]
-    fn credited(&self, turn: &Turn, echo: Timestamp) -> Timestamp {
+    fn credited(&self, turn: &StepContext, echo: Timestamp) -> Timestamp {
         if self.core.config.is(Mutant::CountsFromTheAnswer) { turn.now() } else { echo }
     }
 
     #[cfg(not(test))]
-    fn credited(&self, _: &Turn, echo: Timestamp) -> Timestamp {
+    fn credited(&self, _: &StepContext, echo: Timestamp) -> Timestamp {
         echo
     }
 
     /// Counts what is durable where, and all that follows from it.
-    pub(super) fn count(mut self, turn: &mut Turn) -> Node {
+    pub(super) fn count(mut self, turn: &mut StepContext) -> Node {
         self.commit(turn);
         self.admit(turn);
-        self.believe(turn);
+        self.update_validity(turn);
         if self.role.has_given_up() { self.hand_over(turn) } else { self.into() }
     }
 
     /// The last rule for leaders of Figure 2: only an entry of the own term is committed by counting.
     /// Those before it are committed with it (§5.4.2, Figure 8).
-    fn commit(&mut self, turn: &mut Turn) {
+    fn commit(&mut self, turn: &mut StepContext) {
         let counted = |peer: &Progress| if self.core.counts(peer.peer) { peer.matched } else { Index::ZERO };
         let matched = self.role.peers.iter().map(counted);
         let reached = self.core.members().reached_by_majority(matched.chain([self.core.durable()]));
@@ -427,17 +427,17 @@ impl Server<Leader> {
     }
 
     /// Claims leadership, or extends the claim, by what a majority has answered.
-    fn believe(&mut self, turn: &mut Turn) {
+    fn update_validity(&mut self, turn: &mut StepContext) {
         let Some(proved) = self.proved_at() else { return };
         let (until, token, now) = (self.core.timing().believed_until(proved), self.token(), turn.now());
         match &mut self.role.claim {
             Claim::Unproved { first } if self.core.commit >= *first && now < until => {
                 self.role.claim = Claim::Held(Validity::new(until));
-                turn.tell(Tidings::Gained { token, until });
+                turn.tell(LeadershipChange::Gained { token, until });
             }
             Claim::Held(validity) if until > validity.until() => {
                 if let Ok(until) = validity.extend(Bound::FIRST, until, now) {
-                    turn.tell(Tidings::Extended { token, until });
+                    turn.tell(LeadershipChange::Extended { token, until });
                 }
             }
             _ => {}
@@ -445,7 +445,7 @@ impl Server<Leader> {
     }
 
     /// Gives leadership up. Belief ends here; then a successor is brought up to date (thesis §3.10).
-    pub(super) fn give_up(mut self, turn: &mut Turn) -> Node {
+    pub(super) fn give_up(mut self, turn: &mut StepContext) -> Node {
         if self.role.is_caretaker() {
             return self.retire(turn);
         }
@@ -472,7 +472,7 @@ impl Server<Leader> {
     ///
     /// Only a claim that was given up gets here, and it is never taken back: the word may arrive
     /// late, or twice, and voters will not wait for anybody's validity then.
-    pub(super) fn hand_over(self, turn: &mut Turn) -> Node {
+    pub(super) fn hand_over(self, turn: &mut StepContext) -> Node {
         if self.core.is_held(turn.now()) {
             return self.into(); // The holder is at work still.
         }
@@ -496,7 +496,7 @@ impl Server<Leader> {
     }
 
     /// Leaves it to the others.
-    fn retire(mut self, turn: &mut Turn) -> Node {
+    fn retire(mut self, turn: &mut StepContext) -> Node {
         self.leave(turn.now());
         let timeouts = if self.role.peers.is_empty() { 0 } else { TIMEOUTS_OF_REST };
         let rest = self.core.timing().longest() * timeouts;

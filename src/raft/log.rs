@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use super::{
     identity::{Index, Members, NodeId, Position, Term},
-    membership::{Seat, Seats},
+    membership::{MemberDisk, MemberDisks},
 };
 
 /// One entry.
@@ -46,11 +46,11 @@ pub(crate) enum Payload {
     ///
     /// As the first entry it is also the one whose commit proves the win, and with it everything
     /// before (§8, the no-op).
-    Leadership(Announcement),
+    Leadership(Proclamation),
     /// A record of the user's.
     Record(Arc<[u8]>),
     /// Whose disks count from here on, in place of all that was said of that before.
-    Seats(Seats),
+    Seats(MemberDisks),
 }
 
 impl Payload {
@@ -66,7 +66,7 @@ impl Payload {
 
 /// A leader's own word.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Announcement {
+pub(crate) struct Proclamation {
     pub(crate) who: NodeId,
     pub(crate) value: Arc<[u8]>,
     pub(crate) since: TimeOfDay,
@@ -83,13 +83,13 @@ pub(crate) struct Snapshot {
     pub(crate) at: Position,
     pub(crate) data: Arc<[u8]>,
     /// Whose disks count there, if one was ever replaced.
-    pub(crate) seats: Option<(Index, Seats)>,
+    pub(crate) seats: Option<(Index, MemberDisks)>,
 }
 
 impl Snapshot {
     /// Whether what it says of whose disks count is of these members, and of an entry that it stands for.
     pub(crate) fn is_of(&self, members: Members) -> bool {
-        let fits = |(at, seats): &(Index, Seats)| {
+        let fits = |(at, seats): &(Index, MemberDisks)| {
             seats.all().len() == members.count() && (Index::new(1)..=self.at.index).contains(at)
         };
         self.seats.as_ref().is_none_or(fits)
@@ -153,7 +153,7 @@ pub(crate) struct Log {
     snapshot: Snapshot,
     entries: Vec<Entry>,
     /// The entries after the snapshot that say whose disks count.
-    seated: Vec<(Index, Seats)>,
+    seated: Vec<(Index, MemberDisks)>,
     /// The first entry that changed since the last [`Change`].
     changed: Option<Index>,
     snapshot_changed: bool,
@@ -184,19 +184,19 @@ impl Log {
     }
 
     /// Whose disks count by this log, and the entry that says so; `None` if it is those that were met first.
-    pub(crate) fn seats(&self) -> Option<(Index, &Seats)> {
+    pub(crate) fn seats(&self) -> Option<(Index, &MemberDisks)> {
         let last = self.seated.last().or(self.snapshot.seats.as_ref());
         last.map(|(at, seats)| (*at, seats))
     }
 
     /// The same as of that entry, which the snapshot does not reach beyond.
-    pub(crate) fn seats_at(&self, index: Index) -> Option<&(Index, Seats)> {
+    pub(crate) fn seats_at(&self, index: Index) -> Option<&(Index, MemberDisks)> {
         let end = self.seated.partition_point(|(at, _)| *at <= index);
         self.seated[..end].last().or(self.snapshot.seats.as_ref())
     }
 
     /// What this log says of the disk of one member, and the entry that says so.
-    pub(crate) fn seat(&self, node: NodeId) -> Option<(Seat, Index)> {
+    pub(crate) fn seat(&self, node: NodeId) -> Option<(MemberDisk, Index)> {
         let (at, seats) = self.seats()?;
         Some((seats.seat(node)?, at))
     }
@@ -360,7 +360,7 @@ impl Log {
     }
 }
 
-fn seats_of(entry: &Entry) -> Option<(Index, Seats)> {
+fn seats_of(entry: &Entry) -> Option<(Index, MemberDisks)> {
     match &entry.payload {
         Payload::Seats(seats) => Some((entry.at.index, seats.clone())),
         Payload::Leadership(_) | Payload::Record(_) => None,

@@ -16,7 +16,7 @@
 //! # What this prevents, and what it does not
 //!
 //! It *prevents* that a new disk counts: a server votes only once all others have recorded its directory
-//! ([`Franchise`]), so a disk that takes its place is refused by each of them, and never votes.
+//! ([`VotingRights`]), so a disk that takes its place is refused by each of them, and never votes.
 //!
 //! It *detects* restored and copied disks, when they meet a server that knows better. It does not make them safe: a vote
 //! that only its receiver remembers does not stop a second one elsewhere, and a copy and its original that are let in by
@@ -27,12 +27,12 @@
 //! # Whose votes count
 //!
 //! The directories that were met first, until a disk is replaced. From then on the log says it, in entries that name the
-//! directory of each member ([`Seats`]), and the last of them counts, committed or not. So each server knows it from its
+//! directory of each member ([`MemberDisks`]), and the last of them counts, committed or not. So each server knows it from its
 //! own disk, also after a restart, and a new disk knows it of all others without having met any of them.
 //!
 //! Replacing a disk takes two of these entries. The first one takes the member's vote away: the new disk is talked to
-//! ([`Seat::Incoming`]), and counts for nothing. The second one, appended once the first is committed and the new disk has it,
-//! gives it to the new disk ([`Seat::Voting`]). The majorities before and after each entry share a disk, as in Raft's changes of
+//! ([`MemberDisk::Incoming`]), and counts for nothing. The second one, appended once the first is committed and the new disk has it,
+//! gives it to the new disk ([`MemberDisk::Voting`]). The majorities before and after each entry share a disk, as in Raft's changes of
 //! one server at a time (thesis §4.1). The rules are walked through in `model::replace`.
 //!
 //! Pure: the store keeps what is remembered, the transport asks.
@@ -56,7 +56,7 @@ pub(crate) struct Run {
     pub(crate) number: u64,
     pub(crate) id: RunId,
     /// The write that counted it: what was written before is of earlier ones.
-    pub(crate) began: Writes,
+    pub(crate) began: WriteCount,
 }
 
 /// Who a server is, for as long as its process lives.
@@ -68,21 +68,21 @@ pub(crate) struct Identity {
 
 /// Durable writes of a directory, counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub(crate) struct Writes(pub(crate) u64);
+pub(crate) struct WriteCount(pub(crate) u64);
 
 /// What a server remembers of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Record {
+pub(crate) struct MemberRecord {
     pub(crate) identity: Identity,
     /// The most that is known to be durable there.
-    pub(crate) writes: Writes,
+    pub(crate) writes: WriteCount,
     /// Whether the other one has recorded this server, too, as it has said.
     pub(crate) mutual: bool,
 }
 
 /// Whether this server votes, pre-votes and stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) enum Franchise {
+pub(crate) enum VotingRights {
     /// Not yet: one of the others has not recorded its directory, and would not know it from a new one.
     #[default]
     Waiting,
@@ -94,8 +94,8 @@ pub(crate) enum Franchise {
 
 /// The disk of a member, by the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Seat {
-    /// That disk was met first. What it has counts, and it votes once all others have recorded it: see [`Franchise`].
+pub(crate) enum MemberDisk {
+    /// That disk was met first. What it has counts, and it votes once all others have recorded it: see [`VotingRights`].
     Founding(DirectoryId),
     /// What that disk votes and has counts.
     Voting(DirectoryId),
@@ -105,19 +105,19 @@ pub(crate) enum Seat {
 
 /// The disks of all members, by the log.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Seats(Arc<[Seat]>);
+pub(crate) struct MemberDisks(Arc<[MemberDisk]>);
 
-impl Seats {
+impl MemberDisks {
     /// One of each member, in their order.
-    pub(crate) fn of(seats: impl IntoIterator<Item = Seat>) -> Self {
+    pub(crate) fn of(seats: impl IntoIterator<Item = MemberDisk>) -> Self {
         Self(seats.into_iter().collect())
     }
 
-    pub(crate) fn all(&self) -> &[Seat] {
+    pub(crate) fn all(&self) -> &[MemberDisk] {
         &self.0
     }
 
-    pub(crate) fn seat(&self, node: NodeId) -> Option<Seat> {
+    pub(crate) fn seat(&self, node: NodeId) -> Option<MemberDisk> {
         self.0.get(node.place()).copied()
     }
 
@@ -125,20 +125,20 @@ impl Seats {
     pub(crate) fn incoming(&self) -> Option<(NodeId, DirectoryId)> {
         let mut seats = (0..).map(NodeId::new).zip(&*self.0);
         seats.find_map(|(node, seat)| match seat {
-            Seat::Incoming(directory) => Some((node, *directory)),
-            Seat::Founding(_) | Seat::Voting(_) => None,
+            MemberDisk::Incoming(directory) => Some((node, *directory)),
+            MemberDisk::Founding(_) | MemberDisk::Voting(_) => None,
         })
     }
 
     /// The same with another seat for that member.
-    pub(crate) fn with(&self, node: NodeId, seat: Seat) -> Self {
+    pub(crate) fn with(&self, node: NodeId, seat: MemberDisk) -> Self {
         let mut seats = self.0.to_vec();
         seats[node.place()] = seat;
         Self(seats.into())
     }
 }
 
-impl Seat {
+impl MemberDisk {
     pub(crate) fn directory(self) -> DirectoryId {
         match self {
             Self::Founding(directory) | Self::Voting(directory) | Self::Incoming(directory) => directory,
@@ -153,9 +153,9 @@ impl Seat {
 
 /// The directories that were met first, durably, this server's own included.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Founders(Vec<Option<DirectoryId>>);
+pub(crate) struct FirstDirectories(Vec<Option<DirectoryId>>);
 
-impl Founders {
+impl FirstDirectories {
     pub(crate) fn none(members: Members) -> Self {
         Self(vec![None; members.count()])
     }
@@ -178,15 +178,16 @@ impl Founders {
     }
 
     /// All of them, once all are known.
-    pub(crate) fn seats(&self) -> Option<Seats> {
-        let seats: Option<Vec<Seat>> = self.0.iter().map(|it| Some(Seat::Founding((*it)?))).collect();
-        seats.map(Seats::of)
+    pub(crate) fn seats(&self) -> Option<MemberDisks> {
+        let seats: Option<Vec<MemberDisk>> =
+            self.0.iter().map(|it| Some(MemberDisk::Founding((*it)?))).collect();
+        seats.map(MemberDisks::of)
     }
 }
 
 /// How another server comes to be talked to under a member's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Entrance {
+pub(crate) enum Admission {
     /// No other directory of that member was met before, and the log names none.
     First,
     /// Its directory is the one that was met first.
@@ -201,21 +202,21 @@ pub(crate) enum Entrance {
 /// that directory in its own log. Taking its word for it is safe: a disk that has forgotten its votes has no such log either,
 /// and what it says counts only by this server's own log.
 pub(crate) fn entrance(
-    seat: Option<(Seat, Index)>,
+    seat: Option<(MemberDisk, Index)>,
     first: Option<DirectoryId>,
     said: DirectoryId,
     claim: Index,
-) -> Result<Entrance, Objection> {
+) -> Result<Admission, Objection> {
     let (before, known_at) = match (seat, first) {
         (Some((seat, at)), _) => (seat.directory(), at),
         (None, Some(first)) => (first, Index::ZERO),
-        (None, None) if claim > Index::ZERO => return Ok(Entrance::Named),
-        (None, None) => return Ok(Entrance::First),
+        (None, None) if claim > Index::ZERO => return Ok(Admission::Named),
+        (None, None) => return Ok(Admission::First),
     };
     if said != before && claim <= known_at {
         return Err(Objection::OtherDirectory { before, now: said });
     }
-    Ok(if first == Some(said) { Entrance::Founder } else { Entrance::Named })
+    Ok(if first == Some(said) { Admission::Founder } else { Admission::Named })
 }
 
 /// Why a leader does not replace a member's disk.
@@ -281,9 +282,9 @@ impl Objection {
     }
 }
 
-impl Record {
+impl MemberRecord {
     /// Of a server that is met for the first time.
-    pub(crate) fn first(identity: Identity, writes: Writes) -> Self {
+    pub(crate) fn first(identity: Identity, writes: WriteCount) -> Self {
         Self { identity, writes, mutual: false }
     }
 
@@ -318,7 +319,7 @@ impl Record {
 
     /// Whether a server may have made only so many writes in the run on record. It said so after `self` was on record: what is on its way
     /// while another one passes a larger number on would look like a disk that went back.
-    pub(crate) fn judge_writes(&self, said: Writes) -> Result<(), Objection> {
+    pub(crate) fn judge_writes(&self, said: WriteCount) -> Result<(), Objection> {
         if said < self.writes {
             return Err(Objection::FewerWrites { before: self.writes.0, now: said.0 });
         }
@@ -380,13 +381,13 @@ mod tests {
     use super::*;
 
     fn identity(directory: u8, number: u64, id: u8) -> Identity {
-        let run = Run { number, id: RunId::from_bytes([id; 16]), began: Writes(number * 100) };
+        let run = Run { number, id: RunId::from_bytes([id; 16]), began: WriteCount(number * 100) };
         Identity { directory: DirectoryId::from_bytes([directory; 16]), run }
     }
 
     /// It has written ten times since it was started.
-    fn record(directory: u8, number: u64, id: u8) -> Record {
-        Record::first(identity(directory, number, id), Writes(number * 100 + 10))
+    fn record(directory: u8, number: u64, id: u8) -> MemberRecord {
+        MemberRecord::first(identity(directory, number, id), WriteCount(number * 100 + 10))
     }
 
     #[test]
@@ -411,16 +412,16 @@ mod tests {
     #[test]
     fn contract_11_a_disk_that_went_back_is_known_by_its_writes() {
         let known = record(1, 5, 5);
-        assert_eq!(known.judge_writes(Writes(510)), Ok(()));
+        assert_eq!(known.judge_writes(WriteCount(510)), Ok(()));
         let started = |number, began| {
             let later = identity(1, number, number as u8);
-            Identity { run: Run { began: Writes(began), ..later.run }, ..later }
+            Identity { run: Run { began: WriteCount(began), ..later.run }, ..later }
         };
         assert_eq!(known.judge(&started(6, 511), false), Ok(()));
         assert_eq!(known.judge(&started(9, 514), false), Ok(()));
         // Whatever it has written since, and however often it was started.
         let later = [started(6, 510), started(9, 513)].map(|it| known.judge(&it, false));
-        let objections = [known.judge_writes(Writes(509)), later[0], later[1]];
+        let objections = [known.judge_writes(WriteCount(509)), later[0], later[1]];
         for objection in objections.map(Result::unwrap_err) {
             assert_eq!(objection, Objection::FewerWrites { before: 510, now: 509 });
             assert!(objection.is_proof() && objection.to_string().contains("an older copy"), "{objection}");

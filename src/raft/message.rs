@@ -144,7 +144,7 @@ impl Limits {
 
 /// Why a message was not listened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Refusal {
+pub(crate) enum IgnoreReason {
     /// It is of another group of servers.
     OtherCluster,
     /// Its sender is not a member, or is ourselves.
@@ -157,7 +157,7 @@ pub(crate) enum Refusal {
     TooLarge,
 }
 
-impl Refusal {
+impl IgnoreReason {
     pub(crate) const ALL: [Self; 5] =
         [Self::OtherCluster, Self::UnknownPeer, Self::NotForUs, Self::Impossible, Self::TooLarge];
 
@@ -175,14 +175,14 @@ impl Refusal {
 
 /// How many messages were refused, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Refusals([u64; Refusal::ALL.len()]);
+pub(crate) struct IgnoredCounts([u64; IgnoreReason::ALL.len()]);
 
-impl Refusals {
-    pub(crate) fn count(&mut self, refusal: Refusal) {
+impl IgnoredCounts {
+    pub(crate) fn count(&mut self, refusal: IgnoreReason) {
         self.0[refusal as usize] += 1;
     }
 
-    pub(crate) fn of(&self, refusal: Refusal) -> u64 {
+    pub(crate) fn of(&self, refusal: IgnoreReason) -> u64 {
         self.0[refusal as usize]
     }
 }
@@ -199,24 +199,24 @@ pub(crate) struct Listener {
 
 impl Listener {
     /// Whether a message is worth listening to, whatever the state we are in.
-    pub(crate) fn admit(&self, envelope: &Envelope) -> Result<(), Refusal> {
+    pub(crate) fn admit(&self, envelope: &Envelope) -> Result<(), IgnoreReason> {
         if envelope.cluster != self.cluster {
-            return Err(Refusal::OtherCluster);
+            return Err(IgnoreReason::OtherCluster);
         }
         if envelope.from == self.me || !self.members.contains(envelope.from) {
-            return Err(Refusal::UnknownPeer);
+            return Err(IgnoreReason::UnknownPeer);
         }
         if envelope.to != self.me {
-            return Err(Refusal::NotForUs);
+            return Err(IgnoreReason::NotForUs);
         }
         if envelope.term.get().saturating_sub(self.term.get()) > LONGEST_LEAP {
-            return Err(Refusal::Impossible);
+            return Err(IgnoreReason::Impossible);
         }
         self.sized(&envelope.message)?;
         if possible(envelope.term, &envelope.message) && self.seated(&envelope.message) {
             Ok(())
         } else {
-            Err(Refusal::Impossible)
+            Err(IgnoreReason::Impossible)
         }
     }
 
@@ -229,7 +229,7 @@ impl Listener {
         }
     }
 
-    fn sized(&self, message: &Message) -> Result<(), Refusal> {
+    fn sized(&self, message: &Message) -> Result<(), IgnoreReason> {
         let fits = match message {
             Message::Append { entries, .. } => {
                 let sizes = || entries.iter().map(|entry| entry.payload.bytes());
@@ -240,7 +240,7 @@ impl Listener {
             Message::Install { snapshot, .. } => snapshot.data.len() <= self.limits.snapshot,
             _ => true,
         };
-        if fits { Ok(()) } else { Err(Refusal::TooLarge) }
+        if fits { Ok(()) } else { Err(IgnoreReason::TooLarge) }
     }
 }
 
@@ -343,19 +343,19 @@ mod tests {
     fn strangers_and_other_clusters_are_refused() {
         let good = from(1, 1, Message::Outdated);
         assert_eq!(listener(1).admit(&good), Ok(()));
-        assert_eq!(listener(1).admit(&from(3, 1, Message::Outdated)), Err(Refusal::UnknownPeer));
-        assert_eq!(listener(1).admit(&from(0, 1, Message::Outdated)), Err(Refusal::UnknownPeer));
+        assert_eq!(listener(1).admit(&from(3, 1, Message::Outdated)), Err(IgnoreReason::UnknownPeer));
+        assert_eq!(listener(1).admit(&from(0, 1, Message::Outdated)), Err(IgnoreReason::UnknownPeer));
         let other = Envelope { cluster: ClusterId(2), ..good.clone() };
-        assert_eq!(listener(1).admit(&other), Err(Refusal::OtherCluster));
+        assert_eq!(listener(1).admit(&other), Err(IgnoreReason::OtherCluster));
         let misled = Envelope { to: NodeId::new(2), ..good };
-        assert_eq!(listener(1).admit(&misled), Err(Refusal::NotForUs));
+        assert_eq!(listener(1).admit(&misled), Err(IgnoreReason::NotForUs));
     }
 
     #[test]
     fn a_term_that_no_server_can_have_is_refused() {
         assert_eq!(listener(5).admit(&from(1, 5 + LONGEST_LEAP, Message::Outdated)), Ok(()));
         for term in [0, 6 + LONGEST_LEAP, u64::MAX] {
-            assert_eq!(listener(5).admit(&from(1, term, Message::Outdated)), Err(Refusal::Impossible));
+            assert_eq!(listener(5).admit(&from(1, term, Message::Outdated)), Err(IgnoreReason::Impossible));
         }
     }
 
@@ -371,27 +371,27 @@ mod tests {
             append((0, 0), &[(1, 0)]),
             append((u64::MAX, 1), &[]),
         ] {
-            assert_eq!(admit(5, impossible), Err(Refusal::Impossible));
+            assert_eq!(admit(5, impossible), Err(IgnoreReason::Impossible));
         }
         let last = Position { term: Term::new(6), index: Index::new(1) };
-        assert_eq!(admit(6, Message::RequestVote { last, transfer: false }), Err(Refusal::Impossible));
+        assert_eq!(admit(6, Message::RequestVote { last, transfer: false }), Err(IgnoreReason::Impossible));
     }
 
     #[test]
     fn what_is_too_large_is_refused_and_counted() {
         let tight = Listener { limits: Limits { entries: 1, ..Limits::DEFAULT }, ..listener(5) };
         let refused = tight.admit(&from(1, 5, append((0, 0), &[(1, 1), (2, 1)]))).unwrap_err();
-        assert_eq!(refused, Refusal::TooLarge);
+        assert_eq!(refused, IgnoreReason::TooLarge);
 
         let at = Position { term: Term::new(1), index: Index::new(1) };
         let data = Arc::from(vec![0; Limits::DEFAULT.snapshot + 1]);
         let install =
             Message::Install { snapshot: Snapshot { at, data, seats: None }, sent: Timestamp::from_nanos(1) };
-        assert_eq!(listener(5).admit(&from(1, 5, install)), Err(Refusal::TooLarge));
+        assert_eq!(listener(5).admit(&from(1, 5, install)), Err(IgnoreReason::TooLarge));
 
-        let mut refusals = Refusals::default();
+        let mut refusals = IgnoredCounts::default();
         refusals.count(refused);
-        let counts = Refusal::ALL.map(|refusal| refusals.of(refusal));
+        let counts = IgnoreReason::ALL.map(|refusal| refusals.of(refusal));
         assert_eq!(counts, [0, 0, 0, 0, 1]);
     }
 }

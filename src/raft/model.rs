@@ -24,15 +24,15 @@ use std::{fmt::Debug, hash::Hash, sync::Arc, time::Duration};
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::{
-    action::{Actions, Effect, Input, Moment, Stored, Tidings},
-    core::Config,
+    action::{Actions, Effect, Input, LeadershipChange, Now, Stored},
+    core::CoreConfig,
     identity::{Index, Members, NodeId, Position, Term},
     log::{Entry, Payload, TimeOfDay},
-    membership::{DirectoryId, Founders, Franchise},
-    message::{Envelope, Limits, Message, Refusals},
+    membership::{DirectoryId, FirstDirectories, VotingRights},
+    message::{Envelope, IgnoredCounts, Limits, Message},
     mutant::Mutant,
     node::Node,
-    timing::{Draw, Timing},
+    timing::{Random, Timing},
 };
 use crate::{
     clock::Timestamp,
@@ -121,18 +121,18 @@ impl Group {
         Timing::new(TICK, TICK * 3, TICK * 4).unwrap()
     }
 
-    fn config(&self, place: usize) -> Config {
+    fn config(&self, place: usize) -> CoreConfig {
         let members = Members::of(SERVERS).unwrap();
         let (me, cluster, mutant) = (NodeId::new(place as u8), ClusterId(1), self.mutant);
-        Config {
+        CoreConfig {
             me,
             members,
             cluster,
             timing: Self::timing(),
             limits: Limits::DEFAULT,
-            franchise: Franchise::Full,
+            franchise: VotingRights::Full,
             directory: DirectoryId::in_tests(me),
-            founders: Founders::all_of(members),
+            founders: FirstDirectories::all_of(members),
             mutant,
         }
     }
@@ -183,8 +183,8 @@ impl Group {
     }
 }
 
-fn moment(tick: u8) -> Moment {
-    Moment { now: START + TICK * u32::from(tick), today: TimeOfDay(0), draw: Draw(0) }
+fn moment(tick: u8) -> Now {
+    Now { now: START + TICK * u32::from(tick), today: TimeOfDay(0), draw: Random(0) }
 }
 
 impl Server {
@@ -218,7 +218,7 @@ impl World {
                 let link = place * SERVERS + envelope.to.place();
                 self.links[link] = Some(envelope);
             }
-            Effect::Leadership(Tidings::Gained { token, until }) => {
+            Effect::Leadership(LeadershipChange::Gained { token, until }) => {
                 let largest =
                     self.servers.iter().filter_map(|server| server.claim).map(|(token, _)| token).max();
                 if largest.is_some_and(|largest| token.get() <= largest) {
@@ -226,13 +226,13 @@ impl World {
                 }
                 self.servers[place].claim = Some((token.get(), until));
             }
-            Effect::Leadership(Tidings::Extended { token, until }) => {
+            Effect::Leadership(LeadershipChange::Extended { token, until }) => {
                 self.servers[place].claim = Some((token.get(), until));
             }
-            Effect::Leadership(Tidings::Lost { loss: Loss::Superseded, .. }) => {
+            Effect::Leadership(LeadershipChange::Lost { loss: Loss::Superseded, .. }) => {
                 self.servers[place].lost = true
             }
-            Effect::Leadership(Tidings::Lost { .. }) => self.servers[place].let_go(),
+            Effect::Leadership(LeadershipChange::Lost { .. }) => self.servers[place].let_go(),
             _ => {}
         }
     }
@@ -242,7 +242,7 @@ impl World {
         let term = node.term();
         let elected =
             matches!(node, Node::Leader(_)) && !(matches!(before, Node::Leader(_)) && before.term() == term);
-        if *node.refusals() != Refusals::default() {
+        if *node.refusals() != IgnoredCounts::default() {
             self.broken = Some(Broken::Refused);
         }
         if elected {

@@ -13,14 +13,14 @@
 //! leader without a claim.
 
 use super::{
-    action::{Actions, Content, Declined, Effect, Input, Moment, Stored},
+    action::{Actions, Declined, Effect, Input, NewEntry, Now, Stored},
     candidacy::{Candidate, PreCandidate},
-    core::{Config, Core, Turn},
+    core::{Core, CoreConfig, StepContext},
     follower::Follower,
     identity::{Index, NodeId, Position, Term},
     leader::Leader,
     log::Log,
-    message::{Envelope, Message, Refusal, Refusals},
+    message::{Envelope, IgnoreReason, IgnoredCounts, Message},
 };
 use crate::clock::Timestamp;
 
@@ -48,15 +48,15 @@ pub(crate) struct Inconsistent;
 
 impl Node {
     /// A server that starts with what its disk holds. It stands once it is told to.
-    pub(crate) fn start(config: Config, stored: Stored, moment: &Moment) -> Result<Self, Inconsistent> {
+    pub(crate) fn start(config: CoreConfig, stored: Stored, moment: &Now) -> Result<Self, Inconsistent> {
         let core = Core::restored(config, stored, moment.now).ok_or(Inconsistent)?;
         let deadline = core.election_deadline(moment);
         Ok(Self::Follower(Server { core, role: Follower::waiting(None, deadline) }))
     }
 
     /// Takes one input. The actions are to be carried out before the next step.
-    pub(crate) fn step(self, moment: Moment, input: Input) -> (Self, Actions) {
-        let mut turn = Turn::new(moment);
+    pub(crate) fn step(self, moment: Now, input: Input) -> (Self, Actions) {
+        let mut turn = StepContext::new(moment);
         // A belief that is over by the clock ends before anything else is looked at: no answer that
         // comes later can bring it back.
         let mut node = self.end_if_over(&mut turn).take(&mut turn, input);
@@ -113,7 +113,7 @@ impl Node {
     }
 
     /// What was not listened to.
-    pub(crate) fn refusals(&self) -> &Refusals {
+    pub(crate) fn refusals(&self) -> &IgnoredCounts {
         &self.core().refusals
     }
 
@@ -150,14 +150,14 @@ impl Node {
         }
     }
 
-    fn end_if_over(self, turn: &mut Turn) -> Self {
+    fn end_if_over(self, turn: &mut StepContext) -> Self {
         match self {
             Self::Leader(server) => server.end_if_over(turn),
             other => other,
         }
     }
 
-    fn take(mut self, turn: &mut Turn, input: Input) -> Self {
+    fn take(mut self, turn: &mut StepContext, input: Input) -> Self {
         match input {
             Input::Tick => self.tick(turn),
             Input::Receive(envelope) => self.receive(turn, envelope),
@@ -176,7 +176,7 @@ impl Node {
                 }
             },
             Input::Stand(value) => {
-                if Content::Value(value.clone()).bytes() <= self.core().config.limits.record {
+                if NewEntry::Value(value.clone()).bytes() <= self.core().config.limits.record {
                     self.core_mut().standing = Some(value);
                 }
                 self
@@ -185,8 +185,12 @@ impl Node {
             #[cfg(test)]
             Input::Campaign => match self {
                 // Where a leader counts on it, its own vote is not free either.
-                Self::Follower(server) if !server.core.clings(turn.now()) => server.campaign(turn, false),
-                Self::Candidate(server) if !server.core.clings(turn.now()) => server.campaign(turn, false),
+                Self::Follower(server) if !server.core.heard_leader_recently(turn.now()) => {
+                    server.campaign(turn, false)
+                }
+                Self::Candidate(server) if !server.core.heard_leader_recently(turn.now()) => {
+                    server.campaign(turn, false)
+                }
                 other => other,
             },
             Input::Withdraw => {
@@ -217,13 +221,13 @@ impl Node {
                 self
             }
             Input::Met(node, directory) => {
-                self.core_mut().meet(node, directory);
+                self.core_mut().record_directory(node, directory);
                 self
             }
         }
     }
 
-    fn tick(self, turn: &mut Turn) -> Self {
+    fn tick(self, turn: &mut StepContext) -> Self {
         if turn.now() < self.deadline() {
             return self;
         }
@@ -235,7 +239,7 @@ impl Node {
         }
     }
 
-    fn after_write(self, turn: &mut Turn) -> Self {
+    fn after_write(self, turn: &mut StepContext) -> Self {
         match self {
             Self::PreCandidate(server) => server.after_write(turn),
             Self::Candidate(server) => server.count(turn),
@@ -244,7 +248,7 @@ impl Node {
         }
     }
 
-    fn resign(self, turn: &mut Turn) -> Self {
+    fn resign(self, turn: &mut StepContext) -> Self {
         match self {
             Self::Leader(server) => server.give_up(turn),
             Self::PreCandidate(server) => server.follow(turn, None),
@@ -254,15 +258,15 @@ impl Node {
     }
 
     /// Whether this server leads, or counts on a leader that may still be valid (thesis §4.2.3).
-    fn clings(&self, now: Timestamp) -> bool {
+    fn heard_leader_recently(&self, now: Timestamp) -> bool {
         match self {
             Self::Leader(server) => !server.role.has_given_up(),
-            other => other.core().clings(now),
+            other => other.core().heard_leader_recently(now),
         }
     }
 
     /// The rules for all servers of Figure 2, then those for each message.
-    fn receive(mut self, turn: &mut Turn, envelope: Envelope) -> Self {
+    fn receive(mut self, turn: &mut StepContext, envelope: Envelope) -> Self {
         if let Err(refusal) = self.core().admit(&envelope) {
             self.core_mut().refusals.count(refusal);
             return self;
@@ -288,14 +292,14 @@ impl Node {
             return self.listen(turn, from, message);
         }
         let unsolicited = matches!(message, Message::RequestVote { transfer: false, .. });
-        if unsolicited && self.clings(turn.now()) {
+        if unsolicited && self.heard_leader_recently(turn.now()) {
             return self; // Not even its term is taken over, or it could depose a healthy leader.
         }
-        self.concede(turn, term).listen(turn, from, message)
+        self.step_down(turn, term).listen(turn, from, message)
     }
 
     /// Steps down for a later term (§5.1).
-    fn concede(mut self, turn: &mut Turn, term: Term) -> Self {
+    fn step_down(mut self, turn: &mut StepContext, term: Term) -> Self {
         if let Self::Leader(server) = &mut self {
             server.lose(turn, crate::Loss::Superseded);
         }
@@ -309,7 +313,7 @@ impl Node {
     }
 
     /// A message of the own term; or about a vote that is not cast yet, of any.
-    fn listen(self, turn: &mut Turn, from: NodeId, message: Message) -> Self {
+    fn listen(self, turn: &mut StepContext, from: NodeId, message: Message) -> Self {
         match message {
             Message::PreVote { last, sent } => self.consider(turn, from, last, sent),
             Message::RequestVote { last, transfer } => self.vote(turn, from, last, transfer),
@@ -344,7 +348,7 @@ impl Node {
     }
 
     /// As a follower of the term's leader, which it does not dispute.
-    fn follow(self, turn: &mut Turn, leader: NodeId) -> Server<Follower> {
+    fn follow(self, turn: &mut StepContext, leader: NodeId) -> Server<Follower> {
         match self {
             Self::Follower(server) => server,
             Self::PreCandidate(server) => server.into_follower(turn, Some(leader)),
@@ -354,15 +358,15 @@ impl Node {
     }
 
     fn impossible(mut self) -> Self {
-        self.core_mut().refusals.count(Refusal::Impossible);
+        self.core_mut().refusals.count(IgnoreReason::Impossible);
         self
     }
 
     /// Says whether it would vote for that server, and changes no term and no vote (thesis §9.6).
     ///
     /// A server that would vote for another leaves it some time to win.
-    fn consider(mut self, turn: &mut Turn, from: NodeId, last: Position, sent: Timestamp) -> Self {
-        if self.clings(turn.now()) || !self.core().may_vote() {
+    fn consider(mut self, turn: &mut StepContext, from: NodeId, last: Position, sent: Timestamp) -> Self {
+        if self.heard_leader_recently(turn.now()) || !self.core().may_vote() {
             return self;
         }
         if !self.core().up_to_date(last) {
@@ -378,9 +382,9 @@ impl Node {
     }
 
     /// RequestVote of Figure 2, and of thesis §4.2.3.
-    fn vote(mut self, turn: &mut Turn, from: NodeId, last: Position, transfer: bool) -> Self {
+    fn vote(mut self, turn: &mut StepContext, from: NodeId, last: Position, transfer: bool) -> Self {
         let now = turn.now();
-        let bound = if transfer { self.core().is_held(now) } else { self.clings(now) };
+        let bound = if transfer { self.core().is_held(now) } else { self.heard_leader_recently(now) };
         // Where the term's leader is known, the vote can't be of use to anybody.
         if bound || self.leader().is_some() || !self.core().can_vote_for(from, last) {
             return self;
@@ -402,13 +406,13 @@ impl<R> Server<R> {
         Server { core: self.core, role }
     }
 
-    pub(super) fn into_follower(self, turn: &Turn, leader: Option<NodeId>) -> Server<Follower> {
+    pub(super) fn into_follower(self, turn: &StepContext, leader: Option<NodeId>) -> Server<Follower> {
         let deadline = self.core.election_deadline(&turn.moment);
         self.in_role(Follower::waiting(leader, deadline))
     }
 
     /// Waits for a leader, for a freshly drawn time.
-    pub(super) fn follow(self, turn: &Turn, leader: Option<NodeId>) -> Node {
+    pub(super) fn follow(self, turn: &StepContext, leader: Option<NodeId>) -> Node {
         self.into_follower(turn, leader).into()
     }
 }

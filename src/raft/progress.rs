@@ -10,7 +10,7 @@
 //! follower that lacks some of it rejects it.
 
 use super::{
-    core::{Core, Turn},
+    core::{Core, StepContext},
     identity::{Index, NodeId, Position},
     log::Conflict,
     message::Message,
@@ -54,7 +54,7 @@ impl Progress {
     }
 
     /// Sends a heartbeat, and with it what is due again.
-    pub(super) fn heartbeat(&mut self, core: &Core, turn: &mut Turn) {
+    pub(super) fn heartbeat(&mut self, core: &Core, turn: &mut StepContext) {
         match self.mode {
             Mode::Stream if self.room() == 0 || self.next > core.log.last().index => {
                 self.append(core, turn, 0);
@@ -69,7 +69,7 @@ impl Progress {
     }
 
     /// Sends all that is new and has room.
-    pub(super) fn stream(&mut self, core: &Core, turn: &mut Turn) {
+    pub(super) fn stream(&mut self, core: &Core, turn: &mut StepContext) {
         while self.mode == Mode::Stream && self.next <= core.log.last().index && self.room() > 0 {
             self.append(core, turn, self.room());
         }
@@ -81,7 +81,7 @@ impl Progress {
         self.window.saturating_sub(under_way)
     }
 
-    fn append(&mut self, core: &Core, turn: &mut Turn, most: usize) {
+    fn append(&mut self, core: &Core, turn: &mut StepContext, most: usize) {
         let index = self.next.previous();
         let Some(term) = core.log.term_at(index) else {
             return self.snapshot(core, turn);
@@ -97,16 +97,16 @@ impl Progress {
     }
 
     /// A heartbeat that says nothing of the log, so that there is nothing to reject.
-    fn bare(&self, core: &Core, turn: &mut Turn) {
+    fn bare(&self, core: &Core, turn: &mut StepContext) {
         self.say(core, turn, Position::START, Vec::new());
     }
 
-    fn say(&self, core: &Core, turn: &mut Turn, previous: Position, entries: Vec<super::log::Entry>) {
+    fn say(&self, core: &Core, turn: &mut StepContext, previous: Position, entries: Vec<super::log::Entry>) {
         let (commit, sent) = (core.commit, turn.now());
         core.send(turn, self.peer, Message::Append { previous, entries, commit, sent });
     }
 
-    fn snapshot(&mut self, core: &Core, turn: &mut Turn) {
+    fn snapshot(&mut self, core: &Core, turn: &mut StepContext) {
         let (snapshot, sent) = (core.log.snapshot().clone(), turn.now());
         self.mode = Mode::Install { sent, end: snapshot.at.index };
         core.send(turn, self.peer, Message::Install { snapshot, sent });
@@ -120,7 +120,7 @@ impl Progress {
     }
 
     /// The follower's log is ours up to `matched`.
-    pub(super) fn appended(&mut self, core: &Core, turn: &Turn, matched: Index) {
+    pub(super) fn appended(&mut self, core: &Core, turn: &StepContext, matched: Index) {
         if matched > self.matched {
             self.matched_at = Some(turn.now());
             self.window = (2 * self.window).min(core.config.limits.in_flight);
@@ -148,7 +148,7 @@ impl Progress {
     pub(super) fn rejected(
         &mut self,
         core: &Core,
-        turn: &Turn,
+        turn: &StepContext,
         previous: Index,
         conflict: Conflict,
         echo: Timestamp,
@@ -173,7 +173,7 @@ impl Progress {
     }
 
     /// Probes at once where the last rejection pointed.
-    pub(super) fn probe(&mut self, core: &Core, turn: &mut Turn) {
+    pub(super) fn probe(&mut self, core: &Core, turn: &mut StepContext) {
         self.append(core, turn, core.config.limits.entries);
     }
 }

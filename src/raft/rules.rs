@@ -8,15 +8,16 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     action::{
-        Actions, Content, Declined, Effect, Input, Moment, Proposal, ProposalId, Stored, Tidings, Write,
+        Actions, Declined, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, ProposalId, Stored,
+        Write,
     },
-    core::Config,
+    core::CoreConfig,
     identity::{Index, Members, NodeId, Position, Term},
     log::{Conflict, Entry, Payload, Snapshot, TimeOfDay},
-    membership::{CannotReplace, DirectoryId, Founders, Franchise, Objection, Seat},
-    message::{Envelope, Limits, Message, Refusal},
+    membership::{CannotReplace, DirectoryId, FirstDirectories, MemberDisk, Objection, VotingRights},
+    message::{Envelope, IgnoreReason, Limits, Message},
     node::Node,
-    timing::{Draw, Timing},
+    timing::{Random, Timing},
 };
 use crate::{
     clock::Timestamp,
@@ -133,22 +134,22 @@ impl Bench {
 }
 
 /// Of a member whose group has met.
-fn config(members: usize) -> Config {
-    Config {
+fn config(members: usize) -> CoreConfig {
+    CoreConfig {
         me: ME,
         members: Members::of(members).unwrap(),
         cluster: CLUSTER,
         timing: Timing::DEFAULT,
         limits: Limits::DEFAULT,
-        franchise: Franchise::Full,
+        franchise: VotingRights::Full,
         directory: DirectoryId::in_tests(ME),
-        founders: Founders::all_of(Members::of(members).unwrap()),
+        founders: FirstDirectories::all_of(Members::of(members).unwrap()),
         mutant: None,
     }
 }
 
-fn moment(now: Timestamp) -> Moment {
-    Moment { now, today: TimeOfDay(0), draw: Draw(0) }
+fn moment(now: Timestamp) -> Now {
+    Now { now, today: TimeOfDay(0), draw: Random(0) }
 }
 
 fn envelope(from: NodeId, to: NodeId, term: u64, message: Message) -> Envelope {
@@ -186,19 +187,21 @@ fn votes(effects: &[Effect]) -> usize {
 }
 
 fn gained(effects: &[Effect]) -> bool {
-    effects.iter().any(|effect| matches!(effect, Effect::Leadership(Tidings::Gained { .. })))
+    effects.iter().any(|effect| matches!(effect, Effect::Leadership(LeadershipChange::Gained { .. })))
 }
 
 fn lost(effects: &[Effect]) -> Option<Loss> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Leadership(Tidings::Lost { loss, .. }) => Some(*loss),
+        Effect::Leadership(LeadershipChange::Lost { loss, .. }) => Some(*loss),
         _ => None,
     })
 }
 
 fn until(effects: &[Effect]) -> Option<Timestamp> {
     effects.iter().rev().find_map(|effect| match effect {
-        Effect::Leadership(Tidings::Gained { until, .. } | Tidings::Extended { until, .. }) => Some(*until),
+        Effect::Leadership(
+            LeadershipChange::Gained { until, .. } | LeadershipChange::Extended { until, .. },
+        ) => Some(*until),
         _ => None,
     })
 }
@@ -356,7 +359,7 @@ fn contract_1_a_leader_claims_nothing_before_an_entry_of_its_term_is_committed()
     let effects = bench.acknowledge(B);
     let token = FencingToken::new(1);
     let until = Timing::DEFAULT.believed_until(bench.now);
-    assert!(effects.contains(&Effect::Leadership(Tidings::Gained { token, until })), "{effects:?}");
+    assert!(effects.contains(&Effect::Leadership(LeadershipChange::Gained { token, until })), "{effects:?}");
 }
 
 #[test]
@@ -394,7 +397,7 @@ fn an_answer_to_what_was_never_sent_is_refused() {
     let effects = bench.hear(C, 1, Message::Appended { matched: Index::ZERO, echo: later, stands: true });
     assert_eq!(until(&effects), None);
     bench.hear(C, 1, Message::Appended { matched: Index::new(99), echo: bench.now, stands: true });
-    assert_eq!(bench.node().refusals().of(Refusal::Impossible), 2);
+    assert_eq!(bench.node().refusals().of(IgnoreReason::Impossible), 2);
 }
 
 #[test]
@@ -414,7 +417,7 @@ fn a_group_of_one_elects_itself_and_stays_valid_by_its_own_clock() {
     let token = FencingToken::new(2);
     assert!(matches!(
         effects[..],
-        [.., Effect::Leadership(Tidings::Gained { token: gained, .. })] if gained == token
+        [.., Effect::Leadership(LeadershipChange::Gained { token: gained, .. })] if gained == token
     ));
 }
 
@@ -491,7 +494,7 @@ fn leadership_is_given_up_before_the_successor_is_told_and_not_taken_back() {
     let effects = bench.step(Input::Resign);
     let told =
         effects.iter().position(|it| matches!(it, Effect::Send(e) if e.message == Message::TimeoutNow));
-    let ended = effects.iter().position(|it| matches!(it, Effect::Leadership(Tidings::Lost { .. })));
+    let ended = effects.iter().position(|it| matches!(it, Effect::Leadership(LeadershipChange::Lost { .. })));
     assert!(ended.unwrap() < told.unwrap(), "{effects:?}");
     assert_eq!(bench.node().role(), "follower");
     assert_eq!(until(&bench.acknowledge(B)), None);
@@ -609,7 +612,7 @@ fn only_a_server_that_is_needed_is_a_caretaker() {
     assert!(asks(Bench::needed()));
 
     let mut revoked = Bench::needed();
-    revoked.step(Input::Franchise(Franchise::Revoked));
+    revoked.step(Input::Franchise(VotingRights::Revoked));
     assert!(!asks(revoked), "it has no vote");
 
     let mut led = Bench::needed();
@@ -692,7 +695,7 @@ fn a_second_leader_of_a_term_is_refused_and_counted() {
     let mut leader = Bench::leader();
     assert_eq!(leader.hear(B, 1, append(at(0, 0), &[])), vec![]);
     assert_eq!(leader.node().role(), "leader");
-    let counted = |bench: &Bench| bench.node().refusals().of(Refusal::Impossible);
+    let counted = |bench: &Bench| bench.node().refusals().of(IgnoreReason::Impossible);
     assert_eq!((counted(&bench), counted(&leader)), (1, 1));
 }
 
@@ -711,12 +714,17 @@ fn garbage_deposes_no_leader() {
     }
     assert_eq!((bench.node().role(), bench.node().term()), ("leader", Term::new(1)));
     let refusals = bench.node().refusals();
-    let all = [Refusal::OtherCluster, Refusal::UnknownPeer, Refusal::NotForUs, Refusal::Impossible];
+    let all = [
+        IgnoreReason::OtherCluster,
+        IgnoreReason::UnknownPeer,
+        IgnoreReason::NotForUs,
+        IgnoreReason::Impossible,
+    ];
     assert_eq!(all.map(|refusal| refusals.of(refusal)), [1, 1, 1, 1]);
 }
 
 fn proposal(id: u64, record: &[u8]) -> Proposal {
-    Proposal { id: ProposalId(id), content: Content::Record(Arc::from(record)) }
+    Proposal { id: ProposalId(id), content: NewEntry::Record(Arc::from(record)) }
 }
 
 #[test]
@@ -884,7 +892,7 @@ fn answers_that_wait_for_a_stuck_disk_are_bounded() {
 #[test]
 fn a_value_that_is_proclaimed_goes_through_the_log() {
     let mut bench = Bench::leader();
-    let content = Content::Value(Arc::from(*b"new"));
+    let content = NewEntry::Value(Arc::from(*b"new"));
     bench.step(Input::Propose(vec![Proposal { id: ProposalId(1), content }]));
     bench.sync();
     let effects = bench.acknowledge(B);
@@ -1001,7 +1009,7 @@ fn contract_8_a_deposed_leader_casts_no_vote_until_its_holder_has_let_go() {
 #[test]
 fn contract_11_a_server_that_has_not_met_all_neither_votes_nor_stands() {
     let mut bench = Bench::of(3);
-    for franchise in [Franchise::Waiting, Franchise::Revoked] {
+    for franchise in [VotingRights::Waiting, VotingRights::Revoked] {
         bench.step(Input::Franchise(franchise));
         assert_eq!(bench.expire(), vec![], "it asks no member");
         bench.pass(Timing::DEFAULT.longest());
@@ -1009,16 +1017,16 @@ fn contract_11_a_server_that_has_not_met_all_neither_votes_nor_stands() {
         assert_eq!(bench.hear(B, term, Message::PreVote { last: at(0, 0), sent }), vec![]);
         assert_eq!(votes(&bench.hear(B, term + 1, ask(at(0, 0)))), 0);
     }
-    bench.step(Input::Franchise(Franchise::Full));
+    bench.step(Input::Franchise(VotingRights::Full));
     assert_eq!(votes(&bench.hear(B, 9, ask(at(0, 0)))), 0, "what is revoked stays so");
 }
 
 #[test]
 fn contract_11_a_server_that_has_met_all_votes_from_then_on() {
     let mut bench = Bench::of(3);
-    bench.step(Input::Franchise(Franchise::Waiting));
+    bench.step(Input::Franchise(VotingRights::Waiting));
     assert_eq!(votes(&bench.hear(B, 1, ask(at(0, 0)))), 0);
-    bench.step(Input::Franchise(Franchise::Full));
+    bench.step(Input::Franchise(VotingRights::Full));
     assert_eq!(votes(&bench.hear(B, 2, ask(at(0, 0)))), 1);
 }
 
@@ -1026,7 +1034,7 @@ fn contract_11_a_server_that_has_met_all_votes_from_then_on() {
 const NEW: DirectoryId = DirectoryId::from_bytes([77; 16]);
 
 fn replacement(member: NodeId, directory: DirectoryId) -> Input {
-    let content = Content::Replacement { member, directory };
+    let content = NewEntry::Replacement { member, directory };
     Input::Propose(vec![Proposal { id: ProposalId(1), content }])
 }
 
@@ -1043,7 +1051,7 @@ fn contract_11_from_a_replacement_on_only_the_disk_that_the_log_names_counts() {
     assert_eq!(not_replaced(&leader.step(replacement(C, NEW))), None);
     leader.sync();
     let (committed, last) = (leader.node().committed(), leader.node().log().last().index);
-    assert_eq!(leader.node().log().seat(C), Some((Seat::Incoming(NEW), last)));
+    assert_eq!(leader.node().log().seat(C), Some((MemberDisk::Incoming(NEW), last)));
     leader.acknowledge(C);
     assert_eq!(leader.node().committed(), committed, "that was the old disk");
     let of_the_new_one = |leader: &mut Bench| {
@@ -1058,7 +1066,7 @@ fn contract_11_from_a_replacement_on_only_the_disk_that_the_log_names_counts() {
     assert_eq!(leader.node().committed(), last);
     // The replacement is committed and the new disk has it, so it is admitted.
     let admitted = last.next();
-    assert_eq!(leader.node().log().seat(C), Some((Seat::Voting(NEW), admitted)));
+    assert_eq!(leader.node().log().seat(C), Some((MemberDisk::Voting(NEW), admitted)));
     of_the_new_one(&mut leader);
     assert_eq!(leader.node().committed(), admitted, "now it counts");
 }

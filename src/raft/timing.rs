@@ -69,7 +69,7 @@ pub enum InvalidTiming {
 
 /// A fresh random number, which comes in with each step. Timeouts are drawn from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Draw(pub(crate) u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Timing {
     /// Heartbeats of 50 ms, elections after 250 to 500 ms without one.
@@ -154,7 +154,7 @@ impl Timing {
     }
 
     /// How long to wait for a leader before standing (§5.2: drawn anew each time).
-    pub(crate) fn election_timeout(&self, draw: Draw) -> Duration {
+    pub(crate) fn election_timeout(&self, draw: Random) -> Duration {
         self.shortest + share(self.longest - self.shortest, draw)
     }
 
@@ -169,7 +169,7 @@ impl Timing {
     /// Asking changes no server's term, so it may be done often: the first to ask is often refused
     /// only because a voter heard the leader a moment later than itself. And answers to earlier asks
     /// count, so it may be done more often than answers can come.
-    pub(crate) fn asking_interval(&self, draw: Draw) -> Duration {
+    pub(crate) fn asking_interval(&self, draw: Random) -> Duration {
         self.heartbeat + share(self.heartbeat, draw)
     }
 }
@@ -179,7 +179,7 @@ fn with_room(takes: Duration, times: u32) -> Duration {
     takes.saturating_mul(times).saturating_add(takes.saturating_mul(times) / ROOM_SHARE)
 }
 
-fn share(of: Duration, draw: Draw) -> Duration {
+fn share(of: Duration, draw: Random) -> Duration {
     let nanos = of.as_nanos() as u64;
     Duration::from_nanos(draw.0.checked_rem(nanos).unwrap_or(0))
 }
@@ -216,7 +216,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_timeout_is_shorter_than_what_a_voter_keeps_to(draw: u64) {
-            let timeout = Timing::DEFAULT.election_timeout(Draw(draw));
+            let timeout = Timing::DEFAULT.election_timeout(Random(draw));
             prop_assert!((ms(250)..ms(500)).contains(&timeout));
         }
     }

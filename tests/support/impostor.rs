@@ -64,7 +64,7 @@ pub(crate) fn identity(ca: &Path, cert: &Path, key: &Path) -> (Certificate, Iden
 
 impl Impostor {
     /// A server's answer to any client.
-    pub(crate) async fn look(&self) -> Result<proto::Look, Status> {
+    pub(crate) async fn look(&self) -> Result<proto::PeerStatus, Status> {
         let (_says, said) = mpsc::channel(1);
         let mut looks = self.connect().await?.watch(ReceiverStream::new(said)).await?.into_inner();
         let look = timeout(PATIENCE, looks.message()).await;

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use leader_election::peers::{Peers, Settings, Timing};
+use leader_election::peers::{Peer, Settings, Timing};
 
 use super::{
     capture::{Captured, Mark},
@@ -57,7 +57,7 @@ pub(crate) fn main() {
 }
 
 async fn take_part(settings: Settings) {
-    let peers = match Peers::start(settings) {
+    let peers = match Peer::start(settings) {
         Ok(peers) => peers,
         Err(error) => return say(&format!("refused: {error}")),
     };

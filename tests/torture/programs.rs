@@ -20,7 +20,7 @@ use leader_election::{
     Candidate, Leadership, Loss,
     candidate::Backend,
     etcd::Etcd,
-    peers::{self, Peers, Secret, Timing},
+    peers::{self, Peer, Secret, Timing},
     timing::Ttl,
 };
 use nix::unistd::{Gid, Uid, setresgid};
@@ -181,7 +181,7 @@ async fn stand(name: &str) {
 }
 
 /// That member of the group, on a thread of its own.
-fn member(name: &str, group: &str) -> Peers {
+fn member(name: &str, group: &str) -> Peer {
     let (name, group) = (name.parse().expect("a name"), group.parse().expect("a group"));
     let settings = peers::Settings::new(&name, group, variable(DATA)).expect("a member");
     let settings = settings
@@ -189,7 +189,7 @@ fn member(name: &str, group: &str) -> Peers {
         .with_timing(Timing::new(HEARTBEAT, SHORTEST, LONGEST).expect("they fit"))
         .listening_on(variable(LISTEN).parse().expect("an address"))
         .with_secret(Secret::new(variable(SECRET).as_bytes()).expect("it is long enough"));
-    Peers::start(settings).expect("a member starts")
+    Peer::start(settings).expect("a member starts")
 }
 
 /// Waits for the release of keys and leases, for a limited time.

@@ -13,11 +13,11 @@ use crate::{
     Candidate,
     leadership::OrderError,
     observe::QueueHead,
-    peers::{Group, Missed, Peers, ProposeError, Settings, Shared, StoreError, Timing},
+    peers::{Group, Missed, Peer, PeerShared, ProposeError, Settings, StoreError, Timing},
     raft::{
         action::Stored,
-        core::Config,
-        membership::{DirectoryId, Founders, Franchise},
+        core::CoreConfig,
+        membership::{DirectoryId, FirstDirectories, VotingRights},
         message::Limits,
     },
 };
@@ -75,7 +75,7 @@ impl Disk {
     }
 }
 
-impl Outside for Double {
+impl DriverIo for Double {
     fn send(&self, envelope: Envelope) {
         let cut = self.switch.cut.lock().unwrap();
         let to = envelope.to.place();
@@ -101,19 +101,19 @@ impl Outside for Double {
         panic!("no disk here loses anything: {objection}");
     }
 
-    fn seat(&self, _: Option<(Index, Seats)>) {}
+    fn seat(&self, _: Option<(Index, MemberDisks)>) {}
 
     fn waiting_for(&self) -> Option<String> {
         None
     }
 
-    fn company(&self) -> Company {
-        Company { connected: 0, words: "none".into() }
+    fn company(&self) -> Connectivity {
+        Connectivity { connected: 0, words: "none".into() }
     }
 }
 
 struct Members {
-    peers: Vec<Peers>,
+    peers: Vec<Peer>,
     disks: Vec<Disk>,
     switch: Switch,
 }
@@ -137,7 +137,7 @@ impl Members {
         Self { peers, disks, switch }
     }
 
-    fn candidate(&self, place: usize) -> Candidate<Peers> {
+    fn candidate(&self, place: usize) -> Candidate<Peer> {
         self.peers[place].candidate()
     }
 
@@ -157,21 +157,21 @@ fn start(
     disk: &Disk,
     switch: &Switch,
     messages: mpsc::Receiver<Envelope>,
-) -> Peers {
+) -> Peer {
     let group = names(count);
     let name = group.members()[me].name.clone();
     let settings = Settings::new(&name, group, "unused").unwrap().with_timing(unhurried());
     let stored = disk.stored();
-    let state = State::of(&stored.snapshot).unwrap();
-    let config = Config {
+    let state = CurrentAnnouncement::of(&stored.snapshot).unwrap();
+    let config = CoreConfig {
         me: settings.me(),
         members: settings.group().size(),
         cluster: settings.cluster(),
         timing: *settings.timing(),
         limits: Limits::DEFAULT,
-        franchise: Franchise::Full,
+        franchise: VotingRights::Full,
         directory: DirectoryId::in_tests(settings.me()),
-        founders: Founders::all_of(settings.group().size()),
+        founders: FirstDirectories::all_of(settings.group().size()),
         mutant: None,
     };
     let node = Node::start(config, stored, &moment()).unwrap();
@@ -181,10 +181,10 @@ fn start(
     let (proposals, proposed) = mpsc::channel(64);
     let outside = Double { me, switch: switch.clone(), disk: disk.clone(), news };
     let driver = Driver::new(settings.clone(), state, window, Arc::clone(&published), outside);
-    let inlets = Inlets { orders: ordered, proposals: proposed, messages, disk: disk_news };
+    let inlets = Inputs { orders: ordered, proposals: proposed, messages, disk: disk_news };
     tokio::spawn(driver.run(node, inlets));
     let runtime = tokio::runtime::Handle::current();
-    Peers { shared: Arc::new(Shared { settings, published, runtime, orders, proposals }) }
+    Peer { shared: Arc::new(PeerShared { settings, published, runtime, orders, proposals }) }
 }
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -221,7 +221,7 @@ async fn contract_1_one_of_three_leads_and_the_others_know_it() {
         let look = peers.look();
         let known = look.leader.unwrap();
         assert_eq!(known.name, members.peers[leader].settings().name().clone(), "as seen from {place}");
-        assert!(matches!(known.evidence, crate::peers::Evidence::Heard { .. }));
+        assert!(matches!(known.evidence, crate::peers::Evidence::Heartbeat { .. }));
     }
 }
 
@@ -262,7 +262,7 @@ async fn contract_12_records_in_flight_at_the_loss_are_all_answered() {
     for record in 0..5u8 {
         let (answer, outcome) = oneshot::channel();
         let (token, record) = (leadership.token(), Arc::from([record]));
-        let proposed = Proposed { token, record, answer: Answer::to(answer) };
+        let proposed = Proposed { token, record, answer: RecordReply::to(answer) };
         members.peers[leader].shared.proposals.send(proposed).await.unwrap();
         outcomes.push(outcome);
     }
@@ -335,7 +335,8 @@ async fn contract_5_a_term_that_is_over_proposes_nothing() {
     let limit = Limits::DEFAULT.record;
     assert_eq!(peers.propose(&first, too_large).await, Err(ProposeError::TooLarge { limit }));
     let (answer, outcome) = oneshot::channel();
-    let stale = Proposed { token: first.token(), record: Arc::from(*b"late"), answer: Answer::to(answer) };
+    let stale =
+        Proposed { token: first.token(), record: Arc::from(*b"late"), answer: RecordReply::to(answer) };
     first.resign().await.unwrap();
     let second = soon("the next term", members.candidate(0).campaign()).await.unwrap();
     // On its way since the first term.
@@ -364,7 +365,9 @@ async fn a_leader_proclaims_another_value() {
     soon("to proclaim", leadership.proclaim("elsewhere:80")).await.unwrap();
     let other = &members.peers[(leader + 1) % 3];
     let mut seen = other.shared.published.subscribe();
-    let told = |seen: &Seen| seen.leader.as_ref().is_some_and(|leader| &leader.value[..] == b"elsewhere:80");
+    let told = |seen: &PublishedState| {
+        seen.leader.as_ref().is_some_and(|leader| &leader.value[..] == b"elsewhere:80")
+    };
     soon("the value", seen.wait_for(told)).await.unwrap();
 }
 
@@ -465,7 +468,7 @@ async fn contract_12_a_server_whose_disk_has_failed_does_not_say_that_it_would_v
     let mut candidate = members.candidate(0);
     let campaign = tokio::spawn(async move { candidate.campaign().await });
     let mut seen = members.peers[0].shared.published.subscribe();
-    let asks_again = |seen: &Seen| seen.term == Term::new(1) && seen.role == "pre-candidate";
+    let asks_again = |seen: &PublishedState| seen.term == Term::new(1) && seen.role == "pre-candidate";
     soon("the end of its first term", seen.wait_for(asks_again)).await.unwrap();
     tokio::time::sleep(unhurried().heartbeat() * 10).await;
     assert_eq!(seen.borrow().term, Term::new(1));

@@ -26,7 +26,7 @@ const LOST_AND_FOUND: &str = "lost+found";
 
 /// A directory of ours, its file open and locked.
 #[derive(Debug)]
-pub(super) enum Directory {
+pub(super) enum DataDirectory {
     Complete { file: File, path: PathBuf },
     New(Unfinished),
 }
@@ -39,7 +39,7 @@ pub(super) struct Unfinished {
     directory: PathBuf,
 }
 
-impl Directory {
+impl DataDirectory {
     /// Opens the directory's file for this process alone. The directory is made where there is none,
     /// readable by its owner alone.
     pub(super) fn claim(directory: &Path) -> Result<Self, StoreError> {
@@ -155,7 +155,7 @@ mod tests {
             let elsewhere = tempfile::tempdir().unwrap();
             let target = elsewhere.path().join("target");
             std::os::unix::fs::symlink(&target, directory.path().join(name)).unwrap();
-            let refused = Directory::claim(directory.path());
+            let refused = DataDirectory::claim(directory.path());
             assert!(matches!(refused, Err(StoreError::Io { .. })), "{name}: {refused:?}");
             assert!(!target.exists(), "{name}");
         }
@@ -166,7 +166,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
         let late = Unfinished::open(directory).unwrap();
-        let Ok(Directory::New(first)) = Directory::claim(directory) else { panic!("it is new") };
+        let Ok(DataDirectory::New(first)) = DataDirectory::claim(directory) else { panic!("it is new") };
         assert!(matches!(
             Unfinished::claim(late.try_clone().unwrap(), directory),
             Err(StoreError::InUse { .. })
@@ -174,6 +174,6 @@ mod tests {
         first.finish().unwrap();
         drop(first);
         assert!(Unfinished::claim(late, directory).unwrap().is_none());
-        assert!(matches!(Directory::claim(directory), Ok(Directory::Complete { .. })));
+        assert!(matches!(DataDirectory::claim(directory), Ok(DataDirectory::Complete { .. })));
     }
 }

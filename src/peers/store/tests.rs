@@ -15,8 +15,8 @@ use crate::{
     peers::{Group, Settings},
     raft::{
         identity::{Index, Position},
-        log::{Announcement, Log, Payload, TimeOfDay},
-        membership::{Seat, Seats},
+        log::{Log, Payload, Proclamation, TimeOfDay},
+        membership::{MemberDisk, MemberDisks},
     },
 };
 
@@ -130,13 +130,14 @@ impl Author {
         match self.random.u32(..8) {
             0 => {
                 let (who, value) = (NodeId::new(self.random.u8(..3)), self.bytes(20));
-                Payload::Leadership(Announcement { who, value, since: TimeOfDay(self.random.u64(..)) })
+                Payload::Leadership(Proclamation { who, value, since: TimeOfDay(self.random.u64(..)) })
             }
             1 => Payload::Record(self.bytes(5000)),
             2 => {
                 let directory = DirectoryId::from_bytes(self.random.u128(..).to_be_bytes());
-                let seat = [Seat::Founding, Seat::Voting, Seat::Incoming][self.random.usize(..3)];
-                Payload::Seats(Seats::of((0..3).map(|_| seat(directory))))
+                let seat =
+                    [MemberDisk::Founding, MemberDisk::Voting, MemberDisk::Incoming][self.random.usize(..3)];
+                Payload::Seats(MemberDisks::of((0..3).map(|_| seat(directory))))
             }
             _ => Payload::Record(self.bytes(40)),
         }
@@ -181,8 +182,8 @@ proptest! {
                 }
                 _ => {
                     let (node, record) = (NodeId::new(author.random.u8(..3)), record(&mut author.random));
-                    let entrance = if author.random.bool() { Entrance::First } else { Entrance::Named };
-                    store.keep_met(node, record, entrance, Franchise::Waiting).unwrap();
+                    let entrance = if author.random.bool() { Admission::First } else { Admission::Named };
+                    store.keep_met(node, record, entrance, VotingRights::Waiting).unwrap();
                     met.keep(node, record, entrance);
                     continue;
                 }
@@ -197,12 +198,14 @@ proptest! {
     }
 }
 
-fn record(random: &mut fastrand::Rng) -> Record {
+fn record(random: &mut fastrand::Rng) -> MemberRecord {
     let mut id = || random.u128(..).to_be_bytes();
     let (directory, run) = (DirectoryId::from_bytes(id()), RunId::from_bytes(id()));
-    let identity =
-        Identity { directory, run: Run { number: random.u64(..), id: run, began: Writes(random.u64(..)) } };
-    Record { identity, writes: Writes(random.u64(..)), mutual: random.bool() }
+    let identity = Identity {
+        directory,
+        run: Run { number: random.u64(..), id: run, began: WriteCount(random.u64(..)) },
+    };
+    MemberRecord { identity, writes: WriteCount(random.u64(..)), mutual: random.bool() }
 }
 
 #[test]
@@ -231,11 +234,11 @@ fn the_right_to_vote_is_kept_and_a_directory_that_lost_it_is_not_opened() {
     store.begin_run(Duration::from_millis(250), false).unwrap();
     drop(store);
     let mut opened = resume(&platter).unwrap();
-    assert_eq!(opened.store.franchise(), Franchise::Waiting);
-    opened.store.keep_met(NodeId::new(1), record(&mut random), Entrance::First, Franchise::Full).unwrap();
+    assert_eq!(opened.store.franchise(), VotingRights::Waiting);
+    opened.store.keep_met(NodeId::new(1), record(&mut random), Admission::First, VotingRights::Full).unwrap();
     drop(opened);
     let mut opened = resume(&platter).unwrap();
-    assert_eq!(opened.store.franchise(), Franchise::Full);
+    assert_eq!(opened.store.franchise(), VotingRights::Full);
     opened.store.revoke("'b' says that it is a copy").unwrap();
     drop(opened);
     let refused = resume(&platter).unwrap_err();
@@ -246,7 +249,7 @@ fn the_right_to_vote_is_kept_and_a_directory_that_lost_it_is_not_opened() {
 /// A directory of a version that did not count starts: as it is here before the first one.
 #[test]
 fn a_directory_of_an_earlier_version_votes_if_there_is_anything_in_its_log() {
-    for (entries, franchise) in [(0, Franchise::Waiting), (1, Franchise::Full)] {
+    for (entries, franchise) in [(0, VotingRights::Waiting), (1, VotingRights::Full)] {
         let platter = Platter::default();
         let mut store = begin(&platter).store;
         let mut author = Author::new(1);

@@ -22,12 +22,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FAREWELL, FIRST_WORD, Greet, LARGEST_MESSAGE, MOST_HEADERS, SEND_BUFFER, Shared, WINDOW,
-    counts::Mishap,
-    line::{Line, TLS_HANDSHAKE},
-    service::Desk,
-    talk::{Ending, innermost},
-    tied::Tied,
+    FAREWELL, FIRST_WORD, IdentityCheck, LARGEST_MESSAGE, MOST_HEADERS, SEND_BUFFER, TransportShared, WINDOW,
+    counts::TransportError,
+    line::{TLS_HANDSHAKE, TimedStream},
+    service::PeersService,
+    talk::{Disconnect, innermost},
+    tied::BoundExecutor,
 };
 use crate::peers::{tls::PeerCertificate, wire::proto::peers_server::PeersServer};
 
@@ -36,7 +36,7 @@ const MOST_CALLS: u32 = 2;
 
 /// Where a connection is on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum InboundStage {
     /// No acceptable message has arrived.
     Stranger,
     /// A member, or an observer.
@@ -47,7 +47,7 @@ pub(super) enum Stage {
 
 /// One that has called, as its connection and its calls know it.
 #[derive(Debug, Clone)]
-pub(super) struct Guest {
+pub(super) struct Inbound {
     pub(super) from: SocketAddr,
     /// The address that it has called.
     pub(super) at: SocketAddr,
@@ -55,26 +55,26 @@ pub(super) struct Guest {
     pub(super) until: Instant,
     /// Ends the connection at once, with all that runs for it.
     pub(super) over: CancellationToken,
-    pub(super) stage: Arc<watch::Sender<Stage>>,
+    pub(super) stage: Arc<watch::Sender<InboundStage>>,
     /// How the connection has ended, once it has.
-    pub(super) ending: Arc<OnceLock<Ending>>,
+    pub(super) ending: Arc<OnceLock<Disconnect>>,
 }
 
-impl Guest {
+impl Inbound {
     /// Ends its visit. It has not proved that it is a member.
-    pub(super) fn turn_away<G>(&self, shared: &Shared<G>, ending: &Ending) {
-        if self.stage.send_replace(Stage::Over) != Stage::Stranger {
+    pub(super) fn turn_away<G>(&self, shared: &TransportShared<G>, ending: &Disconnect) {
+        if self.stage.send_replace(InboundStage::Over) != InboundStage::Stranger {
             return;
         }
         match ending {
-            Ending::Closed | Ending::Broken(_) => shared.contacts.counts.count(Mishap::Left),
+            Disconnect::Closed | Disconnect::Broken(_) => shared.contacts.counts.count(TransportError::Left),
             ending => shared.turned_away(self.from, ending),
         }
     }
 }
 
 /// Accepts connections until this is dropped.
-pub(super) async fn accept<G: Greet>(shared: Arc<Shared<G>>, listener: TcpListener) {
+pub(super) async fn accept<G: IdentityCheck>(shared: Arc<TransportShared<G>>, listener: TcpListener) {
     /// Before trying again when there are no file descriptors left: some will be closed.
     const EXHAUSTED: std::time::Duration = std::time::Duration::from_millis(100);
     let mut last_error = None;
@@ -83,14 +83,14 @@ pub(super) async fn accept<G: Greet>(shared: Arc<Shared<G>>, listener: TcpListen
             Ok((tcp, from)) => {
                 last_error = None;
                 let over = shared.over.child_token();
-                let stage = Arc::new(watch::Sender::new(Stage::Stranger));
+                let stage = Arc::new(watch::Sender::new(InboundStage::Stranger));
                 let until = Instant::now() + FIRST_WORD;
                 // Without it, an address that no caller has.
                 let at = tcp.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-                let guest = Guest { from, at, until, over, stage, ending: Arc::default() };
+                let guest = Inbound { from, at, until, over, stage, ending: Arc::default() };
                 let is_members = shared.member_addresses.contains(from.ip());
                 if !shared.lobby.enter(from.ip(), is_members, &guest.over) {
-                    shared.contacts.counts.count(Mishap::Crowded);
+                    shared.contacts.counts.count(TransportError::Crowded);
                 }
                 tokio::spawn(receive(Arc::clone(&shared), tcp, guest));
             }
@@ -105,7 +105,7 @@ pub(super) async fn accept<G: Greet>(shared: Arc<Shared<G>>, listener: TcpListen
 }
 
 /// Sees to one connection until it has ended.
-async fn receive<G: Greet>(shared: Arc<Shared<G>>, tcp: TcpStream, guest: Guest) {
+async fn receive<G: IdentityCheck>(shared: Arc<TransportShared<G>>, tcp: TcpStream, guest: Inbound) {
     let served = guest.over.run_until_cancelled(serve(&shared, tcp, &guest)).await;
     if let Some(ending) = &served {
         let _ = guest.ending.set(ending.clone());
@@ -114,32 +114,36 @@ async fn receive<G: Greet>(shared: Arc<Shared<G>>, tcp: TcpStream, guest: Guest)
     shared.lobby.leave(&guest.over);
     // An evicted connection was counted at its eviction; a known peer's, by its messages.
     let Some(ending) = served else { return };
-    if *guest.stage.borrow() != Stage::Stranger {
+    if *guest.stage.borrow() != InboundStage::Stranger {
         return;
     }
     match ending {
-        Ending::Closed | Ending::Broken(_) => {
+        Disconnect::Closed | Disconnect::Broken(_) => {
             tracing::debug!(from = %guest.from, %ending, "a stranger has left");
-            shared.contacts.counts.count(Mishap::Left);
+            shared.contacts.counts.count(TransportError::Left);
         }
         ending => shared.turned_away(guest.from, &ending),
     }
 }
 
-async fn serve<G: Greet>(shared: &Arc<Shared<G>>, tcp: TcpStream, guest: &Guest) -> Ending {
+async fn serve<G: IdentityCheck>(
+    shared: &Arc<TransportShared<G>>,
+    tcp: TcpStream,
+    guest: &Inbound,
+) -> Disconnect {
     // A call that is too late is told so, and that takes a moment.
     let until = guest.until + FAREWELL;
     let line = tokio::select! {
         line = line(shared, tcp, guest.from) => line,
-        () = sleep_until(until) => Err(Ending::Silent(FIRST_WORD)),
+        () = sleep_until(until) => Err(Disconnect::Silent(FIRST_WORD)),
     };
     let (line, certificate) = match line {
         Ok(line) => line,
         Err(ending) => return ending,
     };
-    let desk = Desk::new(Arc::clone(shared), guest.clone(), line.heard(), certificate);
+    let desk = PeersService::new(Arc::clone(shared), guest.clone(), line.heard(), certificate);
     let service = PeersServer::new(desk).max_decoding_message_size(LARGEST_MESSAGE);
-    let mut builder = http2::Builder::new(Tied::to(&guest.over));
+    let mut builder = http2::Builder::new(BoundExecutor::to(&guest.over));
     builder
         .timer(TokioTimer::new())
         .keep_alive_interval(shared.pace.ping)
@@ -156,15 +160,15 @@ async fn serve<G: Greet>(shared: &Arc<Shared<G>>, tcp: TcpStream, guest: &Guest)
         let now = *stage.borrow_and_update();
         tokio::select! {
             served = &mut connection => return match served {
-                Ok(()) => Ending::Closed,
+                Ok(()) => Disconnect::Closed,
                 Err(error) => broken(&error),
             },
             // The connection holds the sender, by way of its service: this does not fail.
             _ = stage.changed() => {}
-            () = sleep_until(until), if now == Stage::Stranger => return Ending::Silent(FIRST_WORD),
-            () = farewell(), if now == Stage::Over => return Ending::Closed,
+            () = sleep_until(until), if now == InboundStage::Stranger => return Disconnect::Silent(FIRST_WORD),
+            () = farewell(), if now == InboundStage::Over => return Disconnect::Closed,
         }
-        if *stage.borrow() == Stage::Over {
+        if *stage.borrow() == InboundStage::Over {
             connection.as_mut().graceful_shutdown();
         }
     }
@@ -175,37 +179,39 @@ async fn farewell() {
 }
 
 /// TLS where we speak it, with what the caller has shown, and an error for callers that mistake the one for the other.
-async fn line<G: Greet>(
-    shared: &Shared<G>,
+async fn line<G: IdentityCheck>(
+    shared: &TransportShared<G>,
     mut tcp: TcpStream,
     from: SocketAddr,
-) -> Result<(Line, Option<PeerCertificate>), Ending> {
-    tcp.set_nodelay(true).map_err(|error| Ending::Broken(error.to_string()))?;
+) -> Result<(TimedStream, Option<PeerCertificate>), Disconnect> {
+    tcp.set_nodelay(true).map_err(|error| Disconnect::Broken(error.to_string()))?;
     let Some(tls) = shared.settings.mutual_tls() else {
         let mut first = [0];
-        let read = tcp.peek(&mut first).await.map_err(|error| Ending::Broken(error.to_string()))?;
+        let read = tcp.peek(&mut first).await.map_err(|error| Disconnect::Broken(error.to_string()))?;
         if read > 0 && first[0] == TLS_HANDSHAKE {
             // An empty SETTINGS frame: what is spoken here, in a form that no TLS library takes.
             part(&mut tcp, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
-            return Err(Ending::Malformed("it speaks TLS, and this server has no certificate".to_owned()));
+            return Err(Disconnect::Malformed(
+                "it speaks TLS, and this server has no certificate".to_owned(),
+            ));
         }
-        return Ok((Line::plain(tcp), None));
+        return Ok((TimedStream::plain(tcp), None));
     };
     match tls.acceptor().accept(tcp).into_fallible().await {
         Ok(stream) => {
             let certificate = PeerCertificate::of(stream.get_ref().1);
-            Ok((Line::tls(stream), certificate))
+            Ok((TimedStream::tls(stream), certificate))
         }
         Err((error, mut tcp)) => {
             // The alert has been written. Let it arrive.
             part(&mut tcp, &[]).await;
             Err(match error.get_ref().and_then(|cause| cause.downcast_ref()) {
                 Some(rustls::Error::InvalidMessage(_)) => {
-                    Ending::Malformed("it does not speak TLS, and this server does".to_owned())
+                    Disconnect::Malformed("it does not speak TLS, and this server does".to_owned())
                 }
                 // Without the port, which is another one each time: that would be news each time.
-                Some(cause) => Ending::Tls { address: from.ip().to_string(), why: cause.to_string() },
-                None => Ending::Broken(error.to_string()),
+                Some(cause) => Disconnect::Tls { address: from.ip().to_string(), why: cause.to_string() },
+                None => Disconnect::Broken(error.to_string()),
             })
         }
     }
@@ -225,8 +231,8 @@ async fn part(tcp: &mut TcpStream, word: &[u8]) {
 }
 
 /// Whether a connection broke, or what came on it was no HTTP/2.
-fn broken(error: &hyper::Error) -> Ending {
+fn broken(error: &hyper::Error) -> Disconnect {
     let mut causes = iter::successors(Some(error as &(dyn Error + 'static)), |error| (**error).source());
     let is_io = causes.any(|cause| cause.is::<io::Error>());
-    if is_io { Ending::Broken(innermost(error)) } else { Ending::Malformed(innermost(error)) }
+    if is_io { Disconnect::Broken(innermost(error)) } else { Disconnect::Malformed(innermost(error)) }
 }

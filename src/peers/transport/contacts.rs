@@ -9,37 +9,37 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    counts::{Counts, Mishap},
-    line::Heard,
-    pace::Pace,
+    counts::{Counts, TransportError},
+    line::LastReceived,
+    pace::Timeouts,
     queue::{Full, Outbox},
-    said::{OF_A_MEMBER, Said},
-    talk::Ending,
+    said::{LogOnce, OF_A_MEMBER},
+    talk::Disconnect,
 };
 use crate::{
     clock::Timestamp,
     names::CandidateName,
     peers::{
-        Contact, PeerAddress, PeerDisk, Settings, Timing, TimingAdvice,
-        ledger::{Ledger, Tally},
+        PeerAddress, PeerDisk, PeerLink, Settings, Timing, TimingAdvice,
+        ledger::{Ledger, WriteTally},
         measured::Recent,
         refusal::Refusal,
         wire::proto::{self, frame::Frame as Kind},
     },
     raft::{
         identity::{Index, MAX_MEMBERS, NodeId},
-        membership::{DirectoryId, Objection, Writes},
+        membership::{DirectoryId, Objection, WriteCount},
         message::Envelope,
     },
 };
 
 /// One place for each member, ourselves included.
 #[derive(Debug)]
-pub(super) struct Contacts {
+pub(super) struct Sessions {
     me: NodeId,
-    pace: Pace,
+    pace: Timeouts,
     timing: Timing,
-    places: Vec<Place>,
+    places: Vec<MemberSlot>,
     /// Where this server listens, for those that have to call it.
     listen: PeerAddress,
     /// The longest of the shortest election timeouts that were advised.
@@ -49,28 +49,28 @@ pub(super) struct Contacts {
 }
 
 #[derive(Debug)]
-struct Place {
+struct MemberSlot {
     name: CandidateName,
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
 }
 
 #[derive(Debug)]
-struct State {
-    talk: Option<Talk>,
+struct LinkState {
+    talk: Option<Session>,
     /// Of connections that are over.
     heard: Option<Timestamp>,
     /// The last question that was answered on a connection.
     answered: Option<u64>,
-    problem: Option<Ending>,
+    problem: Option<Disconnect>,
     /// Since the last connection.
-    said: Said<Ending>,
+    said: LogOnce<Disconnect>,
 }
 
 /// A connection on which both have said who they are, and taken the other's word for it.
 #[derive(Debug)]
-pub(super) struct Talk {
+pub(super) struct Session {
     pub(super) outbox: Outbox,
-    pub(super) heard: Arc<Heard>,
+    pub(super) heard: Arc<LastReceived>,
     /// The member's directory, and the entry of its log that named it.
     pub(super) disk: (DirectoryId, Index),
     /// Ends the connection.
@@ -104,18 +104,18 @@ impl RoundTrips {
     }
 }
 
-impl Contacts {
-    pub(super) fn of(settings: &Settings, pace: Pace, ledger: Arc<Ledger>) -> Self {
+impl Sessions {
+    pub(super) fn of(settings: &Settings, pace: Timeouts, ledger: Arc<Ledger>) -> Self {
         let (group, me, timing) = (settings.group(), settings.me(), *settings.timing());
         let place = |name: &CandidateName| {
-            let state = State {
+            let state = LinkState {
                 talk: None,
                 heard: None,
                 answered: None,
                 problem: None,
-                said: Said::nothing(OF_A_MEMBER),
+                said: LogOnce::nothing(OF_A_MEMBER),
             };
-            Place { name: name.clone(), state: Mutex::new(state) }
+            MemberSlot { name: name.clone(), state: Mutex::new(state) }
         };
         let places = group.members().iter().map(|member| place(&member.name)).collect();
         let (advised, counts) = (Mutex::default(), Counts::default());
@@ -128,8 +128,8 @@ impl Contacts {
         let Some(place) = self.places.get(envelope.to.place()) else { return };
         match place.lock().talk.as_ref().map(|talk| talk.outbox.send(envelope)) {
             Some(Ok(())) => {}
-            Some(Err(Full)) => self.counts.count(Mishap::Overflow),
-            None => self.counts.count(Mishap::Apart),
+            Some(Err(Full)) => self.counts.count(TransportError::Overflow),
+            None => self.counts.count(TransportError::Apart),
         }
     }
 
@@ -224,18 +224,20 @@ impl Contacts {
         &self,
         node: NodeId,
         directory: &DirectoryId,
-        before: &mut Writes,
+        before: &mut WriteCount,
         message: &proto::Message,
     ) -> Result<(), Objection> {
-        let now = Writes(message.writes);
+        let now = WriteCount(message.writes);
         if now < *before {
             return Err(Objection::FewerWrites { before: before.0, now: now.0 });
         }
         *before = now;
         self.ledger.raise(node, directory, now);
-        message.tallies.iter().take(usize::from(MAX_MEMBERS)).filter_map(Tally::read).for_each(|tally| {
-            self.ledger.heed(tally);
-        });
+        message.tallies.iter().take(usize::from(MAX_MEMBERS)).filter_map(WriteTally::read).for_each(
+            |tally| {
+                self.ledger.heed(tally);
+            },
+        );
         Ok(())
     }
 
@@ -244,11 +246,11 @@ impl Contacts {
         if let Some(talk) = &self.places[node.place()].lock().talk {
             talk.outbox.introduce(Kind::Verdict(refusal.told().verdict()));
         }
-        self.apart(node, Ending::Refused(refusal.clone()));
+        self.apart(node, Disconnect::Refused(refusal.clone()));
     }
 
     /// From now on this is the connection to that member. An older one is ended.
-    pub(super) fn join(&self, node: NodeId, talk: Talk) {
+    pub(super) fn join(&self, node: NodeId, talk: Session) {
         let place = &self.places[node.place()];
         let mut state = place.lock();
         state.problem = None;
@@ -265,28 +267,28 @@ impl Contacts {
     }
 
     /// The connection that `over` ends has ended. Nothing happens if another one has replaced it.
-    pub(super) fn leave(&self, node: NodeId, over: &CancellationToken, mut ending: Ending) {
+    pub(super) fn leave(&self, node: NodeId, over: &CancellationToken, mut ending: Disconnect) {
         self.count(&ending);
         let place = &self.places[node.place()];
         let mut state = place.lock();
         let Some(talk) = state.talk.take_if(|talk| is_same(&talk.over, over)) else { return };
         let heard = talk.heard.last();
         let silence = heard.is_some_and(|at| self.pace.is_silence(Timestamp::now().since(at)));
-        if silence && matches!(ending, Ending::Closed | Ending::Broken(_)) {
-            ending = Ending::Mute;
+        if silence && matches!(ending, Disconnect::Closed | Disconnect::Broken(_)) {
+            ending = Disconnect::Mute;
         }
         state.heard = state.heard.max(heard);
         state.problem = Some(ending.clone());
         // Said below.
         let _ = state.said.is_news(ending.clone());
         drop(state);
-        if ending != Ending::Stopped {
+        if ending != Disconnect::Stopped {
             tracing::warn!(peer = %place.name, problem = %ending, "lost the connection with a peer");
         }
     }
 
     /// Connecting has failed, or the other one was refused. Each reason is said once, until there is a connection.
-    pub(super) fn apart(&self, node: NodeId, ending: Ending) {
+    pub(super) fn apart(&self, node: NodeId, ending: Disconnect) {
         self.count(&ending);
         let place = &self.places[node.place()];
         let mut state = place.lock();
@@ -302,31 +304,31 @@ impl Contacts {
         }
     }
 
-    pub(super) fn count(&self, ending: &Ending) {
+    pub(super) fn count(&self, ending: &Disconnect) {
         if let Some(mishap) = ending.mishap() {
             self.counts.count(mishap);
         }
     }
 
     /// The others, as they stand now, sorted by name.
-    pub(super) fn seen(&self, now: Timestamp) -> Vec<Contact> {
+    pub(super) fn seen(&self, now: Timestamp) -> Vec<PeerLink> {
         let others = self.places.iter().enumerate().filter(|(place, _)| *place != self.me.place());
         others.map(|(number, place)| self.contact(number, self.of_ledger(number, place.seen(now)))).collect()
     }
 
     /// With what is known of its directories.
-    fn of_ledger(&self, place: usize, contact: Contact) -> Contact {
+    fn of_ledger(&self, place: usize, contact: PeerLink) -> PeerLink {
         let node = NodeId::new(u8::try_from(place).expect("places are few"));
         let disk = self
             .ledger
             .disk_of(node)
             .map(|seat| PeerDisk { id: seat.directory().short(), counts: seat.counts() });
-        Contact { disk, refused: self.ledger.refused(node).map(|directory| directory.short()), ..contact }
+        PeerLink { disk, refused: self.ledger.refused(node).map(|directory| directory.short()), ..contact }
     }
 
     /// Of a member that has to call this one, and never did, there is no attempt that could have failed. So what may be
     /// wrong is said at once.
-    fn contact(&self, place: usize, contact: Contact) -> Contact {
+    fn contact(&self, place: usize, contact: PeerLink) -> PeerLink {
         let calls_us = place < self.me.place();
         if !calls_us || contact.connected || contact.problem.is_some() {
             return contact;
@@ -336,20 +338,20 @@ impl Contacts {
             "it has not called yet; it calls the address that its --peers has for '{name}': compare that with {listen}, \
              where this server listens"
         );
-        Contact { problem: Some(problem), ..contact }
+        PeerLink { problem: Some(problem), ..contact }
     }
 }
 
-impl Place {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl MemberSlot {
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn seen(&self, now: Timestamp) -> Contact {
+    fn seen(&self, now: Timestamp) -> PeerLink {
         let state = self.lock();
         let heard = state.talk.as_ref().and_then(|talk| talk.heard.last()).max(state.heard);
         let connected = state.talk.is_some();
-        Contact {
+        PeerLink {
             name: self.name.clone(),
             connected,
             disk: None,

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mishap {
+pub(crate) enum TransportError {
     /// A message for a member that does not read: its queue was full.
     Overflow,
     /// A message for a member that there is no connection to.
@@ -23,7 +23,7 @@ pub(crate) enum Mishap {
     Crowded,
 }
 
-impl Mishap {
+impl TransportError {
     const ALL: [Self; 8] = [
         Self::Overflow,
         Self::Apart,
@@ -56,14 +56,14 @@ impl Mishap {
 
 /// How often each happened, since the start.
 #[derive(Debug, Default)]
-pub(super) struct Counts([AtomicU64; Mishap::ALL.len()]);
+pub(super) struct Counts([AtomicU64; TransportError::ALL.len()]);
 
 impl Counts {
-    pub(super) fn count(&self, mishap: Mishap) {
+    pub(super) fn count(&self, mishap: TransportError) {
         self.0[mishap as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn of(&self, mishap: Mishap) -> u64 {
+    pub(super) fn of(&self, mishap: TransportError) -> u64 {
         self.0[mishap as usize].load(Ordering::Relaxed)
     }
 }

@@ -20,10 +20,10 @@ use tonic::{
 
 use super::{
     LARGEST_MESSAGE, MOST_HEADERS, SEND_BUFFER, WINDOW,
-    line::{Heard, Line},
-    pace::Pace,
-    talk::Ending,
-    tied::Tied,
+    line::{LastReceived, TimedStream},
+    pace::Timeouts,
+    talk::Disconnect,
+    tied::BoundExecutor,
 };
 use crate::peers::tls::Mutual;
 use crate::peers::{PeerAddress, wire::proto::peers_client::PeersClient};
@@ -33,7 +33,7 @@ use crate::peers::{PeerAddress, wire::proto::peers_client::PeersClient};
 pub(crate) struct Target {
     address: PeerAddress,
     tls: Option<Mutual>,
-    pace: Pace,
+    pace: Timeouts,
     /// A search for the host's addresses that has not ended yet. It runs on a thread that can't be
     /// stopped, so there is one at most.
     resolving: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
@@ -43,7 +43,7 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) caller: Caller,
-    pub(crate) heard: Arc<Heard>,
+    pub(crate) heard: Arc<LastReceived>,
     origin: http::Uri,
 }
 
@@ -56,12 +56,12 @@ impl Connection {
 }
 
 impl Target {
-    pub(crate) fn new(address: PeerAddress, tls: Option<Mutual>, pace: Pace) -> Self {
+    pub(crate) fn new(address: PeerAddress, tls: Option<Mutual>, pace: Timeouts) -> Self {
         Self { address, tls, pace, resolving: None }
     }
 
-    pub(crate) fn unanswered(&self) -> Ending {
-        Ending::Unanswered { address: self.address.to_string(), within: self.pace.attempt }
+    pub(crate) fn unanswered(&self) -> Disconnect {
+        Disconnect::Unanswered { address: self.address.to_string(), within: self.pace.attempt }
     }
 
     /// Connects. What runs for the connection ends with `over`.
@@ -69,10 +69,10 @@ impl Target {
     /// # Cancel safety
     ///
     /// Cancel safe: the host's name is looked up further, for the next call.
-    pub(crate) async fn connect(&mut self, over: &CancellationToken) -> Result<Connection, Ending> {
+    pub(crate) async fn connect(&mut self, over: &CancellationToken) -> Result<Connection, Disconnect> {
         let line = self.line().await?;
         let heard = line.heard();
-        let mut builder = http2::Builder::new(Tied::to(over));
+        let mut builder = http2::Builder::new(BoundExecutor::to(over));
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(self.pace.ping)
@@ -85,7 +85,7 @@ impl Target {
         let (sender, connection) = builder
             .handshake(TokioIo::new(line))
             .await
-            .map_err(|error| self.explained(&heard, Ending::broken_by(&error)))?;
+            .map_err(|error| self.explained(&heard, Disconnect::broken_by(&error)))?;
         // It ends with `over`, or by itself: then every call on it fails, and says why.
         tokio::spawn(over.clone().run_until_cancelled_owned(connection));
         let origin = http::Uri::builder()
@@ -93,7 +93,7 @@ impl Target {
             .authority(self.address.to_string())
             .path_and_query("/")
             .build()
-            .map_err(|error| Ending::Unreachable {
+            .map_err(|error| Disconnect::Unreachable {
                 address: self.address.to_string(),
                 why: error.to_string(),
             })?;
@@ -101,61 +101,61 @@ impl Target {
     }
 
     /// The likelier reason for an ending, by what came first on the connection.
-    pub(crate) fn explained(&self, heard: &Heard, ending: Ending) -> Ending {
+    pub(crate) fn explained(&self, heard: &LastReceived, ending: Disconnect) -> Disconnect {
         match ending {
-            Ending::Broken(_) | Ending::Closed if heard.was_tls() => {
-                Ending::OnlyTls { address: self.address.to_string() }
+            Disconnect::Broken(_) | Disconnect::Closed if heard.was_tls() => {
+                Disconnect::OnlyTls { address: self.address.to_string() }
             }
             ending => ending,
         }
     }
 
-    async fn line(&mut self) -> Result<Line, Ending> {
+    async fn line(&mut self) -> Result<TimedStream, Disconnect> {
         let tcp = self.tcp().await?;
         let address = || self.address.to_string();
         // Small messages must not be delayed.
         tcp.set_nodelay(true)
-            .map_err(|error| Ending::Unreachable { address: address(), why: error.to_string() })?;
-        let Some(tls) = &self.tls else { return Ok(Line::plain(tcp)) };
+            .map_err(|error| Disconnect::Unreachable { address: address(), why: error.to_string() })?;
+        let Some(tls) = &self.tls else { return Ok(TimedStream::plain(tcp)) };
         let name = ServerName::try_from(self.address.host().to_owned())
-            .map_err(|error| Ending::Tls { address: address(), why: error.to_string() })?;
+            .map_err(|error| Disconnect::Tls { address: address(), why: error.to_string() })?;
         match tls.connector().connect(name, tcp).await {
-            Ok(stream) => Ok(Line::tls(stream)),
+            Ok(stream) => Ok(TimedStream::tls(stream)),
             Err(error) => Err(self.no_tls(&error)),
         }
     }
 
-    fn no_tls(&self, error: &io::Error) -> Ending {
+    fn no_tls(&self, error: &io::Error) -> Disconnect {
         let address = self.address.to_string();
         match error.get_ref().and_then(|cause| cause.downcast_ref()) {
             Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
-                Ending::NoTls { address }
+                Disconnect::NoTls { address }
             }
-            Some(cause) => Ending::Tls { address, why: cause.to_string() },
-            None => Ending::Broken(error.to_string()),
+            Some(cause) => Disconnect::Tls { address, why: cause.to_string() },
+            None => Disconnect::Broken(error.to_string()),
         }
     }
 
-    async fn tcp(&mut self) -> Result<TcpStream, Ending> {
+    async fn tcp(&mut self) -> Result<TcpStream, Disconnect> {
         let addresses = self.resolved().await?;
         let address = || self.address.to_string();
         // So that an address that swallows everything leaves time for the next one.
         let share = self.pace.attempt / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
-        let mut ending = Ending::Unresolved {
+        let mut ending = Disconnect::Unresolved {
             host: self.address.host().to_owned(),
             why: "the name has no address".to_owned(),
         };
         for candidate in addresses {
             ending = match timeout(share, TcpStream::connect(candidate)).await {
                 Ok(Ok(tcp)) => return Ok(tcp),
-                Ok(Err(error)) => Ending::Unreachable { address: address(), why: error.to_string() },
+                Ok(Err(error)) => Disconnect::Unreachable { address: address(), why: error.to_string() },
                 Err(_) => self.unanswered(),
             };
         }
         Err(ending)
     }
 
-    async fn resolved(&mut self) -> Result<Vec<SocketAddr>, Ending> {
+    async fn resolved(&mut self) -> Result<Vec<SocketAddr>, Disconnect> {
         let (host, port) = (self.address.host().to_owned(), self.address.port());
         let resolving = self.resolving.get_or_insert_with(|| {
             tokio::spawn(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
@@ -168,7 +168,7 @@ impl Target {
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };
-        Err(Ending::Unresolved { host: host(), why })
+        Err(Disconnect::Unresolved { host: host(), why })
     }
 }
 

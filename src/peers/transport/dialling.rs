@@ -6,16 +6,16 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Greet, Shared,
-    contacts::{RoundTrips, Talk},
+    IdentityCheck, TransportShared,
+    contacts::{RoundTrips, Session},
     dial::{Connection, Target},
     queue::{Outbox, queue},
-    talk::{Ending, first_word, hear},
+    talk::{Disconnect, first_word, hear},
 };
 use crate::{
     peers::{
-        greeting::Calling,
-        hello::{Acquaintance, End},
+        greeting::OwnGreeting,
+        hello::{Introduced, Side},
         refusal::Refusal,
         transport::{FAREWELL, FIRST_PAUSE, LAST_PAUSE, PAUSE_AFTER_A_REFUSAL},
         wire::proto::{self, frame::Frame as Kind},
@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Calls that member, again and again, for as long as anybody listens to what it says.
-pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId) {
+pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G>>, node: NodeId) {
     let member = shared.settings.group().member(node);
     let tls = shared.settings.mutual_tls().cloned();
     let mut target = Target::new(member.address.clone(), tls, shared.pace);
@@ -37,7 +37,7 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
         let mut pause = None;
         match attempt(&shared, node, &mut target, &over).await {
             Err(ending) => {
-                let refused = matches!(ending, Ending::Refused(_) | Ending::RefusedBy(_));
+                let refused = matches!(ending, Disconnect::Refused(_) | Disconnect::RefusedBy(_));
                 pause = refused.then_some(PAUSE_AFTER_A_REFUSAL);
                 shared.contacts.apart(node, ending);
             }
@@ -49,11 +49,11 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
                 // Ended from here where the directory is replaced; that ends the calls, too, if all is over.
                 let heard = over.run_until_cancelled(hearing).await;
                 let ending = heard.unwrap_or(if shared.over.is_cancelled() {
-                    Ending::Stopped
+                    Disconnect::Stopped
                 } else {
-                    Ending::Replaced
+                    Disconnect::Replaced
                 });
-                let stopped = ending == Ending::Stopped;
+                let stopped = ending == Disconnect::Stopped;
                 shared.contacts.leave(node, &over, ending);
                 if stopped {
                     return;
@@ -72,28 +72,28 @@ pub(super) async fn keep_calling<G: Greet>(shared: Arc<Shared<G>>, node: NodeId)
 type Frames = tonic::Streaming<proto::Frame>;
 
 /// Connects, and exchanges the first words. Each is two round trips, or three, and has a time of its own.
-async fn attempt<G: Greet>(
-    shared: &Shared<G>,
+async fn attempt<G: IdentityCheck>(
+    shared: &TransportShared<G>,
     node: NodeId,
     target: &mut Target,
     over: &CancellationToken,
-) -> Result<(Frames, Talk), Ending> {
+) -> Result<(Frames, Session), Disconnect> {
     let connected = timeout(shared.pace.attempt, target.connect(over)).await;
     let connection = connected.unwrap_or_else(|_| Err(target.unanswered()))?;
     let introduced = timeout(shared.pace.attempt, introduce(shared, node, target, &connection)).await;
     let (frames, outbox, them) = introduced.unwrap_or_else(|_| Err(target.unanswered()))?;
     let disk = (them.identity.directory, them.claim);
     let (heard, over, round_trips) = (connection.heard, over.clone(), RoundTrips::default());
-    Ok((frames, Talk { outbox, heard, disk, over, round_trips }))
+    Ok((frames, Session { outbox, heard, disk, over, round_trips }))
 }
 
-async fn introduce<G: Greet>(
-    shared: &Shared<G>,
+async fn introduce<G: IdentityCheck>(
+    shared: &TransportShared<G>,
     node: NodeId,
     target: &Target,
     connection: &Connection,
-) -> Result<(Frames, Outbox, Acquaintance), Ending> {
-    let (calling, greeting) = Calling::to(&shared.settings, node);
+) -> Result<(Frames, Outbox, Introduced), Disconnect> {
+    let (calling, greeting) = OwnGreeting::to(&shared.settings, node);
     let (outbox, outgoing) = queue(Arc::clone(&shared.contacts.ledger));
     outbox.introduce(Kind::Greeting(greeting));
     let answer = connection.client().converse(outgoing).await;
@@ -106,7 +106,7 @@ async fn introduce<G: Greet>(
             Ok((frames, outbox, them))
         }
         Err(ending) => {
-            if let Ending::Refused(refusal) = &ending {
+            if let Disconnect::Refused(refusal) = &ending {
                 refuse(outbox, refusal, &mut frames).await;
             }
             Err(ending)
@@ -115,25 +115,25 @@ async fn introduce<G: Greet>(
 }
 
 /// Has the other side prove itself, then does the same.
-async fn acquaint<G: Greet>(
-    shared: &Shared<G>,
+async fn acquaint<G: IdentityCheck>(
+    shared: &TransportShared<G>,
     node: NodeId,
-    calling: Calling,
+    calling: OwnGreeting,
     outbox: &Outbox,
     frames: &mut Frames,
-) -> Result<Acquaintance, Ending> {
+) -> Result<Introduced, Disconnect> {
     let session = match first_word(frames).await? {
         Kind::Greeting(theirs) => calling.answered(&shared.settings, &theirs)?,
-        _ => return Err(Ending::Malformed("it did not say first who it is".to_owned())),
+        _ => return Err(Disconnect::Malformed("it did not say first who it is".to_owned())),
     };
     let known_writes = shared.contacts.ledger.writes_of(node);
     outbox.introduce(Kind::Introduction(session.introduce(&shared.hello(None))));
     let theirs = match first_word(frames).await? {
         Kind::Introduction(theirs) => session.introduced(&theirs)?,
         Kind::Verdict(verdict) => return Err(shared.refused_by(node, &verdict)),
-        _ => return Err(Ending::Malformed("it did not introduce itself".to_owned())),
+        _ => return Err(Disconnect::Malformed("it did not introduce itself".to_owned())),
     };
-    shared.acquaint(End::Dialled(node), &theirs, &known_writes).await
+    shared.acquaint(Side::Dialled(node), &theirs, &known_writes).await
 }
 
 /// Tells the other side why it is refused, and gives that time to arrive.

@@ -20,20 +20,20 @@ use crate::clock::Timestamp;
 
 /// A connection's bytes.
 #[derive(Debug)]
-pub(super) struct Line {
-    stream: Stream,
-    heard: Arc<Heard>,
+pub(super) struct TimedStream {
+    stream: RawStream,
+    heard: Arc<LastReceived>,
 }
 
 #[derive(Debug)]
-enum Stream {
+enum RawStream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 /// What others may know of what came in.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct LastReceived {
     /// Of the boot-time clock, in nanoseconds.
     last: AtomicU64,
     /// The first byte of all; more than a byte holds until there is one.
@@ -47,7 +47,7 @@ const TLS_ALERT: u16 = 0x15;
 /// A client's first words in TLS.
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
-impl Heard {
+impl LastReceived {
     fn new() -> Arc<Self> {
         Arc::new(Self { last: AtomicU64::new(0), first: AtomicU16::new(NOTHING) })
     }
@@ -72,21 +72,21 @@ impl Heard {
     }
 }
 
-impl Line {
+impl TimedStream {
     pub(super) fn plain(stream: TcpStream) -> Self {
-        Self { stream: Stream::Plain(stream), heard: Heard::new() }
+        Self { stream: RawStream::Plain(stream), heard: LastReceived::new() }
     }
 
     pub(super) fn tls(stream: impl Into<TlsStream<TcpStream>>) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream.into())), heard: Heard::new() }
+        Self { stream: RawStream::Tls(Box::new(stream.into())), heard: LastReceived::new() }
     }
 
-    pub(super) fn heard(&self) -> Arc<Heard> {
+    pub(super) fn heard(&self) -> Arc<LastReceived> {
         Arc::clone(&self.heard)
     }
 }
 
-impl AsyncRead for Line {
+impl AsyncRead for TimedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -94,33 +94,33 @@ impl AsyncRead for Line {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            RawStream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            RawStream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         };
         self.heard.note(&buffer.filled()[before..]);
         read
     }
 }
 
-impl AsyncWrite for Line {
+impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            RawStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            RawStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            RawStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            RawStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            RawStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            RawStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 
@@ -130,15 +130,15 @@ impl AsyncWrite for Line {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            RawStream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            RawStream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
+            RawStream::Plain(stream) => stream.is_write_vectored(),
+            RawStream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 }

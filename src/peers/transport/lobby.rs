@@ -31,14 +31,14 @@ const IDLE: Duration = Duration::from_secs(3);
 
 /// Limits the connections that are not members', or not yet known to be.
 #[derive(Debug, Default)]
-pub(super) struct Lobby {
-    waiting: Mutex<Waiting>,
-    observers: Arc<Observers>,
+pub(super) struct Admissions {
+    waiting: Mutex<PendingVisitors>,
+    observers: Arc<WatchingClients>,
 }
 
 /// Those that have not yet said who they are; longest waiting first.
 #[derive(Debug, Default)]
-struct Waiting {
+struct PendingVisitors {
     at_members_addresses: VecDeque<Visitor>,
     elsewhere: VecDeque<Visitor>,
 }
@@ -64,7 +64,7 @@ impl Source {
     }
 }
 
-impl Lobby {
+impl Admissions {
     /// Lets one more in. `false` if another one had to go for that.
     pub(super) fn enter(&self, from: IpAddr, is_members: bool, over: &CancellationToken) -> bool {
         let mut waiting = self.waiting();
@@ -83,7 +83,7 @@ impl Lobby {
     /// It has said who it is, or has gone. `false` if it had to go before.
     pub(super) fn leave(&self, over: &CancellationToken) -> bool {
         let mut waiting = self.waiting();
-        let Waiting { at_members_addresses, elsewhere } = &mut *waiting;
+        let PendingVisitors { at_members_addresses, elsewhere } = &mut *waiting;
         [at_members_addresses, elsewhere]
             .into_iter()
             .any(|lobby| take(lobby, |it| &it.over == over).is_some())
@@ -95,7 +95,7 @@ impl Lobby {
         from: IpAddr,
         over: &CancellationToken,
         now: Instant,
-    ) -> Option<(Place, bool)> {
+    ) -> Option<(ObserverSlot, bool)> {
         let source = Source::of(from);
         let mut observing = self.observers.lock();
         let must_go = match observing.len() < MOST_OBSERVERS {
@@ -103,54 +103,54 @@ impl Lobby {
             false => Some(replaceable(&observing, source, now)?),
         };
         let must_go = must_go.and_then(|place| observing.remove(place));
-        observing.push_back(Observer { visitor: Visitor { source, over: over.clone() }, asked: now });
+        observing.push_back(WatchingClient { visitor: Visitor { source, over: over.clone() }, asked: now });
         drop(observing);
         if let Some(observer) = &must_go {
             observer.visitor.over.cancel();
         }
-        let place = Place { observers: Arc::clone(&self.observers), over: over.clone() };
+        let place = ObserverSlot { observers: Arc::clone(&self.observers), over: over.clone() };
         Some((place, must_go.is_some()))
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, PendingVisitors> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Those that ask who leads; the one that asked longest ago first.
 #[derive(Debug, Default)]
-struct Observers(Mutex<VecDeque<Observer>>);
+struct WatchingClients(Mutex<VecDeque<WatchingClient>>);
 
 #[derive(Debug)]
-struct Observer {
+struct WatchingClient {
     visitor: Visitor,
     asked: Instant,
 }
 
-impl Observers {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Observer>> {
+impl WatchingClients {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<WatchingClient>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// An observer's place; free again once dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    observers: Arc<Observers>,
+pub(super) struct ObserverSlot {
+    observers: Arc<WatchingClients>,
     over: CancellationToken,
 }
 
-impl Place {
+impl ObserverSlot {
     /// The observer has asked.
     pub(super) fn asked(&self, now: Instant) {
         let mut observing = self.observers.lock();
         if let Some(observer) = take(&mut observing, |it| it.visitor.over == self.over) {
-            observing.push_back(Observer { asked: now, ..observer });
+            observing.push_back(WatchingClient { asked: now, ..observer });
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ObserverSlot {
     fn drop(&mut self) {
         take(&mut self.observers.lock(), |it| it.visitor.over == self.over);
     }
@@ -158,7 +158,7 @@ impl Drop for Place {
 
 /// The observer that goes for one from `source`: one that is idle; else one of an address that has more of them than
 /// that one will have.
-fn replaceable(observing: &VecDeque<Observer>, source: Source, now: Instant) -> Option<usize> {
+fn replaceable(observing: &VecDeque<WatchingClient>, source: Source, now: Instant) -> Option<usize> {
     if observing.front().is_some_and(|first| now.duration_since(first.asked) >= IDLE) {
         return Some(0);
     }
@@ -194,7 +194,7 @@ mod tests {
     const OTHER: [u8; 4] = [10, 0, 0, 9];
 
     /// Lets so many in from there, and returns what ends each.
-    fn come(lobby: &Lobby, from: [u8; 4], count: usize) -> Vec<CancellationToken> {
+    fn come(lobby: &Admissions, from: [u8; 4], count: usize) -> Vec<CancellationToken> {
         let come = |over: &CancellationToken| lobby.enter(from.into(), from == MEMBER, over);
         (0..count).map(|_| CancellationToken::new()).inspect(|over| _ = come(over)).collect()
     }
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_one_that_has_waited_longest_makes_room() {
-        let lobby = Lobby::default();
+        let lobby = Admissions::default();
         let callers = come(&lobby, OTHER, MOST_WAITING + 1);
         assert!(callers[0].is_cancelled());
         assert_eq!(gone(&callers), 1);
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_flood_costs_only_its_own_address() {
-        let lobby = Lobby::default();
+        let lobby = Admissions::default();
         let observer = come(&lobby, [10, 0, 0, 5], 2);
         let flood = come(&lobby, OTHER, 1_000);
         assert_eq!((gone(&observer), gone(&flood)), (0, 1_000 - MOST_WAITING + 2));
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_flood_from_everywhere_does_not_reach_the_members_addresses() {
-        let lobby = Lobby::default();
+        let lobby = Admissions::default();
         let member = come(&lobby, MEMBER, 3);
         let flood: usize =
             (0..1_000_u16).map(|i| come(&lobby, [10, 1, (i >> 8) as u8, i as u8], 1).len()).sum();
@@ -244,7 +244,11 @@ mod tests {
     }
 
     /// Fills the house from these addresses, one each in turn; with what ends each.
-    fn observed(lobby: &Lobby, from: &[[u8; 4]], now: Instant) -> Vec<(Place, CancellationToken)> {
+    fn observed(
+        lobby: &Admissions,
+        from: &[[u8; 4]],
+        now: Instant,
+    ) -> Vec<(ObserverSlot, CancellationToken)> {
         let come = |place: usize| {
             let over = CancellationToken::new();
             let (place, replaces) = lobby.observe(from[place % from.len()].into(), &over, now).unwrap();
@@ -256,7 +260,7 @@ mod tests {
 
     #[test]
     fn an_observer_that_leaves_makes_room() {
-        let (lobby, now) = (Lobby::default(), Instant::now());
+        let (lobby, now) = (Admissions::default(), Instant::now());
         let mut places = observed(&lobby, &[OTHER], now);
         let next = || lobby.observe(OTHER.into(), &CancellationToken::new(), now);
         assert!(next().is_none(), "all of them from here, and none of them idle");
@@ -266,7 +270,7 @@ mod tests {
 
     #[test]
     fn an_idle_observer_makes_room() {
-        let (lobby, start) = (Lobby::default(), Instant::now());
+        let (lobby, start) = (Admissions::default(), Instant::now());
         let places = observed(&lobby, &[OTHER], start);
         let later = start + IDLE;
         places.iter().enumerate().filter(|(place, _)| *place != 7).for_each(|(_, it)| it.0.asked(later));
@@ -279,7 +283,7 @@ mod tests {
 
     #[test]
     fn observers_from_one_address_make_room_for_others() {
-        let (lobby, now) = (Lobby::default(), Instant::now());
+        let (lobby, now) = (Admissions::default(), Instant::now());
         let places = observed(&lobby, &[OTHER], now);
         let from_elsewhere = || lobby.observe([10, 0, 0, 5].into(), &CancellationToken::new(), now);
         let kept: Vec<_> = (0..MOST_OBSERVERS).map_while(|_| from_elsewhere()).collect();

@@ -17,7 +17,7 @@ const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
 
 /// How long to wait, by tokio's clock: a suspended machine does not lose its connections by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pace {
+pub(crate) struct Timeouts {
     /// After so long without a word a connection is asked whether it lives, and has so long to
     /// answer. Then it is given up, and a new one made: TCP itself would try again at ever longer
     /// intervals, and after a partition of half a minute be silent for as long again.
@@ -26,7 +26,7 @@ pub(crate) struct Pace {
     pub(super) attempt: Duration,
 }
 
-impl Pace {
+impl Timeouts {
     pub(crate) fn of(timing: &Timing) -> Self {
         let ping = timing.longest().clamp(SHORTEST_PING, LONGEST_PING);
         Self { ping, attempt: ping.max(SHORTEST_ATTEMPT) }

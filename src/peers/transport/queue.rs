@@ -44,7 +44,7 @@ pub(super) fn queue(ledger: Arc<Ledger>) -> (Outbox, Outgoing) {
 /// Takes what is to be said.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    said: mpsc::Sender<Said>,
+    said: mpsc::Sender<QueuedFrame>,
     /// Bytes in the queue.
     waiting: Arc<AtomicUsize>,
 }
@@ -54,7 +54,7 @@ pub(super) struct Outbox {
 pub(super) struct Full;
 
 #[derive(Debug)]
-enum Said {
+enum QueuedFrame {
     Frame(proto::Frame),
     /// Made into a frame once its turn comes: until then its payload is shared with the log.
     Message(Envelope),
@@ -70,7 +70,7 @@ impl Outbox {
             return Err(Full);
         }
         self.waiting.fetch_add(cost, Ordering::Relaxed);
-        self.said.try_send(Said::Message(envelope)).map_err(|_| {
+        self.said.try_send(QueuedFrame::Message(envelope)).map_err(|_| {
             self.waiting.fetch_sub(cost, Ordering::Relaxed);
             Full
         })
@@ -79,7 +79,7 @@ impl Outbox {
     /// Queues what is none of Raft's: a first word, or a question whether the other side is there.
     pub(super) fn introduce(&self, kind: Kind) {
         // No reader, or no room: the connection has ended or is about to, which is detected elsewhere.
-        let _ = self.said.try_send(Said::Frame(proto::Frame { frame: Some(kind) }));
+        let _ = self.said.try_send(QueuedFrame::Frame(proto::Frame { frame: Some(kind) }));
     }
 }
 
@@ -97,7 +97,7 @@ fn cost(envelope: &Envelope) -> usize {
 /// Gives what was said, in order. Ends when the [`Outbox`] is gone.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    saying: mpsc::Receiver<Said>,
+    saying: mpsc::Receiver<QueuedFrame>,
     waiting: Arc<AtomicUsize>,
     ledger: Arc<Ledger>,
 }
@@ -108,8 +108,8 @@ impl Stream for Outgoing {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<proto::Frame>> {
         self.saying.poll_recv(cx).map(|said| {
             said.map(|said| match said {
-                Said::Frame(frame) => frame,
-                Said::Message(envelope) => {
+                QueuedFrame::Frame(frame) => frame,
+                QueuedFrame::Message(envelope) => {
                     self.waiting.fetch_sub(cost(&envelope), Ordering::Relaxed);
                     proto::Frame { frame: Some(Kind::Message(counted(&self.ledger, envelope))) }
                 }
@@ -172,7 +172,7 @@ mod tests {
     fn terms(outgoing: &mut Outgoing) -> Vec<u64> {
         let mut terms = Vec::new();
         while let Ok(said) = outgoing.saying.try_recv() {
-            let Said::Message(envelope) = said else { continue };
+            let QueuedFrame::Message(envelope) = said else { continue };
             outgoing.waiting.fetch_sub(cost(&envelope), Ordering::Relaxed);
             terms.push(envelope.term.get());
         }

@@ -19,13 +19,13 @@ pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 /// Things that were said, up to a number; what comes then is not.
 #[derive(Debug)]
-pub(super) struct Said<T> {
+pub(super) struct LogOnce<T> {
     things: Vec<T>,
     most: usize,
     since: Timestamp,
 }
 
-impl<T: PartialEq> Said<T> {
+impl<T: PartialEq> LogOnce<T> {
     pub(super) fn nothing(most: usize) -> Self {
         Self { things: Vec::new(), most, since: Timestamp::from_nanos(0) }
     }
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn what_takes_turns_is_said_once_each() {
-        let mut said = Said::nothing(3);
+        let mut said = LogOnce::nothing(3);
         let news: Vec<bool> = ["a", "b", "a", "b", "c", "d", "e"].map(|thing| said.is_news(thing)).to_vec();
         assert_eq!(news, [true, true, false, false, true, false, false], "and no more than three");
         said.forget();
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_was_said_long_ago_is_news_again() {
-        let mut said = Said::nothing(1);
+        let mut said = LogOnce::nothing(1);
         assert!(said.is_news_at("a", at(1000)) && said.is_full());
         assert!(!said.is_news_at("b", at(1599)));
         assert!(said.is_news_at("b", at(1600)));

@@ -11,23 +11,23 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    FIRST_WORD, Greet, Shared,
-    accepting::{Guest, Stage},
-    contacts::{RoundTrips, Talk},
-    counts::Mishap,
-    line::Heard,
-    lobby::Place,
+    FIRST_WORD, IdentityCheck, TransportShared,
+    accepting::{Inbound, InboundStage},
+    contacts::{RoundTrips, Session},
+    counts::TransportError,
+    line::LastReceived,
+    lobby::ObserverSlot,
     queue::{Answering, Outbox, queue},
-    talk::{Ending, first_word, hear},
+    talk::{Disconnect, first_word, hear},
 };
 use crate::peers::tls::PeerCertificate;
 use crate::{
     peers::{
         answer,
-        greeting::{self, Session},
-        hello::{Acquaintance, End},
+        greeting::{self, ProvenConnection},
+        hello::{Introduced, Side},
         ledger::KnownWrites,
-        operate::{self, Ends, Progress, Replacement},
+        operate::{self, OrderEnds, ReplaceProgress, Replacement},
         wire::proto::{self, frame::Frame as Kind, outcome::Outcome, peers_server::Peers},
     },
     raft::identity::NodeId,
@@ -40,18 +40,18 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const TELL_AT_MOST_EVERY: Duration = Duration::from_millis(5);
 
 /// Who serves one connection.
-pub(super) struct Desk<G> {
-    shared: Arc<Shared<G>>,
-    guest: Guest,
-    heard: Arc<Heard>,
+pub(super) struct PeersService<G> {
+    shared: Arc<TransportShared<G>>,
+    guest: Inbound,
+    heard: Arc<LastReceived>,
     certificate: Option<PeerCertificate>,
 }
 
-impl<G: Greet> Desk<G> {
+impl<G: IdentityCheck> PeersService<G> {
     pub(super) fn new(
-        shared: Arc<Shared<G>>,
-        guest: Guest,
-        heard: Arc<Heard>,
+        shared: Arc<TransportShared<G>>,
+        guest: Inbound,
+        heard: Arc<LastReceived>,
         certificate: Option<PeerCertificate>,
     ) -> Self {
         Self { shared, guest, heard, certificate }
@@ -61,35 +61,35 @@ impl<G: Greet> Desk<G> {
     async fn greeted(
         &self,
         frames: &mut Streaming<proto::Frame>,
-    ) -> Result<(NodeId, Session, proto::Greeting), Ending> {
+    ) -> Result<(NodeId, ProvenConnection, proto::Greeting), Disconnect> {
         match first_word(frames).await? {
             Kind::Greeting(theirs) => {
                 Ok(greeting::answer(&self.shared.settings, self.certificate.as_ref(), &theirs)?)
             }
-            _ => Err(Ending::Malformed("it did not say first who it is".to_owned())),
+            _ => Err(Disconnect::Malformed("it did not say first who it is".to_owned())),
         }
     }
 
     /// Takes a place among the observers and operators, of which there are only so many, and leaves the lobby.
-    fn take_place(&self) -> Result<Place, Status> {
-        let Shared { lobby, contacts, .. } = &*self.shared;
-        let Guest { from, over, stage, .. } = &self.guest;
+    fn take_place(&self) -> Result<ObserverSlot, Status> {
+        let TransportShared { lobby, contacts, .. } = &*self.shared;
+        let Inbound { from, over, stage, .. } = &self.guest;
         let Some((place, replaces)) = lobby.observe(from.ip(), over, Instant::now()) else {
-            stage.send_replace(Stage::Over);
-            contacts.counts.count(Mishap::Crowded);
-            return Err(Ending::NoRoom.status());
+            stage.send_replace(InboundStage::Over);
+            contacts.counts.count(TransportError::Crowded);
+            return Err(Disconnect::NoRoom.status());
         };
         if replaces {
-            contacts.counts.count(Mishap::Crowded);
+            contacts.counts.count(TransportError::Crowded);
         }
-        stage.send_replace(Stage::Known);
+        stage.send_replace(InboundStage::Known);
         lobby.leave(over);
         Ok(place)
     }
 }
 
 #[tonic::async_trait]
-impl<G: Greet> Peers for Desk<G> {
+impl<G: IdentityCheck> Peers for PeersService<G> {
     type ConverseStream = Answering;
 
     async fn converse(
@@ -99,7 +99,7 @@ impl<G: Greet> Peers for Desk<G> {
         let mut frames = request.into_inner();
         let greeted = timeout_at(self.guest.until, self.greeted(&mut frames)).await;
         let (node, session, greeting) =
-            greeted.unwrap_or(Err(Ending::Silent(FIRST_WORD))).map_err(|ending| {
+            greeted.unwrap_or(Err(Disconnect::Silent(FIRST_WORD))).map_err(|ending| {
                 self.guest.turn_away(&self.shared, &ending);
                 ending.status()
             })?;
@@ -107,7 +107,7 @@ impl<G: Greet> Peers for Desk<G> {
         let known_writes = ledger.writes_of(node);
         let (outbox, outgoing) = queue(Arc::clone(ledger));
         outbox.introduce(Kind::Greeting(greeting));
-        let member = Member {
+        let member = GreetedMember {
             shared: Arc::clone(&self.shared),
             guest: self.guest.clone(),
             heard: Arc::clone(&self.heard),
@@ -120,7 +120,7 @@ impl<G: Greet> Peers for Desk<G> {
         Ok(Response::new(Answering(outgoing)))
     }
 
-    type WatchStream = ReceiverStream<Result<proto::Look, Status>>;
+    type WatchStream = ReceiverStream<Result<proto::PeerStatus, Status>>;
 
     async fn watch(
         &self,
@@ -154,14 +154,14 @@ impl<G: Greet> Peers for Desk<G> {
 
 /// One that orders something.
 struct Operator<G> {
-    shared: Arc<Shared<G>>,
-    guest: Guest,
+    shared: Arc<TransportShared<G>>,
+    guest: Inbound,
     certificate: Option<PeerCertificate>,
     tell: mpsc::Sender<Result<proto::Outcome, Status>>,
-    _place: Place,
+    _place: ObserverSlot,
 }
 
-impl<G: Greet> Operator<G> {
+impl<G: IdentityCheck> Operator<G> {
     async fn serve(self, mut said: Streaming<proto::Operation>) {
         let served = timeout_at(self.guest.until, self.order(&mut said)).await;
         let mut progress = match served {
@@ -175,9 +175,9 @@ impl<G: Greet> Operator<G> {
         };
         while let Some(next) = progress.recv().await {
             let (outcome, last) = match next {
-                Progress::Begun => (Outcome::Begun(true), false),
-                Progress::Done => (Outcome::Done(true), true),
-                Progress::Refused(why) => (Outcome::Refused(why), true),
+                ReplaceProgress::Begun => (Outcome::Begun(true), false),
+                ReplaceProgress::Done => (Outcome::Done(true), true),
+                ReplaceProgress::Refused(why) => (Outcome::Refused(why), true),
             };
             self.tell(outcome).await;
             if last {
@@ -190,13 +190,13 @@ impl<G: Greet> Operator<G> {
     async fn order(
         &self,
         said: &mut Streaming<proto::Operation>,
-    ) -> Option<Result<mpsc::UnboundedReceiver<Progress>, String>> {
+    ) -> Option<Result<mpsc::UnboundedReceiver<ReplaceProgress>, String>> {
         said.message().await.ok()??;
         let challenge = greeting::nonce();
         self.tell(Outcome::Challenge(Bytes::copy_from_slice(&challenge))).await;
         let operation = said.message().await.ok()??;
         let settings = &self.shared.settings;
-        let ends = Ends { from: self.guest.from, at: self.guest.at };
+        let ends = OrderEnds { from: self.guest.from, at: self.guest.at };
         let order = operate::permitted(settings, self.certificate.as_ref(), ends, &challenge, &operation);
         let named = order.and_then(|order| operate::named(settings, &self.shared.contacts.ledger, &order));
         let (told, progress) = mpsc::unbounded_channel();
@@ -219,23 +219,23 @@ impl<G: Greet> Operator<G> {
 }
 
 /// One that has greeted as a member.
-struct Member<G> {
-    shared: Arc<Shared<G>>,
-    guest: Guest,
-    heard: Arc<Heard>,
+struct GreetedMember<G> {
+    shared: Arc<TransportShared<G>>,
+    guest: Inbound,
+    heard: Arc<LastReceived>,
     node: NodeId,
-    session: Session,
+    session: ProvenConnection,
     /// What was known of its writes before we greeted it.
     known_writes: KnownWrites,
 }
 
-impl<G: Greet> Member<G> {
+impl<G: IdentityCheck> GreetedMember<G> {
     /// Has it prove that it is that member. Until then it is a stranger like any other.
-    async fn proved(&self, frames: &mut Streaming<proto::Frame>) -> Result<proto::Hello, Ending> {
+    async fn proved(&self, frames: &mut Streaming<proto::Frame>) -> Result<proto::Hello, Disconnect> {
         match first_word(frames).await? {
             Kind::Introduction(theirs) => Ok(self.session.introduced(&theirs)?),
-            Kind::Verdict(proto::Verdict { refusal, .. }) => Err(Ending::refused_by(&refusal)),
-            _ => Err(Ending::Malformed("it did not introduce itself".to_owned())),
+            Kind::Verdict(proto::Verdict { refusal, .. }) => Err(Disconnect::refused_by(&refusal)),
+            _ => Err(Disconnect::Malformed("it did not introduce itself".to_owned())),
         }
     }
 
@@ -245,8 +245,8 @@ impl<G: Greet> Member<G> {
         theirs: &proto::Hello,
         outbox: &Outbox,
         frames: &mut Streaming<proto::Frame>,
-    ) -> Result<Acquaintance, Ending> {
-        let them = self.shared.acquaint(End::Accepted(self.node), theirs, &self.known_writes).await?;
+    ) -> Result<Introduced, Disconnect> {
+        let them = self.shared.acquaint(Side::Accepted(self.node), theirs, &self.known_writes).await?;
         outbox.introduce(Kind::Introduction(self.session.introduce(&self.shared.hello(Some(&them)))));
         match first_word(frames).await? {
             Kind::Verdict(verdict) if verdict.refusal.is_empty() => {
@@ -256,12 +256,12 @@ impl<G: Greet> Member<G> {
                 Ok(them)
             }
             Kind::Verdict(verdict) => Err(self.shared.refused_by(self.node, &verdict)),
-            _ => Err(Ending::Malformed("it did not say whether it talks with us".to_owned())),
+            _ => Err(Disconnect::Malformed("it did not say whether it talks with us".to_owned())),
         }
     }
 
     async fn listen(self, mut frames: Streaming<proto::Frame>, outbox: Outbox) {
-        let silent = |_| Err(Ending::Silent(FIRST_WORD));
+        let silent = |_| Err(Disconnect::Silent(FIRST_WORD));
         let proved = timeout_at(self.guest.until, self.proved(&mut frames)).await.unwrap_or_else(silent);
         let theirs = match proved {
             Ok(theirs) => theirs,
@@ -273,24 +273,24 @@ impl<G: Greet> Member<G> {
         };
         let acquainted = self.acquainted(&theirs, &outbox, &mut frames);
         let acquainted =
-            timeout_at(self.guest.until, acquainted).await.unwrap_or(Err(Ending::Silent(FIRST_WORD)));
+            timeout_at(self.guest.until, acquainted).await.unwrap_or(Err(Disconnect::Silent(FIRST_WORD)));
         let Self { shared, guest, heard, node, .. } = self;
         let them = match acquainted {
             Ok(them) => them,
             Err(ending) => {
                 outbox.refuse(&ending);
                 shared.contacts.apart(node, ending);
-                guest.stage.send_replace(Stage::Over);
+                guest.stage.send_replace(InboundStage::Over);
                 return;
             }
         };
         let directory = them.identity.directory;
         let disk = (directory, them.claim);
-        guest.stage.send_replace(Stage::Known);
+        guest.stage.send_replace(InboundStage::Known);
         shared.lobby.leave(&guest.over);
         shared.contacts.join(
             node,
-            Talk { outbox, heard, disk, over: guest.over.clone(), round_trips: RoundTrips::default() },
+            Session { outbox, heard, disk, over: guest.over.clone(), round_trips: RoundTrips::default() },
         );
         // Also when this is dropped, because the connection is gone: then there is nothing to hear.
         let mut left = Left { shared: Arc::clone(&shared), guest, node, ending: None };
@@ -300,38 +300,38 @@ impl<G: Greet> Member<G> {
 
 impl Outbox {
     /// Says why the other side is refused, if that is for us to say.
-    fn refuse(&self, ending: &Ending) {
-        if let Ending::Refused(refusal) = ending {
+    fn refuse(&self, ending: &Disconnect) {
+        if let Disconnect::Refused(refusal) = ending {
             self.introduce(Kind::Verdict(refusal.told().verdict()));
         }
     }
 }
 
 /// Says that a member has left, however that came about.
-struct Left<G: Greet> {
-    shared: Arc<Shared<G>>,
-    guest: Guest,
+struct Left<G: IdentityCheck> {
+    shared: Arc<TransportShared<G>>,
+    guest: Inbound,
     node: NodeId,
-    ending: Option<Ending>,
+    ending: Option<Disconnect>,
 }
 
-impl<G: Greet> Drop for Left<G> {
+impl<G: IdentityCheck> Drop for Left<G> {
     fn drop(&mut self) {
         let ending = self.ending.take().or_else(|| self.guest.ending.get().cloned());
-        self.shared.contacts.leave(self.node, &self.guest.over, ending.unwrap_or(Ending::Closed));
-        self.guest.stage.send_replace(Stage::Over);
+        self.shared.contacts.leave(self.node, &self.guest.over, ending.unwrap_or(Disconnect::Closed));
+        self.guest.stage.send_replace(InboundStage::Over);
     }
 }
 
 /// One that wants to know who leads.
 struct Watcher<G> {
-    shared: Arc<Shared<G>>,
-    guest: Guest,
-    tell: mpsc::Sender<Result<proto::Look, Status>>,
-    place: Place,
+    shared: Arc<TransportShared<G>>,
+    guest: Inbound,
+    tell: mpsc::Sender<Result<proto::PeerStatus, Status>>,
+    place: ObserverSlot,
 }
 
-impl<G: Greet> Watcher<G> {
+impl<G: IdentityCheck> Watcher<G> {
     async fn tell_on(self, mut questions: Streaming<proto::Question>) {
         let mut changed = self.shared.looks.changed.clone();
         let (mut echo, mut asks) = (0, true);
@@ -355,6 +355,6 @@ impl<G: Greet> Watcher<G> {
             }
             sleep_until(told + TELL_AT_MOST_EVERY).await;
         }
-        self.guest.stage.send_replace(Stage::Over);
+        self.guest.stage.send_replace(InboundStage::Over);
     }
 }

@@ -5,10 +5,10 @@ use std::{error::Error, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Code, Status, Streaming};
 
-use super::{Greet, LARGEST_MESSAGE, Shared, counts::Mishap};
+use super::{IdentityCheck, LARGEST_MESSAGE, TransportShared, counts::TransportError};
 use crate::{
     peers::{
-        disk::Stranger,
+        disk::UnknownDirectory,
         refusal::{Refusal, Told, shown},
         wire::{
             LONGEST_FIRST_WORD,
@@ -17,7 +17,7 @@ use crate::{
     },
     raft::{
         identity::NodeId,
-        membership::{DirectoryId, Writes},
+        membership::{DirectoryId, WriteCount},
     },
 };
 
@@ -27,7 +27,7 @@ const MEASURE_EVERY: Duration = Duration::from_millis(500);
 
 /// How a connection ended, or why there was none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Ending {
+pub(crate) enum Disconnect {
     /// This process is done with it.
     #[error("this server stops")]
     Stopped,
@@ -81,16 +81,16 @@ pub(crate) enum Ending {
     Broken(String),
 }
 
-impl Ending {
+impl Disconnect {
     /// What this is counted as, if it is.
-    pub(super) fn mishap(&self) -> Option<Mishap> {
+    pub(super) fn mishap(&self) -> Option<TransportError> {
         match self {
-            Self::Refused(_) | Self::RefusedBy(_) => Some(Mishap::Refused),
-            Self::Malformed(_) => Some(Mishap::Malformed),
-            Self::Oversized => Some(Mishap::Oversized),
-            Self::Silent(_) => Some(Mishap::Silent),
+            Self::Refused(_) | Self::RefusedBy(_) => Some(TransportError::Refused),
+            Self::Malformed(_) => Some(TransportError::Malformed),
+            Self::Oversized => Some(TransportError::Oversized),
+            Self::Silent(_) => Some(TransportError::Silent),
             // Counted for callers only: our own failed call is no mishap.
-            Self::Tls { .. } => Some(Mishap::Refused),
+            Self::Tls { .. } => Some(TransportError::Refused),
             _ => None,
         }
     }
@@ -145,13 +145,13 @@ impl Ending {
     }
 }
 
-impl<R: Into<Refusal>> From<R> for Ending {
+impl<R: Into<Refusal>> From<R> for Disconnect {
     fn from(refusal: R) -> Self {
         Self::Refused(refusal.into())
     }
 }
 
-impl From<Status> for Ending {
+impl From<Status> for Disconnect {
     /// What the gRPC library made of what came, or of its not coming.
     fn from(status: Status) -> Self {
         match (status.code(), status.source()) {
@@ -176,25 +176,25 @@ pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
 }
 
 /// The next frame of a connection on which both have yet to say who they are.
-pub(super) async fn first_word(frames: &mut Streaming<proto::Frame>) -> Result<Kind, Ending> {
+pub(super) async fn first_word(frames: &mut Streaming<proto::Frame>) -> Result<Kind, Disconnect> {
     match frames.message().await? {
         Some(proto::Frame { frame: Some(kind) }) => Ok(kind),
-        Some(_) => Err(Ending::Malformed("a frame of no known kind".to_owned())),
-        None => Err(Ending::Closed),
+        Some(_) => Err(Disconnect::Malformed("a frame of no known kind".to_owned())),
+        None => Err(Disconnect::Closed),
     }
 }
 
 /// Passes on what a member says, in order, until it can't go on.
 ///
 /// Where the inbox is full this waits, and with it, by flow control, the member.
-pub(super) async fn hear<G: Greet>(
+pub(super) async fn hear<G: IdentityCheck>(
     frames: &mut Streaming<proto::Frame>,
-    shared: &Shared<G>,
+    shared: &TransportShared<G>,
     from: NodeId,
     directory: DirectoryId,
-) -> Ending {
+) -> Disconnect {
     let (route, contacts) = (shared.route(from, directory), &shared.contacts);
-    let mut written = Writes::default();
+    let mut written = WriteCount::default();
     let mut measure = interval(MEASURE_EVERY);
     measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -219,18 +219,18 @@ pub(super) async fn hear<G: Greet>(
             Ok(Kind::Verdict(verdict)) if !verdict.refusal.is_empty() => {
                 return shared.refused_by(from, &verdict);
             }
-            Ok(_) => return Ending::Malformed("it says twice who it is".to_owned()),
+            Ok(_) => return Disconnect::Malformed("it says twice who it is".to_owned()),
             Err(ending) => return ending,
         };
         if let Err(objection) = contacts.count_writes(from, &directory, &mut written, &message) {
-            return Stranger::from(objection).into();
+            return UnknownDirectory::from(objection).into();
         }
         let envelope = match route.decode(message) {
             Ok(envelope) => envelope,
-            Err(malformed) => return Ending::Malformed(malformed.to_string()),
+            Err(malformed) => return Disconnect::Malformed(malformed.to_string()),
         };
         if shared.inbox.send(envelope).await.is_err() {
-            return Ending::Stopped;
+            return Disconnect::Stopped;
         }
     }
 }

@@ -12,13 +12,13 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Greet, Looks, Mishap, Network};
+use super::{IdentityCheck, Network, StatusSource, TransportError};
 use crate::{
     clock::Timestamp,
     leadership::FencingToken,
     peers::{
-        Contact, Evidence, Group, Known, Look, Settings, SyncTimes,
-        disk::Stranger,
+        Evidence, Group, KnownLeader, PeerLink, PeerStatus, Settings, SyncTimes,
+        disk::UnknownDirectory,
         hello,
         ledger::{Ledger, Meeting, MemberRecords},
         operate::Replacement,
@@ -26,7 +26,7 @@ use crate::{
     raft::{
         identity::{Index, NodeId, Position, Term},
         log::Snapshot,
-        membership::{Entrance, Franchise, Identity, Run, RunId, Writes},
+        membership::{Admission, Identity, Run, RunId, VotingRights, WriteCount},
         message::{Envelope, Message},
     },
 };
@@ -57,21 +57,21 @@ struct Book {
     revoked: Arc<Mutex<Vec<String>>>,
 }
 
-impl Greet for Arc<Book> {
+impl IdentityCheck for Arc<Book> {
     fn ledger(&self) -> &Arc<Ledger> {
         &self.ledger
     }
 
-    async fn meet(&self, node: NodeId, meeting: Meeting) -> Result<(), Stranger> {
+    async fn meet(&self, node: NodeId, meeting: Meeting) -> Result<(), UnknownDirectory> {
         if let Some((record, entrance)) = self.ledger.judge(node, &meeting)? {
             self.ledger.record(node, record, entrance);
         }
         Ok(())
     }
 
-    async fn confirmed(&self, node: NodeId) -> Result<(), Stranger> {
+    async fn confirmed(&self, node: NodeId) -> Result<(), UnknownDirectory> {
         let confirmed = self.ledger.confirmed(node).into_iter();
-        confirmed.for_each(|record| self.ledger.record(node, record, Entrance::Founder));
+        confirmed.for_each(|record| self.ledger.record(node, record, Admission::Founder));
         Ok(())
     }
 
@@ -135,7 +135,7 @@ pub(in crate::peers) struct Server {
     network: Network,
     settings: Settings,
     inbox: mpsc::Receiver<Envelope>,
-    look: Arc<Mutex<Look>>,
+    look: Arc<Mutex<PeerStatus>>,
     changed: watch::Sender<()>,
     ledger: Arc<Ledger>,
     /// What others said of this server's right to vote.
@@ -160,7 +160,7 @@ impl Server {
         let (received, inbox) = mpsc::channel(room);
         let look = Arc::new(Mutex::new(no_leader(&settings)));
         let (changed, changes) = watch::channel(());
-        let looks = Looks {
+        let looks = StatusSource {
             look: {
                 let look = Arc::clone(&look);
                 Arc::new(move || look.lock().unwrap().clone())
@@ -168,8 +168,8 @@ impl Server {
             changed: changes,
         };
         let others = settings.group().size().others(settings.me());
-        let (records, writes) = (MemberRecords::default(), Writes(9));
-        let ledger = Arc::new(Ledger::new(identity, writes, records, Franchise::Waiting, others));
+        let (records, writes) = (MemberRecords::default(), WriteCount(9));
+        let ledger = Arc::new(Ledger::new(identity, writes, records, VotingRights::Waiting, others));
         let revoked = Arc::default();
         let book = Arc::new(Book { ledger: Arc::clone(&ledger), revoked: Arc::clone(&revoked) });
         let network = Network::start(&Handle::current(), &settings, listener, book, received, looks).unwrap();
@@ -208,7 +208,7 @@ impl Server {
         (envelope.from, envelope.term.get())
     }
 
-    pub(in crate::peers) fn contact(&self, name: &str) -> Contact {
+    pub(in crate::peers) fn contact(&self, name: &str) -> PeerLink {
         let contacts = self.network.contacts(Timestamp::now());
         contacts.into_iter().find(|contact| contact.name.as_str() == name).unwrap()
     }
@@ -221,19 +221,19 @@ impl Server {
         until(&format!("connected with {name}"), || self.contact(name).connected).await;
     }
 
-    fn count(&self, mishap: Mishap) -> u64 {
+    fn count(&self, mishap: TransportError) -> u64 {
         self.network.count(mishap)
     }
 
     /// Shows another look from now on.
-    pub(in crate::peers) fn show(&self, change: impl FnOnce(&mut Look)) {
+    pub(in crate::peers) fn show(&self, change: impl FnOnce(&mut PeerStatus)) {
         change(&mut self.look.lock().unwrap());
         self.changed.send_replace(());
     }
 }
 
-fn no_leader(settings: &Settings) -> Look {
-    Look {
+fn no_leader(settings: &Settings) -> PeerStatus {
+    PeerStatus {
         name: settings.name().clone(),
         term: 1,
         role: "follower".to_owned(),
@@ -246,12 +246,12 @@ fn no_leader(settings: &Settings) -> Look {
 }
 
 /// A leader by its own word.
-pub(in crate::peers) fn leads(name: &str, token: u64, certain: Duration) -> Known {
-    Known {
+pub(in crate::peers) fn leads(name: &str, token: u64, certain: Duration) -> KnownLeader {
+    KnownLeader {
         name: name.parse().unwrap(),
         value: name.to_owned(),
         token: FencingToken::new(token),
         since: SystemTime::UNIX_EPOCH,
-        evidence: Evidence::Itself { certain },
+        evidence: Evidence::OwnClaim { certain },
     }
 }

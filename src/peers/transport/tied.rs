@@ -4,15 +4,15 @@ use tokio_util::sync::CancellationToken;
 
 /// Spawns tasks that end with a token.
 #[derive(Debug, Clone)]
-pub(super) struct Tied(CancellationToken);
+pub(super) struct BoundExecutor(CancellationToken);
 
-impl Tied {
+impl BoundExecutor {
     pub(super) fn to(over: &CancellationToken) -> Self {
         Self(over.clone())
     }
 }
 
-impl<F> hyper::rt::Executor<F> for Tied
+impl<F> hyper::rt::Executor<F> for BoundExecutor
 where
     F: Future<Output: Send> + Send + 'static,
 {

@@ -23,7 +23,9 @@ use std::ops::Range;
 use stateright::{Checker, Model, Property};
 
 use super::refute;
-use crate::raft::membership::{DirectoryId, Franchise, Identity, Objection, Record, Run, RunId, Writes};
+use crate::raft::membership::{
+    DirectoryId, Identity, MemberRecord, Objection, Run, RunId, VotingRights, WriteCount,
+};
 
 /// Members. Disks have a number each: those of the members, and one for a copy.
 const SERVERS: usize = 3;
@@ -81,11 +83,11 @@ struct World {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Disk {
     identity: Identity,
-    writes: Writes,
+    writes: WriteCount,
     /// Whether more than starts are counted.
     counts: bool,
-    records: Vec<Option<Record>>,
-    franchise: Franchise,
+    records: Vec<Option<MemberRecord>>,
+    franchise: VotingRights,
     term: u8,
     vote: Option<usize>,
     /// Whether it is not what its server has written, all of it and nothing else.
@@ -138,13 +140,13 @@ fn calls(one: usize, other: usize) -> bool {
 
 impl Disk {
     fn new(directory: u8, counts: bool) -> Self {
-        let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: Writes(0) };
+        let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: WriteCount(0) };
         Self {
             identity: Identity { directory: DirectoryId::from_bytes([directory; 16]), run },
-            writes: Writes(0),
+            writes: WriteCount(0),
             counts,
             records: vec![None; SERVERS],
-            franchise: Franchise::Waiting,
+            franchise: VotingRights::Waiting,
             term: 0,
             vote: None,
             tampered: false,
@@ -159,8 +161,8 @@ impl Disk {
     /// Votes from now on if all others have recorded its server.
     fn has_met(&mut self, me: usize) {
         let met = (0..SERVERS).filter(|it| *it != me).all(|it| self.records[it].is_some_and(|it| it.mutual));
-        if met && self.franchise == Franchise::Waiting {
-            self.franchise = Franchise::Full;
+        if met && self.franchise == VotingRights::Waiting {
+            self.franchise = VotingRights::Full;
         }
     }
 }
@@ -207,9 +209,9 @@ impl World {
         let judged = known.map_or(Ok(()), |known| {
             let known = match without {
                 Some(Safeguard::Directories) if known.identity.directory != identity.directory => {
-                    Record::first(identity, writes)
+                    MemberRecord::first(identity, writes)
                 }
-                Some(Safeguard::Writes) => Record { writes: Writes(0), ..known },
+                Some(Safeguard::Writes) => MemberRecord { writes: WriteCount(0), ..known },
                 _ => known,
             };
             known.judge(&identity, another.is_some() && without != Some(Safeguard::Ping))?;
@@ -221,13 +223,13 @@ impl World {
         if said_disk.known_better_by.contains(&judge) || another.is_some() {
             self.broken.get_or_insert(Broken::LetIn);
         }
-        let first = Record::first(identity, writes);
-        let now = known.map_or(first, |known| Record {
+        let first = MemberRecord::first(identity, writes);
+        let now = known.map_or(first, |known| MemberRecord {
             identity,
             writes: known.writes.max(writes),
             mutual: known.mutual,
         });
-        let now = Record { mutual: now.mutual || calls(self.member(judge), member), ..now };
+        let now = MemberRecord { mutual: now.mutual || calls(self.member(judge), member), ..now };
         let disk = &mut self.disks[judge];
         let is_news = known.is_none_or(|known| (known.identity, known.mutual) != (now.identity, now.mutual));
         disk.records[member] = Some(now);
@@ -246,7 +248,7 @@ impl World {
             self.broken.get_or_insert(Broken::MemberRefused);
         }
         if objection.is_proof() {
-            self.disks[said].franchise = Franchise::Revoked;
+            self.disks[said].franchise = VotingRights::Revoked;
             self.stop(said);
         }
     }
@@ -263,7 +265,8 @@ impl World {
 
     fn tell(&mut self, from: usize, to: usize) {
         let (member, teller) = (self.member(from), self.disks[from].clone());
-        let own = Record { writes: teller.writes, ..Record::first(teller.identity, teller.writes) };
+        let own =
+            MemberRecord { writes: teller.writes, ..MemberRecord::first(teller.identity, teller.writes) };
         let told = teller.records.iter().enumerate().filter_map(|(of, record)| Some((of, (*record)?)));
         for (of, record) in told.chain([(member, own)]) {
             if let Some(known) = &mut self.disks[to].records[of]
@@ -298,9 +301,9 @@ impl World {
 impl Group {
     fn may_vote(&self, disk: &Disk) -> bool {
         match disk.franchise {
-            Franchise::Full => true,
-            Franchise::Waiting => self.without == Some(Safeguard::AllHaveMet),
-            Franchise::Revoked => false,
+            VotingRights::Full => true,
+            VotingRights::Waiting => self.without == Some(Safeguard::AllHaveMet),
+            VotingRights::Revoked => false,
         }
     }
 
@@ -346,7 +349,7 @@ impl Model for Group {
         for one in 0..=COPY {
             let (disk, is_up) = (&world.disks[one], world.servers[one].is_some());
             let exists = one != COPY || world.copied.is_some();
-            if exists && !is_up && disk.franchise != Franchise::Revoked {
+            if exists && !is_up && disk.franchise != VotingRights::Revoked {
                 actions.push(Action::Start(one));
             }
             if !is_up {

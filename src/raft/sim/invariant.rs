@@ -18,7 +18,7 @@ use super::{
     world::StateMachine,
 };
 use crate::raft::{
-    action::{Actions, Tidings},
+    action::{Actions, LeadershipChange},
     identity::{Index, NodeId, Position, Term},
     node::Node,
 };
@@ -41,7 +41,7 @@ pub(crate) enum Seen<'a> {
     /// A state machine began from a snapshot, or from nothing.
     Restored { node: NodeId, state: StateMachine },
     /// A server said something of its leadership.
-    Tidings { node: NodeId, tidings: Tidings, at: TrueTime, clock: Clock },
+    Tidings { node: NodeId, tidings: LeadershipChange, at: TrueTime, clock: Clock },
     /// The holder of a term that was lost has let go of it.
     LetGo { node: NodeId },
     /// A process is gone.

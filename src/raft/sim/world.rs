@@ -25,14 +25,14 @@ use super::{
 use crate::{
     leadership::{ClusterId, Loss},
     raft::{
-        action::{Actions, Effect, Input, Moment, ProposalId, Stored, Tidings, Write},
-        core::Config,
+        action::{Actions, Effect, Input, LeadershipChange, Now, ProposalId, Stored, Write},
+        core::CoreConfig,
         identity::{Index, Members, NodeId, Position, Term},
         log::{Entry, Snapshot, TimeOfDay},
-        membership::{Franchise, Identity, Record, Writes},
+        membership::{Identity, MemberRecord, VotingRights, WriteCount},
         message::{Envelope, Message},
         node::Node,
-        timing::Draw,
+        timing::Random,
     },
 };
 
@@ -75,8 +75,8 @@ struct Mail {
     sender: NodeId,
     receiver: NodeId,
     from: Identity,
-    writes: Writes,
-    tallies: Vec<(NodeId, Record)>,
+    writes: WriteCount,
+    tallies: Vec<(NodeId, MemberRecord)>,
 }
 
 #[derive(Debug)]
@@ -433,10 +433,10 @@ impl World {
         self.schedule(done, Event::Synced { node, run });
     }
 
-    fn moment(&mut self, node: NodeId) -> Moment {
+    fn moment(&mut self, node: NodeId) -> Now {
         let now = self.machines[node.place()].clock.shows(self.now);
         let today = TimeOfDay(1_700_000_000_000 + self.now.0 / 1_000_000);
-        Moment { now, today, draw: Draw(self.rng.u64(..)) }
+        Now { now, today, draw: Random(self.rng.u64(..)) }
     }
 
     /// One step of one server, and all that its driver does about it.
@@ -551,21 +551,21 @@ impl World {
         self.look(&Seen::Restored { node, state });
     }
 
-    fn hear(&mut self, node: NodeId, tidings: Tidings) {
+    fn hear(&mut self, node: NodeId, tidings: LeadershipChange) {
         let clock = self.machines[node.place()].clock;
         self.note(|| match tidings {
-            Tidings::Gained { token, until } => {
+            LeadershipChange::Gained { token, until } => {
                 format!("{node} LEADS with token {token}, until {:.1} ms", clock.when(until).millis())
             }
-            Tidings::Extended { .. } => String::new(),
-            Tidings::Lost { token, loss } => format!("{node} lost token {token}: {loss}"),
+            LeadershipChange::Extended { .. } => String::new(),
+            LeadershipChange::Lost { token, loss } => format!("{node} lost token {token}: {loss}"),
         });
         if let Some(transcript) = &mut self.transcript {
             transcript.retain(|line| !line.ends_with("ms  "));
         }
         self.look(&Seen::Tidings { node, tidings, at: self.now, clock });
         self.follow(node, tidings);
-        if let Tidings::Lost { token, loss } = tidings
+        if let LeadershipChange::Lost { token, loss } = tidings
             && matches!(loss, Loss::Superseded | Loss::Transferred)
         {
             // Drawn apart, so that it changes nothing in runs in which no leader is deposed.
@@ -611,13 +611,13 @@ impl World {
         }
         let members = self.group();
         let franchise = match self.machines[node.place()].papers.franchise {
-            Franchise::Waiting if members.count() == 1 => Franchise::Full,
+            VotingRights::Waiting if members.count() == 1 => VotingRights::Full,
             franchise => franchise,
         };
         let Plan { timing, limits, mutant, .. } = self.plan;
         let directory = self.machines[node.place()].papers.identity.directory;
         let founders = self.founders(node);
-        let config = Config {
+        let config = CoreConfig {
             me: self.member(node),
             members,
             cluster: CLUSTER,

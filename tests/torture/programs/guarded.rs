@@ -6,7 +6,7 @@ use etcd_client::{Txn, TxnOp};
 use leader_election::{
     Leadership,
     etcd::Etcd,
-    peers::{Missed, Peers, ProposeError, Record},
+    peers::{Missed, Peer, ProposeError, Record},
 };
 
 use super::{EventDiary, WRITES};
@@ -14,7 +14,7 @@ use crate::history::{At, EventKind};
 
 pub(super) enum GuardedWrites {
     Etcd(Etcd),
-    Log(Peers),
+    Log(Peer),
 }
 
 impl GuardedWrites {
@@ -36,7 +36,7 @@ impl GuardedWrites {
     }
 }
 
-async fn propose(peers: &Peers, leadership: &Leadership, number: u64, who: &str, diary: &EventDiary) {
+async fn propose(peers: &Peer, leadership: &Leadership, number: u64, who: &str, diary: &EventDiary) {
     let token = leadership.token().get();
     let record = format!("{who}/{token}/{number}");
     diary.write(At::now(), EventKind::Proposed { who: who.into(), token, record: record.clone() });
@@ -50,7 +50,7 @@ async fn propose(peers: &Peers, leadership: &Leadership, number: u64, who: &str,
 }
 
 /// Writes down committed records, from the beginning of the log on.
-pub(super) async fn read_on(peers: Peers, diary: Arc<EventDiary>, who: String) {
+pub(super) async fn read_on(peers: Peer, diary: Arc<EventDiary>, who: String) {
     diary.write(At::now(), EventKind::Reads { who: who.clone(), after: 0 });
     let mut records = peers.committed(0);
     while let Some(next) = records.next().await {

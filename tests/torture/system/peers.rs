@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use leader_election::peers::{Answered, Client, Evidence, Known};
+use leader_election::peers::{Answered, Client, Evidence, KnownLeader};
 use tokio::time::{sleep, timeout};
 
 use super::{ElectionState, System};
@@ -129,10 +129,10 @@ impl System for PeersSystem {
 }
 
 /// The newest leader known to any member; its own claim takes precedence.
-fn newest(looks: &[Answered]) -> Option<&Known> {
+fn newest(looks: &[Answered]) -> Option<&KnownLeader> {
     let known = looks.iter().filter_map(|answered| answered.look.as_ref().ok()?.leader.as_ref());
     known.max_by_key(|known| {
-        let certain = matches!(known.evidence, Evidence::Itself { certain } if !certain.is_zero());
+        let certain = matches!(known.evidence, Evidence::OwnClaim { certain } if !certain.is_zero());
         (known.token, certain)
     })
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use leader_election::{
     CandidateName,
     observe::State,
-    peers::{Answered, Contact, OperateError},
+    peers::{Answered, OperateError, PeerLink},
 };
 
 use serde::Serialize;
@@ -95,7 +95,7 @@ impl<'a> MemberReport<'a> {
         // The leader's status first.
         let mut looks: Vec<_> = all.iter().filter_map(|other| other.look.as_ref().ok()).collect();
         looks.sort_by_key(|look| look.role != "leader" || Some(look.term) != leader);
-        let seen: Vec<&Contact> = looks
+        let seen: Vec<&PeerLink> = looks
             .into_iter()
             .flat_map(|look| &look.contacts)
             .filter(|contact| contact.name == member.name)

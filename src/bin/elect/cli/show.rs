@@ -161,7 +161,7 @@ pub(super) fn text(Observation { at, state, .. }: &Observation) -> String {
 mod tests {
     use leader_election::{
         observe::Queued,
-        peers::{Look, SyncTimes},
+        peers::{PeerStatus, SyncTimes},
     };
 
     use super::*;
@@ -170,7 +170,7 @@ mod tests {
     fn a_vacancy_names_the_caretaker_and_who_waits_for_it() {
         let server = |name: &str, role: &str| Answered {
             member: format!("{name}=localhost:1").parse().unwrap(),
-            look: Ok(Look {
+            look: Ok(PeerStatus {
                 name: name.parse().unwrap(),
                 term: 3,
                 role: role.to_owned(),

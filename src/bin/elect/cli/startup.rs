@@ -7,7 +7,7 @@ use leader_election::{
     Candidate, CandidateName, ElectionName,
     candidate::Backend,
     etcd::{self, Etcd},
-    peers::{self, Peers, StartError},
+    peers::{self, Peer, StartError},
     timing::Ttl,
 };
 use tokio::runtime::Handle;
@@ -63,9 +63,9 @@ impl Startup {
     }
 
     /// Starts it among peers, on this runtime, which must not be blocked.
-    pub(super) fn among_peers(self, settings: peers::Settings) -> anyhow::Result<Participant<Peers>> {
+    pub(super) fn among_peers(self, settings: peers::Settings) -> anyhow::Result<Participant<Peer>> {
         let tls = settings.tls().cloned();
-        let peers = Peers::start_on(Handle::current(), settings).map_err(explained)?;
+        let peers = Peer::start_on(Handle::current(), settings).map_err(explained)?;
         // Logged only after the start has succeeded.
         self.election_log.reaching();
         let sources = Sources::among_peers(&peers, &self.election, tls.as_ref());

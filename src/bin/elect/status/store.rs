@@ -22,7 +22,7 @@ use leader_election::{
     clock::Timestamp,
     leadership::LeadershipHandle,
     observe::{LeaderWatch, QueueHead, Snapshot, State as Observed},
-    peers::{Look, Peers, Tls},
+    peers::{Peer, PeerStatus, Tls},
 };
 use tokio::sync::{Notify, watch};
 
@@ -73,7 +73,7 @@ pub(crate) struct Sources {
     leader_watch: LeaderWatch,
     last_contact: Box<dyn Fn() -> Option<Timestamp> + Send + Sync>,
     /// Knowledge of the other peers; only among peers.
-    peers: Option<Box<dyn Fn() -> Look + Send + Sync>>,
+    peers: Option<Box<dyn Fn() -> PeerStatus + Send + Sync>>,
     refused: Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>,
     certificates: CertificateExpiry,
 }
@@ -87,7 +87,7 @@ impl Sources {
         Self { leader_watch, last_contact, peers: None, refused: Box::new(Vec::new), certificates }
     }
 
-    pub(crate) fn among_peers(peers: &Peers, election: &ElectionName, tls: Option<&Tls>) -> Self {
+    pub(crate) fn among_peers(peers: &Peer, election: &ElectionName, tls: Option<&Tls>) -> Self {
         let (status, refused) = (peers.clone(), peers.clone());
         Self {
             peers: Some(Box::new(move || status.look())),
@@ -236,7 +236,7 @@ impl StatusStore {
         tokens_of
     }
 
-    fn peer_status(&self) -> Option<Look> {
+    fn peer_status(&self) -> Option<PeerStatus> {
         self.0.sources.peers.as_ref().map(|peers| peers())
     }
 
@@ -430,7 +430,7 @@ impl StoreState {
     }
 
     /// Records a peer's knowledge of its leader.
-    fn learn(&mut self, peer_status: &Look) {
+    fn learn(&mut self, peer_status: &PeerStatus) {
         let Some(leader) = &peer_status.leader else { return };
         if self.names.get(&leader.token).and_then(Option::as_ref) != Some(&leader.value) {
             self.names.insert(leader.token, Some(leader.value.clone()));
@@ -449,7 +449,7 @@ impl StoreState {
 }
 
 /// Returns all servers of a group, sorted by name.
-fn servers(peer_status: Look, own: String, role: Role, leads: &LeaderView) -> Vec<PeerRow> {
+fn servers(peer_status: PeerStatus, own: String, role: Role, leads: &LeaderView) -> Vec<PeerRow> {
     let known = peer_status.leader.filter(|leader| *leads == LeaderView::Term(leader.token));
     let leader = known.map(|leader| leader.name.to_string());
     let others = peer_status.contacts.into_iter().map(|contact| PeerRow {
@@ -481,7 +481,7 @@ mod tests {
     use leader_election::{
         Loss,
         etcd::{Etcd, Expiry, Settings},
-        peers::{Contact, Evidence as Known, Known as KnownLeader, SyncTimes, Timing},
+        peers::{Evidence as Known, KnownLeader, PeerLink, SyncTimes, Timing},
         timing::Ttl,
     };
     use tokio::runtime::Handle;
@@ -608,8 +608,8 @@ mod tests {
     }
 
     /// Status of server1 of three while server2 leads, and server3 is gone.
-    fn status_of_server1() -> Look {
-        let contact = |name: &str, connected| Contact {
+    fn status_of_server1() -> PeerStatus {
+        let contact = |name: &str, connected| PeerLink {
             name: name.parse().unwrap(),
             connected,
             disk: None,
@@ -618,7 +618,7 @@ mod tests {
             round_trip: connected.then(|| Duration::from_micros(100_250)),
             problem: (!connected).then(|| "connection refused".into()),
         };
-        Look {
+        PeerStatus {
             name: "server1".parse().unwrap(),
             term: 7,
             role: "follower".into(),
@@ -628,7 +628,7 @@ mod tests {
                 value: "server2, proclaimed".into(),
                 token: token(7),
                 since: SystemTime::UNIX_EPOCH,
-                evidence: Known::Heard { ago: Duration::from_millis(20) },
+                evidence: Known::Heartbeat { ago: Duration::from_millis(20) },
             }),
             contacts: vec![contact("server3", false), contact("server2", true)],
             timing: Some(Timing::DEFAULT),

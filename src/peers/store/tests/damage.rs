@@ -51,7 +51,7 @@ fn damaged_once(seed: u64) -> Result<(), String> {
     let mut store = begin(&platter).store;
     let mut author = Author::new(seed);
     store.begin_run(Duration::from_millis(250), false).unwrap();
-    store.keep_met(NodeId::new(1), super::record(&mut random), Entrance::First, Franchise::Full).unwrap();
+    store.keep_met(NodeId::new(1), super::record(&mut random), Admission::First, VotingRights::Full).unwrap();
     for _ in 0..random.u32(..40) {
         store.write(&[author.write()], &MemberRecords::default()).unwrap();
     }

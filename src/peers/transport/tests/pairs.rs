@@ -19,7 +19,7 @@ async fn messages_arrive_in_order_both_ways() {
         assert_eq!(a.hear().await, (NodeId::new(1), term));
     }
     assert!(c.contact("a").heard.is_some());
-    assert_eq!(a.count(Mishap::Overflow), 0);
+    assert_eq!(a.count(TransportError::Overflow), 0);
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn a_member_that_was_gone_is_talked_with_again() {
     until("c has noticed", || !c.contact("b").connected).await;
     assert!(a.contact("b").heard.is_some() && !a.problem("b").is_empty(), "{:?}", a.contact("b"));
     a.say("b", 1);
-    assert_eq!(a.count(Mishap::Apart), 1, "dropped, not kept for later");
+    assert_eq!(a.count(TransportError::Apart), 1, "dropped, not kept for later");
 
     let mut b = street.start("b");
     a.connected("b").await;
@@ -90,9 +90,9 @@ async fn a_full_inbox_is_waited_for_and_loses_nothing() {
     // More than all buffers on the way hold, at a pace at which the first of them fill up.
     let mut sent = Vec::new();
     for term in 1..=60 {
-        let before = a.count(Mishap::Overflow);
+        let before = a.count(TransportError::Overflow);
         a.say_much("b", term);
-        if a.count(Mishap::Overflow) == before {
+        if a.count(TransportError::Overflow) == before {
             sent.push(term);
         }
         sleep(Duration::from_millis(5)).await;

@@ -12,10 +12,10 @@ async fn refuse(a: &mut Server, b: &mut Server, problem: &str) {
     until("the caller says why", || a.problem(&name_of_b).contains(problem)).await;
     until("the called one says why", || b.problem(&name_of_a).contains(problem)).await;
     assert!(!a.contact(&name_of_b).connected && !b.contact(&name_of_a).connected);
-    assert!(a.count(Mishap::Refused) > 0 && b.count(Mishap::Refused) > 0);
+    assert!(a.count(TransportError::Refused) > 0 && b.count(TransportError::Refused) > 0);
     a.say(&name_of_b, 1);
     b.say(&name_of_a, 1);
-    assert_eq!((a.count(Mishap::Apart), b.count(Mishap::Apart)), (1, 1));
+    assert_eq!((a.count(TransportError::Apart), b.count(TransportError::Apart)), (1, 1));
     assert!(a.inbox.try_recv().is_err() && b.inbox.try_recv().is_err());
 }
 
@@ -80,7 +80,7 @@ async fn contract_11_a_secret_that_differs() {
     let mut b = with(&street, "b", |settings| settings.with_secret(secret(2)));
     let (shown, counted) = ("'b', and does not prove that it has the secret of 'a'", "the caller's verdict");
     until("the caller says why", || a.problem("b").contains(shown)).await;
-    until(counted, || b.count(Mishap::Refused) > 0).await;
+    until(counted, || b.count(TransportError::Refused) > 0).await;
     assert!(!a.contact("b").connected && !b.contact("a").connected);
     assert!(b.problem("a").starts_with("it has not called yet"), "what proved nothing leaves nothing");
     assert!(a.inbox.try_recv().is_err() && b.inbox.try_recv().is_err());
@@ -121,7 +121,7 @@ async fn two_servers_under_the_name_that_calls() {
     assert!(first.contact("b").connected && b.contact("a").connected, "the first one is not disturbed");
     first.say("b", 7);
     assert_eq!(b.hear().await, (NodeId::new(0), 7));
-    assert!(b.count(Mishap::Refused) > 0);
+    assert!(b.count(TransportError::Refused) > 0);
 
     // Nor has it a chance once the first one has gone.
     drop(first);
@@ -178,7 +178,7 @@ async fn no_server_there() {
 /// A server on a copy of a member's directory, as it says who it is: the directory is the same, the run another one.
 fn copy_of(name: &str, run: u64) -> Identity {
     let first = hello::first_run(directory(name));
-    Identity { run: Run { number: run, id: RunId::from_bytes([9; 16]), began: Writes(9 + run) }, ..first }
+    Identity { run: Run { number: run, id: RunId::from_bytes([9; 16]), began: WriteCount(9 + run) }, ..first }
 }
 
 #[tokio::test]
@@ -212,10 +212,10 @@ async fn both_sides_know_that_they_have_met_and_how_much_the_other_has_written()
     let street = Street::of(&["a", "b"]);
     let (a, b) = (street.start("a"), street.start("b"));
     until("they have met", || a.ledger.unmet().is_empty() && b.ledger.unmet().is_empty()).await;
-    a.ledger.wrote(Writes(70));
+    a.ledger.wrote(WriteCount(70));
     a.say("b", 1);
     let of_a = a.ledger.identity().directory;
-    until("b knows", || b.ledger.writes_of(NodeId::new(0)).on(&of_a) == Writes(70)).await;
+    until("b knows", || b.ledger.writes_of(NodeId::new(0)).on(&of_a) == WriteCount(70)).await;
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn contract_11_a_member_that_lacks_what_it_had_is_told_on_its_connection()
         one.network.object(one.node(name), objection);
         let is_told = |why: &String| why.contains("had all up to 5, and lacks 4");
         until("it is told", || other.revoked.lock().unwrap().iter().any(is_told)).await;
-        until("and ends the connection", || one.count(Mishap::Refused) > 0).await;
-        assert!(other.count(Mishap::Refused) > 0);
+        until("and ends the connection", || one.count(TransportError::Refused) > 0).await;
+        assert!(other.count(TransportError::Refused) > 0);
     }
 }

@@ -16,26 +16,26 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, codegen::http};
 
 use super::{
-    super::{Ending, Pace, Target, dial::Connection},
+    super::{Disconnect, Target, Timeouts, dial::Connection},
     proxy::{Mode, Proxy},
     *,
 };
 use crate::peers::{
     Timing,
-    greeting::Calling,
+    greeting::OwnGreeting,
     hello,
     wire::proto::{self, frame::Frame as Kind},
 };
 
 /// Number of mishaps caused by callers.
 fn turned_away(server: &Server) -> u64 {
-    use Mishap::*;
+    use TransportError::*;
     [Refused, Malformed, Oversized, Silent, Left, Crowded].map(|mishap| server.count(mishap)).iter().sum()
 }
 
-async fn connect(address: SocketAddr, over: &CancellationToken) -> Result<Connection, Ending> {
+async fn connect(address: SocketAddr, over: &CancellationToken) -> Result<Connection, Disconnect> {
     let address = address.to_string().parse().unwrap();
-    Target::new(address, None, Pace::of(&Timing::DEFAULT)).connect(over).await
+    Target::new(address, None, Timeouts::of(&Timing::DEFAULT)).connect(over).await
 }
 
 fn frame(kind: Kind) -> proto::Frame {
@@ -44,7 +44,7 @@ fn frame(kind: Kind) -> proto::Frame {
 
 /// What a server of this name would say first.
 fn greeting_of(street: &Street, name: &str) -> Kind {
-    Kind::Greeting(Calling::to(&street.settings(name), NodeId::new(0)).1)
+    Kind::Greeting(OwnGreeting::to(&street.settings(name), NodeId::new(0)).1)
 }
 
 /// What it would say then, where nothing is to be proved.
@@ -179,9 +179,13 @@ async fn garbage_is_counted_and_disturbs_no_member() {
         assert_eq!(b.hear().await, (NodeId::new(0), input + 1));
     }
     assert_eq!(turned_away(&b), INPUTS, "each once");
-    assert!(b.count(Mishap::Malformed) > 0 && b.count(Mishap::Oversized) > 0 && b.count(Mishap::Left) > 0);
+    assert!(
+        b.count(TransportError::Malformed) > 0
+            && b.count(TransportError::Oversized) > 0
+            && b.count(TransportError::Left) > 0
+    );
     assert!(a.contact("b").connected && b.contact("a").connected);
-    assert_eq!(a.count(Mishap::Overflow) + a.count(Mishap::Apart), 0, "nothing was lost");
+    assert_eq!(a.count(TransportError::Overflow) + a.count(TransportError::Apart), 0, "nothing was lost");
 }
 
 #[tokio::test]
@@ -192,12 +196,12 @@ async fn a_crowd_that_says_nothing_does_not_keep_members_out() {
     for _ in 0..100 {
         crowd.push(TcpStream::connect(street.address("b")).await.unwrap());
     }
-    until("most of them had to go", || b.count(Mishap::Crowded) >= 60).await;
+    until("most of them had to go", || b.count(TransportError::Crowded) >= 60).await;
     let a = street.start("a");
     a.connected("b").await;
     b.connected("a").await;
     until("the others, too", || turned_away(&b) == 100).await;
-    assert!(b.count(Mishap::Silent) > 0);
+    assert!(b.count(TransportError::Silent) > 0);
 }
 
 /// However long a member's first words take.
@@ -213,7 +217,7 @@ async fn a_crowd_from_another_address_ends_no_handshake() {
         socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
         crowd.push(socket.connect(street.address("b")).await.unwrap());
     }
-    until("most of them had to go", || b.count(Mishap::Crowded) >= 468).await;
+    until("most of them had to go", || b.count(TransportError::Crowded) >= 468).await;
     let mut a = Puppet::on(&connection, over, greeting_of(&street, "a")).await.unwrap();
     assert!(matches!(a.hear().await, Some(Kind::Greeting(_))));
 }
@@ -228,7 +232,7 @@ async fn a_call_without_a_word_is_ended() {
     let nothing = tokio_stream::wrappers::ReceiverStream::new(nothing);
     let refused = connection.client().converse(nothing).await.unwrap_err();
     assert_eq!(refused.message(), "it did not say within 2s who it is");
-    until("counted", || b.count(Mishap::Silent) == 1).await;
+    until("counted", || b.count(TransportError::Silent) == 1).await;
 }
 
 /// A member, spoken by hand.
@@ -363,10 +367,10 @@ async fn a_long_first_word_is_not_decoded() {
     let words = [greeting_of(&street, "a"), introduction(&hello)];
     let words = words.iter().flat_map(|kind| packed(&frame(kind.clone()).encode_to_vec()));
     call_with(street.address("b"), words.collect()).await;
-    assert_eq!(b.count(Mishap::Oversized), 1);
+    assert_eq!(b.count(TransportError::Oversized), 1);
     let first = [&[0x0A][..], &[0; 1 << 20]].concat();
     call_with(street.address("b"), packed(&first)).await;
-    assert_eq!(b.count(Mishap::Oversized), 2);
+    assert_eq!(b.count(TransportError::Oversized), 2);
 }
 
 #[tokio::test]
@@ -384,7 +388,7 @@ async fn a_member_that_never_reads_costs_little_and_delays_no_other() {
         assert_eq!(c.hear().await, (NodeId::new(0), term));
     }
     assert!(a.contact("b").connected);
-    let taken = 100 - a.count(Mishap::Overflow);
+    let taken = 100 - a.count(TransportError::Overflow);
     // Four in the queue, one in its inbox, one before that, and what the two HTTP/2 layers hold.
     assert!(taken < 16, "{taken} were taken");
     for _ in 0..taken {

@@ -79,8 +79,11 @@ async fn problem(caller: Option<&Tls>, called: Option<&Tls>, problem: &str) {
         shown.contains(problem)
     })
     .await;
-    until("counted", || b.count(Mishap::Malformed) + b.count(Mishap::Refused) + b.count(Mishap::Left) > 0)
-        .await;
+    until("counted", || {
+        b.count(TransportError::Malformed) + b.count(TransportError::Refused) + b.count(TransportError::Left)
+            > 0
+    })
+    .await;
     assert!(!a.contact("b").connected && !b.contact("a").connected);
     assert_eq!(b.contact("a").heard, None);
 }
@@ -126,7 +129,7 @@ async fn contract_11_a_caller_whose_certificate_is_for_another_host_is_no_member
     let a = start(&street, "a", Some(&observer));
     until("it is told why", || a.problem("b").contains("the certificate is not for the host where 'a' is"))
         .await;
-    until("counted", || b.count(Mishap::Refused) > 0).await;
+    until("counted", || b.count(TransportError::Refused) > 0).await;
     assert!(!a.contact("b").connected && !b.contact("a").connected);
     assert!(b.problem("a").starts_with("it has not called yet"), "what proved nothing leaves nothing");
     drop(a);
@@ -158,6 +161,6 @@ async fn a_handshake_that_is_not_gone_on_with_is_ended() {
     let mut caller = tokio::net::TcpStream::connect(street.address("b")).await.unwrap();
     // The head of a first word that is longer than what comes.
     caller.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
-    until("counted", || b.count(Mishap::Silent) == 1).await;
+    until("counted", || b.count(TransportError::Silent) == 1).await;
     assert_eq!(caller.read(&mut [0; 16]).await.unwrap_or(0), 0, "and closed");
 }

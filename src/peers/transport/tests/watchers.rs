@@ -4,7 +4,7 @@ use tokio_stream::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    super::{Ending, Pace, Target},
+    super::{Disconnect, Target, Timeouts},
     *,
 };
 use crate::peers::{Timing, wire::proto};
@@ -12,16 +12,16 @@ use crate::peers::{Timing, wire::proto};
 /// A connected observer.
 struct Observer {
     asking: mpsc::Sender<proto::Question>,
-    looks: tonic::Streaming<proto::Look>,
+    looks: tonic::Streaming<proto::PeerStatus>,
     over: CancellationToken,
 }
 
 impl Observer {
-    async fn of(street: &Street, name: &str) -> Result<Self, Ending> {
+    async fn of(street: &Street, name: &str) -> Result<Self, Disconnect> {
         let over = CancellationToken::new();
         let member = street.group();
         let member = member.members().iter().find(|member| member.name.as_str() == name).unwrap();
-        let mut target = Target::new(member.address.clone(), None, Pace::of(&Timing::DEFAULT));
+        let mut target = Target::new(member.address.clone(), None, Timeouts::of(&Timing::DEFAULT));
         let connection = target.connect(&over).await?;
         let (asking, asked) = mpsc::channel(8);
         let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
@@ -29,7 +29,7 @@ impl Observer {
         Ok(Self { asking, looks, over })
     }
 
-    async fn next(&mut self) -> proto::Look {
+    async fn next(&mut self) -> proto::PeerStatus {
         let look = tokio::time::timeout(PATIENCE, self.looks.next()).await;
         look.expect("a look is told").unwrap().unwrap()
     }
@@ -84,7 +84,7 @@ async fn never_keep_members_out() {
     let b = street.start("b");
     let mut observers = Vec::new();
     // Whether the next one is refused, or one that has not asked for long makes room for it.
-    while b.count(Mishap::Crowded) == 0 {
+    while b.count(TransportError::Crowded) == 0 {
         if let Ok(mut observer) = Observer::of(&street, "b").await {
             observer.next().await;
             observers.push(observer);
@@ -115,7 +115,7 @@ async fn make_room_for_others_once_they_do_not_ask_any_more() {
     let mut another = loop {
         match Observer::of(&street, "b").await {
             Ok(observer) => break observer,
-            Err(ending) => assert_eq!(ending, Ending::NoRoom),
+            Err(ending) => assert_eq!(ending, Disconnect::NoRoom),
         }
         assert!(Instant::now() < give_up);
         sleep(Duration::from_millis(20)).await;

@@ -2,7 +2,7 @@
 //! or the server is wrong.
 
 use super::{Invariant, Seen};
-use crate::raft::message::{Refusal, Refusals};
+use crate::raft::message::{IgnoreReason, IgnoredCounts};
 
 pub(super) struct NothingRefused;
 
@@ -13,10 +13,10 @@ impl Invariant for NothingRefused {
 
     fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         let Seen::Ended { node, server } = seen else { return Ok(()) };
-        if *server.refusals() == Refusals::default() {
+        if *server.refusals() == IgnoredCounts::default() {
             return Ok(());
         }
-        let impossible = server.refusals().of(Refusal::Impossible);
+        let impossible = server.refusals().of(IgnoreReason::Impossible);
         Err(format!("{node} refused messages, {impossible} of them as impossible"))
     }
 }

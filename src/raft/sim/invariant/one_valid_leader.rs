@@ -9,7 +9,7 @@ use super::{Invariant, Seen};
 use crate::{
     leadership::{FencingToken, Loss},
     raft::{
-        action::Tidings,
+        action::LeadershipChange,
         identity::NodeId,
         sim::clock::{Clock, TrueTime},
     },
@@ -44,16 +44,22 @@ impl OneValidLeader {
         self.valid(at).find(|node| self.claims[node.place()].is_some_and(|claim| !claim.lost))
     }
 
-    fn hear(&mut self, node: NodeId, tidings: Tidings, at: TrueTime, clock: Clock) -> Result<(), String> {
+    fn hear(
+        &mut self,
+        node: NodeId,
+        tidings: LeadershipChange,
+        at: TrueTime,
+        clock: Clock,
+    ) -> Result<(), String> {
         let before = self.claims[node.place()];
         match tidings {
-            Tidings::Gained { token, until } => {
+            LeadershipChange::Gained { token, until } => {
                 if let Some(other) = self.valid(at).next() {
                     return Err(format!("{node} leads with token {token} while {other} does"));
                 }
                 self.claims[node.place()] = Some(Claim { token, end: clock.when(until), lost: false });
             }
-            Tidings::Extended { token, until } => {
+            LeadershipChange::Extended { token, until } => {
                 let end = clock.when(until);
                 match before {
                     Some(claim)
@@ -65,10 +71,10 @@ impl OneValidLeader {
                 }
                 self.claims[node.place()] = Some(Claim { token, end, lost: false });
             }
-            Tidings::Lost { loss: Loss::Superseded | Loss::Transferred, .. } => {
+            LeadershipChange::Lost { loss: Loss::Superseded | Loss::Transferred, .. } => {
                 self.claims[node.place()].iter_mut().for_each(|claim| claim.lost = true);
             }
-            Tidings::Lost { .. } => self.claims[node.place()] = None,
+            LeadershipChange::Lost { .. } => self.claims[node.place()] = None,
         }
         Ok(())
     }

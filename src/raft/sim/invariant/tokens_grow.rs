@@ -1,7 +1,7 @@
 //! Each term of leadership has a token larger than all before it (contract, point 5).
 
 use super::{Invariant, Seen};
-use crate::{leadership::FencingToken, raft::action::Tidings};
+use crate::{leadership::FencingToken, raft::action::LeadershipChange};
 
 #[derive(Default)]
 pub(super) struct TokensGrow {
@@ -14,7 +14,7 @@ impl Invariant for TokensGrow {
     }
 
     fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::Tidings { node, tidings: Tidings::Gained { token, .. }, .. } = *seen else {
+        let Seen::Tidings { node, tidings: LeadershipChange::Gained { token, .. }, .. } = *seen else {
             return Ok(());
         };
         if self.largest.is_some_and(|largest| token <= largest) {

@@ -15,7 +15,7 @@ use crate::raft::{
     action::{Stored, Write},
     identity::{NodeId, Position},
     log::{Compacted, Entry, Payload, Snapshot},
-    membership::{DirectoryId, Franchise, Identity, Record, Run, RunId, Writes},
+    membership::{DirectoryId, Identity, MemberRecord, Run, RunId, VotingRights, WriteCount},
     node::Node,
 };
 
@@ -83,38 +83,38 @@ pub(super) struct Process {
     /// The members with which it is connected, or was last; one connection each.
     pub(super) admitted: BTreeMap<NodeId, Identity>,
     /// Numbers of writes of others that go to the disk with the next write.
-    pub(super) raised: BTreeMap<(NodeId, DirectoryId), Writes>,
+    pub(super) raised: BTreeMap<(NodeId, DirectoryId), WriteCount>,
 }
 
 /// What a disk holds beside Raft's own: who this is, and who the others are.
 #[derive(Debug, Clone)]
 pub(super) struct Papers {
     pub(super) identity: Identity,
-    pub(super) writes: Writes,
+    pub(super) writes: WriteCount,
     /// Those that were met first.
-    pub(super) known: BTreeMap<NodeId, Record>,
+    pub(super) known: BTreeMap<NodeId, MemberRecord>,
     /// Those that a log names.
-    pub(super) named: BTreeMap<NodeId, Record>,
-    pub(super) franchise: Franchise,
+    pub(super) named: BTreeMap<NodeId, MemberRecord>,
+    pub(super) franchise: VotingRights,
 }
 
 impl Papers {
     /// Of a new disk.
     pub(super) fn blank(number: u64) -> Self {
         let directory = DirectoryId::from_bytes(u128::from(number).to_be_bytes());
-        let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: Writes(0) };
+        let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: WriteCount(0) };
         let identity = Identity { directory, run };
         let (known, named) = (BTreeMap::new(), BTreeMap::new());
-        Self { identity, writes: Writes(0), known, named, franchise: Franchise::Waiting }
+        Self { identity, writes: WriteCount(0), known, named, franchise: VotingRights::Waiting }
     }
 
     /// What is known of that directory of a member.
-    pub(super) fn of(&self, node: NodeId, directory: DirectoryId) -> Option<&Record> {
+    pub(super) fn of(&self, node: NodeId, directory: DirectoryId) -> Option<&MemberRecord> {
         let known = [self.known.get(&node), self.named.get(&node)];
         known.into_iter().flatten().find(|record| record.identity.directory == directory)
     }
 
-    pub(super) fn of_mut(&mut self, node: NodeId, directory: DirectoryId) -> Option<&mut Record> {
+    pub(super) fn of_mut(&mut self, node: NodeId, directory: DirectoryId) -> Option<&mut MemberRecord> {
         let known = [self.known.get_mut(&node), self.named.get_mut(&node)];
         known.into_iter().flatten().find(|record| record.identity.directory == directory)
     }

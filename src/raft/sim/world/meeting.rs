@@ -11,10 +11,11 @@ use super::{
     machine::{Machine, Papers},
 };
 use crate::raft::{
-    action::{Content, Input, Proposal, ProposalId, Stored},
+    action::{Input, NewEntry, Proposal, ProposalId, Stored},
     identity::{Index, NodeId},
     membership::{
-        DirectoryId, Entrance, Founders, Franchise, Objection, Record, Run, RunId, Writes, entrance,
+        Admission, DirectoryId, FirstDirectories, MemberRecord, Objection, Run, RunId, VotingRights,
+        WriteCount, entrance,
     },
     message::{Envelope, Message},
     mutant::Mutant,
@@ -26,19 +27,19 @@ const CALL_EVERY: Duration = Duration::from_millis(40);
 impl World {
     /// All have met, long ago.
     pub(super) fn acquaint_all(&mut self) {
-        let records: Vec<Record> = self
+        let records: Vec<MemberRecord> = self
             .machines
             .iter()
-            .map(|machine| Record {
+            .map(|machine| MemberRecord {
                 mutual: true,
-                ..Record::first(machine.papers.identity, machine.papers.writes)
+                ..MemberRecord::first(machine.papers.identity, machine.papers.writes)
             })
             .collect();
         for (place, machine) in self.machines.iter_mut().enumerate() {
             let others = records.iter().enumerate().filter(|(other, _)| *other != place);
             machine.papers.known =
                 others.map(|(other, record)| (NodeId::new(other as u8), *record)).collect();
-            machine.papers.franchise = Franchise::Full;
+            machine.papers.franchise = VotingRights::Full;
         }
     }
 
@@ -54,7 +55,7 @@ impl World {
 
     /// Reports whether some server has yet to be met, by servers with nothing else to send.
     pub(super) fn has_to_call(&self, node: NodeId) -> bool {
-        self.plan.disks || self.machines[node.place()].papers.franchise == Franchise::Waiting
+        self.plan.disks || self.machines[node.place()].papers.franchise == VotingRights::Waiting
     }
 
     /// Connects with all others that can be reached, now and again.
@@ -115,15 +116,15 @@ impl World {
         }
         if let [(_, _, Ok(mut ours)), (_, _, Ok(mut theirs))] = judged {
             // One that is talked to because a log names it is no founder, and has not met the other as one.
-            ours.0.mutual |= theirs.1 != Entrance::Named;
-            theirs.0.mutual |= ours.1 != Entrance::Named;
+            ours.0.mutual |= theirs.1 != Admission::Named;
+            theirs.0.mutual |= ours.1 != Admission::Named;
             self.admit(one, other, ours);
             self.admit(other, one, theirs);
         }
     }
 
     /// What a server knows of another one: on its disk, and in memory.
-    fn known(&self, of: NodeId, directory: DirectoryId, at: NodeId) -> Option<Record> {
+    fn known(&self, of: NodeId, directory: DirectoryId, at: NodeId) -> Option<MemberRecord> {
         let machine = &self.machines[at.place()];
         let mut record = *machine.papers.of(of, directory)?;
         let raised = machine.process.as_ref().and_then(|process| process.raised.get(&(of, directory)));
@@ -132,9 +133,9 @@ impl World {
     }
 
     /// The disks that a server has met first, its own among them.
-    pub(super) fn founders(&self, node: NodeId) -> Founders {
+    pub(super) fn founders(&self, node: NodeId) -> FirstDirectories {
         let papers = &self.machines[node.place()].papers;
-        let mut founders = Founders::none(self.group());
+        let mut founders = FirstDirectories::none(self.group());
         founders.met(self.member(node), papers.identity.directory);
         papers.known.iter().for_each(|(node, record)| founders.met(*node, record.identity.directory));
         founders
@@ -147,7 +148,7 @@ impl World {
         said: NodeId,
         directory: DirectoryId,
         claim: Index,
-    ) -> Result<Entrance, Objection> {
+    ) -> Result<Admission, Objection> {
         let member = self.member(said);
         let seat = self.server(judge).and_then(|node| node.log().seat(member));
         let first = self.machines[judge.place()].papers.known.get(&member);
@@ -161,11 +162,11 @@ impl World {
         seat.filter(|(seat, _)| seat.directory() == own).map(|(_, at)| at).unwrap_or_default()
     }
 
-    fn judge(&self, judge: NodeId, said: NodeId) -> Result<(Record, Entrance), Objection> {
+    fn judge(&self, judge: NodeId, said: NodeId) -> Result<(MemberRecord, Admission), Objection> {
         let Papers { identity, writes, .. } = self.machines[said.place()].papers;
-        let (directory, first) = (identity.directory, Record::first(identity, writes));
+        let (directory, first) = (identity.directory, MemberRecord::first(identity, writes));
         let entrance = match self.entrance(judge, said, directory, self.claim(said)) {
-            Err(_) if self.plan.mutant == Some(Mutant::IgnoresDirectories) => Entrance::First,
+            Err(_) if self.plan.mutant == Some(Mutant::IgnoresDirectories) => Admission::First,
             judged => judged?,
         };
         let Some(mut known) = self.known(self.member(said), directory, judge) else {
@@ -173,7 +174,7 @@ impl World {
         };
         match self.plan.mutant {
             Some(Mutant::IgnoresRuns) => known.identity.run = identity.run,
-            Some(Mutant::IgnoresWrites) => known.writes = Writes(0),
+            Some(Mutant::IgnoresWrites) => known.writes = WriteCount(0),
             _ => {}
         }
         let asks = self.plan.mutant != Some(Mutant::DoesNotAskTheFirst);
@@ -181,7 +182,7 @@ impl World {
         if known.identity.run == identity.run {
             known.judge_writes(writes)?;
         }
-        Ok((Record { identity, writes: known.writes.max(writes), mutual: known.mutual }, entrance))
+        Ok((MemberRecord { identity, writes: known.writes.max(writes), mutual: known.mutual }, entrance))
     }
 
     pub(super) fn refuse(&mut self, judge: NodeId, said: NodeId, objection: Objection) {
@@ -189,15 +190,15 @@ impl World {
             let what = format!("{judge} refuses {said}, whose disk is as it was: {objection}");
             self.violation.get_or_insert(Violation { invariant: "members are known", what });
         }
-        if objection.is_proof() && self.machines[said.place()].papers.franchise != Franchise::Revoked {
+        if objection.is_proof() && self.machines[said.place()].papers.franchise != VotingRights::Revoked {
             self.note(|| format!("{judge} refuses {said}: {objection}"));
-            self.machines[said.place()].papers.franchise = Franchise::Revoked;
-            self.step(said, Input::Franchise(Franchise::Revoked));
+            self.machines[said.place()].papers.franchise = VotingRights::Revoked;
+            self.step(said, Input::Franchise(VotingRights::Revoked));
             self.step(said, Input::Resign);
         }
     }
 
-    fn admit(&mut self, judge: NodeId, said: NodeId, (record, entrance): (Record, Entrance)) {
+    fn admit(&mut self, judge: NodeId, said: NodeId, (record, entrance): (MemberRecord, Admission)) {
         let others = self.group().count() - 1;
         if said.place() > others {
             let original = self.member(said);
@@ -211,21 +212,21 @@ impl World {
         let Some(process) = &mut machine.process else { return };
         process.admitted.insert(said, record.identity);
         let known = match entrance {
-            Entrance::First | Entrance::Founder => &mut machine.papers.known,
-            Entrance::Named => &mut machine.papers.named,
+            Admission::First | Admission::Founder => &mut machine.papers.known,
+            Admission::Named => &mut machine.papers.named,
         };
         if known.insert(said, record) != Some(record) {
             machine.papers.wrote(1);
         }
-        if entrance == Entrance::First {
+        if entrance == Admission::First {
             self.step(judge, Input::Met(said, record.identity.directory));
         }
         let machine = &mut self.machines[judge.place()];
         let all = machine.papers.known.values().filter(|record| record.mutual).count() == others;
-        if all && machine.papers.franchise == Franchise::Waiting {
-            machine.papers.franchise = Franchise::Full;
+        if all && machine.papers.franchise == VotingRights::Waiting {
+            machine.papers.franchise = VotingRights::Full;
             self.note(|| format!("{judge} has met all"));
-            self.step(judge, Input::Franchise(Franchise::Full));
+            self.step(judge, Input::Franchise(VotingRights::Full));
         }
     }
 
@@ -233,7 +234,7 @@ impl World {
     pub(super) fn mail(&self, sender: NodeId, receiver: NodeId, envelope: Envelope) -> Mail {
         let papers = &self.machines[sender.place()].papers;
         let heartbeat = matches!(&envelope.message, Message::Append { entries, .. } if entries.is_empty());
-        let known = |(node, record): (&NodeId, &Record)| {
+        let known = |(node, record): (&NodeId, &MemberRecord)| {
             Some((*node, self.known(*node, record.identity.directory, sender)?))
         };
         let records = papers.known.iter().chain(&papers.named);
@@ -314,7 +315,7 @@ impl World {
         let directory = self.machines[member.place()].papers.identity.directory;
         if let Some(leader) = self.raft_leader() {
             self.proposals += 1;
-            let (id, content) = (ProposalId(self.proposals), Content::Replacement { member, directory });
+            let (id, content) = (ProposalId(self.proposals), NewEntry::Replacement { member, directory });
             self.order(leader, Input::Propose(vec![Proposal { id, content }]));
         }
     }
@@ -406,7 +407,7 @@ impl World {
 
     /// Reports whether it casts no vote any more.
     pub(crate) fn is_revoked(&self, node: NodeId) -> bool {
-        self.machines[node.place()].papers.franchise == Franchise::Revoked
+        self.machines[node.place()].papers.franchise == VotingRights::Revoked
     }
 
     /// A server whose disk went back, and of which another one knows better, must not vote any more in the end.
@@ -415,7 +416,7 @@ impl World {
             let machine = &self.machines[node.place()];
             let knows = |other: &&NodeId| !self.machines[other.place()].tampered;
             let witness = machine.known_better_by.iter().find(knows);
-            if let (Some(witness), true) = (witness, machine.papers.franchise != Franchise::Revoked) {
+            if let (Some(witness), true) = (witness, machine.papers.franchise != VotingRights::Revoked) {
                 let what = format!("{node} runs on an older copy of its disk, as {witness} knows, and votes");
                 self.violation
                     .get_or_insert(Violation { invariant: "a disk that went back is noticed", what });

@@ -12,9 +12,9 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{super::invariant::Violation, Event, World};
 use crate::{
-    peers::proposals::{Answer, Proposals, ProposeError},
+    peers::proposals::{Proposals, ProposeError, RecordReply},
     raft::{
-        action::{Content, Declined, Input, Proposal, ProposalId, Tidings},
+        action::{Declined, Input, LeadershipChange, NewEntry, Proposal, ProposalId},
         identity::{NodeId, Position, Term},
         log::{Entry, Payload},
         mutant::Mutant,
@@ -57,7 +57,7 @@ impl Asked {
     fn ask(&mut self, id: ProposalId) {
         if self.leads.is_some() {
             let (answer, outcome) = oneshot::channel();
-            self.asked.insert(id, self.proposals.record(Answer::to(answer)));
+            self.asked.insert(id, self.proposals.record(RecordReply::to(answer)));
             self.open.push(Open { id, at: None, outcome });
         }
     }
@@ -106,7 +106,7 @@ impl World {
         let process = self.machines[node.place()].process.as_mut();
         if let Some(process) = process.filter(|it| it.frozen.is_none()) {
             numbers.clone().for_each(|number| process.asked.ask(ProposalId(number)));
-            let record = |number: u64| Content::Record(Arc::from(number.to_be_bytes()));
+            let record = |number: u64| NewEntry::Record(Arc::from(number.to_be_bytes()));
             let proposal = |number| Proposal { id: ProposalId(number), content: record(number) };
             self.step(node, Input::Propose(numbers.clone().map(proposal).collect()));
         }
@@ -114,13 +114,13 @@ impl World {
     }
 
     /// What the server's leadership means for its proposals.
-    pub(super) fn follow(&mut self, node: NodeId, tidings: Tidings) {
+    pub(super) fn follow(&mut self, node: NodeId, tidings: LeadershipChange) {
         let machine = &mut self.machines[node.place()];
         let Some(process) = &mut machine.process else { return };
         match tidings {
-            Tidings::Gained { token, .. } => process.asked.leads = Some(Term::new(token.get())),
-            Tidings::Extended { .. } => {}
-            Tidings::Lost { token, .. } => {
+            LeadershipChange::Gained { token, .. } => process.asked.leads = Some(Term::new(token.get())),
+            LeadershipChange::Extended { .. } => {}
+            LeadershipChange::Lost { token, .. } => {
                 process.asked.leads = None;
                 if !process.asked.open.is_empty() {
                     let (term, run) = (Term::new(token.get()), machine.run);
