@@ -25,6 +25,7 @@ mod freeze;
 mod handoff;
 mod http;
 mod idle;
+mod lifeline;
 mod machine;
 mod members;
 mod outage;
@@ -66,9 +67,10 @@ impl Bench {
 
 type Measurement = (&'static str, fn(&Bench, &mut Floors) -> Section);
 
-const MEASUREMENTS: [Measurement; 14] = [
+const MEASUREMENTS: [Measurement; 15] = [
     ("handoff", handoff::measure),
     ("crash", crash::measure),
+    ("lifeline", lifeline::measure),
     ("freeze", freeze::measure),
     ("start", start::measure),
     ("idle", idle::measure),

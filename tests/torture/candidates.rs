@@ -154,6 +154,10 @@ impl CandidateProcess {
         match self.kind {
             CandidateKind::Server => {
                 command.args(["server", &self.name]).args(self.flags(testbed)).env("RUST_LOG", belief::LOG);
+                if self.on == Backend::Etcd {
+                    // In memory: one that is killed is followed by the other server, or by itself.
+                    command.arg("--lifeline").arg(self.paths.data("lifeline"));
+                }
             }
             CandidateKind::Run => {
                 command.args(["run", "--name", &self.name]).args(self.flags(testbed));
