@@ -381,6 +381,23 @@ fn contract_1_a_ticket_outlives_what_renews_for_as_long_as_anything_believes() {
 }
 
 #[test]
+fn a_witness_ends_with_its_backend_though_the_runtime_goes_on() {
+    let (etcd, directory) = (Etcd::start(EtcdVersion::V3_7), in_memory());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let settings = Settings::new([etcd.endpoint().parse::<Endpoint>().unwrap()]).unwrap();
+    let settings = settings.with_lifeline(Lifeline::open(directory.path()).unwrap());
+    let backend = leader_election::etcd::Etcd::start_on(runtime.handle().clone(), settings);
+    let witnesses = || {
+        let threads = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
+        let names = threads.filter_map(|thread| fs::read_to_string(thread.join("comm")).ok());
+        names.filter(|name| name == "elect-witness\n").count()
+    };
+    eventually(SOON, "the witness", || (witnesses() == 1).then_some(()));
+    drop(backend);
+    eventually(SOON, "its end", || (witnesses() == 0).then_some(()));
+}
+
+#[test]
 fn what_is_left_of_making_a_ticket_is_no_evidence_and_is_tidied_up() {
     let (etcd, directory) = (Etcd::start(EtcdVersion::V3_7), in_memory());
     let endpoint = etcd.endpoint();

@@ -274,7 +274,8 @@ pub(super) async fn release_once(
 pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<TicketDirectory>) {
     let (found, dead) = mpsc::channel(WAITING);
     let (outcomes, settled) = std_mpsc::channel();
-    let looking = move || Watching { looks: DirectoryScans::new(directory), found, settled }.run();
+    let backend = Arc::downgrade(shared);
+    let looking = move || Watching { looks: DirectoryScans::new(directory), backend, found, settled }.run();
     if let Err(error) = thread::Builder::new().name("elect-witness".into()).spawn(looking) {
         warn!(%error, "the processes of this host are not watched: their terms end by their TTL");
         return;
@@ -286,6 +287,7 @@ pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<TicketDirectory>) {
 /// The thread.
 struct Watching {
     looks: DirectoryScans,
+    backend: Weak<EtcdShared>,
     found: mpsc::Sender<Dead>,
     settled: std_mpsc::Receiver<(Dead, Outcome)>,
 }
@@ -296,7 +298,8 @@ impl Watching {
         // By name: the number of checks of a file, and the time of the next.
         let mut hurried: BTreeMap<OsString, (usize, Instant)> = BTreeMap::new();
         let mut scan_at = Instant::now();
-        while !self.found.is_closed() {
+        // A runtime of the caller's outlives the backend, and the task at the other end with it.
+        while self.backend.strong_count() > 0 && !self.found.is_closed() {
             while let Ok((dead, outcome)) = self.settled.try_recv() {
                 self.looks.settle(&dead, outcome);
             }
