@@ -494,6 +494,23 @@ fn a_full_directory_costs_the_ticket_and_not_the_election() {
 }
 
 #[test]
+fn a_unit_may_call_elect_release_whatever_its_settings_are() {
+    let endpoint = "127.0.0.1:1";
+    let directory = in_memory();
+    let release = |settings: &[(&str, &str)]| {
+        let elect = Elect::new(["release"]).current_dir(directory.path());
+        let elect = settings.iter().fold(elect, |elect, (name, value)| elect.env(name, value));
+        elect.start().wait_exit(SOON).code()
+    };
+    assert_eq!(release(&[("ELECT_PEERS", "a=127.0.0.1:1")]), Some(0));
+    assert_eq!(release(&[("ELECT_ETCD", endpoint), ("ELECT_LIFELINE", "none")]), Some(0));
+    let runtime = directory.path().join("runtime");
+    let runtime = ("RUNTIME_DIRECTORY", runtime.to_str().unwrap());
+    assert_eq!(release(&[("ELECT_ETCD", endpoint), runtime]), Some(0), "nothing is left there");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "and none is a directory of that name");
+}
+
+#[test]
 fn peers_need_no_lifeline_and_say_so() {
     let args = ["server", "a", "--peers", "a=127.0.0.1:1", "--lifeline", "/run/elect"];
     let mut elect = Elect::new(args).start();
