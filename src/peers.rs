@@ -53,30 +53,30 @@ use tokio::{
 };
 use tracing::Instrument;
 
-mod answer;
+mod assess;
 mod client;
 mod disk;
 mod driver;
+mod driver_io;
 mod greeting;
 mod group;
-mod hello;
+mod handshake;
 #[cfg(test)]
 mod hostile;
 mod ledger;
-mod look;
 mod measured;
 mod operate;
-mod opinion;
-mod outside;
 pub(crate) mod proposals;
+mod publish;
 mod records;
 mod refusal;
-mod reign;
 mod secret;
-mod seen;
 mod settings;
 mod state;
+mod status;
+mod status_wire;
 mod store;
+mod term;
 mod tls;
 pub(crate) mod transport;
 pub(crate) mod wire;
@@ -84,21 +84,21 @@ pub(crate) mod wire;
 pub use self::{
     client::{Answered, Client, OperateError},
     group::{Group, InvalidAddress, InvalidGroup, Member, PeerAddress},
-    look::{Evidence, KnownLeader, PeerDisk, PeerLink, PeerStatus},
     measured::{SyncTimes, TimingAdvice},
     proposals::ProposeError,
     records::{Missed, Record, Records},
     secret::{InvalidSecret, Secret},
     settings::{InvalidSettings, Settings},
+    status::{Evidence, KnownLeader, PeerDisk, PeerLink, PeerStatus},
     store::StoreError,
 };
 use self::{
     disk::{Disk, Syncs},
     driver::{Driver, DriverOrder, Inputs, Proposed, moment},
+    driver_io::{PeerIdentity, RealIo},
     ledger::Ledger,
-    outside::{PeerIdentity, RealIo},
     proposals::RecordReply,
-    seen::Published,
+    publish::Published,
     state::{CurrentAnnouncement, Window},
     store::{Opened, Owner, Store},
     transport::{Network, StatusSource},
@@ -244,7 +244,7 @@ impl Peer {
         let identity = Identity { directory, run };
         tracing::info!(data = %settings.data().display(), directory = directory.short(), "this server's data directory");
         let ledger = Arc::new(Ledger::new(identity, store.writes(), known, franchise, others));
-        if let Some(waiting) = outside::waiting_for(group, &ledger) {
+        if let Some(waiting) = driver_io::waiting_for(group, &ledger) {
             tracing::warn!("{waiting}");
         }
         let snapshot_state = CurrentAnnouncement::of(&stored.snapshot);

@@ -40,7 +40,7 @@
 //!
 //! 1. Every member of that majority received the leader's message after *s*. A follower that hears
 //!    a leader casts no vote for *E*, counted from when it *received* the message by its own
-//!    clock ([`Core::clings`](core::Core::clings); thesis §4.2.3). Receiving comes after sending,
+//!    clock ([`Core::clings`](core::Core::heard_leader_recently); thesis §4.2.3). Receiving comes after sending,
 //!    so it casts no vote before *s + E*.
 //! 2. The leader, itself a member, casts no vote while it is valid. When a later term makes it
 //!    step down, its claim ends in the same step, before anything is sent.
@@ -80,10 +80,10 @@
 //!
 //! # Who votes
 //!
-//! Only a server whose directory all others have recorded ([`VotingRights`](membership::Franchise)), so that a disk that is lost, and with it
+//! Only a server whose directory all others have recorded ([`VotingRights`](membership::VotingRights)), so that a disk that is lost, and with it
 //! a vote, is not replaced by one that votes again. Where an operator has a disk replaced, the log says whose counts: each answer carries
 //! the disk that it is of, and a leader or candidate counts it by the last entry of its own log that names disks, committed or not
-//! ([`Seats`](membership::Seats)). See [`membership`].
+//! ([`Seats`](membership::MemberDisks)). See [`membership`].
 //!
 //! What is assumed: processes and machines that fail by stopping; disks that keep what they said is
 //! durable; one data directory for each member, used by one process at a time
@@ -108,7 +108,7 @@
 //! [`Limits`](message::Limits) names them all. A leader counts what waits for its own disk like what waits for a majority:
 //! the others may commit without it. What is not of this group, or that no server that
 //! follows the protocol would say, is refused and counted before it can change anything
-//! ([`IgnoredCounts`](message::Refusals)).
+//! ([`IgnoredCounts`](message::IgnoredCounts)).
 //!
 //! # Not here
 //!

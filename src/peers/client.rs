@@ -1,6 +1,6 @@
 //! Asks the members of a group for its leader, from outside the group.
 //!
-//! All members are asked at once, over and over, and [`opinion`](super::opinion) says what to
+//! All members are asked at once, over and over, and [`assess`](super::assess) says what to
 //! make of their answers. Any client that can connect may ask; with TLS, any with a certificate.
 
 use std::{
@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use super::tls::Mutual;
 use super::{
     Group, InvalidSettings, KnownLeader, Member, PeerStatus, Secret, Settings, Timing, Tls,
-    answer::{self, StatusReply},
+    assess::{Assessment, Problem, Reply, opinion},
     operate,
-    opinion::{Assessment, Problem, Reply, opinion},
     refusal::shown,
+    status_wire::{self, StatusReply},
     transport::{Disconnect, Target, Timeouts},
     wire::proto::{self, outcome::Outcome},
 };
@@ -418,7 +418,7 @@ impl Inquiry {
                     let look = look.map_err(|status| ended(status.into()))?;
                     let look = look.ok_or_else(|| ended(Disconnect::Closed))?;
                     let wanted = (&self.group, &self.election);
-                    let answer = answer::read(wanted, member, look, (called, Timestamp::now()));
+                    let answer = status_wire::read(wanted, member, look, (called, Timestamp::now()));
                     let answer = answer.map_err(|no_answer| firm(no_answer.to_string()))?;
                     if questions.answered(answer).await.is_err() {
                         return Ok(Unheard);

@@ -147,7 +147,7 @@ impl Disk {
         &self.ledger
     }
 
-    /// Whether a member that was met may be listened to: see [`Record::judge`]. What is new of it is remembered, durably,
+    /// Whether a member that was met may be listened to: see [`MemberRecord::judge`]. What is new of it is remembered, durably,
     /// before the answer.
     ///
     /// # Errors

@@ -36,10 +36,10 @@ use super::{
     disk::Done,
     operate::{ReplaceProgress, Replacement},
     proposals::{Proposals, RecordReply},
+    publish::{CommittedLeader, Published, PublishedState},
     records::{self, Reading},
-    reign::{Handover, LeaderTerm, Stopping},
-    seen::{CommittedLeader, Published, PublishedState},
     state::{Compaction, CurrentAnnouncement, Window},
+    term::{Handover, LeaderTerm, Stopping},
 };
 use crate::{
     candidate::{CampaignError, CampaignReply, CampaignRequest, Event, in_span_leads},

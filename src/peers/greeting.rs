@@ -258,7 +258,7 @@ impl ProvenConnection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::peers::hello;
+    use crate::peers::handshake;
 
     const GROUP: &str = "a=h:1,b=h:2,c=h:3";
 
@@ -285,7 +285,7 @@ mod tests {
         to: &ProvenConnection,
         of: &Settings,
     ) -> Result<proto::Hello, Unproven> {
-        to.introduced(&from.introduce(&hello::ours_on(of, [7; 16])))
+        to.introduced(&from.introduce(&handshake::ours_on(of, [7; 16])))
     }
 
     #[test]
@@ -325,13 +325,13 @@ mod tests {
         let (a, b) = (settings("a", Some(1)), settings("b", Some(1)));
         let (at_a, at_b) = greet(&a, &b).unwrap();
         let (_, later) = greet(&a, &b).unwrap();
-        let heard = at_a.introduce(&hello::ours_on(&a, [7; 16]));
+        let heard = at_a.introduce(&handshake::ours_on(&a, [7; 16]));
         assert!(at_b.introduced(&heard).is_ok());
         assert!(later.introduced(&heard).is_err(), "replayed on another connection");
         assert!(at_a.introduced(&heard).is_err(), "sent back");
         // The same words with another directory in them.
         let altered =
-            proto::Introduction { hello: hello::ours_on(&a, [8; 16]).encode_to_vec().into(), ..heard };
+            proto::Introduction { hello: handshake::ours_on(&a, [8; 16]).encode_to_vec().into(), ..heard };
         assert!(at_b.introduced(&altered).is_err());
     }
 

@@ -15,8 +15,9 @@ use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 use prost::Message as _;
 
 use super::{
-    Group, PeerStatus, Settings, SyncTimes, answer,
-    hello::{self, Side},
+    Group, PeerStatus, Settings, SyncTimes,
+    handshake::{self, Side},
+    status_wire,
     wire::{Route, entry_from_bytes, entry_to_bytes, proto, snapshot_from_bytes, snapshot_to_bytes},
 };
 use crate::{
@@ -194,10 +195,10 @@ fn fuzz_greetings() {
     let shown = |text: String| assert!(!text.contains(crate::names::forges) && text.len() < 8192, "{text:?}");
     bolero::check!().for_each(|bytes: &[u8]| {
         let [a, b] = &*members;
-        let mut greeting = hello::ours_on(a, [7; 16]);
+        let mut greeting = handshake::ours_on(a, [7; 16]);
         if greeting.merge(bytes).is_ok() {
             for end in [Side::Accepted(NodeId::new(0)), Side::Dialled(NodeId::new(0))] {
-                match hello::compare(b, end, &greeting) {
+                match handshake::compare(b, end, &greeting) {
                     Ok(met) => assert_eq!(met.node, NodeId::new(0)),
                     Err(difference) => shown(difference.to_string()),
                 }
@@ -213,9 +214,9 @@ fn fuzz_greetings() {
             timing: Some(*a.timing()),
             syncs: SyncTimes::default(),
         };
-        let mut told = answer::told(a, &look, START.as_nanos());
+        let mut told = status_wire::told(a, &look, START.as_nanos());
         if told.merge(bytes).is_ok() {
-            match answer::read((&group, a.election()), &group.members()[0], told, (START, START)) {
+            match status_wire::read((&group, a.election()), &group.members()[0], told, (START, START)) {
                 Ok(read) => {
                     assert!(read.from <= START, "from a moment that lies ahead");
                     // As it is printed.

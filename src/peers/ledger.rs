@@ -311,7 +311,7 @@ impl Ledger {
     /// The ledger of a server that has met no other, and never will.
     #[cfg(test)]
     pub(crate) fn of_a_loner() -> std::sync::Arc<Self> {
-        let identity = super::hello::first_run([1; 16]);
+        let identity = super::handshake::first_run([1; 16]);
         std::sync::Arc::new(Self::new(
             identity,
             WriteCount(1),

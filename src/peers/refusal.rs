@@ -5,7 +5,7 @@
 
 use tonic::{Code, Status};
 
-use super::{disk::UnknownDirectory, greeting::Unproven, hello::Difference, wire::proto};
+use super::{disk::UnknownDirectory, greeting::Unproven, handshake::Difference, wire::proto};
 use crate::names::displayed_within;
 
 /// Why this server does not talk with another one. Written out, it is for the log of this server only.

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A [`Store`] is a directory that is open, locked, and was found to be whole and this member's. What it
-//! holds after any sequence of writes is what [`Stored::apply`] says.
+//! holds after any sequence of writes is what `Stored::apply` says.
 //!
 //! # What is durable when
 //!
@@ -81,7 +81,7 @@ const SHORTEST: &str = "shortest election timeout, in nanoseconds";
 const RUN: &str = "run";
 const FRANCHISE: &str = "franchise";
 
-/// By the member's place: a [`Record`] as [`record_to_bytes`] writes it.
+/// By the member's place: a [`MemberRecord`] as [`record_to_bytes`] writes it.
 const MEMBERS: TableDefinition<u8, &[u8]> = TableDefinition::new("members");
 
 /// The same, of members whose directory is one that a log names, and not the one that was met first.
@@ -377,7 +377,7 @@ fn builder() -> redb::Builder {
     builder
 }
 
-/// Carries out a change, as [`Stored::apply`] does. `last` is the last entry's index, before and after.
+/// Carries out a change, as `Stored::apply` does. `last` is the last entry's index, before and after.
 fn apply(transaction: &WriteTransaction, change: &Change, last: &mut u64) -> Result<(), redb::Error> {
     let mut log = transaction.open_table(LOG)?;
     if let Some(snapshot) = &change.snapshot {

@@ -39,7 +39,7 @@
 //! * An inbox that is full is waited for, and by HTTP/2's flow control the sender with it. Nothing
 //!   that was received is dropped.
 //! * A connection that falls silent is noticed and made anew within about a second, however long the
-//!   network was gone: see [`Pace`].
+//!   network was gone: see [`Timeouts`].
 //!
 //! # What a stranger can't do
 //!
@@ -63,30 +63,32 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-mod accepting;
-mod contacts;
+mod admission;
+mod connect;
+mod connections;
 mod counts;
-mod dial;
-mod dialling;
-mod line;
-mod lobby;
+mod dialer;
+mod executor;
+mod listener;
+mod log_once;
 mod member_addresses;
-mod pace;
 mod queue;
-mod said;
 mod service;
-mod talk;
+mod session;
+mod stream;
 #[cfg(test)]
 pub(super) mod tests;
-mod tied;
+mod timeouts;
 
 pub(crate) use self::counts::TransportError;
-use self::{contacts::Sessions, lobby::Admissions, member_addresses::MemberAddresses, said::LogOnce};
-pub(super) use self::{dial::Target, pace::Timeouts, talk::Disconnect};
+use self::{
+    admission::Admissions, connections::Sessions, log_once::LogOnce, member_addresses::MemberAddresses,
+};
+pub(super) use self::{connect::Target, session::Disconnect, timeouts::Timeouts};
 use super::{
     PeerLink, PeerStatus, Settings,
     disk::UnknownDirectory,
-    hello::{self, Introduced, Side},
+    handshake::{self, Introduced, Side},
     ledger::{KnownWrites, Ledger, Meeting},
     operate::Replacement,
     refusal::{Refusal, shown},
@@ -197,21 +199,21 @@ impl Network {
             inbox,
             looks,
             contacts: Arc::clone(&contacts),
-            lobby: Admissions::default(),
+            admissions: Admissions::default(),
             member_addresses: MemberAddresses::of(group),
             pace,
             over: over.clone(),
-            strangers: Mutex::new(LogOnce::nothing(said::OF_STRANGERS)),
+            strangers: Mutex::new(LogOnce::nothing(log_once::OF_STRANGERS)),
         });
-        let accepting = accepting::accept(Arc::clone(&shared), listener);
+        let accepting = listener::accept(Arc::clone(&shared), listener);
         runtime.spawn(over.clone().run_until_cancelled_owned(accepting));
         let looking_up = {
             let shared = Arc::clone(&shared);
             async move { shared.member_addresses.keep_looking_up().await }
         };
         runtime.spawn(over.clone().run_until_cancelled_owned(looking_up));
-        for node in group.size().others(me).filter(|node| hello::dials(me, *node)) {
-            let calling = dialling::keep_calling(Arc::clone(&shared), node);
+        for node in group.size().others(me).filter(|node| handshake::dials(me, *node)) {
+            let calling = dialer::keep_calling(Arc::clone(&shared), node);
             runtime.spawn(over.clone().run_until_cancelled_owned(calling));
         }
         Ok(Self { contacts, _over: over.drop_guard() })
@@ -250,7 +252,7 @@ struct TransportShared<G> {
     inbox: mpsc::Sender<Envelope>,
     looks: StatusSource,
     contacts: Arc<Sessions>,
-    lobby: Admissions,
+    admissions: Admissions,
     member_addresses: MemberAddresses,
     pace: Timeouts,
     /// Ends everything.
@@ -266,7 +268,7 @@ impl<G: IdentityCheck> TransportShared<G> {
     fn hello(&self, to: Option<&Introduced>) -> proto::Hello {
         let ledger = self.greeter.ledger();
         let newcomer = to.is_some_and(|to| self.is_newcomer(to));
-        hello::ours(&self.settings, &ledger.identity(), ledger.writes(), ledger.claim(), newcomer)
+        handshake::ours(&self.settings, &ledger.identity(), ledger.writes(), ledger.claim(), newcomer)
     }
 
     /// Whether that one is talked to because a log names its directory, and not as the first one that was met.
@@ -283,7 +285,7 @@ impl<G: IdentityCheck> TransportShared<G> {
         theirs: &proto::Hello,
         known_writes: &KnownWrites,
     ) -> Result<Introduced, Disconnect> {
-        let them = hello::compare(&self.settings, end, theirs)?;
+        let them = handshake::compare(&self.settings, end, theirs)?;
         let Introduced { node, identity, writes, claim, newcomer } = them;
         let (mut another_answers, mutual) = (false, matches!(end, Side::Dialled(_)) && !newcomer);
         let known_writes = known_writes.on(&identity.directory);
@@ -326,7 +328,7 @@ impl<G> TransportShared<G> {
         }
         tracing::warn!(%from, problem = %ending, "turned a stranger away");
         if is_last {
-            tracing::warn!(silent_for = ?said::FORGET_AFTER, "more strangers are only counted for a while");
+            tracing::warn!(silent_for = ?log_once::FORGET_AFTER, "more strangers are only counted for a while");
         }
     }
 }

@@ -9,7 +9,7 @@ pub(crate) enum TransportError {
     Overflow,
     /// A message for a member that there is no connection to.
     Apart,
-    /// A pair that may not talk: see `hello`.
+    /// A pair that may not talk: see `handshake`.
     Refused,
     /// What no server of ours says.
     Malformed,

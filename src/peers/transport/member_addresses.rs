@@ -1,6 +1,6 @@
 //! From where members connect: the addresses in the list, and those of the names in it, looked up again and again.
 //!
-//! This only decides whose connections wait beside which others ([`lobby`](super::lobby)). It proves nothing.
+//! This only decides whose connections wait beside which others ([`admission`](super::admission)). It proves nothing.
 
 use std::{
     collections::BTreeMap,

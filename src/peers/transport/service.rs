@@ -12,22 +12,22 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     FIRST_WORD, IdentityCheck, TransportShared,
-    accepting::{Inbound, InboundStage},
-    contacts::{RoundTrips, Session},
+    admission::ObserverSlot,
+    connections::{RoundTrips, Session},
     counts::TransportError,
-    line::LastReceived,
-    lobby::ObserverSlot,
+    listener::{Inbound, InboundStage},
     queue::{Answering, Outbox, queue},
-    talk::{Disconnect, first_word, hear},
+    session::{Disconnect, first_word, hear},
+    stream::LastReceived,
 };
 use crate::peers::tls::PeerCertificate;
 use crate::{
     peers::{
-        answer,
         greeting::{self, ProvenConnection},
-        hello::{Introduced, Side},
+        handshake::{Introduced, Side},
         ledger::KnownWrites,
         operate::{self, OrderEnds, ReplaceProgress, Replacement},
+        status_wire,
         wire::proto::{self, frame::Frame as Kind, outcome::Outcome, peers_server::Peers},
     },
     raft::identity::NodeId,
@@ -70,11 +70,11 @@ impl<G: IdentityCheck> PeersService<G> {
         }
     }
 
-    /// Takes a place among the observers and operators, of which there are only so many, and leaves the lobby.
+    /// Takes a place among the observers and operators, of which there are only so many, and leaves the admissions.
     fn take_place(&self) -> Result<ObserverSlot, Status> {
-        let TransportShared { lobby, contacts, .. } = &*self.shared;
+        let TransportShared { admissions, contacts, .. } = &*self.shared;
         let Inbound { from, over, stage, .. } = &self.guest;
-        let Some((place, replaces)) = lobby.observe(from.ip(), over, Instant::now()) else {
+        let Some((place, replaces)) = admissions.observe(from.ip(), over, Instant::now()) else {
             stage.send_replace(InboundStage::Over);
             contacts.counts.count(TransportError::Crowded);
             return Err(Disconnect::NoRoom.status());
@@ -83,7 +83,7 @@ impl<G: IdentityCheck> PeersService<G> {
             contacts.counts.count(TransportError::Crowded);
         }
         stage.send_replace(InboundStage::Known);
-        lobby.leave(over);
+        admissions.leave(over);
         Ok(place)
     }
 }
@@ -287,7 +287,7 @@ impl<G: IdentityCheck> GreetedMember<G> {
         let directory = them.identity.directory;
         let disk = (directory, them.claim);
         guest.stage.send_replace(InboundStage::Known);
-        shared.lobby.leave(&guest.over);
+        shared.admissions.leave(&guest.over);
         shared.contacts.join(
             node,
             Session { outbox, heard, disk, over: guest.over.clone(), round_trips: RoundTrips::default() },
@@ -338,7 +338,7 @@ impl<G: IdentityCheck> Watcher<G> {
         while let Ok(room) = self.tell.reserve().await {
             let told = Instant::now();
             changed.mark_unchanged();
-            room.send(Ok(answer::told(&self.shared.settings, &(self.shared.looks.look)(), echo)));
+            room.send(Ok(status_wire::told(&self.shared.settings, &(self.shared.looks.look)(), echo)));
             let next = sleep_until(told + TELL_EVERY);
             tokio::select! {
                 question = questions.message(), if asks => match question {

@@ -19,7 +19,7 @@ use crate::{
     peers::{
         Evidence, Group, KnownLeader, PeerLink, PeerStatus, Settings, SyncTimes,
         disk::UnknownDirectory,
-        hello,
+        handshake,
         ledger::{Ledger, Meeting, MemberRecords},
         operate::Replacement,
     },
@@ -153,7 +153,7 @@ impl Server {
         directory: [u8; 16],
         room: usize,
     ) -> Self {
-        Self::on(settings, listener, hello::first_run(directory), room)
+        Self::on(settings, listener, handshake::first_run(directory), room)
     }
 
     fn on(settings: Settings, listener: std::net::TcpListener, identity: Identity, room: usize) -> Self {

@@ -177,7 +177,7 @@ async fn no_server_there() {
 
 /// A server on a copy of a member's directory, as it says who it is: the directory is the same, the run another one.
 fn copy_of(name: &str, run: u64) -> Identity {
-    let first = hello::first_run(directory(name));
+    let first = handshake::first_run(directory(name));
     Identity { run: Run { number: run, id: RunId::from_bytes([9; 16]), began: WriteCount(9 + run) }, ..first }
 }
 

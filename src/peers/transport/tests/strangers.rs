@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, codegen::http};
 
 use super::{
-    super::{Disconnect, Target, Timeouts, dial::Connection},
+    super::{Disconnect, Target, Timeouts, connect::Connection},
     proxy::{Mode, Proxy},
     *,
 };
 use crate::peers::{
     Timing,
     greeting::OwnGreeting,
-    hello,
+    handshake,
     wire::proto::{self, frame::Frame as Kind},
 };
 
@@ -49,7 +49,7 @@ fn greeting_of(street: &Street, name: &str) -> Kind {
 
 /// What it would say then, where nothing is to be proved.
 fn hello_of(street: &Street, name: &str) -> Kind {
-    introduction(&hello::ours_on(&street.settings(name), directory(name)))
+    introduction(&handshake::ours_on(&street.settings(name), directory(name)))
 }
 
 fn introduction(hello: &proto::Hello) -> Kind {
@@ -328,7 +328,7 @@ async fn contract_11_a_second_connection_does_not_replace_one_that_answers() {
     }
 
     // Nor does one with another directory.
-    let imposter = introduction(&hello::ours_on(&street.settings("a"), *b"another director"));
+    let imposter = introduction(&handshake::ours_on(&street.settings("a"), *b"another director"));
     let (_third, answer) = Puppet::introduced(street.address("b"), &street, imposter).await;
     let Some(Kind::Verdict(proto::Verdict { refusal, .. })) = answer else { panic!("{answer:?}") };
     assert!(refusal.contains("two servers run under its name"), "{refusal}");

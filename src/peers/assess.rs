@@ -1,7 +1,7 @@
 //! What to make of what the servers of a group say: a leader, a vacancy, or that it can't be known.
 //!
 //! A group cannot be seen at one instant. There are its members' latest answers, each of a moment
-//! that has passed, and each no older than it is known to be ([`Answer::from`]). The rule:
+//! that has passed, and each no older than it is known to be ([`StatusReply::from`]). The rule:
 //!
 //! 1. **A leader**, if a member says that it leads and its certainty outlasts the age of its word.
 //!    That certainty is a majority's (`crate::raft`), so this one word is enough. Or if another
@@ -23,7 +23,7 @@
 
 use std::time::Duration;
 
-use super::{Evidence, KnownLeader, answer::StatusReply};
+use super::{Evidence, KnownLeader, status_wire::StatusReply};
 use crate::{clock::Timestamp, leadership::FencingToken, names::CandidateName, raft::identity::Members};
 
 /// The latest of one member.

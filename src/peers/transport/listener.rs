@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     FAREWELL, FIRST_WORD, IdentityCheck, LARGEST_MESSAGE, MOST_HEADERS, SEND_BUFFER, TransportShared, WINDOW,
     counts::TransportError,
-    line::{TLS_HANDSHAKE, TimedStream},
+    executor::BoundExecutor,
     service::PeersService,
-    talk::{Disconnect, innermost},
-    tied::BoundExecutor,
+    session::{Disconnect, innermost},
+    stream::{TLS_HANDSHAKE, TimedStream},
 };
 use crate::peers::{tls::PeerCertificate, wire::proto::peers_server::PeersServer};
 
@@ -89,7 +89,7 @@ pub(super) async fn accept<G: IdentityCheck>(shared: Arc<TransportShared<G>>, li
                 let at = tcp.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
                 let guest = Inbound { from, at, until, over, stage, ending: Arc::default() };
                 let is_members = shared.member_addresses.contains(from.ip());
-                if !shared.lobby.enter(from.ip(), is_members, &guest.over) {
+                if !shared.admissions.enter(from.ip(), is_members, &guest.over) {
                     shared.contacts.counts.count(TransportError::Crowded);
                 }
                 tokio::spawn(receive(Arc::clone(&shared), tcp, guest));
@@ -111,7 +111,7 @@ async fn receive<G: IdentityCheck>(shared: Arc<TransportShared<G>>, tcp: TcpStre
         let _ = guest.ending.set(ending.clone());
     }
     guest.over.cancel();
-    shared.lobby.leave(&guest.over);
+    shared.admissions.leave(&guest.over);
     // An evicted connection was counted at its eviction; a known peer's, by its messages.
     let Some(ending) = served else { return };
     if *guest.stage.borrow() != InboundStage::Stranger {

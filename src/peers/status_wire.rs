@@ -1,4 +1,4 @@
-//! A [`Look`] on its way to an observer.
+//! A [`PeerStatus`] on its way to an observer.
 //!
 //! Anybody who can connect may ask (with TLS: who has a certificate of the authority). So nothing is told that a Hello needs
 //! and a stranger has not: no address, no reason why two members don't talk, and of a directory's id only the first eight digits, by
@@ -10,7 +10,7 @@ use prost::bytes::Bytes;
 
 use super::{
     Evidence, Group, KnownLeader, Member, PeerDisk, PeerLink, PeerStatus, Settings, SyncTimes, Timing,
-    hello::micros, wire::proto,
+    handshake::micros, wire::proto,
 };
 use crate::{
     clock::Timestamp,

@@ -7,15 +7,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     IdentityCheck, TransportShared,
-    contacts::{RoundTrips, Session},
-    dial::{Connection, Target},
+    connect::{Connection, Target},
+    connections::{RoundTrips, Session},
     queue::{Outbox, queue},
-    talk::{Disconnect, first_word, hear},
+    session::{Disconnect, first_word, hear},
 };
 use crate::{
     peers::{
         greeting::OwnGreeting,
-        hello::{Introduced, Side},
+        handshake::{Introduced, Side},
         refusal::Refusal,
         transport::{FAREWELL, FIRST_PAUSE, LAST_PAUSE, PAUSE_AFTER_A_REFUSAL},
         wire::proto::{self, frame::Frame as Kind},

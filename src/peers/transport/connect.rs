@@ -20,10 +20,10 @@ use tonic::{
 
 use super::{
     LARGEST_MESSAGE, MOST_HEADERS, SEND_BUFFER, WINDOW,
-    line::{LastReceived, TimedStream},
-    pace::Timeouts,
-    talk::Disconnect,
-    tied::BoundExecutor,
+    executor::BoundExecutor,
+    session::Disconnect,
+    stream::{LastReceived, TimedStream},
+    timeouts::Timeouts,
 };
 use crate::peers::tls::Mutual;
 use crate::peers::{PeerAddress, wire::proto::peers_client::PeersClient};

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::{
     Settings,
     disk::Syncs,
-    look::{Evidence, KnownLeader, PeerStatus},
+    status::{Evidence, KnownLeader, PeerStatus},
     transport::{Network, TransportError},
 };
 use crate::{

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     counts::{Counts, TransportError},
-    line::LastReceived,
-    pace::Timeouts,
+    log_once::{LogOnce, OF_A_MEMBER},
     queue::{Full, Outbox},
-    said::{LogOnce, OF_A_MEMBER},
-    talk::Disconnect,
+    session::Disconnect,
+    stream::LastReceived,
+    timeouts::Timeouts,
 };
 use crate::{
     clock::Timestamp,

@@ -1,9 +1,9 @@
 //! Which connections there is room for: members always, others as long as there is some.
 //!
-//! A connection can't be told from another before its first word. Until then it waits in a lobby of limited size, for a
+//! A connection can't be told from another before its first word. Until then it waits in a admissions of limited size, for a
 //! limited time. Where there is no room for the next one, the address that has the most connections there gives up the
 //! one that has waited longest. So a flood from one address costs that address only, however long a handshake takes.
-//! Addresses at which the list has members share a lobby of their own, which a flood from many other addresses
+//! Addresses at which the list has members share a admissions of their own, which a flood from many other addresses
 //! does not reach.
 //!
 //! Observers are limited likewise. One that does not ask any more makes room first.
@@ -68,11 +68,11 @@ impl Admissions {
     /// Lets one more in. `false` if another one had to go for that.
     pub(super) fn enter(&self, from: IpAddr, is_members: bool, over: &CancellationToken) -> bool {
         let mut waiting = self.waiting();
-        let lobby = if is_members { &mut waiting.at_members_addresses } else { &mut waiting.elsewhere };
-        lobby.push_back(Visitor { source: Source::of(from), over: over.clone() });
-        let crowded =
-            (lobby.len() > MOST_WAITING).then(|| first_of_the_most(lobby.iter().map(|it| it.source)));
-        let must_go = crowded.flatten().and_then(|place| lobby.remove(place));
+        let admissions = if is_members { &mut waiting.at_members_addresses } else { &mut waiting.elsewhere };
+        admissions.push_back(Visitor { source: Source::of(from), over: over.clone() });
+        let crowded = (admissions.len() > MOST_WAITING)
+            .then(|| first_of_the_most(admissions.iter().map(|it| it.source)));
+        let must_go = crowded.flatten().and_then(|place| admissions.remove(place));
         drop(waiting);
         if let Some(visitor) = &must_go {
             visitor.over.cancel();
@@ -86,7 +86,7 @@ impl Admissions {
         let PendingVisitors { at_members_addresses, elsewhere } = &mut *waiting;
         [at_members_addresses, elsewhere]
             .into_iter()
-            .any(|lobby| take(lobby, |it| &it.over == over).is_some())
+            .any(|admissions| take(admissions, |it| &it.over == over).is_some())
     }
 
     /// A place for one that asks who leads, if there is one, or another can go for it; and whether one had to.
@@ -194,8 +194,8 @@ mod tests {
     const OTHER: [u8; 4] = [10, 0, 0, 9];
 
     /// Lets so many in from there, and returns what ends each.
-    fn come(lobby: &Admissions, from: [u8; 4], count: usize) -> Vec<CancellationToken> {
-        let come = |over: &CancellationToken| lobby.enter(from.into(), from == MEMBER, over);
+    fn come(admissions: &Admissions, from: [u8; 4], count: usize) -> Vec<CancellationToken> {
+        let come = |over: &CancellationToken| admissions.enter(from.into(), from == MEMBER, over);
         (0..count).map(|_| CancellationToken::new()).inspect(|over| _ = come(over)).collect()
     }
 
@@ -205,33 +205,33 @@ mod tests {
 
     #[test]
     fn the_one_that_has_waited_longest_makes_room() {
-        let lobby = Admissions::default();
-        let callers = come(&lobby, OTHER, MOST_WAITING + 1);
+        let admissions = Admissions::default();
+        let callers = come(&admissions, OTHER, MOST_WAITING + 1);
         assert!(callers[0].is_cancelled());
         assert_eq!(gone(&callers), 1);
-        assert!(!lobby.leave(&callers[0]) && lobby.leave(&callers[1]));
-        assert!(lobby.enter(OTHER.into(), false, &CancellationToken::new()), "room again");
+        assert!(!admissions.leave(&callers[0]) && admissions.leave(&callers[1]));
+        assert!(admissions.enter(OTHER.into(), false, &CancellationToken::new()), "room again");
     }
 
     #[test]
     fn a_flood_costs_only_its_own_address() {
-        let lobby = Admissions::default();
-        let observer = come(&lobby, [10, 0, 0, 5], 2);
-        let flood = come(&lobby, OTHER, 1_000);
+        let admissions = Admissions::default();
+        let observer = come(&admissions, [10, 0, 0, 5], 2);
+        let flood = come(&admissions, OTHER, 1_000);
         assert_eq!((gone(&observer), gone(&flood)), (0, 1_000 - MOST_WAITING + 2));
-        let late = come(&lobby, [10, 0, 0, 6], 2);
-        come(&lobby, OTHER, 1_000);
+        let late = come(&admissions, [10, 0, 0, 6], 2);
+        come(&admissions, OTHER, 1_000);
         assert_eq!(gone(&late) + gone(&observer), 0);
     }
 
     #[test]
     fn a_flood_from_everywhere_does_not_reach_the_members_addresses() {
-        let lobby = Admissions::default();
-        let member = come(&lobby, MEMBER, 3);
+        let admissions = Admissions::default();
+        let member = come(&admissions, MEMBER, 3);
         let flood: usize =
-            (0..1_000_u16).map(|i| come(&lobby, [10, 1, (i >> 8) as u8, i as u8], 1).len()).sum();
+            (0..1_000_u16).map(|i| come(&admissions, [10, 1, (i >> 8) as u8, i as u8], 1).len()).sum();
         assert_eq!((gone(&member), flood), (0, 1_000));
-        assert!(lobby.leave(&member[0]));
+        assert!(admissions.leave(&member[0]));
     }
 
     #[test]
@@ -245,13 +245,13 @@ mod tests {
 
     /// Fills the house from these addresses, one each in turn; with what ends each.
     fn observed(
-        lobby: &Admissions,
+        admissions: &Admissions,
         from: &[[u8; 4]],
         now: Instant,
     ) -> Vec<(ObserverSlot, CancellationToken)> {
         let come = |place: usize| {
             let over = CancellationToken::new();
-            let (place, replaces) = lobby.observe(from[place % from.len()].into(), &over, now).unwrap();
+            let (place, replaces) = admissions.observe(from[place % from.len()].into(), &over, now).unwrap();
             assert!(!replaces);
             (place, over)
         };
@@ -260,9 +260,9 @@ mod tests {
 
     #[test]
     fn an_observer_that_leaves_makes_room() {
-        let (lobby, now) = (Admissions::default(), Instant::now());
-        let mut places = observed(&lobby, &[OTHER], now);
-        let next = || lobby.observe(OTHER.into(), &CancellationToken::new(), now);
+        let (admissions, now) = (Admissions::default(), Instant::now());
+        let mut places = observed(&admissions, &[OTHER], now);
+        let next = || admissions.observe(OTHER.into(), &CancellationToken::new(), now);
         assert!(next().is_none(), "all of them from here, and none of them idle");
         places.pop();
         assert!(next().is_some());
@@ -270,22 +270,22 @@ mod tests {
 
     #[test]
     fn an_idle_observer_makes_room() {
-        let (lobby, start) = (Admissions::default(), Instant::now());
-        let places = observed(&lobby, &[OTHER], start);
+        let (admissions, start) = (Admissions::default(), Instant::now());
+        let places = observed(&admissions, &[OTHER], start);
         let later = start + IDLE;
         places.iter().enumerate().filter(|(place, _)| *place != 7).for_each(|(_, it)| it.0.asked(later));
         let over = CancellationToken::new();
-        let (_place, replaces) = lobby.observe(OTHER.into(), &over, later).unwrap();
+        let (_place, replaces) = admissions.observe(OTHER.into(), &over, later).unwrap();
         assert!(replaces && places[7].1.is_cancelled());
-        assert!(lobby.observe(OTHER.into(), &over, later).is_none(), "the others ask");
+        assert!(admissions.observe(OTHER.into(), &over, later).is_none(), "the others ask");
         assert_eq!(places.iter().filter(|it| it.1.is_cancelled()).count(), 1);
     }
 
     #[test]
     fn observers_from_one_address_make_room_for_others() {
-        let (lobby, now) = (Admissions::default(), Instant::now());
-        let places = observed(&lobby, &[OTHER], now);
-        let from_elsewhere = || lobby.observe([10, 0, 0, 5].into(), &CancellationToken::new(), now);
+        let (admissions, now) = (Admissions::default(), Instant::now());
+        let places = observed(&admissions, &[OTHER], now);
+        let from_elsewhere = || admissions.observe([10, 0, 0, 5].into(), &CancellationToken::new(), now);
         let kept: Vec<_> = (0..MOST_OBSERVERS).map_while(|_| from_elsewhere()).collect();
         let gone = places.iter().filter(|it| it.1.is_cancelled()).count();
         assert_eq!(
