@@ -14,16 +14,16 @@ use toml::{Spanned, Value};
 
 use super::{UsageError, is_empty};
 
-/// Flags that are no keys: they choose what to do, or where the file is.
+/// Flags that are not keys: they choose the action, or the file itself.
 const NO_KEYS: [&str; 4] = ["config", "explain", "help", "version"];
 
 /// Keys whose value may be a list.
 const LISTS: [&str; 3] = ["etcd", "operators", "peers"];
 
-/// Variables that clap does not read, and the key that each wins over.
+/// Variables that clap does not read, each with the key that it overrides.
 const BESIDE_CLAP: [(&str, &str); 2] = [("ELECT_NAME", "name"), ("ELECT_PASSWORD", "password-file")];
 
-/// The keys of a file, each with its line and with its value as a command line would have it.
+/// The keys of a file, each with its line and its value in the form of a command line.
 #[derive(Debug)]
 pub(crate) struct File {
     path: PathBuf,
@@ -41,7 +41,7 @@ impl File {
         Ok(Self { path: path.to_owned(), values })
     }
 
-    /// The same command line, with the file's values as defaults, so that a flag wins over the environment, and the
+    /// Adds the file's values to a command line as defaults, so that a flag wins over the environment, and the
     /// environment over the file.
     pub(crate) fn as_defaults(&self, command: Command) -> Command {
         let with_default = |arg: Arg| match key_of(&arg).and_then(|key| self.default(key)) {
@@ -58,7 +58,7 @@ impl File {
         Some(value.clone())
     }
 
-    /// Why clap refuses one of the defaults. The value itself is not repeated: it may be a secret in the wrong place.
+    /// Returns clap's reason to refuse a default. It does not repeat the value, which may be a misplaced secret.
     pub(crate) fn refused(&self, error: &clap::Error) -> UsageError {
         let flag = match error.get(ContextKind::InvalidArg) {
             Some(ContextValue::String(flag)) => flag.as_str(),
@@ -78,12 +78,12 @@ impl File {
     }
 }
 
-/// The key that stands for an argument: its long flag, and for `witness` and `release` the directory.
+/// Returns the key of an argument: its long flag, and for `witness` and `release` the directory.
 fn key_of(arg: &Arg) -> Option<&str> {
     arg.get_long().or_else(|| (arg.get_id() == "lifeline").then_some("lifeline"))
 }
 
-/// The keys and values, or a problem with the number of its line. The line itself may hold what must not be printed.
+/// Parses keys and values, or returns a problem with its line's number. The line itself may contain a secret.
 fn parse(text: &str, command: &Command) -> Result<BTreeMap<String, (usize, String)>, (usize, String)> {
     let line_at = |at: usize| text[..at].matches('\n').count() + 1;
     let table: BTreeMap<Spanned<String>, Value> = toml::from_str(text).map_err(|error| {
@@ -116,7 +116,7 @@ fn is_key(key: &str, command: &Command) -> bool {
     !NO_KEYS.contains(&key) && flags.any(|flag| flag == key)
 }
 
-/// A value as a flag has it.
+/// Returns a value in the form of a flag.
 fn written(key: &str, value: Value) -> Result<String, &'static str> {
     let text = |value: Value| match value {
         Value::String(text) => Some(text),
@@ -131,7 +131,7 @@ fn written(key: &str, value: Value) -> Result<String, &'static str> {
                 Some(list) if list.is_empty() => {
                     Err("a list needs at least one value; leave the key out otherwise")
                 }
-                // A comma may end the list of a flag. An empty element here is not meant as that.
+                // A comma may end the list of a flag; an empty element here is an error.
                 Some(list) if list.last().is_some_and(String::is_empty) => Ok(list.join(",") + ","),
                 Some(list) => Ok(list.join(",")),
                 None => Err("write a list of strings"),
@@ -186,7 +186,7 @@ mod tests {
         assert!(run.get_one::<Address>("http").is_some());
     }
 
-    /// A file is defaults that clap takes, or an error on one bounded line that repeats no value.
+    /// Parses as defaults that clap accepts, or as an error on one bounded line that repeats no value.
     #[test]
     fn fuzz_config() {
         bolero::check!().for_each(|text: &[u8]| {
