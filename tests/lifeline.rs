@@ -12,7 +12,10 @@ mod support;
 use std::{
     fs::{self, File, Permissions, TryLockError},
     io::{Read, Write},
-    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, symlink},
+        process::ExitStatusExt,
+    },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -35,6 +38,7 @@ use nix::{
 use serde_json::{Value, json};
 use support::{
     capture::Captured,
+    cgroup::{FreezerGroup, MemoryGroup},
     clock::BootTime,
     elect::Elect,
     etcd::{Etcd, EtcdVersion},
@@ -557,7 +561,7 @@ impl Holder {
         let (ticket, beats) = (directory.path().join("ticket"), directory.path().join("beats"));
         let mut command = process::command(&*HOLDER);
         command.args([&ticket, &beats]).args([&threads.to_string(), &mib.to_string(), way]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir(directory.path());
         let mut process = Process::start("a holder", command);
         let mut said = process.child_mut().stdout.take().unwrap();
         let mut text = String::new();
@@ -594,6 +598,15 @@ fn nothing_that_a_process_does_to_its_descriptors_ends_the_lock() {
     }
 }
 
+/// The reason for the mapping; and what a lock that is free too early looks like here.
+#[test]
+fn a_lock_of_a_descriptor_ends_while_its_process_runs_on() {
+    let holder = Holder::start(4, 0, "keeps-its-descriptor");
+    assert!(!is_held(&holder.ticket));
+    let then = holder.beats();
+    eventually(SOON, "a thread to run on", || (then != holder.beats()).then_some(()));
+}
+
 #[test]
 fn the_lock_of_a_killed_process_is_free_once_none_of_its_threads_runs_and_not_before() {
     for (threads, rounds) in [(1, 20), (4, 20), (32, 10)] {
@@ -615,6 +628,42 @@ fn the_lock_outlasts_a_freeze_and_much_memory() {
     }
     holder.process.signal(Signal::SIGKILL);
     holder.is_gone_with_its_lock();
+}
+
+#[test]
+fn the_lock_outlasts_a_frozen_group() {
+    let Some(group) = FreezerGroup::create() else { return };
+    let mut holder = Holder::start(4, 0, "nothing");
+    group.add_with_descendants(holder.process.id());
+    group.freeze();
+    for _ in 0..1000 {
+        assert!(is_held(&holder.ticket));
+    }
+    holder.process.signal(Signal::SIGKILL);
+    group.thaw();
+    holder.is_gone_with_its_lock();
+}
+
+#[test]
+fn the_lock_outlasts_the_dump_of_a_process_or_at_least_its_threads() {
+    for _ in 0..3 {
+        let mut holder = Holder::start(8, 256, "dumps");
+        holder.process.signal(Signal::SIGABRT);
+        holder.is_gone_with_its_lock();
+    }
+}
+
+#[test]
+fn the_lock_of_a_process_that_runs_out_of_memory_goes_with_its_threads() {
+    let Some(group) = MemoryGroup::create(32 << 20) else {
+        let _ = writeln!(std::io::stderr(), "SKIPPED, as no memory can be limited here");
+        return;
+    };
+    let mut holder = Holder::start(4, 0, "eats");
+    group.add(holder.process.id());
+    holder.process.child_mut().stdin.take().unwrap().write_all(b"!").unwrap();
+    holder.is_gone_with_its_lock();
+    assert_eq!(holder.process.status().unwrap().signal(), Some(Signal::SIGKILL as i32));
 }
 
 #[test]

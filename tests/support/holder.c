@@ -1,4 +1,4 @@
-/* Holds a lock as a ticket's is held: through a mapping only. Then lives, in one of several ways.
+/* Holds a lock as a ticket's is held: through a mapping only (but for one way). Then lives, in one of several ways.
  *
  *   holder FILE BEATS THREADS MIB WAY
  *
@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,8 +57,10 @@ int main(int argc, char **argv) {
 
     int file = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     SURELY(file >= 0 && flock(file, LOCK_EX | LOCK_NB) == 0 && write(file, "x", 1) == 1);
-    SURELY(mmap(0, 1, PROT_READ, MAP_SHARED, file, 0) != MAP_FAILED);
-    close(file);
+    if (strcmp(way, "keeps-its-descriptor") != 0) {
+        SURELY(mmap(0, 1, PROT_READ, MAP_SHARED, file, 0) != MAP_FAILED);
+        close(file);
+    }
 
     for (long thread = 1; thread < threads; ++thread) {
         pthread_t started;
@@ -65,7 +68,7 @@ int main(int argc, char **argv) {
     }
     say("ready");
 
-    if (!strcmp(way, "closes-all")) {
+    if (!strcmp(way, "closes-all") || !strcmp(way, "keeps-its-descriptor")) {
         close_range(3, ~0U, 0);
     } else if (!strcmp(way, "unlocks")) {
         int again = open(path, O_RDWR);
@@ -92,6 +95,18 @@ int main(int argc, char **argv) {
     } else if (!strcmp(way, "exits-all")) {
         pthread_t started;
         SURELY(pthread_create(&started, 0, ask_for_the_end, 0) == 0);
+    } else if (!strcmp(way, "dumps")) {
+        struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+        SURELY(setrlimit(RLIMIT_CORE, &all) == 0);
+    } else if (!strcmp(way, "eats")) {
+        char byte;
+        say("done");
+        SURELY(read(0, &byte, 1) >= 0);
+        for (;;) {
+            char *more = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            for (size_t at = 0; more != MAP_FAILED && at < 1 << 20; at += 4096) more[at] = 1;
+            ++beats[0];
+        }
     } else if (!strcmp(way, "executes")) {
         char byte;
         say("done");
