@@ -46,6 +46,8 @@ lint: build-deps
 	cargo clippy --lib --no-default-features --features peers -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 	sh scripts/deny.sh
+	@sh scripts/install.sh python3:python3
+	python3 -B scripts/words.py
 
 verify: lint test
 

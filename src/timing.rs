@@ -77,6 +77,11 @@ impl Ttl {
         self.as_duration() / 10
     }
 
+    /// Returns the time for which a lease may be trusted: the time to live less its margin.
+    pub fn validity(self) -> Duration {
+        self.as_duration() - self.margin()
+    }
+
     /// Returns the time between two renewals.
     pub fn renewal_interval(self) -> Duration {
         self.as_duration() / 3
@@ -84,12 +89,12 @@ impl Ttl {
 
     /// Returns how long an unanswered renewal may take before another endpoint is tried.
     pub fn patience(self) -> Duration {
-        (self.as_duration() - self.margin()) / 4
+        self.validity() / 4
     }
 
     /// Returns the time until which a lease may be trusted, given the send time of an acknowledged message.
     pub fn believed_until(self, sent: Timestamp) -> Timestamp {
-        sent + (self.as_duration() - self.margin())
+        sent + self.validity()
     }
 }
 

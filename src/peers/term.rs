@@ -43,7 +43,7 @@ impl LeaderTerm {
             return false;
         }
         // When the heartbeat was sent that a majority has answered now.
-        let sent = until - (timing.shortest() - timing.margin());
+        let sent = until - timing.validity();
         let renewed = Event::Renewed {
             token: self.token(),
             until,

@@ -148,9 +148,14 @@ impl Timing {
         Self { heartbeat: self.heartbeat, shortest, longest: shortest * 2 }
     }
 
+    /// The time for which a leader may trust a majority's answers: the shortest election timeout less its margin.
+    pub fn validity(&self) -> Duration {
+        self.shortest - self.margin()
+    }
+
     /// Until when a leader may believe itself that sent at `sent` what a majority answered.
     pub(crate) fn believed_until(&self, sent: Timestamp) -> Timestamp {
-        sent + (self.shortest - self.margin())
+        sent + self.validity()
     }
 
     /// How long to wait for a leader before standing (§5.2: drawn anew each time).

@@ -314,9 +314,12 @@ fn with_file(command: &clap::Command, matches: ArgMatches) -> Result<ArgMatches,
     file.as_defaults(command.clone()).try_get_matches().map_err(|error| file.refused(&error))
 }
 
-/// Warns about variables that have no effect, or a surprising one.
-fn warn_of_environment(config: &Config) {
+/// Keeps secrets from other processes, starts the log, and warns about variables that have no effect, or a surprising one.
+fn begin(config: &Config, log_to: OutputStream) -> anyhow::Result<()> {
+    secrecy::close(config)?;
+    log::start(config.log_format, log_to)?;
     environment::warn(&command_line(), config);
+    Ok(())
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -336,26 +339,20 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Guard { inherited, flags } => runtime.block_on(run::guard(*flags, inherited)),
         Command::Server { name, name_flag, candidate_args, lifeline, shared } => {
             let config = Config::of(shared, Some(candidate_args.member.clone()))?;
-            secrecy::close(&config)?;
             let defaults = Defaults { name: server::nameless, timing: Timing::DEFAULT };
             let candidate = config.candidate(name.or(name_flag), *candidate_args, defaults)?;
-            log::start(config.log_format, OutputStream::Stdout)?;
-            warn_of_environment(&config);
+            begin(&config, OutputStream::Stdout)?;
             let candidate = lifeline.add_to(candidate)?;
             runtime.block_on(server::run(config, candidate))
         }
         Command::Observe { json, shared } => {
             let config = Config::of(shared, None)?;
-            secrecy::close(&config)?;
-            log::start(config.log_format, OutputStream::Stderr)?;
-            warn_of_environment(&config);
+            begin(&config, OutputStream::Stderr)?;
             runtime.block_on(observe::run(config, json))
         }
         Command::Status { json, shared } => {
             let config = Config::of(shared, None)?;
-            secrecy::close(&config)?;
-            log::start(config.log_format, OutputStream::Stderr)?;
-            warn_of_environment(&config);
+            begin(&config, OutputStream::Stderr)?;
             runtime.block_on(status::run(config, json))
         }
         Command::Peers { verb, json, shared } => {
@@ -370,8 +367,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 }
             };
             let config = Config::of(shared, member)?;
-            log::start(config.log_format, OutputStream::Stderr)?;
-            warn_of_environment(&config);
+            begin(&config, OutputStream::Stderr)?;
             match verb {
                 None => runtime.block_on(peers::list(config, json)),
                 Some((name, directory)) => runtime.block_on(peers::replace(config, name, directory)),
@@ -379,16 +375,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Witness { lifeline, shared } => {
             let config = Config::of(shared, None)?;
-            secrecy::close(&config)?;
-            log::start(config.log_format, OutputStream::Stdout)?;
-            warn_of_environment(&config);
+            begin(&config, OutputStream::Stdout)?;
             runtime.block_on(lifeline::witness(lifeline, config))
         }
         Command::Release { lifeline, shared } => {
             let config = Config::of(shared, None)?;
-            secrecy::close(&config)?;
-            log::start(config.log_format, OutputStream::Stderr)?;
-            warn_of_environment(&config);
+            begin(&config, OutputStream::Stderr)?;
             runtime.block_on(lifeline::release(lifeline, config))
         }
         #[cfg(target_os = "linux")]

@@ -46,7 +46,10 @@ impl LeaseTiming {
 
     /// Returns the time for which this process may trust that it leads.
     pub(crate) fn certain(self) -> Duration {
-        self.span() - self.margin()
+        match self {
+            Self::Lease(ttl) => ttl.validity(),
+            Self::Heartbeats(timing) => timing.validity(),
+        }
     }
 
     /// Returns the time from one renewal, or heartbeat, to the next.

@@ -91,8 +91,7 @@ pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     // The standard output belongs to the command.
-    log::start(config.log_format, log::OutputStream::Stderr)?;
-    super::warn_of_environment(&config);
+    super::begin(&config, log::OutputStream::Stderr)?;
     if let Some(Err(unusable)) = options.command.first().map(|command| program::find(command)) {
         eprintln!("elect: {unusable}");
         return Ok(ExitCode::from(unusable.exit_code()));
