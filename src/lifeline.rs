@@ -6,7 +6,6 @@
 //! *witness*: when it finds the lock free, the memory is gone, and with it the belief to lead. It then
 //! releases that key, for which etcd compares cluster, key, `create_revision` and lease ([`Etcd::release`]).
 //! A restarted process does the same for its predecessor.
-//! again, for the one that it was.
 //!
 //! | module | |
 //! |---|---|
