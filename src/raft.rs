@@ -1,4 +1,4 @@
-//! Raft: servers that agree among themselves on a leader, and on a log.
+//! Raft: servers that agree on a leader and on a log.
 //!
 //! This is the peers backend's core. It is pure: no I/O, no clock, no randomness of its own. One
 //! [`Node`](node::Node) takes one [`Input`](action::Input) at a [`Moment`](action::Moment) and
@@ -17,7 +17,7 @@
 //! (Extended Version)*; sections and figures are its own. "Thesis" is Ongaro, *Consensus: Bridging
 //! Theory and Practice*.
 //!
-//! # The path of an election
+//! # The course of an election
 //!
 //! ```text
 //!  election timeout ─► would you vote for me? ─► a majority would ─► term + 1, own vote ── durable ──►
@@ -29,92 +29,87 @@
 //! A leader claims nothing before the first entry of its own term is committed: neither a fresh one
 //! nor one that led before a restart.
 //!
-//! # Until when a leader may believe itself
+//! # How long a leader may lead
 //!
-//! Every message that a leader sends to followers carries the moment of its sending, by the
-//! leader's clock, and each answer brings that back. Let *s* be the newest moment such that a
-//! majority (the leader is one of it) has answered what was sent then or later. With *E* the
-//! shortest election timeout and *m* the margin, the leader is valid until *s + E − m*, and then is
-//! not even the leader any more (check-quorum, thesis §6.2). That is safe because no other member can
-//! be elected before *s + E*:
+//! Every message of a leader to its followers carries its time of sending, by the leader's clock, and each answer
+//! echoes it. Let *s* be the newest such time that a majority (including the leader) has answered, or a later one.
+//! With *E* the shortest election timeout and *m* the margin, the leader is valid until *s + E − m*; then it is not
+//! even the leader any more (check-quorum, thesis §6.2). That is safe because no other member can be elected before
+//! *s + E*:
 //!
-//! 1. Every member of that majority received the leader's message after *s*. A follower that hears
-//!    a leader casts no vote for *E*, counted from when it *received* the message by its own
-//!    clock ([`Core::clings`](core::Core::heard_leader_recently); thesis §4.2.3). Receiving comes after sending,
-//!    so it casts no vote before *s + E*.
+//! 1. Every member of that majority received the leader's message after *s*. A follower that hears a leader casts
+//!    no vote for *E*, counted from the *receipt* of the message by its own clock
+//!    ([`Core::heard_leader_recently`](core::Core::heard_leader_recently); thesis §4.2.3). Receiving comes after
+//!    sending, so it casts no vote before *s + E*.
 //! 2. The leader, itself a member, casts no vote while it is valid. When a later term makes it
 //!    step down, its claim ends in the same step, before anything is sent.
 //! 3. Another leader needs a majority's votes, and two majorities share a member.
 //!
-//! What could undo this, and what is done about it:
+//! Threats to this, and the answer to each:
 //!
-//! * **A voter restarts**, and has forgotten whom it heard. It counts as having heard a leader at
-//!   the moment it started, which is later than anything it can have heard before.
-//! * **A voter moves on to a later term** by some message. It still heard whom it heard: the term
-//!   is no reason to forget it. And a request for votes that it refuses for this reason does not
-//!   even move its term.
-//! * **A follower acknowledges, votes, and its messages overtake each other.** An acknowledgement
-//!   was of an older term than the vote, and given before it; the leader's *s* is older still.
-//! * **A candidate votes for itself.** It stands only after its own timeout, which is no shorter
-//!   than *E* since it heard the leader.
-//! * **An old leader's answer comes late.** Each step looks at the clock before anything else: a
-//!   claim that is over is ended first, and [`Validity`](crate::validity::Validity) does not come
-//!   back.
+//! * **A voter restarts**, and has forgotten which leader it heard. It counts as having heard one at its start,
+//!   which is later than anything it can have heard before.
+//! * **A voter moves on to a later term** by some message. It still remembers the leader that it heard. And a
+//!   request for votes that it refuses for this reason does not even change its term.
+//! * **A follower acknowledges, votes, and its messages overtake each other.** The acknowledgement was of an older
+//!   term than the vote, and sent before it; the leader's *s* is older still.
+//! * **A candidate votes for itself.** It campaigns only after its own timeout, which is no shorter than *E* since
+//!   it heard the leader.
+//! * **An old leader's answer comes late.** Each step checks the clock before anything else: an expired claim ends
+//!   first, and [`Validity`](crate::validity::Validity) is never revived.
 //! * **Clocks run at different rates.** With a leader's clock at rate *l* and a voter's at *v*,
 //!   (E − m) / l ≤ E / v must hold, so v / l may be up to E / (E − m) = 10/9, as on etcd
 //!   (`docs/safety.md`). A simulation with clocks further apart finds two leaders.
-//! * **Leadership is transferred**: voters are asked to vote although they just heard a leader
-//!   (`transfer` in RequestVote, thesis §3.10). The leader of term T has ended its claim before it
-//!   says TimeoutNow, and never claims again in T, however late or often that word arrives. The
-//!   word lets its receiver stand in T + 1 and no other term, and only while it is in T. Leaders
-//!   before T are over: T's leader needed a majority that had waited for them, or their word that
-//!   they gave up. Leaders after T are safe from it: in T + 1 a second majority of votes can't be had, and from T + 2 on no member heeds
-//!   a request of T + 1. A next attempt of the same server is an ordinary one. A [`caretaker`] of term T says
-//!   the same word: it was elected by ordinary votes, and never claimed.
-//! * **A leader is deposed** by a later term while its claim has time left. Its holder learns of that
-//!   only then, and may take until the end of the claim to stop. So the server casts no vote, not even
-//!   on a transfer, before the holder has let go or the claim's end has passed ([`Core::is_held`](core::Core::is_held)). The
-//!   rest of the majority that proved the claim waits for *s + E* anyway.
-//! * **A group of one** hears only itself. Its *s* is when it last let itself be heard, so a
-//!   process that was frozen loses its claim all the same, and begins a new term.
+//! * **Leadership is transferred**: voters are asked to vote although they just heard a leader (`transfer` in
+//!   RequestVote, thesis §3.10). The leader of term T has ended its claim before it sends TimeoutNow, and never
+//!   claims again in T, however late or often that message arrives. The message lets its receiver campaign in T + 1
+//!   and no other term, and only while it is in T. Leaders before T are over: T's leader needed a majority that had
+//!   waited for them, or their TimeoutNow. Leaders after T are safe from it: in T + 1 a second majority of votes
+//!   can't be had, and from T + 2 on no member heeds a request of T + 1. The next attempt of the same server is an
+//!   ordinary one. A [`caretaker`] of term T sends the same message: it was elected by ordinary votes, and never
+//!   claimed.
+//! * **A leader is deposed** by a later term while its claim has time left. Its holder learns of that only then,
+//!   and may take until the end of the claim to stop. So the server casts no vote, not even on a transfer, before
+//!   the holder has let go or the claim's end has passed ([`Core::is_held`](core::Core::is_held)). The rest of the
+//!   majority that proved the claim waits for *s + E* anyway.
+//! * **A group of one** hears only itself. Its *s* is the time of its last heartbeat, so a process that was frozen
+//!   loses its claim all the same, and begins a new term.
 //!
-//! # Who votes
+//! # Voters
 //!
-//! Only a server whose directory all others have recorded ([`VotingRights`](membership::VotingRights)), so that a disk that is lost, and with it
-//! a vote, is not replaced by one that votes again. Where an operator has a disk replaced, the log says whose counts: each answer carries
-//! the disk that it is of, and a leader or candidate counts it by the last entry of its own log that names disks, committed or not
-//! ([`Seats`](membership::MemberDisks)). See [`membership`].
+//! A server votes only if all others have recorded its directory ([`VotingRights`](membership::VotingRights)), so
+//! that a lost disk, and with it a vote, is not replaced by one that votes again. When an operator has a disk
+//! replaced, the log names the disks that count: each answer carries the sender's disk, and a leader or candidate
+//! counts it by the last entry of its own log that names disks, committed or not
+//! ([`MemberDisks`](membership::MemberDisks)). See [`membership`].
 //!
-//! What is assumed: processes and machines that fail by stopping; disks that keep what they said is
-//! durable; one data directory for each member, used by one process at a time
-//! and never put back to an older copy (which is detected, and not made safe: see [`membership`]); clocks that go on in
-//! suspend.
-//!
+//! Assumptions: processes and machines fail by stopping; disks keep what they reported as durable; each member has
+//! one data directory, used by one process at a time and never restored from an older copy (which is detected, and
+//! not made safe: see [`membership`]); clocks go on in suspend.
 //! # What has to be durable before what
-//!
+//! # Durable before sent
 //! | message | waits for the disk |
 //! |---|---|
 //! | RequestVote, VoteGranted | yes: term and vote |
-//! | Appended, for new entries or a snapshot | yes: what it acknowledges |
+//! | Appended, for new entries or a snapshot | yes: the acknowledged entries |
 //! | Appended, for a heartbeat, or for entries again | no: it acknowledges only what is durable, so a slow disk deposes no leader |
 //! | Append, Install, TimeoutNow | no: the leader's term was durable before it asked for votes; its own copy of an entry counts only once durable (thesis §10.2.1) |
 //! | pre-votes, Rejected, Outdated | no: they promise nothing |
 //!
-//! Messages that wait are kept inside until the write's [`Persisted`](action::Persisted) comes
-//! back; see [`action`]. A driver may let writes pile up and make them durable together.
-//!
+//! Messages that wait are kept inside until the write's [`Persisted`](action::Persisted) comes back; see
+//! [`action`]. A driver may batch writes and make them durable together.
 //! # Bounds
 //!
-//! [`Limits`](message::Limits) names them all. A leader counts what waits for its own disk like what waits for a majority:
-//! the others may commit without it. What is not of this group, or that no server that
-//! follows the protocol would say, is refused and counted before it can change anything
+//! [`Limits`](message::Limits) names them all. A leader's entries that wait for its own disk count like those that
+//! wait for a majority: the others may commit without it. A message of another group, or one that no server would
+//! send by the protocol, is refused and counted before it can change anything
 //! ([`IgnoredCounts`](message::IgnoredCounts)).
 //!
 //! # Not here
 //!
-//! Membership changes, but for a member's disk; reads of the log through the leader; priorities. A server that withdrew
-//! ([`Input::Withdraw`](action::Input)) votes and keeps the log, and never leads: where it has the
-//! newest log of those that are left, it hands that on as a [`caretaker`].
+//! Membership changes, but for a member's disk; reads of the log through the leader; priorities. A server that
+//! withdrew ([`Input::Withdraw`](action::Input)) votes and keeps the log, and never leads: if it has the newest log
+//! of the remaining servers, it hands that on as a [`caretaker`].
 
 pub(crate) mod action;
 mod candidacy;

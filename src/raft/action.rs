@@ -1,4 +1,4 @@
-//! What goes into a step, and what comes out of it.
+//! Inputs and outputs of a step.
 //!
 //! ```text
 //!              ┌────── effects ─────► performed at once, in order
@@ -26,66 +26,67 @@ use crate::{
     leadership::{FencingToken, Loss},
 };
 
-/// All that the core may know of the world at the time of a step.
+/// The outside world at the time of a step.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
     /// The boot-time clock.
     pub(crate) now: Timestamp,
-    /// The clock on the wall, to be announced.
+    /// The wall clock, to be announced.
     pub(crate) today: TimeOfDay,
     /// A fresh random number.
     pub(crate) draw: Random,
 }
 
-/// What happened.
+/// An event.
 #[derive(Debug)]
 pub(crate) enum Input {
     /// The clock has reached [`Node::deadline`](super::node::Node::deadline), or nearly so.
     Tick,
-    /// A message came.
+    /// A message arrived.
     Receive(Envelope),
     /// A write, and with it all before it, is durable.
     Persisted(Persisted),
     /// Additions to the log. Each is answered by [`Effect::Accepted`] or [`Effect::Declined`].
     Propose(Vec<Proposal>),
-    /// Stand for election, to announce this value if elected. Nothing happens if it is larger than
+    /// Take part in elections, and announce this value if elected. Nothing happens if it is larger than
     /// [`Limits::record`](super::message::Limits).
     Stand(Arc<[u8]>),
-    /// Its holder has let go of it: give leadership up, to another server if one can have it at once, and stand again later.
+    /// The holder has let go of leadership: give it up, if possible to another server at once, and take part again
+    /// later.
     Resign,
-    /// Stand without having asked who would vote. Asking is a courtesy, on which no safety may rest; that
-    /// no leader was heard for the shortest timeout is none.
+    /// Campaign without a pre-vote. The pre-vote is a courtesy, on which no safety may rest; the silence of the
+    /// leader for the shortest timeout is none.
     #[cfg(test)]
     Campaign,
-    /// Give leadership up as in [`Resign`](Self::Resign), and don't stand again. Votes and log go on.
+    /// Give leadership up as in [`Resign`](Self::Resign), and take part no more. Votes and log go on.
     Withdraw,
-    /// The holder of the term that this server lost last has stopped all that rested on it.
+    /// The holder of the last lost term has stopped all that rested on it.
     LetGo,
-    /// Whether this server votes has changed, durably. One whose right is revoked and that leads is to resign.
+    /// This server's voting rights have changed, durably. A leader whose rights are revoked has to resign.
     Franchise(VotingRights),
     /// The state up to this entry, in place of the entries. Nothing happens if the entry was not
     /// applied, or if the state is larger than [`Limits::snapshot`](super::message::Limits).
     Compact(Compacted),
-    /// That directory is the first one of a member that was met, durably.
+    /// A member's first directory was met, durably.
     Met(NodeId, DirectoryId),
 }
 
-/// Something that is to be committed.
+/// An entry to commit.
 #[derive(Debug, Clone)]
 pub(crate) struct Proposal {
     pub(crate) id: ProposalId,
     pub(crate) content: NewEntry,
 }
 
-/// What a leader may add to its log.
+/// An entry that a leader may add to its log.
 #[derive(Debug, Clone)]
 pub(crate) enum NewEntry {
-    /// A record of the user's.
+    /// A user's record.
     Record(Arc<[u8]>),
-    /// Another value for observers, in place of the one that the leader stood with.
+    /// A new value for observers, in place of the announced one.
     Value(Arc<[u8]>),
-    /// That a member's disk counts no more, and another one is to take its place. The leader adds by itself, in the end, that
-    /// the new one counts.
+    /// Takes a member's disk out of count, for another one to replace it. At the end the leader itself adds the
+    /// entry that lets the new disk count.
     Replacement { member: NodeId, directory: DirectoryId },
 }
 
@@ -102,27 +103,26 @@ impl NewEntry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ProposalId(pub(crate) u64);
 
-/// What to do.
+/// The driver's instructions.
 #[derive(Debug, Default)]
 #[must_use = "the core believes that its actions are carried out"]
 pub(crate) struct Actions {
-    /// To be done at once and in this order: a loss stands before the message that lets another
-    /// server lead.
+    /// To be done at once and in this order: a loss comes before the message that lets another server lead.
     pub(crate) effects: Vec<Effect>,
     /// To be made durable, after all writes before it.
     pub(crate) write: Option<Write>,
 }
 
-/// Something to be done at once.
+/// An action to perform at once.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Effect {
     Send(Envelope),
     /// Entries that are committed, each once and in order since the start or the last `Restore`.
     Apply(Vec<Entry>),
-    /// Begin anew from this state, which stands for everything up to a point.
+    /// Start again from this state, which replaces all entries up to a point.
     Restore(Snapshot),
     Leadership(LeadershipChange),
-    /// A member's answer proves that its disk has lost something: it is to be told, and must not vote any more.
+    /// A member's answer proves that its disk has lost something: it must be told, and must not vote any more.
     Objection {
         member: NodeId,
         objection: Objection,
@@ -133,25 +133,25 @@ pub(crate) enum Effect {
         proposal: ProposalId,
         at: Position,
     },
-    /// A proposal is not, and will not be, in the log.
+    /// A proposal is not in the log, and will not be.
     Declined {
         proposal: ProposalId,
         why: Declined,
     },
 }
 
-/// What became of this server's leadership.
+/// A change of this server's leadership.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum LeadershipChange {
     /// This server leads, provably until this moment of the boot-time clock.
     Gained { token: FencingToken, until: Timestamp },
-    /// … until this later one.
+    /// The validity now ends later.
     Extended { token: FencingToken, until: Timestamp },
     /// This server does not lead any more.
     Lost { token: FencingToken, loss: Loss },
 }
 
-/// Why a proposal was not taken.
+/// Reason for declining a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Declined {
     /// Another server leads, or none, as far as this server knows.
@@ -160,11 +160,11 @@ pub(crate) enum Declined {
     TooLarge,
     /// Too many are waiting for their commit, or for the leader's disk.
     Busy,
-    /// That member's disk can't be replaced now, or by that one.
+    /// That member's disk can't be replaced now, or by that disk.
     NotReplaced(CannotReplace),
 }
 
-/// What must be on the disk before anything that rests on it is said.
+/// Changes that must be on disk before any message that rests on them is sent.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 #[must_use = "messages wait for this write to be durable"]
@@ -180,13 +180,13 @@ impl Write {
         Self { term: ballot.term, vote: ballot.vote, log, number }
     }
 
-    /// A write of no node's, for tests of what carries writes out.
+    /// A write of no node, for tests of its executors.
     #[cfg(test)]
     pub(crate) fn numbered(number: u64, ballot: Ballot, log: Option<Change>) -> Self {
         Self::new(ballot, log, WriteNumber(number))
     }
 
-    /// The writer's word that this write, and all before it, are durable.
+    /// The writer's confirmation that this write, and all before it, are durable.
     pub(crate) fn persisted(self) -> Persisted {
         Persisted(self.number)
     }
@@ -196,7 +196,7 @@ impl Write {
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Persisted(pub(super) WriteNumber);
 
-/// Writes of one run, counted.
+/// Number of a write, within one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct WriteNumber(pub(super) u64);
 
@@ -207,7 +207,7 @@ pub(crate) struct Ballot {
     pub(crate) vote: Option<NodeId>,
 }
 
-/// What a disk holds: the result of all durable writes.
+/// The contents of a disk: the result of all durable writes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Stored {
     pub(crate) ballot: Ballot,
@@ -221,8 +221,7 @@ impl Stored {
         Self { ballot: Ballot::default(), snapshot: Snapshot::none(), entries: Vec::new() }
     }
 
-    /// A disk on which nothing has happened begins behind that term, as all others of its group do. It is written with the
-    /// first vote.
+    /// A new disk begins behind that term, as all others of its group do. The term is written with the first vote.
     pub(crate) fn with_tokens_after(mut self, term: Term) -> Self {
         let is_new = self.entries.is_empty() && self.snapshot == Snapshot::none();
         if is_new && term > self.ballot.term {
@@ -231,7 +230,7 @@ impl Stored {
         self
     }
 
-    /// Carries out a write. What a storage does, for those that keep it all in memory.
+    /// Carries out a write, as a store in memory does.
     #[cfg(test)]
     pub(crate) fn apply(&mut self, write: &Write) {
         self.ballot = Ballot { term: write.term, vote: write.vote };

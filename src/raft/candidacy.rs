@@ -1,4 +1,4 @@
-//! Standing for election: asking who would vote, then having them vote.
+//! Pre-candidates and candidates: the pre-vote, then the vote.
 //!
 //! A pre-candidate asks in its old term, and changes no server's (thesis §9.6). So a server that
 //! is cut off asks in vain for any time, and disturbs no leader when it comes back. Only a
@@ -19,11 +19,11 @@ use crate::clock::Timestamp;
 /// Asks who would vote for it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct PreCandidate {
-    /// The time of the first ask of this candidacy. An answer to an older question does not count.
+    /// The time of this candidacy's first request. An answer to an older one does not count.
     since: Timestamp,
-    /// For each server that would vote for this one, the time of the newest ask that it answered.
+    /// For each server that would vote for this one, the time of the newest request that it answered.
     willing: Vec<(NodeId, Timestamp)>,
-    /// The time of the next ask.
+    /// The time of the next request.
     deadline: Timestamp,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Candidate {
     votes: Ballots,
     /// The write that makes its own vote durable, and countable.
     own: WriteNumber,
-    /// Whether that write is known to be durable. No vote is requested before.
+    /// True once that write is known to be durable. No vote is requested before.
     asked: bool,
     /// The time to give this term up or, before any request, to check again.
     deadline: Timestamp,
@@ -64,8 +64,8 @@ impl<R> Server<R> {
 
     /// Begins a term, votes for itself, and asks for votes once that is durable (§5.2).
     ///
-    /// On a `transfer` voters vote although they heard the leader: it told them, through us, that it
-    /// gave up. That is true of the leader of the term right before this one, and so of this term only.
+    /// On a `transfer` voters vote although they heard the leader: it told them, through this server, that it gave
+    /// up. That holds for the leader of the term right before this one, and so for this term only.
     pub(super) fn campaign(mut self, turn: &mut StepContext, transfer: bool) -> Node {
         let me = self.core.me();
         self.core.enter(self.core.term().next());
@@ -81,8 +81,8 @@ impl<R> Server<R> {
 }
 
 impl Server<PreCandidate> {
-    /// Asks once more. The answers to earlier asks still count: where the round trip is longer than
-    /// the interval, no answer ever comes before the next ask.
+    /// Asks again. Answers to earlier requests still count: if the round trip is longer than the interval, no
+    /// answer ever comes before the next request.
     pub(super) fn ask(mut self, turn: &mut StepContext) -> Node {
         if !self.core.seeks_votes(turn.now()) {
             return self.follow(turn, None);
@@ -110,8 +110,8 @@ impl Server<PreCandidate> {
         self.decide(turn)
     }
 
-    /// Begins a term if a majority would vote for this server, by answers to asks that are younger
-    /// than the shortest timeout: a voter may have heard a leader since.
+    /// Begins a term if a majority would vote for this server, by answers to requests that are younger than the
+    /// shortest timeout: a voter may have heard a leader since.
     fn decide(self, turn: &mut StepContext) -> Node {
         let oldest = turn.now() - self.core.timing().shortest();
         let counts = |(voter, asked): &&(NodeId, Timestamp)| *asked > oldest && self.core.counts(*voter);
@@ -127,15 +127,15 @@ impl Server<PreCandidate> {
         self.decide(turn)
     }
 
-    /// Leaves it to others, until it would ask again anyway: a later term has begun.
+    /// Stops asking until the next interval: a later term has begun.
     pub(super) fn wait(self) -> Node {
         let deadline = self.role.deadline;
         self.in_role(super::follower::Follower::waiting(None, deadline)).into()
     }
 
-    /// Would vote for the other. The one that ranks lower stops asking for itself, and leaves the
-    /// other some time to win: two that would vote for each other and go on would both begin the same
-    /// term, each with its own vote, and if both stopped, they would do so for ever.
+    /// Would vote for the other. The server that ranks lower stops asking, and leaves the other some time to win:
+    /// two that would vote for each other and go on would both begin the same term, each with its own vote, and if
+    /// both stopped, they would do so for ever.
     pub(super) fn give_way(mut self, now: Timestamp, other: NodeId, last: Position) -> Node {
         let ranks_lower = (self.core.log.last(), self.core.me()) < (last, other);
         #[cfg(test)]
@@ -161,9 +161,9 @@ impl Server<Candidate> {
         self.count(turn)
     }
 
-    /// The deadline has come. The others were asked only once the own vote was durable, so that is when
-    /// their time begins: else a disk that is slower than an election timeout would begin one term
-    /// after the other, and ask for votes in each after it had given it up.
+    /// The deadline has come. The votes were requested only once the own vote was durable, so the time for their
+    /// answers begins there: else a disk that is slower than an election timeout would begin term after term, and
+    /// ask for votes in each after giving it up.
     pub(super) fn tick(mut self, turn: &mut StepContext) -> Node {
         if self.core.is_durable(self.role.own) || self.core.counts_from_the_ballot() {
             if !self.core.stands() {

@@ -1,32 +1,32 @@
-//! When a server that does not stand leads a term all the same: to bring up to date one that does.
+//! A leader without a claim: a server that takes no part in elections leads a term to bring a candidate up to date.
 //!
-//! A voter gives no vote for a log that is older than its own (§5.4.1). So where the newest log of those that are left is
-//! on a server that does not stand, no other can win, and it does not want to. After a while it becomes a *caretaker*: it
-//! is elected like any other, but claims nothing, appends nothing and takes no proposals. It copies its log to those that
-//! stand, says TimeoutNow to the first one that has all, and follows it.
+//! A voter gives no vote to a log that is older than its own (§5.4.1). So if a server that takes no part has the
+//! newest log of those left, no candidate can win. After a while that server becomes a *caretaker*: it is elected
+//! like any other, but claims nothing, appends nothing and takes no proposals. It copies its log to the candidates,
+//! sends TimeoutNow to the first one that has all of it, and follows that one.
 //!
 //! That is as safe as a leader that resigned at the moment of its election: a caretaker has ordinary votes, so any earlier
 //! leader's term is over, and never had a claim of its own that TimeoutNow could overtake.
 //!
-//! Not every server that does not stand may do it: see [`Caretaking::is_due`].
+//! Not every server that takes no part may do it: see [`Caretaking::is_due`].
 
 use std::time::Duration;
 
 use super::timing::Timing;
 use crate::clock::Timestamp;
 
-/// For how many of the longest timeouts no leader must have been heard. One is an ordinary election.
+/// Number of longest timeouts without a leader before it acts. One is an ordinary election.
 const WAITS: u32 = 2;
 
-/// For how many of them it rests after a term of its own: an election takes at most so many, so a server that this one
-/// does not reach, and others do, can win meanwhile.
+/// Number of longest timeouts that it rests after a term of its own. An election takes at most that long, so a
+/// server that only others reach can win meanwhile.
 const RESTS: u32 = 4;
 
-/// What a server knows of whether it is needed as a caretaker.
+/// State that decides if this server is needed as a caretaker.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Caretaking {
     not_before: Timestamp,
-    /// When this server last refused a candidate for nothing but its older log.
+    /// Time of the last refusal of a candidate for its older log alone.
     refused: Option<Timestamp>,
 }
 
@@ -36,17 +36,17 @@ impl Caretaking {
         Self { not_before: now + waits(timing), refused: None }
     }
 
-    /// Another server asked for this one's vote, and has an older log.
+    /// Another server with an older log asked for this one's vote.
     pub(super) fn refused_older_log(&mut self, now: Timestamp) {
         self.refused = Some(now);
     }
 
-    /// A term of this server's own as a caretaker is over.
+    /// A caretaker's term of this server is over.
     pub(super) fn rest(&mut self, now: Timestamp, timing: &Timing) {
         self.not_before = now + timing.longest() * RESTS;
     }
 
-    /// Whether no leader has been heard for long enough, and a candidate could not win for want of this server's log.
+    /// Returns true if no leader has been heard for long enough, and a candidate lacked only this server's log.
     pub(super) fn is_due(&self, now: Timestamp, timing: &Timing) -> bool {
         now >= self.not_before && self.refused.is_some_and(|refused| now < refused + waits(timing))
     }

@@ -1,7 +1,6 @@
-//! What a server keeps whatever its role: term, vote, log, what is committed, whom it heard.
+//! State that a server keeps in every role: term, vote, log, commit index, the last time it heard a leader.
 //!
-//! And the one place where a step's changes become a write, and where the messages that rest on it
-//! wait ([`Core::finish`]).
+//! Only here a step's changes become a write, and the messages that rest on it wait ([`Core::finish`]).
 
 use std::collections::VecDeque;
 
@@ -18,7 +17,7 @@ use super::{
 };
 use crate::{clock::Timestamp, leadership::ClusterId};
 
-/// What is the same for a server's whole life.
+/// Configuration that stays the same for a server's whole life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CoreConfig {
     pub(crate) me: NodeId,
@@ -26,30 +25,30 @@ pub(crate) struct CoreConfig {
     pub(crate) cluster: ClusterId,
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
-    /// Whether this server may vote at its start.
+    /// The voting rights at its start.
     pub(crate) franchise: VotingRights,
     /// The disk that this server runs on.
     pub(crate) directory: DirectoryId,
-    /// The disks that were met before its start.
+    /// The first disks of the members, as met before its start.
     pub(crate) founders: FirstDirectories,
     #[cfg(test)]
     pub(crate) mutant: Option<Mutant>,
 }
 
 impl CoreConfig {
-    /// Whether a safeguard is taken out, to show that its absence is noticed.
+    /// Returns true if a test has removed this safeguard.
     #[cfg(test)]
     pub(super) fn is(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
     }
 }
 
-/// One step's doings so far.
+/// Actions of one step so far.
 #[derive(Debug)]
 pub(super) struct StepContext {
     pub(super) moment: Now,
     effects: Vec<Effect>,
-    /// Messages that rest on what this step changes.
+    /// Messages that rest on this step's changes.
     resting: Vec<Envelope>,
 }
 
@@ -79,14 +78,14 @@ pub(super) struct Core {
     pub(super) log: Log,
     pub(super) commit: Index,
     applied: Index,
-    /// When a leader was last heard; or when this server started, which has forgotten whom it heard.
+    /// Time when a leader was last heard; at first the server's start, which has forgotten any earlier one.
     heard: Timestamp,
-    /// Until when the holder of a term that this server lost may still act on it.
+    /// Until then the holder of a term that this server lost may still act on it.
     holder_until: Option<Timestamp>,
     /// Servers that this one held back for since it last heard a leader, or entered a term.
     held_back_for: Ballots,
     franchise: VotingRights,
-    /// Whether to stand for election, and what to announce then.
+    /// The value to announce if elected; `None` if this server takes no part in elections.
     pub(super) standing: Option<std::sync::Arc<[u8]>>,
     caretaking: Caretaking,
     writes: PendingWrites,
@@ -157,7 +156,7 @@ impl Core {
 
     /// Moves on to a later term, in which this server has not voted yet (§5.1).
     ///
-    /// Whom it heard stays: a later term is no reason to forget a leader that may still be valid.
+    /// The time when it heard a leader stays: that leader may still be valid.
     pub(super) fn enter(&mut self, term: Term) {
         assert!(term > self.term(), "terms only grow");
         self.ballot = Ballot { term, vote: None };
@@ -178,7 +177,7 @@ impl Core {
         self.config.founders.met(node, directory);
     }
 
-    /// Whose disks count by the log; `None` if it is those that were met first.
+    /// The disks that count by the log; `None` if they are the first ones that were met.
     fn seats(&self) -> Option<&MemberDisks> {
         #[cfg(test)]
         if self.config.is(Mutant::CountsDisksOnceCommitted) {
@@ -187,7 +186,7 @@ impl Core {
         self.log.seats().map(|(_, seats)| seats)
     }
 
-    /// Whether the answers of that disk are a member's. They count if the member votes, too.
+    /// Returns true if that disk's answers are a member's. They count if the member votes, too.
     pub(super) fn speaks(&self, node: NodeId, directory: DirectoryId) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::CountsDisksByName) || self.config.is(Mutant::IgnoresDirectories) {
@@ -199,7 +198,7 @@ impl Core {
         }
     }
 
-    /// Whether what a member votes and has counts: its disk is not just being replaced.
+    /// Returns true if a member's votes and entries count: its disk is not just being replaced.
     pub(super) fn counts(&self, node: NodeId) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::CountsDisksByName) {
@@ -208,13 +207,13 @@ impl Core {
         self.seats().is_none_or(|seats| seats.seat(node).is_some_and(MemberDisk::counts))
     }
 
-    /// Whether this server may stand: its own disk is one that counts.
+    /// Returns true if this server may campaign: its own disk counts.
     pub(super) fn may_stand(&self) -> bool {
         self.may_vote() && self.counts(self.me())
     }
 
-    /// Whether this server votes at all, for others or for itself. One whose disk the log names does so before it is
-    /// known here that it counts: who counts it has that in a newer log.
+    /// Returns true if this server votes at all, for others or for itself. A server whose disk the log names votes
+    /// before it knows that its disk counts: any server that counts it has that in a newer log.
     pub(super) fn may_vote(&self) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::VotesBeforeAllHaveMet) && self.franchise == VotingRights::Waiting {
@@ -231,17 +230,17 @@ impl Core {
         }
     }
 
-    /// Whether this server would lead, if it were elected.
+    /// Returns true if this server would lead if elected.
     pub(super) fn stands(&self) -> bool {
         self.standing.is_some() && self.may_stand()
     }
 
-    /// Whether this server would lead at once if the leader gave up for it.
+    /// Returns true if this server would lead at once if the leader gave up for it.
     pub(super) fn would_take_over(&self, now: Timestamp) -> bool {
         self.stands() && !self.disk_hangs(now)
     }
 
-    /// Whether this server asks for votes if no leader is heard: for itself, or as a caretaker.
+    /// Returns true if this server asks for votes once no leader is heard: for itself, or as a caretaker.
     pub(super) fn seeks_votes(&self, now: Timestamp) -> bool {
         self.stands() || self.is_needed_as_caretaker(now)
     }
@@ -267,19 +266,19 @@ impl Core {
         self.caretaking = Caretaking::led(now, &self.config.timing);
     }
 
-    /// A term that this server began as a caretaker is over.
+    /// A caretaker's term of this server is over.
     pub(super) fn rest(&mut self, now: Timestamp) {
         self.caretaking.rest(now, &self.config.timing);
     }
 
-    /// Once it is revoked, it stays so.
+    /// Sets the voting rights. Once revoked, they stay so.
     pub(super) fn enfranchise(&mut self, franchise: VotingRights) {
         if self.franchise != VotingRights::Revoked {
             self.franchise = franchise;
         }
     }
 
-    /// Whether this server may vote for that one in the current term (RequestVote of Figure 2).
+    /// Returns true if this server may vote for that one in the current term (RequestVote of Figure 2).
     pub(super) fn can_vote_for(&self, node: NodeId, last: Position) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::VotesTwice) {
@@ -288,7 +287,7 @@ impl Core {
         self.may_vote() && self.ballot.vote.is_none_or(|vote| vote == node) && self.up_to_date(last)
     }
 
-    /// Whether a log that ends there has all that this one may have to keep (§5.4.1).
+    /// Returns true if a log that ends there has all that this server may have to keep (§5.4.1).
     pub(super) fn up_to_date(&self, last: Position) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::IgnoresLogs) {
@@ -302,8 +301,8 @@ impl Core {
         now < self.heard + self.timing().shortest() || self.is_held(now)
     }
 
-    /// Reports whether the holder of a term that this server lost may still act on it: then there must be no
-    /// other leader, and this server casts no vote, whatever it is told.
+    /// Reports whether the holder of a term that this server lost may still act on it: then there must be no other
+    /// leader, and this server casts no vote, whatever messages it gets.
     pub(super) fn is_held(&self, now: Timestamp) -> bool {
         #[cfg(test)]
         if self.config.is(Mutant::VotesBeforeTheHolderLetGo) {
@@ -328,10 +327,10 @@ impl Core {
         self.led(now);
     }
 
-    /// Until when to hold the own candidacy back for that server's.
+    /// The time until which this server holds its own candidacy back for that one's.
     ///
-    /// Once for each other server, which is courtesy. Each time would let one that can't win, because
-    /// it hears no answer, keep all others from trying.
+    /// Once for each other server, as a courtesy. Each time would let a server that can't win, because it hears no
+    /// answer, keep all others from trying.
     pub(super) fn hold_back(&mut self, now: Timestamp, other: NodeId) -> Option<Timestamp> {
         let first = !self.held_back_for.contains(other);
         #[cfg(test)]
@@ -344,7 +343,7 @@ impl Core {
         self.heard
     }
 
-    /// How long to wait for a leader from now on.
+    /// Draws the time to wait for a leader from now on.
     pub(super) fn election_deadline(&self, moment: &Now) -> Timestamp {
         moment.now + self.timing().election_timeout(moment.draw)
     }
@@ -354,17 +353,17 @@ impl Core {
         Envelope { cluster, from, to, directory, term: self.term(), message }
     }
 
-    /// Sends what rests on nothing that is not durable.
+    /// Sends a message that needs no pending write.
     pub(super) fn send(&self, turn: &mut StepContext, to: NodeId, message: Message) {
         turn.effects.push(Effect::Send(self.envelope(to, message)));
     }
 
-    /// Sends once everything that is asked to be written up to now is durable.
+    /// Sends once all writes requested so far are durable.
     pub(super) fn send_when_durable(&self, turn: &mut StepContext, to: NodeId, message: Message) {
         turn.resting.push(self.envelope(to, message));
     }
 
-    /// Takes a leader's entries; what is in doubt about them is for the caller to answer.
+    /// Takes a leader's entries; the caller answers mismatches.
     pub(super) fn accept(
         &mut self,
         previous: Position,
@@ -377,7 +376,7 @@ impl Core {
         Ok(accepted)
     }
 
-    /// Begins anew from a leader's snapshot, if it reaches further than what is committed here.
+    /// Restarts from a leader's snapshot, if it reaches further than the commit index here.
     pub(super) fn install(&mut self, turn: &mut StepContext, snapshot: Snapshot) {
         if snapshot.at.index <= self.commit {
             return;
@@ -390,7 +389,7 @@ impl Core {
         turn.push(Effect::Restore(snapshot));
     }
 
-    /// Lets a snapshot of what was applied stand for the entries.
+    /// Replaces entries by a snapshot of their applied state.
     pub(super) fn compact(&mut self, Compacted { at, data }: Compacted) {
         let known = self.log.term_at(at.index) == Some(at.term);
         if known && data.len() <= self.config.limits.snapshot && at.index <= self.applied {
@@ -398,7 +397,7 @@ impl Core {
         }
     }
 
-    /// Learns that all up to `index` is committed, as far as it is here, and applies it (§5.3).
+    /// Commits all up to `index`, as far as it is in this log, and applies it (§5.3).
     pub(super) fn commit_to(&mut self, turn: &mut StepContext, index: Index) {
         self.commit = self.commit.max(index.min(self.log.last().index));
         if self.commit > self.applied {
@@ -408,20 +407,20 @@ impl Core {
         }
     }
 
-    /// Up to where the log is durable.
+    /// The end of the durable log.
     pub(super) fn durable(&self) -> Index {
         self.writes.durable
     }
 
-    /// The write that this step, or the last one that changed anything, asks for.
+    /// The write of this step, or of the last one that changed anything.
     pub(super) fn coming_write(&self) -> WriteNumber {
         self.writes.asked.next()
     }
 
-    /// Whether the last term and vote are durable.
+    /// Returns true if the last term and vote are durable.
     ///
-    /// A disk that has not kept one ballot will not keep the next one sooner: a new term would only
-    /// raise the term, and end whatever the group has reached meanwhile.
+    /// A disk that has not kept one ballot will not keep the next one sooner: a new attempt would only raise the
+    /// term, and end whatever the group has reached meanwhile.
     pub(super) fn may_begin_a_term(&self) -> bool {
         self.counts_from_the_ballot() || self.is_durable(self.writes.balloted)
     }
@@ -436,7 +435,7 @@ impl Core {
         false
     }
 
-    /// Whether this server's disk has not made durable for two of the longest timeouts what it was asked to.
+    /// Returns true if a write has been pending for two of the longest timeouts.
     ///
     /// One is what an election on slow disks may have to wait for.
     pub(super) fn disk_hangs(&self, now: Timestamp) -> bool {
@@ -466,7 +465,7 @@ impl Core {
         turn.effects.extend(self.writes.held.drain(..released).map(|(_, envelope)| Effect::Send(envelope)));
     }
 
-    /// Ends a step: what it changed becomes a write, and what rests on it waits.
+    /// Ends a step: its changes become a write, and the messages that rest on it wait.
     pub(super) fn finish(&mut self, turn: StepContext) -> Actions {
         let StepContext { moment, mut effects, resting } = turn;
         self.holder_until.take_if(|until| *until <= moment.now);
@@ -507,12 +506,12 @@ impl Core {
     }
 }
 
-/// Writes that were asked for, and what waits for them.
+/// Requested writes, and the messages that wait for them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct PendingWrites {
     asked: WriteNumber,
     done: WriteNumber,
-    /// Term and vote as of the last write that was asked for.
+    /// Term and vote as of the last requested write.
     ballot: Ballot,
     /// The write that last changed them.
     balloted: WriteNumber,
@@ -526,9 +525,9 @@ struct PendingWrites {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct UnderWay {
     asked: Timestamp,
-    /// The end of the log in it, as far as it is the log still.
+    /// The end of the log in it, as far as it is still part of the log.
     end: Index,
-    /// Of payload.
+    /// Bytes of payload.
     bytes: usize,
 }
 
@@ -561,7 +560,7 @@ impl PendingWrites {
         self.done == self.asked
     }
 
-    /// The log was cut: what is written, or being written, behind that is not the log any more.
+    /// The log was cut: entries behind that, written or being written, are not part of it any more.
     fn forget_after(&mut self, kept: Index) {
         self.durable = self.durable.min(kept);
         self.under_way.iter_mut().for_each(|(_, write)| write.end = kept.min(write.end));

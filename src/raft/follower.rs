@@ -12,7 +12,7 @@ use crate::clock::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Follower {
     leader: Option<NodeId>,
-    /// When to stand, unless a leader is heard before.
+    /// The time to campaign, unless a leader is heard before.
     deadline: Timestamp,
 }
 
@@ -47,7 +47,7 @@ impl Server<Follower> {
         if may { self.campaign(turn, true) } else { self.into() }
     }
 
-    /// A later term began; its leader is not known yet. How long to wait stays.
+    /// A later term began; its leader is not known yet. The deadline stays.
     pub(super) fn forget_leader(mut self) -> Self {
         self.role.leader = None;
         self
@@ -63,8 +63,8 @@ impl Server<Follower> {
 
     /// The leader of the term is heard: AppendEntries of Figure 2, InstallSnapshot of Figure 13.
     pub(super) fn hear(mut self, turn: &mut StepContext, leader: NodeId, message: Message) -> Node {
-        // Counted from here, which is after the leader sent it: so this server keeps to the leader for
-        // longer than the leader counts on it.
+        // Counted from here, after the leader sent it: so this server keeps to the leader for longer than the
+        // leader counts on it.
         self.core.note_leader(turn.now());
         self.role = Follower::waiting(Some(leader), self.core.election_deadline(&turn.moment));
         match message {
@@ -83,8 +83,8 @@ impl Server<Follower> {
         match self.core.accept(previous, &entries) {
             Ok(accepted) => {
                 self.core.commit_to(turn, commit.min(accepted.matched));
-                // Entries that are on their way to the disk already are as good as none: a new leader
-                // sends its first entry with each heartbeat until it is answered.
+                // Entries on their way to the disk count as heartbeats: a new leader sends its first entry with
+                // each heartbeat until it is answered.
                 let heartbeat = accepted.cut.is_none() && self.core.log.last() == before;
                 self.acknowledge(turn, leader, accepted.matched, heartbeat, echo);
             }
@@ -103,8 +103,8 @@ impl Server<Follower> {
         self.acknowledge(turn, leader, end, false, echo);
     }
 
-    /// New entries are acknowledged once they are durable. A heartbeat is answered at once, for as much
-    /// as is durable: a slow disk shall not depose a leader that is heard.
+    /// New entries are acknowledged once they are durable. A heartbeat is answered at once, for the durable part: a
+    /// slow disk must not depose a leader that is heard.
     fn acknowledge(
         &self,
         turn: &mut StepContext,
@@ -123,7 +123,7 @@ impl Server<Follower> {
     }
 }
 
-/// What an AppendEntries carries.
+/// Contents of an AppendEntries.
 struct Entries {
     previous: Position,
     entries: Vec<Entry>,

@@ -1,4 +1,4 @@
-//! Raft's own units: members and their majorities, terms, places in the log.
+//! Raft's own units: members and their majorities, terms, positions in the log.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use std::fmt;
 /// already survive three failures.
 pub(crate) const MAX_MEMBERS: u8 = 7;
 
-/// One member: its place in the sorted list of names, which all members share.
+/// A member: its index in the sorted list of names, which all members share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct NodeId(u8);
 
@@ -31,7 +31,7 @@ impl fmt::Display for NodeId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Members(u8);
 
-/// A group that is too small or too large.
+/// Error: a group that is too small or too large.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a group has 1 to {MAX_MEMBERS} members, not {0}")]
 pub(crate) struct InvalidSize(pub(crate) usize);
@@ -74,7 +74,7 @@ impl Members {
     }
 }
 
-/// A set of members that said yes. A second yes of one member changes nothing.
+/// A set of members that said yes. A second yes of a member changes nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Ballots(u8);
 
@@ -119,7 +119,7 @@ impl fmt::Display for Term {
     }
 }
 
-/// A place in the log. The first entry has 1.
+/// An index in the log. The first entry has 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct Index(u64);
 
@@ -139,7 +139,7 @@ impl Index {
         self.plus(1)
     }
 
-    /// The one before; of the first, [`Index::ZERO`].
+    /// The index before; of the first, [`Index::ZERO`].
     pub(crate) const fn previous(self) -> Self {
         Self(self.0.saturating_sub(1))
     }
@@ -148,7 +148,7 @@ impl Index {
         Self(self.0.saturating_add(entries as u64))
     }
 
-    /// How many entries lie after `earlier`, up to and with this one.
+    /// The number of entries after `earlier`, up to and with this one.
     pub(crate) const fn after(self, earlier: Self) -> usize {
         self.0.saturating_sub(earlier.0) as usize
     }

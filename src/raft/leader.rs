@@ -1,4 +1,4 @@
-//! Leads a term: replicates, counts, commits, and knows until when it may believe itself.
+//! Leads a term: replicates, counts, commits, and tracks how long its leadership is valid.
 //!
 //! Being the term's leader is not yet leadership. A [`Claim`] begins once the term's first entry is
 //! committed and ends, for good, with the term's validity: when no majority answers in time,
@@ -26,41 +26,41 @@ use crate::{
     validity::{Bound, Validity},
 };
 
-/// For how many of the longest election timeouts a server that gave leadership up does not stand:
-/// so that the others go first, even if the one that it chose did not hear of it. If there are others.
+/// Number of longest election timeouts for which a server that gave leadership up does not campaign, if there are
+/// others: they go first, even if the chosen successor did not hear of it.
 const TIMEOUTS_OF_REST: u32 = 2;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
     elected: Timestamp,
     since: TimeOfDay,
-    /// When the last round of heartbeats was sent.
+    /// The time of the last round of heartbeats.
     sent: Timestamp,
-    /// All others, in their order.
+    /// All others, in order.
     peers: Vec<Progress>,
     claim: Claim,
 }
 
-/// What this server says of its leadership.
+/// This server's claim to lead.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Claim {
-    /// Nothing yet: the term's first entry, here, is not committed. Its commit is the proof of the win.
+    /// None yet: the term's first entry, here, is not committed. Its commit is the proof of the win.
     Unproved {
         first: Index,
     },
     Held(Validity),
-    /// It has said, or will never say, that it leads. It only looks for a successor, until then.
+    /// The claim has ended, or will never begin. The server only looks for a successor, until then.
     GivenUp {
         by: Timestamp,
     },
-    /// It does not stand, and so will never say that it leads. It brings up to date those that stand, until then.
+    /// The server takes no part in elections, and so never claims. It brings candidates up to date, until then.
     Caretaker {
         by: Timestamp,
     },
 }
 
 impl Leader {
-    /// Takes the office that the votes gave, and announces it; a caretaker announces nothing.
+    /// Becomes leader and appends the first entry of its term; a caretaker appends none.
     pub(super) fn elected(mut candidate: Server<Candidate>, turn: &mut StepContext) -> Node {
         let core = &mut candidate.core;
         let (me, since) = (core.me(), turn.moment.today);
@@ -100,7 +100,7 @@ impl Server<Leader> {
         }
     }
 
-    /// When the newest messages that a majority answered were sent; itself, it always hears.
+    /// The sending time of the newest messages that a majority answered; itself, the leader always hears.
     fn proved_at(&self) -> Option<Timestamp> {
         let counted = |peer: &Progress| peer.answered.filter(|_| self.core.counts(peer.peer));
         let answered = self.role.peers.iter().map(counted);
@@ -108,7 +108,7 @@ impl Server<Leader> {
         self.core.members().reached_by_majority(answered.chain([own]))
     }
 
-    /// When this server stops being the leader, unless a majority answers.
+    /// The time when this server stops being the leader, unless a majority answers.
     fn over_at(&self) -> Timestamp {
         let heard = self.proved_at().map_or(self.role.elected, |proved| proved.max(self.role.elected));
         self.core.timing().believed_until(heard)
@@ -133,7 +133,7 @@ impl Server<Leader> {
             return self.into();
         }
         self.lose(turn, Loss::Expired);
-        // The vote stays: it was given in this term, and this term is not over.
+        // The vote stays: it was given in this term, which is not over.
         self.follow(turn, None)
     }
 
@@ -152,7 +152,7 @@ impl Server<Leader> {
         self.role.claim = Claim::GivenUp { by: from + self.core.timing().shortest() };
     }
 
-    /// From now on counts when this server may be a caretaker, if it does not stand.
+    /// From now on counts the wait before this server may be a caretaker, if it takes no part in elections.
     fn leave(&mut self, now: Timestamp) {
         if self.role.is_caretaker() { self.core.rest(now) } else { self.core.led(now) }
     }
@@ -219,11 +219,11 @@ impl Server<Leader> {
         Ok(self.core.log.append(self.core.term(), payload))
     }
 
-    /// Begins to replace a member's disk: what the old one has said counts no more, from the entry on that this is for.
+    /// Begins to replace a member's disk: from this entry on the old disk's answers count no more.
     ///
-    /// Only once an entry of the own term is committed: until then there may be a replacement in other logs that this one
-    /// lacks, and two at a time could leave two majorities without a common disk. What is proved
-    /// of the leader's time stays; nothing of the old disk adds to it.
+    /// Only once an entry of the own term is committed: until then other logs may hold a replacement that this one
+    /// lacks, and two at a time could leave two majorities without a common disk. The leader's proved time stays;
+    /// no answer of the old disk adds to it.
     fn replace(
         &mut self,
         turn: &StepContext,
@@ -270,8 +270,8 @@ impl Server<Leader> {
         Ok(seats.with(member, MemberDisk::Incoming(directory)))
     }
 
-    /// Lets a new disk count, once it is committed that the old one does not, and the new one has what says so: it votes by
-    /// that.
+    /// Lets a new disk count, once the removal of the old one is committed, and the new one has that entry: it
+    /// votes by it.
     fn admit(&mut self, turn: &mut StepContext) {
         let Some((at, seats)) = self.core.log.seats() else { return };
         let Some((member, directory)) = seats.incoming() else { return };
@@ -287,7 +287,7 @@ impl Server<Leader> {
         }
     }
 
-    /// Whether an answer is one to something that this leader sent.
+    /// Returns true if an answer is to a message that this leader sent.
     fn sent_at(&self, turn: &StepContext, echo: Timestamp) -> bool {
         (self.role.elected..=turn.now()).contains(&echo)
     }
@@ -336,7 +336,8 @@ impl Server<Leader> {
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
             progress.answer(echo, stands);
             if progress.rejected(&self.core, turn, previous, conflict, echo) {
-                // While it looks for where the logs part. Later it may lose and send the same again and again.
+                // While it looks for the last common entry. Later a follower may lose a message, and be sent the
+                // same again and again.
                 moved |= stands && progress.matched == Index::ZERO;
                 progress.probe(&self.core, turn);
             }
@@ -345,7 +346,7 @@ impl Server<Leader> {
         self.count(turn)
     }
 
-    /// A caretaker goes on for as long as one that stands makes progress.
+    /// A caretaker goes on as long as a candidate makes progress.
     fn keep_on(&mut self, turn: &StepContext, moved: bool) {
         if let (Claim::Caretaker { by }, true) = (&mut self.role.claim, moved) {
             *by = turn.now() + self.core.timing().longest();
@@ -399,7 +400,7 @@ impl Server<Leader> {
         echo
     }
 
-    /// Counts what is durable where, and all that follows from it.
+    /// Counts the durable copies, commits, and applies the consequences.
     pub(super) fn count(mut self, turn: &mut StepContext) -> Node {
         self.commit(turn);
         self.admit(turn);
@@ -407,8 +408,8 @@ impl Server<Leader> {
         if self.role.has_given_up() { self.hand_over(turn) } else { self.into() }
     }
 
-    /// The last rule for leaders of Figure 2: only an entry of the own term is committed by counting.
-    /// Those before it are committed with it (§5.4.2, Figure 8).
+    /// The last rule for leaders of Figure 2: only an entry of the own term is committed by counting. Entries
+    /// before it are committed with it (§5.4.2, Figure 8).
     fn commit(&mut self, turn: &mut StepContext) {
         let counted = |peer: &Progress| if self.core.counts(peer.peer) { peer.matched } else { Index::ZERO };
         let matched = self.role.peers.iter().map(counted);
@@ -426,7 +427,7 @@ impl Server<Leader> {
         self.core.log.term_at(index) == Some(self.core.term())
     }
 
-    /// Claims leadership, or extends the claim, by what a majority has answered.
+    /// Claims leadership, or extends the claim, by the answers of a majority.
     fn update_validity(&mut self, turn: &mut StepContext) {
         let Some(proved) = self.proved_at() else { return };
         let (until, token, now) = (self.core.timing().believed_until(proved), self.token(), turn.now());
@@ -444,7 +445,7 @@ impl Server<Leader> {
         }
     }
 
-    /// Gives leadership up. Belief ends here; then a successor is brought up to date (thesis §3.10).
+    /// Gives leadership up. The claim ends here; then a successor is brought up to date (thesis §3.10).
     pub(super) fn give_up(mut self, turn: &mut StepContext) -> Node {
         if self.role.is_caretaker() {
             return self.retire(turn);
@@ -455,7 +456,7 @@ impl Server<Leader> {
         self.hand_over(turn)
     }
 
-    /// Those that are alive, and would take over.
+    /// Servers that are alive, and would take over.
     fn successors(&self, now: Timestamp) -> impl Iterator<Item = &Progress> {
         let lately = Some(now - self.core.timing().shortest());
         let alive = self.role.peers.iter().filter(move |peer| peer.answered >= lately);
@@ -463,15 +464,15 @@ impl Server<Leader> {
         counted.filter(|peer| peer.stands || self.hands_over_to_any())
     }
 
-    /// Whether one of them has made durable what this server has not. Else its disk is no better.
+    /// Returns true if one of them has made entries durable that this server has not. Else its disk is no better.
     fn is_outrun(&self, now: Timestamp) -> bool {
         self.successors(now).any(|peer| peer.matched > self.core.durable())
     }
 
-    /// Tells the follower that has most to stand, of those that would, once it has all.
+    /// Sends TimeoutNow to the willing follower with the longest log, once it has all.
     ///
-    /// Only a claim that was given up gets here, and it is never taken back: the word may arrive
-    /// late, or twice, and voters will not wait for anybody's validity then.
+    /// Only a server that gave its claim up gets here, and it never takes it back: the message may arrive late, or
+    /// twice, and then voters wait for no leader's validity.
     pub(super) fn hand_over(self, turn: &mut StepContext) -> Node {
         if self.core.is_held(turn.now()) {
             return self.into(); // The holder is at work still.
@@ -495,7 +496,7 @@ impl Server<Leader> {
         self.retire(turn)
     }
 
-    /// Leaves it to the others.
+    /// Follows, and lets the others go first.
     fn retire(mut self, turn: &mut StepContext) -> Node {
         self.leave(turn.now());
         let timeouts = if self.role.peers.is_empty() { 0 } else { TIMEOUTS_OF_REST };

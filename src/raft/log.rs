@@ -6,14 +6,14 @@
 //!   1 … 7         └──── last = 12
 //! ```
 //!
-//! What always holds, and is asserted where it could break:
+//! Invariants, asserted where they could break:
 //!
 //! * Indexes are consecutive, from the snapshot's next one on.
 //! * Terms never fall from one entry to the next.
 //! * Nothing at or before the snapshot's end changes: it was committed.
 //!
-//! The log remembers what changed since the last [`Change`] was taken, so that a step writes
-//! once, however often it touched the log. It knows nothing of disks, majorities or commits.
+//! The log remembers its changes since the last [`Change`] was taken, so a step writes once, however often it
+//! touched the log. It knows nothing of disks, majorities or commits.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Whether what it says of whose disks count is of these members.
+    /// Returns true if the disks that it names are of these members.
     pub(crate) fn is_of(&self, members: Members) -> bool {
         match &self.payload {
             Payload::Seats(seats) => seats.all().len() == members.count(),
@@ -39,22 +39,22 @@ impl Entry {
     }
 }
 
-/// What an entry says.
+/// Contents of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Payload {
-    /// Who leads from this term on. The first entry of each term, and again for a new value.
+    /// The leader from this term on. The first entry of each term, and again for a new value.
     ///
     /// As the first entry it is also the one whose commit proves the win, and with it everything
     /// before (§8, the no-op).
     Leadership(Proclamation),
-    /// A record of the user's.
+    /// A user's record.
     Record(Arc<[u8]>),
-    /// Whose disks count from here on, in place of all that was said of that before.
+    /// The disks that count from here on, in place of any named before.
     Seats(MemberDisks),
 }
 
 impl Payload {
-    /// What counts against the bounds of a message.
+    /// Size, for the bounds of a message.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Leadership(announcement) => announcement.value.len(),
@@ -64,7 +64,7 @@ impl Payload {
     }
 }
 
-/// A leader's own word.
+/// The leader's announcement.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Proclamation {
     pub(crate) who: NodeId,
@@ -76,18 +76,18 @@ pub(crate) struct Proclamation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TimeOfDay(pub(crate) u64);
 
-/// What stands for all entries up to one (§7).
+/// State in place of all entries up to one (§7).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Snapshot {
-    /// The last entry that it stands for.
+    /// The last entry that it replaces.
     pub(crate) at: Position,
     pub(crate) data: Arc<[u8]>,
-    /// Whose disks count there, if one was ever replaced.
+    /// The disks that count there, if one was ever replaced.
     pub(crate) seats: Option<(Index, MemberDisks)>,
 }
 
 impl Snapshot {
-    /// Whether what it says of whose disks count is of these members, and of an entry that it stands for.
+    /// Returns true if the disks that it names are of these members, named by an entry that it replaces.
     pub(crate) fn is_of(&self, members: Members) -> bool {
         let fits = |(at, seats): &(Index, MemberDisks)| {
             seats.all().len() == members.count() && (Index::new(1)..=self.at.index).contains(at)
@@ -96,7 +96,7 @@ impl Snapshot {
     }
 }
 
-/// The state that was applied up to an entry, to stand for it and all before.
+/// The state applied up to an entry, to replace it and all before.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Compacted {
     pub(crate) at: Position,
@@ -104,14 +104,14 @@ pub(crate) struct Compacted {
 }
 
 impl Snapshot {
-    /// That of a log from which nothing was dropped.
+    /// The snapshot of a log from which nothing was dropped.
     pub(crate) fn none() -> Self {
         Self { at: Position::START, data: Arc::from([]), seats: None }
     }
 }
 
-/// Where a follower's log departs from the leader's, so that the leader can skip a whole term at
-/// a time (§5.3, the last paragraphs but one).
+/// The point at which a follower's log departs from the leader's, so that the leader can skip a whole term at a
+/// time (§5.3, the last paragraphs but one).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Conflict {
     /// The term of the follower's entry there; `None` if its log ends before.
@@ -120,25 +120,25 @@ pub(crate) struct Conflict {
     pub(crate) first: Index,
 }
 
-/// What became of entries that a leader sent.
+/// The result of taking a leader's entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Accepted {
-    /// Up to here this log is the leader's.
+    /// The log equals the leader's up to here.
     pub(crate) matched: Index,
     /// The last entry that was kept, if others had to go.
     pub(crate) cut: Option<Index>,
 }
 
-/// Why entries were not taken.
+/// Reason for refusing entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unfit {
     /// They don't continue this log (AppendEntries, rule 2 of Figure 2).
     Conflict(Conflict),
-    /// They would replace what is committed: no leader sends that.
+    /// They would replace committed ones: no leader sends that.
     Committed,
 }
 
-/// What a disk has to do to have the log as it is now.
+/// The changes that a disk needs to hold the log as it is now.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Change {
     /// Replace the snapshot by this one, and drop the entries up to its end.
@@ -152,7 +152,7 @@ pub(crate) struct Change {
 pub(crate) struct Log {
     snapshot: Snapshot,
     entries: Vec<Entry>,
-    /// The entries after the snapshot that say whose disks count.
+    /// Entries after the snapshot that name the disks that count.
     seated: Vec<(Index, MemberDisks)>,
     /// The first entry that changed since the last [`Change`].
     changed: Option<Index>,
@@ -160,7 +160,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// The log that was read from a disk; `None` if it can't be one that was written.
+    /// The log that was read from a disk; `None` if no server can have written it.
     pub(crate) fn restored(snapshot: Snapshot, entries: Vec<Entry>) -> Option<Self> {
         let starts = entries.first().is_none_or(|first| follows(snapshot.at, first.at));
         let runs = entries.windows(2).all(|pair| follows(pair[0].at, pair[1].at));
@@ -183,19 +183,20 @@ impl Log {
         self.entries.last().map_or(self.snapshot.at, |entry| entry.at)
     }
 
-    /// Whose disks count by this log, and the entry that says so; `None` if it is those that were met first.
+    /// The disks that count by this log, and the entry that names them; `None` if they are the first ones that were
+    /// met.
     pub(crate) fn seats(&self) -> Option<(Index, &MemberDisks)> {
         let last = self.seated.last().or(self.snapshot.seats.as_ref());
         last.map(|(at, seats)| (*at, seats))
     }
 
-    /// The same as of that entry, which the snapshot does not reach beyond.
+    /// The same as of an entry at or after the snapshot's end.
     pub(crate) fn seats_at(&self, index: Index) -> Option<&(Index, MemberDisks)> {
         let end = self.seated.partition_point(|(at, _)| *at <= index);
         self.seated[..end].last().or(self.snapshot.seats.as_ref())
     }
 
-    /// What this log says of the disk of one member, and the entry that says so.
+    /// One member's disk by this log, and the entry that names it.
     pub(crate) fn seat(&self, node: NodeId) -> Option<(MemberDisk, Index)> {
         let (at, seats) = self.seats()?;
         Some((seats.seat(node)?, at))
@@ -247,7 +248,7 @@ impl Log {
 
     /// Takes entries as a follower does (AppendEntries, rules 2 to 4 of Figure 2).
     ///
-    /// Entry by entry: what is there already stays, so that a late message can't shorten the log.
+    /// Entry by entry: present ones stay, so that a late message can't shorten the log.
     pub(crate) fn accept(
         &mut self,
         previous: Position,
@@ -269,7 +270,7 @@ impl Log {
         let kept = first.at.index.previous();
         let before = self.term_at(kept).map(|term| Position { term, index: kept });
         if !before.is_some_and(|before| follows(before, first.at)) {
-            return Err(Unfit::Committed); // It departs from us before our snapshot's end.
+            return Err(Unfit::Committed); // It departs from this log before the snapshot's end.
         }
         let cut = (kept < self.last().index).then(|| self.cut_after(kept));
         new.iter().cloned().for_each(|entry| self.push(entry));
@@ -278,7 +279,7 @@ impl Log {
 
     fn check(&self, previous: Position) -> Result<(), Unfit> {
         if previous.index < self.snapshot.at.index {
-            return Ok(()); // Committed, so it is the leader's too.
+            return Ok(()); // Committed, so the leader has it too.
         }
         match self.term_at(previous.index) {
             Some(term) if term == previous.term => Ok(()),
@@ -291,8 +292,8 @@ impl Log {
         }
     }
 
-    /// Where a leader goes on after a conflict: behind its own last entry of the follower's term, or
-    /// where the follower's term began.
+    /// Where a leader goes on after a conflict: behind its own last entry of the follower's term, or at the start
+    /// of the follower's term.
     pub(crate) fn resume_after(&self, conflict: Conflict) -> Index {
         let Some(term) = conflict.term else { return conflict.first };
         let end = self.entries.partition_point(|entry| entry.at.term <= term);
@@ -311,7 +312,7 @@ impl Log {
         kept
     }
 
-    /// Lets a snapshot of `data` stand for all up to `index`; `None` if that is not in memory.
+    /// Replaces all up to `index` by a snapshot of `data`; `None` if that entry is not in memory.
     pub(crate) fn compact(&mut self, index: Index, data: Arc<[u8]>) -> Option<()> {
         if index <= self.snapshot.at.index {
             return None;
@@ -322,8 +323,8 @@ impl Log {
         Some(())
     }
 
-    /// Takes a leader's snapshot (InstallSnapshot, rules 5 to 7 of Figure 13). The last entry that
-    /// was kept, if others had to go.
+    /// Takes a leader's snapshot (InstallSnapshot, rules 5 to 7 of Figure 13). Returns the last entry that was
+    /// kept, if others had to go.
     pub(crate) fn install(&mut self, snapshot: Snapshot) -> Option<Index> {
         assert!(snapshot.at.index > self.snapshot.at.index, "a snapshot never goes back");
         let continues = self.term_at(snapshot.at.index) == Some(snapshot.at.term);
@@ -335,7 +336,7 @@ impl Log {
         if continues {
             return None;
         }
-        // Whatever the disk still has behind the snapshot goes too.
+        // Entries that the disk still has behind the snapshot go too.
         self.changed = Some(self.snapshot.at.index.next());
         Some(before)
     }
@@ -349,7 +350,7 @@ impl Log {
         self.snapshot_changed = true;
     }
 
-    /// What changed since the last call.
+    /// The changes since the last call.
     pub(crate) fn take_change(&mut self) -> Option<Change> {
         let snapshot = std::mem::take(&mut self.snapshot_changed).then(|| self.snapshot.clone());
         let tail = self.changed.take().map(|from| {
@@ -367,7 +368,7 @@ fn seats_of(entry: &Entry) -> Option<(Index, MemberDisks)> {
     }
 }
 
-/// Whether `next` can stand right behind `before`.
+/// Returns true if `next` can come right behind `before`.
 pub(crate) fn follows(before: Position, next: Position) -> bool {
     next.index == before.index.next() && next.term >= before.term && next.term > Term::ZERO
 }
@@ -398,8 +399,8 @@ mod tests {
         log.entries().iter().map(|entry| entry.at.term.get()).collect()
     }
 
-    /// The fourth seed asks whether this can be: the previous entry fits, the first new one is
-    /// there already, and the second is another than the one in the log. It can.
+    /// The fourth seed's question: the previous entry fits, the first new one is there already, and the second
+    /// differs from the log's. It can happen.
     #[test]
     fn seed_4_entries_that_fit_at_first_and_differ_later_replace_only_what_differs() {
         let mut log = log(&[1, 1, 2, 2, 2]);
@@ -504,12 +505,12 @@ mod tests {
     }
 
     proptest! {
-        /// From wherever a leader starts, following the hints ends in equal logs, and each hint
-        /// skips at least one term of the follower's.
+        /// From any starting point, following the hints ends in equal logs, and each hint skips at least one term
+        /// of the follower's.
         #[test]
         fn conflicts_are_backed_up_by_term(shared in rising(), mine in rising(), theirs in rising()) {
-            // Entries of one term are the same everywhere only if all before are. So behind what
-            // they share, the terms of one are even, of the other odd.
+            // Entries of one term are the same everywhere only if all before are. So behind the shared part the
+            // terms of one log are even, of the other odd.
             let base = 2 * shared.last().copied().unwrap_or(0);
             let with = |tail: &[u64], odd: u64| -> Vec<u64> {
                 let shared = shared.iter().map(|term| 2 * term);
@@ -539,7 +540,7 @@ mod tests {
             prop_assert!(rejections <= different.len() + 1, "{} rejections", rejections);
         }
 
-        /// A disk that carries out each change has the log that memory has.
+        /// A disk that carries out each change has the same log as memory.
         #[test]
         fn changes_keep_a_disk_equal_to_memory(
             steps in prop::collection::vec((0..4u8, 0..8u64, 1..4u64), 0..30)

@@ -1,41 +1,45 @@
-//! Which server may speak as a member: what is remembered of each, and what a newcomer is judged by.
+//! Admission of servers as members: the record kept of each, and the judgement of a newcomer.
 //!
-//! A vote lives on a disk. A server that comes back with another disk, with an older copy of its own, or with a copy that
-//! is in use elsewhere, has forgotten votes that others count on. So each server knows the others by these things:
+//! A vote lives on a disk. A server that comes back with another disk, with an older copy of its own, or with a
+//! copy that is in use elsewhere, has forgotten votes that others count on. So each server knows the others by
+//! these:
 //!
 //! | | made | a member that | has |
 //! |---|---|---|---|
 //! | [`DirectoryId`] | with the data directory | lost its disk | another one |
-//! | [`Run`]: a number and a random id | at each start, durably before the first word | runs on a copy | another id under the same number, a smaller number, or a second run beside one that is alive |
+//! | [`Run`]: a number and a random id | at each start, durably before the first message | runs on a copy | another id under the same number, a smaller number, or a second run beside one that is alive |
 //! | the number of durable writes | with each write | got an older copy of its disk back | a smaller one |
-//! | its log, up to what it has acknowledged | with the leader's entries | lost some of it, whatever it says | not all of it any more |
+//! | its log, up to the acknowledged end | with the leader's entries | lost some of it, whatever it says | a shorter one |
 //!
-//! The end of the log would not do in place of the writes' number: it goes back by itself when a later leader
-//! overwrites a tail. Within one leader's term what has matched its log stays: `Progress::has_lost`.
+//! The end of the log would not do in place of the number of writes: it goes back by itself when a later leader
+//! overwrites a tail. Within one leader's term matched entries stay: `Progress::has_lost`.
 //!
-//! # What this prevents, and what it does not
+//! # Prevented, and not prevented
 //!
-//! It *prevents* that a new disk counts: a server votes only once all others have recorded its directory
-//! ([`VotingRights`]), so a disk that takes its place is refused by each of them, and never votes.
+//! A new disk is *prevented* from counting: a server votes only once all others have recorded its directory
+//! ([`VotingRights`]), so each of them refuses a disk that takes its place, and it never votes.
 //!
-//! It *detects* restored and copied disks, when they meet a server that knows better. It does not make them safe: a vote
-//! that only its receiver remembers does not stop a second one elsewhere, and a copy and its original that are let in by
-//! different members vote once each. A server that is connected with the one, and gets an answer, never lets in the other. And a copy is not noticed that was started again
-//! before it met such a server, and had written as much by then, beside its starts, as the original: only the leader that
-//! finds its log shorter than it was may notice that one.
+//! Restored and copied disks are *detected* when they meet a server that knows better. They are not made safe: a
+//! vote that only its receiver remembers does not stop a second one elsewhere, and a copy and its original that
+//! different members let in vote once each. A server that is connected with the one, and gets an answer, never lets
+//! in the other. A copy also stays unnoticed if it was started again before it met such a server, and had by then
+//! as many writes, beside its starts, as the original: only the leader that finds its log shorter than before may
+//! notice that one.
 //!
-//! # Whose votes count
+//! # Votes that count
 //!
-//! The directories that were met first, until a disk is replaced. From then on the log says it, in entries that name the
-//! directory of each member ([`MemberDisks`]), and the last of them counts, committed or not. So each server knows it from its
-//! own disk, also after a restart, and a new disk knows it of all others without having met any of them.
+//! The directories that were met first count until a disk is replaced. From then on the log decides, by entries
+//! that name the directory of each member ([`MemberDisks`]), of which the last counts, committed or not. So each
+//! server knows it from its own disk, also after a restart, and a new disk knows it of all others without having
+//! met any of them.
 //!
-//! Replacing a disk takes two of these entries. The first one takes the member's vote away: the new disk is talked to
-//! ([`MemberDisk::Incoming`]), and counts for nothing. The second one, appended once the first is committed and the new disk has it,
-//! gives it to the new disk ([`MemberDisk::Voting`]). The majorities before and after each entry share a disk, as in Raft's changes of
-//! one server at a time (thesis §4.1). The rules are walked through in `model::replace`.
+//! Replacing a disk takes two of these entries. The first one takes the member's vote away: the new disk is
+//! admitted ([`MemberDisk::Incoming`]), and counts for nothing. The second one, appended once the first is
+//! committed and the new disk has it, gives the vote to the new disk ([`MemberDisk::Voting`]). The majorities
+//! before and after each entry share a disk, as in Raft's changes of one server at a time (thesis §4.1). The rules
+//! are walked through in `model::replace`.
 //!
-//! Pure: the store keeps what is remembered, the transport asks.
+//! Pure: the store keeps the records, the transport asks.
 
 use std::{fmt, sync::Arc};
 
@@ -52,54 +56,56 @@ pub(crate) struct RunId([u8; 16]);
 /// One start of a server on a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Run {
-    /// Starts on the directory so far, this one included. 0 of one that was met by a version that did not count.
+    /// Starts on the directory so far, this one included. 0 if it was met by a version that did not count.
     pub(crate) number: u64,
     pub(crate) id: RunId,
-    /// The write that counted it: what was written before is of earlier ones.
+    /// The write that counted it: earlier writes are of earlier starts.
     pub(crate) began: WriteCount,
 }
 
-/// Who a server is, for as long as its process lives.
+/// A server's identity, for as long as its process lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {
     pub(crate) directory: DirectoryId,
     pub(crate) run: Run,
 }
 
-/// Durable writes of a directory, counted.
+/// Number of durable writes to a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct WriteCount(pub(crate) u64);
 
-/// What a server remembers of another one.
+/// The record that a server keeps of another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct MemberRecord {
     pub(crate) identity: Identity,
-    /// The most that is known to be durable there.
+    /// The most writes that are known to be durable there.
     pub(crate) writes: WriteCount,
-    /// Whether the other one has recorded this server, too, as it has said.
+    /// True if the other server said that it has recorded this one, too.
     pub(crate) mutual: bool,
 }
 
-/// Whether this server votes, pre-votes and stands.
+/// A server's right to vote, pre-vote and campaign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum VotingRights {
-    /// Not yet: one of the others has not recorded its directory, and would not know it from a new one.
+    /// Not yet: another server has not recorded its directory, and would not know it from a new one.
     #[default]
     Waiting,
-    /// All others have.
+    /// All others have recorded it.
     Full,
-    /// Never again: another member knows that this is no member's only and newest disk, or the disk has failed.
+    /// Never again: another member knows that this is not its member's only and newest disk, or the disk has
+    /// failed.
     Revoked,
 }
 
 /// The disk of a member, by the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum MemberDisk {
-    /// That disk was met first. What it has counts, and it votes once all others have recorded it: see [`VotingRights`].
+    /// The disk that was met first. Its entries count, and it votes once all others have recorded it: see
+    /// [`VotingRights`].
     Founding(DirectoryId),
-    /// What that disk votes and has counts.
+    /// A disk whose votes and entries count.
     Voting(DirectoryId),
-    /// That disk is to take the place of one that counts no more, and does not count yet.
+    /// A new disk that will replace one that counts no more, and does not count yet.
     Incoming(DirectoryId),
 }
 
@@ -108,7 +114,7 @@ pub(crate) enum MemberDisk {
 pub(crate) struct MemberDisks(Arc<[MemberDisk]>);
 
 impl MemberDisks {
-    /// One of each member, in their order.
+    /// From one disk for each member, in their order.
     pub(crate) fn of(seats: impl IntoIterator<Item = MemberDisk>) -> Self {
         Self(seats.into_iter().collect())
     }
@@ -130,7 +136,7 @@ impl MemberDisks {
         })
     }
 
-    /// The same with another seat for that member.
+    /// The same with another disk for that member.
     pub(crate) fn with(&self, node: NodeId, seat: MemberDisk) -> Self {
         let mut seats = self.0.to_vec();
         seats[node.place()] = seat;
@@ -145,7 +151,7 @@ impl MemberDisk {
         }
     }
 
-    /// Whether what that disk votes and has counts.
+    /// Returns true if that disk's votes and entries count.
     pub(crate) fn counts(self) -> bool {
         !matches!(self, Self::Incoming(_))
     }
@@ -160,13 +166,13 @@ impl FirstDirectories {
         Self(vec![None; members.count()])
     }
 
-    /// Those of a group in a test, which has met.
+    /// The directories of a test's group, whose members have met.
     #[cfg(test)]
     pub(crate) fn all_of(members: Members) -> Self {
         Self(members.all().map(|node| Some(DirectoryId::in_tests(node))).collect())
     }
 
-    /// The first one stays.
+    /// Records a directory. The first one stays.
     pub(crate) fn met(&mut self, node: NodeId, directory: DirectoryId) {
         if let Some(first) = self.0.get_mut(node.place()) {
             first.get_or_insert(directory);
@@ -185,22 +191,22 @@ impl FirstDirectories {
     }
 }
 
-/// How another server comes to be talked to under a member's name.
+/// Grounds for admitting another server under a member's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// No other directory of that member was met before, and the log names none.
     First,
     /// Its directory is the one that was met first.
     Founder,
-    /// The log names its directory: this server's, or, further than this server's reaches, its own.
+    /// The log names its directory: this server's log or, if that is longer, its own.
     Named,
 }
 
-/// Whether a directory is to be talked to under a member's name.
+/// Decides if a directory is admitted under a member's name.
 ///
-/// `seat` is what this server's log says of that member, with the entry's index; `claim` is the index of the entry that names
-/// that directory in its own log. Taking its word for it is safe: a disk that has forgotten its votes has no such log either,
-/// and what it says counts only by this server's own log.
+/// `disk` is that member's disk by this server's log, with the entry's index; `claim` is the index of the entry
+/// that names that directory in its own log. Believing that claim is safe: a disk that has forgotten its votes has
+/// no such log either, and its answers count only by this server's own log.
 pub(crate) fn entrance(
     seat: Option<(MemberDisk, Index)>,
     first: Option<DirectoryId>,
@@ -219,7 +225,7 @@ pub(crate) fn entrance(
     Ok(if first == Some(said) { Admission::Founder } else { Admission::Named })
 }
 
-/// Why a leader does not replace a member's disk.
+/// Reason why a leader does not replace a member's disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub(crate) enum CannotReplace {
     #[error("it leads, so its disk is in order")]
@@ -243,10 +249,10 @@ pub(crate) enum CannotReplace {
     SameDirectory,
 }
 
-/// Why a server is not the member that it was.
+/// Reason why a server is not the member on record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub(crate) enum Objection {
-    /// There are two servers under one name, or there is one that lost its disk, and with it its vote.
+    /// There are two servers under one name, or one that lost its disk, and with it its vote.
     #[error(
         "this member has another data directory than when it was first met ({now}, and not {before}): two \
          servers run under its name, or it lost its disk, and with it its vote; give it back the directory \
@@ -276,21 +282,20 @@ pub(crate) enum Objection {
 }
 
 impl Objection {
-    /// Whether it proves that this disk has forgotten something, or will: then it must not vote any more.
+    /// Returns true if it proves that this disk has forgotten something, or will: then it must not vote any more.
     pub(crate) fn is_proof(&self) -> bool {
         !matches!(self, Self::OtherDirectory { .. })
     }
 }
 
 impl MemberRecord {
-    /// Of a server that is met for the first time.
+    /// The record of a server that is met for the first time.
     pub(crate) fn first(identity: Identity, writes: WriteCount) -> Self {
         Self { identity, writes, mutual: false }
     }
 
-    /// Whether that is the member on record, as far as it can be known without having asked for its number of writes.
-    ///
-    /// `another_answers` says that a connection of another run of it is there, and was answered on just now.
+    /// Compares a server with the member on record, before its number of writes is known. `another_answers`: a
+    /// connection of another run of it just answered.
     pub(crate) fn judge(&self, said: &Identity, another_answers: bool) -> Result<(), Objection> {
         let known = &self.identity;
         if said.directory != known.directory {
@@ -303,8 +308,8 @@ impl MemberRecord {
         if now == before && now > 0 && said.run.id != known.run.id {
             return Err(Objection::SameRunTwice { number: now });
         }
-        // All that is known here was written before the later starts, if those were on the same disk, and each of them was
-        // a write; however much it has written since the last.
+        // All writes on record came before the later starts, if those were on the same disk, and each start was a
+        // write, however many followed the last.
         if before > 0 && now > before {
             let at_the_first = said.run.began.0.saturating_sub(now - before);
             if at_the_first < self.writes.0 {
@@ -317,8 +322,8 @@ impl MemberRecord {
         Ok(())
     }
 
-    /// Whether a server may have made only so many writes in the run on record. It said so after `self` was on record: what is on its way
-    /// while another one passes a larger number on would look like a disk that went back.
+    /// Compares the number of writes in the run on record. The server sent it after `self` was on record: a number
+    /// still on its way while another server passes a larger one on would look like a disk that went back.
     pub(crate) fn judge_writes(&self, said: WriteCount) -> Result<(), Objection> {
         if said < self.writes {
             return Err(Objection::FewerWrites { before: self.writes.0, now: said.0 });
@@ -336,7 +341,7 @@ impl DirectoryId {
         &self.0
     }
 
-    /// That of a member in a test.
+    /// The directory of a member in a test.
     #[cfg(test)]
     pub(crate) fn in_tests(node: NodeId) -> Self {
         Self([node.place() as u8 + 1; 16])
@@ -385,7 +390,7 @@ mod tests {
         Identity { directory: DirectoryId::from_bytes([directory; 16]), run }
     }
 
-    /// It has written ten times since it was started.
+    /// The record of a server with ten writes since its start.
     fn record(directory: u8, number: u64, id: u8) -> MemberRecord {
         MemberRecord::first(identity(directory, number, id), WriteCount(number * 100 + 10))
     }
@@ -419,7 +424,7 @@ mod tests {
         };
         assert_eq!(known.judge(&started(6, 511), false), Ok(()));
         assert_eq!(known.judge(&started(9, 514), false), Ok(()));
-        // Whatever it has written since, and however often it was started.
+        // Whatever its writes since, and its number of starts.
         let later = [started(6, 510), started(9, 513)].map(|it| known.judge(&it, false));
         let objections = [known.judge_writes(WriteCount(509)), later[0], later[1]];
         for objection in objections.map(Result::unwrap_err) {

@@ -1,4 +1,4 @@
-//! What servers say to each other, and which of it is not even listened to.
+//! Messages among servers, and the checks before one is handled.
 //!
 //! | request | answer | paper |
 //! |---|---|---|
@@ -9,10 +9,10 @@
 //! | [`TimeoutNow`](Message::TimeoutNow) | none | thesis §3.10 |
 //! | any, of an old term | [`Outdated`](Message::Outdated) | Figure 2 |
 //!
-//! A refused vote is silence: nothing follows from a refusal that does not follow from its absence.
-//! A request that expects an answer carries the moment it was sent, by its sender's clock, and the
-//! answer brings it back: so a leader knows from when a majority heard it without a list of what it
-//! sent, and an answer to an older question is known for one.
+//! A refused vote is silence: nothing follows from a refusal that does not follow from its absence. A request that
+//! expects an answer carries its time of sending, by its sender's clock, and the answer echoes it: so a leader
+//! knows from when a majority heard it without a list of its messages, and recognizes an answer to an older
+//! request.
 
 use std::fmt;
 
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{clock::Timestamp, leadership::ClusterId};
 
-/// By how much a message's term may lead ours. A server that was down for a century of one
-/// election a second still catches up; a corrupted number is unlikely to pass, and can't bring
-/// terms near the end of their range.
+/// By how much a message's term may lead this server's. A server that was down for a century of one election a
+/// second still catches up; a corrupted number is unlikely to pass, and can't bring terms near the end of their
+/// range.
 pub(crate) const LONGEST_LEAP: u64 = 1 << 32;
 
 /// A message on its way.
@@ -43,7 +43,7 @@ pub(crate) struct Envelope {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Message {
-    /// Would you vote for me in the term after mine? Changes nothing at the receiver.
+    /// Asks for a vote in the term after the sender's. Changes nothing at the receiver.
     PreVote {
         last: Position,
         sent: Timestamp,
@@ -51,7 +51,7 @@ pub(crate) enum Message {
     PreVoteGranted {
         echo: Timestamp,
     },
-    /// Vote for me. `transfer` if the leader of the term before gave up for me.
+    /// Asks for a vote. `transfer` if the leader of the term before gave up for the sender.
     RequestVote {
         last: Position,
         transfer: bool,
@@ -77,15 +77,15 @@ pub(crate) enum Message {
         echo: Timestamp,
         stands: bool,
     },
-    /// Everything up to a point that the leader's log does not reach back to. In one piece: it is
-    /// bounded, so Figure 13's offsets are left to the transport.
+    /// Everything up to a point that the leader's log does not reach back to. In one piece: it is bounded, so
+    /// Figure 13's offsets are left to the transport.
     Install {
         snapshot: Snapshot,
         sent: Timestamp,
     },
-    /// The leader has given up. Stand at once.
+    /// The leader has given up. Campaign at once.
     TimeoutNow,
-    /// Your term is over; mine is in the envelope.
+    /// The receiver's term is over; the sender's is in the envelope.
     Outdated,
 }
 
@@ -98,7 +98,7 @@ impl Message {
         )
     }
 
-    /// Whether an old term deserves to be told so.
+    /// Returns true if an old term is answered with [`Outdated`](Self::Outdated).
     pub(crate) fn is_request(&self) -> bool {
         matches!(
             self,
@@ -107,7 +107,7 @@ impl Message {
     }
 }
 
-/// What a group lets a message, and a server's memory, grow to.
+/// Bounds of messages and of a server's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Limits {
     /// Entries in one message. A few hundred small ones cost less than their fsync.
@@ -120,10 +120,10 @@ pub(crate) struct Limits {
     pub(crate) snapshot: usize,
     /// Entries sent to one follower and not answered: what a broken connection can cost.
     pub(crate) in_flight: usize,
-    /// Entries of a leader's that wait for their commit, or for its own disk. Without a majority, or with a disk that
-    /// hangs, it must not grow for ever.
+    /// A leader's entries that wait for their commit, or for its own disk. Without a majority, or with a disk that
+    /// hangs, they must not grow for ever.
     pub(crate) waiting: usize,
-    /// Their bytes of payload: what one step takes in of the largest records.
+    /// Their bytes of payload: a step takes in that much of the largest records.
     pub(crate) waiting_bytes: usize,
     /// Answers that wait for the disk. More come only from a stuck disk, and they are stale by then.
     pub(crate) held: usize,
@@ -142,18 +142,18 @@ impl Limits {
     };
 }
 
-/// Why a message was not listened to.
+/// Reason for ignoring a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum IgnoreReason {
     /// It is of another group of servers.
     OtherCluster,
-    /// Its sender is not a member, or is ourselves.
+    /// Its sender is not a member, or is this server.
     UnknownPeer,
     /// It is for another member.
     NotForUs,
-    /// No server that follows the protocol has this term, or says this in it.
+    /// No server that follows the protocol has this term, or sends this message in it.
     Impossible,
-    /// It is larger than anything that we would send.
+    /// It is larger than anything that a server sends.
     TooLarge,
 }
 
@@ -161,7 +161,7 @@ impl IgnoreReason {
     pub(crate) const ALL: [Self; 5] =
         [Self::OtherCluster, Self::UnknownPeer, Self::NotForUs, Self::Impossible, Self::TooLarge];
 
-    /// For labels.
+    /// The label of metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::OtherCluster => "other_cluster",
@@ -173,7 +173,7 @@ impl IgnoreReason {
     }
 }
 
-/// How many messages were refused, by reason.
+/// Numbers of ignored messages, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) struct IgnoredCounts([u64; IgnoreReason::ALL.len()]);
 
@@ -187,7 +187,7 @@ impl IgnoredCounts {
     }
 }
 
-/// Who listens, and in which term.
+/// The receiver and its term.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Listener {
     pub(crate) me: NodeId,
@@ -198,7 +198,7 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// Whether a message is worth listening to, whatever the state we are in.
+    /// Checks a message, whatever the receiver's state.
     pub(crate) fn admit(&self, envelope: &Envelope) -> Result<(), IgnoreReason> {
         if envelope.cluster != self.cluster {
             return Err(IgnoreReason::OtherCluster);
@@ -220,7 +220,7 @@ impl Listener {
         }
     }
 
-    /// Whether what it says of whose disks count is of this group's members.
+    /// Returns true if the disks that it names are of this group's members.
     fn seated(&self, message: &Message) -> bool {
         match message {
             Message::Append { entries, .. } => entries.iter().all(|entry| entry.is_of(self.members)),
@@ -244,7 +244,7 @@ impl Listener {
     }
 }
 
-/// Whether a server that follows the protocol can say this in this term.
+/// Returns true if a server that follows the protocol can send this in this term.
 fn possible(term: Term, message: &Message) -> bool {
     match message {
         Message::PreVote { last, .. } => last.term <= term,

@@ -1,10 +1,10 @@
-//! Safeguards that tests take out, each to show that its absence is noticed.
+//! Safeguards that tests remove, each to show that its absence is noticed.
 
 /// A way to break the core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Mutant {
-    /// What rests on a write is said before the write is durable (Figure 2, "updated on stable
-    /// storage before responding").
+    /// Messages that rest on a write are sent before it is durable (Figure 2, "updated on stable storage before
+    /// responding").
     SkipsFsync,
     /// A voter gives a second vote in one term (Figure 2, RequestVote, rule 2).
     VotesTwice,
@@ -12,7 +12,7 @@ pub(crate) enum Mutant {
     IgnoresLogs,
     /// A leader commits an entry of an older term by counting (Figure 8).
     CountsOldTerms,
-    /// A server stands without asking first (thesis §9.6).
+    /// A server campaigns without a pre-vote (thesis §9.6).
     IgnoresPreVote,
     /// Validity counts from the answer, not from the send.
     CountsFromTheAnswer,
@@ -22,45 +22,45 @@ pub(crate) enum Mutant {
     TakesLeadershipBack,
     /// A leader whose disk hangs leads on.
     KeepsToAHangingDisk,
-    /// A leader hands over to a server that does not stand.
+    /// A leader hands over to a server that takes no part in elections.
     HandsOverToAny,
     /// A caretaker claims the term that it was elected for.
     CaretakerClaims,
-    /// A server that does not stand leaves it at that, whatever its log has.
+    /// A server that takes no part in elections never becomes a caretaker, whatever its log has.
     NoCaretaker,
     /// A server that lost its term votes while its holder may still act on it.
     VotesBeforeTheHolderLetGo,
-    /// Only answers to the newest ask count, though the round trip may be longer than the interval.
+    /// Only answers to the newest request count, though the round trip may be longer than the interval.
     CountsOnlyTheLastAsk,
-    /// Of two servers that ask at one time both give way, and so again and again.
+    /// Of two servers that ask at the same time both give way, again and again.
     BothGiveWay,
-    /// A server gives way to another one each time that it asks, though it may never hear an answer.
+    /// A server gives way to another one at each of its requests, though that one may never hear an answer.
     GivesWayEachTime,
     /// A candidate's time begins before its own vote is durable, and so does its next term.
     DoesNotWaitForItsDisk,
-    /// A server votes that one of the others has never met.
+    /// A server votes before all others have met it.
     VotesBeforeAllHaveMet,
-    /// A server whose directory is another one than before is taken for the same member.
+    /// A server with a new directory is taken for the same member.
     IgnoresDirectories,
-    /// A proposal is overtaken only by an entry in its own place.
+    /// Only an entry at a proposal's own index overtakes it.
     OvertakesPlaceByPlace,
-    /// What is open when a term is lost is waited for without end.
+    /// Proposals that are open when a term is lost are waited for without end.
     WaitsForProposalsForEver,
-    /// A server is not known by its starts.
+    /// A server's starts are not checked.
     IgnoresRuns,
-    /// A server that is connected is not asked whether it is there before another one of its name takes its place.
+    /// A connected server is not asked for an answer before another one of its name takes its place.
     DoesNotAskTheFirst,
-    /// A server is not known by its number of writes.
+    /// A server's number of writes is not checked.
     IgnoresWrites,
-    /// A leader does not heed that a follower lacks what it had.
+    /// A leader ignores that a follower lacks entries that it had.
     OverlooksLosses,
-    /// What a member's old disk says counts beside its new one's.
+    /// Answers of a member's old disk count beside its new one's.
     CountsDisksByName,
-    /// What the log says of whose disks count holds once that is known to be committed.
+    /// The disks that an entry names count only once it is known to be committed.
     CountsDisksOnceCommitted,
     /// A new disk counts as soon as it takes the old one's place.
     AdmitsDisksAtOnce,
-    /// A new disk counts before it is committed that the old one does not.
+    /// A new disk counts before the removal of the old one is committed.
     AdmitsDisksBeforeTheCommit,
     /// A leader without a majority's answers goes on (thesis §6.2).
     IgnoresQuorum,

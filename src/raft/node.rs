@@ -8,9 +8,8 @@
 //!      └─────────────── a leader or a later term ────┴── no majority, gave up ───┘
 //! ```
 //!
-//! [`Node::step`] takes the node and gives it back: a role can only be left by consuming it, so what
-//! belonged to it (votes, followers' progress, a claim) cannot outlive it. A [`caretaker`](super::caretaker) is a
-//! leader without a claim.
+//! [`Node::step`] takes the node and returns it: a role can only be left by consuming it, so its data (votes,
+//! followers' progress, a claim) cannot outlive it. A [`caretaker`](super::caretaker) is a leader without a claim.
 
 use super::{
     action::{Actions, Declined, Effect, Input, NewEntry, Now, Stored},
@@ -41,13 +40,13 @@ pub(crate) struct Server<R> {
     pub(super) role: R,
 }
 
-/// What is stored is not what any server of this group has written.
+/// No server of this group has written the stored state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the stored term, vote and log are not of one server of this group")]
 pub(crate) struct Inconsistent;
 
 impl Node {
-    /// A server that starts with what its disk holds. It stands once it is told to.
+    /// A server that starts with its disk's contents. It takes part in elections after [`Input::Stand`].
     pub(crate) fn start(config: CoreConfig, stored: Stored, moment: &Now) -> Result<Self, Inconsistent> {
         let core = Core::restored(config, stored, moment.now).ok_or(Inconsistent)?;
         let deadline = core.election_deadline(moment);
@@ -57,14 +56,13 @@ impl Node {
     /// Takes one input. The actions are to be carried out before the next step.
     pub(crate) fn step(self, moment: Now, input: Input) -> (Self, Actions) {
         let mut turn = StepContext::new(moment);
-        // A belief that is over by the clock ends before anything else is looked at: no answer that
-        // comes later can bring it back.
+        // An expired claim ends before anything else is looked at: no answer that comes later can revive it.
         let mut node = self.end_if_over(&mut turn).take(&mut turn, input);
         let actions = node.core_mut().finish(turn);
         (node, actions)
     }
 
-    /// When this server wants a [`Tick`](Input::Tick), at the latest.
+    /// The latest time for the next [`Tick`](Input::Tick).
     pub(crate) fn deadline(&self) -> Timestamp {
         match self {
             Self::Follower(server) => server.role.deadline(),
@@ -74,7 +72,7 @@ impl Node {
         }
     }
 
-    /// Whom this server takes for the leader; itself included, whether or not it may say so yet.
+    /// The leader, as far as this server knows; itself included, whether or not it may claim yet.
     pub(crate) fn leader(&self) -> Option<NodeId> {
         match self {
             Self::Follower(server) => server.role.leader(),
@@ -83,7 +81,7 @@ impl Node {
         }
     }
 
-    /// The role, as a word.
+    /// The role's name.
     pub(crate) fn role(&self) -> &'static str {
         match self {
             Self::Follower(_) => "follower",
@@ -98,12 +96,12 @@ impl Node {
         self.core().term()
     }
 
-    /// When a leader was last heard, or this server started.
+    /// Time when a leader was last heard, or this server started.
     pub(crate) fn heard(&self) -> Timestamp {
         self.core().heard()
     }
 
-    /// Up to where the log is committed, as far as this server knows.
+    /// The commit index, as far as this server knows.
     pub(crate) fn committed(&self) -> Index {
         self.core().commit
     }
@@ -112,7 +110,7 @@ impl Node {
         &self.core().log
     }
 
-    /// What was not listened to.
+    /// Counts of ignored messages.
     pub(crate) fn refusals(&self) -> &IgnoredCounts {
         &self.core().refusals
     }
@@ -140,8 +138,8 @@ impl Node {
         }
     }
 
-    /// Counts its writes from the start again, for a model in which all are durable: states that
-    /// differ in nothing else are one.
+    /// Counts its writes from the start again, for a model in which all are durable: so states that differ in
+    /// nothing else are one.
     #[cfg(test)]
     pub(super) fn forget_writes(&mut self) {
         self.core_mut().forget_writes();
@@ -184,7 +182,7 @@ impl Node {
             Input::Resign => self.resign(turn),
             #[cfg(test)]
             Input::Campaign => match self {
-                // Where a leader counts on it, its own vote is not free either.
+                // While a leader counts on it, its own vote is not free either.
                 Self::Follower(server) if !server.core.heard_leader_recently(turn.now()) => {
                     server.campaign(turn, false)
                 }
@@ -257,7 +255,7 @@ impl Node {
         }
     }
 
-    /// Whether this server leads, or counts on a leader that may still be valid (thesis §4.2.3).
+    /// Returns true if this server leads, or counts on a leader that may still be valid (thesis §4.2.3).
     fn heard_leader_recently(&self, now: Timestamp) -> bool {
         match self {
             Self::Leader(server) => !server.role.has_given_up(),
@@ -272,8 +270,8 @@ impl Node {
             return self;
         }
         let Envelope { from, directory, term, message, .. } = envelope;
-        // A request needs no seat: its term and its log decide. An answer counts, so it has to come from the disk that
-        // counts by this server's own log.
+        // A request may come from any disk: its term and its log decide. An answer counts, so it has to come from
+        // the disk that counts by this server's own log.
         if message.is_answer() && !self.core().speaks(from, directory) {
             return self;
         }
@@ -293,7 +291,7 @@ impl Node {
         }
         let unsolicited = matches!(message, Message::RequestVote { transfer: false, .. });
         if unsolicited && self.heard_leader_recently(turn.now()) {
-            return self; // Not even its term is taken over, or it could depose a healthy leader.
+            return self; // Its term is ignored as well, or it could depose a healthy leader.
         }
         self.step_down(turn, term).listen(turn, from, message)
     }
@@ -312,7 +310,7 @@ impl Node {
         }
     }
 
-    /// A message of the own term; or about a vote that is not cast yet, of any.
+    /// Handles a message of the own term; or about a vote that is not cast yet, of any.
     fn listen(self, turn: &mut StepContext, from: NodeId, message: Message) -> Self {
         match message {
             Message::PreVote { last, sent } => self.consider(turn, from, last, sent),
@@ -347,7 +345,7 @@ impl Node {
         self.leader().is_some_and(|known| known != leader)
     }
 
-    /// As a follower of the term's leader, which it does not dispute.
+    /// Becomes a follower of the term's leader, which it does not dispute.
     fn follow(self, turn: &mut StepContext, leader: NodeId) -> Server<Follower> {
         match self {
             Self::Follower(server) => server,
@@ -362,7 +360,7 @@ impl Node {
         self
     }
 
-    /// Says whether it would vote for that server, and changes no term and no vote (thesis §9.6).
+    /// Answers a pre-vote, and changes no term and no vote (thesis §9.6).
     ///
     /// A server that would vote for another leaves it some time to win.
     fn consider(mut self, turn: &mut StepContext, from: NodeId, last: Position, sent: Timestamp) -> Self {
@@ -385,7 +383,7 @@ impl Node {
     fn vote(mut self, turn: &mut StepContext, from: NodeId, last: Position, transfer: bool) -> Self {
         let now = turn.now();
         let bound = if transfer { self.core().is_held(now) } else { self.heard_leader_recently(now) };
-        // Where the term's leader is known, the vote can't be of use to anybody.
+        // Once the term's leader is known, the vote is of no use.
         if bound || self.leader().is_some() || !self.core().can_vote_for(from, last) {
             return self;
         }

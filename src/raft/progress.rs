@@ -1,13 +1,13 @@
-//! What a leader knows of one follower, and what to send it next.
+//! A leader's knowledge of one follower, and the next message to it.
 //!
-//! | mode | what is known | what is sent |
+//! | mode | known | sent |
 //! |---|---|---|
 //! | [`Probe`](Mode::Probe) | not where the logs part | one message, and again with each heartbeat |
 //! | [`Stream`](Mode::Stream) | they agree up to `matched` | entries as they come, unanswered ones up to a bound |
-//! | [`Install`](Mode::Install) | the follower needs what is compacted away | a snapshot, and heartbeats without a log |
+//! | [`Install`](Mode::Install) | the follower needs compacted entries | a snapshot, and heartbeats without a log |
 //!
-//! Lost messages are noticed by the heartbeat: it stands behind everything that was sent, and a
-//! follower that lacks some of it rejects it.
+//! The heartbeat reveals lost messages: its `previous` is the last entry sent, and a follower that lacks some of it
+//! rejects it.
 
 use super::{
     core::{Core, StepContext},
@@ -20,20 +20,20 @@ use crate::clock::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Progress {
     pub(super) peer: NodeId,
-    /// Up to here the follower's log is ours, durably (`matchIndex` of Figure 2).
+    /// The follower's log equals the leader's up to here, durably (`matchIndex` of Figure 2).
     pub(super) matched: Index,
-    /// When we learned that.
+    /// The time when the leader learned that.
     matched_at: Option<Timestamp>,
-    /// What to send next (`nextIndex` of Figure 2).
+    /// The next entry to send (`nextIndex` of Figure 2).
     next: Index,
-    /// When we sent the newest message that it has answered, by our clock.
+    /// The sending time of the newest message that it has answered, by the leader's clock.
     pub(super) answered: Option<Timestamp>,
-    /// Whether it would take over, as it said in that answer.
+    /// True if it would take over, by that answer.
     pub(super) stands: bool,
-    /// How many entries may be sent and not answered: all that the limits allow, or after a rejection
-    /// what one message holds, and then twice as many with each answer.
+    /// Number of entries that may be sent and not answered: all that the limits allow, or after a rejection as many
+    /// as fit one message, and then twice as many with each answer.
     window: usize,
-    /// When we last went back. What is rejected of the messages before is no news.
+    /// The time of the last step back. Rejections of earlier messages are no news.
     went_back: Option<Timestamp>,
     mode: Mode,
 }
@@ -46,14 +46,14 @@ enum Mode {
 }
 
 impl Progress {
-    /// Of a follower that a new leader knows nothing of; `next` is the leader's first own entry.
+    /// A follower that a new leader knows nothing of; `next` is the leader's first own entry.
     pub(super) fn unknown(peer: NodeId, next: Index, window: usize) -> Self {
         let matched = Index::ZERO;
         let (matched_at, answered, stands, went_back) = (None, None, false, None);
         Self { peer, matched, matched_at, next, answered, stands, window, went_back, mode: Mode::Probe }
     }
 
-    /// Sends a heartbeat, and with it what is due again.
+    /// Sends a heartbeat, and with it any entries that are due again.
     pub(super) fn heartbeat(&mut self, core: &Core, turn: &mut StepContext) {
         match self.mode {
             Mode::Stream if self.room() == 0 || self.next > core.log.last().index => {
@@ -68,14 +68,14 @@ impl Progress {
         }
     }
 
-    /// Sends all that is new and has room.
+    /// Sends all new entries that have room.
     pub(super) fn stream(&mut self, core: &Core, turn: &mut StepContext) {
         while self.mode == Mode::Stream && self.next <= core.log.last().index && self.room() > 0 {
             self.append(core, turn, self.room());
         }
     }
 
-    /// How many more entries may be under way.
+    /// The number of entries that may still be sent.
     fn room(&self) -> usize {
         let under_way = self.next.after(self.matched.next());
         self.window.saturating_sub(under_way)
@@ -96,7 +96,7 @@ impl Progress {
         self.say(core, turn, previous, entries);
     }
 
-    /// A heartbeat that says nothing of the log, so that there is nothing to reject.
+    /// Sends a heartbeat without a log position, which leaves nothing to reject.
     fn bare(&self, core: &Core, turn: &mut StepContext) {
         self.say(core, turn, Position::START, Vec::new());
     }
@@ -112,14 +112,14 @@ impl Progress {
         core.send(turn, self.peer, Message::Install { snapshot, sent });
     }
 
-    /// The follower has answered what we sent at `echo`.
+    /// The follower has answered the message sent at `echo`.
     pub(super) fn answer(&mut self, echo: Timestamp, stands: bool) {
         if Some(echo) >= self.answered {
             (self.answered, self.stands) = (Some(echo), stands);
         }
     }
 
-    /// The follower's log is ours up to `matched`.
+    /// The follower's log equals the leader's up to `matched`.
     pub(super) fn appended(&mut self, core: &Core, turn: &StepContext, matched: Index) {
         if matched > self.matched {
             self.matched_at = Some(turn.now());
@@ -134,17 +134,19 @@ impl Progress {
         };
     }
 
-    /// Whether a rejection at `previous` of what was sent at `echo` shows that the follower has lost what it had, durably.
+    /// Returns true if a rejection at `previous` of a message sent at `echo` proves that the follower has lost
+    /// durable entries.
     ///
-    /// Only if that was sent after we had learned that it has all up to there: what was sent before may have reached it
-    /// before the entries did, and its rejection may be late, or come twice. After that its log can't become shorter than
-    /// what matched: in our term we alone append to it, and never before `matched`; a later leader may cut it, but then the
-    /// follower knows of the later term, and its answers are of that. A restart keeps what was durable.
+    /// Only if the message was sent after the leader had learned that the follower has all up to there: an earlier
+    /// one may have reached it before the entries did, and its rejection may be late, or come twice. After that its
+    /// log can't become shorter than `matched`: in this term only this leader appends to it, and never before
+    /// `matched`; a later leader may cut it, but then the follower knows of the later term, and its answers are of
+    /// that. A restart keeps durable entries.
     pub(super) fn has_lost(&self, previous: Index, echo: Timestamp) -> bool {
         previous <= self.matched && self.matched_at.is_some_and(|learned| learned < echo)
     }
 
-    /// The follower's log is not ours at `previous`; whether there is an earlier place to try.
+    /// The follower's log differs at `previous`. Returns true if there is an earlier entry to try.
     pub(super) fn rejected(
         &mut self,
         core: &Core,
@@ -153,8 +155,8 @@ impl Progress {
         conflict: Conflict,
         echo: Timestamp,
     ) -> bool {
-        // Where messages overtake each other, one gap is rejected many times. Going back for each, and
-        // sending everything anew, would make more rejections than it answers.
+        // If messages overtake each other, one gap is rejected many times. Going back for each, and sending
+        // everything anew, would make more rejections than it answers.
         let recent = self.went_back <= Some(echo);
         let news = recent
             && match self.mode {
@@ -172,7 +174,7 @@ impl Progress {
         resume < std::mem::replace(&mut self.next, resume)
     }
 
-    /// Probes at once where the last rejection pointed.
+    /// Probes at once at the place that the last rejection named.
     pub(super) fn probe(&mut self, core: &Core, turn: &mut StepContext) {
         self.append(core, turn, core.config.limits.entries);
     }

@@ -1,8 +1,8 @@
-//! The rules one by one, on single servers: above all what the seeds got wrong.
+//! The rules one by one, on single servers: above all the seeds' mistakes.
 //!
-//! The simulation shows that the rules together keep the invariants. Here each is seen alone, so that
-//! a change that breaks one is named by it. Tests that begin with `seed_` are bugs that the first,
-//! third and fourth seed describe of themselves.
+//! The simulation shows that the rules together keep the invariants. Here each is tested alone, so that a broken
+//! one is named. Tests that begin with `seed_` are bugs that the first, third and fourth seed describe of
+//! themselves.
 
 use std::{sync::Arc, time::Duration};
 
@@ -61,7 +61,7 @@ impl Bench {
         self.node.as_ref().unwrap()
     }
 
-    /// One step; what is to be written stays to be written.
+    /// One step; its write stays pending.
     fn step(&mut self, input: Input) -> Vec<Effect> {
         let (node, Actions { effects, write }) = self.node.take().unwrap().step(moment(self.now), input);
         self.node = Some(node);
@@ -69,7 +69,7 @@ impl Bench {
         effects
     }
 
-    /// All that is to be written becomes durable, one after the other.
+    /// All pending writes become durable, one after the other.
     fn sync(&mut self) -> Vec<Effect> {
         let mut effects = Vec::new();
         while !self.writes.is_empty() {
@@ -80,7 +80,7 @@ impl Bench {
         effects
     }
 
-    /// A message comes, and the disk is quick.
+    /// A message arrives, and the disk is quick.
     fn hear(&mut self, from: NodeId, term: u64, message: Message) -> Vec<Effect> {
         let mut effects = self.step(Input::Receive(envelope(from, ME, term, message)));
         effects.extend(self.sync());
@@ -120,7 +120,7 @@ impl Bench {
         bench
     }
 
-    /// That follower has all, as of now.
+    /// That follower acknowledges everything, as of now.
     fn acknowledge(&mut self, follower: NodeId) -> Vec<Effect> {
         let (term, matched) = (self.node().term().get(), self.node().log().last().index);
         self.hear(follower, term, Message::Appended { matched, echo: self.now, stands: true })
@@ -133,7 +133,7 @@ impl Bench {
     }
 }
 
-/// Of a member whose group has met.
+/// The configuration of a member whose group has met.
 fn config(members: usize) -> CoreConfig {
     CoreConfig {
         me: ME,
@@ -432,7 +432,7 @@ fn nothing_that_rests_on_a_write_is_said_before_it_is_durable() {
     let effects = bench.step(Input::Receive(envelope(B, ME, 1, entries)));
     assert_eq!(sent(&effects), []);
     let echo = Timestamp::from_nanos(7);
-    // A heartbeat meanwhile is answered at once, but for nothing that is not durable.
+    // A heartbeat meanwhile is answered at once, but only for durable entries.
     let effects = bench.step(Input::Receive(envelope(B, ME, 1, append(at(1, 1), &[]))));
     assert_eq!(sent(&effects), [(B, &Message::Appended { matched: Index::ZERO, echo, stands: true })]);
     let effects = bench.sync();
@@ -557,7 +557,7 @@ fn contract_12_of_those_that_stand_the_one_that_has_most_takes_over() {
 }
 
 impl Bench {
-    /// One that does not stand, and has the newest log; C asks for its vote in vain, long after the last leader.
+    /// A server that takes no part and has the newest log; C asks for its vote in vain, long after the last leader.
     fn needed() -> Self {
         let mut bench = Self::of(3);
         bench.step(Input::Withdraw);
@@ -567,7 +567,7 @@ impl Bench {
         bench
     }
 
-    /// A candidate with an older log asks whether it would have a vote.
+    /// A candidate with an older log asks for a pre-vote.
     fn is_asked(&mut self, candidate: NodeId) {
         let (term, sent) = (self.node().term().get(), self.now);
         assert_eq!(self.hear(candidate, term, Message::PreVote { last: at(1, 1), sent }), vec![]);
@@ -762,7 +762,7 @@ fn a_leader_without_commits_takes_only_so_many() {
 }
 
 impl Bench {
-    /// A follower has all, and stands or not; the disk here is not given time for anything.
+    /// A follower has all, and would take over or not; the disk here gets no time.
     fn is_answered(&mut self, follower: NodeId, stands: bool) -> Vec<Effect> {
         let (term, matched) = (self.node().term().get(), self.node().log().last().index);
         let message = Message::Appended { matched, echo: self.now, stands };
@@ -853,8 +853,8 @@ fn a_leader_whose_disk_hangs_takes_only_so_many_entries_and_bytes() {
     }
 }
 
-/// The simulation found this, as a run without an end: each of a thousand rejections of one gap had
-/// the leader send a thousand entries anew.
+/// Found by the simulation as a run without an end: for each of a thousand rejections of one gap the leader sent a
+/// thousand entries anew.
 #[test]
 fn one_gap_that_is_rejected_many_times_is_filled_once() {
     let mut bench = Bench::leader();
@@ -922,8 +922,8 @@ fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
     }
 }
 
-/// The majority that proved the claim waits for its end. The deposed leader, which is one of it, has to wait too.
-/// What it objects to, with B's log.
+/// The majority that proved the claim waits for its end. The deposed leader, a part of it, has to wait too.
+/// The objections among these effects.
 fn objections(effects: &[Effect]) -> Vec<Objection> {
     let objection = |effect: &Effect| match effect {
         Effect::Objection { member: B, objection } => Some(*objection),
@@ -964,12 +964,12 @@ fn contract_11_a_rejection_that_is_late_is_no_proof_of_a_loss() {
     leader.sync();
     // Sent before the leader knew that B has it; it may have overtaken, or have been overtaken by, the entry itself.
     assert_eq!(objections(&leader.hear(B, 1, rejected(1, learned))), []);
-    // Behind what it is known to have.
+    // Behind its known end.
     assert_eq!(objections(&leader.hear(B, 1, rejected(2, leader.now))), []);
-    // Sent at the moment at which the leader learned it, and so perhaps before.
+    // Sent in the instant when the leader learned it, and so perhaps before.
     leader.acknowledge(B);
     assert_eq!(objections(&leader.hear(B, 1, rejected(2, leader.now))), []);
-    // Of a later term, in which B may follow another leader: then this one is none any more.
+    // Of a later term, in which B may follow another leader: then this server is none any more.
     leader.pass(Duration::from_millis(1));
     let later = leader.hear(B, 2, rejected(1, leader.now));
     assert_eq!((objections(&later), leader.node().role()), (vec![], "follower"));
@@ -1030,7 +1030,7 @@ fn contract_11_a_server_that_has_met_all_votes_from_then_on() {
     assert_eq!(votes(&bench.hear(B, 2, ask(at(0, 0)))), 1);
 }
 
-/// A new disk of C's.
+/// C's new disk.
 const NEW: DirectoryId = DirectoryId::from_bytes([77; 16]);
 
 fn replacement(member: NodeId, directory: DirectoryId) -> Input {

@@ -1,4 +1,4 @@
-//! The three durations of an election, and what follows from them.
+//! The three durations of an election, and their consequences.
 //!
 //! ```text
 //!  sent                                        until           E min               E max
@@ -13,32 +13,32 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// What share of the minimum election timeout a leader gives away for clocks of different rate.
+/// Share of the minimum election timeout that a leader gives away for clocks of different rate.
 const MARGIN_SHARE: u32 = 10;
 
-/// A leader must be able to miss one heartbeat and still be proved by the next: two of them, and
-/// the way of the answer, have to fit in before the margin.
+/// A leader must be able to miss one heartbeat and still be proved by the next: two of them, and the way of the
+/// answer, have to fit in before the margin.
 const HEARTBEATS_IN_MINIMUM: u32 = 3;
 
 /// Timeouts are drawn from at least this share of the minimum, or two servers draw the same one
 /// again and again.
 const SPREAD_SHARE: u32 = 5;
 
-/// Round trips that fit into the minimum election timeout beside a heartbeat: the questions before an election, the
-/// votes, and the leader's first heartbeat, before another server would stand.
+/// Round trips that fit into the minimum election timeout beside a heartbeat: pre-vote, votes, and the leader's
+/// first heartbeat, before another server would campaign.
 const ROUND_TRIPS_IN_MINIMUM: u32 = 3;
 
-/// Syncs that fit into the minimum election timeout: of a vote, on both sides one after the other, with as much left for
-/// the way there and back.
+/// Syncs that fit into the minimum election timeout: of a vote, on both sides one after the other, with as much
+/// left for the way there and back.
 const SYNCS_IN_MINIMUM: u32 = 4;
 
-/// What is advised has room for round trips and syncs that are longer than what was measured by one part in so many.
+/// Advised timeouts have room for round trips and syncs that are longer than measured by one part in this many.
 const ROOM_SHARE: u32 = 4;
 
-/// What is advised is a multiple of this, so that it reads well.
+/// Advised timeouts are multiples of this, so that they read well.
 const STEP: Duration = Duration::from_millis(50);
 
-/// Longer than anybody would wait, and short enough for all sums below.
+/// Longer than any useful timeout, and short enough for all sums below.
 const LONGEST: Duration = Duration::from_secs(3600);
 
 /// Heartbeat and election timeouts that can work together.
@@ -49,7 +49,7 @@ pub struct Timing {
     longest: Duration,
 }
 
-/// Why a heartbeat and a range of election timeouts can't work together.
+/// Reason why a heartbeat and a range of election timeouts can't work together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidTiming {
@@ -59,10 +59,10 @@ pub enum InvalidTiming {
     /// A leader could not miss a single heartbeat.
     #[error("the shortest election timeout must be at least {HEARTBEATS_IN_MINIMUM} heartbeats")]
     HeartbeatTooLong,
-    /// Servers would stand at the same moment, again and again.
+    /// Servers would campaign at the same time, again and again.
     #[error("the longest election timeout must exceed the shortest by at least a fifth of it")]
     NoSpread,
-    /// Longer than anybody would wait.
+    /// Longer than any useful timeout.
     #[error("an election timeout of more than an hour")]
     TooLong,
 }
@@ -100,32 +100,32 @@ impl Timing {
         Ok(Self { heartbeat, shortest, longest })
     }
 
-    /// How often a leader lets itself be heard.
+    /// Returns the interval between a leader's heartbeats.
     pub const fn heartbeat(&self) -> Duration {
         self.heartbeat
     }
 
-    /// The time for which a voter that heard a leader votes for no other.
+    /// Returns the time for which a voter that heard a leader votes for no other.
     pub const fn shortest(&self) -> Duration {
         self.shortest
     }
 
-    /// The longest that anybody waits for a leader before standing.
+    /// Returns the longest time to wait for a leader before campaigning.
     pub const fn longest(&self) -> Duration {
         self.longest
     }
 
-    /// What a leader gives away of [`shortest`](Self::shortest).
+    /// Returns the share of [`shortest`](Self::shortest) that a leader gives away.
     pub fn margin(&self) -> Duration {
         self.shortest / MARGIN_SHARE
     }
 
-    /// The longest round trip between members with which a leader is elected, and stays.
+    /// Returns the longest round trip between members with which a leader is elected, and stays.
     pub fn longest_round_trip(&self) -> Duration {
         (self.shortest - self.heartbeat) / ROUND_TRIPS_IN_MINIMUM
     }
 
-    /// The time of a sync from which on it is too long for a leader to be elected, and to stay.
+    /// Returns the time of a sync from which on a leader is not elected, or does not stay.
     pub fn longest_sync(&self) -> Duration {
         self.shortest / SYNCS_IN_MINIMUM
     }
@@ -153,33 +153,33 @@ impl Timing {
         self.shortest - self.margin()
     }
 
-    /// Until when a leader may believe itself that sent at `sent` what a majority answered.
+    /// The end of the validity, if a majority answered messages sent at `sent`.
     pub(crate) fn believed_until(&self, sent: Timestamp) -> Timestamp {
         sent + self.validity()
     }
 
-    /// How long to wait for a leader before standing (§5.2: drawn anew each time).
+    /// Draws the time to wait for a leader before campaigning (§5.2: drawn anew each time).
     pub(crate) fn election_timeout(&self, draw: Random) -> Duration {
         self.shortest + share(self.longest - self.shortest, draw)
     }
 
-    /// How long a server that would vote for another holds its own candidacy back: until the other's
-    /// request can have come, which takes a round trip, and the sync of its own vote.
+    /// How long a server that would vote for another holds its own candidacy back: until the other's request can
+    /// have come, which takes a round trip, and the sync of its own vote.
     pub(crate) fn grace(&self) -> Duration {
         self.shortest
     }
 
-    /// How long to wait before asking again who would vote for us.
+    /// Draws the time before the next pre-vote.
     ///
-    /// Asking changes no server's term, so it may be done often: the first to ask is often refused
-    /// only because a voter heard the leader a moment later than itself. And answers to earlier asks
-    /// count, so it may be done more often than answers can come.
+    /// A pre-vote changes no server's term, so it may be repeated often: the first to ask is often refused only
+    /// because a voter heard the leader a little later. Answers to earlier requests count, so requests may be sent
+    /// more often than answers can come.
     pub(crate) fn asking_interval(&self, draw: Random) -> Duration {
         self.heartbeat + share(self.heartbeat, draw)
     }
 }
 
-/// So many times that long, and some room.
+/// `times` times that long, and some room.
 fn with_room(takes: Duration, times: u32) -> Duration {
     takes.saturating_mul(times).saturating_add(takes.saturating_mul(times) / ROOM_SHARE)
 }
