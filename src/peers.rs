@@ -7,34 +7,34 @@
 //!             group)
 //! ```
 //!
-//! A [`Peer`] is one member of a [`Group`]: it votes, and keeps the group's log, for as long as it is there.
-//! A [`Candidate`] on it also stands for election. The fencing token is Raft's term.
+//! A [`Peer`] is one member of a [`Group`]: it votes, and keeps the group's log, for as long as it exists. A
+//! [`Candidate`] on it also campaigns. The fencing token is Raft's term.
 //!
-//! Raft itself is `src/raft.rs`, pure. Here is what makes a server of it.
+//! Raft itself is `src/raft.rs`, pure. This module makes a server of it.
 //!
 //! | module | |
 //! |---|---|
-//! | `group` | the members, and where they are |
-//! | `settings` | what a member needs before it starts |
+//! | `group` | the members and their addresses |
+//! | `settings` | configuration of a member |
 //! | `wire` | Raft's types as bytes, for connections and disks |
-//! | `driver` | the loop: inputs in, actions out |
-//! | `reign` | a term that this server leads, and how it is handed on |
-//! | `state` | what the committed entries amount to (pure) |
-//! | `proposals` | who waits for a commit |
+//! | `driver`, `driver_io` | the loop: inputs in, actions out |
+//! | `term` | a term that this server leads, and its handover |
+//! | `state` | the state that the committed entries add up to (pure) |
+//! | `proposals` | callers that wait for a commit |
 //! | `records` | committed records, for readers |
-//! | `seen` | what the driver shows of itself |
-//! | `look` | what one server knows of the election |
+//! | `publish` | the driver's state, published to other threads |
+//! | `status` | one server's view of the election |
 //! | `measured` | round trips, syncs, and the timing that they need (pure) |
-//! | `greeting` | whether the other side is the member that it claims to be (pure) |
-//! | `secret` | what proves it where there is no TLS |
-//! | `ledger` | what is known of the others' directories |
-//! | `hello` | whether two servers belong together (pure) |
-//! | `refusal` | why two don't talk: as logged here, and as told to the other side |
+//! | `greeting` | proof that the other side is the member that it claims to be (pure) |
+//! | `secret` | that proof where there is no TLS |
+//! | `ledger` | records of the others' directories |
+//! | `handshake` | comparison of two servers' settings (pure) |
+//! | `refusal` | reasons for refusing a peer: as logged here, and as told to the other side |
 //! | `transport` | the connections among them, and with observers |
-//! | `answer` | a server's view of the election, as sent to observers |
-//! | `operate` | what an operator may order, and who is one |
-//! | `opinion` | what to make of what the servers say (pure) |
-//! | `client` | asking them |
+//! | `status_wire` | a server's view of the election, as sent to observers |
+//! | `operate` | operators and their orders |
+//! | `assess` | the leader, assessed from the servers' answers (pure) |
+//! | `client` | the client that asks them |
 //! | `hostile` | tests: members that send anything at all |
 
 use std::{
@@ -125,7 +125,7 @@ pub use crate::{
 
 /// A member of a group, as candidates and observers use it. Cheap to clone.
 ///
-/// It stops when the last clone, and everything that was started through one, is gone.
+/// It stops when the last clone, and everything started through one, is dropped.
 #[derive(Clone)]
 pub struct Peer {
     shared: Arc<PeerShared>,
@@ -151,7 +151,7 @@ impl PeerShared {
     }
 }
 
-/// How long the other members may take to say what they know.
+/// Time limit for the other members' answers.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Proposals that may wait for the driver; further callers wait.
@@ -160,31 +160,31 @@ const PROPOSALS: usize = 1024;
 /// Messages that may wait for the driver; then their connections wait.
 const INBOX: usize = 256;
 
-/// Why a member can't start.
+/// Reason why a member can't start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The address is another machine's, or taken.
+    /// The address is another machine's, or in use.
     #[error("cannot listen on {address}: {problem}")]
     Listen {
-        /// Where.
+        /// The address.
         address: PeerAddress,
-        /// What the system says.
+        /// The system's error.
         problem: io::Error,
     },
-    /// It would listen for other machines, and nothing would prove which of them is a member.
+    /// It would accept other machines, with no proof of their membership.
     #[error(
         "{address} can be reached from other machines, and without TLS or a secret any process that reaches it can vote, lead, and \
          depose a leader"
     )]
     Unprotected {
-        /// Where.
+        /// The address.
         address: PeerAddress,
     },
-    /// The data directory is not to be used: it says why, and what to do.
+    /// The data directory can't be used: the error has the reason and the remedy.
     #[error(transparent)]
     Data(#[from] StoreError),
-    /// What is in the data directory was not written by one member of this group.
+    /// No member of this group wrote the contents of the data directory.
     #[error("{0}: holds a term, vote and log that no member of this group has written; restore it as it was")]
     Inconsistent(PathBuf),
     /// The system has no thread or no file descriptor left.
@@ -205,17 +205,17 @@ impl Peer {
         let handle = runtime.handle().clone();
         let (ends, ended) = oneshot::channel::<()>();
         thread::Builder::new().name("elect-peer".into()).spawn(move || {
-            // Ends when the driver has, or never began.
+            // Ends when the driver has ended, or never started.
             let _ = runtime.block_on(ended);
             runtime.shutdown_background();
         })?;
         Self::begin(handle, settings, Some(ends))
     }
 
-    /// The same on a runtime of the caller's, with its timers and I/O enabled.
+    /// Starts this member on the caller's runtime, with its timers and I/O enabled.
     ///
-    /// Only for a program that never blocks that runtime: whatever blocks it holds up the heartbeats
-    /// too. No safety is lost by that, but leadership is.
+    /// Only for a program that never blocks that runtime: a blocked runtime delays the heartbeats too. No safety is
+    /// lost by that, but leadership is.
     ///
     /// # Errors
     ///
@@ -271,7 +271,7 @@ impl Peer {
         let driver = Driver::new(settings.clone(), state, Window::DEFAULT, Arc::clone(&published), world);
         let running = async move {
             driver.run(node, inlets).await;
-            // The thread that this runs on, if it is our own, ends with it.
+            // This thread, if it is the member's own, ends with it.
             drop(ended);
         };
         let (election, name) = (settings.election(), settings.name());
@@ -279,33 +279,33 @@ impl Peer {
         Ok(Self { shared: Arc::new(PeerShared { settings, published, runtime, orders, proposals }) })
     }
 
-    /// This member as a candidate in its group's election, by its own name. Stands only once it is told to.
+    /// This member as a candidate in its group's election, under its own name. Campaigns only when told to.
     pub fn candidate(&self) -> Candidate<Peer> {
         let settings = self.settings();
         let (election, name) = (settings.election().clone(), settings.name().clone());
         Candidate::new(self.clone(), election, name, Ttl::DEFAULT, false)
     }
 
-    /// What this member knows of the election, at this moment.
+    /// This member's view of the election now.
     pub fn look(&self) -> PeerStatus {
         self.shared.published.look()
     }
 
-    /// What this member did not listen to since it started, by reason: messages, connections, strangers.
+    /// Numbers of messages, connections and strangers that this member refused since its start, by reason.
     pub fn refusals(&self) -> Vec<(&'static str, u64)> {
         self.shared.published.refusals()
     }
 
-    /// What this member was started with.
+    /// The settings that this member was started with.
     pub fn settings(&self) -> &Settings {
         &self.shared.settings
     }
 
-    /// Adds a record to the group's log, and waits until it is committed: from then on no failure that the
-    /// group survives loses it. Returns its index.
+    /// Adds a record to the group's log, and waits until it is committed: from then on no failure that the group
+    /// survives loses it. Returns its index.
     ///
-    /// Only the leader can, and only in the term that `leadership` is proof of. A record may have 64 KiB. The log
-    /// keeps some thousand entries, or some MiB: it is made for small decisions, and is no database.
+    /// Only the leader can, and only in the term that `leadership` proves. A record may have 64 KiB. The log keeps
+    /// some thousand entries, or some MiB: it is made for small decisions, and is no database.
     ///
     /// # Errors
     ///
@@ -332,20 +332,20 @@ impl Peer {
         outcome.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// The committed records after an index, in order: those that are still kept, then all to come. The
-    /// same on every member, each by its own time.
+    /// The committed records after an index, in order: those still kept, then all to come. The same on every
+    /// member, each at its own pace.
     pub fn committed(&self, after: u64) -> Records {
         Records::new(self.shared.orders.clone(), self.shared.published.commits(), after)
     }
 
-    /// When this member last had company: heard a leader, or as the leader was confirmed by a majority
-    /// (boot-time clock).
+    /// Time when this member last heard a leader or, as the leader, was last confirmed by a majority (boot-time
+    /// clock).
     pub fn last_contact(&self) -> Timestamp {
         self.shared.published.last_contact()
     }
 
-    /// Waits until no candidate stands through this any more, and a term that was given up is in a
-    /// successor's hands, or up for anybody.
+    /// Waits until no candidate campaigns through this any more, and a term that was given up is in a successor's
+    /// hands, or open to any candidate.
     ///
     /// # Cancel safety
     ///
@@ -359,7 +359,7 @@ impl Peer {
     }
 }
 
-/// Listens at the configured address, if that is safe. This comes before anything else: an unreachable member is an error.
+/// Listens at the configured address, if that is safe. This comes first, so that an unusable address is an error.
 fn listen(settings: &Settings) -> Result<TcpListener, StartError> {
     let address = settings.listen();
     let failed = |problem| StartError::Listen { address: address.clone(), problem };
@@ -378,8 +378,8 @@ fn listen(settings: &Settings) -> Result<TcpListener, StartError> {
     TcpListener::bind(&*resolved).map_err(failed)
 }
 
-/// A leader counts on this member's votes for as long as the last run promised them. A shorter promise
-/// begins when the longer one is over.
+/// A leader counts on this member's votes for as long as the last run promised them. A shorter promise begins when
+/// the longer one is over.
 fn sit_out(before: Option<Duration>, shortest: Duration) {
     if let Some(before) = before.filter(|before| *before > shortest) {
         tracing::warn!(?before, now = ?shortest, "the election timeout is shorter than it was: sitting out the longer one");
@@ -421,7 +421,7 @@ impl sealed::Campaign for Peer {
 }
 
 impl Backend for Peer {
-    /// Asks all members. Another election's is never known here.
+    /// Asks all members. The leader of another election is never known here.
     fn observe(&self, election: ElectionName) -> Observer {
         self.shared.asking(election).observe_on(&self.shared.runtime)
     }
@@ -431,7 +431,7 @@ impl Backend for Peer {
         LeaderWatch::new(self.shared.published.queue_heads(), move || published.queue(), |_| Vec::new())
     }
 
-    /// Asks all members. Another election's is never known here.
+    /// Asks all members. The leader of another election is never known here.
     async fn snapshot(&self, election: ElectionName) -> Result<Snapshot, SnapshotError> {
         let client = self.shared.asking(election);
         let asking = self.shared.runtime.spawn(async move { client.snapshot(ANSWERS_WITHIN).await });

@@ -1,23 +1,22 @@
-//! What to make of what the servers of a group say: a leader, a vacancy, or that it can't be known.
+//! Assesses the answers of a group's servers: a leader, a vacancy, or unknown.
 //!
-//! A group cannot be seen at one instant. There are its members' latest answers, each of a moment
-//! that has passed, and each no older than it is known to be ([`StatusReply::from`]). The rule:
+//! A group cannot be seen at one instant. There are its members' latest answers, each of a time in the past, and
+//! each with a known greatest age ([`StatusReply::from`]). The rule:
 //!
-//! 1. **A leader**, if a member says that it leads and its certainty outlasts the age of its word.
-//!    That certainty is a majority's (`crate::raft`), so this one word is enough. Or if another
-//!    member heard it within the shortest election timeout, up to now: for that long that
-//!    member votes for no other. But where the leader itself has answered of that term, and does
-//!    not claim to lead, its answer takes precedence over members that have yet to hear so.
-//! 2. **A vacancy**, if a majority of the members has answered within the shortest election
-//!    timeout, and by rule 1 there is no leader. A leader that is certain was heard by a majority within
-//!    that time, and two majorities share a member: so an earlier leader's term has ended, or its own
-//!    answer would say otherwise. A newly elected leader that no other member knows
-//!    yet is missed for a heartbeat.
-//! 3. Otherwise it is **unknown**, and which servers don't answer is said.
+//! 1. **A leader**, if a member claims to lead and its remaining validity exceeds its answer's age. A majority has
+//!    confirmed that validity (`crate::raft`), so this one answer is enough. Or if another member heard it within
+//!    the shortest election timeout, up to now: for that long that member votes for no other. But if the leader
+//!    itself has answered since in that term, and does not claim to lead, its answer takes precedence over members
+//!    that have yet to hear so.
+//! 2. **A vacancy**, if a majority of the members has answered within the shortest election timeout, and by rule 1
+//!    there is no leader. A valid leader was heard by a majority within that time, and two majorities share a
+//!    member: so an earlier leader's term has ended, or its own answer would say otherwise. A newly elected leader
+//!    that no other member knows yet is missed for a heartbeat.
+//! 3. Otherwise it is **unknown**, and the servers without an answer are named.
 //!
-//! Of several leaders the one with the highest token counts: the others have been replaced. No
-//! token below one that was reported before counts at all, because a group's tokens only grow. So one that
-//! has lost its disks, and begins again, is unknown rather than believed.
+//! Of several leaders the one with the highest token counts: the others have been replaced. A token below one that
+//! was reported before counts for nothing, because a group's tokens only grow. So a group that has lost its disks
+//! and begins again is unknown rather than believed.
 //!
 //! Pure: `now` comes in.
 
@@ -26,29 +25,29 @@ use std::time::Duration;
 use super::{Evidence, KnownLeader, status_wire::StatusReply};
 use crate::{clock::Timestamp, leadership::FencingToken, names::CandidateName, raft::identity::Members};
 
-/// The latest of one member.
+/// The latest answer of one member.
 #[derive(Debug, Clone)]
 pub(crate) struct Reply {
     pub(crate) name: CandidateName,
     pub(crate) answer: Option<StatusReply>,
-    /// Why there was nothing since that.
+    /// The reason why there was none since.
     pub(crate) problem: Option<Problem>,
 }
 
-/// Why a member does not answer.
+/// The reason why a member does not answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) what: String,
-    /// Whether it is only slow so far, and may still answer.
+    /// True if it is only slow so far, and may still answer.
     pub(crate) is_slow: bool,
 }
 
-/// What is to be made of it.
+/// The result of an assessment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Assessment {
     Leader(KnownLeader),
     Vacant,
-    /// And why.
+    /// The reason.
     Unknown(String),
 }
 
@@ -61,7 +60,7 @@ impl Reply {
         self.answer.as_ref().filter(|answer| answer.age(now) <= answer.shortest)
     }
 
-    /// Whether there is nothing to wait for: an answer that counts, or a reason why there is none.
+    /// Returns true if there is nothing to wait for: an answer that counts, or a reason why there is none.
     pub(crate) fn is_settled(&self, now: Timestamp) -> bool {
         self.problem.as_ref().is_some_and(|problem| !problem.is_slow) || self.fresh(now).is_some()
     }
@@ -72,7 +71,7 @@ impl StatusReply {
         now.since(self.from)
     }
 
-    /// Whom this still shows to lead.
+    /// The leader by this answer, if it still counts.
     fn leader(&self, now: Timestamp) -> Option<&KnownLeader> {
         let age = self.age(now);
         self.look.leader.as_ref().filter(|known| match known.evidence {
@@ -81,7 +80,7 @@ impl StatusReply {
         })
     }
 
-    /// Whether its member has been in the term of this token, and did not lead then.
+    /// Returns true if its member has been in the term of this token, and did not lead then.
     fn denies(&self, token: FencingToken) -> bool {
         let claims = self.look.leader.as_ref().is_some_and(|known| {
             known.token == token
@@ -91,8 +90,8 @@ impl StatusReply {
     }
 }
 
-/// The opinion at `now`, by the boot-time clock. `newest` is the highest token reported so far; there
-/// is one word of each member.
+/// Assesses the answers at `now`, by the boot-time clock. `newest` is the highest token reported so far; there is
+/// one reply of each member.
 pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Reply]) -> Assessment {
     let known = words.iter().filter_map(|word| {
         let answer = word.answer.as_ref()?;
@@ -102,7 +101,7 @@ pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Rep
         let own = words.iter().find(|word| word.name == known.name).and_then(|word| word.fresh(now));
         matches!(known.evidence, Evidence::OwnClaim { .. }) || !own.is_some_and(|own| own.denies(known.token))
     });
-    // The leader's own word has its latest value; then the answer of the member that heard from it last.
+    // The leader's own answer has its latest value; then the answer of the member that heard from it last.
     let best = undenied.max_by_key(|(answer, known)| {
         let itself = matches!(known.evidence, Evidence::OwnClaim { .. });
         (known.token, itself, answer.from, &answer.look.name)
@@ -166,7 +165,7 @@ mod tests {
         KnownLeader { name: name(leader), value: leader.to_owned(), token, since, evidence }
     }
 
-    /// What that member said so long ago.
+    /// A member's answer of that age.
     fn word(of: &str, term: u64, age: u64, leader: Option<KnownLeader>) -> Reply {
         let (role, contacts) = ("follower".to_owned(), Vec::new());
         let (timing, syncs) = (None, SyncTimes::default());
@@ -188,7 +187,7 @@ mod tests {
         Some(known(leader, token, Evidence::Heartbeat { ago: ms(ago) }))
     }
 
-    /// The leader's name and token, or what else it is.
+    /// The leader's name and token, or the other assessment.
     fn view(newest: Option<u64>, words: &[Reply]) -> String {
         match opinion(now(), newest.map(FencingToken::new), words) {
             Assessment::Leader(known) => format!("{} {}", known.name, known.token),
@@ -299,7 +298,7 @@ mod tests {
             }
         }
 
-        /// Time passes, and nothing new is heard: what was known is forgotten, and nothing is made up.
+        /// Time passes without answers: the assessment becomes unknown, and nothing is made up.
         #[test]
         fn with_time_everything_becomes_unknown(words in words(), later in 0..600_u64) {
             let before = opinion(now(), None, &words);
@@ -317,7 +316,7 @@ mod tests {
             prop_assert!(matches!(end, Assessment::Unknown(_)));
         }
 
-        /// A leader that leads for certain is reported, or one after it.
+        /// A valid leader is reported, or one after it.
         #[test]
         fn a_certain_leader_is_not_missed(mut words in words(), token in 1..4_u64, place in 0..5_usize) {
             let of = words[place].name.clone();

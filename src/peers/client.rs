@@ -1,7 +1,7 @@
 //! Asks the members of a group for its leader, from outside the group.
 //!
-//! All members are asked at once, over and over, and [`assess`](super::assess) says what to
-//! make of their answers. Any client that can connect may ask; with TLS, any with a certificate.
+//! It asks all members at once, over and over, and [`assess`](super::assess) interprets their answers. Any client
+//! that can connect may ask; with TLS, any with a certificate.
 
 use std::{
     sync::Arc,
@@ -36,20 +36,19 @@ use crate::{
     timing::Backoff,
 };
 
-/// How often a member is asked until its first answer says how soon its group elects another leader.
+/// Interval of questions to a member until its first answer tells the group's election timeout.
 const ASK_AT_LEAST_EVERY: Duration = Duration::from_secs(1);
 
-/// However soon that is.
+/// The shortest interval of questions.
 const ASK_AT_MOST_EVERY: Duration = Duration::from_millis(20);
 
-/// An answer is worth something for one election timeout at most. By then there should be others.
+/// An answer counts for one election timeout at most. By then there should be others.
 const ASKS_IN_TIMEOUT: u32 = 4;
 
-/// How long a member that is connected may be silent.
+/// Longest silence of a connected member.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// For how long nothing may be known before an observer is told so: a break that is mended sooner is
-/// no news.
+/// Time that must pass without an answer that counts before an observer is told: a shorter break is no news.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Wait for the remaining answers once a leader is known.
@@ -59,7 +58,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The age after which an opinion is formed again without new answers.
+/// The age after which the answers are assessed again without new ones.
 const THINK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Reports that may wait: each member's tasks wait for room.
@@ -71,23 +70,23 @@ pub struct Client {
     inquiry: Arc<Inquiry>,
 }
 
-/// What one server has answered, or why it has not.
+/// The answer of one server, or the reason for its absence.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
-    /// Which server.
+    /// The server.
     pub member: Member,
-    /// What it knows, or why that can't be said.
+    /// Its status, or the problem.
     pub look: Result<PeerStatus, String>,
 }
 
-/// Why an order was not carried out.
+/// Reason why an order was not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperateError {
     /// Only a leader can.
     #[error("no leader is known: {0}")]
     NoLeader(String),
-    /// The leader has refused, and says why.
+    /// The leader refused, with a reason.
     #[error("'{name}' leads, and refuses: {why}")]
     Refused {
         /// The leader.
@@ -95,12 +94,12 @@ pub enum OperateError {
         /// Its reason.
         why: String,
     },
-    /// It is not known what became of it: ask again.
+    /// The outcome is not known: ask again.
     #[error("no answer of '{name}', which leads: {problem}")]
     Unanswered {
         /// The leader.
         name: CandidateName,
-        /// What went wrong.
+        /// The error.
         problem: String,
     },
 }
@@ -115,7 +114,7 @@ struct Inquiry {
 impl Client {
     /// Makes a client of this group for that election. Does not connect yet.
     ///
-    /// The servers' addresses may be other ones than those that they know each other by.
+    /// The servers' addresses may differ from those that they use among each other.
     ///
     /// # Errors
     ///
@@ -132,10 +131,10 @@ impl Client {
         Self { inquiry: Arc::new(Inquiry { group, election, tls: settings.mutual_tls().cloned() }) }
     }
 
-    /// Who leads, and who stands, as the servers say within that time (of tokio's clock).
+    /// The leader and the candidates, by the servers' answers within that time (of tokio's clock).
     ///
-    /// Returns as soon as all servers have answered, or have shown that they won't. One that is only
-    /// slow is waited for: a moment if a leader is known, and otherwise to the end.
+    /// Returns as soon as all servers have answered, or have shown that they won't. A server that is only slow is
+    /// waited for: briefly if a leader is known, and otherwise to the end.
     ///
     /// # Cancel safety
     ///
@@ -144,7 +143,7 @@ impl Client {
         self.survey(within).await.0
     }
 
-    /// What each server says within that time (of tokio's clock), sorted by name.
+    /// Each server's answer within that time (of tokio's clock), sorted by name.
     ///
     /// # Cancel safety
     ///
@@ -174,11 +173,11 @@ impl Client {
         (snapshot, answered.collect())
     }
 
-    /// The election as it goes on: the present state at first, then every change.
+    /// The election as it goes on: first the present state, then every change.
     ///
-    /// Asks each server several times in an election timeout. What is reported is what the servers
-    /// say, no older than that: the states are those of [`State`], and a token is never followed by a lower one.
-    /// Nothing is said of a break that is mended within a second. It never ends by itself.
+    /// Asks each server several times in an election timeout. Reports are the servers' answers, no older than that:
+    /// the states are those of [`State`], and a token is never followed by a lower one. A break of less than a
+    /// second is not reported. It never ends by itself.
     ///
     /// # Panics
     ///
@@ -187,7 +186,7 @@ impl Client {
         self.observe_on(&runtime::Handle::current())
     }
 
-    /// The same, from there.
+    /// The same, on that runtime.
     pub(super) fn observe_on(&self, runtime: &runtime::Handle) -> Observer {
         let client = self.clone();
         let spawn = |observing| runtime.spawn(observing);
@@ -197,11 +196,12 @@ impl Client {
         })
     }
 
-    /// Has the leader replace a member's disk by another one, and returns once it is committed that the new one counts.
+    /// Has the leader replace a member's disk by another one, and returns once it is committed that the new one
+    /// counts.
     ///
-    /// `directory` is the first eight digits of the new one's id, or more, as the log of its server shows them. `secret` is
-    /// the group's, if it has one and no TLS. `told` hears when the leader has begun. What was begun goes on by itself, also
-    /// when another leader comes; asking again waits for it.
+    /// `directory` is the first eight digits of the new one's id, or more, as its server's log shows them. `secret`
+    /// is the group's, if it has one and no TLS. `told` is called when the leader has begun. A replacement that has
+    /// begun goes on by itself, also under another leader; asking again waits for it.
     ///
     /// # Errors
     ///
@@ -209,7 +209,7 @@ impl Client {
     ///
     /// # Cancel safety
     ///
-    /// What the leader has begun goes on.
+    /// A replacement that has begun goes on.
     pub async fn replace(
         &self,
         member: &str,
@@ -251,7 +251,7 @@ impl Client {
         let connected = connected.map_err(|_| failed(target.unanswered().to_string()))?;
         let connection = connected.map_err(|ending| failed(ending.to_string()))?;
         let (say, said) = mpsc::channel(2);
-        // There is room for both words.
+        // There is room for both messages.
         let _ = say.send(proto::Operation::default()).await;
         let ended = |status: tonic::Status| failed(Disconnect::from(status).to_string());
         let mut outcomes =
@@ -307,10 +307,10 @@ fn told(known: KnownLeader) -> Leader {
     Leader { name: known.value, token: known.token, since: Some(known.since) }
 }
 
-/// What has come from one member.
+/// A report on one member.
 type MemberReply = (usize, Result<StatusReply, Problem>);
 
-/// All members, being asked until this is dropped.
+/// All members, asked until this is dropped.
 #[derive(Debug)]
 struct Asked {
     words: Vec<Reply>,
@@ -353,7 +353,7 @@ impl Asked {
         self.words.iter().all(|word| word.is_settled(now))
     }
 
-    /// Listens until nothing more is to be expected that could change the opinion.
+    /// Listens until no further answer could change the assessment.
     async fn settle(&mut self, within: Duration) {
         let mut until = Instant::now() + within;
         let mut clear = false;
@@ -448,7 +448,7 @@ fn ended(ending: Disconnect) -> Problem {
     Problem { what: ending.to_string(), is_slow }
 }
 
-/// When to ask one member, and to whom to tell what it answers.
+/// The questions to one member, and the receiver of its answers.
 struct Questions<'a> {
     place: usize,
     tell: &'a mpsc::Sender<MemberReply>,
@@ -463,7 +463,7 @@ impl<'a> Questions<'a> {
     }
 
     fn ask(&mut self, ask: &mpsc::Sender<proto::Question>) {
-        // While one waits to be sent there is no use in another: its answer is as good.
+        // A second question in the queue has no use: the answer to the first is as good.
         let _ = ask.try_send(proto::Question { sent: Timestamp::now().as_nanos() });
         self.next = Instant::now() + self.every;
     }
@@ -479,7 +479,7 @@ impl<'a> Questions<'a> {
     }
 }
 
-/// One observer, and what it was told.
+/// One observer, and the last state that it was told.
 struct Telling {
     told: mpsc::Sender<Observation>,
     last: Option<State>,
@@ -494,7 +494,7 @@ impl Telling {
             tokio::select! {
                 biased;
                 () = self.told.closed() => return,
-                // Time alone may change what is to be made of what was said.
+                // Time alone may change the assessment.
                 _ = timeout(THINK_AGAIN, asked.hear()) => {}
             }
             let opinion = asked.opinion(self.newest);
@@ -527,7 +527,7 @@ impl Telling {
             (Some(State::Leader(before)), State::Leader(now)) => {
                 before.token == now.token && before.name == now.name
             }
-            // Not each change of what is wrong, but that nothing is known.
+            // Changes of the problem are not reported, only that nothing is known.
             (Some(State::Unknown { .. }), State::Unknown { .. }) => true,
             (before, now) => before.as_ref() == Some(now),
         };
@@ -560,7 +560,7 @@ mod tests {
         ["a", "b", "c"].map(|name| street.start_as(patient(street, name)))
     }
 
-    /// From now on this server says that it leads.
+    /// From now on this server claims to lead.
     fn lead(server: &Server, name: &str, token: u64) {
         server.show(|look| {
             look.term = token;

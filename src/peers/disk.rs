@@ -5,12 +5,11 @@
 //!  meet ────────────────►       ──► what is new is remembered ──► its future
 //! ```
 //!
-//! Whatever piled up during one `fdatasync` shares the next. Writes become durable in the order in which they
-//! were asked for, so the last one's [`Persisted`] speaks for all before it.
+//! Writes that queue up during one `fdatasync` share the next. Writes become durable in the order in which they
+//! were requested, so the last one's [`Persisted`] covers all before it.
 //!
-//! The queue has no bound of its own. What waits in it is bounded by the core, which lets only so many
-//! entries, bytes and answers wait for the disk ([`Limits`](crate::raft::message::Limits)), and by the number of
-//! members and their connections.
+//! The queue has no bound of its own. The core bounds it by the entries, bytes and answers that may wait for the
+//! disk ([`Limits`](crate::raft::message::Limits)), and so do the number of members and their connections.
 
 use std::{
     io,
@@ -37,35 +36,37 @@ use crate::{
     },
 };
 
-/// What became of writes.
+/// The disk's events.
 #[derive(Debug)]
 pub(crate) enum Done {
     /// This one, and all before it, are durable.
     Persisted(Persisted),
-    /// That directory is the first one of a member that was met, and remembered.
+    /// That directory is a member's first one, and recorded.
     First(NodeId, DirectoryId),
     /// All others have recorded this server: it may vote.
     Met,
-    /// Another member has said that this server must not vote any more. Said at once, and durable as soon as the disk can.
+    /// Another member said that this server must not vote any more. Sent at once, and durable as soon as the disk
+    /// can.
     Revoked(String),
-    /// The disk has failed. This is said once. Nothing that was not yet persisted is going to be, and what
-    /// rests on it must not be said.
+    /// The disk has failed. Sent once. Writes not yet persisted never will be, and messages that rest on them must
+    /// not be sent.
     Failed(StoreError),
 }
 
-/// Why a member is not let in.
+/// Reason why a member is not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UnknownDirectory {
-    /// It is not the member that it was.
+    /// It is not the member on record.
     #[error(transparent)]
     Objection(#[from] Objection),
-    /// It was not met before, and our disk has failed. If we forgot it, we could not tell it from another one.
+    /// It was not met before, and the disk here has failed. A server that forgot it could not tell it from another
+    /// one.
     #[error("this member was not met before, and can't be remembered, as the disk here has failed")]
     Unrecorded,
 }
 
 impl UnknownDirectory {
-    /// What the other side may hear of it: everything but directories.
+    /// The part that the other side may hear: everything but directories.
     pub(crate) fn told(&self) -> String {
         match self {
             Self::Objection(Objection::OtherDirectory { .. }) => {
@@ -78,13 +79,13 @@ impl UnknownDirectory {
         }
     }
 
-    /// Whether it proves to the other side that it must not vote any more.
+    /// Returns true if it proves to the other side that it must not vote any more.
     pub(crate) fn revokes(&self) -> bool {
         matches!(self, Self::Objection(objection) if objection.is_proof())
     }
 }
 
-/// A handle to the thread. The thread ends when the handle is gone, after all that was queued is durable.
+/// A handle to the thread. The thread ends when the handle is gone, after everything queued is durable.
 #[derive(Debug)]
 pub(crate) struct Disk {
     jobs: mpsc::Sender<Job>,
@@ -103,7 +104,7 @@ enum Job {
     Revoke(String),
 }
 
-/// Never sent. It is dropped after the directory was closed.
+/// Never sent. Dropped after the directory was closed.
 #[derive(Debug)]
 struct Closed;
 
@@ -131,32 +132,32 @@ impl Disk {
         Ok(Self { jobs, ledger, syncs, done, ended })
     }
 
-    /// Asks for a write. Never waits; once the disk has failed, nothing comes of it.
+    /// Requests a write. Never waits; after the disk has failed it does nothing.
     pub(crate) fn write(&self, write: Write) {
-        // A thread that is gone has said why.
+        // A thread that has ended has reported why.
         let _ = self.jobs.send(Job::Write(write));
     }
 
-    /// How long it takes to make writes durable.
+    /// Times of durable writes.
     pub(crate) fn syncs(&self) -> &Arc<Syncs> {
         &self.syncs
     }
 
-    /// What is known of the others.
+    /// Records of the other members.
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Whether a member that was met may be listened to: see [`MemberRecord::judge`]. What is new of it is remembered, durably,
-    /// before the answer.
+    /// Judges a member that was met: see [`MemberRecord::judge`]. New facts about it are recorded, durably, before
+    /// the answer.
     ///
     /// # Errors
     ///
-    /// Refuses a member that is not the one that it was.
+    /// Refuses a member that is not the one on record.
     ///
     /// # Cancel safety
     ///
-    /// The question is asked at once. If the future is dropped, what is new may still be remembered.
+    /// The request is sent at once. If the future is dropped, new facts may still be recorded.
     pub(crate) fn meet(
         &self,
         node: NodeId,
@@ -176,7 +177,7 @@ impl Disk {
         }
     }
 
-    /// That member has recorded us, as it said. Remembered, durably, before the answer.
+    /// A member said that it has recorded this server. Recorded, durably, before the answer.
     ///
     /// # Errors
     ///
@@ -217,11 +218,11 @@ impl Disk {
         answered
     }
 
-    /// Ends the thread, and waits until all that was queued is durable and the directory is free.
+    /// Ends the thread, and waits until everything queued is durable and the directory is free.
     ///
     /// # Cancel safety
     ///
-    /// The end is under way as soon as this is called, and dropping the future only ends the waiting.
+    /// The end begins with the call, and dropping the future only ends the waiting.
     #[cfg(test)]
     pub(crate) fn close(self) -> impl Future<Output = ()> + Send + use<> {
         let Self { jobs, ended, .. } = self;
@@ -232,7 +233,7 @@ impl Disk {
     }
 }
 
-/// How long it takes to make writes durable: each transaction with its `fdatasync`.
+/// Times of durable writes: of each transaction with its `fdatasync`.
 #[derive(Debug)]
 pub(crate) struct Syncs {
     timing: Timing,
@@ -267,7 +268,7 @@ impl Syncs {
     }
 }
 
-/// What the thread has, besides its store.
+/// The thread's state, besides its store.
 struct DiskWorker {
     ledger: Arc<Ledger>,
     syncs: Arc<Syncs>,
@@ -278,8 +279,8 @@ impl DiskWorker {
     fn run(self, mut store: Store, queue: &mpsc::Receiver<Job>) {
         while let Ok(first) = queue.recv() {
             let jobs = std::iter::once(first).chain(queue.try_iter());
-            // redb could panic over damage that it did not find when it opened the directory. To waiting
-            // callers that is a failed disk.
+            // redb could panic over damage that it did not find when it opened the directory. Waiting callers see
+            // that as a failed disk.
             let kept = catch_unwind(AssertUnwindSafe(|| self.keep(&mut store, jobs)));
             let kept = kept.unwrap_or_else(|_| Err(store.broken()));
             if let Err(error) = kept {
@@ -311,7 +312,7 @@ impl DiskWorker {
             match job {
                 Job::Write(_) => {}
                 Job::Meet(node, meeting, answer) => {
-                    // Another one may have been first, and be known by now.
+                    // An earlier request may have recorded it meanwhile.
                     let judgement = match self.ledger.judge(node, &meeting) {
                         Ok(None) => Ok(()),
                         Ok(Some((record, entrance))) => self.record(store, node, record, entrance).map(Ok)?,
@@ -334,9 +335,9 @@ impl DiskWorker {
         Ok(())
     }
 
-    /// Writes a member down; and once all others know this server, that it votes.
+    /// Records a member; and, once all others know this server, that it votes.
     ///
-    /// One that a log names is no founder of the group, whose meeting lets anybody vote.
+    /// A member that a log names is no founder of the group, and its meeting gives no vote.
     fn record(
         &self,
         store: &mut Store,
@@ -438,7 +439,7 @@ mod tests {
         Write::numbered(number, ballot, Some(Change { snapshot: None, tail: Some((at.index, vec![entry])) }))
     }
 
-    /// Generous: a disk may be slow, and is never that slow.
+    /// Generous: no slow disk takes that long.
     async fn within<T>(future: impl Future<Output = T>) -> T {
         tokio::time::timeout(Duration::from_secs(60), future).await.expect("in time")
     }
@@ -541,7 +542,7 @@ mod tests {
         assert_eq!(within(disk.meet(B, second)).await, twice);
     }
 
-    /// The number of writes that is passed on may overtake what the member itself has said.
+    /// The leader's count of writes may overtake the member's own.
     #[tokio::test]
     async fn what_a_member_said_before_it_was_asked_is_not_held_against_it() {
         let directory = tempfile::tempdir().unwrap();
@@ -588,7 +589,7 @@ mod tests {
     async fn of_those_that_are_met_first_at_once_one_is_let_in() {
         let directory = tempfile::tempdir().unwrap();
         let (disk, _dones) = start(&directory);
-        // The thread is busy, so that all of them are asked about before it has judged one.
+        // The thread is busy, so that all of them are requested before it has judged one.
         (1..=20).for_each(|number| disk.write(write(number, 30_000)));
         let meetings: Vec<_> = (1..=5).map(|byte| disk.meet(B, meeting(byte))).collect();
         let mut let_in = Vec::new();

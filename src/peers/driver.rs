@@ -1,4 +1,4 @@
-//! The loop that makes a [`Node`] a server: it brings inputs in, and carries actions out.
+//! The loop that makes a [`Node`] a server: it takes inputs in, and carries actions out.
 //!
 //! ```text
 //!   connections ─► Receive ──┐                      ┌──► Send ────────► connections
@@ -8,14 +8,13 @@
 //!   the leader ─► Propose … ─┘
 //! ```
 //!
-//! Each step begins with a fresh look at the clock, and nothing is awaited between a step and its
-//! effects: a loss has reached the guard before the message that lets another server lead is handed
-//! to its connection.
+//! Each step begins with a fresh reading of the clock, and nothing is awaited between a step and its effects: a
+//! loss has reached the guard before the message that lets another server lead is handed to its connection.
 //!
-//! When the disk fails, nothing is written any more, and so nothing is said that would rest on it.
-//! The server gives leadership up and does not stand again; that others know its term and vote goes on.
+//! After a disk failure nothing is written, so nothing is sent that would rest on a write. The server gives
+//! leadership up and campaigns no more; the others still know its term and vote.
 //!
-//! A term that is lost, whatever the reason, is its holder's until that has let go or the proved time is over: until
+//! A lost term, whatever the reason, stays its holder's until that has let go or the proved time is over: until
 //! then this server neither hands over nor votes.
 
 use std::{
@@ -59,23 +58,23 @@ use crate::{
     validity::SharedValidity,
 };
 
-/// What a step's actions go to. Nothing here may block, or wait.
+/// The executor of a step's actions. Nothing here may block, or wait.
 pub(super) trait DriverIo {
     /// Sends a message, or loses it.
     fn send(&self, envelope: Envelope);
     /// Makes a write durable, after all before it.
     fn write(&self, write: Write);
-    /// Tells a member that it must not vote any more, and why.
+    /// Tells a member that it must not vote any more, with the reason.
     fn object(&self, member: NodeId, objection: Objection);
-    /// Whose disks count by the log has changed: others are not listened to any more.
+    /// The disks that count by the log have changed: connections with others end.
     fn seat(&self, seats: Option<(Index, MemberDisks)>);
-    /// Which members have to be met before this server votes, in words; `None` if it does.
+    /// The members to be met before this server votes, in words; `None` if it votes.
     fn waiting_for(&self) -> Option<String>;
-    /// Why there may be no leader, in words: whom this server is connected with.
+    /// The connections, in words: the reason why there may be no leader.
     fn company(&self) -> Connectivity;
 }
 
-/// With how many of the others this server is connected, and in words.
+/// The number of connected members, and a description.
 #[derive(Debug, Clone)]
 pub(super) struct Connectivity {
     pub(super) connected: usize,
@@ -91,9 +90,9 @@ pub(super) enum DriverOrder {
     },
     /// Records that are committed after this index.
     Read(Reading),
-    /// Another disk is to take a member's place.
+    /// Another disk will replace a member's.
     Replace(Replacement),
-    /// To be answered once no campaign, no term and no handing over is under way.
+    /// Answered once no campaign, term or handover is under way.
     Settle(oneshot::Sender<()>),
 }
 
@@ -105,9 +104,9 @@ pub(super) struct Proposed {
     pub(super) answer: RecordReply,
 }
 
-/// Where inputs come from.
+/// Sources of inputs.
 pub(super) struct Inputs {
-    /// As many as there are callers, who wait for their answer.
+    /// As many as there are callers, which wait for their answer.
     pub(super) orders: mpsc::UnboundedReceiver<DriverOrder>,
     pub(super) proposals: mpsc::Receiver<Proposed>,
     pub(super) messages: mpsc::Receiver<Envelope>,
@@ -117,10 +116,10 @@ pub(super) struct Inputs {
 /// Proposals that are taken into one step, and so into one write and one message.
 const AT_ONCE: usize = 256;
 
-/// For how long there may be no leader before candidates are told why, and how often then.
+/// Time without a leader before candidates are told why, and the interval of further reports.
 const LEADERLESS_PATIENCE: Duration = Duration::from_secs(2);
 
-/// All that the core does not know of.
+/// State outside the core.
 pub(super) struct Driver<O> {
     outside: O,
     /// Names and the cluster, for the guard of a term.
@@ -129,33 +128,33 @@ pub(super) struct Driver<O> {
     compaction: Compaction,
     campaigns: VecDeque<PendingCampaign>,
     reign: Option<LeaderTerm>,
-    /// What was lost, and may not have been let go of.
+    /// A lost term that its holder may not have let go of.
     stopping: Option<Stopping>,
     parting: Option<Handover>,
     proposals: Proposals,
     settling: Vec<oneshot::Sender<()>>,
-    /// What the core was told to announce, if it stands.
+    /// The value that the core has for its announcement, if it takes part in elections.
     announced: Option<Arc<[u8]>>,
-    /// What follows from the effects of a step.
+    /// Inputs that follow from the effects of a step.
     next: VecDeque<Input>,
     published: Arc<Published>,
-    /// When a majority last confirmed this server's own term.
+    /// Time of a majority's last confirmation of this server's own term.
     confirmed: Timestamp,
-    /// When candidates are told that there is no leader, unless there is one by then.
+    /// The time to tell candidates that there is no leader, unless there is one by then.
     doubt_at: Option<Timestamp>,
     failed: Option<String>,
-    /// What operators have ordered of this server, and wait for.
+    /// Operators' orders to this server that are under way.
     replacements: Vec<OrderedTask>,
-    /// Whose disks count by the log, as the outside knows it.
+    /// The disks that count by the log, as last passed on.
     seats: Option<(Index, MemberDisks)>,
-    /// When records of the terms up to this one, which this server lost, are given up if they are open still.
+    /// The time to give up records of this server's lost terms, up to this one, that are still open.
     open_until: Option<(Timestamp, FencingToken)>,
 }
 
 /// A replacement that an operator waits for.
 struct OrderedTask {
     replacement: Replacement,
-    /// Whether the core has taken it.
+    /// The core's answer.
     answered: oneshot::Receiver<Result<(), Declined>>,
     begun: bool,
 }
@@ -164,7 +163,7 @@ struct PendingCampaign {
     value: Arc<[u8]>,
     events: broadcast::Sender<Event>,
     won: CampaignReply,
-    /// The leader that it was told to follow.
+    /// The leader that this candidate was last told to follow.
     follows: Option<FencingToken>,
 }
 
@@ -214,8 +213,8 @@ impl<O: DriverIo> Driver<O> {
                 continue;
             }
             if alarm_at != due {
-                // Tokio's clock stands still in suspend: what is late then is only this loop, and each
-                // step looks at a clock that does not.
+                // Tokio's clock stands still in suspend: only this loop is late then, and each step reads a clock
+                // that goes on.
                 alarm.as_mut().reset(Instant::now() + due.since(now));
                 alarm_at = due;
             }
@@ -286,19 +285,19 @@ impl<O: DriverIo> Driver<O> {
         if node.deadline() <= now { self.step(node, Input::Tick) } else { node }
     }
 
-    /// Takes one input, and all that follows from it, through the core.
+    /// Takes an input, and all inputs that follow from it, through the core.
     fn step(&mut self, node: Node, input: Input) -> Node {
         self.next.push_back(input);
         self.go_on(node)
     }
 
-    /// Takes all that follows from what has happened here through the core.
+    /// Takes all inputs that follow from earlier effects through the core.
     fn go_on(&mut self, mut node: Node) -> Node {
         while let Some(input) = self.next.pop_front().or_else(|| self.stance()) {
             let actions;
             (node, actions) = node.step(moment(), input);
             let Actions { effects, write } = actions;
-            // Before anything that rests on it is said.
+            // Before any message that rests on it is sent.
             self.seat(&node);
             for effect in effects {
                 self.perform(effect);
@@ -322,7 +321,7 @@ impl<O: DriverIo> Driver<O> {
         }
     }
 
-    /// Tells operators how far their orders are.
+    /// Tells operators about the progress of their orders.
     fn follow_replacements(&mut self, node: &Node) {
         let group = self.identity.group().clone();
         let leads = matches!(node, Node::Leader(_));
@@ -364,9 +363,9 @@ impl<O: DriverIo> Driver<O> {
         });
     }
 
-    /// The core's next input if a campaign waits and the core does not stand, or none waits and it stands.
-    /// A leader has won its campaign, and stands until the term is over, however that ends. A server whose disk
-    /// failed leads on, without a claim, until its holder has let go: only then another one may.
+    /// The core's next input if a campaign waits and the core takes no part, or none waits and it does. A leader
+    /// has won its campaign, and takes part until its term is over, however that ends. A server whose disk failed
+    /// leads on, without a claim, until its holder has let go: only then another one may.
     fn stance(&mut self) -> Option<Input> {
         if self.reign.is_some() || (self.failed.is_some() && self.stopping.is_some()) {
             return None;
@@ -406,7 +405,7 @@ impl<O: DriverIo> Driver<O> {
     }
 
     fn restore(&mut self, snapshot: &Snapshot) {
-        // A leader of our own version made it, so a malformed one is no leader's announcement.
+        // A leader of this version made it, so a malformed one is no leader's announcement.
         self.state = CurrentAnnouncement::of(snapshot).unwrap_or_else(|malformed| {
             tracing::error!(%malformed, "a snapshot that no server of this version makes");
             CurrentAnnouncement::default()
@@ -443,7 +442,7 @@ impl<O: DriverIo> Driver<O> {
     }
 
     fn gain(&mut self, token: FencingToken, until: Timestamp) {
-        // A campaign that was called off a moment ago is found by its dropped guard.
+        // A campaign that was just cancelled is found by its dropped guard.
         let Some(campaign) = self.campaigns.pop_front() else {
             self.next.push_back(Input::Resign);
             return;
@@ -467,7 +466,7 @@ impl<O: DriverIo> Driver<O> {
     /// Ends this server's term, for its holder first of all.
     fn lose(&mut self, loss: Loss) {
         if let Some(reign) = self.reign.take() {
-            // A term that was lost before keeps its own time, and takes this one along.
+            // A term that was lost before keeps its own time, and this one shares it.
             let by = Timestamp::now() + self.identity.timing().longest();
             self.open_until = Some((self.open_until.map_or(by, |(at, _)| at), reign.token()));
             self.stopping = Some(reign.end(loss));
@@ -475,13 +474,13 @@ impl<O: DriverIo> Driver<O> {
         }
     }
 
-    /// Nothing of the term that was lost is left.
+    /// The holder has stopped all that rested on the lost term.
     fn stopped(&mut self, node: Node) -> Node {
         self.stopping = None;
         self.step(node, Input::LetGo)
     }
 
-    /// What the holder of the term wants.
+    /// Carries out an order of the term's holder.
     fn obey(&mut self, node: Node, order: HolderOrder) -> Node {
         match order {
             HolderOrder::Proclaim { value, done } => {
@@ -559,12 +558,13 @@ impl<O: DriverIo> Driver<O> {
         self.go_on(node)
     }
 
-    /// The disk can't be relied on any more.
+    /// The disk has failed, or this server must not vote any more.
     fn fail(&mut self, node: Node, why: String) -> Node {
         tracing::error!(problem = why, "this server stops standing");
         self.failed = Some(why.clone());
         if let Some(until) = self.reign.as_ref().map(LeaderTerm::until) {
-            // Only `settled` waits for it: without that, a process that ends at once would never tell the successor.
+            // Only `drained` waits for it: without that, a process that ends at once would never tell the
+            // successor.
             self.part(&node, until, oneshot::channel().0);
         }
         self.lose(Loss::ShutDown);
@@ -613,7 +613,7 @@ impl<O: DriverIo> Driver<O> {
         });
     }
 
-    /// Who leads this term, by a committed entry of it.
+    /// The leader of this term, by a committed entry of it.
     fn known_leader(&self, node: &Node) -> Option<CommittedLeader> {
         let announcement = self.state.announced_in(node.term())?;
         let own = announcement.who == self.identity.me();
@@ -626,7 +626,7 @@ impl<O: DriverIo> Driver<O> {
         })
     }
 
-    /// Tells candidates whom they follow, once each.
+    /// Tells each candidate its leader, once.
     fn follow(&mut self, leader: Option<&CommittedLeader>) {
         let Some(leader) = leader.filter(|leader| leader.who != self.identity.me()) else { return };
         for campaign in &mut self.campaigns {
@@ -636,7 +636,7 @@ impl<O: DriverIo> Driver<O> {
         }
     }
 
-    /// Tells candidates why there is no leader, as far as it is known.
+    /// Tells candidates why there is no leader, as far as this server knows.
     fn doubt(&mut self, node: &Node, now: Timestamp) {
         let Connectivity { connected, words } = self.outside.company();
         let why = match (self.outside.waiting_for(), node.leader()) {
@@ -659,7 +659,7 @@ impl<O: DriverIo> Driver<O> {
     }
 }
 
-/// All that a step may know of the world.
+/// The clocks and a random number, for one step.
 pub(super) fn moment() -> Now {
     let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let today = TimeOfDay(u64::try_from(today.as_millis()).unwrap_or(u64::MAX));

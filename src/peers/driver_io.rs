@@ -68,7 +68,7 @@ impl DriverIo for RealIo {
     }
 }
 
-/// Why this server does not vote yet, if it does not.
+/// The reason why this server does not vote yet, if it does not.
 pub(super) fn waiting_for(group: &Group, ledger: &Ledger) -> Option<String> {
     if ledger.franchise() != VotingRights::Waiting || ledger.is_seated() {
         return None;
@@ -77,11 +77,11 @@ pub(super) fn waiting_for(group: &Group, ledger: &Ledger) -> Option<String> {
     Some(format!("a new group begins once all its members have met; waiting for {}", names.join(", ")))
 }
 
-/// Introduces this member, and remembers those whom it meets.
+/// Introduces this member, and records the members that it meets.
 pub(super) struct PeerIdentity {
     pub(super) ledger: Arc<Ledger>,
     pub(super) disk: Arc<Disk>,
-    /// Does not keep the driver: who uses this server does.
+    /// Weak, so that it does not keep the driver alive: this server's users do.
     pub(super) orders: mpsc::WeakUnboundedSender<DriverOrder>,
 }
 
@@ -103,7 +103,7 @@ impl IdentityCheck for PeerIdentity {
     }
 
     fn replace(&self, replacement: Replacement) {
-        // The driver's end ends what is told, too.
+        // The driver's end also ends these messages.
         if let Some(orders) = self.orders.upgrade() {
             let _ = orders.send(DriverOrder::Replace(replacement));
         }

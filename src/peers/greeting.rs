@@ -1,16 +1,16 @@
-//! The words before Hello: each side proves that it is a member before the other one says more than its name.
+//! The messages before Hello: each side proves that it is a member before the other one sends more than its name.
 //!
 //! ```text
-//!   caller    ── name, nonce ────────────────►   the called one: is that a member, with its host's certificate?
+//!   caller    ── name, nonce ────────────────►   listener: is that a member, with its host's certificate?
 //!             ◄──────── name, nonce, proof ──
 //!   checks    ── Hello, proof ───────────────►   checks, compares, asks its disk
 //!             ◄─────────────── Hello, proof ──
 //! ```
 //!
-//! * With TLS, a certificate proves it: it has to be for the host that the list has for that member. The caller's TLS
-//!   has checked the called one's; here the called one checks the caller's.
+//! * With TLS, a certificate proves it: it has to be for the host that the list has for that member. The caller's
+//!   TLS has checked the listener's; here the listener checks the caller's.
 //! * With a secret, a [`Proof`] does, in both directions.
-//! * With neither, nothing does. Then any client that can connect is believed: see [`Settings`].
+//! * With neither, there is no proof. Then any client that can connect is believed: see [`Settings`].
 //!
 //! Pure, but for the random bytes of a nonce.
 
@@ -32,7 +32,7 @@ use crate::{
 /// The version of the messages in `proto/peers.proto`.
 const PROTOCOL: u32 = 2;
 
-/// Why the other side's first words are not taken. As it is logged here.
+/// Reason for refusing the other side's greeting. As it is logged here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unproven {
     #[error(
@@ -63,7 +63,8 @@ pub(crate) enum Unproven {
 }
 
 impl Unproven {
-    /// What the other side may hear of it, who has proved nothing: its own words, and what kind of proof is missing.
+    /// The part that the other side may hear, which has proved nothing: its own words, and the missing kind of
+    /// proof.
     pub(super) fn told(&self) -> String {
         match self {
             Self::NotAMember { us, them, .. } => {
@@ -83,7 +84,7 @@ impl Unproven {
     }
 }
 
-/// A member's own greeting, until the other one has answered it.
+/// A member's own greeting, until the other side has answered it.
 #[derive(Debug)]
 pub(crate) struct OwnGreeting {
     called: NodeId,
@@ -98,7 +99,7 @@ impl OwnGreeting {
         (calling, greeting)
     }
 
-    /// Takes the called one's greeting.
+    /// Checks the listener's greeting.
     pub(crate) fn answered(
         self,
         settings: &Settings,
@@ -122,7 +123,7 @@ impl OwnGreeting {
     }
 }
 
-/// Takes a caller's greeting, and answers it. `certificate` is what it has shown, where we speak TLS.
+/// Checks a caller's greeting, and answers it. `certificate` is the caller's, if this server uses TLS.
 pub(crate) fn answer(
     settings: &Settings,
     certificate: Option<&PeerCertificate>,
@@ -170,7 +171,7 @@ fn same_protocol(settings: &Settings, theirs: &proto::Greeting) -> Result<(), Un
     Err(Unproven::Protocol { us, them, theirs: theirs.protocol })
 }
 
-/// Only for a better reason than a proof that is wrong: a caller that lies about it gains nothing.
+/// Only for a better reason than a wrong proof: a caller that lies about it gains nothing.
 fn both_have_a_secret(
     settings: &Settings,
     them: &CandidateName,
@@ -211,20 +212,20 @@ impl ProvenConnection {
         Self { us, election, caller, called, nonces, secret: settings.secret().cloned() }
     }
 
-    /// Says this Hello, proved.
+    /// This Hello, with its proof.
     pub(crate) fn introduce(&self, hello: &proto::Hello) -> proto::Introduction {
         let hello = Bytes::from(hello.encode_to_vec());
         let proof = self.prove(self.point(true), &hello);
         proto::Introduction { hello, proof }
     }
 
-    /// The other side's Hello, if that proves who it is.
+    /// The other side's Hello, if its proof is right.
     pub(crate) fn introduced(&self, theirs: &proto::Introduction) -> Result<proto::Hello, Unproven> {
         self.check(self.point(false), &theirs.hello, &theirs.proof)?;
         proto::Hello::decode(theirs.hello.clone()).map_err(|_| Unproven::Malformed)
     }
 
-    /// Where we, or they, introduce themselves.
+    /// The point at which this side, or the other, introduces itself.
     fn point(&self, ours: bool) -> Point {
         let caller = self.us == self.caller;
         if caller == ours { Point::Caller } else { Point::Called }
@@ -272,7 +273,7 @@ mod tests {
         NodeId::new(place)
     }
 
-    /// What 'a' and 'b' make of each other, up to both sessions.
+    /// The handshake of 'a' and 'b', up to both sessions.
     fn greet(a: &Settings, b: &Settings) -> Result<(ProvenConnection, ProvenConnection), Unproven> {
         let (calling, first) = OwnGreeting::to(a, node(1));
         let (who, at_b, second) = answer(b, None, &first)?;
@@ -329,7 +330,7 @@ mod tests {
         assert!(at_b.introduced(&heard).is_ok());
         assert!(later.introduced(&heard).is_err(), "replayed on another connection");
         assert!(at_a.introduced(&heard).is_err(), "sent back");
-        // The same words with another directory in them.
+        // The same message with another directory in it.
         let altered =
             proto::Introduction { hello: handshake::ours_on(&a, [8; 16]).encode_to_vec().into(), ..heard };
         assert!(at_b.introduced(&altered).is_err());

@@ -1,4 +1,4 @@
-//! The members of a group, and where they are: parsed once into what can only be valid.
+//! The members of a group and their addresses, parsed once into types that can only be valid.
 
 use std::{fmt, str::FromStr};
 
@@ -8,15 +8,14 @@ use crate::{
     raft::identity::{InvalidSize, MAX_MEMBERS, Members, NodeId},
 };
 
-/// Where a member listens: `HOST:PORT`. The host may be a name, an IPv4 address, or an IPv6 address
-/// in brackets.
+/// A member's address: `HOST:PORT`. The host may be a name, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerAddress {
     host: String,
     port: u16,
 }
 
-/// Why a text is not where a member can listen.
+/// Reason why a text is no member's address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' {problem}; write HOST:PORT, as in localhost:10000")]
 pub struct InvalidAddress {
@@ -69,17 +68,17 @@ impl fmt::Display for PeerAddress {
     }
 }
 
-/// What was given, as an error repeats it: nothing in it moves a cursor or begins a line.
+/// The rejected text, as an error repeats it: nothing in it moves a cursor or begins a line.
 fn shown(given: &str) -> String {
     given.escape_debug().to_string()
 }
 
-/// One member of a group.
+/// A member of a group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Member {
-    /// What it is called; no two members share a name.
+    /// Its name; no two members share one.
     pub name: CandidateName,
-    /// Where it listens; no two members share an address.
+    /// Its address; no two members share one.
     pub address: PeerAddress,
 }
 
@@ -98,7 +97,7 @@ impl FromStr for Member {
     }
 }
 
-/// Whether these are several words, and no member: `a b`.
+/// Returns true if the text is several words, and no member: `a b`.
 fn is_words(text: &str) -> bool {
     !text.contains('=') && text.contains(char::is_whitespace)
 }
@@ -112,11 +111,11 @@ impl fmt::Display for Member {
 /// The servers that elect a leader among themselves: 1 to 7, the same list on each of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Group {
-    /// Sorted by name: a member's place is its [`NodeId`].
+    /// Sorted by name: a member's index is its [`NodeId`].
     members: Vec<Member>,
 }
 
-/// Why servers can't be a group.
+/// Reason why servers can't be a group.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidGroup {
@@ -126,15 +125,15 @@ pub enum InvalidGroup {
     /// Several members with nothing but blanks between them.
     #[error("'{0}' is more than one member; write commas between them, as in a=host1:10000,b=host2:10000")]
     NoComma(String),
-    /// A name that can't be one.
+    /// An invalid name.
     #[error("'{name}': {why}")]
     Name {
-        /// What was given.
+        /// The text.
         name: String,
-        /// What is wrong with it.
+        /// The problem.
         why: InvalidName,
     },
-    /// An address that can't be one.
+    /// An invalid address.
     #[error(transparent)]
     Address(#[from] InvalidAddress),
     /// Too few, or too many.
@@ -155,7 +154,7 @@ impl From<InvalidSize> for InvalidGroup {
 }
 
 impl Group {
-    /// A group of these.
+    /// Makes a group of these members.
     ///
     /// # Errors
     ///
@@ -183,7 +182,7 @@ impl Group {
         &self.members
     }
 
-    /// How many of the members may fail, and the others still elect a leader.
+    /// The number of members that may fail while the others still elect a leader.
     pub fn tolerates(&self) -> usize {
         self.size().count() - self.size().majority()
     }
@@ -201,10 +200,10 @@ impl Group {
         &self.members[node.place()]
     }
 
-    /// Of an election among these: a part of SHA-256 over its name and theirs.
+    /// Identifies an election among these members: a part of SHA-256 over its name and theirs.
     ///
-    /// Addresses are not in it. A group that moves stays the same group; that all its members know
-    /// the same addresses is seen to when they meet.
+    /// Addresses are not in it: a group that moves stays the same group. Members compare their addresses when they
+    /// meet.
     pub(crate) fn cluster(&self, election: &ElectionName) -> ClusterId {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
         let names = self.members.iter().map(|member| member.name.as_str());
@@ -312,7 +311,7 @@ mod tests {
         assert_eq!(address.to_string(), "[::1]:80");
     }
 
-    /// Whatever is accepted says itself in a form that makes the same group, with addresses that can be dialled.
+    /// Every accepted list prints as one that makes the same group, with addresses that can be connected to.
     #[test]
     fn fuzz_group() {
         bolero::check!().for_each(|text: &[u8]| {

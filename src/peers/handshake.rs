@@ -1,13 +1,13 @@
-//! The first words of two members, and whether they may talk at all.
+//! The Hello of two members, and the comparison of their settings.
 //!
-//! A group is defined by its members' settings: no server announces who belongs to it. So each
-//! side says what it was told, and both compare. Where they differ nothing of Raft is said: two
-//! servers with different lists could each find a majority of its own, and a voter with a shorter
-//! election timeout would end its leader's certainty. A pair that differs costs the group that
-//! pair's connection and nothing else; lists are corrected by restarts, so both go on trying.
+//! A group is defined by its members' settings: no server announces who belongs to it. So each side sends its
+//! settings, and both compare. If they differ, no message of Raft passes: two servers with different lists could
+//! each find a majority of its own, and a voter with a shorter election timeout would end its leader's validity. A
+//! pair that differs costs the group that pair's connection and nothing else; lists are corrected by restarts, so
+//! both go on trying.
 //!
-//! Pure: what is compared comes in, the first [`Difference`] comes out. It is worded so that it says
-//! the same to both sides, because the one that finds it sends it to the other.
+//! Pure: the settings come in, the first [`Difference`] comes out. Its text is the same for both sides, because the
+//! one that finds it sends it to the other.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -22,17 +22,16 @@ use crate::{
     },
 };
 
-/// Which end of a connection we are, and who has greeted at the other one.
+/// This server's end of a connection, and the member that greeted at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// We connected, to reach this member.
+    /// This server connected to that member.
     Dialled(NodeId),
-    /// This member connected to us.
+    /// That member connected to this server.
     Accepted(NodeId),
 }
 
-/// A member that may talk to us as far as its words go: whether its directory is the right one is
-/// for the disk to say.
+/// A member whose messages are accepted. The disk decides about its directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Introduced {
     pub(crate) node: NodeId,
@@ -40,11 +39,11 @@ pub(crate) struct Introduced {
     pub(crate) writes: WriteCount,
     /// The entry of its log that names its directory.
     pub(crate) claim: Index,
-    /// Whether it talks to us because a log names our directory.
+    /// True if it admits this server because a log names this server's directory.
     pub(crate) newcomer: bool,
 }
 
-/// Why two servers don't talk. Names both, both values, and what to do.
+/// Reason for refusing a peer. Names both servers, both values, and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Difference {
     #[error(
@@ -77,9 +76,10 @@ pub(crate) enum Difference {
     NoDirectory { them: String },
 }
 
-/// What we say of ourselves.
+/// This server's own Hello.
 ///
-/// `claim` is the entry of our log that names our directory. `newcomer` is said of the other side, once that is known.
+/// `claim` is the entry of this server's log that names its directory. `newcomer` is about the other side, once
+/// that is known.
 pub(crate) fn ours(
     settings: &Settings,
     identity: &Identity,
@@ -115,7 +115,7 @@ pub(crate) fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Whether the member that has greeted at the other end belongs with us, by what it says of itself.
+/// Compares the settings of the member that greeted at the other end with this server's.
 pub(crate) fn compare(
     settings: &Settings,
     end: Side,
@@ -155,7 +155,7 @@ fn identity(theirs: &proto::Hello) -> Option<Identity> {
     })
 }
 
-/// Of two members, whether the first one connects to the second.
+/// Returns true if, of two members, the first one connects to the second.
 pub(crate) fn dials(one: NodeId, other: NodeId) -> bool {
     one < other
 }
@@ -189,7 +189,7 @@ fn same_members(settings: &Settings, theirs: &proto::Hello) -> Result<(), Differ
     }
 }
 
-/// A member that we don't know, as it would stand in a list.
+/// An unknown member, in a list's format.
 struct UnknownMember<'a>(&'a str, &'a str);
 
 impl fmt::Display for UnknownMember<'_> {
@@ -208,7 +208,7 @@ pub(crate) fn first_run(directory: [u8; 16]) -> Identity {
     }
 }
 
-/// What a server says of itself in that run.
+/// A server's Hello in that run.
 #[cfg(test)]
 pub(crate) fn ours_on(settings: &Settings, directory: [u8; 16]) -> proto::Hello {
     ours(settings, &first_run(directory), WriteCount(1), Index::ZERO, false)
@@ -235,7 +235,7 @@ mod tests {
         NodeId::new(place)
     }
 
-    /// What 'b' says to this caller.
+    /// The refusal by 'a' of a Hello of 'b'.
     fn refused(theirs: &proto::Hello) -> String {
         compare(&settings("b", GROUP), Side::Accepted(node(0)), theirs).unwrap_err().to_string()
     }
@@ -348,7 +348,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a stranger says: a refusal that fits into a log, and no panic.
+        /// For any Hello of a stranger: a refusal that fits into a log, and no panic.
         #[test]
         fn strangers_are_refused_on_one_line(theirs in hellos(), dialled: bool) {
             let end = if dialled { Side::Dialled(node(2)) } else { Side::Accepted(node(0)) };
@@ -357,8 +357,8 @@ mod tests {
             prop_assert!(why.len() < 4096);
         }
 
-        /// What one of two finds to be different, the other one finds too: neither waits for
-        /// a member that will not come.
+        /// If one of two finds a difference, the other one finds it too: neither waits for a member that will not
+        /// come.
         #[test]
         fn both_ends_agree_on_whether_they_differ(
             ours_at in 0..3_usize, theirs_at in 0..3_usize, same_election: bool, same_timing: bool,

@@ -1,14 +1,13 @@
 //! A server under members that send anything at all: fuzzed greetings, and fuzzed frames, decoded and fed to the
 //! real core.
 //!
-//! Raft trusts its members to follow the protocol, and TLS is what keeps strangers from being one. So no safety
-//! is claimed under a lying member: it can vote twice. What is claimed, and checked here after each frame,
-//! is what one server owes itself:
+//! Raft trusts its members to follow the protocol, and TLS keeps strangers out. So no safety is claimed under a
+//! lying member: it can vote twice. Claimed, and checked here after each frame, are a server's own obligations:
 //!
 //! * nothing that can be decoded makes it panic;
 //! * its term only grows, and by no more than one leap for each frame;
-//! * what it applied is never applied again as something else;
-//! * its own validity is never counted from a moment that lies ahead.
+//! * no applied entry is ever applied again with other contents;
+//! * its own validity is never counted from a time in the future.
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
@@ -41,13 +40,13 @@ const ME: NodeId = NodeId::new(0);
 /// More than a fuzzer needs to find its way, and few enough to be quick.
 const MOST_STEPS: usize = 64;
 
-/// The longest frame: one byte says how long it is.
+/// The longest frame: one byte holds its length.
 const LONGEST_FRAME: usize = u8::MAX as usize;
 
-/// Where the clock starts: long after boot.
+/// The clock's start: long after boot.
 const START: Timestamp = Timestamp::from_nanos(1_000_000_000_000);
 
-/// One server of three, and what it must never go back on.
+/// One server of three, with values that it must never take back.
 struct Victim {
     node: Option<Node>,
     now: Timestamp,
@@ -128,7 +127,7 @@ impl Victim {
         }
     }
 
-    /// A frame, as a connection brings it.
+    /// A frame, as a connection delivers it.
     fn hear(&mut self, from: NodeId, frame: &[u8]) {
         let route = Route { cluster: CLUSTER, from, to: ME, directory: DirectoryId::in_tests(from) };
         let Ok(message) = proto::Message::decode(frame) else { return };
@@ -139,7 +138,7 @@ impl Victim {
     }
 }
 
-/// What the bytes order: time to pass, the disk to catch up, or a member to say something.
+/// Follows the bytes: time passes, the disk catches up, or a member sends a frame.
 fn attack(mut orders: &[u8]) {
     let mut victim = Victim::new();
     for _ in 0..MOST_STEPS {
@@ -168,7 +167,7 @@ fn fuzz_frames() {
     bolero::check!().for_each(attack);
 }
 
-/// What a disk gives back: an entry or a snapshot of ours, or an error.
+/// A disk's contents: an entry or a snapshot of this program, or an error.
 #[test]
 fn fuzz_stored() {
     bolero::check!().for_each(|stored: &[u8]| {
@@ -181,8 +180,8 @@ fn fuzz_stored() {
     });
 }
 
-/// What members say when they meet, and what one answers who is asked. The fuzzed bytes are laid over a good
-/// message, field by field: by themselves they would fail the first comparison.
+/// Messages of members that meet, and answers to observers. The fuzzed bytes are laid over a good message, field by
+/// field: by themselves they would fail the first comparison.
 #[test]
 fn fuzz_greetings() {
     let group: Group = "a=h:1,b=h:2,c=h:3".parse().expect("it is a group");
@@ -190,7 +189,7 @@ fn fuzz_greetings() {
         let name = name.parse().expect("it is a name");
         Settings::new(&name, group.clone(), "data").expect("it is listed")
     });
-    // After a panic nothing is asked any more.
+    // Nothing is used after a panic.
     let members = AssertUnwindSafe([a, b]);
     let shown = |text: String| assert!(!text.contains(crate::names::forges) && text.len() < 8192, "{text:?}");
     bolero::check!().for_each(|bytes: &[u8]| {

@@ -1,7 +1,7 @@
-//! What this server knows of the others, and says of itself: in memory, as the disk has it or is about to.
+//! Records of the other servers, and this server's own identity: in memory, as on the disk or about to be.
 //!
-//! A directory and a run are on the disk before they are here. The number of a member's writes grows with what it says,
-//! and with what the leader passes on; it is here first, and goes to the disk with the next write.
+//! A directory and a run are on the disk before they are here. The number of a member's writes grows with its
+//! messages, and with the leader's reports; it is here first, and goes to the disk with the next write.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ use crate::raft::{
 /// Shared by the disk's thread, which writes it down, and the connections, which ask.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    /// Who this server is.
+    /// This server's identity.
     identity: Identity,
     /// Its own durable writes.
     writes: AtomicU64,
@@ -34,26 +34,26 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 struct LedgerState {
     records: MemberRecords,
-    /// Whose disks count by the log, as of the last step.
+    /// The disks that count by the log, as of the last step.
     seats: Option<(Index, MemberDisks)>,
-    /// Directories that were refused, by the members' names: what an operator may name to replace a disk.
+    /// Refused directories, by the members' names: an operator may name one to replace a disk.
     refused: BTreeMap<NodeId, DirectoryId>,
-    /// Members whose number of writes grew since the last write here, and whether it is the directory that a log names.
+    /// Members whose number of writes grew since the last write here; true for the directory that a log names.
     raised: BTreeSet<(NodeId, bool)>,
     franchise: VotingRights,
 }
 
-/// What is known of the other members.
+/// Records of the other members.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct MemberRecords {
-    /// Those that were met first. What a log says can be taken back, so these stay.
+    /// The first one met of each. A log's entries can be taken back, so these stay.
     pub(crate) first: BTreeMap<NodeId, MemberRecord>,
-    /// Those that a log names, on another directory.
+    /// Members that a log names with another directory.
     pub(crate) named: BTreeMap<NodeId, MemberRecord>,
 }
 
 impl MemberRecords {
-    /// What is known of that directory of a member.
+    /// The record of that directory of a member.
     fn of(&self, node: NodeId, directory: &DirectoryId) -> Option<&MemberRecord> {
         let known = [self.first.get(&node), self.named.get(&node)];
         known.into_iter().flatten().find(|record| record.identity.directory == *directory)
@@ -68,7 +68,7 @@ impl MemberRecords {
         self.first.iter().chain(&self.named).map(|(node, record)| (*node, record))
     }
 
-    /// In place of what is known of that directory, or as the one that a log names.
+    /// Replaces the record of that directory, or becomes that of the one that a log names.
     pub(crate) fn keep(&mut self, node: NodeId, record: MemberRecord, entrance: Admission) {
         match entrance {
             Admission::First | Admission::Founder => self.first.insert(node, record),
@@ -77,30 +77,30 @@ impl MemberRecords {
     }
 }
 
-/// How a member is met.
+/// A meeting with a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Meeting {
     pub(crate) identity: Identity,
     pub(crate) writes: WriteCount,
-    /// What was known of its writes before it was asked for them.
+    /// Its number of writes as known before it was asked.
     pub(crate) known_writes: WriteCount,
-    /// Whether another connection of it is there, and was answered on just now.
+    /// True if another connection of it just answered.
     pub(crate) another_answers: bool,
-    /// Whether it has recorded us, as it says.
+    /// True if it says that it has recorded this server.
     pub(crate) mutual: bool,
     /// The entry of its log that names its directory.
     pub(crate) claim: Index,
 }
 
-/// What is to be written down of a member, and as what.
+/// A member's record to write down, and its kind.
 pub(crate) type RecordUpdate = (MemberRecord, Admission);
 
-/// A member's number of writes, as it is passed on. Its directory is not told: this only tells one from another.
+/// A member's number of writes, as passed on. Only a fingerprint of its directory is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WriteTally {
     pub(crate) node: NodeId,
     pub(crate) directory: u64,
-    /// Which of its runs.
+    /// The number of its run.
     pub(crate) run: u64,
     pub(crate) writes: WriteCount,
 }
@@ -147,7 +147,7 @@ impl Ledger {
         self.others.iter().copied().filter(|node| !met(node)).collect()
     }
 
-    /// Whose disks count by the log from now on.
+    /// Sets the disks that count by the log from now on.
     pub(crate) fn seat(&self, seats: Option<(Index, MemberDisks)>) {
         self.all().seats = seats;
     }
@@ -162,7 +162,7 @@ impl Ledger {
         seats.next().map(|(at, _)| *at).unwrap_or_default()
     }
 
-    /// The disk of that member, as far as this server knows: by its log, or as it was met first.
+    /// The disk of that member, as far as this server knows: by its log, or as it was first met.
     pub(crate) fn disk_of(&self, node: NodeId) -> Option<MemberDisk> {
         let inner = self.all();
         let first =
@@ -173,7 +173,7 @@ impl Ledger {
         }
     }
 
-    /// Whether the log names this server's directory: then it votes by that.
+    /// Returns true if the log names this server's directory: then it votes by that.
     pub(crate) fn is_seated(&self) -> bool {
         self.claim() > Index::ZERO
     }
@@ -183,32 +183,32 @@ impl Ledger {
         self.all().refused.get(&node).copied()
     }
 
-    /// Whether a server on that directory is talked to under that member's name still.
+    /// Returns true if a server on that directory is still admitted under that member's name.
     pub(crate) fn is_welcome(&self, node: NodeId, directory: DirectoryId, claim: Index) -> bool {
         self.all().entrance(node, directory, claim).is_ok()
     }
 
-    /// Whether that directory is talked to as the one that was met first.
+    /// Returns true if that directory is admitted as the first one that was met.
     pub(crate) fn is_founder(&self, node: NodeId, directory: DirectoryId) -> bool {
         let inner = self.all();
         inner.records.first.get(&node).is_some_and(|record| record.identity.directory == directory)
     }
 
-    /// The most that is known to be durable on each directory of that member.
+    /// The most writes known to be durable on each directory of that member.
     pub(crate) fn writes_of(&self, node: NodeId) -> KnownWrites {
         let inner = self.all();
         let known = inner.records.all().filter(|(other, _)| *other == node);
         KnownWrites(known.map(|(_, record)| (record.identity.directory, record.writes)).collect())
     }
 
-    /// Whether that is another start of a member than the one that is known, or another directory.
+    /// Returns true if that is another start of a member than the known one, or another directory.
     pub(crate) fn is_another_run(&self, node: NodeId, identity: &Identity) -> bool {
         let inner = self.all();
         let known = inner.records.of(node, &identity.directory);
         known.is_none_or(|record| record.identity.run != identity.run)
     }
 
-    /// Whether that may be the member, and what is to be written down of it first, if anything.
+    /// Judges a server under a member's name. Returns the record to write first, if any.
     pub(crate) fn judge(&self, node: NodeId, meeting: &Meeting) -> Result<Option<RecordUpdate>, Objection> {
         let mut inner = self.all();
         let directory = meeting.identity.directory;
@@ -237,7 +237,7 @@ impl Ledger {
         Ok(None)
     }
 
-    /// That is on the disk now. More may have become known of its writes meanwhile.
+    /// That record is on the disk now. Its number of writes may have grown meanwhile.
     pub(crate) fn record(&self, node: NodeId, record: MemberRecord, entrance: Admission) {
         let mut inner = self.all();
         let known = inner.records.of(node, &record.identity.directory);
@@ -248,15 +248,15 @@ impl Ledger {
         inner.records.keep(node, MemberRecord { writes: record.writes.max(known), ..record }, entrance);
     }
 
-    /// A record that says that the member has recorded us, too, as the first one that it met; `None` if that is known, or the
-    /// member is not.
+    /// A record which says that the member has recorded this server, too; `None` if that is known, or the member is
+    /// not.
     pub(crate) fn confirmed(&self, node: NodeId) -> Option<MemberRecord> {
         let inner = self.all();
         let known = inner.records.first.get(&node).filter(|record| !record.mutual)?;
         Some(MemberRecord { mutual: true, ..*known })
     }
 
-    /// A member has said how many writes it has made, or the leader has of it.
+    /// A member has reported its number of writes, or the leader has.
     pub(crate) fn raise(&self, node: NodeId, directory: &DirectoryId, writes: WriteCount) {
         let mut inner = self.all();
         let named = inner.records.first.get(&node).is_none_or(|it| it.identity.directory != *directory);
@@ -268,8 +268,8 @@ impl Ledger {
         }
     }
 
-    /// The leader has passed on what it knows. Of a run that is not the one on record it would say too much: a later
-    /// one has to begin behind what is known.
+    /// The leader's reports. About a run that is not on record they would say too much: a later one has to begin
+    /// behind the known number.
     pub(crate) fn heed(&self, tally: WriteTally) {
         let same = |(node, record): &(NodeId, &MemberRecord)| {
             let Identity { directory, run } = record.identity;
@@ -281,7 +281,7 @@ impl Ledger {
         }
     }
 
-    /// What a leader passes on.
+    /// The reports that a leader passes on.
     pub(crate) fn tallies(&self) -> Vec<WriteTally> {
         let tally = |(node, record): (NodeId, &MemberRecord)| WriteTally {
             node,
@@ -292,7 +292,7 @@ impl Ledger {
         self.all().records.all().map(tally).collect()
     }
 
-    /// What goes to the disk with the next write.
+    /// The records that go to the disk with the next write.
     pub(crate) fn take_raised(&self) -> MemberRecords {
         let mut inner = self.all();
         let raised = std::mem::take(&mut inner.raised);
@@ -341,7 +341,7 @@ impl LedgerState {
     }
 }
 
-/// What is known of a member's writes, by directory.
+/// A member's known numbers of writes, by directory.
 #[derive(Debug, Default)]
 pub(crate) struct KnownWrites(Vec<(DirectoryId, WriteCount)>);
 
@@ -352,14 +352,14 @@ impl KnownWrites {
 }
 
 impl WriteTally {
-    /// As it came; `None` if it is of no possible member.
+    /// From a message; `None` if it is of no possible member.
     pub(crate) fn read(tally: &proto::WriteTally) -> Option<Self> {
         let node = NodeId::new(u8::try_from(tally.member).ok()?);
         Some(Self { node, directory: tally.directory, run: tally.run, writes: WriteCount(tally.writes) })
     }
 }
 
-/// Tells one directory from another, and does not tell which it is.
+/// Tells directories apart without revealing them.
 fn fingerprint(directory: &DirectoryId) -> u64 {
     let digest = ring::digest::digest(&ring::digest::SHA256, directory.as_bytes());
     u64::from_le_bytes(*digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes"))

@@ -1,20 +1,20 @@
-//! What this server measures of the others and of its disk, and what to change where the timing cannot serve it. Pure.
+//! Measurements of the others and of this server's disk, and the timing that they need. Pure.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use super::{PeerLink, Timing};
 use crate::{clock::Timestamp, names::CandidateName};
 
-/// So many of the last are kept. What they show follows a change in half as many.
+/// Number of measurements kept. The median follows a change after half as many.
 const KEPT: usize = 8;
 
-/// With fewer nothing is concluded: one that came while the machine was busy would decide.
+/// With fewer there is no result: one measurement on a busy machine would decide.
 const TELLING: usize = 4;
 
-/// A slow disk is told of at most this often.
+/// A slow disk is reported at most this often.
 const SLOW_EVERY: Duration = Duration::from_secs(60);
 
-/// The last few times that the same thing took.
+/// The last few durations of the same operation.
 #[derive(Debug, Default)]
 pub(crate) struct Recent(VecDeque<Duration>);
 
@@ -26,9 +26,9 @@ impl Recent {
         self.0.push_back(took);
     }
 
-    /// What it usually takes: the median, the lower one of two. `None` as long as too few are known.
+    /// The median, the lower one of two. `None` with too few measurements.
     ///
-    /// One that was held up, by a frozen process for example, does not change it.
+    /// A single delay, by a frozen process for example, does not change it.
     pub(crate) fn usual(&self) -> Option<Duration> {
         let mut sorted: Vec<_> = self.0.iter().copied().collect();
         sorted.sort_unstable();
@@ -36,14 +36,14 @@ impl Recent {
     }
 }
 
-/// Upper ends of the ranges in which syncs are counted, in microseconds: from a fast disk's to those that no timing of
-/// ours is made for.
+/// Upper ends of the ranges in which syncs are counted, in microseconds: from a fast disk's to times too long for
+/// any timing here.
 const BOUNDS: [u64; 14] = [
     250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
     10_000_000,
 ];
 
-/// How long the disk took to make writes durable, since this server started (boot-time clock).
+/// Times of durable writes since this server's start (boot-time clock).
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct SyncTimes {
@@ -51,12 +51,12 @@ pub struct SyncTimes {
     pub last: Duration,
     /// The longest one.
     pub worst: Duration,
-    /// What one usually takes: the median of the last few. `None` as long as too few are known.
+    /// The median of the last few. `None` with too few measurements.
     pub usual: Option<Duration>,
-    /// All together.
+    /// The sum.
     pub total: Duration,
-    /// By how long they took: up to [`bounds`](Self::bounds) and longer than the bound before; then those longer than
-    /// all bounds.
+    /// Numbers of syncs by duration: up to each of [`bounds`](Self::bounds) and longer than the bound before; then
+    /// those longer than all bounds.
     pub counts: [u64; BOUNDS.len() + 1],
 }
 
@@ -66,20 +66,20 @@ impl SyncTimes {
         BOUNDS.into_iter().map(Duration::from_micros)
     }
 
-    /// How many there were.
+    /// Returns their number.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 }
 
-/// Measures a disk, and says when it is slow.
+/// Measures a disk, and reports when it is slow.
 #[derive(Debug, Default)]
 pub(crate) struct DiskMeter {
     times: SyncTimes,
     recent: Recent,
-    /// When that it is slow was last told.
+    /// Time of the last report.
     told: Option<Timestamp>,
-    /// The longest slow one that was not told of.
+    /// The longest slow sync that was not reported.
     slow: Option<TimingAdvice>,
 }
 
@@ -88,7 +88,7 @@ impl DiskMeter {
         self.times.clone()
     }
 
-    /// Counts a sync that ended at `now`. Returns what to say about it: it was slow, and that was not told lately.
+    /// Counts a sync that ended at `now`. Returns a report if it was slow, and there was none lately.
     pub(crate) fn synced(&mut self, now: Timestamp, took: Duration, timing: &Timing) -> Option<TimingAdvice> {
         self.recent.add(took);
         let times = &mut self.times;
@@ -107,7 +107,7 @@ impl DiskMeter {
     }
 }
 
-/// A timing that serves what was measured, where the group's own does not.
+/// A timing that suits the measurements, if the group's own does not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimingAdvice {
     measured: Quantity,
@@ -133,7 +133,7 @@ impl TimingAdvice {
         Some(Self { measured: Quantity::Sync, takes, timing: *timing, needed })
     }
 
-    /// The one that asks for the longest election timeout, of all that is usual there; `None` where the timing serves.
+    /// The longest election timeout that the usual measurements need; `None` if the timing suits them.
     pub(crate) fn for_usual(timing: &Timing, contacts: &[PeerLink], syncs: &SyncTimes) -> Option<Self> {
         let round_trips = contacts.iter().filter_map(|contact| Some((&contact.name, contact.round_trip?)));
         let for_round_trips =
@@ -172,7 +172,7 @@ impl fmt::Display for TimingAdvice {
     }
 }
 
-/// As `--election-timeout` takes it.
+/// In the format of `--election-timeout`.
 fn range(timing: &Timing) -> String {
     let written = |span: Duration| match (span.as_secs(), span.subsec_millis()) {
         (seconds, 0) => format!("{seconds}s"),
@@ -181,7 +181,7 @@ fn range(timing: &Timing) -> String {
     format!("{}-{}", written(timing.shortest()), written(timing.longest()))
 }
 
-/// In tenths of milliseconds: nothing here is exacter.
+/// In tenths of milliseconds: nothing here is more exact.
 struct Milliseconds(Duration);
 
 impl fmt::Display for Milliseconds {

@@ -1,13 +1,13 @@
-//! What an operator may order, and who is one.
+//! Operators and their orders.
 //!
 //! ```text
 //!   operator  ── (nothing) ─────────►
 //!             ◄──────── challenge ──
-//!             ── order, proof ──────►   has it the right? then to the driver of the leader
-//!             ◄────── begun, done ──   (or refused, and why)
+//!             ── order, proof ──────►   permitted? then to the driver of the leader
+//!             ◄────── begun, done ──   (or refused, with the reason)
 //! ```
 //!
-//! The right to *operate* is another one than a member's, and than an observer's:
+//! The right to *operate* differs from a member's, and from an observer's:
 //!
 //! * With TLS, the caller's certificate has to be for one of the names in [`Settings::with_operators`].
 //! * With a secret, the order has to be proved with it: for this server, this order and this challenge.
@@ -33,10 +33,10 @@ use crate::{
     },
 };
 
-/// The fewest digits that name a directory: so many are shown of one.
+/// The fewest digits that name a directory: as many as messages show.
 const FEWEST_DIGITS: usize = 8;
 
-/// Another disk for a member, and where it is told what becomes of that.
+/// A new disk for a member, and the receiver of its progress.
 #[derive(Debug)]
 pub(crate) struct Replacement {
     pub(crate) member: NodeId,
@@ -44,7 +44,7 @@ pub(crate) struct Replacement {
     pub(crate) told: mpsc::UnboundedSender<ReplaceProgress>,
 }
 
-/// What becomes of an order.
+/// Progress of an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ReplaceProgress {
     Begun,
@@ -52,7 +52,7 @@ pub(crate) enum ReplaceProgress {
     Refused(String),
 }
 
-/// Where a caller is, and where it has called.
+/// The addresses of a caller and of the called server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OrderEnds {
     pub(crate) from: SocketAddr,
@@ -60,14 +60,14 @@ pub(crate) struct OrderEnds {
 }
 
 impl OrderEnds {
-    /// Whether both are of this host.
+    /// Returns true if both are of this host.
     fn are_one_host(&self) -> bool {
         let (from, at) = (self.from.ip().to_canonical(), self.at.ip().to_canonical());
         from.is_loopback() || from == at
     }
 }
 
-/// Whether that caller may operate, and what it orders.
+/// The caller's order, if it may operate.
 pub(crate) fn permitted(
     settings: &Settings,
     certificate: Option<&PeerCertificate>,
@@ -95,21 +95,21 @@ pub(crate) fn permitted(
     proto::Order::decode(said.order.clone()).map_err(|_| "it is no order that is known here".to_owned())
 }
 
-/// What an operator proves to have the secret over.
+/// The proof of an operator that it has the secret.
 pub(super) fn proof<'a>(election: &'a str, called: &'a str, challenge: &Nonce, order: &'a [u8]) -> Proof<'a> {
     let nonces = [Nonce::default(), *challenge];
     Proof { point: Point::Operator, election, caller: "", called, nonces, said: order }
 }
 
-/// The bytes of an order, as they are sent and proved.
+/// The bytes of an order, as sent and proved.
 pub(super) fn to_bytes(member: &str, directory: &str) -> Bytes {
     let order = proto::Order { member: member.to_owned(), directory: directory.to_owned() };
     order.encode_to_vec().into()
 }
 
-/// Which member and which directory an order is about.
+/// The member and the directory that an order names.
 ///
-/// The operator names the directory, by as many digits as a refusal shows: never whatever is there at the moment.
+/// The operator names the directory, by as many digits as a refusal shows: it is never just the present one.
 pub(crate) fn named(
     settings: &Settings,
     ledger: &Ledger,
@@ -197,7 +197,7 @@ mod tests {
         for wrong in [Bytes::new(), made("b", &[1; 16]), made("a", &[2; 16])] {
             assert!(permitted(wrong).unwrap_err().contains("--secret-file"));
         }
-        // What a member proves is another thing.
+        // A member's proof differs.
         let member = Proof { point: Point::Caller, ..proof("leader", "a", &[1; 16], &order) };
         assert!(permitted(secret.prove(&member)).is_err());
     }

@@ -1,11 +1,10 @@
-//! Proposals that wait for their commit, and who waits for them.
+//! Proposals that wait for their commit, and the callers that wait for them.
 //!
-//! A leader's log takes a proposal at a place. Once an entry is applied at that index, the outcome is
-//! known for good: committed if the entry is of the proposal's term, lost if it is of another. An entry
-//! of a later term that is applied anywhere before it decides the same: terms never fall along a log, so
-//! what has an older term and comes after it is in no log that has it.
+//! A leader's log takes a proposal at an index. Once an entry is applied there, the outcome is final: committed if
+//! the entry is of the proposal's term, lost if it is of another. An entry of a later term that is applied anywhere
+//! before it decides the same: terms never fall along a log, so an entry of an older term never comes after it.
 //!
-//! Nothing waits for ever: an election timeout after the term was lost, what is open is unconfirmed.
+//! Nothing waits for ever: an election timeout after the term was lost, open proposals are unconfirmed.
 
 use std::collections::BTreeMap;
 
@@ -21,14 +20,14 @@ use crate::{
     },
 };
 
-/// Why a record is not in the log, or may not be.
+/// Reason why a record is not in the log, or may not be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProposeError {
     /// Not added: this process does not lead any more.
     #[error("not added: leadership is over")]
     NotLeading,
-    /// Not added: it is larger than a record may be.
+    /// Not added: it exceeds the limit of a record.
     #[error("not added: a record may have at most {limit} bytes")]
     TooLarge {
         /// The limit.
@@ -40,12 +39,12 @@ pub enum ProposeError {
     /// Not committed, and it never will be: another leader came before.
     #[error("not committed: another leader came before")]
     Overtaken,
-    /// It may be committed, or be committed yet: this server can't tell any more.
+    /// It may be committed, now or later: this server can't tell any more.
     #[error("not confirmed, it may be committed: {0}")]
     Unconfirmed(String),
 }
 
-/// Where the outcome of a record is told: its index.
+/// The receiver of a record's outcome: its index.
 #[derive(Debug)]
 pub(crate) struct RecordReply(oneshot::Sender<Result<u64, ProposeError>>);
 
@@ -64,7 +63,7 @@ impl RecordReply {
     }
 }
 
-/// Who waits for an outcome.
+/// A caller that waits for an outcome.
 #[derive(Debug)]
 enum PendingReply {
     Record(RecordReply),
@@ -73,7 +72,7 @@ enum PendingReply {
     Replacement(oneshot::Sender<Result<(), Declined>>),
 }
 
-/// What became of a proposal.
+/// The outcome of a proposal.
 enum Fate {
     Committed(Index),
     Failed(ProposeError),
@@ -104,9 +103,9 @@ impl PendingReply {
 #[derive(Debug, Default)]
 pub(crate) struct Proposals {
     last: u64,
-    /// Those that the core has not answered: it does so within the same step.
+    /// Not yet answered by the core: it answers within the same step.
     asked: BTreeMap<ProposalId, PendingReply>,
-    /// Those that are in the log, by index. The core bounds how many there are.
+    /// In the log, by index. The core bounds their number.
     accepted: BTreeMap<Index, (Term, PendingReply)>,
     #[cfg(test)]
     pub(crate) mutant: Option<Mutant>,
@@ -118,12 +117,12 @@ impl Proposals {
         self.ask(PendingReply::Record(answer))
     }
 
-    /// Another value for observers.
+    /// A new value for observers.
     pub(super) fn proclaim(&mut self, done: oneshot::Sender<OrderOutcome>) -> ProposalId {
         self.ask(PendingReply::Value(done))
     }
 
-    /// Another disk for a member.
+    /// A new disk for a member.
     pub(super) fn replacement(&mut self, answer: oneshot::Sender<Result<(), Declined>>) -> ProposalId {
         self.ask(PendingReply::Replacement(answer))
     }
@@ -135,7 +134,7 @@ impl Proposals {
         id
     }
 
-    /// It is in the leader's log.
+    /// A proposal is in the leader's log.
     pub(crate) fn accepted(&mut self, id: ProposalId, at: Position) {
         let waiting = match self.asked.remove(&id) {
             None => return,
@@ -151,7 +150,7 @@ impl Proposals {
         }
     }
 
-    /// It is not, and will not be, in the log.
+    /// A proposal is not in the log, and will not be.
     pub(crate) fn declined(&mut self, id: ProposalId, why: Declined) {
         let waiting = match self.asked.remove(&id) {
             None => return,
@@ -181,7 +180,7 @@ impl Proposals {
         self.overtake(at.term);
     }
 
-    /// An entry of that term is committed: what is open of older terms was to come after it.
+    /// An entry of that term is committed: open proposals of older terms would have to come after it.
     fn overtake(&mut self, by: Term) {
         #[cfg(test)]
         if self.mutant == Some(Mutant::OvertakesPlaceByPlace) {
@@ -190,7 +189,7 @@ impl Proposals {
         self.fail(|term| term < by, || ProposeError::Overtaken);
     }
 
-    /// What is open of terms up to this one won't be waited for any longer.
+    /// Gives up on open proposals of terms up to this one.
     pub(crate) fn unconfirmed(&mut self, through: Term) {
         let why = || ProposeError::Unconfirmed("leadership was lost before a majority answered".into());
         self.fail(|term| term <= through, why);
@@ -209,7 +208,7 @@ impl Proposals {
         }
     }
 
-    /// All up to that entry is committed, and which entries those before it were is not known here.
+    /// All up to that entry is committed, and the entries before it are not known here.
     pub(crate) fn restored(&mut self, through: Position) {
         let later = self.accepted.split_off(&through.index.next());
         for (_, waiting) in std::mem::replace(&mut self.accepted, later).into_values() {

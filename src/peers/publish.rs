@@ -1,4 +1,4 @@
-//! What the driver shows of itself, to every thread that looks.
+//! The driver's state, published to other threads.
 
 use std::{
     sync::{
@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// What changes now and then; the heartbeats are not in it.
+/// The state that changes now and then; heartbeats are not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PublishedState {
     pub(super) role: &'static str,
@@ -46,7 +46,7 @@ pub(super) struct CommittedLeader {
     pub(super) since: TimeOfDay,
 }
 
-/// Written by the driver, read by anybody.
+/// Written by the driver, read by any thread.
 #[derive(Debug)]
 pub(super) struct Published {
     settings: Settings,
@@ -54,13 +54,13 @@ pub(super) struct Published {
     changed: watch::Sender<()>,
     fronts: watch::Sender<Option<QueueHead>>,
     committed: watch::Sender<Index>,
-    /// When a leader, or as a leader a majority, was last heard, in nanoseconds of the boot-time clock.
+    /// Time when a leader or, as a leader, a majority was last heard, in nanoseconds of the boot-time clock.
     heard: AtomicU64,
     /// This server's own term, if it leads.
     leadership: Mutex<Option<LeadershipHandle>>,
-    /// What the core did not listen to.
+    /// The messages that the core ignored.
     refusals: Mutex<IgnoredCounts>,
-    /// Not kept by this: it asks for what is here.
+    /// Weak, because the network asks for this state.
     network: OnceLock<Weak<Network>>,
     syncs: OnceLock<Arc<Syncs>>,
 }
@@ -82,7 +82,7 @@ impl Published {
         }
     }
 
-    /// From now on it is known with whom this server is connected, and how fast its disk is.
+    /// Connects this with the connections and the disk's measurements.
     pub(super) fn looks_at(&self, network: &Arc<Network>, syncs: &Arc<Syncs>) {
         let _ = self.network.set(Arc::downgrade(network));
         let _ = self.syncs.set(Arc::clone(syncs));
@@ -96,7 +96,7 @@ impl Published {
         *locked(&self.refusals) = *refusals;
     }
 
-    /// What was refused, by reason.
+    /// Refused messages and connections, by reason.
     pub(super) fn refusals(&self) -> Vec<(&'static str, u64)> {
         let core = *locked(&self.refusals);
         let network = self.network();
@@ -138,12 +138,12 @@ impl Published {
         *locked(&self.leadership) = leadership;
     }
 
-    /// When this server last had company: a leader, or as a leader a majority.
+    /// Time when this server last heard a leader or, as a leader, a majority.
     pub(super) fn last_contact(&self) -> Timestamp {
         Timestamp::from_nanos(self.heard.load(Ordering::Relaxed))
     }
 
-    /// The server's role in Raft, as it was last shown.
+    /// The server's role in Raft, as last published.
     pub(super) fn role(&self) -> &'static str {
         self.seen.borrow().role
     }
@@ -168,7 +168,7 @@ impl Published {
         self.committed.subscribe()
     }
 
-    /// The tokens in the queue: the leader's. If there is no leader, since when none was heard.
+    /// The tokens in the queue: the leader's. If there is no leader, the time when one was last heard.
     pub(super) fn queue(&self) -> Result<Vec<FencingToken>, Timestamp> {
         match &self.seen.borrow().leader {
             Some(leader) => Ok(vec![leader.token]),
@@ -176,7 +176,7 @@ impl Published {
         }
     }
 
-    /// What this server knows, at this moment.
+    /// This server's view of the election now.
     pub(super) fn look(&self) -> PeerStatus {
         let now = Timestamp::now();
         let contacts = self.network().map(|network| network.contacts(now)).unwrap_or_default();
@@ -193,12 +193,12 @@ impl Published {
         }
     }
 
-    /// `None` of our own term, if the clock has ended it and the driver does not know yet.
+    /// `None` for this server's own term, if the clock has ended it and the driver does not know yet.
     fn known(&self, leader: CommittedLeader, now: Timestamp) -> Option<KnownLeader> {
         let evidence = if leader.who == self.settings.me() {
             let leadership = locked(&self.leadership);
             let own = leadership.as_ref().filter(|own| own.token() == leader.token)?;
-            // What is left first: if it still holds after that, it was more than nothing.
+            // The remaining time is read first: if the term still holds after that, it was not zero.
             let certain = own.remaining();
             own.holds().then_some(Evidence::OwnClaim { certain })?
         } else {

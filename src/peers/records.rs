@@ -1,8 +1,8 @@
 //! Committed records, in order, for readers.
 //!
-//! The reader keeps its place and asks for what comes next, so a slow one costs nothing and delays
-//! no other. The log reaches back for some thousand entries ([`Window`](super::state::Window)); a
-//! reader that falls behind it is told what it missed.
+//! The reader keeps its position and asks for the next records, so a slow one costs nothing and delays no other.
+//! The log reaches back for some thousand entries ([`Window`](super::state::Window)); a reader that falls behind it
+//! is told which records it missed.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,18 +14,18 @@ use crate::{
     raft::{identity::Index, node::Node},
 };
 
-/// Records that one question is answered with.
+/// Records in one answer.
 const AT_ONCE: usize = 256;
 
-/// A record that is committed: every server of the group has it at this index, or will have.
+/// A committed record: every server of the group has it at this index, or will have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Record {
-    /// Its place in the log. Grows by more than one where the log has other entries in between.
+    /// Its index in the log. Grows by more than one if the log has other entries in between.
     pub index: u64,
     /// The term in which it was proposed.
     pub token: FencingToken,
-    /// What was proposed.
+    /// The proposed bytes.
     pub bytes: Arc<[u8]>,
 }
 
@@ -47,7 +47,7 @@ pub(super) struct Reading {
 
 #[derive(Debug)]
 enum Found {
-    /// These, and all up to this index is read with them.
+    /// Records, and the index up to which the log was read for them.
     Records(Vec<Record>, Index),
     Missed(Index),
 }
@@ -74,7 +74,7 @@ pub(super) fn read(Reading { after, answer }: Reading, node: &Node) {
     let _ = answer.send(found);
 }
 
-/// Committed records, in order: see [`Peers::committed`](super::Peer::committed).
+/// Committed records, in order: see [`Peer::committed`](super::Peer::committed).
 #[derive(Debug)]
 #[must_use = "dropping this stops reading"]
 pub struct Records {
@@ -97,7 +97,7 @@ impl Records {
     ///
     /// # Errors
     ///
-    /// [`Missed`] where records are gone that this reader has not had. The next call goes on behind them.
+    /// [`Missed`] if records are gone that this reader has not had. The next call goes on behind them.
     ///
     /// # Cancel safety
     ///

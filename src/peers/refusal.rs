@@ -1,26 +1,26 @@
-//! Why two servers don't talk: as it is logged here, and what the other side is told of it.
+//! Reasons for refusing a peer: as logged here, and as told to the other side.
 //!
-//! These are two types, so that what helps to be taken for a member is not told by mistake: the id of another
-//! member's directory above all, and, to one that has proved nothing, whatever it has not said itself.
+//! These are two types, so that nothing is told by mistake that helps an impostor: above all the id of another
+//! member's directory and, to a caller that has proved nothing, anything that it has not said itself.
 
 use tonic::{Code, Status};
 
 use super::{disk::UnknownDirectory, greeting::Unproven, handshake::Difference, wire::proto};
 use crate::names::displayed_within;
 
-/// Why this server does not talk with another one. Written out, it is for the log of this server only.
+/// Reason why this server refuses another one. Its text is for the log of this server only.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// It has not proved which member it is.
     #[error(transparent)]
     Unproven(#[from] Unproven),
-    /// It was started with something else.
+    /// It was started with different settings.
     #[error(transparent)]
     Different(#[from] Difference),
-    /// It is not the member that it was.
+    /// It is not the member on record.
     #[error(transparent)]
     Stranger(#[from] UnknownDirectory),
-    /// There is a connection of this member's already.
+    /// There is a connection of this member already.
     #[error(
         "it connected a second time, and the first connection answers: two servers run under its name; start each \
          with a name, and a data directory, of its own"
@@ -28,11 +28,11 @@ pub(crate) enum Refusal {
     Doubled,
 }
 
-/// What the other side is told.
+/// The reason as told to the other side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Told {
     text: String,
-    /// Whether the other side must not vote any more.
+    /// True if the other side must not vote any more.
     revokes: bool,
 }
 
@@ -42,7 +42,7 @@ impl Refusal {
         let text = match self {
             Self::Unproven(unproven) => unproven.told(),
             Self::Stranger(stranger) => stranger.told(),
-            // Compared once the other side has proved itself: it is as much its business as ours.
+            // Compared after the other side has proved itself: it concerns both.
             Self::Different(_) | Self::Doubled => self.to_string(),
         };
         let revokes = matches!(self, Self::Stranger(stranger) if stranger.revokes());
@@ -51,7 +51,7 @@ impl Refusal {
 }
 
 impl Told {
-    /// What says nothing of any member: of what has come, or of this server being busy.
+    /// A reason that reveals nothing about any member: about the received bytes, or this server being busy.
     pub(crate) fn harmless(text: String) -> Self {
         Self { text, revokes: false }
     }
@@ -69,10 +69,10 @@ impl Told {
     }
 }
 
-/// Bytes of what others tell that are shown.
+/// Length limit, in bytes, for reasons of other servers.
 const LONGEST_REASON: usize = 1024;
 
-/// What another server has told, made fit for a log.
+/// Another server's reason, made fit for a log.
 pub(crate) fn shown(told: &str) -> String {
     displayed_within(told.as_bytes(), LONGEST_REASON)
 }

@@ -1,11 +1,11 @@
 //! The secret that only the members of a group know, and the proof of knowing it.
 //!
-//! A proof is an HMAC-SHA-256 with the secret as its key. It says who speaks to whom on which connection: the election, both
-//! names, both sides' nonces, at which of three points, and the bytes that are said there. So a proof that was
-//! recorded, sent back to where it came from, or made for something else proves nothing.
+//! A proof is an HMAC-SHA-256 with the secret as its key. It covers the sender, the receiver and the connection:
+//! the election, both names, both sides' nonces, one of three points, and the bytes sent there. So a proof that was
+//! recorded, sent back to its sender, or made for something else proves nothing.
 //!
-//! It proves who opened a connection. It does not protect what is said on it later: one who can alter packets can put its own
-//! into a connection that a member has opened. TLS is for that.
+//! It proves who opened a connection. It does not protect later messages: an attacker that can alter packets can
+//! insert its own into a connection that a member has opened. TLS is for that.
 
 use std::{fmt, sync::Arc};
 
@@ -16,7 +16,7 @@ use ring::hmac;
 #[derive(Clone)]
 pub struct Secret(Arc<hmac::Key>);
 
-/// Why bytes are not fit to be a secret.
+/// Reason why bytes can't be a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a secret has at least {} bytes, and this has {length}", Secret::SHORTEST)]
 pub struct InvalidSecret {
@@ -24,11 +24,11 @@ pub struct InvalidSecret {
 }
 
 impl Secret {
-    /// Bytes that a secret has at least. A caller that is not let in still sees a proof, and can try secrets
-    /// on it for as long as it likes, elsewhere.
+    /// Fewest bytes of a secret. A caller that is refused still sees a proof, and can try secrets on it offline for
+    /// any time.
     pub const SHORTEST: usize = 32;
 
-    /// These bytes.
+    /// A secret of these bytes.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Secret {
         Bytes::copy_from_slice(context.sign().as_ref())
     }
 
-    /// Whether that was made with this secret. Takes as long for any wrong one.
+    /// Returns true if that proof was made with this secret. Takes as long for any wrong one.
     pub(crate) fn confirms(&self, proof: &Proof<'_>, made: &[u8]) -> bool {
         let mut all = Vec::new();
         proof.parts(|part| all.extend_from_slice(part));
@@ -60,37 +60,37 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What is proved.
+/// The contents of a proof.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Proof<'a> {
     pub(crate) point: Point,
     pub(crate) election: &'a str,
     pub(crate) caller: &'a str,
     pub(crate) called: &'a str,
-    /// The caller's, and the called one's.
+    /// The caller's, and the listener's.
     pub(crate) nonces: [Nonce; 2],
-    /// What is said there.
+    /// The bytes sent there.
     pub(crate) said: &'a [u8],
 }
 
 /// Sixteen random bytes, made for one connection.
 pub(crate) type Nonce = [u8; 16];
 
-/// Where in the first words a proof is given.
+/// The point of the handshake at which a proof is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Point {
-    /// The called one greets.
+    /// The listener greets.
     Greeted,
     /// The caller introduces itself.
     Caller,
-    /// The called one does.
+    /// The listener introduces itself.
     Called,
-    /// An operator orders something of the called one. It is no member: what it proves is of no use to become one.
+    /// An operator sends an order. It is no member: its proof is of no use to become one.
     Operator,
 }
 
 impl Proof<'_> {
-    /// All of it, so that no two proofs are made over the same bytes.
+    /// All parts, so that no two proofs are made over the same bytes.
     fn parts(&self, mut update: impl FnMut(&[u8])) {
         let point: &[u8] = match self.point {
             Point::Greeted => b"the called one greets",
@@ -134,7 +134,7 @@ mod tests {
         assert!(!secret(1).confirms(&PROOF, &made[1..]) && !secret(1).confirms(&PROOF, b""));
     }
 
-    /// Each part is bound: none can be had for another one.
+    /// Each part is bound: a proof serves no other purpose.
     #[test]
     fn proves_nothing_else() {
         let made = secret(1).prove(&PROOF);

@@ -1,4 +1,4 @@
-//! What a member needs to know before it starts.
+//! Configuration of a member.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::{
     raft::{identity::NodeId, message::LONGEST_LEAP},
 };
 
-/// Who this member is, of which group, and where it keeps what it must not forget.
+/// A member's identity and group, and the directory of its durable state.
 #[derive(Debug, Clone)]
 pub struct Settings {
     group: Group,
@@ -26,30 +26,28 @@ pub struct Settings {
     tokens_after: u64,
 }
 
-/// Why settings don't fit together.
+/// Reason why settings don't fit together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSettings {
     /// The group does not know this member.
     #[error("'{name}' is not among the peers {group}")]
     NotAMember {
-        /// Who wants to be one.
+        /// The name.
         name: CandidateName,
-        /// Who are.
+        /// The group.
         group: Group,
     },
-    /// Every member is called by some and calls others, so each shows a certificate and each looks
-    /// at the other's.
+    /// Every member is called by some and calls others, so each shows a certificate and each checks the other's.
     #[error("TLS among peers goes both ways: {0}")]
     OneSidedTls(String),
 }
 
 impl Settings {
-    /// The member called `name` of that group, which keeps its term, vote and log in the directory
-    /// `data`.
+    /// The member called `name` of that group, which keeps its term, vote and log in the directory `data`.
     ///
-    /// It takes part in the election `leader`, listens where the group expects it, and keeps to
-    /// [`Timing::DEFAULT`], unless told otherwise.
+    /// It takes part in the election `leader`, listens at its address in the group, and has [`Timing::DEFAULT`],
+    /// unless told otherwise.
     ///
     /// # Errors
     ///
@@ -82,43 +80,43 @@ impl Settings {
         })
     }
 
-    /// What is elected. All members must say the same.
+    /// Sets the name of the election, the same on all members.
     #[must_use = "settings are made by value"]
     pub fn with_election(mut self, election: ElectionName) -> Self {
         self.election = election;
         self
     }
 
-    /// Listens there, where the address that the others know leads to another one: in a container,
-    /// or behind a translation of addresses.
+    /// Listens there, if the address that the others know leads to another one: in a container, or behind a
+    /// translation of addresses.
     #[must_use = "settings are made by value"]
     pub fn listening_on(mut self, listen: PeerAddress) -> Self {
         self.listen = listen;
         self
     }
 
-    /// Heartbeats and election timeouts. All members must say the same: a voter with a shorter
-    /// election timeout than its leader's would end the leader's certainty.
+    /// Sets heartbeats and election timeouts, the same on all members: a voter with a shorter election timeout than
+    /// its leader's would end the leader's validity.
     #[must_use = "settings are made by value"]
     pub fn with_timing(mut self, timing: Timing) -> Self {
         self.timing = timing;
         self
     }
 
-    /// Speaks TLS with the other members, both ways with the same certificate, and with no peer
-    /// whose certificate is not trusted. The certificate has to be for the host that the others
-    /// know this member by, and to serve as a client's, too: it is what proves, in both directions, which member a
-    /// connection is of. Who has another certificate of the authority may ask who leads, and nothing else.
+    /// Uses TLS with the other members, both ways with the same certificate, and accepts no peer without a trusted
+    /// one. The certificate has to be for the host that the others know this member by, and to serve as a client's,
+    /// too: in both directions it proves which member a connection is of. A client with another certificate of the
+    /// authority may ask for the leader, and nothing else.
     ///
     /// # Errors
     ///
-    /// Refuses to do with less than an authority, a certificate and its key.
+    /// Refuses TLS without an authority, a certificate and its key.
     pub fn with_tls(mut self, tls: &Tls) -> Result<Self, InvalidSettings> {
         self.tls = Some(tls.mutual().map_err(|why| InvalidSettings::OneSidedTls(why.to_string()))?);
         Ok(self)
     }
 
-    /// Talks only with members that prove that they have this secret, too. All members must have the same.
+    /// Accepts only members that prove that they have this secret, too, the same on all members.
     ///
     /// It proves who opened a connection, on a network whose packets no attacker can alter. With TLS it is not needed.
     #[must_use = "settings are made by value"]
@@ -127,26 +125,26 @@ impl Settings {
         self
     }
 
-    /// Listens beyond this machine although there is neither TLS nor a secret. Then any process that can reach the port can
-    /// vote, lead, and depose a leader: right only if the network lets only the members connect.
+    /// Listens beyond this machine although there is neither TLS nor a secret. Then any process that can reach the
+    /// port can vote, lead, and depose a leader: right only if the network lets only the members connect.
     #[must_use = "settings are made by value"]
     pub fn trusting_the_network(mut self) -> Self {
         self.trusts_the_network = true;
         self
     }
 
-    /// With TLS: who has a certificate for one of these names may operate the group, which is to replace a member's disk.
-    /// Without TLS the secret decides that, or, without one, whether the caller is on this host.
+    /// With TLS: a caller with a certificate for one of these names may operate the group, that is, replace a
+    /// member's disk. Without TLS the secret decides or, without a secret, the caller has to be on this host.
     #[must_use = "settings are made by value"]
     pub fn with_operators(mut self, operators: impl IntoIterator<Item = String>) -> Self {
         self.operators = operators.into_iter().collect();
         self
     }
 
-    /// In a new group, in which no data directory has anything in its log: tokens begin after this one. All members must
-    /// say the same. So a group that takes the place of another one goes on with its tokens.
+    /// In a new group, in which no data directory has a log: tokens begin after this one, the same on all members.
+    /// So a group that replaces another one continues its tokens.
     ///
-    /// At most 2³²: what is more can't be told from a damaged number.
+    /// At most 2³²: a larger number can't be told from a damaged one.
     #[must_use = "settings are made by value"]
     pub fn with_tokens_after(mut self, token: u64) -> Self {
         self.tokens_after = token.min(LONGEST_LEAP);
@@ -163,7 +161,7 @@ impl Settings {
         &self.group.member(self.me).name
     }
 
-    /// What is elected.
+    /// The name of the election.
     pub fn election(&self) -> &ElectionName {
         &self.election
     }
@@ -173,17 +171,17 @@ impl Settings {
         &self.timing
     }
 
-    /// Where this member listens.
+    /// The address at which this member listens.
     pub fn listen(&self) -> &PeerAddress {
         &self.listen
     }
 
-    /// Where this member keeps what it must not forget.
+    /// The directory of this member's durable state.
     pub fn data(&self) -> &Path {
         &self.data
     }
 
-    /// The certificates that it speaks TLS with, if any were given.
+    /// The certificates, if it uses TLS.
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref().map(Mutual::source)
     }
@@ -208,7 +206,7 @@ impl Settings {
         self.tokens_after
     }
 
-    /// Whether members prove who they are.
+    /// Returns true if members prove who they are.
     pub(crate) fn proves_members(&self) -> bool {
         self.tls.is_some() || self.secret.is_some()
     }

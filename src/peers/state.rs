@@ -1,7 +1,7 @@
-//! What the committed entries amount to: who was announced last. Pure.
+//! The state that the committed entries add up to: the newest announcement. Pure.
 //!
-//! Records are not kept here: they are in the log for as long as it reaches back, and a reader that needs
-//! more keeps them itself. So a snapshot is one announcement, and small.
+//! Records are not kept here: they are in the log as far as it reaches back, and a reader that needs more keeps
+//! them itself. So a snapshot is one announcement, and small.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::raft::{
     log::{Compacted, Entry, Payload, Proclamation, Snapshot},
 };
 
-/// The newest announcement that is committed, as far as this server knows.
+/// The newest committed announcement, as far as this server knows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct CurrentAnnouncement(Option<Announced>);
 
-/// An announcement, and the entry that it came in.
+/// An announcement, and its entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Announced {
     at: Position,
@@ -23,7 +23,7 @@ pub(super) struct Announced {
 }
 
 impl CurrentAnnouncement {
-    /// What a snapshot stands for.
+    /// The state of a snapshot.
     pub(super) fn of(snapshot: &Snapshot) -> Result<Self, Malformed> {
         if snapshot.data.is_empty() {
             return Ok(Self::default());
@@ -40,12 +40,12 @@ impl CurrentAnnouncement {
         }
     }
 
-    /// What was announced by the leader of that term.
+    /// The announcement of that term's leader.
     pub(super) fn announced_in(&self, term: Term) -> Option<&Proclamation> {
         self.0.as_ref().filter(|announced| announced.at.term == term).map(|announced| &announced.announcement)
     }
 
-    /// What a snapshot is to hold that stands for all up to now.
+    /// The contents of a snapshot of the present state.
     fn to_bytes(&self) -> Arc<[u8]> {
         let Some(Announced { at, announcement }) = &self.0 else { return Arc::from([]) };
         let payload = Payload::Leadership(announcement.clone());
@@ -53,10 +53,10 @@ impl CurrentAnnouncement {
     }
 }
 
-/// Decides when the log is shortened, and to where.
+/// Decides when the log is shortened, and to which index.
 ///
-/// A log is cut at the *last but one* mark, so that it reaches back for one window at least: a
-/// follower that was away for a moment, and readers of records, find what they missed.
+/// A log is cut at the *last but one* mark, so that it reaches back for one window at least: a follower that was
+/// away briefly, and readers of records, find the entries that they missed.
 #[derive(Debug)]
 pub(super) struct Compaction {
     window: Window,
@@ -67,7 +67,7 @@ pub(super) struct Compaction {
     mark: Option<Mark>,
 }
 
-/// How much the log grows between two marks.
+/// The growth of the log between two marks.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Window {
     pub(super) entries: usize,
@@ -90,7 +90,7 @@ impl Compaction {
         Self { window, entries: 0, bytes: 0, mark: None }
     }
 
-    /// Counts an entry that was applied, which led to `state`. A snapshot, if it is time for one.
+    /// Counts an applied entry, which led to `state`. Returns a snapshot, if one is due.
     pub(super) fn applied(&mut self, entry: &Entry, state: &CurrentAnnouncement) -> Option<Compacted> {
         self.entries += 1;
         self.bytes += entry.payload.bytes();
@@ -102,13 +102,13 @@ impl Compaction {
         last.map(|Mark { at, state }| Compacted { at, data: state })
     }
 
-    /// The log begins anew.
+    /// The log was replaced.
     pub(super) fn restored(&mut self) {
         *self = Self::new(self.window);
     }
 }
 
-/// The records of these entries that come after an index.
+/// The records among these entries that come after an index.
 pub(super) fn records_after(entries: &[Entry], after: Index) -> impl Iterator<Item = (Position, &Arc<[u8]>)> {
     let start = entries.partition_point(|entry| entry.at.index <= after);
     entries[start..].iter().filter_map(|entry| match &entry.payload {

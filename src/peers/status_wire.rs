@@ -1,8 +1,8 @@
 //! A [`PeerStatus`] on its way to an observer.
 //!
-//! Anybody who can connect may ask (with TLS: who has a certificate of the authority). So nothing is told that a Hello needs
-//! and a stranger has not: no address, no reason why two members don't talk, and of a directory's id only the first eight digits, by
-//! which a person tells two of them apart.
+//! Any client that can connect may ask (with TLS: any with a certificate of the authority). So a part of a Hello
+//! that a stranger lacks is never sent: no address, no reason for a refusal, and of a directory's id only the first
+//! eight digits, by which people tell directories apart.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,22 +20,22 @@ use crate::{
     raft::identity::MAX_MEMBERS,
 };
 
-/// What one server has answered.
+/// One server's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StatusReply {
     pub(crate) look: PeerStatus,
-    /// No later than what it tells of, by our boot-time clock: when we asked.
+    /// No later than the reported state, by this client's boot-time clock: the time of the question.
     pub(crate) from: Timestamp,
     /// The shortest election timeout of its group.
     pub(crate) shortest: Duration,
 }
 
-/// What is told to one whose latest question was sent at `echo`.
+/// The message to an observer whose latest question was sent at `echo`.
 pub(crate) fn told(settings: &Settings, look: &PeerStatus, echo: u64) -> proto::PeerStatus {
     let (mut certain_ms, mut heard_ms) = (0, 0);
     let leader = look.leader.as_ref().map(|known| {
         match known.evidence {
-            // Certainty is told too short, and time since too long, rather than the reverse.
+            // Validity is rounded down, and the time since up, rather than the reverse.
             Evidence::OwnClaim { certain } => certain_ms = millis(certain),
             Evidence::Heartbeat { ago } => heard_ms = millis(ago).saturating_add(1),
         }
@@ -80,7 +80,7 @@ pub(crate) fn told(settings: &Settings, look: &PeerStatus, echo: u64) -> proto::
     }
 }
 
-/// Why what came is no answer to what was asked.
+/// Reason why a message is no answer to the question.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoAnswer {
     #[error("it stands for the election '{theirs}', and not for '{asked}'; ask with its --election")]
@@ -93,9 +93,9 @@ pub(crate) enum NoAnswer {
     Malformed(&'static str),
 }
 
-/// What this member answers at `now`, on a call that was made at `called` (both of the boot-time clock).
+/// A member's answer that arrived at `now`, on a call that was made at `called` (both of the boot-time clock).
 ///
-/// Addresses are not compared: who asks may have other ones for the same servers, from where it is.
+/// Addresses are not compared: the client may know the same servers by other ones.
 pub(crate) fn read(
     (group, election): (&Group, &ElectionName),
     asked: &Member,
@@ -116,8 +116,8 @@ pub(crate) fn read(
         let theirs = displayed(answer.name.as_bytes());
         return Err(NoAnswer::SomebodyElse { asked: asked.name.to_string(), theirs });
     }
-    // The first answer may come before the first question. It comes after the call; and a question that
-    // was not asked yet can't have been answered.
+    // The first answer may come before the first question. It comes after the call; and a question that was not
+    // asked yet can't have been answered.
     let echo = Timestamp::from_nanos(answer.echo);
     let from = if echo > now { called } else { echo.max(called) };
     let shortest = Duration::from_micros(answer.shortest_us);
@@ -125,7 +125,7 @@ pub(crate) fn read(
     Ok(StatusReply { look, from, shortest })
 }
 
-/// The first digits of a directory's id, if that is what came.
+/// The first digits of a directory's id, if the text is that.
 fn digits(text: String) -> Option<String> {
     (text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
 }
@@ -159,7 +159,7 @@ fn look(group: &Group, asked: &Member, answer: proto::PeerStatus) -> Result<Peer
         Ok(PeerLink { name, connected, disk, refused, heard, round_trip, problem: None })
     };
     let contacts = answer.contacts.into_iter().take(group.members().len()).map(contact);
-    // Of a server that does not tell them, they are 0, and make no timing.
+    // 0 from a server that does not send them, which makes no timing.
     let [heartbeat, shortest, longest] =
         [answer.heartbeat_us, answer.shortest_us, answer.longest_us].map(Duration::from_micros);
     let syncs = answer.syncs.unwrap_or_default();

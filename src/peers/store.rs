@@ -1,40 +1,38 @@
-//! What a member must not forget: its term, its vote, its log, and whom it knows.
+//! A member's durable state: its term, its vote, its log, and the members that it knows.
 //!
 //! ```text
 //!  DIR/elect.db    ├ preface, marks ┼ redb: identity ─ owner, directory id, shortest election timeout, ┤
 //!                                                     run, franchise
-//!                                          members ── what is known of the others: a Record each, of the first that
-//!                                                     was met, and of the one that a log names
+//!                                          members ── records of the others: one for the first directory that was
+//!                                                     met, and one for the directory that a log names
 //!                                          state ──── number of the commit, term, vote
 //!                                          snapshot
 //!                                          log ────── index → entry
 //! ```
 //!
-//! A [`Store`] is a directory that is open, locked, and was found to be whole and this member's. What it
-//! holds after any sequence of writes is what `Stored::apply` says.
+//! A [`Store`] is a directory that is open, locked, and was found to be whole and this member's. Its contents after
+//! any sequence of writes are those of `Stored::apply`.
 //!
-//! # What is durable when
+//! # Durability
 //!
-//! [`Store::write`] is one transaction of redb's with [`redb::Durability::Immediate`] in one phase: all
-//! pages, their checksums and the new root are written, then there is one `fdatasync`. After a crash or
-//! a power cut redb takes the newest root under which every checksum is right: the last transaction
-//! is there as a whole or not at all, and every one that returned is there, as long as the disk keeps
-//! what it said is durable. (Two phases would cost a second `fdatasync`. They are meant against
-//! an attacker who chooses what is stored such that half a transaction has the right checksum.)
+//! [`Store::write`] is one transaction of redb's with [`redb::Durability::Immediate`] in one phase: all pages,
+//! their checksums and the new root are written, then there is one `fdatasync`. After a crash or a power cut redb
+//! takes the newest root under which every checksum is right: the last transaction is there as a whole or not at
+//! all, and every one that returned is there, as long as the disk keeps what it reported as durable. (Two phases
+//! would cost a second `fdatasync`. They are meant against an attacker who chooses the stored bytes such that half
+//! a transaction has the right checksum.)
 //!
-//! That rule would also take back a durable transaction of which a byte was damaged later. What
-//! keeps it from doing so, after the process was killed, is in `file`: a mark of what was
-//! acknowledged. A power cut can take away the mark of the very last transaction, so damage
-//! to just that one, together with a power cut, is not found.
+//! That rule would also take back a durable transaction of which a byte was damaged later. After the process was
+//! killed, a mark of the acknowledged commit prevents that: see `file`. A power cut can take away the mark of the
+//! very last transaction, so damage to just that one, together with a power cut, is not found.
 //!
-//! Opening reads everything and checks every checksum: a directory whose bytes were changed is
-//! refused, or has its contents unchanged. It does not find out about a directory that was
-//! replaced by an older copy of itself: the other members do, by the number of the start and of the commit (see
-//! [`membership`](crate::raft::membership)).
+//! Opening reads everything and checks every checksum: a directory whose bytes were changed is refused, or has its
+//! contents unchanged. It does not detect a directory that was replaced by an older copy of itself: the other
+//! members do, by the number of the start and of the commit (see [`membership`](crate::raft::membership)).
 //!
 //! # Not here
 //!
-//! Whether the contents make a log is the core's to say ([`Node::start`](crate::raft::node::Node::start)).
+//! The core decides if the contents make a log ([`Node::start`](crate::raft::node::Node::start)).
 
 mod directory;
 mod error;
@@ -72,7 +70,7 @@ use crate::raft::{
     membership::{Admission, Identity, MemberRecord, Run, RunId, VotingRights, WriteCount},
 };
 
-/// Who this is. Changes so rarely that it does not share a page with what changes each time.
+/// This server's identity. Changes so rarely that it does not share a page with values that change each time.
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 const OWNER: &str = "owner";
 const DIRECTORY: &str = "directory";
@@ -81,10 +79,10 @@ const SHORTEST: &str = "shortest election timeout, in nanoseconds";
 const RUN: &str = "run";
 const FRANCHISE: &str = "franchise";
 
-/// By the member's place: a [`MemberRecord`] as [`record_to_bytes`] writes it.
+/// By the member's index: a [`MemberRecord`] as [`record_to_bytes`] writes it.
 const MEMBERS: TableDefinition<u8, &[u8]> = TableDefinition::new("members");
 
-/// The same, of members whose directory is one that a log names, and not the one that was met first.
+/// The same, of members whose directory a log names, if it is not the first one that was met.
 const NAMED: TableDefinition<u8, &[u8]> = TableDefinition::new("members that a log names");
 
 /// The same of earlier versions, which knew directories only.
@@ -95,19 +93,19 @@ const STATE: TableDefinition<(), (u64, u64, Option<u8>)> = TableDefinition::new(
 const SNAPSHOT: TableDefinition<(), &[u8]> = TableDefinition::new("snapshot");
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 
-/// Bytes of the database that redb may keep in memory. The log is in memory anyway, and all that a
-/// write needs is the last page of each table and the way there.
+/// Bytes of the database that redb may keep in memory. The log is in memory anyway, and a write needs only the last
+/// page of each table and the path there.
 const CACHE: usize = 1 << 20;
 
-/// A directory that was opened, and what is in it.
+/// An opened directory and its contents.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) store: Store,
-    /// What the last run left: durable, and not checked to be a log.
+    /// The state of the last run: durable, and not checked to be a log.
     pub(crate) stored: Stored,
     pub(crate) directory: DirectoryId,
-    /// For how long, by its own clock, the last run promised its votes to a leader that it heard. `None` if
-    /// there was no run that said so.
+    /// How long, by its own clock, the last run promised its votes to a leader that it heard. `None` if no run
+    /// recorded that.
     pub(crate) previous_shortest: Option<Duration>,
 }
 
@@ -120,7 +118,7 @@ pub(crate) struct Store {
     file: Arc<DataFile>,
     path: PathBuf,
     latest: CommitNumber,
-    /// The last entry's index; 0 if there is none. So that what only appends looks for nothing to cut.
+    /// The last entry's index; 0 if there is none. So an append has nothing to look for and cut.
     last: u64,
     known: MemberRecords,
     /// The last start, if it was counted.
@@ -128,7 +126,7 @@ pub(crate) struct Store {
     franchise: VotingRights,
 }
 
-/// All that a database has.
+/// The contents of a database.
 struct Contents {
     owner: Owner,
     directory: DirectoryId,
@@ -136,21 +134,20 @@ struct Contents {
     known: MemberRecords,
     run: Option<Run>,
     franchise: VotingRights,
-    /// Why it is revoked, if it is.
+    /// The reason why it is revoked, if it is.
     revoked: Option<String>,
     latest: CommitNumber,
     stored: Stored,
 }
 
 impl Store {
-    /// Opens `data`, or makes it where there is none yet or an empty one.
+    /// Opens `data`, or makes it if it is missing or empty.
     ///
-    /// Reads all of it. What is returned is durable, and so is that it is.
+    /// Reads all of it. The returned contents are durable.
     ///
     /// # Errors
     ///
-    /// Refuses what is not a directory of this owner's, whole, writable, and not in use. It is then left
-    /// as it was.
+    /// Refuses a directory that is not this owner's, not whole, not writable, or in use. It is then left unchanged.
     pub(crate) fn open(data: &Path, owner: &Owner) -> Result<Opened, StoreError> {
         match DataDirectory::claim(data)? {
             DataDirectory::Complete { file, path } => Self::resume(file, path, owner),
@@ -189,12 +186,11 @@ impl Store {
         Ok(Opened { store, stored: Stored::nothing(), directory, previous_shortest: None })
     }
 
-    /// Opens a database that is there.
+    /// Opens an existing database.
     fn resume(medium: impl Medium, path: PathBuf, owner: &Owner) -> Result<Opened, StoreError> {
         let file = Arc::new(DataFile::open(medium).map_err(|bad| StoreError::head(&path, bad))?);
         let acknowledged = file.acknowledged().map_err(|bad| StoreError::head(&path, bad))?;
-        // redb says that it reports what was damaged. Should there be damage that it trips over, then
-        // that is damage too.
+        // redb reports damage as errors. A panic of it counts as damage too.
         let read = catch_unwind(AssertUnwindSafe(|| {
             let database = builder().create_with_backend(Behind(Arc::clone(&file)));
             let database = database.map_err(|error| StoreError::redb(&path, "read", error))?;
@@ -216,8 +212,8 @@ impl Store {
         settled.map_err(|error| StoreError::io(&path, "written", error))?;
         let Contents { directory, shortest, known, run, mut franchise, latest, stored, .. } = contents;
         let last = stored.entries.last().map_or(0, |entry| entry.at.index.get());
-        // A version that did not count starts let every member vote that had met a majority. In a log there is what a
-        // leader of those said; a directory with none has given no vote that matters.
+        // In a version that did not count starts, a member voted after it had met a majority. A log holds entries
+        // of a leader of those; a directory without one has given no vote that matters.
         let begun = stored.snapshot != Snapshot::none() || !stored.entries.is_empty();
         if run.is_none() && begun {
             franchise = VotingRights::Full;
@@ -226,12 +222,12 @@ impl Store {
         Ok(Opened { store, stored, directory, previous_shortest: shortest })
     }
 
-    /// Makes these durable, in this order and together, and what became known of other members with them.
+    /// Makes these durable, in this order and together, and with them new facts about other members.
     ///
     /// # Errors
     ///
-    /// No space, or a disk that fails. Then all of them are durable or none, and which it is comes out at
-    /// the next opening; nothing further can be written until then.
+    /// No space, or a failing disk. Then all of them are durable or none, which the next opening shows; nothing
+    /// further can be written until then.
     pub(crate) fn write(&mut self, writes: &[Write], known: &MemberRecords) -> Result<(), StoreError> {
         let Some(newest) = writes.last() else { return Ok(()) };
         let ballot = Ballot { term: newest.term, vote: newest.vote };
@@ -248,7 +244,7 @@ impl Store {
         Ok(())
     }
 
-    /// Counts this start, durably, and gives it an id; and remembers for how long votes are promised from now on to a
+    /// Counts this start, durably, and gives it an id; and records how long votes are promised from now on to a
     /// leader that was heard. A later run with a shorter time first has to let this one pass.
     ///
     /// A group of one has no other member to meet.
@@ -270,7 +266,7 @@ impl Store {
                 identity.insert(RUN, &*run_to_bytes(&run))?;
                 identity.insert(FRANCHISE, &franchise_to_bytes(franchise, "")[..])?;
             }
-            // Where an earlier version kept them elsewhere.
+            // An earlier version kept them elsewhere.
             keep(transaction, &known)
         })?;
         self.run = Some(run);
@@ -278,8 +274,8 @@ impl Store {
         Ok(run)
     }
 
-    /// Remembers a member, durably, in place of what was known of it; and that this server votes from now on, once
-    /// all others know it.
+    /// Replaces the record of a member, durably; and records that this server votes from now on, once all others
+    /// know it.
     ///
     /// # Errors
     ///
@@ -303,7 +299,7 @@ impl Store {
         Ok(())
     }
 
-    /// Remembers, durably, that this directory's server votes no more, and why.
+    /// Records, durably, that this directory's server votes no more, with the reason.
     ///
     /// # Errors
     ///
@@ -318,7 +314,7 @@ impl Store {
         Ok(())
     }
 
-    /// What is known of the other members.
+    /// Records of the other members.
     pub(crate) fn known(&self) -> &MemberRecords {
         &self.known
     }
@@ -327,12 +323,12 @@ impl Store {
         self.franchise
     }
 
-    /// How many writes are durable here.
+    /// The number of durable writes here.
     pub(crate) fn writes(&self) -> WriteCount {
         WriteCount(self.latest.0)
     }
 
-    /// What is to be said of a directory over which redb tripped.
+    /// The error for a directory over which redb panicked.
     pub(super) fn broken(&self) -> StoreError {
         StoreError::damaged(&self.path, "the database can't be written")
     }
@@ -442,7 +438,7 @@ fn run_from_bytes(bytes: &[u8]) -> Option<Run> {
     Some(Run { number: u64::from_le_bytes(*number), id: RunId::from_bytes(*id), began })
 }
 
-/// Directory, run, writes, and whether it is mutual.
+/// Directory, run, writes, and the flag for a mutual record.
 fn record_to_bytes(record: &MemberRecord) -> Vec<u8> {
     let MemberRecord { identity, writes, mutual } = record;
     [
@@ -486,7 +482,7 @@ fn franchise_from_bytes(bytes: &[u8]) -> Option<(VotingRights, String)> {
     Some((franchise, String::from_utf8_lossy(why).into_owned()))
 }
 
-/// What an earlier version remembered of a member: its directory.
+/// An earlier version's record of a member: its directory.
 fn met_before(directory: &[u8; 16]) -> MemberRecord {
     let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: WriteCount(0) };
     let directory = DirectoryId::from_bytes(*directory);
@@ -494,7 +490,7 @@ fn met_before(directory: &[u8; 16]) -> MemberRecord {
 }
 
 impl Contents {
-    /// Everything there is. What can't be read is `Corrupted`.
+    /// Reads the whole database. Unreadable contents are `Corrupted`.
     fn read(database: &Database) -> Result<Self, redb::Error> {
         let transaction = database.begin_read()?;
         let identity = transaction.open_table(IDENTITY)?;

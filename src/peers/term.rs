@@ -1,4 +1,4 @@
-//! A term that this server leads, and how it is handed on.
+//! A term that this server leads, and its handover.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct LeaderTerm {
     tenure: TermHandle,
     events: broadcast::Sender<Event>,
-    /// Until when it is proved.
+    /// The end of the proved time.
     until: Timestamp,
 }
 
@@ -30,19 +30,19 @@ impl LeaderTerm {
         self.tenure.term.token
     }
 
-    /// Until when it is proved.
+    /// The end of the proved time.
     pub(super) fn until(&self) -> Timestamp {
         self.until
     }
 
-    /// A majority has answered. `false` if the holder found the term to have ended before.
+    /// A majority has answered. `false` if the holder found that the term had ended before.
     pub(super) fn extend(&mut self, until: Timestamp, timing: &Timing) -> bool {
         let now = Timestamp::now();
         let validity: &Arc<SharedValidity> = &self.tenure.term.validity;
         if validity.extend(until, now).is_err() {
             return false;
         }
-        // When the heartbeat was sent that a majority has answered now.
+        // The sending time of the heartbeat that a majority has answered now.
         let sent = until - timing.validity();
         let renewed = Event::Renewed {
             token: self.token(),
@@ -55,12 +55,12 @@ impl LeaderTerm {
         true
     }
 
-    /// What the holder wants.
+    /// The holder's next order.
     pub(super) async fn order(&mut self) -> TermOrder {
         self.tenure.order().await
     }
 
-    /// Ends belief, then publishes the reason. The holder hears of it only now, and may not have stopped yet.
+    /// Ends the claim, then publishes the reason. The holder hears of it only now, and may not have stopped yet.
     pub(super) fn end(self, loss: Loss) -> Stopping {
         self.tenure.lose(loss);
         let _ = self.events.send(Event::Lost { token: self.token(), loss });
@@ -68,7 +68,7 @@ impl LeaderTerm {
     }
 }
 
-/// A term that was lost, whose holder may still be at work.
+/// A lost term whose holder may still be at work.
 #[derive(Debug)]
 pub(super) struct Stopping {
     tenure: TermHandle,
@@ -88,9 +88,9 @@ impl Stopping {
 pub(super) struct Handover {
     done: oneshot::Sender<OrderOutcome>,
     term: Term,
-    /// Whether a successor was told to stand.
+    /// True once a successor was told to campaign.
     handed_over: bool,
-    /// By then anybody may stand.
+    /// By then any server may campaign.
     pub(super) by: Timestamp,
 }
 
@@ -103,7 +103,7 @@ impl Handover {
         self.handed_over = true;
     }
 
-    /// Whether the successor was heard to stand; or there is none, or no more point in waiting.
+    /// Returns true if the successor was heard to campaign; or if there is none, or no more point in waiting.
     pub(super) fn is_over(&self, node: &Node, now: Timestamp) -> bool {
         let leads = matches!(node, Node::Leader(_));
         node.term() > self.term || now >= self.by || (!leads && !self.handed_over)

@@ -1,4 +1,4 @@
-//! TLS among peers: both sides show a certificate, and both look at the other's.
+//! TLS among peers: both sides show a certificate, and both check the other's.
 
 use std::{
     fmt,
@@ -18,11 +18,11 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::tls::{Files, HTTP_2, Tls, provider};
 
 impl Tls {
-    /// Both sides show a certificate, and both look at the other's.
+    /// Both sides show a certificate, and both check the other's.
     ///
     /// # Errors
     ///
-    /// [`OneSided`] where an authority or a certificate of our own is missing.
+    /// [`OneSided`] if the authority or the own certificate is missing.
     pub(crate) fn mutual(&self) -> Result<Mutual, OneSided> {
         let current = Current { stamp: self.files.stamp(), both: self.both()? };
         Ok(Mutual { source: self.clone(), current: Arc::new(Mutex::new(current)) })
@@ -47,21 +47,21 @@ impl Tls {
     }
 }
 
-/// TLS among equals: the same authority and the same certificate, in both directions. The files are read again at the
-/// first connection after they changed.
+/// TLS among equals: the same authority and the same certificate, in both directions. The files are read again at
+/// the first connection after they changed.
 #[derive(Clone)]
 pub(crate) struct Mutual {
     source: Tls,
     current: Arc<Mutex<Current>>,
 }
 
-/// What connections are made with, and how the files were when it was read from them.
+/// The TLS configurations, and the state of the files at their reading.
 struct Current {
     stamp: Stamp,
     both: Both,
 }
 
-/// When each file was written, and how long it is.
+/// Each file's time of change and length.
 type Stamp = Vec<Option<(SystemTime, u64)>>;
 
 impl Files {
@@ -118,18 +118,18 @@ impl Mutual {
     }
 }
 
-/// What the other side has shown of itself in a handshake, in which it was found to be of an authority of ours.
+/// The other side's certificate, found in the handshake to be signed by a trusted authority.
 #[derive(Debug, Clone)]
 pub(crate) struct PeerCertificate(CertificateDer<'static>);
 
 impl PeerCertificate {
-    /// The caller's, on a connection of ours to one that calls.
+    /// The caller's certificate, on an incoming connection.
     pub(crate) fn of(connection: &rustls::ServerConnection) -> Option<Self> {
         let first = connection.peer_certificates()?.first()?;
         Some(Self(first.clone().into_owned()))
     }
 
-    /// Whether it is for this host: by a DNS name, or an IP address.
+    /// Returns true if it is for this host: by a DNS name, or an IP address.
     pub(crate) fn is_for(&self, host: &str) -> bool {
         let (Ok(certificate), Ok(host)) = (ParsedCertificate::try_from(&self.0), ServerName::try_from(host))
         else {
@@ -139,7 +139,7 @@ impl PeerCertificate {
     }
 }
 
-/// Why a [`Tls`] does not do for connections on which both sides show who they are.
+/// Reason why a [`Tls`] can't serve connections on which both sides show a certificate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OneSided {
     #[error("an authority, a certificate and its key are needed, all three")]
@@ -159,7 +159,7 @@ mod tests {
     /// Writes a new certificate and its key; returns the certificate's text.
     fn issue(directory: &Path) -> String {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["peer1".to_owned()]).unwrap();
-        // Another length each time, where the clock of the file system is coarse.
+        // Another length each time, as the file system's clock may be coarse.
         let comment = format!("{}\n", "#".repeat(fastrand::usize(1..1000)));
         std::fs::write(directory.join("cert"), comment + &cert.pem()).unwrap();
         std::fs::write(directory.join("key"), KeyPair::serialize_pem(&signing_key)).unwrap();

@@ -21,32 +21,31 @@
 //!             ◄─────────────── Raft ─────────────►
 //! ```
 //!
-//! Nothing is remembered of a caller, and nothing told to it but this server's name, before it has proved which member
-//! it is ([`greeting`](super::greeting)). Nothing of Raft passes before both have taken the other's word. A second
-//! connection of a member that has one is a reason to ask the first one whether it is alive, and replaces it only if
-//! there is no answer: one with the wrong name, list or disk, and one with a copy of the right ones, can't cut
-//! off the member that is connected. From whom a message is, for whom, and of which group is the
-//! connection's to say; what the message says of that does not exist.
+//! A caller is told only this server's name, and leaves no record, before it has proved which member it is
+//! ([`greeting`](super::greeting)). No message of Raft passes before both have accepted each other. If a member
+//! that has a connection opens a second one, the first one is asked for an answer, and is replaced only if there is
+//! none: a server with the wrong name, list or disk, or with a copy of the right ones, can't cut off the connected
+//! member. The sender, receiver and group of a message are those of its connection; the message itself names none.
 //!
-//! A refusal is for a person to remove, by starting one of the two anew. So both sides say why, once,
-//! and the caller goes on calling.
+//! A person removes the cause of a refusal, by restarting one of the two. So both sides report it, once, and the
+//! caller goes on calling.
 //!
-//! # What a member can count on
+//! # Guarantees to members
 //!
 //! * Messages arrive in the order in which they were sent, each once, or not at all.
-//! * [`Network::send`] never waits. What finds no connection or no room is dropped and counted: Raft
-//!   repeats what matters.
-//! * An inbox that is full is waited for, and by HTTP/2's flow control the sender with it. Nothing
-//!   that was received is dropped.
-//! * A connection that falls silent is noticed and made anew within about a second, however long the
-//!   network was gone: see [`Timeouts`].
+//! * [`Network::send`] never waits. Without a connection or room a message is dropped and counted: Raft repeats
+//!   important ones.
+//! * A full inbox is waited for, and by HTTP/2's flow control the sender waits with it. No received message is
+//!   dropped.
+//! * A silent connection is noticed and replaced within about a second, however long the network was gone: see
+//!   [`Timeouts`].
 //!
-//! # What a stranger can't do
+//! # Limits of strangers
 //!
-//! Use more than a bounded number of connections ([`Admissions`]), buffers, headers and time before its
-//! first word; take the room of another address; say anything larger than [`LARGEST_MESSAGE`]; end another's connection. What
-//! makes no sense ends the connection that it came on, and is counted. With TLS it needs a
-//! certificate for all of that. What it is told when it is turned away, and what is logged of it, are two types
+//! A stranger can't use more than a bounded number of connections ([`Admissions`]), buffers, headers and time
+//! before its first message; take the room of another address; send a message larger than [`LARGEST_MESSAGE`]; or
+//! end another's connection. Malformed bytes end their connection, and are counted. With TLS a stranger needs a
+//! certificate for all of that. The refusal sent to it and the refusal logged are two types
 //! ([`refusal`](super::refusal)).
 
 use std::{
@@ -103,62 +102,62 @@ use crate::{
     },
 };
 
-/// More than any message of ours has: a snapshot, or entries, and what is around them.
+/// More than any message of this program has: a snapshot, or entries, and their envelope.
 const LARGEST_MESSAGE: usize = Limits::DEFAULT.snapshot + (64 << 10);
 
-/// Ours have a few hundred bytes.
+/// Those of this program have a few hundred bytes.
 const MOST_HEADERS: u32 = 8 << 10;
 
-/// What the other side may send before we have read it. Less than the largest message, which then
-/// takes some round trips: a snapshot is rare.
+/// Bytes that the other side may send ahead of the reader. Less than the largest message, which then takes some
+/// round trips: a snapshot is rare.
 const WINDOW: u32 = 256 << 10;
 
-/// What HTTP/2 takes from a queue before the other side has room for it.
+/// Bytes that HTTP/2 takes from a queue before the other side has room for them.
 const SEND_BUFFER: usize = 64 << 10;
 
 /// Time limit for a connection's first message.
 const FIRST_WORD: Duration = Duration::from_secs(2);
 
-/// How long a connection is kept for a last word to arrive.
+/// Time for a last message to arrive before a connection is closed.
 const FAREWELL: Duration = Duration::from_millis(250);
 
 /// The first pause before calling again. A member that was restarted is back in less.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 
-/// The last one: a call in vain costs next to nothing.
+/// The longest pause: a failed call costs next to nothing.
 const LAST_PAUSE: Duration = Duration::from_millis(250);
 
-/// The pause after a refusal: a person has to do something about it.
+/// The pause after a refusal: a person has to act.
 const PAUSE_AFTER_A_REFUSAL: Duration = Duration::from_secs(1);
 
-/// What is known of data directories: ours, and those of members that were met before.
+/// Records of data directories: this server's, and those of known members.
 pub(crate) trait IdentityCheck: Send + Sync + 'static {
-    /// What is known.
+    /// The records.
     fn ledger(&self) -> &Arc<Ledger>;
 
-    /// Whether that member may be listened to. What is new of it is remembered, durably, before the answer.
+    /// Judges a member. New facts about it are recorded, durably, before the answer.
     fn meet(
         &self,
         member: NodeId,
         meeting: Meeting,
     ) -> impl Future<Output = Result<(), UnknownDirectory>> + Send;
 
-    /// That member has said that it has recorded us, which is remembered, durably, before the answer.
+    /// A member said that it has recorded this server. Recorded, durably, before the answer.
     fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), UnknownDirectory>> + Send;
 
-    /// An operator orders that another disk takes a member's place.
+    /// An operator orders that another disk replaces a member's.
     fn replace(&self, replacement: Replacement);
 
-    /// A member has proved itself, and says that we must not vote any more.
+    /// A member that has proved itself says that this server must not vote any more.
     fn revoked(&self, why: String);
 }
 
 /// Data for observers.
 #[derive(Clone)]
 pub(crate) struct StatusSource {
-    /// What is known now. Called on the network's runtime: it does not wait.
+    /// The present status. Called on the network's runtime: it does not wait.
     pub(crate) look: Arc<dyn Fn() -> PeerStatus + Send + Sync>,
-    /// Marked as changed whenever that is worth telling at once.
+    /// Marked as changed whenever a change should be sent at once.
     pub(crate) changed: watch::Receiver<()>,
 }
 
@@ -171,7 +170,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Listens, and calls those whom this member has to call, on that runtime.
+    /// Listens, and connects to the members that this one has to call, on that runtime.
     ///
     /// The others' messages go into `inbox`; once that has no receiver, no member is called any more.
     ///
@@ -219,33 +218,33 @@ impl Network {
         Ok(Self { contacts, _over: over.drop_guard() })
     }
 
-    /// Sends a message to whom it is for, or drops it. Never waits.
+    /// Sends a message to its receiver, or drops it. Never waits.
     pub(crate) fn send(&self, envelope: Envelope) {
         self.contacts.send(envelope);
     }
 
-    /// Tells that member that it must not vote any more. It ends the connection then.
+    /// Tells that member that it must not vote any more. The member then ends the connection.
     pub(crate) fn object(&self, member: NodeId, objection: Objection) {
         self.contacts.object(member, &Refusal::from(UnknownDirectory::from(objection)));
     }
 
-    /// The other members, sorted by name, as they stand at `now` by the boot-time clock.
+    /// The other members, sorted by name, as of `now` by the boot-time clock.
     pub(crate) fn contacts(&self, now: Timestamp) -> Vec<PeerLink> {
         self.contacts.seen(now)
     }
 
-    /// Ends connections with directories that speak for no member any more.
+    /// Ends connections with directories that represent no member any more.
     pub(crate) fn part_from_the_replaced(&self) {
         self.contacts.part_from_the_replaced();
     }
 
-    /// How often that has happened since the start.
+    /// The number of these errors since the start.
     pub(crate) fn count(&self, mishap: TransportError) -> u64 {
         self.contacts.counts.of(mishap)
     }
 }
 
-/// What all connections of one member share.
+/// State that all connections of one member share.
 struct TransportShared<G> {
     settings: Settings,
     greeter: G,
@@ -262,23 +261,24 @@ struct TransportShared<G> {
 }
 
 impl<G: IdentityCheck> TransportShared<G> {
-    /// Our own words, once the other side has proved itself.
+    /// This server's Hello, sent after the other side has proved itself.
     ///
-    /// `to` is who has introduced itself first, if it has.
+    /// `to` is the other side, if it has introduced itself first.
     fn hello(&self, to: Option<&Introduced>) -> proto::Hello {
         let ledger = self.greeter.ledger();
         let newcomer = to.is_some_and(|to| self.is_newcomer(to));
         handshake::ours(&self.settings, &ledger.identity(), ledger.writes(), ledger.claim(), newcomer)
     }
 
-    /// Whether that one is talked to because a log names its directory, and not as the first one that was met.
+    /// Returns true if that member is admitted because a log names its directory, and not as the first one that was
+    /// met.
     fn is_newcomer(&self, them: &Introduced) -> bool {
         !self.greeter.ledger().is_founder(them.node, them.identity.directory)
     }
 
-    /// Whether this is a member that we may talk with.
+    /// Judges an introduced member.
     ///
-    /// `known_writes` is what was known of it before it could say what it says here.
+    /// `known_writes` is its number of writes as known before it could send this Hello.
     async fn acquaint(
         &self,
         end: Side,
@@ -300,7 +300,7 @@ impl<G: IdentityCheck> TransportShared<G> {
         Ok(them)
     }
 
-    /// A member that has proved itself refuses us.
+    /// A member that has proved itself refuses this server.
     fn refused_by(&self, node: NodeId, verdict: &proto::Verdict) -> Disconnect {
         if verdict.revokes {
             let name = &self.settings.group().member(node).name;
@@ -311,7 +311,7 @@ impl<G: IdentityCheck> TransportShared<G> {
 }
 
 impl<G> TransportShared<G> {
-    /// From that member to us.
+    /// From that member to this server.
     fn route(&self, from: NodeId, directory: DirectoryId) -> Route {
         Route { cluster: self.settings.cluster(), from, to: self.settings.me(), directory }
     }

@@ -1,7 +1,6 @@
-//! Between Raft's own types and the bytes of `proto/peers.proto`, on a connection and on a disk.
+//! Conversion between Raft's own types and the bytes of `proto/peers.proto`, on a connection and on a disk.
 //!
-//! Whatever can be decoded is well formed, and no more: whether it makes sense is the core's to
-//! say, which has bounds for everything.
+//! Decoded messages are well formed, and no more: the core, which has bounds for everything, judges the contents.
 
 use std::sync::Arc;
 
@@ -33,23 +32,23 @@ pub(crate) mod proto {
     tonic::include_proto!("elect.peers.v1");
 }
 
-/// Not what any server of ours has encoded.
+/// No server of this program has encoded this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed: {0}")]
 pub(crate) struct Malformed(&'static str);
 
-/// Between which two a connection is, and of which group.
+/// The two members of a connection, and their group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) cluster: ClusterId,
     pub(crate) from: NodeId,
     pub(crate) to: NodeId,
-    /// The sender's, as it has said on this connection.
+    /// The sender's, as sent on this connection.
     pub(crate) directory: DirectoryId,
 }
 
 impl Route {
-    /// What came by this route.
+    /// Decodes a message that came by this route.
     pub(crate) fn decode(self, message: proto::Message) -> Result<Envelope, Malformed> {
         let Self { cluster, from, to, directory } = self;
         let term = Term::new(message.term);
@@ -364,7 +363,7 @@ mod tests {
             prop_assert_eq!(snapshot_from_bytes(&snapshot_to_bytes(&snapshot)).unwrap(), snapshot);
         }
 
-        /// From a connection or a disk, whatever comes is a message or an error.
+        /// Any bytes of a connection or a disk are a message or an error.
         #[test]
         fn garbage_is_refused_without_a_panic(garbage in prop::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(message) = proto::Message::decode(&garbage[..]) {
