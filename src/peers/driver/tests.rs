@@ -25,12 +25,12 @@ use crate::{
 /// Longer than anything here takes, however busy the machine is.
 const SOON: Duration = Duration::from_secs(30);
 
-/// So long that a busy machine does not make a leader lose.
+/// So long that a busy machine deposes no leader.
 fn unhurried() -> Timing {
     Timing::new(Duration::from_millis(100), Duration::from_millis(1500), Duration::from_millis(2500)).unwrap()
 }
 
-/// What a server's actions go to.
+/// The receiver of a server's actions.
 struct Double {
     me: usize,
     switch: Switch,
@@ -49,7 +49,7 @@ struct Switch {
 #[derive(Clone)]
 struct Disk(Arc<Mutex<(Stored, Health)>>);
 
-/// What becomes of a write.
+/// The fate of writes.
 #[derive(Clone, Copy)]
 enum Health {
     Works,
@@ -191,7 +191,7 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(SOON, future).await.unwrap_or_else(|_| panic!("{what}: not within {SOON:?}"))
 }
 
-/// The first of these to win, and its place.
+/// The first candidate to win, and its index.
 async fn first_leader(members: &Members) -> (usize, Leadership) {
     let (won, mut wins) = mpsc::channel(1);
     for place in 0..members.peers.len() {
@@ -267,7 +267,7 @@ async fn contract_12_records_in_flight_at_the_loss_are_all_answered() {
         outcomes.push(outcome);
     }
     assert_eq!(soon("the loss", leadership.lost()).await, Loss::Expired);
-    // It stays cut off, and so never learns what became of them.
+    // It stays cut off, and so never learns their outcome.
     for outcome in outcomes {
         let told = soon("an answer", outcome).await.unwrap();
         assert!(matches!(told, Err(ProposeError::Unconfirmed(_))), "{told:?}");
@@ -443,7 +443,7 @@ async fn contract_12_a_leader_whose_disk_hangs_is_followed_by_one_whose_disk_doe
     assert!(soon("the next leader", next).await.unwrap().unwrap().holds());
 }
 
-/// The only one that stands has missed what the others have.
+/// The only candidate lacks entries that the other servers have.
 #[tokio::test]
 async fn contract_12_a_candidate_with_an_older_log_leads_once_others_that_do_not_stand_have_helped_it() {
     let members = Members::of(3);
@@ -460,7 +460,7 @@ async fn contract_12_a_candidate_with_an_older_log_leads_once_others_that_do_not
     assert_eq!((&record.bytes[..], record.token), (&b"missed"[..], token));
 }
 
-/// Its vote would never be durable. Who believes that it has it begins one term after the other.
+/// Its vote would never be durable. A server that relied on it would begin term after term.
 #[tokio::test]
 async fn contract_12_a_server_whose_disk_has_failed_does_not_say_that_it_would_vote() {
     let members = Members::of(2);
@@ -475,8 +475,8 @@ async fn contract_12_a_server_whose_disk_has_failed_does_not_say_that_it_would_v
     campaign.abort();
 }
 
-/// The heir may stand as soon as it is told to. It is told once the holder has stopped, which is known by nothing
-/// but its letting go: here in a quarter of the proved time.
+/// The successor may campaign as soon as it gets TimeoutNow. It gets it once the holder has stopped, which only its
+/// letting go shows: here in a quarter of the proved time.
 #[tokio::test]
 async fn contract_8_after_a_disk_failure_the_next_leader_waits_for_the_holder() {
     let members = Members::of(3);
@@ -495,7 +495,7 @@ async fn contract_8_after_a_disk_failure_the_next_leader_waits_for_the_holder() 
     assert!(won >= let_go.min(proved), "the next one led while the holder was at work");
 }
 
-/// As above, for a holder that never lets go: the end of what was proved is enough.
+/// As above, for a holder that never lets go: the end of the proved time is enough.
 #[tokio::test]
 async fn contract_8_a_holder_that_does_not_let_go_has_its_proved_time_and_no_more() {
     let members = Members::of(3);

@@ -1,8 +1,8 @@
 //! The directory: found, made, and locked.
 //!
-//! It has one file, which is locked as long as it is open. A new one is made under another name and
-//! gets its own once it is complete and durable. So a creation that is cut short leaves nothing
-//! that could be taken for a database, and the next start does it again.
+//! It has one file, which is locked as long as it is open. A new one is made under another name, and renamed once
+//! it is complete and durable. So an interrupted creation leaves nothing that could be taken for a database, and
+//! the next start repeats it.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -15,16 +15,16 @@ use nix::libc::O_NOFOLLOW;
 
 use super::StoreError;
 
-/// The file of a directory that is complete.
+/// The file of a complete directory.
 const NAME: &str = "elect.db";
 
-/// The same while it is made. Nothing in it was ever promised to anybody.
+/// The same while it is made. No promise rests on its contents.
 const UNFINISHED: &str = "elect.db.unfinished";
 
-/// What file systems put into the root of a volume, which may well be the directory.
+/// File systems put this into the root of a volume, which may well be the directory.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// A directory of ours, its file open and locked.
+/// A member's directory, its file open and locked.
 #[derive(Debug)]
 pub(super) enum DataDirectory {
     Complete { file: File, path: PathBuf },
@@ -40,8 +40,7 @@ pub(super) struct Unfinished {
 }
 
 impl DataDirectory {
-    /// Opens the directory's file for this process alone. The directory is made where there is none,
-    /// readable by its owner alone.
+    /// Opens the directory's file for this process alone. A missing directory is made, readable by its owner alone.
     pub(super) fn claim(directory: &Path) -> Result<Self, StoreError> {
         make(directory)?;
         loop {
@@ -66,7 +65,7 @@ impl DataDirectory {
 impl Unfinished {
     fn open(directory: &Path) -> Result<File, StoreError> {
         let path = directory.join(UNFINISHED);
-        // Where others may write into the directory, a link must not have us write elsewhere.
+        // If others may write into the directory, a link must not redirect the writes.
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -78,7 +77,7 @@ impl Unfinished {
         opened.map_err(|error| StoreError::io(&path, "made", error))
     }
 
-    /// `None` if another process has finished this very file, and left, before we had the lock.
+    /// `None` if another process has finished this very file, and closed it, before this one had the lock.
     fn claim(file: File, directory: &Path) -> Result<Option<Self>, StoreError> {
         let path = directory.join(UNFINISHED);
         lock(&file, &path)?;
@@ -86,7 +85,7 @@ impl Unfinished {
         Ok((!finished).then(|| Self { file, path, directory: directory.to_owned() }))
     }
 
-    /// What was written is complete and durable. From now on it is the directory's file.
+    /// The contents are complete and durable. From now on it is the directory's file.
     pub(super) fn finish(&self) -> Result<PathBuf, StoreError> {
         let path = self.directory.join(NAME);
         fs::rename(&self.path, &path).map_err(|error| StoreError::io(&self.path, "renamed", error))?;
@@ -126,7 +125,7 @@ fn refuse_foreign(directory: &Path) -> Result<(), StoreError> {
     let unreadable = |error| StoreError::io(directory, "listed", error);
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let found = entry.map_err(unreadable)?.file_name();
-        // The file itself may have come into being just now.
+        // The file itself may have been made just now.
         if ![NAME, UNFINISHED, LOST_AND_FOUND].iter().any(|known| found == *known) {
             let found = crate::names::displayed(found.as_encoded_bytes());
             return Err(StoreError::Foreign { path: directory.to_owned(), found });

@@ -1,4 +1,4 @@
-//! Why a data directory can't be used, or not any more.
+//! Errors of a data directory.
 
 use std::{
     io,
@@ -7,19 +7,19 @@ use std::{
 
 use super::{file::BadHead, owner::Owner};
 
-/// Why a member can't keep, or get back, what it must not forget.
+/// Reason why a member can't keep, or restore, its durable state.
 ///
-/// Nothing in a directory that is refused was changed.
+/// A refused directory is left unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Something else is where the directory should be.
+    /// The path is no directory.
     #[error("{path}: is not a directory; name another one, or move away what is there")]
     NotADirectory {
-        /// What was given.
+        /// The path.
         path: PathBuf,
     },
-    /// There are files, and none of ours.
+    /// There are files of other programs only.
     #[error("{path}: was not made by elect, as it has '{found}' in it; name an empty or a new directory")]
     Foreign {
         /// The directory.
@@ -32,9 +32,9 @@ pub enum StoreError {
     OtherOwner {
         /// The directory.
         path: PathBuf,
-        /// Whose it is.
+        /// The directory's owner.
         theirs: String,
-        /// Who wants to use it.
+        /// The refused owner.
         ours: String,
     },
     /// A later version wrote it.
@@ -47,7 +47,7 @@ pub enum StoreError {
         path: PathBuf,
         /// Its format.
         theirs: u32,
-        /// The newest that is known here.
+        /// The newest format of this version.
         ours: u32,
     },
     /// Another process has it open.
@@ -61,9 +61,9 @@ pub enum StoreError {
     /// No permission.
     #[error("{path}: may not be {what}; give this user the right to, or name another directory")]
     Denied {
-        /// What may not be used.
+        /// The file or directory.
         path: PathBuf,
-        /// In which way.
+        /// The attempted access.
         what: &'static str,
     },
     /// On a read-only file system.
@@ -71,20 +71,20 @@ pub enum StoreError {
         "{path}: can't be {what} on a read-only file system; mount it writable, or name another directory"
     )]
     ReadOnly {
-        /// What can't be changed.
+        /// The file or directory.
         path: PathBuf,
-        /// In which way.
+        /// The attempted access.
         what: &'static str,
     },
     /// No space, or a quota used up. What was durable before still is.
     #[error("{path}: can't be {what}, as no space is left there; make some, and start this member again")]
     Full {
-        /// What would not fit.
+        /// The file or directory.
         path: PathBuf,
-        /// What was to be done with it.
+        /// The attempted access.
         what: &'static str,
     },
-    /// Not as it was written. The vote that it may hold is lost with it.
+    /// The contents are damaged. The vote that it may hold is lost with it.
     #[error(
         "{path}: is damaged ({why}); the others go on without this member, which must not start from an \
          empty or older directory, as it would forget its vote. Bring back the disk as it was, or start \
@@ -93,10 +93,10 @@ pub enum StoreError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What does not add up.
+        /// The contradiction.
         why: String,
     },
-    /// Another member knows that this is not the only or not the newest one of this member's.
+    /// Another member knows that this is not its member's only and newest directory.
     #[error(
         "{path}: must not be used any more, as {why}. It has forgotten, or will, what others count on. Start this member \
          from the directory of which this is a copy, if there is one; else the others go on without it, until all \
@@ -105,17 +105,17 @@ pub enum StoreError {
     Revoked {
         /// The file.
         path: PathBuf,
-        /// What the other member said.
+        /// The other member's message.
         why: String,
     },
     /// The system failed otherwise.
     #[error("{path}: can't be {what}: {source}")]
     Io {
-        /// What could not be used.
+        /// The file or directory.
         path: PathBuf,
-        /// In which way.
+        /// The attempted access.
         what: &'static str,
-        /// Why.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -153,10 +153,10 @@ impl StoreError {
         }
     }
 
-    /// redb reports what the medium said, and whatever it can't make sense of.
+    /// redb passes on the medium's errors, and has its own for contents that it can't read.
     pub(super) fn redb(path: &Path, what: &'static str, error: impl Into<redb::Error>) -> Self {
         match error.into() {
-            // redb's own word for what it can't make sense of, and for a file that is too short.
+            // redb's own error for such contents, and for a file that is too short.
             redb::Error::Io(error)
                 if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
             {

@@ -1,28 +1,27 @@
-//! The one file of a directory: a page of our own, and redb's database behind it.
+//! The one file of a directory: a page of its own head, and redb's database behind it.
 //!
 //! ```text
 //!  0          512          1024          4096
 //!  ├ preface ─┼ mark, even ┼ mark, odd ───┼ redb …
 //! ```
 //!
-//! The preface says whose file this is and in which format, before redb is asked.
+//! The preface names the file's owner and format, before redb reads it.
 //!
-//! # Why there are marks
+//! # Reason for the marks
 //!
-//! redb keeps its last two commits apart, and after a crash takes the older one where the newer one
-//! does not add up: it can't tell a commit that was never finished from one that was damaged later.
-//! We can't do with that: a damaged byte would take back a vote that was given. So each commit has a
-//! number, and once it is durable, the number is put here, as a *mark*. A database that comes back
-//! with an older commit than the mark says has been damaged, and is refused.
+//! redb keeps its last two commits apart, and after a crash takes the older one if the newer one does not add up:
+//! it can't tell a commit that was never finished from one that was damaged later. A member can't accept that: a
+//! damaged byte would take back a vote. So each commit has a number, and once it is durable, the number is written
+//! here, as a *mark*. A database whose newest commit is older than the mark has been damaged, and is refused.
 //!
-//! A mark needs no fsync of its own. It is written after its commit's, so it never promises what is
-//! not durable; it survives a killed process, and becomes durable with the next commit. Two places
-//! take turns, so that a write that tears leaves the other one.
+//! A mark needs no fsync of its own. It is written after its commit's, so it never promises anything that is not
+//! durable; it survives a killed process, and becomes durable with the next commit. Two places take turns, so that
+//! a torn write leaves the other one.
 //!
-//! # Why opening is on trial
+//! # Opening is a trial
 //!
-//! redb repairs what it opens, and a directory that is refused must stay as it is. Until
-//! [`DataFile::settle`] is called, writes are kept in memory and seen by reads alone.
+//! redb repairs a database that it opens, and a refused directory must stay unchanged. Until [`DataFile::settle`]
+//! is called, writes are kept in memory and seen by reads alone.
 
 use std::{
     fmt, fs, io,
@@ -30,16 +29,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Our part of the file. A multiple of every common sector and page size up to it.
+/// The head of the file. A multiple of every common sector and page size up to it.
 const HEAD: u64 = 4096;
 
-/// Apart enough that no torn write reaches two.
+/// Far enough apart that no torn write reaches two.
 const SECTOR: u64 = 512;
 
 /// The first bytes of the file, for `file` and for people.
 const MAGIC: &[u8; 32] = b"elect: data of one peer\n\x1a\0\0\0\0\0\0\0";
 
-/// What this version reads and writes.
+/// The format that this version reads and writes.
 pub(super) const FORMAT: u32 = 1;
 
 const DIGEST: usize = 8;
@@ -50,14 +49,14 @@ const MARK: usize = 8 + DIGEST;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CommitNumber(pub(super) u64);
 
-/// Where bytes are kept: a file, and in tests a disk that fails in all the ways that disks do.
+/// Storage for bytes: a file, and in tests a disk that fails in all the ways that disks do.
 pub(super) trait Medium: fmt::Debug + Send + Sync + 'static {
     fn len(&self) -> io::Result<u64>;
-    /// Fails where that much is not there.
+    /// Fails if there are fewer bytes.
     fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Returns once all that was written is durable.
+    /// Returns once all earlier writes are durable.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -83,7 +82,7 @@ impl Medium for fs::File {
     }
 }
 
-/// What can be wrong with the first page.
+/// Defects of the first page.
 #[derive(Debug)]
 pub(super) enum BadHead {
     /// Of a later version of this program, with that format.
@@ -102,7 +101,7 @@ impl From<io::Error> for BadHead {
 #[derive(Debug)]
 pub(super) struct DataFile {
     medium: Box<dyn Medium>,
-    /// What redb did since the file was opened, until it is settled that this is the right file.
+    /// Operations of redb since the file was opened, until [`settle`](Self::settle).
     trial: Mutex<Option<Vec<Step>>>,
 }
 
@@ -114,7 +113,7 @@ enum Step {
 }
 
 impl DataFile {
-    /// A new file in place of whatever the medium has.
+    /// A new file, which replaces the medium's contents.
     pub(super) fn create(medium: impl Medium) -> io::Result<Self> {
         let mut preface = [0; PREFACE];
         let (said, digest) = preface.split_at_mut(PREFACE - DIGEST);
@@ -127,7 +126,7 @@ impl DataFile {
         Ok(Self { medium: Box::new(medium), trial: Mutex::new(None) })
     }
 
-    /// A file that is there, on trial.
+    /// An existing file, on trial.
     pub(super) fn open(medium: impl Medium) -> Result<Self, BadHead> {
         if medium.len()? <= HEAD {
             return Err(BadHead::Damaged("the file is cut off"));
@@ -147,10 +146,10 @@ impl DataFile {
         }
     }
 
-    /// This is the right file: what redb did on trial is done, durably.
+    /// Ends the trial: redb's operations are carried out, durably.
     ///
-    /// Whatever was read is durable too, from then on: what a killed process had written and not yet
-    /// synced may be lost with the next power cut, and must not be relied on before.
+    /// From then on all contents read are durable too: bytes that a killed process had written and not yet synced
+    /// may be lost with the next power cut, and must not be relied on before.
     pub(super) fn settle(&self) -> io::Result<()> {
         let steps = self.trial().take();
         for step in steps.into_iter().flatten() {
@@ -163,7 +162,7 @@ impl DataFile {
         self.medium.sync()
     }
 
-    /// The newest commit that was acknowledged, as far as the disk still knows.
+    /// The newest acknowledged commit, as far as the disk still knows.
     pub(super) fn acknowledged(&self) -> Result<CommitNumber, BadHead> {
         let mut newest = None;
         for place in 0..2 {
@@ -178,7 +177,7 @@ impl DataFile {
         newest.ok_or(BadHead::Damaged("both marks are unreadable"))
     }
 
-    /// Marks a commit that is durable, before anybody is told that it is.
+    /// Marks a durable commit, before it is reported as durable.
     pub(super) fn acknowledge(&self, commit: CommitNumber) -> io::Result<()> {
         let mut mark = [0; MARK];
         let (number, digest) = mark.split_at_mut(MARK - DIGEST);
@@ -197,15 +196,15 @@ fn place_of(commit: u64) -> u64 {
     SECTOR * (1 + commit % 2)
 }
 
-/// Eight bytes of SHA-256: against accidents, not against people.
+/// Eight bytes of SHA-256: against accidents, not against attackers.
 fn digest_of(bytes: &[u8]) -> [u8; DIGEST] {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     *digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes")
 }
 
-/// What redb sees: the file without our page.
+/// The file as redb sees it: without the head.
 ///
-/// It locks nothing, as the file is locked before redb hears of it.
+/// It locks nothing, as the file is locked before redb opens it.
 #[derive(Debug)]
 pub(super) struct Behind(pub(super) Arc<DataFile>);
 
@@ -267,8 +266,7 @@ impl redb::StorageBackend for Behind {
     }
 }
 
-/// Puts the part of `data`, which begins at `at`, over the part of `out`, which begins at `offset`,
-/// that it covers.
+/// Copies the overlap of `data`, which begins at `at`, into `out`, which begins at `offset`.
 fn patch(out: &mut [u8], offset: u64, at: u64, data: &[u8]) {
     let begin = at.max(offset);
     let end = (at + data.len() as u64).min(offset + out.len() as u64);
@@ -284,7 +282,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// As a later version would begin a file.
+    /// The beginning of a file of a later version.
     pub(in super::super) fn claim_format(file: &mut [u8], format: u32) {
         file[MAGIC.len()..MAGIC.len() + 4].copy_from_slice(&format.to_le_bytes());
         let digest = digest_of(&file[..PREFACE - DIGEST]);

@@ -1,4 +1,4 @@
-//! To whom a directory belongs.
+//! The owner of a directory.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::peers::Settings;
 
-/// A member, and of which election among whom. A directory belongs to one of these for good.
+/// A member, its election and its group. A directory belongs to one of these for good.
 ///
 /// Addresses are not in it: a group may move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ impl Owner {
         serde_json::to_vec(self).expect("texts and lists of texts can be written as JSON")
     }
 
-    /// `None` if it is none that was written.
+    /// `None` if the bytes are of no owner.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         serde_json::from_slice(bytes).ok()
     }

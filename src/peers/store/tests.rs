@@ -1,4 +1,4 @@
-//! What is kept is what was written, whatever happens to process, power, space and bytes.
+//! The stored contents are those that were written, whatever happens to process, power, space and bytes.
 
 mod crash;
 mod damage;
@@ -39,7 +39,7 @@ fn resume(platter: &Platter) -> Result<Opened, StoreError> {
     Store::resume(platter.clone(), PathBuf::from("elect.db"), &us())
 }
 
-/// A store in memory, and what fills its disk.
+/// A store in memory, and a function that fills its disk.
 pub(in crate::peers) fn failing(owner: &Owner) -> (Store, impl FnOnce() + use<>) {
     let platter = Platter::default();
     let opened = Store::begin(platter.clone(), PathBuf::from("elect.db"), owner).unwrap();
@@ -53,7 +53,7 @@ struct Author {
     ballot: Ballot,
     number: u64,
     random: fastrand::Rng,
-    /// What a disk has that carried out all writes.
+    /// The contents of a disk that carried out all writes.
     kept: Stored,
 }
 
@@ -101,7 +101,7 @@ impl Author {
                 }
             }
             5..7 => {
-                // A leader's entries in place of some of ours.
+                // A leader's entries replace some of its own.
                 let kept = Index::new(self.random.u64(first.get()..=last.index.get()));
                 let previous = Position { term: self.log.term_at(kept).unwrap(), index: kept };
                 let count = self.random.usize(1..4);
@@ -168,7 +168,7 @@ proptest! {
                     drop(store);
                     resume(&platter).unwrap()
                 }
-                // Killed: nothing that a close does was done.
+                // Killed: without the work of a close.
                 1 => {
                     let killed = Platter::with(platter.bytes());
                     prop_assert_eq!(&resume(&killed).unwrap().stored, &author.kept);
@@ -288,7 +288,7 @@ fn a_write_costs_one_sync() {
         let writes: Vec<_> = (0..3).map(|_| author.write()).collect();
         let (before, length) = (platter.syncs(), platter.bytes().len());
         store.write(&writes, &MemberRecords::default()).unwrap();
-        // And another one where the file has grown.
+        // A second one if the file has grown.
         let grew = u64::from(platter.bytes().len() > length);
         assert_eq!(platter.syncs(), before + 1 + grew);
     }

@@ -1,14 +1,13 @@
-//! Which connections there is room for: members always, others as long as there is some.
+//! Room for connections: always for members, for others within limits.
 //!
-//! A connection can't be told from another before its first word. Until then it waits in a admissions of limited size, for a
-//! limited time. Where there is no room for the next one, the address that has the most connections there gives up the
-//! one that has waited longest. So a flood from one address costs that address only, however long a handshake takes.
-//! Addresses at which the list has members share a admissions of their own, which a flood from many other addresses
-//! does not reach.
+//! A connection can't be told from another before its first message. Until then it waits among a limited number,
+//! for a limited time. If there is no room for the next one, the address with the most waiting connections gives up
+//! its oldest. So a flood from one address costs that address only, however long a handshake takes. Addresses at
+//! which the list has members have a limit of their own, which a flood from many other addresses does not reach.
 //!
-//! Observers are limited likewise. One that does not ask any more makes room first.
+//! Observers are limited likewise. One that asks no more makes room first.
 //!
-//! Pure: the moment comes in as `now`.
+//! Pure: the time comes in as `now`.
 
 use std::{
     collections::VecDeque,
@@ -20,13 +19,13 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Connections in each of the two lobbies. All members' first attempts fit in several times over.
+/// Waiting connections of members' addresses, and of others. All members' first attempts fit in several times over.
 const MOST_WAITING: usize = 32;
 
-/// Connections that only want to know who leads. Each costs a few answers a second, and buffers.
+/// Connections of observers and operators. Each costs a few answers a second, and buffers.
 const MOST_OBSERVERS: usize = 32;
 
-/// An observer that has not asked for so long is idle. Ours ask at least each second.
+/// An observer that has not asked for so long is idle. This program's ask at least each second.
 const IDLE: Duration = Duration::from_secs(3);
 
 /// Limits the connections that are not members', or not yet known to be.
@@ -36,14 +35,14 @@ pub(super) struct Admissions {
     observers: Arc<WatchingClients>,
 }
 
-/// Those that have not yet said who they are; longest waiting first.
+/// Connections without a first message; longest waiting first.
 #[derive(Debug, Default)]
 struct PendingVisitors {
     at_members_addresses: VecDeque<Visitor>,
     elsewhere: VecDeque<Visitor>,
 }
 
-/// A connection, and where it is from.
+/// A connection and its source.
 #[derive(Debug)]
 struct Visitor {
     source: Source,
@@ -51,7 +50,7 @@ struct Visitor {
     over: CancellationToken,
 }
 
-/// What counts as one address: an IPv6 host has a whole /64 to choose from.
+/// Counts as one address: an IPv6 host has a whole /64 to choose from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Source(IpAddr);
 
@@ -65,7 +64,7 @@ impl Source {
 }
 
 impl Admissions {
-    /// Lets one more in. `false` if another one had to go for that.
+    /// Admits one more. `false` if another one had to go for that.
     pub(super) fn enter(&self, from: IpAddr, is_members: bool, over: &CancellationToken) -> bool {
         let mut waiting = self.waiting();
         let admissions = if is_members { &mut waiting.at_members_addresses } else { &mut waiting.elsewhere };
@@ -80,7 +79,7 @@ impl Admissions {
         must_go.is_none()
     }
 
-    /// It has said who it is, or has gone. `false` if it had to go before.
+    /// It has sent its first message, or has ended. `false` if it had to go before.
     pub(super) fn leave(&self, over: &CancellationToken) -> bool {
         let mut waiting = self.waiting();
         let PendingVisitors { at_members_addresses, elsewhere } = &mut *waiting;
@@ -89,7 +88,7 @@ impl Admissions {
             .any(|admissions| take(admissions, |it| &it.over == over).is_some())
     }
 
-    /// A place for one that asks who leads, if there is one, or another can go for it; and whether one had to.
+    /// A slot for an observer, if one is free or another observer can go; true if one had to.
     pub(super) fn observe(
         &self,
         from: IpAddr,
@@ -117,7 +116,7 @@ impl Admissions {
     }
 }
 
-/// Those that ask who leads; the one that asked longest ago first.
+/// Observers; the one that asked longest ago first.
 #[derive(Debug, Default)]
 struct WatchingClients(Mutex<VecDeque<WatchingClient>>);
 
@@ -133,7 +132,7 @@ impl WatchingClients {
     }
 }
 
-/// An observer's place; free again once dropped.
+/// An observer's slot; free again once dropped.
 #[derive(Debug)]
 pub(super) struct ObserverSlot {
     observers: Arc<WatchingClients>,
@@ -156,8 +155,8 @@ impl Drop for ObserverSlot {
     }
 }
 
-/// The observer that goes for one from `source`: one that is idle; else one of an address that has more of them than
-/// that one will have.
+/// The observer that goes for one from `source`: an idle one; otherwise one of an address that has more of them
+/// than that source will have.
 fn replaceable(observing: &VecDeque<WatchingClient>, source: Source, now: Instant) -> Option<usize> {
     if observing.front().is_some_and(|first| now.duration_since(first.asked) >= IDLE) {
         return Some(0);
@@ -168,7 +167,7 @@ fn replaceable(observing: &VecDeque<WatchingClient>, source: Source, now: Instan
     (from(observing[place].visitor.source) > from(source) + 1).then_some(place)
 }
 
-/// The first one from the address that most are from.
+/// The first one from the most frequent address.
 fn first_of_the_most(sources: impl Iterator<Item = Source> + Clone) -> Option<usize> {
     let from = |source| sources.clone().filter(|it| *it == source).count();
     // `max_by_key` takes the last of several.
@@ -193,7 +192,7 @@ mod tests {
     const MEMBER: [u8; 4] = [10, 0, 0, 1];
     const OTHER: [u8; 4] = [10, 0, 0, 9];
 
-    /// Lets so many in from there, and returns what ends each.
+    /// Admits that many from there, and returns the token that ends each.
     fn come(admissions: &Admissions, from: [u8; 4], count: usize) -> Vec<CancellationToken> {
         let come = |over: &CancellationToken| admissions.enter(from.into(), from == MEMBER, over);
         (0..count).map(|_| CancellationToken::new()).inspect(|over| _ = come(over)).collect()
@@ -243,7 +242,7 @@ mod tests {
         assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
     }
 
-    /// Fills the house from these addresses, one each in turn; with what ends each.
+    /// Fills all slots from these addresses in turn, with the token that ends each.
     fn observed(
         admissions: &Admissions,
         from: &[[u8; 4]],

@@ -28,18 +28,18 @@ use super::{
 use crate::peers::tls::Mutual;
 use crate::peers::{PeerAddress, wire::proto::peers_client::PeersClient};
 
-/// Where a member is, and what is known of the way there.
+/// A member's address, and the state of reaching it.
 #[derive(Debug)]
 pub(crate) struct Target {
     address: PeerAddress,
     tls: Option<Mutual>,
     pace: Timeouts,
-    /// A search for the host's addresses that has not ended yet. It runs on a thread that can't be
-    /// stopped, so there is one at most.
+    /// A lookup of the host's addresses that has not ended yet. It runs on a thread that can't be stopped, so there
+    /// is one at most.
     resolving: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
 }
 
-/// A connection on which nothing has been said.
+/// A connection without any messages yet.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) caller: Caller,
@@ -48,7 +48,7 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// To make our calls.
+    /// A client for calls on it.
     pub(crate) fn client(&self) -> PeersClient<Caller> {
         PeersClient::with_origin(self.caller.clone(), self.origin.clone())
             .max_decoding_message_size(LARGEST_MESSAGE)
@@ -64,11 +64,11 @@ impl Target {
         Disconnect::Unanswered { address: self.address.to_string(), within: self.pace.attempt }
     }
 
-    /// Connects. What runs for the connection ends with `over`.
+    /// Connects. Tasks of the connection end with `over`.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: the host's name is looked up further, for the next call.
+    /// Cancel safe: the lookup of the host's name goes on, for the next call.
     pub(crate) async fn connect(&mut self, over: &CancellationToken) -> Result<Connection, Disconnect> {
         let line = self.line().await?;
         let heard = line.heard();
@@ -86,7 +86,7 @@ impl Target {
             .handshake(TokioIo::new(line))
             .await
             .map_err(|error| self.explained(&heard, Disconnect::broken_by(&error)))?;
-        // It ends with `over`, or by itself: then every call on it fails, and says why.
+        // It ends with `over`, or by itself: then every call on it fails, with the reason.
         tokio::spawn(over.clone().run_until_cancelled_owned(connection));
         let origin = http::Uri::builder()
             .scheme(if self.tls.is_some() { "https" } else { "http" })
@@ -100,7 +100,7 @@ impl Target {
         Ok(Connection { caller: Caller(sender), heard, origin })
     }
 
-    /// The likelier reason for an ending, by what came first on the connection.
+    /// The likelier reason for the end, by the first bytes on the connection.
     pub(crate) fn explained(&self, heard: &LastReceived, ending: Disconnect) -> Disconnect {
         match ending {
             Disconnect::Broken(_) | Disconnect::Closed if heard.was_tls() => {
@@ -139,7 +139,7 @@ impl Target {
     async fn tcp(&mut self) -> Result<TcpStream, Disconnect> {
         let addresses = self.resolved().await?;
         let address = || self.address.to_string();
-        // So that an address that swallows everything leaves time for the next one.
+        // So that an address that never answers leaves time for the next one.
         let share = self.pace.attempt / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut ending = Disconnect::Unresolved {
             host: self.address.host().to_owned(),

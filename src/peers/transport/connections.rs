@@ -1,4 +1,4 @@
-//! The other members, as far as there are connections to them.
+//! The other members and the connections to them.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -33,16 +33,16 @@ use crate::{
     },
 };
 
-/// One place for each member, ourselves included.
+/// One place for each member, this server included.
 #[derive(Debug)]
 pub(super) struct Sessions {
     me: NodeId,
     pace: Timeouts,
     timing: Timing,
     places: Vec<MemberSlot>,
-    /// Where this server listens, for those that have to call it.
+    /// This server's address, for members that have to call it.
     listen: PeerAddress,
-    /// The longest of the shortest election timeouts that were advised.
+    /// The longest election timeout that was advised.
     advised: Mutex<Duration>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) counts: Counts,
@@ -57,7 +57,7 @@ struct MemberSlot {
 #[derive(Debug)]
 struct LinkState {
     talk: Option<Session>,
-    /// Of connections that are over.
+    /// Of connections that have ended.
     heard: Option<Timestamp>,
     /// The last question that was answered on a connection.
     answered: Option<u64>,
@@ -66,7 +66,7 @@ struct LinkState {
     said: LogOnce<Disconnect>,
 }
 
-/// A connection on which both have said who they are, and taken the other's word for it.
+/// A connection on which both members have proved who they are, and accepted each other.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) outbox: Outbox,
@@ -78,16 +78,16 @@ pub(super) struct Session {
     pub(super) round_trips: RoundTrips,
 }
 
-/// How long the answers took to our questions whether a member is there.
+/// Round trips to a member.
 #[derive(Debug, Default)]
 pub(super) struct RoundTrips {
-    /// The question that is not answered yet, and when it was asked.
+    /// The unanswered ping, and the time when it was sent.
     asked: Option<(u64, Timestamp)>,
     recent: Recent,
 }
 
 impl RoundTrips {
-    /// The question to ask at `now`, unless there is one that is not answered.
+    /// The ping to send at `now`, unless there is an unanswered one.
     fn ask(&mut self, nonce: u64, now: Timestamp) -> Option<u64> {
         if self.asked.is_some() {
             return None;
@@ -96,7 +96,7 @@ impl RoundTrips {
         Some(nonce)
     }
 
-    /// Whether that was the answer.
+    /// Returns true if that was the answer.
     fn answered(&mut self, nonce: u64, now: Timestamp) -> bool {
         let Some((_, asked)) = self.asked.take_if(|(asked, _)| *asked == nonce) else { return false };
         self.recent.add(now.since(asked));
@@ -123,7 +123,7 @@ impl Sessions {
         Self { me, pace, timing, places, listen, advised, ledger, counts }
     }
 
-    /// Sends a message, or counts it as one that could not be sent.
+    /// Sends a message, or counts it as lost.
     pub(super) fn send(&self, envelope: Envelope) {
         let Some(place) = self.places.get(envelope.to.place()) else { return };
         match place.lock().talk.as_ref().map(|talk| talk.outbox.send(envelope)) {
@@ -133,7 +133,7 @@ impl Sessions {
         }
     }
 
-    /// Ends connections with directories that speak for no member any more, by the log.
+    /// Ends connections with directories that represent no member any more, by the log.
     pub(super) fn part_from_the_replaced(&self) {
         for (node, place) in (0..).map(NodeId::new).zip(&self.places) {
             let state = place.lock();
@@ -146,16 +146,16 @@ impl Sessions {
         }
     }
 
-    /// Whether a new connection of that member's may take the place of the one that there is: there is none, or it does
-    /// not answer when it is asked. A server that was started anew finds its old connection closed by its kernel; so one
-    /// that answers is another server, and this one comes too late.
+    /// Returns true if a new connection of that member may replace the present one: there is none, or it does not
+    /// answer a ping. A restarted server finds its old connection closed by its kernel; so a connection that
+    /// answers is another server's, and the new one is refused.
     ///
-    /// Waits for an answer for so long at most.
+    /// Waits that long at most for an answer.
     pub(super) async fn has_room(&self, node: NodeId, within: Duration) -> bool {
         /// An answer takes a round trip, and the caller's timeout is far above it.
         const LOOK_EVERY: Duration = Duration::from_millis(5);
         let place = &self.places[node.place()];
-        // What was sent before it was asked proves nothing: it may be all that is left of a server that is gone.
+        // Earlier messages prove nothing: they may be the last bytes of a server that has ended.
         let nonce = fastrand::u64(..);
         let Some(older) = place.lock().talk.as_ref().map(|talk| {
             talk.outbox.introduce(Kind::Ping(proto::Ping { nonce }));
@@ -176,14 +176,14 @@ impl Sessions {
         true
     }
 
-    /// Answers that member's question whether we are there.
+    /// Answers a ping.
     pub(super) fn answer(&self, node: NodeId, nonce: u64) {
         if let Some(talk) = &self.places[node.place()].lock().talk {
             talk.outbox.introduce(Kind::Pong(proto::Pong { nonce }));
         }
     }
 
-    /// Asks that member whether it is there, to see how long the answer takes.
+    /// Sends that member a ping, to measure the round trip.
     pub(super) fn measure(&self, node: NodeId) {
         if let Some(talk) = &mut self.places[node.place()].lock().talk
             && let Some(nonce) = talk.round_trips.ask(fastrand::u64(..), Timestamp::now())
@@ -192,7 +192,7 @@ impl Sessions {
         }
     }
 
-    /// That member has answered a question whether it is there.
+    /// That member has answered a ping.
     pub(super) fn answered(&self, node: NodeId, nonce: u64) {
         let now = Timestamp::now();
         let place = &self.places[node.place()];
@@ -207,7 +207,7 @@ impl Sessions {
         self.advise(usual.and_then(|usual| TimingAdvice::for_round_trip(&self.timing, &place.name, usual)));
     }
 
-    /// Says what timing is needed, unless that, or a longer one, was said before.
+    /// Logs the timing that is needed, unless that, or a longer one, was logged before.
     fn advise(&self, advice: Option<TimingAdvice>) {
         let Some(advice) = advice else { return };
         let needed = advice.needed().shortest();
@@ -218,8 +218,7 @@ impl Sessions {
         }
     }
 
-    /// Takes what a member's message says of its own writes, and a leader's of the others'. On one connection they never
-    /// get fewer.
+    /// Takes a member's number of its own writes, and a leader's of the others'. On one connection they never fall.
     pub(super) fn count_writes(
         &self,
         node: NodeId,
@@ -241,7 +240,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Tells that member on its connection why it is refused from now on. It ends the connection once it has heard.
+    /// Sends that member the reason for a refusal on its connection. The member ends the connection.
     pub(super) fn object(&self, node: NodeId, refusal: &Refusal) {
         if let Some(talk) = &self.places[node.place()].lock().talk {
             talk.outbox.introduce(Kind::Verdict(refusal.told().verdict()));
@@ -266,7 +265,7 @@ impl Sessions {
         }
     }
 
-    /// The connection that `over` ends has ended. Nothing happens if another one has replaced it.
+    /// The connection of the token `over` has ended. Nothing happens if another one has replaced it.
     pub(super) fn leave(&self, node: NodeId, over: &CancellationToken, mut ending: Disconnect) {
         self.count(&ending);
         let place = &self.places[node.place()];
@@ -279,7 +278,7 @@ impl Sessions {
         }
         state.heard = state.heard.max(heard);
         state.problem = Some(ending.clone());
-        // Said below.
+        // Logged below.
         let _ = state.said.is_news(ending.clone());
         drop(state);
         if ending != Disconnect::Stopped {
@@ -287,7 +286,8 @@ impl Sessions {
         }
     }
 
-    /// Connecting has failed, or the other one was refused. Each reason is said once, until there is a connection.
+    /// A connection has failed, or the other side was refused. Each reason is logged once, until there is a
+    /// connection.
     pub(super) fn apart(&self, node: NodeId, ending: Disconnect) {
         self.count(&ending);
         let place = &self.places[node.place()];
@@ -310,13 +310,13 @@ impl Sessions {
         }
     }
 
-    /// The others, as they stand now, sorted by name.
+    /// The others, as of now, sorted by name.
     pub(super) fn seen(&self, now: Timestamp) -> Vec<PeerLink> {
         let others = self.places.iter().enumerate().filter(|(place, _)| *place != self.me.place());
         others.map(|(number, place)| self.contact(number, self.of_ledger(number, place.seen(now)))).collect()
     }
 
-    /// With what is known of its directories.
+    /// With the records of its directories.
     fn of_ledger(&self, place: usize, contact: PeerLink) -> PeerLink {
         let node = NodeId::new(u8::try_from(place).expect("places are few"));
         let disk = self
@@ -326,8 +326,8 @@ impl Sessions {
         PeerLink { disk, refused: self.ledger.refused(node).map(|directory| directory.short()), ..contact }
     }
 
-    /// Of a member that has to call this one, and never did, there is no attempt that could have failed. So what may be
-    /// wrong is said at once.
+    /// This server never calls that member, so no failed attempt shows a reason. The likely one is reported at
+    /// once.
     fn contact(&self, place: usize, contact: PeerLink) -> PeerLink {
         let calls_us = place < self.me.place();
         if !calls_us || contact.connected || contact.problem.is_some() {
@@ -367,7 +367,7 @@ impl MemberSlot {
     }
 }
 
-/// Whether two tokens end the same connection.
+/// Returns true if the two tokens end the same connection.
 fn is_same(one: &CancellationToken, other: &CancellationToken) -> bool {
     one == other
 }

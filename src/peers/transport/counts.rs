@@ -1,25 +1,25 @@
-//! How often what went wrong.
+//! Counts of errors.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What is counted.
+/// The kinds of errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TransportError {
     /// A message for a member that does not read: its queue was full.
     Overflow,
-    /// A message for a member that there is no connection to.
+    /// A message for a member without a connection.
     Apart,
-    /// A pair that may not talk: see `handshake`.
+    /// A refused pair: see `handshake`.
     Refused,
-    /// What no server of ours says.
+    /// Bytes that no server of this program sends.
     Malformed,
-    /// More in one message than any server of ours puts into one.
+    /// A message larger than any of this program.
     Oversized,
     /// A connection without a first message in time.
     Silent,
-    /// A connection that ended before anybody had said who they are.
+    /// A connection that ended without a first message.
     Left,
-    /// A connection, or a question, for which there was no room.
+    /// A connection or question without room.
     Crowded,
 }
 
@@ -39,7 +39,7 @@ impl TransportError {
     pub(crate) const REFUSED: [Self; 6] =
         [Self::Refused, Self::Malformed, Self::Oversized, Self::Silent, Self::Left, Self::Crowded];
 
-    /// For labels.
+    /// The label of metrics.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Overflow => "overflow",
@@ -54,7 +54,7 @@ impl TransportError {
     }
 }
 
-/// How often each happened, since the start.
+/// Their numbers since the start.
 #[derive(Debug, Default)]
 pub(super) struct Counts([AtomicU64; TransportError::ALL.len()]);
 

@@ -1,4 +1,4 @@
-//! Keeping up the connection to a member that is ours to call.
+//! The connection to a member that this server has to call.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use crate::{
     timing::Backoff,
 };
 
-/// Calls that member, again and again, for as long as anybody listens to what it says.
+/// Calls that member, again and again, as long as the inbox has a receiver.
 pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G>>, node: NodeId) {
     let member = shared.settings.group().member(node);
     let tls = shared.settings.mutual_tls().cloned();
@@ -32,7 +32,7 @@ pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G
     let mut backoff = Backoff::between(FIRST_PAUSE, LAST_PAUSE);
     loop {
         let over = shared.over.child_token();
-        // What is left of this attempt ends with it, however it ends.
+        // The rest of this attempt ends with it, however it ends.
         let _over = over.clone().drop_guard();
         let mut pause = None;
         match attempt(&shared, node, &mut target, &over).await {
@@ -46,7 +46,7 @@ pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G
                 let began = Instant::now();
                 shared.contacts.join(node, talk);
                 let hearing = hear(&mut frames, &shared, node, directory);
-                // Ended from here where the directory is replaced; that ends the calls, too, if all is over.
+                // Ended from here if the directory is replaced; that also ends the calls, if everything is over.
                 let heard = over.run_until_cancelled(hearing).await;
                 let ending = heard.unwrap_or(if shared.over.is_cancelled() {
                     Disconnect::Stopped
@@ -58,7 +58,7 @@ pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G
                 if stopped {
                     return;
                 }
-                // One that breaks at once, again and again, is not called more often for that.
+                // A connection that breaks at once, again and again, does not speed the calls up.
                 if began.elapsed() > shared.pace.attempt {
                     backoff.reset();
                 }
@@ -71,7 +71,7 @@ pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G
 
 type Frames = tonic::Streaming<proto::Frame>;
 
-/// Connects, and exchanges the first words. Each is two round trips, or three, and has a time of its own.
+/// Connects, and does the handshake. Each takes two or three round trips, and has a time limit of its own.
 async fn attempt<G: IdentityCheck>(
     shared: &TransportShared<G>,
     node: NodeId,
@@ -114,7 +114,7 @@ async fn introduce<G: IdentityCheck>(
     }
 }
 
-/// Has the other side prove itself, then does the same.
+/// Checks the other side's proof, then sends this server's.
 async fn acquaint<G: IdentityCheck>(
     shared: &TransportShared<G>,
     node: NodeId,
@@ -136,10 +136,10 @@ async fn acquaint<G: IdentityCheck>(
     shared.acquaint(Side::Dialled(node), &theirs, &known_writes).await
 }
 
-/// Tells the other side why it is refused, and gives that time to arrive.
+/// Sends the other side the reason for its refusal, and waits for that to arrive.
 async fn refuse(outbox: Outbox, refusal: &Refusal, frames: &mut Frames) {
     outbox.introduce(Kind::Verdict(refusal.told().verdict()));
     drop(outbox);
-    // It has nothing to say to that; the end of what it says is the sign that it has heard.
+    // It sends no answer; the end of its stream shows that the refusal has arrived.
     let _ = timeout(FAREWELL, frames.message()).await;
 }

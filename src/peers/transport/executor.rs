@@ -1,4 +1,4 @@
-//! Runs what HTTP/2 needs to have run for a connection, for as long as there is the connection.
+//! Runs HTTP/2's tasks for a connection, as long as it exists.
 
 use tokio_util::sync::CancellationToken;
 

@@ -34,34 +34,34 @@ use crate::peers::{tls::PeerCertificate, wire::proto::peers_server::PeersServer}
 /// Calls on one connection at a time. A caller has one; the other is for one that is just ending.
 const MOST_CALLS: u32 = 2;
 
-/// Where a connection is on its way.
+/// The stages of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum InboundStage {
     /// No acceptable message has arrived.
     Stranger,
     /// A member, or an observer.
     Known,
-    /// There is nothing more to be said.
+    /// It is about to end.
     Over,
 }
 
-/// One that has called, as its connection and its calls know it.
+/// A caller's connection, shared by its calls.
 #[derive(Debug, Clone)]
 pub(super) struct Inbound {
     pub(super) from: SocketAddr,
-    /// The address that it has called.
+    /// The address that was called.
     pub(super) at: SocketAddr,
-    /// By then it has to have said who it is.
+    /// The time limit for the first message.
     pub(super) until: Instant,
-    /// Ends the connection at once, with all that runs for it.
+    /// Ends the connection at once, with all its tasks.
     pub(super) over: CancellationToken,
     pub(super) stage: Arc<watch::Sender<InboundStage>>,
-    /// How the connection has ended, once it has.
+    /// The reason for the connection's end, once it has ended.
     pub(super) ending: Arc<OnceLock<Disconnect>>,
 }
 
 impl Inbound {
-    /// Ends its visit. It has not proved that it is a member.
+    /// Ends the connection of a caller that has not proved to be a member.
     pub(super) fn turn_away<G>(&self, shared: &TransportShared<G>, ending: &Disconnect) {
         if self.stage.send_replace(InboundStage::Over) != InboundStage::Stranger {
             return;
@@ -75,7 +75,7 @@ impl Inbound {
 
 /// Accepts connections until this is dropped.
 pub(super) async fn accept<G: IdentityCheck>(shared: Arc<TransportShared<G>>, listener: TcpListener) {
-    /// Before trying again when there are no file descriptors left: some will be closed.
+    /// The pause before another attempt if there are no file descriptors left: some will be closed.
     const EXHAUSTED: std::time::Duration = std::time::Duration::from_millis(100);
     let mut last_error = None;
     loop {
@@ -85,7 +85,7 @@ pub(super) async fn accept<G: IdentityCheck>(shared: Arc<TransportShared<G>>, li
                 let over = shared.over.child_token();
                 let stage = Arc::new(watch::Sender::new(InboundStage::Stranger));
                 let until = Instant::now() + FIRST_WORD;
-                // Without it, an address that no caller has.
+                // The fallback is no caller's address.
                 let at = tcp.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
                 let guest = Inbound { from, at, until, over, stage, ending: Arc::default() };
                 let is_members = shared.member_addresses.contains(from.ip());
@@ -104,7 +104,7 @@ pub(super) async fn accept<G: IdentityCheck>(shared: Arc<TransportShared<G>>, li
     }
 }
 
-/// Sees to one connection until it has ended.
+/// Serves one connection until it ends.
 async fn receive<G: IdentityCheck>(shared: Arc<TransportShared<G>>, tcp: TcpStream, guest: Inbound) {
     let served = guest.over.run_until_cancelled(serve(&shared, tcp, &guest)).await;
     if let Some(ending) = &served {
@@ -131,7 +131,7 @@ async fn serve<G: IdentityCheck>(
     tcp: TcpStream,
     guest: &Inbound,
 ) -> Disconnect {
-    // A call that is too late is told so, and that takes a moment.
+    // A call that is too late gets an error, which takes a while.
     let until = guest.until + FAREWELL;
     let line = tokio::select! {
         line = line(shared, tcp, guest.from) => line,
@@ -178,7 +178,8 @@ async fn farewell() {
     sleep(FAREWELL).await;
 }
 
-/// TLS where we speak it, with what the caller has shown, and an error for callers that mistake the one for the other.
+/// TLS, if this server uses it, with the caller's certificate; and an error for callers that mistake TLS for plain
+/// text.
 async fn line<G: IdentityCheck>(
     shared: &TransportShared<G>,
     mut tcp: TcpStream,
@@ -189,7 +190,7 @@ async fn line<G: IdentityCheck>(
         let mut first = [0];
         let read = tcp.peek(&mut first).await.map_err(|error| Disconnect::Broken(error.to_string()))?;
         if read > 0 && first[0] == TLS_HANDSHAKE {
-            // An empty SETTINGS frame: what is spoken here, in a form that no TLS library takes.
+            // An empty SETTINGS frame: it shows the protocol here, in a form that no TLS library takes.
             part(&mut tcp, &[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
             return Err(Disconnect::Malformed(
                 "it speaks TLS, and this server has no certificate".to_owned(),
@@ -209,7 +210,7 @@ async fn line<G: IdentityCheck>(
                 Some(rustls::Error::InvalidMessage(_)) => {
                     Disconnect::Malformed("it does not speak TLS, and this server does".to_owned())
                 }
-                // Without the port, which is another one each time: that would be news each time.
+                // Without the port, which is another one each time: each would be a new message.
                 Some(cause) => Disconnect::Tls { address: from.ip().to_string(), why: cause.to_string() },
                 None => Disconnect::Broken(error.to_string()),
             })
@@ -217,8 +218,8 @@ async fn line<G: IdentityCheck>(
     }
 }
 
-/// Says a last word, and reads on for a while: a connection that is closed with something unread is
-/// reset, and then the last word is lost.
+/// Sends a last message, and reads on for a while: a connection that is closed with unread bytes is reset, and then
+/// that message is lost.
 async fn part(tcp: &mut TcpStream, word: &[u8]) {
     let parting = async {
         tcp.write_all(word).await?;
@@ -230,7 +231,7 @@ async fn part(tcp: &mut TcpStream, word: &[u8]) {
     let _ = timeout(FAREWELL, parting).await;
 }
 
-/// Whether a connection broke, or what came on it was no HTTP/2.
+/// A broken connection, or one that is no HTTP/2.
 fn broken(error: &hyper::Error) -> Disconnect {
     let mut causes = iter::successors(Some(error as &(dyn Error + 'static)), |error| (**error).source());
     let is_io = causes.any(|cause| cause.is::<io::Error>());

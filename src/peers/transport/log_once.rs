@@ -1,23 +1,22 @@
-//! What was said already, so that a log does not grow with the number of attempts.
+//! Messages that were already logged, so that a log does not grow with the number of attempts.
 //!
-//! A refused peer tries again several times a second, until an operator corrects it. It may
-//! have more than one reason to be refused, and they may take turns: as caller it is told another one than as
-//! the one that was called.
+//! A refused peer tries again several times a second, until an operator corrects it. It may have several reasons to
+//! be refused, and they may take turns: as the caller it gets another one than as the listener.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// Different things that are said of one member between two connections with it.
+/// Different messages about one member between two connections with it.
 pub(super) const OF_A_MEMBER: usize = 8;
 
-/// Different things that are said of strangers within [`FORGET_AFTER`].
+/// Different messages about strangers within [`FORGET_AFTER`].
 pub(super) const OF_STRANGERS: usize = 16;
 
-/// What was said of strangers longer ago than this is news again (boot-time clock).
+/// A message about strangers is logged again after that time (boot-time clock).
 pub(super) const FORGET_AFTER: Duration = Duration::from_secs(600);
 
-/// Things that were said, up to a number; what comes then is not.
+/// Logged messages, up to a number; later ones are not logged.
 #[derive(Debug)]
 pub(super) struct LogOnce<T> {
     things: Vec<T>,
@@ -30,7 +29,7 @@ impl<T: PartialEq> LogOnce<T> {
         Self { things: Vec::new(), most, since: Timestamp::from_nanos(0) }
     }
 
-    /// Whether this is to be said: it was not, and there is room.
+    /// Returns true if this is to be logged: it is new, and there is room.
     pub(super) fn is_news(&mut self, thing: T) -> bool {
         let is_news = self.things.len() < self.most && !self.things.contains(&thing);
         if is_news {
@@ -39,7 +38,7 @@ impl<T: PartialEq> LogOnce<T> {
         is_news
     }
 
-    /// The same, and all is forgotten a while after the first thing was said.
+    /// The same, and everything is forgotten a while after the first message.
     pub(super) fn is_news_at(&mut self, thing: T, now: Timestamp) -> bool {
         if self.things.is_empty() || now.since(self.since) >= FORGET_AFTER {
             self.since = now;

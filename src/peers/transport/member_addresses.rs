@@ -1,6 +1,6 @@
-//! From where members connect: the addresses in the list, and those of the names in it, looked up again and again.
+//! Source addresses of members: those in the list, and those of the names in it, looked up again and again.
 //!
-//! This only decides whose connections wait beside which others ([`admission`](super::admission)). It proves nothing.
+//! They only decide which connections share a limit ([`admission`](super::admission)). They prove nothing.
 
 use std::{
     collections::BTreeMap,
@@ -13,10 +13,10 @@ use tokio::time::sleep;
 
 use crate::peers::{Group, PeerAddress};
 
-/// How often a name is looked up. A member that has moved is let in before that, too, unless there is a flood.
+/// Interval of lookups. A member that has moved is admitted before that, too, unless there is a flood.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
 
-/// Addresses of one name that are kept.
+/// Addresses kept for each name.
 const MOST_ADDRESSES: usize = 16;
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl MemberAddresses {
         self.fixed.contains(&address) || found.values().any(|addresses| addresses.contains(&address))
     }
 
-    /// Looks the names up, one after the other, until this is dropped. What can't be found stays as it was.
+    /// Looks the names up, one after the other, until this is dropped. A failed lookup leaves the known addresses.
     pub(super) async fn keep_looking_up(&self) {
         while !self.named.is_empty() {
             for named in &self.named {

@@ -1,7 +1,7 @@
-//! What waits to be said to one member.
+//! The queue of messages to one member.
 //!
-//! Raft says again what matters and was not answered, so a message that finds no room is dropped
-//! rather than waited for. The bounds are what a member that has stopped reading may cost us.
+//! Raft repeats important messages that were not answered, so a message without room is dropped rather than waited
+//! for. The bounds are the cost of a member that has stopped reading.
 
 use std::{
     pin::Pin,
@@ -25,13 +25,13 @@ use crate::{
     raft::message::{Envelope, Message},
 };
 
-/// Messages that wait: a few election timeouts' worth of a busy leader. Whatever is older is stale.
+/// Messages that wait: a few election timeouts' worth of a busy leader. Older ones are stale.
 const MOST_MESSAGES: usize = 256;
 
-/// Bytes that wait: the largest message that there is, and a few more behind it.
+/// Bytes that wait: the largest possible message, and a few more behind it.
 const MOST_BYTES: usize = 4 * LARGEST_MESSAGE;
 
-/// What a message costs beside its payload, roughly.
+/// The cost of a message beside its payload, roughly.
 const OVERHEAD: usize = 64;
 
 /// A queue's two ends.
@@ -41,7 +41,7 @@ pub(super) fn queue(ledger: Arc<Ledger>) -> (Outbox, Outgoing) {
     (Outbox { said, waiting: Arc::clone(&waiting) }, Outgoing { saying, waiting, ledger })
 }
 
-/// Takes what is to be said.
+/// Takes messages into the queue.
 #[derive(Debug)]
 pub(super) struct Outbox {
     said: mpsc::Sender<QueuedFrame>,
@@ -56,16 +56,16 @@ pub(super) struct Full;
 #[derive(Debug)]
 enum QueuedFrame {
     Frame(proto::Frame),
-    /// Made into a frame once its turn comes: until then its payload is shared with the log.
+    /// Encoded when it is sent: until then its payload is shared with the log.
     Message(Envelope),
 }
 
 impl Outbox {
-    /// Queues a message, or says that there is no room. Never waits.
+    /// Queues a message, or reports that there is no room. Never waits.
     pub(super) fn send(&self, envelope: Envelope) -> Result<(), Full> {
         let cost = cost(&envelope);
         let waiting = self.waiting.load(Ordering::Relaxed);
-        // The only one always has room, however large: else it could never be said.
+        // A lone message always has room, however large: else it could never be sent.
         if waiting > 0 && waiting + cost > MOST_BYTES {
             return Err(Full);
         }
@@ -76,7 +76,7 @@ impl Outbox {
         })
     }
 
-    /// Queues what is none of Raft's: a first word, or a question whether the other side is there.
+    /// Queues a frame that is not Raft's: of the handshake, or a ping.
     pub(super) fn introduce(&self, kind: Kind) {
         // No reader, or no room: the connection has ended or is about to, which is detected elsewhere.
         let _ = self.said.try_send(QueuedFrame::Frame(proto::Frame { frame: Some(kind) }));
@@ -94,7 +94,7 @@ fn cost(envelope: &Envelope) -> usize {
         }
 }
 
-/// Gives what was said, in order. Ends when the [`Outbox`] is gone.
+/// Returns the queued messages, in order. Ends when the [`Outbox`] is gone.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     saying: mpsc::Receiver<QueuedFrame>,
@@ -118,8 +118,8 @@ impl Stream for Outgoing {
     }
 }
 
-/// A message, with what this server has written; and if it is a heartbeat, with what it knows of the others. At the last
-/// moment, so that it is as new as it can be.
+/// A message, with this server's number of writes; a heartbeat also with the others'. Filled in at the last moment,
+/// so that they are as new as possible.
 fn counted(ledger: &Ledger, envelope: Envelope) -> proto::Message {
     let heartbeat = matches!(&envelope.message, Message::Append { entries, .. } if entries.is_empty());
     let mut message = proto::Message::from(envelope);
@@ -130,7 +130,7 @@ fn counted(ledger: &Ledger, envelope: Envelope) -> proto::Message {
     message
 }
 
-/// The same for the end that answers a call, where each could be an error instead.
+/// The same for the listener's end, where each item could be an error instead.
 #[derive(Debug)]
 pub(super) struct Answering(pub(super) Outgoing);
 

@@ -33,13 +33,13 @@ use crate::{
     raft::identity::NodeId,
 };
 
-/// At least so often an observer hears that nothing has changed.
+/// Longest time without a message to an observer, even if nothing has changed.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// However often it asks, it hears no more often than this.
+/// Shortest time between messages to an observer, however often it asks.
 const TELL_AT_MOST_EVERY: Duration = Duration::from_millis(5);
 
-/// Who serves one connection.
+/// The service of one connection.
 pub(super) struct PeersService<G> {
     shared: Arc<TransportShared<G>>,
     guest: Inbound,
@@ -57,7 +57,7 @@ impl<G: IdentityCheck> PeersService<G> {
         Self { shared, guest, heard, certificate }
     }
 
-    /// Listens to the Greeting.
+    /// Receives the Greeting.
     async fn greeted(
         &self,
         frames: &mut Streaming<proto::Frame>,
@@ -70,7 +70,7 @@ impl<G: IdentityCheck> PeersService<G> {
         }
     }
 
-    /// Takes a place among the observers and operators, of which there are only so many, and leaves the admissions.
+    /// Takes one of the limited slots of observers and operators, and leaves the waiting connections.
     fn take_place(&self) -> Result<ObserverSlot, Status> {
         let TransportShared { admissions, contacts, .. } = &*self.shared;
         let Inbound { from, over, stage, .. } = &self.guest;
@@ -127,7 +127,7 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
         request: Request<Streaming<proto::Question>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let place = self.take_place()?;
-        // One, so that what is told is no older than the room for it.
+        // One, so that an answer is no older than the room for it.
         let (tell, told) = mpsc::channel(1);
         let watcher = Watcher { shared: Arc::clone(&self.shared), guest: self.guest.clone(), tell, place };
         let over = self.guest.over.clone();
@@ -152,7 +152,7 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
     }
 }
 
-/// One that orders something.
+/// An operator's call.
 struct Operator<G> {
     shared: Arc<TransportShared<G>>,
     guest: Inbound,
@@ -186,7 +186,7 @@ impl<G: IdentityCheck> Operator<G> {
         }
     }
 
-    /// Challenges, and passes the order on, if it may be given. `None` if there is none.
+    /// Sends a challenge, and passes the order on, if it is permitted. `None` if there is none.
     async fn order(
         &self,
         said: &mut Streaming<proto::Operation>,
@@ -218,19 +218,19 @@ impl<G: IdentityCheck> Operator<G> {
     }
 }
 
-/// One that has greeted as a member.
+/// A caller that has greeted as a member.
 struct GreetedMember<G> {
     shared: Arc<TransportShared<G>>,
     guest: Inbound,
     heard: Arc<LastReceived>,
     node: NodeId,
     session: ProvenConnection,
-    /// What was known of its writes before we greeted it.
+    /// Its number of writes as known before this server greeted it.
     known_writes: KnownWrites,
 }
 
 impl<G: IdentityCheck> GreetedMember<G> {
-    /// Has it prove that it is that member. Until then it is a stranger like any other.
+    /// Has it prove that it is that member. Until then it is a stranger.
     async fn proved(&self, frames: &mut Streaming<proto::Frame>) -> Result<proto::Hello, Disconnect> {
         match first_word(frames).await? {
             Kind::Introduction(theirs) => Ok(self.session.introduced(&theirs)?),
@@ -239,7 +239,7 @@ impl<G: IdentityCheck> GreetedMember<G> {
         }
     }
 
-    /// Takes its word, gives ours, and hears what it thinks of that.
+    /// Accepts its Hello, sends this server's, and receives its verdict.
     async fn acquainted(
         &self,
         theirs: &proto::Hello,
@@ -292,14 +292,14 @@ impl<G: IdentityCheck> GreetedMember<G> {
             node,
             Session { outbox, heard, disk, over: guest.over.clone(), round_trips: RoundTrips::default() },
         );
-        // Also when this is dropped, because the connection is gone: then there is nothing to hear.
+        // Also when this is dropped, because the connection is gone.
         let mut left = Left { shared: Arc::clone(&shared), guest, node, ending: None };
         left.ending = Some(hear(&mut frames, &shared, node, directory).await);
     }
 }
 
 impl Outbox {
-    /// Says why the other side is refused, if that is for us to say.
+    /// Sends the other side the reason for its refusal, if it is this server's.
     fn refuse(&self, ending: &Disconnect) {
         if let Disconnect::Refused(refusal) = ending {
             self.introduce(Kind::Verdict(refusal.told().verdict()));
@@ -307,7 +307,7 @@ impl Outbox {
     }
 }
 
-/// Says that a member has left, however that came about.
+/// Records that a member's connection has ended, in any way.
 struct Left<G: IdentityCheck> {
     shared: Arc<TransportShared<G>>,
     guest: Inbound,
@@ -323,7 +323,7 @@ impl<G: IdentityCheck> Drop for Left<G> {
     }
 }
 
-/// One that wants to know who leads.
+/// An observer's call.
 struct Watcher<G> {
     shared: Arc<TransportShared<G>>,
     guest: Inbound,
@@ -346,7 +346,7 @@ impl<G: IdentityCheck> Watcher<G> {
                         echo = question.sent;
                         self.place.asked(Instant::now());
                     }
-                    // It has nothing more to ask, and may listen on.
+                    // It has no more questions, and may listen on.
                     Ok(None) => asks = false,
                     Err(_) => break,
                 },

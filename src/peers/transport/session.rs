@@ -1,4 +1,4 @@
-//! Hearing what a member says, and the ways in which that ends.
+//! Receives a member's messages, and classifies the ways in which a connection ends.
 
 use std::{error::Error, time::Duration};
 
@@ -21,14 +21,14 @@ use crate::{
     },
 };
 
-/// How often a member is asked, to see how long the answer takes. A handful of small words beside the heartbeats, and
-/// enough that a person who looks, or reads the log after some seconds, finds an answer.
+/// Interval of pings for measuring. A handful of small messages beside the heartbeats, and enough that a person who
+/// looks, or reads the log after some seconds, finds a result.
 const MEASURE_EVERY: Duration = Duration::from_millis(500);
 
-/// How a connection ended, or why there was none.
+/// Reason why a connection ended, or why there was none.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Disconnect {
-    /// This process is done with it.
+    /// This process has stopped it.
     #[error("this server stops")]
     Stopped,
     #[error("the host {host} can't be found: {why}")]
@@ -47,16 +47,16 @@ pub(crate) enum Disconnect {
     NoTls { address: String },
     #[error("no TLS with {address}: {why}")]
     Tls { address: String, why: String },
-    /// With TLS 1.3 a client's handshake is over before its certificate is looked at: the refusal
-    /// comes later, as an alert in place of the first answer.
+    /// With TLS 1.3 a client's handshake is over before its certificate is checked: the refusal comes later, as an
+    /// alert in place of the first answer.
     #[error("it refuses TLS with this server: {0}; give both certificates of the same authority")]
     TlsRefused(String),
     #[error("what answers there is no server of a group: {0}")]
     SomethingElse(String),
-    /// We don't talk with it.
+    /// This server refuses the other side.
     #[error(transparent)]
     Refused(Refusal),
-    /// It does not talk with us, as it says.
+    /// The other side refuses this server, for its reason.
     #[error("{0}")]
     RefusedBy(String),
     #[error("it has no room for another connection")]
@@ -69,10 +69,10 @@ pub(crate) enum Disconnect {
     Oversized,
     #[error("it did not say within {0:?} who it is")]
     Silent(Duration),
-    /// What the end of a connection means on which nothing had come for too long.
+    /// The end of a connection on which nothing had come for too long.
     #[error("it does not answer any more")]
     Mute,
-    /// Another directory is to take the place of its own.
+    /// Another directory replaces its own.
     #[error("its data directory is replaced by another one")]
     Replaced,
     #[error("it closed the connection")]
@@ -82,7 +82,7 @@ pub(crate) enum Disconnect {
 }
 
 impl Disconnect {
-    /// What this is counted as, if it is.
+    /// The count that this adds to, if any.
     pub(super) fn mishap(&self) -> Option<TransportError> {
         match self {
             Self::Refused(_) | Self::RefusedBy(_) => Some(TransportError::Refused),
@@ -95,10 +95,10 @@ impl Disconnect {
         }
     }
 
-    /// What an error of a connection's came from.
+    /// The cause of a connection's error.
     pub(super) fn broken_by(error: &(dyn Error + 'static)) -> Self {
         let why = innermost(error);
-        // By rustls's words: HTTP/2 keeps the error itself to itself.
+        // Recognized by rustls's text: HTTP/2 does not pass on the error itself.
         if why.contains("received fatal alert") { Self::TlsRefused(why) } else { Self::Broken(why) }
     }
 
@@ -123,7 +123,7 @@ impl Disconnect {
         )
     }
 
-    /// What others than the readers of our own log may hear of it.
+    /// The text for readers other than this server's log.
     pub(super) fn told(&self) -> Told {
         match self {
             Self::Refused(refusal) => refusal.told(),
@@ -131,7 +131,7 @@ impl Disconnect {
         }
     }
 
-    /// What the other side has to hear of it.
+    /// The status for the other side.
     pub(super) fn status(&self) -> Status {
         let code = match self {
             Self::Refused(_) => Code::FailedPrecondition,
@@ -152,7 +152,7 @@ impl<R: Into<Refusal>> From<R> for Disconnect {
 }
 
 impl From<Status> for Disconnect {
-    /// What the gRPC library made of what came, or of its not coming.
+    /// From the gRPC library's error.
     fn from(status: Status) -> Self {
         match (status.code(), status.source()) {
             (Code::FailedPrecondition, None) => Self::refused_by(status.message()),
@@ -166,7 +166,7 @@ impl From<Status> for Disconnect {
     }
 }
 
-/// The cause that says most.
+/// The innermost cause, which is the most specific.
 pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
@@ -175,7 +175,7 @@ pub(super) fn innermost(error: &(dyn Error + 'static)) -> String {
     shown(&cause.to_string())
 }
 
-/// The next frame of a connection on which both have yet to say who they are.
+/// The next frame of a connection during the handshake.
 pub(super) async fn first_word(frames: &mut Streaming<proto::Frame>) -> Result<Kind, Disconnect> {
     match frames.message().await? {
         Some(proto::Frame { frame: Some(kind) }) => Ok(kind),
@@ -184,9 +184,9 @@ pub(super) async fn first_word(frames: &mut Streaming<proto::Frame>) -> Result<K
     }
 }
 
-/// Passes on what a member says, in order, until it can't go on.
+/// Passes on a member's messages, in order, until the connection ends.
 ///
-/// Where the inbox is full this waits, and with it, by flow control, the member.
+/// If the inbox is full this waits, and with it, by flow control, the member.
 pub(super) async fn hear<G: IdentityCheck>(
     frames: &mut Streaming<proto::Frame>,
     shared: &TransportShared<G>,
@@ -199,7 +199,7 @@ pub(super) async fn hear<G: IdentityCheck>(
     measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let word = tokio::select! {
-            // Nothing is lost of a word that has not come as a whole.
+            // Dropping this loses no part of a frame that has not arrived as a whole.
             word = first_word(frames) => word,
             _ = measure.tick() => {
                 contacts.measure(from);

@@ -1,4 +1,4 @@
-//! The bytes of a connection, plain or in TLS, and when the last of them came.
+//! The bytes of a connection, plain or in TLS, and the time when the last of them came.
 
 use std::{
     io,
@@ -31,20 +31,20 @@ enum RawStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// What others may know of what came in.
+/// Facts about the received bytes, for others to read.
 #[derive(Debug)]
 pub(crate) struct LastReceived {
-    /// Of the boot-time clock, in nanoseconds.
+    /// Time of the last byte, in nanoseconds of the boot-time clock.
     last: AtomicU64,
-    /// The first byte of all; more than a byte holds until there is one.
+    /// The very first byte; a larger number until there is one.
     first: AtomicU16,
 }
 
 const NOTHING: u16 = u16::MAX;
 
-/// What a TLS record of this kind starts with. No HTTP/2 frame does: it would be a megabyte long.
+/// The first byte of such a TLS record. No HTTP/2 frame begins with it: it would be a megabyte long.
 const TLS_ALERT: u16 = 0x15;
-/// A client's first words in TLS.
+/// The first byte of a client's TLS handshake.
 pub(super) const TLS_HANDSHAKE: u8 = 0x16;
 
 impl LastReceived {
@@ -52,7 +52,7 @@ impl LastReceived {
         Arc::new(Self { last: AtomicU64::new(0), first: AtomicU16::new(NOTHING) })
     }
 
-    /// When anything last came, by the boot-time clock: a keepalive's answer counts.
+    /// Time of the last byte, by the boot-time clock: a keepalive's answer counts.
     pub(super) fn last(&self) -> Option<Timestamp> {
         let last = self.last.load(Ordering::Relaxed);
         (last > 0).then(|| Timestamp::from_nanos(last))

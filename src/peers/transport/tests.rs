@@ -39,10 +39,10 @@ mod strangers;
 mod tls;
 mod watchers;
 
-/// What a test waits for comes within milliseconds; this is for machines that do other things too.
+/// Time limit of tests. What they wait for comes within milliseconds; this is for busy machines.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Waits until that is so.
+/// Waits until `so` returns true.
 pub(in crate::peers) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !so() {
@@ -51,7 +51,7 @@ pub(in crate::peers) async fn until(what: &str, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// Remembers directories as the disk does.
+/// Records directories as the disk does.
 struct Book {
     ledger: Arc<Ledger>,
     revoked: Arc<Mutex<Vec<String>>>,
@@ -138,7 +138,7 @@ pub(in crate::peers) struct Server {
     look: Arc<Mutex<PeerStatus>>,
     changed: watch::Sender<()>,
     ledger: Arc<Ledger>,
-    /// What others said of this server's right to vote.
+    /// Other members' statements that this server must not vote any more.
     revoked: Arc<Mutex<Vec<String>>>,
 }
 
@@ -186,12 +186,12 @@ impl Server {
         Envelope { cluster, from, to, directory, term: Term::new(term), message }
     }
 
-    /// Says something small.
+    /// Sends a small message.
     fn say(&self, to: &str, term: u64) {
         self.network.send(self.envelope(to, term, Message::Outdated));
     }
 
-    /// Says something as large as it gets.
+    /// Sends a message of the largest size.
     fn say_much(&self, to: &str, term: u64) {
         let at = Position { term: Term::new(1), index: Index::new(1) };
         let snapshot = Snapshot { at, data: vec![7; 1 << 20].into(), seats: None };
@@ -199,7 +199,7 @@ impl Server {
         self.network.send(self.envelope(to, term, install));
     }
 
-    /// The term of the next message, and from whom it is.
+    /// The term and the sender of the next message.
     async fn hear(&mut self) -> (NodeId, u64) {
         let heard = tokio::time::timeout(PATIENCE, self.inbox.recv()).await;
         let envelope = heard.expect("something was said").unwrap();
@@ -225,7 +225,7 @@ impl Server {
         self.network.count(mishap)
     }
 
-    /// Shows another look from now on.
+    /// Publishes another status from now on.
     pub(in crate::peers) fn show(&self, change: impl FnOnce(&mut PeerStatus)) {
         change(&mut self.look.lock().unwrap());
         self.changed.send_replace(());
@@ -245,7 +245,7 @@ fn no_leader(settings: &Settings) -> PeerStatus {
     }
 }
 
-/// A leader by its own word.
+/// A leader by its own claim.
 pub(in crate::peers) fn leads(name: &str, token: u64, certain: Duration) -> KnownLeader {
     KnownLeader {
         name: name.parse().unwrap(),

@@ -1,8 +1,8 @@
-//! A codec that decodes nothing long from a caller that may still be anybody.
+//! A codec that decodes no long message of an unknown caller.
 //!
-//! A message of a member may have a mebibyte. Decoded as what a stranger can make of it, a hundred thousand empty
-//! fields, that takes this thread, which sends the heartbeats too, many milliseconds. So the first frames of a call are
-//! measured before they are looked at.
+//! A member's message may have a mebibyte. If a stranger fills that with a hundred thousand empty fields, decoding
+//! takes this thread, which sends the heartbeats too, many milliseconds. So the first frames of a call are measured
+//! before they are decoded.
 
 use std::marker::PhantomData;
 
@@ -14,7 +14,7 @@ use tonic::{
 };
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-/// Bytes that each of the first frames may have. A Hello of seven members with the longest names and hosts has half of it.
+/// Limit for each of the first frames. A Hello of seven members with the longest names and hosts has half of it.
 pub(crate) const LONGEST_FIRST_WORD: usize = 8 << 10;
 
 /// A Greeting, an Introduction and a Verdict.
@@ -53,7 +53,7 @@ where
 #[derive(Debug)]
 pub(crate) struct Measuring<U> {
     decoder: ProstDecoder<U>,
-    /// First words that are still to come.
+    /// First messages that are still to come.
     first: u8,
 }
 

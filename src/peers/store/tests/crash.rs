@@ -9,13 +9,12 @@ use std::{
 
 use super::*;
 
-/// What a store may have that acknowledged `acknowledged` writes: these, or with them the one that was
-/// under way.
+/// The possible contents of a store that acknowledged `acknowledged` writes: these, or with them the one under way.
 fn one_of(history: &[Stored], acknowledged: usize, found: &Stored) -> Option<usize> {
     [acknowledged, acknowledged + 1].into_iter().find(|count| history.get(*count) == Some(found))
 }
 
-/// A run of a member between two power cuts. Gives back what the disk has then.
+/// A run of a member between two power cuts. Returns the disk's contents then.
 fn until_the_power_goes(platter: Platter, author: &mut Author, cut: u64) -> (Platter, Result<(), String>) {
     let mut random = author.random.fork();
     let mut history = vec![author.kept.clone()];
@@ -67,7 +66,7 @@ fn a_power_cut_takes_back_nothing_that_was_acknowledged() {
     }
 }
 
-/// The repair that follows a crash can itself be cut short.
+/// The repair after a crash can itself be interrupted.
 #[test]
 fn a_power_cut_while_it_starts_takes_back_nothing() {
     for seed in 0..6 {
@@ -82,7 +81,7 @@ fn a_power_cut_while_it_starts_takes_back_nothing() {
         for operations in 0..30 {
             let restarted = Platter::with(bytes);
             restarted.fail_after(operations, io::ErrorKind::Other);
-            // It may come up, and is killed; or does not, and in both cases the power goes.
+            // It may start, and is killed; or not, and in both cases the power fails.
             match resume(&restarted) {
                 Ok(opened) => assert_eq!(opened.stored, author.kept, "seed {seed}"),
                 Err(StoreError::Io { .. }) => {}
@@ -150,14 +149,14 @@ fn a_failed_sync_is_never_followed_by_another_write() {
     let mut author = Author::new(3);
     platter.fail_after(3, io::ErrorKind::Other);
     store.write(&[author.write()], &MemberRecords::default()).expect_err("the disk fails");
-    // The kernel may say that the next one succeeds, and have lost the pages of the first.
+    // The kernel may let the next one succeed, and have lost the pages of the first.
     platter.fail_after(u64::MAX / 2, io::ErrorKind::Other);
     let seen = platter.bytes();
     store.write(&[author.write()], &MemberRecords::default()).expect_err("it failed before");
     assert_eq!(platter.bytes(), seen);
 }
 
-/// Runs one of the tests below, which are nothing by themselves, as a process with this environment.
+/// Runs one of the tests below, which do nothing by themselves, as a process with this environment.
 fn child(test: &str, directory: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     let test = format!("peers::store::tests::crash::{test}");
@@ -166,7 +165,7 @@ fn child(test: &str, directory: &Path) -> Command {
     command
 }
 
-/// Killed when this goes.
+/// Killed when dropped.
 struct Killed(Child);
 
 impl Drop for Killed {
@@ -197,7 +196,7 @@ fn a_killed_process_has_written_all_that_it_acknowledged() {
     }
 }
 
-/// The `number`th write of the process that is killed, and what a disk has after it.
+/// The `number`th write of the process that is killed, and the disk's contents after it.
 fn chapter(number: u64) -> Stored {
     let mut kept = Stored::nothing();
     (1..=number).for_each(|number| kept.apply(&page(number)));
@@ -227,8 +226,8 @@ fn writes_until_killed() {
     }
 }
 
-/// Runs a test on a file system of its own, of that size, in a mount namespace of its own. `None` where
-/// that can't be done.
+/// Runs a test on a file system of its own, of that size, in a mount namespace of its own. `None` if that is not
+/// possible.
 fn on_a_small_file_system(test: &str, size: &str) -> Option<String> {
     let directory = tempfile::tempdir().unwrap();
     let inner = child(test, directory.path());

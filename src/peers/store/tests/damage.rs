@@ -1,10 +1,10 @@
-//! Bytes that change by themselves.
+//! Bytes that change spontaneously.
 
 use super::*;
 
-/// What can happen to the bytes of a file.
+/// Damages the bytes of a file at random.
 fn damage(bytes: &mut Vec<u8>, random: &mut fastrand::Rng) -> String {
-    // Most of a file is empty. What is in use is at its beginning more often than at its end.
+    // Most of a file is empty. Pages in use are at its beginning more often than at its end.
     let end = if random.bool() { bytes.len() } else { bytes.len().min(64 << 10) };
     let at = match random.u32(..8) {
         0 => random.usize(..4096),

@@ -1,4 +1,4 @@
-//! A disk in memory, on which everything can go wrong.
+//! A disk in memory, with every kind of failure.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
 
 use super::super::file::Medium;
 
-/// Of these a disk writes each as a whole or not at all.
+/// A disk writes each sector as a whole or not at all.
 const SECTOR: usize = 512;
 
 /// The same disk, however often it is cloned.
@@ -16,17 +16,17 @@ pub(super) struct Platter(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What a read sees.
+    /// The bytes that a read sees.
     seen: Vec<u8>,
-    /// What a power cut leaves.
+    /// The bytes after a power cut.
     durable: Vec<u8>,
     unsynced: Vec<Change>,
     done: u64,
     syncs: u64,
-    /// From which operation on all of them fail, and how.
+    /// The first operation that fails, with all after it, and the error.
     failing: Option<(u64, io::ErrorKind)>,
     syncs_fail: bool,
-    /// No longer than this.
+    /// Its greatest length.
     space: Option<u64>,
 }
 
@@ -42,7 +42,7 @@ impl Platter {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// What a machine has of which a process was killed: `seen` in memory, and on the disk less.
+    /// A machine after its process was killed: `seen` in memory, and less on the disk.
     pub(super) fn unsynced(durable: Vec<u8>, seen: &[u8]) -> Self {
         let platter = Self::with(durable);
         platter.set_len(seen.len() as u64).unwrap();
@@ -50,12 +50,12 @@ impl Platter {
         platter
     }
 
-    /// What a process reads that comes after one that was killed.
+    /// The bytes for a process that starts after the killed one.
     pub(super) fn bytes(&self) -> Vec<u8> {
         self.state().seen.clone()
     }
 
-    /// What is there after a power cut: all that was synced, and of the rest any part, in pieces.
+    /// The bytes after a power cut: all that was synced, and any part of the rest, in pieces.
     pub(super) fn after_power_cut(&self, random: &mut fastrand::Rng) -> Vec<u8> {
         let state = self.state();
         let mut bytes = state.durable.clone();
@@ -77,7 +77,7 @@ impl Platter {
         bytes
     }
 
-    /// Lets so many more changes and syncs pass; from then on they all fail.
+    /// Lets that many more changes and syncs pass; from then on they all fail.
     pub(super) fn fail_after(&self, operations: u64, kind: io::ErrorKind) {
         let mut state = self.state();
         state.failing = Some((state.done + operations, kind));
@@ -88,7 +88,7 @@ impl Platter {
         self.state().syncs_fail = true;
     }
 
-    /// Has room for so many bytes.
+    /// Limits its length.
     pub(super) fn limit(&self, space: Option<u64>) {
         self.state().space = space;
     }
@@ -140,7 +140,7 @@ impl Medium for Platter {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         state.operation()?;
-        // A file may be long and have holes. What takes space is what was written.
+        // A file may be long and have holes. Only written bytes take space.
         if state.space.is_some_and(|space| offset + data.len() as u64 > space) {
             return Err(io::ErrorKind::StorageFull.into());
         }

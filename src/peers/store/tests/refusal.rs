@@ -1,10 +1,10 @@
-//! Directories that are not to be used, and stay as they were.
+//! Directories that are refused, and stay unchanged.
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use super::*;
 
-/// Names and bytes of all that is there.
+/// Names and bytes of all files.
 fn everything(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = entries.map(|path| (path.clone(), fs::read(&path).unwrap())).collect();

@@ -1,4 +1,4 @@
-//! Networks that go away without a word.
+//! Networks that go silent.
 
 use super::{
     proxy::{Mode, Proxy},
@@ -40,7 +40,7 @@ async fn silence_is_noticed_at_both_ends_and_ends_with_the_partition() {
     assert_eq!(b.hear().await, (NodeId::new(0), 1));
 }
 
-/// An idle connection is asked, and counts as heard.
+/// An idle connection is pinged, and counts as heard.
 #[tokio::test]
 async fn an_idle_connection_stays_and_is_heard() {
     let street = Street::of(&["a", "b"]);

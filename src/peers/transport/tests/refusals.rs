@@ -1,4 +1,4 @@
-//! Members that don't belong together: both say so, and nothing passes.
+//! Members with different settings: both report it, and no message passes.
 
 use super::*;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     raft::membership::Objection,
 };
 
-/// Both show this problem with the other one, and neither hears it.
+/// Both show this problem with the other one, and neither receives its messages.
 async fn refuse(a: &mut Server, b: &mut Server, problem: &str) {
     let (name_of_a, name_of_b) = (a.settings.name().to_string(), b.settings.name().to_string());
     until("the caller says why", || a.problem(&name_of_b).contains(problem)).await;
@@ -106,7 +106,7 @@ async fn members_of_one_secret_talk() {
     assert_eq!(b.hear().await, (NodeId::new(0), 3));
 }
 
-/// The called one has met the caller with another directory.
+/// The listener has met the caller with another directory.
 #[tokio::test]
 async fn two_servers_under_the_name_that_calls() {
     let street = Street::of(&["a", "b"]);
@@ -123,14 +123,14 @@ async fn two_servers_under_the_name_that_calls() {
     assert_eq!(b.hear().await, (NodeId::new(0), 7));
     assert!(b.count(TransportError::Refused) > 0);
 
-    // Nor has it a chance once the first one has gone.
+    // It is refused after the first one has gone, too.
     drop(first);
     until("the first is gone", || !b.contact("a").connected).await;
     until("and the second not let in", || second.problem("b").contains("another data directory")).await;
     until("which is shown, too", || b.problem("a").contains("another data directory")).await;
 }
 
-/// The caller has met the called one with another directory: its verdict tells.
+/// The caller has met the listener with another directory: its verdict tells.
 #[tokio::test]
 async fn two_servers_under_the_name_that_is_called() {
     let street = Street::of(&["a", "b"]);
@@ -175,7 +175,7 @@ async fn no_server_there() {
     assert_eq!(a.contact("b").heard, None);
 }
 
-/// A server on a copy of a member's directory, as it says who it is: the directory is the same, the run another one.
+/// The identity of a server on a copy of a member's directory: the same directory, another run.
 fn copy_of(name: &str, run: u64) -> Identity {
     let first = handshake::first_run(directory(name));
     Identity { run: Run { number: run, id: RunId::from_bytes([9; 16]), began: WriteCount(9 + run) }, ..first }

@@ -1,4 +1,4 @@
-//! Whatever comes to the port: it is counted, and members notice nothing.
+//! Arbitrary callers: they are counted, and members are not disturbed.
 
 use std::{
     pin::Pin,
@@ -42,12 +42,12 @@ fn frame(kind: Kind) -> proto::Frame {
     proto::Frame { frame: Some(kind) }
 }
 
-/// What a server of this name would say first.
+/// The Greeting of a server of this name.
 fn greeting_of(street: &Street, name: &str) -> Kind {
     Kind::Greeting(OwnGreeting::to(&street.settings(name), NodeId::new(0)).1)
 }
 
-/// What it would say then, where nothing is to be proved.
+/// Its Hello, without a secret or TLS.
 fn hello_of(street: &Street, name: &str) -> Kind {
     introduction(&handshake::ours_on(&street.settings(name), directory(name)))
 }
@@ -61,7 +61,7 @@ fn welcome() -> Kind {
     Kind::Verdict(proto::Verdict::default())
 }
 
-/// A call with these bytes in it, whatever they are.
+/// A call with these bytes in it, valid or not.
 struct Raw(Option<Bytes>);
 
 impl tonic::codegen::Body for Raw {
@@ -96,14 +96,14 @@ async fn call_with(address: SocketAddr, bytes: Vec<u8>) {
 /// Writes these bytes, and waits for the other side to hang up.
 async fn write_to(address: SocketAddr, bytes: &[u8]) {
     let mut tcp = TcpStream::connect(address).await.unwrap();
-    // It may hang up before it has heard everything.
+    // It may hang up before it has read everything.
     let _ = tcp.write_all(bytes).await;
     let _ = tcp.shutdown().await;
     let mut rest = [0; 1024];
     while matches!(tcp.read(&mut rest).await, Ok(1..)) {}
 }
 
-/// A message as gRPC has it in a stream: a flag, a length, the bytes.
+/// A message as gRPC frames it in a stream: a flag, a length, the bytes.
 fn packed(bytes: &[u8]) -> Vec<u8> {
     let length = u32::try_from(bytes.len()).unwrap().to_be_bytes();
     [&[0], &length[..], bytes].concat()
@@ -124,7 +124,7 @@ async fn send_garbage(street: &Street, rng: &mut fastrand::Rng, kind: usize) {
     match kind {
         0 => write_to(address, &garbage(rng, 2000)).await,
         1 => write_to(address, &[PREFACE, &garbage(rng, 2000)].concat()).await,
-        // A frame that HTTP/2 knows, with a content that it does not.
+        // A known HTTP/2 frame with invalid content.
         2 => {
             let content = garbage(rng, 200);
             let length = u32::try_from(content.len()).unwrap().to_be_bytes();
@@ -147,7 +147,7 @@ async fn send_garbage(street: &Street, rng: &mut fastrand::Rng, kind: usize) {
             .await
         }
         7 => write_to(address, &[]).await,
-        // A member by its Hello, and no member by what follows.
+        // A member by its Hello, but not by the frames after it.
         8 => {
             let twice =
                 [greeting_of(street, "aa"), hello_of(street, "aa"), welcome(), hello_of(street, "aa")];
@@ -204,7 +204,7 @@ async fn a_crowd_that_says_nothing_does_not_keep_members_out() {
     assert!(b.count(TransportError::Silent) > 0);
 }
 
-/// However long a member's first words take.
+/// However long a member's handshake takes.
 #[tokio::test]
 async fn a_crowd_from_another_address_ends_no_handshake() {
     let street = Street::of(&["a", "b"]);
@@ -235,7 +235,7 @@ async fn a_call_without_a_word_is_ended() {
     until("counted", || b.count(TransportError::Silent) == 1).await;
 }
 
-/// A member, spoken by hand.
+/// A member whose frames the test sends.
 struct Puppet {
     says: mpsc::Sender<proto::Frame>,
     hears: tonic::Streaming<proto::Frame>,
@@ -249,7 +249,7 @@ impl Puppet {
         Self::on(&connection, over, first).await
     }
 
-    /// The same, on a connection that there is.
+    /// The same, on an existing connection.
     async fn on(connection: &Connection, over: CancellationToken, first: Kind) -> Result<Self, Status> {
         let (says, said) = mpsc::channel(8);
         says.send(frame(first)).await.unwrap();
@@ -267,7 +267,7 @@ impl Puppet {
         (puppet, answer)
     }
 
-    /// The next frame, or nothing more. Questions whether it is there are answered, and not returned.
+    /// The next frame, or the end. Pings are answered, and not returned.
     async fn hear(&mut self) -> Option<Kind> {
         loop {
             let heard = tokio::time::timeout(PATIENCE, self.hears.next()).await;
@@ -299,7 +299,7 @@ async fn contract_11_a_second_connection_does_not_replace_one_that_answers() {
     first.says.send(frame(welcome())).await.unwrap();
     b.connected("a").await;
 
-    // One with all that the first one has.
+    // A caller with everything that the first one has.
     let (_second, answer) = tokio::select! {
         called = call(street.address("b")) => called,
         heard = first.hear() => panic!("{heard:?}"),
@@ -309,7 +309,7 @@ async fn contract_11_a_second_connection_does_not_replace_one_that_answers() {
     b.say("a", 5);
     assert!(matches!(first.hear().await, Some(Kind::Message(message)) if message.term == 5));
 
-    // Once nothing of the first one arrives, there is room.
+    // Once the first one is silent, there is room.
     proxy.mode.send_replace(Mode::Swallow);
     let (mut second, answer) = call(street.address("b")).await;
     assert!(matches!(answer, Some(Kind::Introduction(_))), "{answer:?}");
@@ -327,7 +327,7 @@ async fn contract_11_a_second_connection_does_not_replace_one_that_answers() {
         }
     }
 
-    // Nor does one with another directory.
+    // A caller with another directory is refused too.
     let imposter = introduction(&handshake::ours_on(&street.settings("a"), *b"another director"));
     let (_third, answer) = Puppet::introduced(street.address("b"), &street, imposter).await;
     let Some(Kind::Verdict(proto::Verdict { refusal, .. })) = answer else { panic!("{answer:?}") };
@@ -357,7 +357,7 @@ async fn a_verdict_against_us_is_shown() {
     assert!(!b.contact("a").connected);
 }
 
-/// What may be long is not looked at before its length is.
+/// Long messages are not decoded before their length is checked.
 #[tokio::test]
 async fn a_long_first_word_is_not_decoded() {
     let street = Street::of(&["a", "b"]);
@@ -381,7 +381,7 @@ async fn a_member_that_never_reads_costs_little_and_delays_no_other() {
     let mut c = street.start("c");
     a.connected("b").await;
     a.connected("c").await;
-    // What is said to 'b' is a megabyte each time.
+    // Each message to 'b' is a megabyte.
     for term in 1..=100 {
         a.say_much("b", term);
         a.say("c", term);
@@ -389,7 +389,7 @@ async fn a_member_that_never_reads_costs_little_and_delays_no_other() {
     }
     assert!(a.contact("b").connected);
     let taken = 100 - a.count(TransportError::Overflow);
-    // Four in the queue, one in its inbox, one before that, and what the two HTTP/2 layers hold.
+    // Four in the queue, one in its inbox, one before that, and the contents of two HTTP/2 layers.
     assert!(taken < 16, "{taken} were taken");
     for _ in 0..taken {
         b.hear().await;

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::peers::{Client, Tls};
 
-/// An authority, and what it has signed: files, as people have them.
+/// An authority and its certificates: files, as people have them.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     dir: TempDir,
@@ -17,7 +17,7 @@ struct Authority {
 impl Authority {
     fn new(name: &str) -> Self {
         let mut params = CertificateParams::new([]).unwrap();
-        // Or a signature of the other one would be taken for a wrong one of this.
+        // Otherwise a signature of the other authority would be taken for a wrong one of this.
         params.distinguished_name.push(rcgen::DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -69,7 +69,7 @@ async fn members_with_certificates_of_one_authority_talk() {
     }
 }
 
-/// What the caller shows as its problem; the called one counts something.
+/// The caller shows this problem; the listener counts an error.
 async fn problem(caller: Option<&Tls>, called: Option<&Tls>, problem: &str) {
     let street = Street::of(&["a", "b"]);
     let (a, b) = (start(&street, "a", caller), start(&street, "b", called));
@@ -119,7 +119,7 @@ async fn a_certificate_for_another_host_is_not_taken() {
     problem(Some(&authority.tls()), Some(&called), "not valid for name").await;
 }
 
-/// An observer's certificate is of the same authority, and for no member's host: with it one may look, and that is all.
+/// An observer's certificate is of the same authority, and for no member's host: it only permits to ask.
 #[tokio::test]
 async fn contract_11_a_caller_whose_certificate_is_for_another_host_is_no_member() {
     let (street, authority) = (Street::of(&["a", "b"]), Authority::new("one"));
@@ -159,7 +159,7 @@ async fn a_handshake_that_is_not_gone_on_with_is_ended() {
     let street = Street::of(&["a", "b"]);
     let b = start(&street, "b", Some(&Authority::new("one").tls()));
     let mut caller = tokio::net::TcpStream::connect(street.address("b")).await.unwrap();
-    // The head of a first word that is longer than what comes.
+    // The head of a first message that is longer than the bytes sent.
     caller.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
     until("counted", || b.count(TransportError::Silent) == 1).await;
     assert_eq!(caller.read(&mut [0; 16]).await.unwrap_or(0), 0, "and closed");

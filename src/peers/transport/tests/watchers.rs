@@ -60,7 +60,7 @@ async fn are_told_at_once_at_each_change_and_every_second() {
     }
     assert_eq!(second.leader.unwrap().token, 2);
     assert_eq!(second.certain_ms, 200);
-    // Nothing happens, and that is told.
+    // Nothing happens, and the observer is told so.
     assert_eq!(observer.next().await.term, 2);
     assert_eq!(observer.next().await.term, 2);
 }
@@ -83,7 +83,7 @@ async fn never_keep_members_out() {
     let street = Street::of(&["a", "b"]);
     let b = street.start("b");
     let mut observers = Vec::new();
-    // Whether the next one is refused, or one that has not asked for long makes room for it.
+    // Until the next one is refused, or an idle one makes room for it.
     while b.count(TransportError::Crowded) == 0 {
         if let Ok(mut observer) = Observer::of(&street, "b").await {
             observer.next().await;
@@ -94,7 +94,7 @@ async fn never_keep_members_out() {
     a.connected("b").await;
     b.connected("a").await;
 
-    // And there is room for another one once one has gone.
+    // There is room for another one once one has gone.
     observers.pop();
     let give_up = Instant::now() + PATIENCE;
     while Observer::of(&street, "b").await.is_err() {
