@@ -382,7 +382,7 @@ fn listen(settings: &Settings) -> Result<TcpListener, StartError> {
 /// the longer one is over.
 fn sit_out(before: Option<Duration>, shortest: Duration) {
     if let Some(before) = before.filter(|before| *before > shortest) {
-        tracing::warn!(?before, now = ?shortest, "the election timeout is shorter than it was: sitting out the longer one");
+        tracing::warn!(?before, now = ?shortest, "the election timeout is shorter than it was: waiting for the longer one to pass");
         let over = Timestamp::now() + before;
         while Timestamp::now() < over {
             thread::sleep(over.since(Timestamp::now()));

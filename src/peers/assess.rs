@@ -109,7 +109,7 @@ pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Rep
     if let Some((answer, known)) = best {
         return match newest {
             Some(newest) if known.token < newest => Assessment::Unknown(format!(
-                "'{}' tells of token {}, and {newest} was seen before; has the group lost its disks?",
+                "'{}' reports token {}, and {newest} was seen before; has the group lost its disks?",
                 answer.look.name, known.token
             )),
             _ => Assessment::Leader(known.clone()),
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(view(Some(6), &[old.clone(), new, silent("c")]), "b 6");
         assert_eq!(
             view(Some(6), &[old, silent("b"), silent("c")]),
-            "'a' tells of token 5, and 6 was seen before; has the group lost its disks?"
+            "'a' reports token 5, and 6 was seen before; has the group lost its disks?"
         );
     }
 

@@ -262,8 +262,7 @@ impl Client {
             match next.and_then(|next| next.outcome) {
                 Some(Outcome::Challenge(challenge)) => {
                     let challenge = challenge.as_ref().try_into();
-                    let challenge =
-                        challenge.map_err(|_| failed("its challenge makes no sense".to_owned()))?;
+                    let challenge = challenge.map_err(|_| failed("its challenge is malformed".to_owned()))?;
                     let election = self.inquiry.election.as_str();
                     let proof = operate::proof(election, leader.name.as_str(), &challenge, &order);
                     let proof = secret.map(|secret| secret.prove(&proof)).unwrap_or_default();
@@ -635,7 +634,7 @@ mod tests {
         // 'a' has claimed to lead all the time; now no other server does.
         withdraw(&b);
         let unknown = next(&mut observer).await;
-        assert!(unknown.contains("'a' tells of token 5, and 6 was seen before"), "{unknown}");
+        assert!(unknown.contains("'a' reports token 5, and 6 was seen before"), "{unknown}");
         withdraw(&a);
         assert_eq!(next(&mut observer).await, "vacant");
         drop((a, b, c));
@@ -658,7 +657,7 @@ mod tests {
         assert!(looks[1].look.is_ok());
         assert_eq!(
             looks[2].look.as_ref().unwrap_err(),
-            "it stands for the election 'other', and not for 'leader'; ask with its --election"
+            "it takes part in the election 'other', and not in 'leader'; ask with its --election"
         );
     }
 }

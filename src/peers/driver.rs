@@ -432,8 +432,8 @@ impl<O: DriverIo> Driver<O> {
             LeadershipChange::Lost { loss, .. } => {
                 if loss == Loss::Transferred {
                     tracing::warn!(
-                        "the disk of --data has kept no write for two election timeouts, and another server's has: this \
-                         one hands over to it"
+                        "no write of --data has become durable for two election timeouts, and another server has a working \
+                         disk: this server hands over to it"
                     );
                 }
                 self.lose(loss);
@@ -560,7 +560,7 @@ impl<O: DriverIo> Driver<O> {
 
     /// The disk has failed, or this server must not vote any more.
     fn fail(&mut self, node: Node, why: String) -> Node {
-        tracing::error!(problem = why, "this server stops standing");
+        tracing::error!(problem = why, "this server takes no part in elections any more");
         self.failed = Some(why.clone());
         if let Some(until) = self.reign.as_ref().map(LeaderTerm::until) {
             // Only `drained` waits for it: without that, a process that ends at once would never tell the
@@ -601,8 +601,8 @@ impl<O: DriverIo> Driver<O> {
         };
         if node.role() == "caretaker" && self.published.role() != "caretaker" {
             tracing::info!(
-                "this server has the newest log and does not stand: it brings up to date the servers that do; there is no \
-                 leader until one of them has all"
+                "this server has the newest log and is no candidate: it brings the candidates up to date; there is no \
+                 leader until one of them has the whole log"
             );
         }
         self.published.show(PublishedState {

@@ -45,20 +45,20 @@ pub(crate) enum Unproven {
     #[error("two servers call themselves '{us}'; start each with a name of its own")]
     Namesake { us: CandidateName },
     #[error("'{them}' answers at {at}, where '{us}' looks for '{sought}'; correct that address in --peers")]
-    SomebodyElse { us: CandidateName, them: String, sought: CandidateName, at: String },
+    OtherMember { us: CandidateName, them: String, sought: CandidateName, at: String },
     #[error(
-        "one says that it is '{them}', and its certificate is not for {host}, where '{them}' is; give that server a \
+        "it claims to be '{them}', and its certificate is not for {host}, where '{them}' is; give that server a \
          certificate for this host (an IP address needs an IP SAN)"
     )]
     Certificate { them: CandidateName, host: String },
     #[error("'{with}' has a secret, and '{without}' has none; give both the same --secret-file")]
     OneSecret { with: CandidateName, without: CandidateName },
     #[error(
-        "one says that it is '{them}', and does not prove that it has the secret of '{us}'; give both the same \
+        "it claims to be '{them}', and does not prove that it has the secret of '{us}'; give both the same \
          --secret-file and --election"
     )]
     Secret { us: CandidateName, them: CandidateName },
-    #[error("it sent first words that no member sends")]
+    #[error("its first message is no member's")]
     Malformed,
 }
 
@@ -70,7 +70,7 @@ impl Unproven {
             Self::NotAMember { us, them, .. } => {
                 format!("'{them}' is not among the peers of '{us}'; start both with the same --peers")
             }
-            Self::SomebodyElse { them, .. } => format!("'{them}' is not looked for there"),
+            Self::OtherMember { them, .. } => format!("'{them}' is not expected there"),
             Self::Certificate { them, .. } => format!(
                 "the certificate is not for the host where '{them}' is; give that server a certificate for its host in \
                  --peers (an IP address needs an IP SAN)"
@@ -108,7 +108,7 @@ impl OwnGreeting {
         let member = settings.group().member(self.called);
         same_protocol(settings, theirs)?;
         if theirs.name != member.name.as_str() {
-            return Err(Unproven::SomebodyElse {
+            return Err(Unproven::OtherMember {
                 us: settings.name().clone(),
                 them: displayed(theirs.name.as_bytes()),
                 sought: member.name.clone(),

@@ -47,7 +47,7 @@ pub(crate) struct Introduced {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Difference {
     #[error(
-        "'{us}' stands for the election '{ours}', and '{them}' for '{theirs}'; \
+        "'{us}' takes part in the election '{ours}', and '{them}' in '{theirs}'; \
          start both with the same --election"
     )]
     Election { us: CandidateName, them: String, ours: String, theirs: String },
@@ -276,7 +276,7 @@ mod tests {
         let other = settings("a", GROUP).with_election("other".parse().unwrap());
         assert_eq!(
             refused(&ours_on(&other, [7; 16])),
-            "'b' stands for the election 'leader', and 'a' for 'other'; start both with the same --election"
+            "'b' takes part in the election 'leader', and 'a' in 'other'; start both with the same --election"
         );
         let ms = Duration::from_millis;
         let slow = settings("a", GROUP).with_timing(Timing::new(ms(50), ms(300), ms(500)).unwrap());

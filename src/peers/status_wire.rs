@@ -83,13 +83,13 @@ pub(crate) fn told(settings: &Settings, look: &PeerStatus, echo: u64) -> proto::
 /// Reason why a message is no answer to the question.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NoAnswer {
-    #[error("it stands for the election '{theirs}', and not for '{asked}'; ask with its --election")]
+    #[error("it takes part in the election '{theirs}', and not in '{asked}'; ask with its --election")]
     Election { asked: ElectionName, theirs: String },
     #[error("its group is {theirs}, and not {asked}; ask with its --peers")]
     Group { asked: String, theirs: String },
     #[error("'{theirs}' answers there, and not '{asked}'; correct that address in --peers")]
-    SomebodyElse { asked: String, theirs: String },
-    #[error("its answer makes no sense: {0}")]
+    OtherMember { asked: String, theirs: String },
+    #[error("its answer is malformed: {0}")]
     Malformed(&'static str),
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn read(
     }
     if answer.name != asked.name.as_str() {
         let theirs = displayed(answer.name.as_bytes());
-        return Err(NoAnswer::SomebodyElse { asked: asked.name.to_string(), theirs });
+        return Err(NoAnswer::OtherMember { asked: asked.name.to_string(), theirs });
     }
     // The first answer may come before the first question. It comes after the call; and a question that was not
     // asked yet can't have been answered.
@@ -133,7 +133,9 @@ fn digits(text: String) -> Option<String> {
 fn look(group: &Group, asked: &Member, answer: proto::PeerStatus) -> Result<PeerStatus, NoAnswer> {
     let name = |text: &str| {
         let known = group.members().iter().find(|member| member.name.as_str() == text);
-        known.map(|member| member.name.clone()).ok_or(NoAnswer::Malformed("it names one that is no member"))
+        known
+            .map(|member| member.name.clone())
+            .ok_or(NoAnswer::Malformed("it names a leader that is no member"))
     };
     let leader = match answer.leader {
         None => None,
@@ -300,7 +302,7 @@ mod tests {
         let answer = || told(&settings(), &vacant(), 15);
         assert_eq!(
             read_by(GROUP, "other", answer()).unwrap_err(),
-            "it stands for the election 'leader', and not for 'other'; ask with its --election"
+            "it takes part in the election 'leader', and not in 'other'; ask with its --election"
         );
         assert_eq!(
             read_by("a=h:1,b=h:2", "leader", answer()).unwrap_err(),

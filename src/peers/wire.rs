@@ -27,7 +27,7 @@ pub(crate) mod proto {
         missing_docs,
         unreachable_pub,
         clippy::all,
-        reason = "generated; what the messages mean is said in proto/peers.proto"
+        reason = "generated; proto/peers.proto documents the messages"
     )]
     tonic::include_proto!("elect.peers.v1");
 }
@@ -256,12 +256,12 @@ impl TryFrom<proto::MemberDisks> for MemberDisks {
                 (true, false) => Ok(MemberDisk::Incoming(directory)),
                 (false, true) => Ok(MemberDisk::Founding(directory)),
                 (false, false) => Ok(MemberDisk::Voting(directory)),
-                (true, true) => Err(Malformed("a disk that was met first and is to come")),
+                (true, true) => Err(Malformed("a disk that is both the first and a replacement")),
             }
         };
         let seats = seats.seats.into_iter().map(seat).collect::<Result<Vec<_>, _>>()?;
         if seats.is_empty() || seats.len() > usize::from(MAX_MEMBERS) {
-            return Err(Malformed("seats of no possible group"));
+            return Err(Malformed("disks of no possible group"));
         }
         Ok(Self::of(seats))
     }

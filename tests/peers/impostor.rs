@@ -221,7 +221,7 @@ fn contract_11_a_replayed_hello_makes_no_member() {
     let mut servers: Vec<_> = servers.collect();
     let lead = settled(&servers);
     let first_words = |count: usize| {
-        eventually(SOON, "the first words of two members", || {
+        eventually(SOON, "the handshake of two members", || {
             let records = records.lock().unwrap();
             let heard: Vec<Vec<u8>> = records.iter().filter(|record| record.len() > 400).cloned().collect();
             (heard.len() >= count).then_some(heard)

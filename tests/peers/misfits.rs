@@ -22,7 +22,7 @@ fn says(server: &Server, parts: &[&str]) {
 #[track_caller]
 fn says_it_once(server: &Server) {
     let mut refusals: Vec<_> = server.lines().into_iter().map(|line| line.text).collect();
-    refusals.retain(|text| text.contains("refused to talk") || text.contains("turned a stranger away"));
+    refusals.retain(|text| text.contains("refused a peer") || text.contains("turned a stranger away"));
     assert!(refusals.len() <= 4, "{refusals:#?}");
 }
 
@@ -102,7 +102,7 @@ fn a_server_that_no_peer_calls_says_what_to_compare() {
         Elect::new(instead(group.command_line(2), "--peers", &list)).args(["--log-format", "full"]).start();
     let compare =
         format!("its --peers has for 'server3': compare that with {}, where this", elsewhere.address());
-    let parts = ["server1: it has not called yet; it calls the address that ", &compare];
+    let parts = ["server1: it has not connected yet; it connects to the address that ", &compare];
     odd.wait_for_line(with_parts(&parts), SOON);
     for other in others {
         let parts = ["server3: nothing can be reached at", group.address(2)];

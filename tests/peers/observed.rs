@@ -150,7 +150,7 @@ fn another_group_or_another_election_is_told_apart() {
 
     let (code, said) = status(Elect::new(asking(&group.list(), &["--election", "other"])));
     assert_eq!(code, UNKNOWN, "{said}");
-    assert!(problem(&said).contains("it stands for the election 'leader', and not for 'other'"), "{said}");
+    assert!(problem(&said).contains("it takes part in the election 'leader', and not in 'other'"), "{said}");
 
     // Two addresses were swapped: these two answer under the wrong name. The third one's answer is enough,
     // and the only one.

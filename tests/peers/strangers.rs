@@ -101,7 +101,7 @@ fn garbage_and_oversized_frames_depose_no_leader_and_are_reported() {
         });
     }
     for server in &servers {
-        server.wait_for_line(with_parts(&["turned a stranger away", "makes no sense"]), SOON);
+        server.wait_for_line(with_parts(&["turned a stranger away", "malformed data"]), SOON);
     }
     for server in &servers {
         let serving = server.wait_for_line(with_parts(&["serving http://"]), SOON).text;

@@ -93,7 +93,7 @@ pub enum StoreError {
     Damaged {
         /// The file.
         path: PathBuf,
-        /// The contradiction.
+        /// The damage.
         why: String,
     },
     /// Another member knows that this is not its member's only and newest directory.

@@ -298,7 +298,7 @@ impl Sessions {
         }
         drop(state);
         if ending.is_for_a_person() {
-            tracing::warn!(peer = %place.name, problem = %ending, "refused to talk with a peer");
+            tracing::warn!(peer = %place.name, problem = %ending, "refused a peer");
         } else {
             tracing::info!(peer = %place.name, problem = %ending, "no connection with a peer");
         }
@@ -335,7 +335,7 @@ impl Sessions {
         }
         let (name, listen) = (&self.places[self.me.place()].name, &self.listen);
         let problem = format!(
-            "it has not called yet; it calls the address that its --peers has for '{name}': compare that with {listen}, \
+            "it has not connected yet; it connects to the address that its --peers has for '{name}': compare that with {listen}, \
              where this server listens"
         );
         PeerLink { problem: Some(problem), ..contact }

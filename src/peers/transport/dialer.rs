@@ -124,14 +124,14 @@ async fn acquaint<G: IdentityCheck>(
 ) -> Result<Introduced, Disconnect> {
     let session = match first_word(frames).await? {
         Kind::Greeting(theirs) => calling.answered(&shared.settings, &theirs)?,
-        _ => return Err(Disconnect::Malformed("it did not say first who it is".to_owned())),
+        _ => return Err(Disconnect::Malformed("its first message is no greeting".to_owned())),
     };
     let known_writes = shared.contacts.ledger.writes_of(node);
     outbox.introduce(Kind::Introduction(session.introduce(&shared.hello(None))));
     let theirs = match first_word(frames).await? {
         Kind::Introduction(theirs) => session.introduced(&theirs)?,
         Kind::Verdict(verdict) => return Err(shared.refused_by(node, &verdict)),
-        _ => return Err(Disconnect::Malformed("it did not introduce itself".to_owned())),
+        _ => return Err(Disconnect::Malformed("it sent no introduction".to_owned())),
     };
     shared.acquaint(Side::Dialled(node), &theirs, &known_writes).await
 }

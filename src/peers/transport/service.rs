@@ -66,7 +66,7 @@ impl<G: IdentityCheck> PeersService<G> {
             Kind::Greeting(theirs) => {
                 Ok(greeting::answer(&self.shared.settings, self.certificate.as_ref(), &theirs)?)
             }
-            _ => Err(Disconnect::Malformed("it did not say first who it is".to_owned())),
+            _ => Err(Disconnect::Malformed("its first message is no greeting".to_owned())),
         }
     }
 
@@ -235,7 +235,7 @@ impl<G: IdentityCheck> GreetedMember<G> {
         match first_word(frames).await? {
             Kind::Introduction(theirs) => Ok(self.session.introduced(&theirs)?),
             Kind::Verdict(proto::Verdict { refusal, .. }) => Err(Disconnect::refused_by(&refusal)),
-            _ => Err(Disconnect::Malformed("it did not introduce itself".to_owned())),
+            _ => Err(Disconnect::Malformed("it sent no introduction".to_owned())),
         }
     }
 
@@ -256,7 +256,7 @@ impl<G: IdentityCheck> GreetedMember<G> {
                 Ok(them)
             }
             Kind::Verdict(verdict) => Err(self.shared.refused_by(self.node, &verdict)),
-            _ => Err(Disconnect::Malformed("it did not say whether it talks with us".to_owned())),
+            _ => Err(Disconnect::Malformed("it sent no verdict".to_owned())),
         }
     }
 

@@ -51,7 +51,7 @@ pub(crate) enum Disconnect {
     /// alert in place of the first answer.
     #[error("it refuses TLS with this server: {0}; give both certificates of the same authority")]
     TlsRefused(String),
-    #[error("what answers there is no server of a group: {0}")]
+    #[error("the process that answers there is no server of a group: {0}")]
     SomethingElse(String),
     /// This server refuses the other side.
     #[error(transparent)]
@@ -61,13 +61,13 @@ pub(crate) enum Disconnect {
     RefusedBy(String),
     #[error("it has no room for another connection")]
     NoRoom,
-    #[error("what it sent makes no sense: {0}")]
+    #[error("it sent malformed data: {0}")]
     Malformed(String),
     #[error(
-        "it sent a message of more than {LARGEST_MESSAGE} bytes, or a first word of more than {LONGEST_FIRST_WORD}"
+        "it sent a message of more than {LARGEST_MESSAGE} bytes, or a first message of more than {LONGEST_FIRST_WORD}"
     )]
     Oversized,
-    #[error("it did not say within {0:?} who it is")]
+    #[error("it did not identify itself within {0:?}")]
     Silent(Duration),
     /// The end of a connection on which nothing had come for too long.
     #[error("it does not answer any more")]
@@ -219,7 +219,7 @@ pub(super) async fn hear<G: IdentityCheck>(
             Ok(Kind::Verdict(verdict)) if !verdict.refusal.is_empty() => {
                 return shared.refused_by(from, &verdict);
             }
-            Ok(_) => return Disconnect::Malformed("it says twice who it is".to_owned()),
+            Ok(_) => return Disconnect::Malformed("it repeats the handshake".to_owned()),
             Err(ending) => return ending,
         };
         if let Err(objection) = contacts.count_writes(from, &directory, &mut written, &message) {

@@ -64,7 +64,7 @@ impl<U: Message + Default> Decoder for Measuring<U> {
     fn decode(&mut self, frame: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         if self.first > 0 {
             if frame.remaining() > LONGEST_FIRST_WORD {
-                return Err(Status::out_of_range("a first word that is too long"));
+                return Err(Status::out_of_range("a first message that is too long"));
             }
             self.first -= 1;
         }

@@ -25,7 +25,7 @@ async fn silence_is_noticed_at_both_ends_and_ends_with_the_partition() {
     let (proxy, a, mut b) = apart().await;
     proxy.mode.send_replace(Mode::Swallow);
     until("the caller has noticed", || !a.contact("b").connected).await;
-    until("the called one has noticed", || !b.contact("a").connected).await;
+    until("the listener has noticed", || !b.contact("a").connected).await;
     assert_eq!(b.problem("a"), "it does not answer any more");
     // Long enough for TCP to have become slow to try again, and for any backoff to have grown.
     sleep(Duration::from_secs(5)).await;
@@ -50,6 +50,6 @@ async fn an_idle_connection_stays_and_is_heard() {
     let opened = Timestamp::now();
     let since = |server: &Server, name: &str| Timestamp::now() - server.contact(name).heard.unwrap();
     until("heard by the caller", || since(&a, "b") > opened + Duration::from_secs(1)).await;
-    until("heard by the called one", || since(&b, "a") > opened + Duration::from_secs(1)).await;
+    until("heard by the listener", || since(&b, "a") > opened + Duration::from_secs(1)).await;
     assert!(a.contact("b").connected && b.contact("a").connected);
 }

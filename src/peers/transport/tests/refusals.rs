@@ -9,8 +9,8 @@ use crate::{
 /// Both show this problem with the other one, and neither receives its messages.
 async fn refuse(a: &mut Server, b: &mut Server, problem: &str) {
     let (name_of_a, name_of_b) = (a.settings.name().to_string(), b.settings.name().to_string());
-    until("the caller says why", || a.problem(&name_of_b).contains(problem)).await;
-    until("the called one says why", || b.problem(&name_of_a).contains(problem)).await;
+    until("the caller reports the reason", || a.problem(&name_of_b).contains(problem)).await;
+    until("the listener reports the reason", || b.problem(&name_of_a).contains(problem)).await;
     assert!(!a.contact(&name_of_b).connected && !b.contact(&name_of_a).connected);
     assert!(a.count(TransportError::Refused) > 0 && b.count(TransportError::Refused) > 0);
     a.say(&name_of_b, 1);
@@ -56,7 +56,7 @@ async fn elections_that_differ() {
     let street = Street::of(&["a", "b"]);
     let mut a = with(&street, "a", |settings| settings.with_election("other".parse().unwrap()));
     let mut b = street.start("b");
-    refuse(&mut a, &mut b, "'b' stands for the election 'leader', and 'a' for 'other'").await;
+    refuse(&mut a, &mut b, "'b' takes part in the election 'leader', and 'a' in 'other'").await;
 }
 
 #[tokio::test]
@@ -79,10 +79,10 @@ async fn contract_11_a_secret_that_differs() {
     let mut a = with(&street, "a", |settings| settings.with_secret(secret(1)));
     let mut b = with(&street, "b", |settings| settings.with_secret(secret(2)));
     let (shown, counted) = ("'b', and does not prove that it has the secret of 'a'", "the caller's verdict");
-    until("the caller says why", || a.problem("b").contains(shown)).await;
+    until("the caller reports the reason", || a.problem("b").contains(shown)).await;
     until(counted, || b.count(TransportError::Refused) > 0).await;
     assert!(!a.contact("b").connected && !b.contact("a").connected);
-    assert!(b.problem("a").starts_with("it has not called yet"), "what proved nothing leaves nothing");
+    assert!(b.problem("a").starts_with("it has not connected yet"), "what proved nothing leaves nothing");
     assert!(a.inbox.try_recv().is_err() && b.inbox.try_recv().is_err());
     drop((a, b));
 
@@ -91,7 +91,10 @@ async fn contract_11_a_secret_that_differs() {
             with(&street, name, |settings| byte.map(secret).into_iter().fold(settings, Settings::with_secret))
         };
         let (a, b) = (one("a", of_a), one("b", of_b));
-        until("the caller says why", || a.problem("b").contains("give both the same --secret-file")).await;
+        until("the caller reports the reason", || {
+            a.problem("b").contains("give both the same --secret-file")
+        })
+        .await;
         assert!(!b.contact("a").connected);
     }
 }
@@ -149,7 +152,7 @@ async fn another_member_at_the_address() {
     let a = street.start("a");
     // Started at the address of 'b'.
     let _c = Server::start(street.settings("c"), street.listener("b"), directory("c"));
-    until("it says who answers", || a.problem("b") == "'c' is not looked for there").await;
+    until("it says who answers", || a.problem("b") == "'c' is not expected there").await;
 }
 
 #[tokio::test]

@@ -231,7 +231,7 @@ async fn a_call_without_a_word_is_ended() {
     let (_says, nothing) = mpsc::channel(1);
     let nothing = tokio_stream::wrappers::ReceiverStream::new(nothing);
     let refused = connection.client().converse(nothing).await.unwrap_err();
-    assert_eq!(refused.message(), "it did not say within 2s who it is");
+    assert_eq!(refused.message(), "it did not identify itself within 2s");
     until("counted", || b.count(TransportError::Silent) == 1).await;
 }
 

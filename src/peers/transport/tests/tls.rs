@@ -131,7 +131,7 @@ async fn contract_11_a_caller_whose_certificate_is_for_another_host_is_no_member
         .await;
     until("counted", || b.count(TransportError::Refused) > 0).await;
     assert!(!a.contact("b").connected && !b.contact("a").connected);
-    assert!(b.problem("a").starts_with("it has not called yet"), "what proved nothing leaves nothing");
+    assert!(b.problem("a").starts_with("it has not connected yet"), "what proved nothing leaves nothing");
     drop(a);
 
     let client = Client::new(street.group(), "leader".parse().unwrap(), Some(&observer)).unwrap();
