@@ -7,6 +7,7 @@ mod support;
 
 use std::{
     cell::Cell,
+    error::Error as _,
     future::pending,
     io,
     ops::ControlFlow,
@@ -23,6 +24,7 @@ use leader_election::{
     clock::Timestamp,
     etcd::{Etcd, TransactionError},
     leadership::{OrderError, ReleaseError, Released, Ticket},
+    lifeline::Lifeline,
     observe::{Observer, State},
     peers::Peer,
     timing::Ttl,
@@ -1058,4 +1060,13 @@ fn a_leadership_can_be_shared_between_threads() {
     shareable::<Etcd>();
     shareable::<Candidate<Etcd>>();
     shareable::<Observer>();
+}
+
+#[test]
+fn the_errors_of_the_system_are_sources_and_other_texts_are_complete() {
+    let refused = CampaignError::Refused("permission denied".to_owned());
+    assert!(refused.source().is_none() && refused.to_string().contains("permission denied"));
+    let missing = Lifeline::open("/nonexistent/lifeline").unwrap_err();
+    let source = missing.source().and_then(|source| source.downcast_ref::<io::Error>());
+    assert_eq!(source.map(io::Error::kind), Some(io::ErrorKind::NotFound));
 }
