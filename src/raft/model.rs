@@ -1,19 +1,20 @@
 //! The same core under a model checker: three servers, every order of events, to the end of a horizon.
 //!
-//! The simulation takes many long walks at random; this takes every short one. The servers are the
-//! production code, so what is modelled is only what is around them:
+//! The simulation takes many long walks at random; this takes every short one. The servers are the production code,
+//! so only their surroundings are modelled:
 //!
-//! * **Time** is in ticks, and the same for all: heartbeats each tick, elections after three. It may
-//!   move on at any moment, so that every message and every timer may be as late as it likes; a server
-//!   that takes no step is frozen, and one that never takes another is dead.
-//! * **The network** has one place for each ordered pair. A message may be delivered at any time or
-//!   never, and a newer one takes its place: it is lost then, or was overtaken for good.
-//! * **A disk** is as fast as its server (the simulation has slow ones). A restart forgets all else.
-//! * **A leader** may be told to resign. The holder of a term that was lost lets go at any time, or never.
+//! * **Time** is in ticks, and the same for all: heartbeats each tick, elections after three. It may move on at any
+//!   moment, so every message and every timer may be arbitrarily late; a server that takes no step is frozen, and
+//!   one that never takes another is dead.
+//! * **The network** has one slot for each ordered pair. A message may be delivered at any time or never, and a
+//!   newer one replaces it: then it is lost, or was overtaken for good.
+//! * **A disk** is as fast as its server (the simulation has slow ones). A restart forgets everything else.
+//! * **A leader** may be told to resign. The holder of a lost term lets go at any time, or never.
 //!
-//! In some walks a server that does not stand has the newest log, and no leader was heard for long: it is a caretaker.
+//! In some walks a server that takes no part in elections has the newest log, and no leader was heard for long: it
+//! is a caretaker.
 //!
-//! What is bounded: ticks, terms, restarts, resignations. Within these bounds the walk is complete.
+//! Bounded are ticks, terms, restarts and resignations. Within these bounds the walk is complete.
 //! Draws are all zero, so timeouts are the shortest there are; a longer one is a timer that is late.
 
 mod members;
@@ -43,10 +44,11 @@ const SERVERS: usize = 3;
 
 const TICK: Duration = Duration::from_millis(10);
 
-/// When the walk begins: late enough for a mutant's "long ago" to be before.
+/// The start of the walk: late enough for a mutant's "long ago" to be before.
 const START: Timestamp = Timestamp::from_nanos(1_000_000_000);
 
-/// When a server that has not heard a leader since its start may be a caretaker: after two of the longest timeouts.
+/// The time from which a server that has heard no leader since its start may be a caretaker: after two of the
+/// longest timeouts.
 const CARETAKERS_WAIT: u8 = 8;
 
 /// The entry that only a caretaker's log has.
@@ -61,25 +63,25 @@ struct Group {
     terms: u64,
     restarts: u8,
     resignations: u8,
-    /// How many of the servers stand; all vote.
+    /// The number of servers that take part in elections; all vote.
     standing: usize,
-    /// Whether the last server, which does not stand, has the newest log, and may be a caretaker at once.
+    /// True if the last server, which takes no part, has the newest log, and may be a caretaker at once.
     caretaker: bool,
-    /// Whether the horizon lets a second leader follow on a first.
+    /// True if the horizon lets a second leader follow on a first.
     follow_up: bool,
     mutant: Option<Mutant>,
 }
 
-/// Everything, at one moment.
+/// The state of everything at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     tick: u8,
     servers: Vec<Server>,
-    /// The message from each to each, if one is on its way.
+    /// The message from each to each, if one is under way.
     links: Vec<Option<Envelope>>,
     restarts: u8,
     resignations: u8,
-    /// Who led each term.
+    /// The leader of each term.
     leaders: Vec<Option<NodeId>>,
     /// The longest log of committed entries that any server ever had, and the terms they were
     /// committed in.
@@ -91,12 +93,12 @@ struct World {
 struct Server {
     node: Node,
     disk: Stored,
-    /// Its claim: the token, and until when it holds, or its holder may act on it though it is lost.
+    /// Its claim: the token, and the time until which it is valid, or its holder may act on it although it is lost.
     claim: Option<(u64, Timestamp)>,
     lost: bool,
 }
 
-/// What was seen to go wrong in a step; what is wrong in a state is seen in the state.
+/// A violation seen in a step; violations in a state are seen in the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Broken {
     TwoLeadersOfATerm,
@@ -142,7 +144,7 @@ impl Group {
         if self.caretaker { CARETAKERS_WAIT } else { 0 }
     }
 
-    /// What the disk there holds at first.
+    /// The first contents of that disk.
     fn disk(&self, place: usize) -> Stored {
         let mut disk = Stored::nothing();
         if self.caretaker {
@@ -178,7 +180,7 @@ impl Group {
                 inputs.push(Input::Persisted(write.persisted()));
             }
         }
-        // How often it wrote makes no difference to what it does.
+        // The number of its writes makes no difference to its actions.
         world.servers[place].node.forget_writes();
     }
 }
@@ -188,7 +190,7 @@ fn moment(tick: u8) -> Now {
 }
 
 impl Server {
-    /// The token is remembered: those after it are larger.
+    /// The token is kept: later ones are larger.
     fn let_go(&mut self) {
         self.claim = self.claim.map(|(token, _)| (token, START));
         self.lost = false;
@@ -205,7 +207,7 @@ impl World {
         self.servers.iter().filter(believes).count()
     }
 
-    /// Whether a server that stands leads, and has what only the caretaker had.
+    /// Returns true if a candidate leads, and has the entry that only the caretaker had.
     fn newest_leads(&self) -> bool {
         let believes = |server: &Server| server.claim.is_some_and(|(_, until)| self.now() < until);
         let has_all = |server: &Server| server.node.log().term_at(NEWEST.index) == Some(NEWEST.term);
@@ -268,8 +270,7 @@ impl World {
         }
     }
 
-    /// Removes messages that no server will ever heed, so that worlds which differ only in
-    /// them are one.
+    /// Removes messages that every server ignores, so that worlds which differ only in them are one.
     fn forget_the_dead(&mut self) {
         let now = self.now();
         for link in &mut self.links {
@@ -292,7 +293,7 @@ impl World {
         }
     }
 
-    /// Whether two logs that agree at a place agree on all before (Figure 3, Log Matching).
+    /// Returns true if two logs that agree at an index agree on all before (Figure 3, Log Matching).
     fn logs_match(&self) -> bool {
         let logs = || self.servers.iter().map(|server| server.node.log().entries());
         logs().all(|one| {
@@ -408,8 +409,8 @@ impl Model for Group {
 /// No two leaderships are valid at one instant.
 const ONE_VALID: &str = "one valid leader";
 
-/// Figure 3, all but Leader Append-Only (which is of steps: the simulation has it); tokens grow; and
-/// nothing that is said is refused.
+/// Figure 3, all but Leader Append-Only (which is about steps: the simulation has it); tokens grow; and no message
+/// is refused.
 const FIGURE_3: &str = "figure 3";
 
 impl Group {
@@ -426,7 +427,7 @@ impl Group {
         }
     }
 
-    /// Walks through every state, and says how many there are.
+    /// Walks through every state, and prints their number.
     fn prove(self) {
         let checker = self.checker().threads(1).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         println!("holds in all of {} states", checker.unique_state_count());

@@ -7,11 +7,11 @@
 //!          faults   └─ each step ─► Invariants             replays it, and a shorter plan
 //! ```
 //!
-//! What a seed stands for is decided before the run ([`plan`]); what must hold is looked at after each
-//! step ([`invariant`]). Time is the simulation's own, so a run of seconds takes
-//! milliseconds. Nothing here waits for anything, and nothing depends on how fast the machine is.
+//! A seed's plan is made before the run ([`plan`]); invariants are checked after each step ([`invariant`]). Time is
+//! the simulation's own, so a run of seconds takes milliseconds. Nothing here waits, and nothing depends on the
+//! machine's speed.
 //!
-//! | to | say |
+//! | to | type |
 //! |---|---|
 //! | run many more seeds | `make simulate SEEDS=1000000` |
 //! | see one run | `make replay SEED=42` |
@@ -38,10 +38,10 @@ use self::{
 };
 use crate::raft::{identity::NodeId, mutant::Mutant, timing::Timing};
 
-/// How long after all trouble, on a good network, all must have caught up with a leader at the latest.
+/// Time limit for all to catch up with a leader after all faults, on a good network.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
-/// How many lines of a failed run are shown.
+/// Number of lines shown of a failed run.
 const LINES_SHOWN: usize = 80;
 
 /// Runs a plan to its end, or to the first violation.
@@ -58,14 +58,14 @@ fn finish(mut world: World) -> World {
     world.run_for(Duration::from_nanos(world.heals_at().0));
     world.heal();
     world.elect();
-    // What a disk had begun takes as long as it took then.
+    // A sync that had begun keeps its former duration.
     let under_way = world.slowest_sync();
     world.clear_up();
     world.settle(SETTLES_WITHIN + under_way);
     world
 }
 
-/// Runs what a seed stands for; a violation panics with all that is needed to look into it.
+/// Runs a seed's plan; a violation panics with everything needed to look into it.
 fn check(seed: u64) -> World {
     checked(Plan::of(seed))
 }
@@ -78,7 +78,7 @@ fn checked(plan: Plan) -> World {
     }
 }
 
-/// What a person needs to know of a failure.
+/// A failure's description.
 fn report(plan: &Plan, violation: &Violation) -> String {
     let (kept, shorter) = shortened(plan, violation);
     let world = run_recorded(shorter.clone());
@@ -135,7 +135,7 @@ fn groups_that_are_far_apart_keep_every_invariant() {
     (0..300).for_each(|seed| drop(checked(Plan::of_far_apart(seed))));
 }
 
-/// Where the newest log is on a server that does not stand, it is a caretaker.
+/// If a server that takes no part has the newest log, it is a caretaker.
 #[test]
 fn contract_12_groups_in_which_few_stand_keep_every_invariant() {
     (0..200).for_each(|seed| drop(checked(Plan::of_few_candidates(seed))));
@@ -180,7 +180,7 @@ fn far_apart(round_trip: u64, seed: u64) -> Plan {
     Plan { weather, timing, ..Plan::fair(3, seed) }
 }
 
-/// Seeds that a leader is kept with, at each round trip.
+/// Seeds at each round trip.
 const SEEDS_OF_MINUTES: u64 = 4;
 
 /// Clocks are up to a tenth apart, and timers late by up to 15 ms.
@@ -202,13 +202,13 @@ fn contract_12_a_leader_that_is_far_from_the_others_is_kept_for_a_minute() {
     }
 }
 
-/// How long a leader may stand still, or a message be held up, before its time is over: what is left of the shortest timeout,
-/// without the margin, a heartbeat and a round trip.
+/// The longest pause of a leader, or delay of a message, before the leader's time is over: the shortest timeout
+/// less the margin, a heartbeat and a round trip.
 fn slack(round_trip: u64, timing: &Timing) -> Duration {
     timing.shortest() * 9 / 10 - timing.heartbeat() - Duration::from_millis(round_trip + 1)
 }
 
-/// On a busy machine leaders change for no other reason; nor later than that.
+/// On a busy machine leaders change for no other reason; and no later than that.
 #[test]
 fn contract_12_a_leader_that_stands_still_for_less_than_its_slack_is_kept() {
     for round_trip in [0, 20, 60, 100, 150, 200, 300] {
@@ -231,7 +231,8 @@ fn contract_12_a_leader_that_stands_still_for_less_than_its_slack_is_kept() {
     }
 }
 
-/// What a handoff takes in a group in which some do not stand, and at least one besides the leader does.
+/// Duration of a handoff in a group in which some take no part in elections, and at least one besides the leader
+/// does.
 fn handoff(servers: usize, seed: u64, mutant: Option<Mutant>) -> Duration {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut world = World::new(Plan { mutant, ..Plan::fair(servers, seed) });
@@ -250,7 +251,7 @@ fn handoff(servers: usize, seed: u64, mutant: Option<Mutant>) -> Duration {
     Duration::from_nanos(world.now().0 - start.0)
 }
 
-/// No election timeout is waited for.
+/// It waits for no election timeout.
 #[test]
 fn contract_12_a_handoff_goes_to_a_server_that_stands() {
     for seed in 0..200 {
@@ -293,7 +294,7 @@ fn contract_8_a_leader_that_is_deposed_has_its_proved_time() {
 /// Seeds of runs in which disks are lost, and in which they are put back.
 const SEEDS_OF_DISKS: u64 = 500;
 
-/// How long servers have to meet after all trouble.
+/// Time limit for servers to meet after all faults.
 const MEET_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs a plan that may leave no majority of disks: there need not be a leader in the end.
@@ -315,7 +316,7 @@ fn contract_11_disks_that_are_lost_make_no_second_leader_and_no_token_twice() {
     }
 }
 
-/// That is all: until it is noticed, a vote may have been given twice.
+/// No more is claimed: until it is noticed, a vote may have been given twice.
 #[test]
 fn contract_11_a_disk_that_was_put_back_is_noticed() {
     for seed in 0..SEEDS_OF_DISKS {
@@ -326,7 +327,7 @@ fn contract_11_a_disk_that_was_put_back_is_noticed() {
     }
 }
 
-/// A copy that is started while all are connected with the original harms nothing, and no server lets it in.
+/// A copy that is started while all are connected with the original does no harm, and no server admits it.
 #[test]
 fn contract_11_a_copy_of_a_disk_that_is_in_use_is_let_in_by_none() {
     for seed in 0..SEEDS_OF_DISKS {
@@ -335,7 +336,8 @@ fn contract_11_a_copy_of_a_disk_that_is_in_use_is_let_in_by_none() {
     }
 }
 
-/// Runs a plan in which a copy is started where all hear the original. In the end there is a leader, and all have what it has.
+/// Runs a plan in which a copy is started while all hear the original. In the end there is a leader, and all have
+/// its log.
 fn checked_with_a_copy(plan: Plan) -> World {
     let mut world = run_with_bad_disks(plan);
     world.clear_up();
@@ -343,7 +345,7 @@ fn checked_with_a_copy(plan: Plan) -> World {
     world
 }
 
-/// That is all: until one of them is refused, each of the two may have voted.
+/// No more is claimed: until one of them is refused, each of the two may have voted.
 #[test]
 fn contract_11_a_copy_of_a_disk_and_its_original_do_not_both_vote_once_all_have_met_them() {
     for seed in 0..SEEDS_OF_DISKS {
@@ -354,8 +356,8 @@ fn contract_11_a_copy_of_a_disk_and_its_original_do_not_both_vote_once_all_have_
     }
 }
 
-/// What is not prevented, as the head of `membership` says: a copy and its original that are let in by different members vote
-/// once each.
+/// Not prevented, as the head of `membership` says: a copy and its original that different members admit vote once
+/// each.
 #[test]
 fn two_leaders_of_a_term_by_the_votes_of_a_copy_and_its_original() {
     let at = TrueTime(0).plus(Duration::from_secs(1));
@@ -383,8 +385,8 @@ fn two_leaders_of_a_term_by_the_votes_of_a_copy_and_its_original() {
     }
 }
 
-/// Runs a plan in which one server's disk is replaced. In the end an operator sees it through, and from then on any majority
-/// elects: each of the others is away once.
+/// Runs a plan in which one server's disk is replaced. In the end an operator completes that, and from then on any
+/// majority elects: each of the others is away once.
 fn run_with_replaced_disks(plan: Plan) -> World {
     let whom = plan.replaced.expect("a plan of replaced disks");
     let mut world = World::new(plan);
@@ -456,7 +458,7 @@ fn the_same_seed_is_the_same_run() {
     }
 }
 
-/// The families of plans are among the seeds of the normal run, and the plain ones are most of it.
+/// Every family of plans is among the seeds of the normal run, and the plain ones are most of it.
 #[test]
 fn every_family_of_plans_is_among_the_seeds() {
     let plans: Vec<Plan> = (0..8 * SEEDS_A_TEST).map(Plan::of).collect();
@@ -506,8 +508,7 @@ fn what_can_go_wrong_does_go_wrong() {
     panic!("never happened: {missing:?}");
 }
 
-/// The margin is what the clocks are allowed to differ by. Beyond it the invariant must break, or it
-/// would be the invariant that is too weak.
+/// The margin is the allowed difference of the clocks. Beyond it the invariant must break, or it would be too weak.
 #[test]
 fn clocks_further_apart_than_the_margin_make_two_leaders() {
     let found = (0..20_000).find(|seed| {

@@ -1,21 +1,23 @@
-//! Who may speak as a member, and vote: every order of starts, first meetings, votes, lost, restored and copied disks.
+//! Admission of members and their votes: every order of starts, first meetings, votes, lost, restored and copied
+//! disks.
 //!
-//! The judgements are the production code ([`Record::judge`]); around them is what the store, the ledger and the
-//! connections do, each write durable at once. Elections are votes and nothing else: what must hold is that no term
-//! has two leaders, and that a member whose disk is as it was is never refused.
+//! The judgements are the production code ([`MemberRecord::judge`]); around them is the work of the store, the
+//! ledger and the connections, each write durable at once. Elections are votes and nothing else: no term may have
+//! two leaders, and a member whose disk is unchanged is never refused.
 //!
-//! | disks | what is shown |
+//! | disks | shown |
 //! |---|---|
 //! | lost | *prevented*: one leader a term, as no server votes before all others know its directory |
-//! | copied while the original is connected with all | *prevented*: the copy is let in by none |
+//! | copied while the original is connected with all | *prevented*: no server admits the copy |
 //! | put back to an older copy | *noticed* by each that knows better, if it was started once since |
 //!
-//! What is bounded: at most two of the servers stand, one of them is copied or put back, and of two servers the first one
-//! calls the other, as they do. Writes are counted only where disks are put back: elsewhere no judgement looks at them.
+//! Bounded: at most two of the servers campaign, one of them is copied or put back, and of two servers the first
+//! one calls the other, as they do. Writes are counted only where disks are put back: elsewhere no judgement
+//! depends on them.
 //!
-//! What is not shown since it does not hold: an older copy that was started again in between, and has written as much
-//! by then as the original had, is taken for it; a vote that it has forgotten may be given a second time before it is
-//! noticed; and a copy and its original that are let in by different members vote once each. All three have a test that
+//! Not shown, as it does not hold: an older copy that was started again in between, and has by then as many writes
+//! as the original had, is taken for it; a vote that it has forgotten may be given a second time before it is
+//! noticed; and a copy and its original that different members admit vote once each. All three have a test that
 //! finds them.
 
 use std::ops::Range;
@@ -34,34 +36,34 @@ const COPY: usize = SERVERS;
 /// The server whose disk is copied, or put back: it calls one of the others, and the other one calls it.
 const UNLUCKY: usize = 1;
 
-/// What is bounded, and which safeguard is taken out.
+/// The bounds, and the removed safeguard.
 #[derive(Debug, Clone, Default)]
 struct Group {
     /// The last term.
     terms: u8,
-    /// The members that stand. All vote.
+    /// The members that campaign. All vote.
     standing: Range<usize>,
-    /// Whether all have met at the beginning.
+    /// True if all have met at the beginning.
     met: bool,
     /// Restarts of any server.
     restarts: u8,
     lost: u8,
-    /// Whether one disk may be put back to an earlier state.
+    /// True if one disk may be put back to an earlier state.
     put_back: bool,
-    /// Whether one server's disk may be copied, once that server is connected with all others.
+    /// True if one server's disk may be copied, once that server is connected with all others.
     copied: bool,
-    /// Whether it may be copied before, too.
+    /// True if it may be copied before, too.
     apart: bool,
     without: Option<Safeguard>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Safeguard {
-    /// To vote only once all others have recorded this server.
+    /// A server votes only once all others have recorded it.
     AllHaveMet,
     Directories,
     Writes,
-    /// To ask the connection that there is whether it lives.
+    /// The present connection is pinged.
     Ping,
 }
 
@@ -69,7 +71,7 @@ enum Safeguard {
 struct World {
     disks: Vec<Disk>,
     servers: Vec<Option<Server>>,
-    /// The server that the copy is of.
+    /// The server of which there is a copy.
     copied: Option<usize>,
     saved: Option<(usize, Disk)>,
     restarts: u8,
@@ -79,27 +81,27 @@ struct World {
     broken: Option<Broken>,
 }
 
-/// All that is durable.
+/// Durable state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Disk {
     identity: Identity,
     writes: WriteCount,
-    /// Whether more than starts are counted.
+    /// True if more than starts are counted.
     counts: bool,
     records: Vec<Option<MemberRecord>>,
     franchise: VotingRights,
     term: u8,
     vote: Option<usize>,
-    /// Whether it is not what its server has written, all of it and nothing else.
+    /// True if it differs from its server's writes.
     tampered: bool,
-    /// Those that knew of more writes when it was put back.
+    /// Servers that knew of more writes when it was put back.
     known_better_by: Vec<usize>,
 }
 
 /// A process on a disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Server {
-    /// Disks whose servers it listens to.
+    /// Disks whose servers it admits.
     admitted: Vec<bool>,
     /// The members that voted for it in its term, if it is a candidate.
     votes: Vec<bool>,
@@ -116,13 +118,13 @@ enum Broken {
 enum Action {
     Start(usize),
     Restart(usize),
-    /// The second, which was called, hears who the first is, and records it.
+    /// The first calls the second, which records the first.
     Call(usize, usize),
-    /// The second, which has called, hears who the first is, and that it is recorded there.
+    /// The first answers the second, which records the first, and learns that it is recorded there.
     Answer(usize, usize),
-    /// The first, which was called, hears that the second has recorded it.
+    /// The second confirms to the first, which was called, that it is recorded.
     Confirm(usize, usize),
-    /// The second hears what the first has written, and knows of others.
+    /// The first tells the second its own number of writes, and the others'.
     Tell(usize, usize),
     Stand(usize),
     /// The first votes for the second.
@@ -133,7 +135,7 @@ enum Action {
     Copy(usize),
 }
 
-/// Whether the one calls the other, to connect.
+/// Returns true if the one connects to the other.
 fn calls(one: usize, other: usize) -> bool {
     one < other
 }
@@ -168,7 +170,7 @@ impl Disk {
 }
 
 impl World {
-    /// The member that a server on that disk is, or says it is.
+    /// The member that a server on that disk is, or claims to be.
     fn member(&self, disk: usize) -> usize {
         if disk == COPY { self.copied.unwrap_or(COPY) } else { disk }
     }
@@ -185,7 +187,7 @@ impl World {
         self.servers[disk] = Some(Server { admitted: vec![false; SERVERS + 1], votes: vec![false; SERVERS] });
     }
 
-    /// The process ends, and all its connections.
+    /// The process ends, with all its connections.
     fn stop(&mut self, disk: usize) {
         self.servers[disk] = None;
         self.servers.iter_mut().flatten().for_each(|it| it.admitted[disk] = false);
@@ -481,7 +483,7 @@ impl Group {
         Self { without: Some(safeguard), ..self }
     }
 
-    /// Walks through every state, and says how many there are.
+    /// Walks through every state, and prints their number.
     fn prove(self, properties: &[&'static str]) {
         let checker = self.checker().threads(1).spawn_bfs().join();
         println!("{} states", checker.unique_state_count());
@@ -525,7 +527,7 @@ fn two_leaders_if_a_copy_takes_the_place_of_one_that_answers() {
     refute(Group::with_a_copy().without(Safeguard::Ping), ONE_LEADER);
 }
 
-/// What is not prevented, and what is not noticed: as the head of `membership` says.
+/// Not prevented, and not noticed, as the head of `membership` says.
 #[test]
 fn an_old_copy_may_give_a_vote_again_before_it_is_noticed() {
     refute(Group { standing: 0..2, ..Group::with_an_old_copy() }, ONE_LEADER);

@@ -1,14 +1,15 @@
-//! Replacing a member's disk, as rules alone: disks that vote, logs that say whose votes count, every order of events.
+//! Replacing a member's disk, as rules alone: disks that vote, logs that name the disks that count, every order of
+//! events.
 //!
-//! Servers `A`, `B` and `C`. `C` has its old disk and a new one; both may act all the time, which is worse than a disk
-//! that is lost. What was ever sent can be received at any later time, any number of times, in any order; a message that is
-//! never received is lost. A restart forgets the role and what was known to be committed. Time is left out: how long a leader
-//! may believe itself follows from which majorities share a disk, and that is what is looked at.
+//! Servers `A`, `B` and `C`. `C` has its old disk and a new one; both may act all the time, which is worse than a
+//! lost disk. Any message can be received at any later time, any number of times, in any order; a message that is
+//! never received is lost. A restart forgets the role and the commit index. Time is left out: how long a leader may
+//! lead follows from which majorities share a disk, and that is checked here.
 //!
 //! The walk begins with `A` leading, which has committed its first entry with `B`.
 //!
-//! What was sent is kept by term: who asked for votes and who gave them, the leader's log so far, how far each disk has
-//! acknowledged it.
+//! Messages are kept by term: requests for votes and votes, the leader's log so far, and the end that each disk has
+//! acknowledged.
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
@@ -23,22 +24,22 @@ const NEW: usize = 3;
 /// A majority of three, also while a member has no disk that counts.
 const MAJORITY: usize = 2;
 
-/// A safeguard that is taken out.
+/// A removed safeguard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Without {
     /// The old disk counts until the new one does.
     OldDiskStillCounted,
-    /// What is in the log counts once it is known to be committed.
+    /// The disks that an entry names count once it is known to be committed.
     EffectiveWhenCommitted,
     /// The new disk counts as soon as the old one is replaced.
     AdmittedAtOnce,
-    /// The new disk is admitted before it is committed that the old one is replaced.
+    /// The new disk is admitted before the removal of the old one is committed.
     AdmittedBeforeTheCommit,
-    /// An answer is taken for the member's, whichever disk it is of.
+    /// An answer counts for the member, whichever disk sent it.
     CheckedAtHelloOnly,
     /// The new disk has the old one's id, and votes without being named.
     SameId,
-    /// The new disk is admitted before it has what names it.
+    /// The new disk is admitted before it has the entry that names it.
     AdmittedBeforeItKnows,
 }
 
@@ -68,16 +69,16 @@ struct Disk {
     role: Role,
 }
 
-/// All that was ever said in a term.
+/// All messages of a term.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 struct Said {
-    /// Where the log of each candidate ended.
+    /// The end of each candidate's log.
     asked: [Option<(u8, usize)>; DISKS],
-    /// Which votes each candidate was given.
+    /// The votes for each candidate.
     votes: [[bool; DISKS]; DISKS],
     leader: Option<usize>,
     log: Vec<Entry>,
-    /// Up to where each disk has it.
+    /// The acknowledged end of each disk's log.
     acknowledged: [usize; DISKS],
 }
 
@@ -86,7 +87,7 @@ struct World {
     disks: [Disk; DISKS],
     said: Vec<Said>,
     restarts: u8,
-    /// What any leader ever committed, and the first term in which it was.
+    /// The entries that any leader ever committed, and the first term in which it did.
     committed: Vec<(Entry, u8)>,
     broken: bool,
 }
@@ -108,7 +109,7 @@ enum Action {
 struct Replacing {
     terms: usize,
     restarts: u8,
-    /// How many events follow on each other, at most.
+    /// The greatest number of consecutive events.
     depth: Option<usize>,
     without: Option<Without>,
 }
@@ -119,7 +120,7 @@ impl World {
     }
 }
 
-/// Where a log ends, in the order of §5.4.1.
+/// The end of a log, in the order of §5.4.1.
 fn end(log: &[Entry]) -> (u8, usize) {
     (log.last().map_or(0, |entry| entry.0), log.len())
 }
@@ -134,7 +135,7 @@ impl Replacing {
         self.without == Some(without)
     }
 
-    /// Whether that disk's votes and copies count, by this log.
+    /// Returns true if that disk's votes and copies count, by this log.
     fn counts(&self, by: &Disk, disk: usize) -> bool {
         let change = last_change(&by.log)
             .filter(|(place, _)| !self.is(Without::EffectiveWhenCommitted) || *place <= by.commit);
@@ -150,7 +151,7 @@ impl Replacing {
         counted || (self.is(Without::CheckedAtHelloOnly) && disk == OLD)
     }
 
-    /// How many members have said so; two disks of one member are one.
+    /// The number of members that have said so; two disks of one member are one.
     fn count(&self, by: &Disk, said: impl Fn(usize) -> bool) -> usize {
         let has = |disk| said(disk) && self.counts(by, disk);
         [has(A), has(B), has(OLD) || has(NEW)].into_iter().filter(|has| *has).count()
@@ -165,8 +166,8 @@ impl Replacing {
         self.counts(of, disk) && self.votes(disk, of)
     }
 
-    /// A vote is for a member, whichever of its disks asks: where the old one could be elected still, the new one does
-    /// not stand yet.
+    /// A vote is for a member, whichever of its disks asks: while the old one could still be elected, the new one
+    /// does not campaign.
     fn gives(voter: &Disk, candidate: usize) -> bool {
         voter.vote.is_none_or(|vote| vote.min(OLD) == candidate.min(OLD))
     }
@@ -209,7 +210,7 @@ impl Replacing {
         (1..=server.log.len()).rev().find(reached).unwrap_or(0)
     }
 
-    /// Whether one of two could be elected by both.
+    /// Returns true if one of two could be elected by both.
     fn elect(&self, world: &World, pair: [usize; 2]) -> bool {
         let wins = |one: usize, other: usize| {
             let (candidate, voter) = (&world.disks[one], &world.disks[other]);
@@ -331,7 +332,7 @@ impl Model for Replacing {
                     server.log = sent.to_vec();
                 }
                 said.acknowledged[to] = said.acknowledged[to].max(length);
-                // With the leader's word of what is committed, as far as this reaches.
+                // With the leader's commit index, as far as this reaches.
                 let leads = &next.disks[said.leader?];
                 if usize::from(leads.term) == term && leads.role == Role::Leader {
                     let known = leads.commit.min(length);
@@ -354,7 +355,7 @@ impl Model for Replacing {
                 let server = &mut next.disks[disk];
                 server.log.push((server.term, kind));
                 if kind == Kind::Replace && !self.is(Without::CheckedAtHelloOnly) {
-                    // What the old disk has acknowledged does not count any more, nor would it if it did.
+                    // Acknowledgements of the old disk count no more.
                     next.said[usize::from(server.term)].acknowledged[OLD] = 0;
                 }
                 Self::say(&mut next, disk);
@@ -377,7 +378,7 @@ impl Model for Replacing {
     }
 }
 
-/// One leader a term, which has all that was committed before; and one history.
+/// One leader a term, which has all entries committed before; and one history.
 const SAFE: &str = "one leader a term and one history";
 
 /// From the commit of Admit on.
@@ -399,14 +400,14 @@ impl Replacing {
     }
 }
 
-/// The shortest way to an admitted disk is of eight events.
+/// The shortest path to an admitted disk has eight events.
 #[test]
 fn a_disk_is_replaced_in_every_order_of_events() {
     Replacing { restarts: 1, depth: Some(9), ..Replacing::BOUNDED }.prove();
 }
 
-/// Events that follow on each other where a server restarts. The 11.2 million states without this bound took most of 15 minutes on a busy
-/// machine, and 5 GB; nothing was found in them.
+/// Consecutive events in walks with a restart. The 11.2 million states without this bound took most of 15 minutes
+/// on a busy machine, and 5 GB; nothing was found in them.
 const LONGEST_WITH_A_RESTART: usize = 16;
 
 #[test]

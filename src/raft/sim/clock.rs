@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 
-/// A moment of the simulation's own, true time, in nanoseconds. No server ever sees it.
+/// A time of the simulation's own clock, true time, in nanoseconds. No server ever sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(crate) struct TrueTime(pub(crate) u64);
 
@@ -21,14 +21,14 @@ impl TrueTime {
 /// One server's boot-time clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock {
-    /// What it shows at the start, in nanoseconds.
+    /// Its reading at the start, in nanoseconds.
     pub(crate) start: u64,
     /// Thousandths of a second that it shows for each true second.
     pub(crate) per_mille: u64,
 }
 
 impl Clock {
-    /// One that is right.
+    /// A clock without error.
     pub(crate) const RIGHT: Self = Self { start: 10_000_000_000, per_mille: 1000 };
 
     pub(crate) fn shows(&self, at: TrueTime) -> Timestamp {

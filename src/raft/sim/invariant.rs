@@ -1,4 +1,4 @@
-//! What must hold at every moment of every run, one a file, and what they look at.
+//! The invariants of every run, one a file, and the events that they check.
 
 mod a_leader_again;
 mod election_safety;
@@ -23,32 +23,32 @@ use crate::raft::{
     node::Node,
 };
 
-/// A thing that must hold.
+/// A property that must always hold.
 trait Invariant {
-    /// Its name, and where it is from.
+    /// Its name, as in its source.
     fn name(&self) -> &'static str;
 
-    /// Looks at what happened.
+    /// Checks an event.
     fn look(&mut self, seen: &Seen<'_>) -> Result<(), String>;
 }
 
-/// What happened. A server is named by its machine.
+/// An event. A server is named by its machine.
 pub(crate) enum Seen<'a> {
     /// A server took a step.
     Stepped(&'a Step, &'a Node, &'a Actions),
     /// A state machine moved on by one entry.
     Applied { node: NodeId, before: Position, state: StateMachine },
-    /// A state machine began from a snapshot, or from nothing.
+    /// A state machine began from a snapshot, or empty.
     Restored { node: NodeId, state: StateMachine },
-    /// A server said something of its leadership.
+    /// A server's leadership changed.
     Tidings { node: NodeId, tidings: LeadershipChange, at: TrueTime, clock: Clock },
-    /// The holder of a term that was lost has let go of it.
+    /// The holder of a lost term has let go of it.
     LetGo { node: NodeId },
-    /// A process is gone.
+    /// A process has ended.
     Died { node: NodeId },
-    /// Whether anybody's messages get to a server.
+    /// True if any other server's messages reach this one.
     Hearing { node: NodeId, anybody: bool },
-    /// The trouble was over for that long, and there is, or is not, what there must be then.
+    /// The faults were over for that long, and the expectation is met, or not.
     Expected { met: bool, what: &'static str, within: Duration },
     /// The run ends.
     Ended { node: NodeId, server: &'a Node },
@@ -70,7 +70,7 @@ impl Step {
         Self { node, role, term, last, commit: server.committed() }
     }
 
-    /// Whether the server leads now what it did not lead before.
+    /// Returns true if this step makes the server the leader of its term.
     pub(crate) fn elects(&self, after: &Node) -> bool {
         leads(after) && (self.role != after.role() || self.term != after.term())
     }

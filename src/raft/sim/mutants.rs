@@ -1,4 +1,4 @@
-//! Each safeguard, taken out: the simulation must notice, by the invariant that it protects.
+//! Each safeguard, removed: the simulation must notice, by the invariant that it protects.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::{
 };
 use crate::raft::{identity::Term, mutant::Mutant, timing::Timing};
 
-/// More than ten times what the rarest takes.
+/// More than ten times the number that the rarest one takes.
 const SEEDS: u64 = 60_000;
 
 /// Runs seeds until one breaks one of these invariants.
@@ -86,7 +86,7 @@ fn a_vote_of_a_deposed_leader_whose_holder_is_at_work_is_noticed() {
     caught_in(Plan::of_depositions, Mutant::VotesBeforeTheHolderLetGo, &["one valid leader"]);
 }
 
-/// What a second vote, given on a new disk, may lead to.
+/// Invariants that a second vote, given on a new disk, may break.
 const FORGOTTEN_VOTES: [&str; 5] =
     ["election safety", "tokens grow", "one valid leader", "leader completeness", "state machine safety"];
 
@@ -157,7 +157,7 @@ fn a_follower_that_lacks_what_it_had_is_noticed() {
     }
 }
 
-/// What one may lead to that is known by the wrong disk: or no server can be elected.
+/// Invariants that a server known by the wrong disk may break; or no server can be elected.
 const WRONG_DISKS: [&str; 6] = [
     "election safety",
     "tokens grow",

@@ -1,25 +1,25 @@
-//! Links that delay, lose, double and reorder, or are cut, each way by itself.
+//! Links that delay, lose, double and reorder messages, or are cut, each way by itself.
 
 use std::time::Duration;
 
 use crate::raft::identity::NodeId;
 
-/// How messages fare.
+/// Conditions of the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Weather {
-    /// Least and most time on the way.
+    /// Shortest and longest delay.
     pub(crate) delay: (Duration, Duration),
-    /// Of a thousand messages, how many are lost, doubled, or held up for much longer.
+    /// Numbers of lost, doubled, or long delayed messages, of a thousand.
     pub(crate) lost: u32,
     pub(crate) doubled: u32,
     pub(crate) held_up: u32,
 }
 
-/// How much longer a message takes that is held up.
+/// Factor of a long delay.
 const HELD_UP: u32 = 10;
 
 impl Weather {
-    /// Half a millisecond, and nothing lost.
+    /// Half a millisecond, and no losses.
     pub(crate) const FAIR: Self = Self {
         delay: (Duration::from_micros(300), Duration::from_micros(700)),
         lost: 0,
@@ -27,17 +27,17 @@ impl Weather {
         held_up: 0,
     };
 
-    /// The longest that a message and its answer take, if neither is held up.
+    /// The longest round trip without a long delay.
     pub(crate) fn round_trip(&self) -> Duration {
         self.delay.1 * 2
     }
 
-    /// Whether all messages come in time.
+    /// Returns true if all messages arrive in time.
     pub(crate) fn is_reliable(&self) -> bool {
         self.lost == 0 && self.held_up == 0
     }
 
-    /// After how long the copies of a message arrive: none, one or two.
+    /// Delays of the copies of a message: none, one or two.
     pub(crate) fn deliveries(&self, rng: &mut fastrand::Rng) -> impl Iterator<Item = Duration> + use<> {
         let copies = match rng.u32(0..1000) {
             dice if dice < self.lost => 0,
@@ -55,7 +55,7 @@ impl Weather {
     }
 }
 
-/// A way from one server to another that is worse than the rest of the network, all the time.
+/// A link from one server to another that is always worse than the rest of the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct BadWay {
     pub(crate) from: NodeId,
@@ -63,19 +63,19 @@ pub(crate) struct BadWay {
     pub(crate) how: Bad,
 }
 
-/// In what it is worse.
+/// The kind of defect.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Bad {
     /// Nothing gets through.
     Cut,
-    /// So many of a thousand messages are lost.
+    /// That many of a thousand messages are lost.
     Lossy(u32),
-    /// Everything takes so many times as long.
+    /// Delays are that many times as long.
     Slow(u32),
 }
 
 impl Bad {
-    /// After how long a message arrives that takes that long elsewhere; `None` if it does not.
+    /// The delay of a message that takes that long elsewhere; `None` if it is lost.
     pub(crate) fn delivery(self, delay: Duration, rng: &mut fastrand::Rng) -> Option<Duration> {
         match self {
             Self::Cut => None,
@@ -85,7 +85,7 @@ impl Bad {
     }
 }
 
-/// Which way nothing gets through.
+/// Links, by direction, on which nothing passes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Cuts(Vec<(NodeId, NodeId)>);
 

@@ -1,6 +1,6 @@
-//! What a seed stands for: a group, its clocks and network, and what goes wrong when.
+//! The plan of a seed: a group, its clocks and network, and its faults with their times.
 //!
-//! All is decided before the run, so that a failing run can be shortened by leaving things out.
+//! All is decided before the run, so that a failing run can be shortened by leaving faults out.
 
 use std::{fmt, time::Duration};
 
@@ -15,10 +15,10 @@ use crate::raft::{
     timing::Timing,
 };
 
-/// For how long things go wrong, at most.
+/// The longest time with faults.
 const TROUBLE: Duration = Duration::from_secs(8);
 
-/// What a seed stands for.
+/// The plan of a seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     pub(crate) seed: u64,
@@ -26,65 +26,65 @@ pub(crate) struct Plan {
     pub(crate) limits: Limits,
     pub(crate) clocks: Vec<Clock>,
     pub(crate) weather: Weather,
-    /// Ways between servers that are worse.
+    /// Links that are worse.
     pub(crate) lopsided: Option<Lopsided>,
-    /// How long a disk takes for an fsync.
+    /// Durations of an fsync.
     pub(crate) fsync: (Duration, Duration),
-    /// How many times as long some of the disks take, by server; those that are not listed, once.
+    /// Factors of slow disks, by server; 1 if not listed.
     pub(crate) slow: Vec<u32>,
-    /// How late a timer may fire: a loaded machine.
+    /// The greatest delay of a timer: a loaded machine.
     pub(crate) late: Duration,
-    /// After how many applied entries a server compacts its log.
+    /// Number of applied entries after which a server compacts its log.
     pub(crate) compact_after: usize,
     /// The interval between proposals.
     pub(crate) propose_every: Duration,
     pub(crate) faults: Vec<(TrueTime, Fault)>,
-    /// When all faults end.
+    /// The time when all faults end.
     pub(crate) heal_at: TrueTime,
-    /// Whether disks are lost or put back.
+    /// True if disks are lost or put back.
     pub(crate) disks: bool,
-    /// Whose disk is replaced.
+    /// The server whose disk is replaced.
     pub(crate) replaced: Option<NodeId>,
-    /// Whether servers have yet to meet at the start.
+    /// True if servers have yet to meet at the start.
     pub(crate) strangers: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
-/// A network of which only a part serves: a majority, in which all reach each other.
+/// A network of which only a part is good: a majority, whose members all reach each other.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Lopsided {
     pub(crate) ways: Vec<BadWay>,
-    /// Within that majority, at most.
+    /// The longest within that majority.
     round_trip: Duration,
-    /// Whether a leader that some way helps to its office can't keep it: others lose what it says, or have it late.
+    /// True if a leader elected by means of a bad link can't stay: others lose its messages, or get them late.
     fickle: bool,
 }
 
-/// Whom a fault hits.
+/// The target of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Whom {
     Server(NodeId),
     /// The leader of the highest term at that moment, if any.
     Leader,
-    /// Of those that don't, this one in their order.
+    /// Of the other servers, the one at this index.
     Other(u8),
 }
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
-    /// The process is killed; what was not durable is lost, or some of it.
+    /// The process is killed; writes that were not durable are lost, or some of them.
     Crash(Whom),
     Start(NodeId),
     /// Killed, and started again after that long.
     Bounce(Whom, Duration),
-    /// Stands still for that long (SIGSTOP, suspend, a hypervisor).
+    /// Frozen for that long (SIGSTOP, suspend, a hypervisor).
     Freeze(Whom, Duration),
-    /// Nothing to it or from it.
+    /// No messages to it or from it.
     CutOff(Whom),
-    /// Nothing from the first to the second.
+    /// No messages from the first to the second.
     OneWay(Whom, Whom),
-    /// Nothing from it, everything to it; or the other way round.
+    /// No messages from it, all to it; or the other way round.
     Deaf(Whom),
     Mute(Whom),
     /// Only these hear each other, and only the others.
@@ -93,31 +93,31 @@ pub(crate) enum Fault {
     Weather(Weather),
     /// An fsync takes this many times as long.
     SlowDisk(NodeId, u32),
-    /// All that is sent to it takes that much longer.
+    /// Every message to it takes that much longer.
     Lag(Whom, Duration),
     /// Killed, and its disk lost; started on a new one after that long.
     Wipe(Whom, Duration),
     /// Killed, and started on its other disk after that long.
     OtherDisk(Whom, Duration),
-    /// An operator has the disk that it runs on take the place of the one that counts.
+    /// An operator replaces the disk that counts by the one that it runs on.
     Replace(Whom),
     /// A copy of its disk is made.
     BackUp(Whom),
     /// Killed, and its disk put back to the copy; started after that long.
     PutBack(Whom, Duration),
-    /// A second machine runs the same member after that long, on the copy that was made last.
+    /// A second machine runs the same member after that long, on the latest copy.
     Copy(Whom, Duration),
     /// Of all others, these hear only the copy, and the rest only the original.
     Sides(Whom, u8),
-    /// Begins a term without having asked anybody, if it has not heard a leader for long enough.
+    /// Begins a term without a pre-vote, if it has not heard a leader for long enough.
     Campaign(Whom),
     /// An orderly end of leadership.
     Resign(Whom),
-    /// It does not stand any more: its work's check fails.
+    /// It takes no part in elections any more: its work's check fails.
     Withdraw(Whom),
-    /// It stands again.
+    /// It takes part in elections again.
     Stand(Whom),
-    /// The next to be elected is not heard any more after a while, and killed after another.
+    /// The next leader is cut off after a while, and killed after another.
     Doom {
         mute: Duration,
         killed: Duration,
@@ -128,24 +128,24 @@ pub(crate) enum Fault {
 }
 
 impl Plan {
-    /// What `seed` stands for.
+    /// The plan of `seed`.
     pub(crate) fn of(seed: u64) -> Self {
         Self::drawn(seed, false)
     }
 
-    /// What `seed` stands for, as a run in which leaders come and go; one in sixteen is one anyway.
+    /// The plan of `seed`, as a run in which leaders come and go; one in sixteen is one anyway.
     pub(crate) fn of_short_reigns(seed: u64) -> Self {
         Self::drawn(seed, true)
     }
 
-    /// What `seed` stands for, as a run in which leaders are deposed while their claims have time left.
+    /// The plan of `seed`, as a run in which leaders are deposed while their claims have time left.
     pub(crate) fn of_depositions(seed: u64) -> Self {
         let plan = Self::drawn(seed, false);
         let mut rng = fastrand::Rng::with_seed(!seed);
         Self { faults: depositions(&mut rng, plan.heal_at), ..plan }
     }
 
-    /// What `seed` stands for, as a new group that loses disks; never that of the last server.
+    /// The plan of `seed`, as a new group that loses disks; never that of the last server.
     pub(crate) fn of_lost_disks(seed: u64) -> Self {
         let plan = Self::drawn(seed, false);
         let servers = plan.clocks.len() as u8;
@@ -154,20 +154,21 @@ impl Plan {
         Self { faults: lost_disks(&mut rng, servers, plan.heal_at), disks, strangers, ..plan }
     }
 
-    /// What `seed` stands for, as a run in which disks are put back to older copies.
+    /// The plan of `seed`, as a run in which disks are put back to older copies.
     pub(crate) fn of_old_disks(seed: u64) -> Self {
         let plan = Self::drawn(seed, false);
         let mut rng = fastrand::Rng::with_seed(!seed);
         Self { faults: old_disks(&mut rng, plan.heal_at), disks: true, ..plan }
     }
 
-    /// What `seed` stands for, as a run in which a copy of a server's disk is started beside it, with which all others are
-    /// and stay connected.
+    /// The plan of `seed`, as a run in which a copy of a server's disk is started beside it, with which all others
+    /// are and stay connected.
     pub(crate) fn of_copied_disks(seed: u64) -> Self {
         Self::with_a_copy(seed, beside_the_original)
     }
 
-    /// What `seed` stands for, as a run in which a copy of a server's disk is started where others do not hear the server itself.
+    /// The plan of `seed`, as a run in which a copy of a server's disk is started while others do not hear the
+    /// server itself.
     pub(crate) fn of_copies_apart(seed: u64) -> Self {
         Self::with_a_copy(seed, apart_from_the_original)
     }
@@ -183,7 +184,7 @@ impl Plan {
         Self { faults, heal_at, disks: true, ..plan }
     }
 
-    /// What `seed` stands for, as a run in which the disk of one server is lost, comes back, and is replaced.
+    /// The plan of `seed`, as a run in which the disk of one server is lost, comes back, and is replaced.
     pub(crate) fn of_replaced_disks(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(!seed);
         let plan = (seed * 16..).map(|seed| Self::drawn(seed, false)).find(|plan| plan.clocks.len() > 2);
@@ -235,28 +236,28 @@ impl Plan {
         }
     }
 
-    /// What `seed` stands for, with servers that are far apart; one in eight is one anyway.
+    /// The plan of `seed`, with servers that are far apart; one in eight is one anyway.
     pub(crate) fn of_far_apart(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0xFA5);
         Self::of(seed).far_apart(&mut rng)
     }
 
-    /// What `seed` stands for, on disks that are slow, and some slower; one in eight is one anyway.
+    /// The plan of `seed`, on disks that are slow, and some slower; one in eight is one anyway.
     pub(crate) fn of_slow_disks(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0xD15C);
         Self::of(seed).on_slow_disks(&mut rng)
     }
 
-    /// What `seed` stands for, with servers that do not stand; one in eight is one anyway.
+    /// The plan of `seed`, with servers that take no part in elections; one in eight is one anyway.
     pub(crate) fn of_few_candidates(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x1D1E);
         Self::of(seed).with_few_candidates(&mut rng)
     }
 
-    /// The same trouble where most servers don't stand in the end, and one that does may have missed something.
+    /// The same faults, but in the end most servers take no part, and one that does may lack entries.
     fn with_few_candidates(mut self, rng: &mut fastrand::Rng) -> Self {
         let servers = self.clocks.len() as u8;
-        // Those that stand might not be of the majority that a lopsided network serves.
+        // The candidates might not be in the majority that a lopsided network leaves.
         self.lopsided = None;
         let (before, until) = (self.heal_at, self.heal_at.plus(Duration::from_secs(2)));
         self.faults.extend(withdrawals(rng, servers, before, until));
@@ -264,21 +265,21 @@ impl Plan {
         self
     }
 
-    /// Whether some servers don't stand in the end.
+    /// Returns true if some servers take no part in the end.
     fn has_few_candidates(&self) -> bool {
         self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Withdraw(_)))
     }
 
-    /// What `seed` stands for, in a lopsided network; one in eight is one anyway.
+    /// The plan of `seed`, in a lopsided network; one in eight is one anyway.
     pub(crate) fn of_lopsided(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x10B);
         Self::of(seed).lopsided(&mut rng)
     }
 
-    /// The same trouble where a majority's members reach each other, though some ways among them are slow; any other
-    /// way may be cut, lossy or much slower, in one direction or both, with a timing that serves the majority.
+    /// The same faults, but a majority's members reach each other, though some links among them are slow; any other
+    /// link may be cut, lossy or much slower, in one direction or both, with a timing that suits the majority.
     fn lopsided(mut self, rng: &mut fastrand::Rng) -> Self {
-        // Those that stand might not be of that majority, whatever disks it has.
+        // The candidates might not be in that majority, whatever its disks.
         self.slow = Vec::new();
         self.faults.retain(|(_, fault)| !matches!(fault, Fault::Withdraw(_)));
         let servers = self.clocks.len();
@@ -313,27 +314,28 @@ impl Plan {
         let timing = serving(rng, round_trip, heartbeat, SYNC);
         let (weather, late) = (Weather { delay, ..self.weather }, Duration::ZERO);
         let lopsided = Some(Lopsided { ways, round_trip, fickle });
-        // A candidate asks all others at once. With room for fewer, those of the majority may be left out each time.
+        // A candidate asks all others at once. With room for fewer, those of the majority may be left out each
+        // time.
         let limits = Limits { held: self.limits.held.max(servers), ..self.limits };
         Self { weather, lopsided, limits, timing, fsync: (SYNC / 4, SYNC), late, ..self }
     }
 
-    /// The longest that a message and its answer take, where they have to serve.
+    /// The longest round trip of the links that must work.
     fn round_trip(&self) -> Duration {
         self.lopsided.as_ref().map_or(self.weather.round_trip(), |lopsided| lopsided.round_trip)
     }
 
-    /// Whether a leader that came after the trouble stays.
+    /// Returns true if a leader elected after the faults stays.
     pub(crate) fn keeps_its_leader(&self) -> bool {
         self.weather.is_reliable() && !self.lopsided.as_ref().is_some_and(|lopsided| lopsided.fickle)
     }
 
-    /// The same trouble where a round trip takes 10 to 300 ms, with a timing that just serves, or more.
+    /// The same faults with round trips of 10 to 300 ms, and a timing that just suits them, or more.
     fn far_apart(self, rng: &mut fastrand::Rng) -> Self {
         let round_trip = Duration::from_micros(rng.u64(10_000..300_000));
         let most = round_trip / 2;
         let delay = (most * rng.u32(60..100) / 100, most);
-        // A heartbeat is as short as it may be, or as long.
+        // A heartbeat is as short as permitted, or as long.
         let heartbeat = match rng.u8(0..3) {
             0 => Duration::from_millis(rng.u64(5..50)),
             1 => Duration::from_millis(50),
@@ -345,8 +347,7 @@ impl Plan {
         Self { weather, lopsided, timing, fsync: (SYNC / 4, SYNC), slow, late: Duration::ZERO, ..self }
     }
 
-    /// The same trouble where a sync takes up to just under a quarter of the shortest timeout; on
-    /// some of the disks.
+    /// The same faults, but a sync takes up to just under a quarter of the shortest timeout; on some of the disks.
     fn on_slow_disks(self, rng: &mut fastrand::Rng) -> Self {
         let sync = Duration::from_micros(rng.u64(5_000..300_000));
         let times = rng.u32(1..20);
@@ -357,32 +358,32 @@ impl Plan {
         Self { fsync: (sync / times / 2, sync / times), slow, weather, lopsided: None, timing, late, ..self }
     }
 
-    /// How many times as long the disk there takes.
+    /// The factor of that disk's duration.
     pub(crate) fn slow(&self, node: NodeId) -> u32 {
         self.slow.get(node.place()).copied().unwrap_or(1)
     }
 
-    /// What a sync takes at most, also on a disk that is slow for a while.
+    /// The longest sync, also on a disk that is slow for a while.
     pub(crate) fn slowest_sync(&self) -> Duration {
         self.fsync.1 * self.slow.iter().max().copied().unwrap_or(1).max(SLOWEST_DISK)
     }
 
-    /// Within what time there must be a leader once nothing fails any more; `None` if the timing can't
-    /// serve with this network and these disks, where one may come, but need not.
+    /// Time limit for a leader once faults have ended; `None` if the timing does not suit this network and these
+    /// disks, so that a leader may come, but need not.
     pub(crate) fn elects_within(&self) -> Option<Duration> {
         let slow = self.slow.iter().max().copied().unwrap_or(1);
         let (sync, round_trip) = (self.fsync.1 * slow, self.round_trip() + self.late * 2);
         let shortest = self.timing.shortest() * 19 / 20; // By the fastest clock.
         let serves = shortest >= round_trip * 3 + self.timing.heartbeat() && shortest >= sync * 4;
-        // One that is helped by a slow or lossy way may ask for votes in vain, and more than once.
+        // A candidate with a slow or lossy link may ask for votes in vain, and more than once.
         let attempts = if self.keeps_its_leader() { 4 } else { 16 };
-        // A caretaker waits, or rests; then it is elected, and only then one that stands.
+        // A caretaker waits, or rests; then it is elected, and only then a candidate.
         let attempts = if self.has_few_candidates() { 2 * attempts + 6 } else { attempts };
         serves.then(|| self.timing.longest() * attempts * 21 / 20)
     }
 
-    /// Within what time so many entries are copied from one disk to the other, if none is lost; five
-    /// times that, if some are.
+    /// Time limit for copying that many entries from one disk to the other, if none is lost; five times that, if
+    /// some are.
     pub(crate) fn copies_within(&self, entries: usize) -> Duration {
         let slow = self.slow.iter().max().copied().unwrap_or(1);
         let at_once = self.limits.entries.min(self.limits.in_flight);
@@ -390,7 +391,7 @@ impl Plan {
         (self.fsync.1 * slow + self.round_trip()) * rounds
     }
 
-    /// A group in which nothing goes wrong by itself.
+    /// A group without spontaneous faults.
     pub(crate) fn fair(servers: usize, seed: u64) -> Self {
         Self {
             seed,
@@ -414,13 +415,13 @@ impl Plan {
     }
 }
 
-/// How many times as long a disk takes at most that is slow for a while.
+/// The largest factor of a disk that is slow for a while.
 const SLOWEST_DISK: u32 = 50;
 
-/// What a good disk takes at most.
+/// The longest sync of a good disk.
 const SYNC: Duration = Duration::from_millis(5);
 
-/// A timing that serves with this round trip and these disks: by little, or by up to twice as much.
+/// A timing that suits this round trip and these disks: just, or by up to twice as much.
 fn serving(rng: &mut fastrand::Rng, round_trip: Duration, heartbeat: Duration, sync: Duration) -> Timing {
     let least = (round_trip * 3 + heartbeat).max(heartbeat * 3).max(sync * 4) * 107 / 100;
     let shortest = least * rng.u32(100..200) / 100;
@@ -432,7 +433,7 @@ fn range((least, most): (u64, u64)) -> (Duration, Duration) {
     (Duration::from_micros(least), Duration::from_micros(most))
 }
 
-/// Small ones more often than not, so that bounds are met within seconds.
+/// Small ones more often than not, so that bounds are reached within seconds.
 fn limits(rng: &mut fastrand::Rng) -> Limits {
     let entries = [1, 2, 256][rng.usize(0..3)];
     let in_flight = [2, 8, 2048][rng.usize(0..3)];
@@ -489,12 +490,12 @@ fn fault(rng: &mut fastrand::Rng, servers: u8) -> Fault {
     }
 }
 
-/// Leaders come and go before anything of theirs is committed, as in Figure 8.
+/// Leaders come and go before any of their entries is committed, as in Figure 8.
 fn figure_8(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
     let mut faults = Vec::new();
     let mut at = TrueTime(0);
     while at < until {
-        // At once, so that its first entry is its own alone; or after a message or two.
+        // At once, so that only it has its first entry; or after a message or two.
         let mute = Duration::from_micros(if rng.bool() { 0 } else { rng.u64(0..30_000) });
         let killed = mute + Duration::from_millis(rng.u64(5..50));
         faults.push((at, Fault::Doom { mute, killed }));
@@ -507,7 +508,7 @@ fn figure_8(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> 
     faults
 }
 
-/// One server misses something, and the others don't stand any more; most of them.
+/// One server misses entries, and most others take no part any more.
 fn withdrawals(
     rng: &mut fastrand::Rng,
     servers: u8,
@@ -569,7 +570,7 @@ fn replaced_disks(rng: &mut fastrand::Rng, whom: NodeId, until: TrueTime) -> Vec
         let down = Duration::from_millis(rng.u64(0..200));
         let other = if rng.bool() { Whom::Leader } else { Whom::Other(rng.u8(0..4)) };
         if rng.u8(0..6) == 0 {
-            // The old disk comes back once it is replaced, where the leader that knows it is away.
+            // The old disk comes back once it is replaced, while the leader that knows it is away.
             faults.push((at, Fault::Replace(whom)));
             at = at.plus(Duration::from_millis(rng.u64(0..300)));
             faults.push((at, Fault::CutOff(Whom::Leader)));
@@ -613,8 +614,8 @@ fn old_disks(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)>
     faults
 }
 
-/// A disk is copied, and some time later a second machine runs on the copy. No connection of the original breaks from then on,
-/// whatever else goes wrong.
+/// A disk is copied, and some time later a second machine runs on the copy. No connection of the original breaks
+/// from then on, despite other faults.
 fn beside_the_original(rng: &mut fastrand::Rng, copied: NodeId, servers: u8) -> Vec<(TrueTime, Fault)> {
     let mut at = TrueTime(0);
     let mut faults = Vec::new();
@@ -644,8 +645,8 @@ fn beside_the_original(rng: &mut fastrand::Rng, copied: NodeId, servers: u8) -> 
     faults
 }
 
-/// A disk is copied, and some time later a second machine runs on the copy. Some of the others hear only the one, the rest only
-/// the other, for a while.
+/// A disk is copied, and some time later a second machine runs on the copy. Some of the others hear only the one,
+/// the rest only the other, for a while.
 fn apart_from_the_original(rng: &mut fastrand::Rng, copied: NodeId, servers: u8) -> Vec<(TrueTime, Fault)> {
     let mut at = TrueTime(0);
     let mut faults = Vec::new();
@@ -680,8 +681,8 @@ fn apart_from_the_original(rng: &mut fastrand::Rng, copied: NodeId, servers: u8)
     faults
 }
 
-/// One follower does not hear the leader, and begins a later term; the leader learns of it while others,
-/// on which it counts, still keep to it.
+/// One follower does not hear the leader, and begins a later term; the leader learns of it while others, on which
+/// it counts, still keep to it.
 fn depositions(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault)> {
     let mut faults = Vec::new();
     let mut at = TrueTime(0).plus(Duration::from_millis(400));
@@ -691,7 +692,7 @@ fn depositions(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault
         faults.push((at, Fault::Campaign(Whom::Other(0))));
         at = at.plus(Duration::from_millis(rng.u64(20..200)));
         faults.push((at, Fault::Mend));
-        // By now the leader may be deposed, and one of these may be it.
+        // By now the leader may be deposed, and one of these may be the leader.
         for place in [0, 1] {
             at = at.plus(Duration::from_millis(rng.u64(0..80)));
             faults.push((at, Fault::Campaign(Whom::Other(place))));
@@ -702,7 +703,7 @@ fn depositions(rng: &mut fastrand::Rng, until: TrueTime) -> Vec<(TrueTime, Fault
     faults
 }
 
-/// Some faults that are harmless alone, one after the other; when the last of them has come.
+/// Some faults that are harmless alone, one after the other; returns the time of the last.
 fn scheme(rng: &mut fastrand::Rng, start: TrueTime, faults: &mut Vec<(TrueTime, Fault)>) -> TrueTime {
     let mut at = start;
     let mut then = |after: Duration, fault| {
@@ -718,13 +719,13 @@ fn scheme(rng: &mut fastrand::Rng, start: TrueTime, faults: &mut Vec<(TrueTime, 
             then(Duration::from_millis(250) + up_to(rng, 250), Fault::CutOff(Whom::Leader));
             then(none, Fault::Bounce(Whom::Other(1), up_to(rng, 20)));
         }
-        // What the leader is answered is old when it comes.
+        // The leader's answers are old when they arrive.
         1 => {
             let lag = Duration::from_millis(80) + up_to(rng, 140);
             then(none, Fault::Lag(Whom::Leader, lag));
             then(Duration::from_millis(200) + up_to(rng, 200), Fault::Mute(Whom::Leader));
         }
-        // The same, for a leader that stands still.
+        // The same, for a frozen leader.
         2 => {
             then(none, Fault::Freeze(Whom::Leader, Duration::from_millis(120) + up_to(rng, 120)));
             then(none, Fault::Mute(Whom::Leader));
@@ -733,7 +734,7 @@ fn scheme(rng: &mut fastrand::Rng, start: TrueTime, faults: &mut Vec<(TrueTime, 
             then(none, Fault::PowerCut);
             then(up_to(rng, 50), Fault::StartAll);
         }
-        // The word to take over is late, and the one that gave it is back.
+        // The TimeoutNow is late, and its sender is back.
         _ => {
             then(none, Fault::Lag(Whom::Other(0), up_to(rng, 300)));
             then(up_to(rng, 100), Fault::Resign(Whom::Leader));

@@ -1,11 +1,10 @@
-//! Short stories about a group, with the names that the course on Raft gave its tests (2A, 2B, 2C).
+//! Short scenarios of a group, with the names that the course on Raft gave its tests (2A, 2B, 2C).
 //!
-//! Each is a function of a [`Group`] that says in order what is done and what must then be. Its test
-//! runs it with one seed, compares what happened with the transcript in `scenario/transcripts/`,
-//! which is there for people to read, and runs it with a few more seeds. `make many N=50` runs all of
-//! them with fresh ones, and counts.
+//! Each is a function of a [`Group`] with its actions and expectations in order. Its test runs it with one seed,
+//! compares the run with the transcript in `scenario/transcripts/`, which is there for people to read, and runs it
+//! with a few more seeds. `make many N=50` runs all of them with fresh ones, and counts.
 //!
-//! A transcript that is no longer true is written anew by `BLESS=1 cargo test scenario`: read it.
+//! An outdated transcript is rewritten by `BLESS=1 cargo test scenario`: read it.
 
 mod agreement;
 mod election;
@@ -26,7 +25,7 @@ use crate::raft::{
     node::Node,
 };
 
-/// One story.
+/// A scenario.
 pub(super) struct Scenario {
     name: &'static str,
     servers: usize,
@@ -39,18 +38,18 @@ const TOLD_WITH: u64 = 1;
 /// Seeds that each scenario's test takes besides.
 const MORE_SEEDS: u64 = 20;
 
-/// How long a group gets for an election, or to agree: many times what it takes.
+/// Time limit for an election, or an agreement: many times what it takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn all() -> impl Iterator<Item = &'static Scenario> {
     election::SCENARIOS.iter().chain(agreement::SCENARIOS).chain(persistence::SCENARIOS)
 }
 
-/// A group, as a story needs it.
+/// A group, with the operations of a scenario.
 pub(super) struct Group {
     world: World,
     seed: u64,
-    /// Who is cut off.
+    /// The servers that are cut off.
     away: Vec<NodeId>,
 }
 
@@ -64,13 +63,13 @@ impl Group {
         Self { world: World::new(plan).record(false), seed, away: Vec::new() }
     }
 
-    /// One that sends entry by entry, and may be broken.
+    /// A group that sends entry by entry, with a mutant or without.
     fn by_single_entries(servers: usize, seed: u64, mutant: Option<Mutant>) -> Self {
         let limits = Limits { entries: 1, ..Limits::DEFAULT };
         Self::planned(Plan { limits, mutant, ..Plan::fair(servers, seed) })
     }
 
-    /// A line of the story.
+    /// Adds a line to the transcript.
     fn say(&mut self, line: &str) {
         let line = format!("# {line}");
         self.world.note(|| line);
@@ -125,7 +124,7 @@ impl Group {
         self.all().filter(|node| *node != than).collect()
     }
 
-    /// Those that live and are connected.
+    /// Servers that live and are connected.
     fn present(&self) -> Vec<NodeId> {
         let here = |node: &NodeId| self.world.server(*node).is_some() && !self.away.contains(node);
         self.all().filter(here).collect()
@@ -139,7 +138,7 @@ impl Group {
     fn connect(&mut self, node: NodeId) {
         self.away.retain(|away| *away != node);
         self.world.mend_all_of(node);
-        // Mending all of one would also mend it with those that are still away.
+        // Mending all links of one would also mend those to servers that are still away.
         let away = self.away.clone();
         self.world.cut(|from, to| away.contains(&from) || away.contains(&to));
     }
@@ -152,7 +151,7 @@ impl Group {
         self.world.start(node);
     }
 
-    /// Proposes that many records; where the leader put them.
+    /// Proposes that many records; returns their positions.
     fn propose(&mut self, leader: NodeId, count: usize) -> Vec<Position> {
         let taken = self.world.accepted().len();
         let ids: Vec<ProposalId> = self.world.propose(leader, count);
@@ -194,7 +193,7 @@ impl Group {
         self.world.server(node).map_or(Index::ZERO, Node::committed)
     }
 
-    /// The weather of the course's unreliable network: slow, lossy, out of order.
+    /// The conditions of the course's unreliable network: slow, lossy, out of order.
     fn storm(&mut self) {
         let delay = (Duration::from_millis(1), Duration::from_millis(27));
         self.world.change_weather(Weather { delay, lost: 100, doubled: 30, held_up: 60 });
@@ -208,7 +207,7 @@ impl Group {
         Duration::from_nanos(self.world.now().0 - start.0)
     }
 
-    /// All trouble ends, and all agree.
+    /// All faults end, and all agree.
     fn end_well(&mut self) {
         self.away.clear();
         self.world.heal();
@@ -225,7 +224,7 @@ impl Scenario {
         group
     }
 
-    /// The test of one: its transcript, and a few more seeds.
+    /// The test of a scenario: its transcript, and a few more seeds.
     fn test(&self) {
         let told = self.run(TOLD_WITH).world.transcript().join("\n") + "\n";
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))

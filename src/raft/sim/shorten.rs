@@ -1,4 +1,4 @@
-//! Makes a failing run shorter: what can be left out, with the same invariant still broken, is.
+//! Makes a failing run shorter: leaves out everything that the violation does not need.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use super::{clock::Clock, invariant::Violation, network::Weather, plan::Plan, ru
 /// Runs spent on it: enough for the few dozen faults of a plan, and over within a second or two.
 const MOST_RUNS: usize = 300;
 
-/// What is left of a plan.
+/// The part of a plan that is kept.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Kept {
-    /// The faults, by their place in the plan; `None` for all.
+    /// The faults, by their index in the plan; `None` for all.
     faults: Option<Vec<usize>>,
     /// Nuisances that are left out.
     without: Vec<Nuisance>,
 }
 
-/// What disturbs a run besides its faults.
+/// Disturbances of a run besides its faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nuisance {
     Weather,
@@ -45,7 +45,7 @@ impl Kept {
         Self { faults, without: without.map(|(nuisance, _)| *nuisance).collect() }
     }
 
-    /// The plan, with only what is kept.
+    /// The plan, reduced to the part that is kept.
     pub(crate) fn of(&self, mut plan: Plan) -> Plan {
         if let Some(faults) = &self.faults {
             plan.faults = faults.iter().filter_map(|place| plan.faults.get(*place).copied()).collect();
@@ -80,7 +80,7 @@ impl fmt::Display for Kept {
     }
 }
 
-/// What is enough of a plan to break the same invariant, and the plan that is left.
+/// The smallest part found that breaks the same invariant, and the plan with only that.
 pub(crate) fn shortened(plan: &Plan, violation: &Violation) -> (Kept, Plan) {
     let mut runs = 0;
     let mut breaks = |kept: &Kept| {

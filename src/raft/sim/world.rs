@@ -1,8 +1,7 @@
 //! The whole group, its disks, clocks and network, in one thread and one order of events.
 //!
-//! The servers are the production code. Around each is what its driver will be: a clock that it
-//! reads, a disk that takes its time and forgets what it was not given time for, a timer, a state
-//! machine.
+//! The servers are the production code. Each has the surroundings that a driver gives it: a clock, a disk that
+//! takes its time and forgets unfinished writes, a timer, a state machine.
 
 mod machine;
 mod meeting;
@@ -44,13 +43,14 @@ use self::{
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0xE1EC7);
 
-/// A run has some thousand events. One with so many is going round in circles.
+/// A run has some thousand events. One with so many is an endless loop.
 const MOST_EVENTS: u64 = 200_000;
 
-/// How long the holder of a lost term takes to stop, in microseconds. Beyond the claim's end it does not matter.
+/// The longest time for the holder of a lost term to stop, in microseconds. Beyond the claim's end it does not
+/// matter.
 const HOLDER_STOPS_WITHIN: u64 = 400_000;
 
-/// What is going to happen.
+/// A future event.
 #[derive(Debug)]
 enum Event {
     Deliver(Box<Mail>),
@@ -68,7 +68,7 @@ enum Event {
     Heal,
 }
 
-/// A message between two machines, and what the connection says of its sender.
+/// A message between two machines, and its connection's data about the sender.
 #[derive(Debug, Clone)]
 struct Mail {
     envelope: Envelope,
@@ -108,7 +108,7 @@ impl Ord for Scheduled {
 
 /// The simulation.
 ///
-/// A machine is named as the member that runs on it. The one that runs on a copy of a member's disk has the first number
+/// A machine is named as the member that runs on it. The machine of a copy of a member's disk has the first number
 /// behind those of the members.
 pub(crate) struct World {
     plan: Plan,
@@ -122,7 +122,7 @@ pub(crate) struct World {
     weather: Weather,
     bad_ways: Vec<BadWay>,
     cuts: Cuts,
-    /// Whether any server was ever connected with the copy of a member.
+    /// True if any server was ever connected with the copy of a member.
     let_in: bool,
     healed: bool,
     /// How long the next leader has to live.
@@ -134,14 +134,14 @@ pub(crate) struct World {
     steps: u64,
     sent: u64,
     rejections: u64,
-    /// Where proposals went that a leader took.
+    /// Positions of the proposals that a leader took.
     accepted: Vec<(ProposalId, Position)>,
     transcript: Option<Vec<String>>,
-    /// Whether each message is a line of the transcript.
+    /// True if each message is a line of the transcript.
     verbose: bool,
 }
 
-/// What a server stands with.
+/// The value that a server announces.
 fn announcement(node: NodeId) -> Arc<[u8]> {
     Arc::from(node.to_string().into_bytes())
 }
@@ -219,7 +219,7 @@ impl World {
         self.steps
     }
 
-    /// Where proposals went that a leader took.
+    /// Positions of the proposals that a leader took.
     pub(crate) fn accepted(&self) -> &[(ProposalId, Position)] {
         &self.accepted
     }
@@ -228,12 +228,12 @@ impl World {
         self.weather = weather;
     }
 
-    /// Messages that were sent, lost ones too.
+    /// The number of messages sent, lost ones too.
     pub(crate) fn sent(&self) -> u64 {
         self.sent
     }
 
-    /// How many of them said that logs differ.
+    /// The number of rejections among them.
     pub(crate) fn rejections(&self) -> u64 {
         self.rejections
     }
@@ -263,12 +263,12 @@ impl World {
         Members::of(self.plan.clocks.len()).unwrap()
     }
 
-    /// Those of the members, and that of the copy, if there is one.
+    /// The members' machines, and that of the copy, if there is one.
     pub(crate) fn machines(&self) -> impl Iterator<Item = NodeId> + use<> {
         (0..self.machines.len() as u8).map(NodeId::new)
     }
 
-    /// The member that a server on that machine is, or says it is.
+    /// The member that a server on that machine is, or claims to be.
     fn member(&self, machine: NodeId) -> NodeId {
         self.machines[machine.place()].member
     }
@@ -278,7 +278,7 @@ impl World {
         self.machines[node.place()].process.as_ref()?.node.as_ref()
     }
 
-    /// What the disk there holds.
+    /// The contents of that disk.
     pub(crate) fn stored(&self, node: NodeId) -> &Stored {
         &self.machines[node.place()].stored
     }
@@ -287,12 +287,12 @@ impl World {
         self.machines[node.place()].process.as_ref().map(|process| process.state)
     }
 
-    /// Who validly leads at this true instant.
+    /// The valid leader at this true instant.
     pub(crate) fn valid_leader(&self) -> Option<NodeId> {
         self.invariants.valid_leader(self.now)
     }
 
-    /// Who leads the highest term, whether or not it may say so.
+    /// The leader of the highest term, whether or not it may claim yet.
     pub(crate) fn raft_leader(&self) -> Option<NodeId> {
         let leads = |node: &NodeId| self.server(*node).is_some_and(|it| matches!(it, Node::Leader(_)));
         self.machines().filter(leads).max_by_key(|node| self.server(*node).map(Node::term))
@@ -307,7 +307,7 @@ impl World {
         self.queue.push(Reverse(Scheduled { at, number: self.scheduled, event }));
     }
 
-    /// Lets the next thing happen, unless that is after `until`. Whether something did.
+    /// Performs the next event, unless that is after `until`. Returns true if it did.
     pub(crate) fn advance(&mut self, until: TrueTime) -> bool {
         if self.violation.is_some() {
             return false;
@@ -331,13 +331,13 @@ impl World {
         true
     }
 
-    /// Lets things happen for that long.
+    /// Performs the events of that time.
     pub(crate) fn run_for(&mut self, span: Duration) {
         let until = self.now.plus(span);
         while self.advance(until) {}
     }
 
-    /// Lets things happen until `done`, for at most that long. Whether it came to be.
+    /// Performs events until `done`, for at most that long. Returns true if `done` became true.
     pub(crate) fn run_until(&mut self, span: Duration, mut done: impl FnMut(&Self) -> bool) -> bool {
         let until = self.now.plus(span);
         loop {
@@ -401,7 +401,7 @@ impl World {
         }
         let Some(process) = &mut self.machines[node.place()].process else { return };
         if process.timer > self.now {
-            return; // It was set anew.
+            return; // It was set again.
         }
         process.timer = TrueTime(u64::MAX);
         self.step(node, Input::Tick);
@@ -419,7 +419,7 @@ impl World {
         self.step(node, Input::Persisted(last.persisted()));
     }
 
-    /// Begins an fsync of all that waits for one.
+    /// Begins an fsync of all waiting writes.
     fn sync(&mut self, node: NodeId) {
         let (least, most) = self.plan.fsync;
         let machine = &mut self.machines[node.place()];
@@ -439,7 +439,7 @@ impl World {
         Now { now, today, draw: Random(self.rng.u64(..)) }
     }
 
-    /// One step of one server, and all that its driver does about it.
+    /// One step of one server, with its driver's actions.
     pub(crate) fn step(&mut self, node: NodeId, input: Input) {
         let moment = self.moment(node);
         let Some(process) = &mut self.machines[node.place()].process else { return };
@@ -568,7 +568,7 @@ impl World {
         if let LeadershipChange::Lost { token, loss } = tidings
             && matches!(loss, Loss::Superseded | Loss::Transferred)
         {
-            // Drawn apart, so that it changes nothing in runs in which no leader is deposed.
+            // A generator of its own, so that runs in which no leader is deposed stay the same.
             let takes = fastrand::Rng::with_seed(self.plan.seed ^ token.get()).u64(0..HOLDER_STOPS_WITHIN);
             let run = self.machines[node.place()].run;
             self.schedule(self.now.plus(Duration::from_micros(takes)), Event::LetGo { node, run });
@@ -670,16 +670,16 @@ impl World {
         self.schedule(self.now.plus(self.plan.propose_every), Event::Propose);
     }
 
-    /// After the trouble, on the plan's own network and disks: a leader within the bound that follows
-    /// from them, if the timing can serve there. And where nothing is lost, it stays.
+    /// After the faults, on the plan's own network and disks: a leader within the bound that follows from them, if
+    /// the timing suits them. If no messages are lost, it stays.
     pub(crate) fn elect(&mut self) {
         let Some(within) = self.plan.elects_within() else { return };
         let backlog = self.backlog();
         let met =
             self.run_until(within, |world| world.raft_leader().is_some_and(|it| !world.is_caretaker(it)));
         self.look(&Seen::Expected { met, what: "a leader", within });
-        // It may say so once the others have all that was in its log before.
-        // One that came out of the trouble may have missed too much of it to stay.
+        // It may claim once the others have its whole log. A server that came out of the faults may have missed too
+        // much of it to stay.
         let reliable = self.plan.keeps_its_leader();
         self.run_for(self.plan.timing.longest() * if reliable { 2 } else { 0 });
         let within = within + self.plan.copies_within(backlog);
@@ -694,7 +694,7 @@ impl World {
         }
     }
 
-    /// By how many entries the longest log is ahead of what is committed anywhere.
+    /// The number of entries of the longest log that are committed nowhere.
     fn backlog(&self) -> usize {
         let servers = || self.members().filter_map(|node| self.server(node));
         let last = servers().map(|server| server.log().last().index).max().unwrap_or_default();
@@ -702,7 +702,7 @@ impl World {
         last.after(least)
     }
 
-    /// Who validly leads, and in which term.
+    /// The valid leader, and its term.
     pub(crate) fn leading(&self) -> Option<(NodeId, Term)> {
         self.valid_leader().and_then(|leader| Some((leader, self.server(leader)?.term())))
     }
@@ -719,7 +719,7 @@ impl World {
         }
     }
 
-    /// Whether all have applied the same, and have nothing that is not committed.
+    /// Returns true if all have applied the same, and have no entry that is not committed.
     pub(crate) fn caught_up(&self) -> bool {
         let leader =
             self.raft_leader().and_then(|leader| self.server(leader)).map(|it| it.log().last().index);

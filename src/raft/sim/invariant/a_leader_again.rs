@@ -1,6 +1,6 @@
-//! Once nothing fails any more there is a leader within a bound, and it stays: on the plan's own
-//! network and disks, if its timing can serve there. On good ones all servers have its log (§5.6,
-//! broadcast time ≪ election timeout ≪ time between failures).
+//! Once faults have ended there is a leader within a bound, and it stays: on the plan's own network and disks, if
+//! its timing suits them. On good ones all servers have its log (§5.6, broadcast time ≪ election timeout ≪ time
+//! between failures).
 
 use super::{Invariant, Seen};
 

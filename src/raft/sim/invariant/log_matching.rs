@@ -1,8 +1,8 @@
 //! If two logs contain an entry with the same index and term, then the logs are identical up to
 //! that entry (Figure 3, §5.3).
 //!
-//! It is enough that each entry, wherever it is written, has the same content and the same
-//! predecessor: what is before follows by induction.
+//! It is enough that each entry, wherever it is written, has the same content and the same predecessor: earlier
+//! entries follow by induction.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +47,7 @@ impl Invariant for LogMatching {
                 }
                 Ok(())
             }
-            // And all of it once more, should a log have changed without a write.
+            // Once more, in case a log has changed without a write.
             Seen::Ended { server, .. } => {
                 let mut before = server.log().snapshot().at.term;
                 for entry in server.log().entries() {

@@ -1,5 +1,5 @@
-//! Servers that follow the protocol say nothing that is refused: each refusal is a sign that the rule
-//! or the server is wrong.
+//! Servers that follow the protocol send no message that is refused: a refusal shows that the rule or the server is
+//! wrong.
 
 use super::{Invariant, Seen};
 use crate::raft::message::{IgnoreReason, IgnoredCounts};

@@ -1,9 +1,9 @@
 //! At no true instant do two servers validly lead (the contract's claim; safety.md).
 //!
-//! No server is asked for its view. A claim is valid until the server's own clock shows the end
-//! that it was told, frozen or not, unless the server gave it up, or its process is gone. A term that was
-//! lost is its holder's until then, or until the holder has let go: it may need that time to stop (point 8).
-//! True time, which no server knows, decides whether two claims overlap.
+//! No server is asked for its view. A claim is valid until the server's own clock shows its end, frozen or not,
+//! unless the server gave it up, or its process has ended. A lost term is its holder's until then, or until the
+//! holder has let go: it may need that time to stop (point 8). True time, which no server knows, decides whether
+//! two claims overlap.
 
 use super::{Invariant, Seen};
 use crate::{
@@ -24,7 +24,7 @@ struct Claim {
     token: FencingToken,
     /// The first moment at which it is not valid any more.
     end: TrueTime,
-    /// Whether it was lost, and only its holder may still act on it.
+    /// True if it was lost, and only its holder may still act on it.
     lost: bool,
 }
 

@@ -1,8 +1,8 @@
 //! If a server has applied an entry at an index, no other server ever applies another one there
 //! (Figure 3, §5.4.3).
 //!
-//! A state is the hash of all that was applied, so two servers that agree on it agree on everything
-//! before. A snapshot brings its state along and is compared too.
+//! A state is the hash of all applied entries, so two servers with the same state agree on everything before. A
+//! snapshot contains its state and is compared too.
 
 use std::collections::BTreeMap;
 

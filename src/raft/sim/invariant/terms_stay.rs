@@ -1,7 +1,7 @@
 //! The term of a server that hears no other does not run away (thesis §9.6).
 //!
-//! It may rise by one: by a candidacy that a majority had agreed to just before. A second one would
-//! need another majority's word.
+//! It may rise by one: by a candidacy that a majority had agreed to just before. A second one would need another
+//! majority's agreement.
 
 use super::{Invariant, Seen};
 use crate::raft::identity::{NodeId, Term};

@@ -1,4 +1,4 @@
-//! 2C: what survives crashes; and the unreliable network.
+//! 2C: state that survives crashes; and the unreliable network.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ fn persistence(group: &mut Group) {
     assert!(first < second && second < third);
 }
 
-/// Figure 8 of the paper, step by step. `count_old_terms` breaks the rule that it is there for.
+/// Figure 8 of the paper, step by step. `count_old_terms` breaks the rule that prevents it.
 struct Figure8 {
     group: Group,
     s1: NodeId,
@@ -57,12 +57,12 @@ impl Figure8 {
         Self { group, s1, s2, s5, doubtful }
     }
 
-    /// (b) S1 is gone, S5 leads a later term, and has an entry of its own at the same index.
+    /// (b) S1 has crashed, S5 leads a later term, and has an entry of its own at the same index.
     fn b(&mut self) {
         let (group, s2, s5) = (&mut self.group, self.s2, self.s5);
         group.say("(b) S1 is killed; S5 is elected without S2, and has another entry there");
         group.crash(self.s1);
-        group.pass(2); // What it sent to others is lost.
+        group.pass(2); // Its messages to others are lost.
         group.world.mend();
         group.world.cut(|from, to| from == s2 || to == s2);
         // No other server can win if only S5 is heard; and none hears it any more once it has won.
@@ -91,7 +91,7 @@ impl Figure8 {
         group.term(s1)
     }
 
-    /// (d) S1 is gone, S5 is elected, and replaces the entry everywhere.
+    /// (d) S1 has crashed, S5 is elected, and replaces the entry everywhere.
     fn d(&mut self) {
         let (group, s5) = (&mut self.group, self.s5);
         group.say("(d) S1 is killed; S5 is back, elected by its later term, and replaces the entry");
@@ -123,14 +123,14 @@ fn figure_8(group: &mut Group) {
     *group = story.group;
 }
 
-/// The same story, with the rule taken out, ends in a violation: so the story tells what it should.
+/// The same scenario without the rule ends in a violation: so it tests the rule.
 #[test]
 fn figure_8_goes_wrong_if_old_terms_are_counted() {
     let group = Group::by_single_entries(5, super::TOLD_WITH, Some(Mutant::CountsOldTerms));
     let mut story = Figure8::a(group);
     story.b();
     story.c();
-    // It is counted with the answer that makes the majority, which is on its way.
+    // It is counted with the answer that makes the majority, which is under way.
     let (s1, index) = (story.s1, story.doubtful.index);
     let committed = story.group.world.run_until(Duration::from_millis(20), |world| {
         world.server(s1).is_some_and(|server| server.committed() >= index)

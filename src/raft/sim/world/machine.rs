@@ -1,4 +1,4 @@
-//! One machine: disk, clock, and the process on it, with what a driver keeps beside its node.
+//! One machine: disk, clock, and the process on it, with the driver's state beside the node.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,7 +22,7 @@ use crate::raft::{
 /// One machine: it has a disk and a clock, and most of the time a server runs on it.
 #[derive(Debug)]
 pub(super) struct Machine {
-    /// The member that the server there is, by its disk.
+    /// The member of the server there, by its disk.
     pub(super) member: NodeId,
     pub(super) clock: Clock,
     pub(super) stored: Stored,
@@ -31,22 +31,22 @@ pub(super) struct Machine {
     pub(super) backup: Option<(Stored, Papers)>,
     /// Another disk of the same member.
     pub(super) spare: Option<(Stored, Papers)>,
-    /// Whether its disk was ever lost or put back.
+    /// True if its disk was ever lost or put back.
     pub(super) tampered: bool,
-    /// Servers that knew, durably, of something that its disk had when it was put back to an older state.
+    /// Servers that knew, durably, of writes that its disk had lost when it was put back to an older state.
     pub(super) known_better_by: Vec<NodeId>,
     pub(super) process: Option<Process>,
-    /// Processes started so far: what was meant for an older one is lost.
+    /// Processes started so far: events for an older one are lost.
     pub(super) run: u32,
     pub(super) slow: u32,
-    /// Whether a server that runs there stands.
+    /// True if a server that runs there takes part in elections.
     pub(super) stands: bool,
-    /// How much longer a message to it takes.
+    /// Additional delay of messages to it.
     pub(super) lag: Duration,
 }
 
 impl Machine {
-    /// One on which no server runs yet.
+    /// A machine on which no server runs yet.
     pub(super) fn new(member: NodeId, clock: Clock, slow: u32, (stored, papers): (Stored, Papers)) -> Self {
         Self {
             member,
@@ -70,13 +70,13 @@ impl Machine {
 pub(super) struct Process {
     /// Always there between steps.
     pub(super) node: Option<Node>,
-    /// When its timer is set to.
+    /// The time of its timer.
     pub(super) timer: TrueTime,
-    /// Asked for, and not durable.
+    /// Requested, and not durable.
     pub(super) writes: VecDeque<Write>,
-    /// How many of them the fsync under way covers.
+    /// The number of them in the fsync under way.
     pub(super) syncing: usize,
-    /// What happened to it while it was frozen.
+    /// Events while it was frozen.
     pub(super) frozen: Option<Vec<Event>>,
     pub(super) state: StateMachine,
     pub(super) asked: Asked,
@@ -86,12 +86,12 @@ pub(super) struct Process {
     pub(super) raised: BTreeMap<(NodeId, DirectoryId), WriteCount>,
 }
 
-/// What a disk holds beside Raft's own: who this is, and who the others are.
+/// A disk's contents beside Raft's own: the identity of the server, and its records of others.
 #[derive(Debug, Clone)]
 pub(super) struct Papers {
     pub(super) identity: Identity,
     pub(super) writes: WriteCount,
-    /// Those that were met first.
+    /// The first ones that were met.
     pub(super) known: BTreeMap<NodeId, MemberRecord>,
     /// Those that a log names.
     pub(super) named: BTreeMap<NodeId, MemberRecord>,
@@ -99,7 +99,7 @@ pub(super) struct Papers {
 }
 
 impl Papers {
-    /// Of a new disk.
+    /// Those of a new disk.
     pub(super) fn blank(number: u64) -> Self {
         let directory = DirectoryId::from_bytes(u128::from(number).to_be_bytes());
         let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: WriteCount(0) };
@@ -108,7 +108,7 @@ impl Papers {
         Self { identity, writes: WriteCount(0), known, named, franchise: VotingRights::Waiting }
     }
 
-    /// What is known of that directory of a member.
+    /// The record of that directory of a member.
     pub(super) fn of(&self, node: NodeId, directory: DirectoryId) -> Option<&MemberRecord> {
         let known = [self.known.get(&node), self.named.get(&node)];
         known.into_iter().flatten().find(|record| record.identity.directory == directory)
@@ -124,7 +124,7 @@ impl Papers {
     }
 }
 
-/// What is applied: the hash of all that was applied before, in order.
+/// The applied state: the hash of all applied entries, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StateMachine {
     pub(crate) at: Position,
@@ -152,7 +152,7 @@ pub(crate) fn mix(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(23)
 }
 
-/// What tells payloads apart.
+/// A hash that tells payloads apart.
 pub(crate) fn fingerprint(payload: &Payload) -> u64 {
     match payload {
         Payload::Leadership(word) => mix(word.since.0, word.who.place() as u64 + 1),

@@ -1,7 +1,7 @@
-//! How servers get to know each other, and disks that are lost, put back to an older state, or in use twice.
+//! Meetings of servers, and disks that are lost, put back to an older state, or in use twice.
 //!
-//! A connection is made whenever two servers can hear each other: both say who they are, and both judge. Nothing of
-//! Raft passes before. What the transport does in round trips is one moment here.
+//! A connection is made whenever two servers can hear each other: both introduce themselves, and both judge. No
+//! message of Raft passes before. The transport's round trips are one moment here.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::raft::{
     mutant::Mutant,
 };
 
-/// How often a server calls those with whom it is not connected.
+/// Interval of a server's calls to members with which it is not connected.
 const CALL_EVERY: Duration = Duration::from_millis(40);
 
 impl World {
@@ -87,7 +87,7 @@ impl World {
         copies.find(|it| self.member(*it) == member && self.admits(from, *it)).unwrap_or(member)
     }
 
-    /// Whether each gets what the other one says, and both run.
+    /// Returns true if each gets the other's messages, and both run.
     fn hear_each_other(&self, one: NodeId, other: NodeId) -> bool {
         let awake = |node: NodeId| {
             self.machines[node.place()].process.as_ref().is_some_and(|process| process.frozen.is_none())
@@ -96,14 +96,14 @@ impl World {
         hear && awake(one) && awake(other)
     }
 
-    /// Whether another one of that name is connected with the server that judges, and answers when it is asked whether it is there.
+    /// Returns true if another server of that name is connected with the judging one, and answers a ping.
     fn another_answers(&self, judge: NodeId, said: NodeId) -> bool {
         let another = |it: &NodeId| *it != said && self.member(*it) == self.member(said);
         let answers = |it: NodeId| self.admits(judge, it) && self.hear_each_other(judge, it);
         self.machines().filter(another).any(answers)
     }
 
-    /// Both say who they are, if both can hear each other.
+    /// Both introduce themselves, if both can hear each other.
     fn introduce(&mut self, one: NodeId, other: NodeId) {
         if !self.hear_each_other(one, other) {
             return;
@@ -115,7 +115,7 @@ impl World {
             self.refuse(*judge, *said, *objection);
         }
         if let [(_, _, Ok(mut ours)), (_, _, Ok(mut theirs))] = judged {
-            // One that is talked to because a log names it is no founder, and has not met the other as one.
+            // A server admitted because a log names it is no founder, and has not met the other as one.
             ours.0.mutual |= theirs.1 != Admission::Named;
             theirs.0.mutual |= ours.1 != Admission::Named;
             self.admit(one, other, ours);
@@ -123,7 +123,7 @@ impl World {
         }
     }
 
-    /// What a server knows of another one: on its disk, and in memory.
+    /// A server's record of another one: on its disk, and in memory.
     fn known(&self, of: NodeId, directory: DirectoryId, at: NodeId) -> Option<MemberRecord> {
         let machine = &self.machines[at.place()];
         let mut record = *machine.papers.of(of, directory)?;
@@ -141,7 +141,7 @@ impl World {
         founders
     }
 
-    /// How a server on that directory is talked to by another one, if at all.
+    /// The grounds on which a server admits another one on that directory, if it does.
     fn entrance(
         &self,
         judge: NodeId,
@@ -230,7 +230,7 @@ impl World {
         }
     }
 
-    /// What is sent goes with what the sender has written, and a heartbeat with what it knows of the others.
+    /// A message carries its sender's number of writes, and a heartbeat also the others'.
     pub(super) fn mail(&self, sender: NodeId, receiver: NodeId, envelope: Envelope) -> Mail {
         let papers = &self.machines[sender.place()].papers;
         let heartbeat = matches!(&envelope.message, Message::Append { entries, .. } if entries.is_empty());
@@ -242,13 +242,13 @@ impl World {
         Mail { from: papers.identity, writes: papers.writes, tallies, envelope, sender, receiver }
     }
 
-    /// Whether what has come is of one with whom the receiver is connected, or can be. Where all disks are good, that only
-    /// shows that none is refused.
+    /// Returns true if the receiver is connected with the sender, or can be. If all disks are good, that only shows
+    /// that none is refused.
     pub(super) fn takes(&mut self, mail: &Mail) -> bool {
         let (from, to) = (mail.envelope.from, mail.receiver);
         let admits = |world: &Self| {
             let process = world.machines[to.place()].process.as_ref();
-            // A connection with a disk that is replaced ends with the step that says so.
+            // A connection with a replaced disk ends with the step that replaces it.
             let (directory, claim) = (mail.from.directory, world.claim(mail.sender));
             let welcome = || world.entrance(to, mail.sender, directory, claim).is_ok();
             process.is_some_and(|process| process.admitted.get(&from) == Some(&mail.from))
@@ -258,8 +258,8 @@ impl World {
             self.introduce(mail.sender, to);
         }
         if !admits(self) {
-            // Where all disks are good, what is still on its way from a process that is gone does no harm; and it has to
-            // be shown that it does none.
+            // If all disks are good, late messages of a process that has ended do no harm; the run has to show
+            // that.
             return !self.plan.disks;
         }
         let tallies = mail.tallies.iter().map(|(node, record)| (*node, record.identity, record.writes));
@@ -274,7 +274,7 @@ impl World {
         true
     }
 
-    /// What became known of others goes to the disk with a write of its own.
+    /// New numbers of others' writes go to the disk with a write of its own.
     pub(super) fn wrote(&mut self, node: NodeId, writes: u64) {
         let machine = &mut self.machines[node.place()];
         machine.papers.wrote(writes);
@@ -297,7 +297,7 @@ impl World {
         self.schedule(self.now.plus(down), Event::Start(node));
     }
 
-    /// The server is killed, and comes back on another disk of its own: the one that it had before, or a new one.
+    /// The server is killed, and comes back on another disk of its own: its former one, or a new one.
     pub(super) fn swap(&mut self, node: NodeId, down: Duration) {
         self.crash(node);
         self.starts += 1;
@@ -310,7 +310,7 @@ impl World {
         self.schedule(self.now.plus(down), Event::Start(node));
     }
 
-    /// An operator has the disk that a server runs on take the place of the one that counts.
+    /// An operator replaces the disk that counts by the one that a server runs on.
     pub(super) fn replace(&mut self, member: NodeId) {
         let directory = self.machines[member.place()].papers.identity.directory;
         if let Some(leader) = self.raft_leader() {
@@ -320,7 +320,7 @@ impl World {
         }
     }
 
-    /// Whether the disk that a server runs on is the one that counts, as its leader knows for certain.
+    /// Returns true if the disk that a server runs on counts, as its leader knows for certain.
     pub(crate) fn is_admitted(&self, member: NodeId) -> bool {
         let directory = self.machines[member.place()].papers.identity.directory;
         self.raft_leader().and_then(|leader| self.server(leader)).is_some_and(|leader| {
@@ -355,7 +355,7 @@ impl World {
         self.schedule(self.now.plus(down), Event::Start(node));
     }
 
-    /// The disk forgets the end of its log, and its numbers do not show it: it was written to as often since.
+    /// The disk forgets the end of its log, and its numbers do not show it: it has had as many writes since.
     pub(crate) fn forget_the_end(&mut self, node: NodeId, entries: usize) {
         self.crash(node);
         let machine = &mut self.machines[node.place()];
@@ -364,7 +364,7 @@ impl World {
         machine.tampered = true;
     }
 
-    /// A machine is made of a copy of the disk: of the last one that was made, or of the disk as it is. The server there runs
+    /// Makes a machine of a copy of the disk: of the latest copy, or of the disk as it is. The server there runs
     /// beside the original.
     pub(super) fn copy(&mut self, original: NodeId, after: Duration) {
         let (copy, machine) = (self.group().count(), &self.machines[original.place()]);
@@ -387,7 +387,7 @@ impl World {
         self.cut(|from, to| is_other(to) && apart(from, to) || is_other(from) && apart(to, from));
     }
 
-    /// Whether the copy was let in by any server.
+    /// Returns true if any server has admitted the copy.
     pub(crate) fn has_let_a_copy_in(&self) -> bool {
         self.let_in
     }
@@ -410,7 +410,7 @@ impl World {
         self.machines[node.place()].papers.franchise == VotingRights::Revoked
     }
 
-    /// A server whose disk went back, and of which another one knows better, must not vote any more in the end.
+    /// A server whose disk went back must not vote any more in the end, if another server knows better.
     pub(crate) fn find_the_forgetful(&mut self) {
         for node in self.members() {
             let machine = &self.machines[node.place()];

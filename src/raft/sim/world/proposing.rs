@@ -1,7 +1,7 @@
-//! Records that are proposed, and what becomes of each: that every one is answered, in time and truly.
+//! Proposed records and their outcomes: every one is answered, in time and truly.
 //!
-//! Who waits is kept by the production code ([`Proposals`]); what a driver does around it is here. Only a server that may
-//! say that it leads takes records for which a caller waits.
+//! The production code ([`Proposals`]) keeps the waiting callers; this does the driver's part. Only a server that
+//! may claim leadership takes records for which a caller waits.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,9 +25,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Asked {
     proposals: Proposals,
-    /// The term that the server may say that it leads.
+    /// The term in which the server may claim leadership.
     leads: Option<Term>,
-    /// What the server knows each as, while the core has not answered.
+    /// The server's numbers of proposals that the core has not answered.
     asked: BTreeMap<ProposalId, ProposalId>,
     open: Vec<Open>,
 }
@@ -40,7 +40,7 @@ struct Open {
     outcome: oneshot::Receiver<Result<u64, ProposeError>>,
 }
 
-/// What is known of all records, for certain.
+/// Outcomes that are certain, of all records.
 #[derive(Debug, Default)]
 pub(super) struct Fates {
     committed: BTreeSet<ProposalId>,
@@ -83,7 +83,7 @@ impl Asked {
         self.proposals.restored(through);
     }
 
-    /// Takes what was answered since the last time.
+    /// Takes the answers since the last time.
     fn answers(&mut self) -> Vec<(ProposalId, Result<u64, ProposeError>)> {
         let mut answers = Vec::new();
         self.open.retain_mut(|Open { id, outcome, .. }| match outcome.try_recv() {
@@ -99,7 +99,7 @@ impl Asked {
 }
 
 impl World {
-    /// Proposes records to that server, in one step; where a leader put them is in `accepted`.
+    /// Proposes records to that server, in one step; `accepted` has their positions if a leader took them.
     pub(crate) fn propose(&mut self, node: NodeId, count: usize) -> Vec<ProposalId> {
         let numbers = self.proposals + 1..=self.proposals + count as u64;
         self.proposals = *numbers.end();
@@ -113,7 +113,7 @@ impl World {
         numbers.map(ProposalId).collect()
     }
 
-    /// What the server's leadership means for its proposals.
+    /// Applies a change of the server's leadership to its proposals.
     pub(super) fn follow(&mut self, node: NodeId, tidings: LeadershipChange) {
         let machine = &mut self.machines[node.place()];
         let Some(process) = &mut machine.process else { return };
@@ -132,7 +132,7 @@ impl World {
         }
     }
 
-    /// Nothing that was open when that term was lost is waited for any longer.
+    /// Gives up proposals that were open when that term was lost.
     pub(super) fn give_up(&mut self, node: NodeId, run: u32, term: Term) {
         let machine = &mut self.machines[node.place()];
         let (Some(process), true) = (&mut machine.process, machine.run == run) else { return };
@@ -142,7 +142,7 @@ impl World {
         self.expect_answers(node, |at| at.term <= term, "an election timeout after its term was lost");
     }
 
-    /// What is committed there decides what became of some proposals.
+    /// A committed entry decides the outcome of some proposals.
     pub(super) fn decided(&mut self, node: NodeId, entry: &Entry) {
         if let Payload::Record(bytes) = &entry.payload
             && let Ok(number) = bytes.as_ref().try_into().map(u64::from_be_bytes)
@@ -160,7 +160,7 @@ impl World {
         self.expect_answers(node, |of| of.term < at.term, "though an entry of a later term is committed");
     }
 
-    /// At the end of a run, when all have what the leader has.
+    /// At the end of a run, when all have the leader's log.
     pub(super) fn expect_all_answers(&mut self) {
         for node in self.machines() {
             self.expect_answers(node, |_| true, "though all is committed");

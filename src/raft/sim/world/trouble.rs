@@ -1,4 +1,4 @@
-//! What goes wrong in a world, and how it ends.
+//! Faults of a world, and their end.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::raft::{action::Input, identity::NodeId};
 
 impl World {
-    /// Kills the process. Of what was not durable, any part may have reached the disk, in order.
+    /// Kills the process. Any prefix of the writes that were not durable may have reached the disk.
     pub(crate) fn crash(&mut self, node: NodeId) {
         let machine = &mut self.machines[node.place()];
         let Some(process) = machine.process.take() else { return };
@@ -59,7 +59,7 @@ impl World {
         }
     }
 
-    /// Lets something go wrong.
+    /// Performs a fault.
     pub(crate) fn fault(&mut self, fault: Fault) {
         self.note(|| format!("-- {fault}"));
         match fault {
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// Cuts each way for which `this` holds.
+    /// Cuts each link for which `this` holds.
     pub(crate) fn cut(&mut self, this: impl Fn(NodeId, NodeId) -> bool) {
         for from in self.machines() {
             for to in self.machines().filter(|to| *to != from && this(from, *to)) {
@@ -124,7 +124,7 @@ impl World {
         self.cut(|from, to| from == node || to == node);
     }
 
-    /// Nothing is cut any more.
+    /// Mends all cut links.
     pub(crate) fn mend(&mut self) {
         self.cuts.mend();
         self.machines.iter_mut().for_each(|machine| machine.lag = Duration::ZERO);
@@ -152,7 +152,7 @@ impl World {
         self.order(node, Input::Resign);
     }
 
-    /// Tells the server not to stand any more, nor after a restart.
+    /// Tells the server to take no part in elections any more, nor after a restart.
     pub(crate) fn withdraw(&mut self, node: NodeId) {
         self.machines[node.place()].stands = false;
         self.order(node, Input::Withdraw);
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// An operator asks again and again for the disk that a server runs on to take its place, until it counts.
+    /// An operator repeats the replacement by the disk that a server runs on, until it counts.
     pub(crate) fn see_through(&mut self, member: NodeId, within: Duration) {
         const ASK_EVERY: Duration = Duration::from_millis(500);
         let mut met = false;
@@ -203,8 +203,8 @@ impl World {
         self.machines.iter_mut().for_each(|machine| machine.slow = 1);
     }
 
-    /// Ends all faults: what is down is started, what is cut is mended. The network and the disks are
-    /// then as the plan has them, which may be far from good.
+    /// Ends all faults: stopped servers are started, cut links are mended. The network and the disks are then as
+    /// the plan has them, which may be far from good.
     pub(crate) fn heal(&mut self) {
         self.healed = true;
         self.doom = None;
