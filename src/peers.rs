@@ -94,7 +94,7 @@ pub use self::{
 };
 use self::{
     disk::{Disk, Syncs},
-    driver::{Driver, DriverOrder, Inputs, Proposed, moment},
+    driver::{Driver, DriverOrder, Inputs, Proposed, read_clocks},
     driver_io::{PeerIdentity, RealIo},
     ledger::Ledger,
     proposals::RecordReply,
@@ -236,24 +236,24 @@ impl Peer {
         sit_out(previous_shortest, settings.timing().shortest());
         let group = settings.group();
         let run = store.begin_run(settings.timing().shortest(), group.size().count() == 1)?;
-        let (known, franchise) = (store.known().clone(), store.franchise());
+        let (known, voting_rights) = (store.known().clone(), store.voting_rights());
         let mut founders = FirstDirectories::none(group.size());
         founders.met(settings.me(), directory);
         known.first.iter().for_each(|(node, record)| founders.met(*node, record.identity.directory));
         let others = group.size().others(settings.me());
         let identity = Identity { directory, run };
         tracing::info!(data = %settings.data().display(), directory = directory.short(), "this server's data directory");
-        let ledger = Arc::new(Ledger::new(identity, store.writes(), known, franchise, others));
+        let ledger = Arc::new(Ledger::new(identity, store.writes(), known, voting_rights, others));
         if let Some(waiting) = driver_io::waiting_for(group, &ledger) {
             tracing::warn!("{waiting}");
         }
         let snapshot_state = CurrentAnnouncement::of(&stored.snapshot);
-        let node = Node::start(config(&settings, franchise, directory, founders), stored, &moment());
+        let node = Node::start(config(&settings, voting_rights, directory, founders), stored, &read_clocks());
         let (Ok(state), Ok(node)) = (snapshot_state, node) else {
             return Err(StartError::Inconsistent(settings.data().to_owned()));
         };
 
-        ledger.seat(node.log().seats().map(|(at, seats)| (at, seats.clone())));
+        ledger.set_disks(node.log().disks().map(|(at, disks)| (at, disks.clone())));
         let published = Arc::new(Published::new(settings.clone(), node.term(), node.committed()));
         let (done, disk_news) = mpsc::unbounded_channel();
         let disk = Arc::new(Disk::start(store, Arc::clone(&ledger), Syncs::of(&settings), done)?);
@@ -392,7 +392,7 @@ fn sit_out(before: Option<Duration>, shortest: Duration) {
 
 fn config(
     settings: &Settings,
-    franchise: VotingRights,
+    voting_rights: VotingRights,
     directory: DirectoryId,
     founders: FirstDirectories,
 ) -> CoreConfig {
@@ -402,7 +402,7 @@ fn config(
         cluster: settings.cluster(),
         timing: *settings.timing(),
         limits: Limits::DEFAULT,
-        franchise,
+        voting_rights,
         directory,
         founders,
         #[cfg(test)]

@@ -201,10 +201,10 @@ impl Disk {
 
     /// Another member knows that this server must not vote any more.
     pub(crate) fn revoked(&self, why: String) {
-        if self.ledger.franchise() == VotingRights::Revoked {
+        if self.ledger.voting_rights() == VotingRights::Revoked {
             return;
         }
-        self.ledger.set_franchise(VotingRights::Revoked);
+        self.ledger.set_voting_rights(VotingRights::Revoked);
         let _ = self.done.send(Done::Revoked(why.clone()));
         let _ = self.jobs.send(Job::Revoke(why));
     }
@@ -346,18 +346,18 @@ impl DiskWorker {
         entrance: Admission,
     ) -> Result<(), StoreError> {
         let unmet = self.ledger.unmet();
-        let waiting = store.franchise() == VotingRights::Waiting;
+        let waiting = store.voting_rights() == VotingRights::Waiting;
         let founder = entrance != Admission::Named;
         let met_all = founder && record.mutual && unmet.iter().all(|unmet| *unmet == node);
-        let franchise = if waiting && met_all { VotingRights::Full } else { store.franchise() };
-        self.syncs.timed(|| store.keep_met(node, record, entrance, franchise))?;
+        let voting_rights = if waiting && met_all { VotingRights::Full } else { store.voting_rights() };
+        self.syncs.timed(|| store.keep_met(node, record, entrance, voting_rights))?;
         self.ledger.wrote(store.writes());
         self.ledger.record(node, record, entrance);
         if entrance == Admission::First {
             let _ = self.done.send(Done::First(node, record.identity.directory));
         }
         if waiting && met_all {
-            self.ledger.set_franchise(VotingRights::Full);
+            self.ledger.set_voting_rights(VotingRights::Full);
             let _ = self.done.send(Done::Met);
         }
         Ok(())
@@ -408,8 +408,8 @@ mod tests {
     }
 
     fn ledger(store: &Store) -> Arc<Ledger> {
-        let (known, franchise) = (store.known().clone(), store.franchise());
-        Arc::new(Ledger::new(identity(77), store.writes(), known, franchise, [B, C]))
+        let (known, voting_rights) = (store.known().clone(), store.voting_rights());
+        Arc::new(Ledger::new(identity(77), store.writes(), known, voting_rights, [B, C]))
     }
 
     fn settings() -> Settings {
@@ -562,14 +562,14 @@ mod tests {
         assert_eq!(within(disk.meet(B, mutual(1))).await, Ok(()));
         assert_eq!(within(disk.meet(C, meeting(2))).await, Ok(()));
         assert_eq!(disk.ledger().unmet(), [C], "it has not said that it knows us");
-        assert_eq!(disk.ledger().franchise(), VotingRights::Waiting);
+        assert_eq!(disk.ledger().voting_rights(), VotingRights::Waiting);
         assert_eq!(within(disk.confirmed(C)).await, Ok(()));
         let mut news = Vec::new();
         while !matches!(news.last(), Some(Done::Met)) {
             news.extend(within(dones.recv()).await);
         }
         within(disk.close()).await;
-        assert_eq!(open(&directory).store.franchise(), VotingRights::Full);
+        assert_eq!(open(&directory).store.voting_rights(), VotingRights::Full);
     }
 
     #[tokio::test]

@@ -67,7 +67,7 @@ pub(super) trait DriverIo {
     /// Tells a member that it must not vote any more, with the reason.
     fn object(&self, member: NodeId, objection: Objection);
     /// The disks that count by the log have changed: connections with others end.
-    fn seat(&self, seats: Option<(Index, MemberDisks)>);
+    fn set_disks(&self, disks: Option<(Index, MemberDisks)>);
     /// The members to be met before this server votes, in words; `None` if it votes.
     fn waiting_for(&self) -> Option<String>;
     /// The connections, in words: the reason why there may be no leader.
@@ -146,7 +146,7 @@ pub(super) struct Driver<O> {
     /// Operators' orders to this server that are under way.
     replacements: Vec<OrderedTask>,
     /// The disks that count by the log, as last passed on.
-    seats: Option<(Index, MemberDisks)>,
+    disks: Option<(Index, MemberDisks)>,
     /// The time to give up records of this server's lost terms, up to this one, that are still open.
     open_until: Option<(Timestamp, FencingToken)>,
 }
@@ -193,7 +193,7 @@ impl<O: DriverIo> Driver<O> {
             doubt_at: None,
             failed: None,
             replacements: Vec::new(),
-            seats: None,
+            disks: None,
             open_until: None,
         }
     }
@@ -225,16 +225,16 @@ impl<O: DriverIo> Driver<O> {
                     Done::First(member, directory) => self.step(node, Input::Met(member, directory)),
                     Done::Met => {
                         tracing::info!("all members have met; this server votes from now on");
-                        self.step(node, Input::Franchise(VotingRights::Full))
+                        self.step(node, Input::VotingRights(VotingRights::Full))
                     }
                     Done::Revoked(why) => {
-                        let node = self.step(node, Input::Franchise(VotingRights::Revoked));
+                        let node = self.step(node, Input::VotingRights(VotingRights::Revoked));
                         self.fail(node, format!("this server casts no vote any more, as {why}"))
                     }
                     Done::Failed(error) => {
                         tracing::error!(problem = %error, "the data directory can't be written any more");
                         // No vote of it would ever be durable.
-                        let node = self.step(node, Input::Franchise(VotingRights::Revoked));
+                        let node = self.step(node, Input::VotingRights(VotingRights::Revoked));
                         self.fail(node, error.to_string())
                     }
                 },
@@ -295,10 +295,10 @@ impl<O: DriverIo> Driver<O> {
     fn go_on(&mut self, mut node: Node) -> Node {
         while let Some(input) = self.next.pop_front().or_else(|| self.stance()) {
             let actions;
-            (node, actions) = node.step(moment(), input);
+            (node, actions) = node.step(read_clocks(), input);
             let Actions { effects, write } = actions;
             // Before any message that rests on it is sent.
-            self.seat(&node);
+            self.set_disks(&node);
             for effect in effects {
                 self.perform(effect);
             }
@@ -313,11 +313,11 @@ impl<O: DriverIo> Driver<O> {
         node
     }
 
-    fn seat(&mut self, node: &Node) {
-        let seats = node.log().seats();
-        if seats != self.seats.as_ref().map(|(at, seats)| (*at, seats)) {
-            self.seats = seats.map(|(at, seats)| (at, seats.clone()));
-            self.outside.seat(self.seats.clone());
+    fn set_disks(&mut self, node: &Node) {
+        let disks = node.log().disks();
+        if disks != self.disks.as_ref().map(|(at, disks)| (*at, disks)) {
+            self.disks = disks.map(|(at, disks)| (at, disks.clone()));
+            self.outside.set_disks(self.disks.clone());
         }
     }
 
@@ -327,8 +327,8 @@ impl<O: DriverIo> Driver<O> {
         let leads = matches!(node, Node::Leader(_));
         self.replacements.retain_mut(|OrderedTask { replacement, answered, begun }| {
             let Replacement { member, directory, told } = replacement;
-            let (seat, at) = node.log().seat(*member).unzip();
-            let has_it = seat.is_some_and(|seat| seat.directory() == *directory);
+            let (disk, at) = node.log().disk(*member).unzip();
+            let has_it = disk.is_some_and(|disk| disk.directory() == *directory);
             if !*begun {
                 let refused = match answered.try_recv() {
                     Ok(Ok(())) => None,
@@ -355,7 +355,7 @@ impl<O: DriverIo> Driver<O> {
                 ));
                 return false;
             }
-            if seat == Some(MemberDisk::Voting(*directory)) && at <= Some(node.committed()) {
+            if disk == Some(MemberDisk::Voting(*directory)) && at <= Some(node.committed()) {
                 let _ = told.send(ReplaceProgress::Done);
                 return false;
             }
@@ -388,7 +388,7 @@ impl<O: DriverIo> Driver<O> {
             }
             Effect::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
             Effect::Restore(snapshot) => self.restore(&snapshot),
-            Effect::Leadership(tidings) => self.hear(tidings),
+            Effect::Leadership(change) => self.hear(change),
             Effect::Objection { member, objection } => self.outside.object(member, objection),
             Effect::Accepted { proposal, at } => self.proposals.accepted(proposal, at),
             Effect::Declined { proposal, why } => self.proposals.declined(proposal, why),
@@ -415,8 +415,8 @@ impl<O: DriverIo> Driver<O> {
         self.published.committed(snapshot.at.index);
     }
 
-    fn hear(&mut self, tidings: LeadershipChange) {
-        match tidings {
+    fn hear(&mut self, change: LeadershipChange) {
+        match change {
             LeadershipChange::Gained { token, until } => {
                 self.confirmed = Timestamp::now();
                 self.gain(token, until);
@@ -660,7 +660,7 @@ impl<O: DriverIo> Driver<O> {
 }
 
 /// The clocks and a random number, for one step.
-pub(super) fn moment() -> Now {
+pub(super) fn read_clocks() -> Now {
     let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let today = TimeOfDay(u64::try_from(today.as_millis()).unwrap_or(u64::MAX));
     Now { now: Timestamp::now(), today, draw: Random(fastrand::u64(..)) }

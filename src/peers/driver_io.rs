@@ -44,8 +44,8 @@ impl DriverIo for RealIo {
         self.network.object(member, objection);
     }
 
-    fn seat(&self, seats: Option<(Index, MemberDisks)>) {
-        self.disk.ledger().seat(seats);
+    fn set_disks(&self, disks: Option<(Index, MemberDisks)>) {
+        self.disk.ledger().set_disks(disks);
         self.network.part_from_the_replaced();
     }
 
@@ -70,7 +70,7 @@ impl DriverIo for RealIo {
 
 /// The reason why this server does not vote yet, if it does not.
 pub(super) fn waiting_for(group: &Group, ledger: &Ledger) -> Option<String> {
-    if ledger.franchise() != VotingRights::Waiting || ledger.is_seated() {
+    if ledger.voting_rights() != VotingRights::Waiting || ledger.is_named() {
         return None;
     }
     let names: Vec<_> = ledger.unmet().iter().map(|node| group.member(*node).name.to_string()).collect();

@@ -65,14 +65,14 @@ impl Victim {
             cluster: CLUSTER,
             timing,
             limits,
-            franchise: VotingRights::Full,
+            voting_rights: VotingRights::Full,
             directory: DirectoryId::in_tests(ME),
             founders: FirstDirectories::all_of(members),
             mutant: None,
         };
-        let moment = Now { now: START, today: TimeOfDay(0), draw: Random(0) };
+        let now = Now { now: START, today: TimeOfDay(0), draw: Random(0) };
         let disk = Stored::nothing();
-        let node = Node::start(config, disk.clone(), &moment).expect("an empty disk is in order");
+        let node = Node::start(config, disk.clone(), &now).expect("an empty disk is in order");
         let mut victim =
             Self { node: Some(node), now: START, writes: Vec::new(), disk, applied: BTreeMap::new() };
         victim.step(Input::Stand(Arc::from(*b"me")));
@@ -80,10 +80,10 @@ impl Victim {
     }
 
     fn step(&mut self, input: Input) {
-        let moment = Now { now: self.now, today: TimeOfDay(0), draw: Random(0) };
+        let now = Now { now: self.now, today: TimeOfDay(0), draw: Random(0) };
         let before = self.node.take().expect("each step gives it back");
         let term = before.term();
-        let (node, Actions { effects, write }) = before.step(moment, input);
+        let (node, Actions { effects, write }) = before.step(now, input);
         assert!(node.term() >= term, "the term fell");
         let leap = node.term().get() - term.get();
         assert!(leap <= LONGEST_LEAP + 1, "the term leapt by {leap}");

@@ -35,12 +35,12 @@ pub(crate) struct Ledger {
 struct LedgerState {
     records: MemberRecords,
     /// The disks that count by the log, as of the last step.
-    seats: Option<(Index, MemberDisks)>,
+    disks: Option<(Index, MemberDisks)>,
     /// Refused directories, by the members' names: an operator may name one to replace a disk.
     refused: BTreeMap<NodeId, DirectoryId>,
     /// Members whose number of writes grew since the last write here; true for the directory that a log names.
     raised: BTreeSet<(NodeId, bool)>,
-    franchise: VotingRights,
+    voting_rights: VotingRights,
 }
 
 /// Records of the other members.
@@ -110,11 +110,11 @@ impl Ledger {
         identity: Identity,
         writes: WriteCount,
         records: MemberRecords,
-        franchise: VotingRights,
+        voting_rights: VotingRights,
         others: impl IntoIterator<Item = NodeId>,
     ) -> Self {
-        let (seats, refused, raised) = (None, BTreeMap::new(), BTreeSet::new());
-        let inner = LedgerState { records, seats, refused, raised, franchise };
+        let (disks, refused, raised) = (None, BTreeMap::new(), BTreeSet::new());
+        let inner = LedgerState { records, disks, refused, raised, voting_rights };
         let (writes, others) = (AtomicU64::new(writes.0), others.into_iter().collect());
         Self { identity, writes, others, inner: Mutex::new(inner) }
     }
@@ -132,12 +132,12 @@ impl Ledger {
         self.writes.store(writes.0, Ordering::Release);
     }
 
-    pub(crate) fn franchise(&self) -> VotingRights {
-        self.all().franchise
+    pub(crate) fn voting_rights(&self) -> VotingRights {
+        self.all().voting_rights
     }
 
-    pub(crate) fn set_franchise(&self, franchise: VotingRights) {
-        self.all().franchise = franchise;
+    pub(crate) fn set_voting_rights(&self, voting_rights: VotingRights) {
+        self.all().voting_rights = voting_rights;
     }
 
     /// The others that are not known to have recorded this server.
@@ -148,18 +148,18 @@ impl Ledger {
     }
 
     /// Sets the disks that count by the log from now on.
-    pub(crate) fn seat(&self, seats: Option<(Index, MemberDisks)>) {
-        self.all().seats = seats;
+    pub(crate) fn set_disks(&self, disks: Option<(Index, MemberDisks)>) {
+        self.all().disks = disks;
     }
 
     /// The entry of this server's log that names its own directory.
     pub(crate) fn claim(&self) -> Index {
         let inner = self.all();
-        let mut seats = inner
-            .seats
+        let mut disks = inner
+            .disks
             .iter()
-            .filter(|(_, seats)| seats.all().iter().any(|seat| seat.directory() == self.identity.directory));
-        seats.next().map(|(at, _)| *at).unwrap_or_default()
+            .filter(|(_, disks)| disks.all().iter().any(|disk| disk.directory() == self.identity.directory));
+        disks.next().map(|(at, _)| *at).unwrap_or_default()
     }
 
     /// The disk of that member, as far as this server knows: by its log, or as it was first met.
@@ -167,14 +167,14 @@ impl Ledger {
         let inner = self.all();
         let first =
             || inner.records.first.get(&node).map(|record| MemberDisk::Founding(record.identity.directory));
-        match &inner.seats {
-            Some((_, seats)) => seats.seat(node),
+        match &inner.disks {
+            Some((_, disks)) => disks.disk(node),
             None => first(),
         }
     }
 
     /// Returns true if the log names this server's directory: then it votes by that.
-    pub(crate) fn is_seated(&self) -> bool {
+    pub(crate) fn is_named(&self) -> bool {
         self.claim() > Index::ZERO
     }
 
@@ -335,9 +335,9 @@ impl From<WriteTally> for proto::WriteTally {
 
 impl LedgerState {
     fn entrance(&self, node: NodeId, directory: DirectoryId, claim: Index) -> Result<Admission, Objection> {
-        let seat = self.seats.as_ref().and_then(|(at, seats)| Some((seats.seat(node)?, *at)));
+        let disk = self.disks.as_ref().and_then(|(at, disks)| Some((disks.disk(node)?, *at)));
         let first = self.records.first.get(&node).map(|record| record.identity.directory);
-        entrance(seat, first, directory, claim)
+        entrance(disk, first, directory, claim)
     }
 }
 

@@ -113,7 +113,7 @@ pub(super) fn records_after(entries: &[Entry], after: Index) -> impl Iterator<It
     let start = entries.partition_point(|entry| entry.at.index <= after);
     entries[start..].iter().filter_map(|entry| match &entry.payload {
         Payload::Record(record) => Some((entry.at, record)),
-        Payload::Leadership(_) | Payload::Seats(_) => None,
+        Payload::Leadership(_) | Payload::Disks(_) => None,
     })
 }
 
@@ -152,11 +152,11 @@ mod tests {
     fn a_snapshot_brings_the_state_back() {
         let mut state = CurrentAnnouncement::default();
         let snapshot =
-            |state: &CurrentAnnouncement| Snapshot { at: at(9, 3), data: state.to_bytes(), seats: None };
+            |state: &CurrentAnnouncement| Snapshot { at: at(9, 3), data: state.to_bytes(), disks: None };
         assert_eq!(CurrentAnnouncement::of(&snapshot(&state)), Ok(state.clone()));
         state.apply(&announcement(3, 2, 0));
         assert_eq!(CurrentAnnouncement::of(&snapshot(&state)), Ok(state));
-        let garbage = Snapshot { at: at(9, 3), data: Arc::from([0xFF; 3]), seats: None };
+        let garbage = Snapshot { at: at(9, 3), data: Arc::from([0xFF; 3]), disks: None };
         assert!(CurrentAnnouncement::of(&garbage).is_err());
     }
 
@@ -189,7 +189,7 @@ mod tests {
             cuts.extend(compaction.applied(&entry, &state));
         }
         let Compacted { at: cut, data } = cuts[0].clone();
-        let restored = CurrentAnnouncement::of(&Snapshot { at: cut, data, seats: None }).unwrap();
+        let restored = CurrentAnnouncement::of(&Snapshot { at: cut, data, disks: None }).unwrap();
         assert_eq!((cuts.len(), cuts[0].at), (1, at(2, 1)));
         assert_eq!(restored.announced_in(Term::new(1)).unwrap().who, NodeId::new(0));
     }

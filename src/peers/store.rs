@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  DIR/elect.db    ├ preface, marks ┼ redb: identity ─ owner, directory id, shortest election timeout, ┤
-//!                                                     run, franchise
+//!                                                     run, voting rights
 //!                                          members ── records of the others: one for the first directory that was
 //!                                                     met, and one for the directory that a log names
 //!                                          state ──── number of the commit, term, vote
@@ -123,7 +123,7 @@ pub(crate) struct Store {
     known: MemberRecords,
     /// The last start, if it was counted.
     run: Option<Run>,
-    franchise: VotingRights,
+    voting_rights: VotingRights,
 }
 
 /// The contents of a database.
@@ -133,7 +133,7 @@ struct Contents {
     shortest: Option<Duration>,
     known: MemberRecords,
     run: Option<Run>,
-    franchise: VotingRights,
+    voting_rights: VotingRights,
     /// The reason why it is revoked, if it is.
     revoked: Option<String>,
     latest: CommitNumber,
@@ -169,8 +169,8 @@ impl Store {
         let database = database.map_err(|error| StoreError::redb(&path, "written", error))?;
         let directory = DirectoryId::from_bytes(random(&path)?);
         let (latest, last, known) = (CommitNumber(0), 0, MemberRecords::default());
-        let (run, franchise) = (None, VotingRights::Waiting);
-        let mut store = Self { database, file, path, latest, last, known, run, franchise };
+        let (run, voting_rights) = (None, VotingRights::Waiting);
+        let mut store = Self { database, file, path, latest, last, known, run, voting_rights };
         store.commit(|transaction| {
             let mut identity = transaction.open_table(IDENTITY)?;
             identity.insert(OWNER, &*owner.to_bytes())?;
@@ -210,15 +210,15 @@ impl Store {
         }
         let settled = file.settle().and_then(|()| file.acknowledge(contents.latest));
         settled.map_err(|error| StoreError::io(&path, "written", error))?;
-        let Contents { directory, shortest, known, run, mut franchise, latest, stored, .. } = contents;
+        let Contents { directory, shortest, known, run, mut voting_rights, latest, stored, .. } = contents;
         let last = stored.entries.last().map_or(0, |entry| entry.at.index.get());
         // In a version that did not count starts, a member voted after it had met a majority. A log holds entries
         // of a leader of those; a directory without one has given no vote that matters.
         let begun = stored.snapshot != Snapshot::none() || !stored.entries.is_empty();
         if run.is_none() && begun {
-            franchise = VotingRights::Full;
+            voting_rights = VotingRights::Full;
         }
-        let store = Self { database, file, path, latest, last, known, run, franchise };
+        let store = Self { database, file, path, latest, last, known, run, voting_rights };
         Ok(Opened { store, stored, directory, previous_shortest: shortest })
     }
 
@@ -257,20 +257,20 @@ impl Store {
         let number = self.run.map_or(0, |run| run.number) + 1;
         let began = WriteCount(self.latest.0 + 1);
         let run = Run { number, id: RunId::from_bytes(random(&self.path)?), began };
-        let franchise = if alone { VotingRights::Full } else { self.franchise };
+        let voting_rights = if alone { VotingRights::Full } else { self.voting_rights };
         let known = self.known.clone();
         self.commit(|transaction| {
             {
                 let mut identity = transaction.open_table(IDENTITY)?;
                 identity.insert(SHORTEST, &nanos.to_le_bytes()[..])?;
                 identity.insert(RUN, &*run_to_bytes(&run))?;
-                identity.insert(FRANCHISE, &franchise_to_bytes(franchise, "")[..])?;
+                identity.insert(FRANCHISE, &voting_rights_to_bytes(voting_rights, "")[..])?;
             }
             // An earlier version kept them elsewhere.
             keep(transaction, &known)
         })?;
         self.run = Some(run);
-        self.franchise = franchise;
+        self.voting_rights = voting_rights;
         Ok(run)
     }
 
@@ -285,17 +285,19 @@ impl Store {
         node: NodeId,
         record: MemberRecord,
         entrance: Admission,
-        franchise: VotingRights,
+        voting_rights: VotingRights,
     ) -> Result<(), StoreError> {
         let mut news = MemberRecords::default();
         news.keep(node, record, entrance);
         self.commit(|transaction| {
             keep(transaction, &news)?;
-            transaction.open_table(IDENTITY)?.insert(FRANCHISE, &franchise_to_bytes(franchise, "")[..])?;
+            transaction
+                .open_table(IDENTITY)?
+                .insert(FRANCHISE, &voting_rights_to_bytes(voting_rights, "")[..])?;
             Ok(())
         })?;
         self.known.keep(node, record, entrance);
-        self.franchise = franchise;
+        self.voting_rights = voting_rights;
         Ok(())
     }
 
@@ -305,12 +307,14 @@ impl Store {
     ///
     /// As [`write`](Self::write).
     pub(crate) fn revoke(&mut self, why: &str) -> Result<(), StoreError> {
-        let franchise = VotingRights::Revoked;
+        let voting_rights = VotingRights::Revoked;
         self.commit(|transaction| {
-            transaction.open_table(IDENTITY)?.insert(FRANCHISE, &franchise_to_bytes(franchise, why)[..])?;
+            transaction
+                .open_table(IDENTITY)?
+                .insert(FRANCHISE, &voting_rights_to_bytes(voting_rights, why)[..])?;
             Ok(())
         })?;
-        self.franchise = franchise;
+        self.voting_rights = voting_rights;
         Ok(())
     }
 
@@ -319,8 +323,8 @@ impl Store {
         &self.known
     }
 
-    pub(crate) fn franchise(&self) -> VotingRights {
-        self.franchise
+    pub(crate) fn voting_rights(&self) -> VotingRights {
+        self.voting_rights
     }
 
     /// The number of durable writes here.
@@ -462,8 +466,8 @@ fn record_from_bytes(bytes: &[u8]) -> Option<MemberRecord> {
     })
 }
 
-fn franchise_to_bytes(franchise: VotingRights, why: &str) -> Vec<u8> {
-    let kind = match franchise {
+fn voting_rights_to_bytes(voting_rights: VotingRights, why: &str) -> Vec<u8> {
+    let kind = match voting_rights {
         VotingRights::Waiting => 0,
         VotingRights::Full => 1,
         VotingRights::Revoked => 2,
@@ -471,15 +475,15 @@ fn franchise_to_bytes(franchise: VotingRights, why: &str) -> Vec<u8> {
     [&[kind], why.as_bytes()].concat()
 }
 
-fn franchise_from_bytes(bytes: &[u8]) -> Option<(VotingRights, String)> {
+fn voting_rights_from_bytes(bytes: &[u8]) -> Option<(VotingRights, String)> {
     let (kind, why) = bytes.split_first()?;
-    let franchise = match kind {
+    let voting_rights = match kind {
         0 => VotingRights::Waiting,
         1 => VotingRights::Full,
         2 => VotingRights::Revoked,
         _ => return None,
     };
-    Some((franchise, String::from_utf8_lossy(why).into_owned()))
+    Some((voting_rights, String::from_utf8_lossy(why).into_owned()))
 }
 
 /// An earlier version's record of a member: its directory.
@@ -521,9 +525,10 @@ impl Contents {
         }
         let run =
             of(RUN)?.map(|bytes| run_from_bytes(&bytes).ok_or_else(|| corrupted("an unreadable start")));
-        let franchise = of(FRANCHISE)?
-            .map(|bytes| franchise_from_bytes(&bytes).ok_or_else(|| corrupted("an unreadable franchise")));
-        let (franchise, why) = franchise.transpose()?.unwrap_or_default();
+        let voting_rights = of(FRANCHISE)?.map(|bytes| {
+            voting_rights_from_bytes(&bytes).ok_or_else(|| corrupted("unreadable voting rights"))
+        });
+        let (voting_rights, why) = voting_rights.transpose()?.unwrap_or_default();
         let state = transaction.open_table(STATE)?.get(())?.ok_or_else(|| corrupted("no term"))?;
         let (latest, term, vote) = state.value();
         let ballot = Ballot { term: Term::new(term), vote: vote.map(NodeId::new) };
@@ -533,8 +538,8 @@ impl Contents {
             shortest: shortest.transpose()?,
             known,
             run: run.transpose()?,
-            franchise,
-            revoked: (franchise == VotingRights::Revoked).then_some(why),
+            voting_rights,
+            revoked: (voting_rights == VotingRights::Revoked).then_some(why),
             latest: CommitNumber(latest),
             stored: Stored { ballot, snapshot: snapshot(&transaction)?, entries: entries(&transaction)? },
         })

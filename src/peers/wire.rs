@@ -194,7 +194,7 @@ impl From<Entry> for proto::Entry {
                 })
             }
             Payload::Record(record) => entry::Payload::Record(bytes(&record)),
-            Payload::Seats(seats) => entry::Payload::Seats(seats.into()),
+            Payload::Disks(disks) => entry::Payload::Seats(disks.into()),
         };
         Self { at: Some(at.into()), payload: Some(payload) }
     }
@@ -211,15 +211,15 @@ impl TryFrom<proto::Entry> for Entry {
                 Payload::Leadership(Proclamation { who, value, since: TimeOfDay(since) })
             }
             entry::Payload::Record(record) => Payload::Record(Arc::from(&record[..])),
-            entry::Payload::Seats(seats) => Payload::Seats(seats.try_into()?),
+            entry::Payload::Seats(disks) => Payload::Disks(disks.try_into()?),
         };
         Ok(Self { at: position(entry.at)?, payload })
     }
 }
 
 impl From<Snapshot> for proto::Snapshot {
-    fn from(Snapshot { at, data, seats }: Snapshot) -> Self {
-        let (seated, seats) = seats.map(|(seated, seats)| (seated.get(), seats.into())).unzip();
+    fn from(Snapshot { at, data, disks }: Snapshot) -> Self {
+        let (seated, seats) = disks.map(|(named_at, disks)| (named_at.get(), disks.into())).unzip();
         Self { at: Some(at.into()), data: bytes(&data), seats, seated: seated.unwrap_or(0) }
     }
 }
@@ -228,42 +228,42 @@ impl TryFrom<proto::Snapshot> for Snapshot {
     type Error = Malformed;
 
     fn try_from(snapshot: proto::Snapshot) -> Result<Self, Malformed> {
-        let seats = snapshot.seats.map(TryInto::try_into).transpose()?;
-        let seats = seats.map(|seats| (Index::new(snapshot.seated), seats));
-        Ok(Self { at: position(snapshot.at)?, data: Arc::from(&snapshot.data[..]), seats })
+        let disks = snapshot.seats.map(TryInto::try_into).transpose()?;
+        let disks = disks.map(|disks| (Index::new(snapshot.seated), disks));
+        Ok(Self { at: position(snapshot.at)?, data: Arc::from(&snapshot.data[..]), disks })
     }
 }
 
 impl From<MemberDisks> for proto::MemberDisks {
-    fn from(seats: MemberDisks) -> Self {
-        let seat = |seat: &MemberDisk| proto::MemberDisk {
-            directory: prost::bytes::Bytes::copy_from_slice(seat.directory().as_bytes()),
-            incoming: matches!(seat, MemberDisk::Incoming(_)),
-            founding: matches!(seat, MemberDisk::Founding(_)),
+    fn from(disks: MemberDisks) -> Self {
+        let disk = |disk: &MemberDisk| proto::MemberDisk {
+            directory: prost::bytes::Bytes::copy_from_slice(disk.directory().as_bytes()),
+            incoming: matches!(disk, MemberDisk::Incoming(_)),
+            founding: matches!(disk, MemberDisk::Founding(_)),
         };
-        Self { seats: seats.all().iter().map(seat).collect() }
+        Self { seats: disks.all().iter().map(disk).collect() }
     }
 }
 
 impl TryFrom<proto::MemberDisks> for MemberDisks {
     type Error = Malformed;
 
-    fn try_from(seats: proto::MemberDisks) -> Result<Self, Malformed> {
-        let seat = |seat: proto::MemberDisk| {
-            let directory = seat.directory.as_ref().try_into().map_err(|_| Malformed("a directory"))?;
+    fn try_from(disks: proto::MemberDisks) -> Result<Self, Malformed> {
+        let disk = |disk: proto::MemberDisk| {
+            let directory = disk.directory.as_ref().try_into().map_err(|_| Malformed("a directory"))?;
             let directory = DirectoryId::from_bytes(directory);
-            match (seat.incoming, seat.founding) {
+            match (disk.incoming, disk.founding) {
                 (true, false) => Ok(MemberDisk::Incoming(directory)),
                 (false, true) => Ok(MemberDisk::Founding(directory)),
                 (false, false) => Ok(MemberDisk::Voting(directory)),
                 (true, true) => Err(Malformed("a disk that is both the first and a replacement")),
             }
         };
-        let seats = seats.seats.into_iter().map(seat).collect::<Result<Vec<_>, _>>()?;
-        if seats.is_empty() || seats.len() > usize::from(MAX_MEMBERS) {
+        let disks = disks.seats.into_iter().map(disk).collect::<Result<Vec<_>, _>>()?;
+        if disks.is_empty() || disks.len() > usize::from(MAX_MEMBERS) {
             return Err(Malformed("disks of no possible group"));
         }
-        Ok(Self::of(seats))
+        Ok(Self::of(disks))
     }
 }
 
@@ -302,22 +302,22 @@ mod tests {
             Payload::Leadership(Proclamation { who: NodeId::new(who), value, since: TimeOfDay(since) })
         });
         let payloads =
-            prop_oneof![announcement, shared().prop_map(Payload::Record), seats().prop_map(Payload::Seats)];
+            prop_oneof![announcement, shared().prop_map(Payload::Record), disks().prop_map(Payload::Disks)];
         (positions(), payloads).prop_map(|(at, payload)| Entry { at, payload })
     }
 
     fn snapshots() -> impl Strategy<Value = Snapshot> {
-        let seats = prop::option::of((any::<u64>().prop_map(Index::new), seats()));
-        (positions(), shared(), seats).prop_map(|(at, data, seats)| Snapshot { at, data, seats })
+        let disks = prop::option::of((any::<u64>().prop_map(Index::new), disks()));
+        (positions(), shared(), disks).prop_map(|(at, data, disks)| Snapshot { at, data, disks })
     }
 
-    fn seats() -> impl Strategy<Value = MemberDisks> {
-        let seat = (any::<[u8; 16]>(), 0..3_usize).prop_map(|(directory, kind)| {
+    fn disks() -> impl Strategy<Value = MemberDisks> {
+        let disk = (any::<[u8; 16]>(), 0..3_usize).prop_map(|(directory, kind)| {
             [MemberDisk::Founding, MemberDisk::Incoming, MemberDisk::Voting][kind](DirectoryId::from_bytes(
                 directory,
             ))
         });
-        prop::collection::vec(seat, 1..=usize::from(MAX_MEMBERS)).prop_map(MemberDisks::of)
+        prop::collection::vec(disk, 1..=usize::from(MAX_MEMBERS)).prop_map(MemberDisks::of)
     }
 
     fn messages() -> impl Strategy<Value = Message> {

@@ -63,7 +63,7 @@ pub(crate) enum Input {
     /// The holder of the last lost term has stopped all that rested on it.
     LetGo,
     /// This server's voting rights have changed, durably. A leader whose rights are revoked has to resign.
-    Franchise(VotingRights),
+    VotingRights(VotingRights),
     /// The state up to this entry, in place of the entries. Nothing happens if the entry was not
     /// applied, or if the state is larger than [`Limits::snapshot`](super::message::Limits).
     Compact(Compacted),

@@ -53,28 +53,28 @@ impl Candidate {
 
 impl<R> Server<R> {
     /// Asks all members whether they would vote for this server.
-    pub(super) fn start_pre_vote(self, turn: &mut StepContext) -> Node {
+    pub(super) fn start_pre_vote(self, context: &mut StepContext) -> Node {
         #[cfg(test)]
         if self.core.config.is(Mutant::IgnoresPreVote) {
-            return self.campaign(turn, false);
+            return self.campaign(context, false);
         }
-        let (since, willing) = (turn.now(), Vec::new());
-        self.in_role(PreCandidate { since, willing, deadline: since }).ask(turn)
+        let (since, willing) = (context.now(), Vec::new());
+        self.in_role(PreCandidate { since, willing, deadline: since }).ask(context)
     }
 
     /// Begins a term, votes for itself, and asks for votes once that is durable (§5.2).
     ///
     /// On a `transfer` voters vote although they heard the leader: it told them, through this server, that it gave
     /// up. That holds for the leader of the term right before this one, and so for this term only.
-    pub(super) fn campaign(mut self, turn: &mut StepContext, transfer: bool) -> Node {
+    pub(super) fn campaign(mut self, context: &mut StepContext, transfer: bool) -> Node {
         let me = self.core.me();
         self.core.enter(self.core.term().next());
         self.core.vote_for(me);
         let last = self.core.log.last();
         for peer in self.core.members().others(me) {
-            self.core.send_when_durable(turn, peer, Message::RequestVote { last, transfer });
+            self.core.send_when_durable(context, peer, Message::RequestVote { last, transfer });
         }
-        let deadline = self.core.election_deadline(&turn.moment);
+        let deadline = self.core.election_deadline(&context.now);
         let own = self.core.coming_write();
         self.in_role(Candidate { votes: Ballots::default(), own, asked: false, deadline }).into()
     }
@@ -83,48 +83,48 @@ impl<R> Server<R> {
 impl Server<PreCandidate> {
     /// Asks again. Answers to earlier requests still count: if the round trip is longer than the interval, no
     /// answer ever comes before the next request.
-    pub(super) fn ask(mut self, turn: &mut StepContext) -> Node {
-        if !self.core.seeks_votes(turn.now()) {
-            return self.follow(turn, None);
+    pub(super) fn ask(mut self, context: &mut StepContext) -> Node {
+        if !self.core.seeks_votes(context.now()) {
+            return self.follow(context, None);
         }
-        let (sent, last) = (turn.now(), self.core.log.last());
+        let (sent, last) = (context.now(), self.core.log.last());
         #[cfg(test)]
         if self.core.config.is(Mutant::CountsOnlyTheLastAsk) {
             self.role.since = sent;
             self.role.willing.clear();
         }
         for peer in self.core.members().others(self.core.me()) {
-            self.core.send(turn, peer, Message::PreVote { last, sent });
+            self.core.send(context, peer, Message::PreVote { last, sent });
         }
-        self.role.deadline = sent + self.core.timing().asking_interval(turn.moment.draw);
-        self.decide(turn)
+        self.role.deadline = sent + self.core.timing().asking_interval(context.now.draw);
+        self.decide(context)
     }
 
-    pub(super) fn would_vote(mut self, turn: &mut StepContext, voter: NodeId, echo: Timestamp) -> Node {
-        if (self.role.since..=turn.now()).contains(&echo) {
+    pub(super) fn would_vote(mut self, context: &mut StepContext, voter: NodeId, echo: Timestamp) -> Node {
+        if (self.role.since..=context.now()).contains(&echo) {
             self.role.willing.retain(|(known, at)| *known != voter || *at > echo);
             if !self.role.willing.iter().any(|(known, _)| *known == voter) {
                 self.role.willing.push((voter, echo));
             }
         }
-        self.decide(turn)
+        self.decide(context)
     }
 
     /// Begins a term if a majority would vote for this server, by answers to requests that are younger than the
     /// shortest timeout: a voter may have heard a leader since.
-    fn decide(self, turn: &mut StepContext) -> Node {
-        let oldest = turn.now() - self.core.timing().shortest();
+    fn decide(self, context: &mut StepContext) -> Node {
+        let oldest = context.now() - self.core.timing().shortest();
         let counts = |(voter, asked): &&(NodeId, Timestamp)| *asked > oldest && self.core.counts(*voter);
         let willing = self.role.willing.iter().filter(counts).count();
         if willing + 1 < self.core.members().majority() || !self.core.may_begin_a_term() {
             return self.into();
         }
-        self.campaign(turn, false)
+        self.campaign(context, false)
     }
 
     /// A write is durable: perhaps the one that a new term had to wait for.
-    pub(super) fn after_write(self, turn: &mut StepContext) -> Node {
-        self.decide(turn)
+    pub(super) fn after_write(self, context: &mut StepContext) -> Node {
+        self.decide(context)
     }
 
     /// Stops asking until the next interval: a later term has begun.
@@ -154,39 +154,39 @@ impl Server<PreCandidate> {
 }
 
 impl Server<Candidate> {
-    pub(super) fn voted(mut self, turn: &mut StepContext, voter: NodeId) -> Node {
+    pub(super) fn voted(mut self, context: &mut StepContext, voter: NodeId) -> Node {
         if self.core.counts(voter) {
             self.role.votes.add(voter);
         }
-        self.count(turn)
+        self.count(context)
     }
 
     /// The deadline has come. The votes were requested only once the own vote was durable, so the time for their
     /// answers begins there: else a disk that is slower than an election timeout would begin term after term, and
     /// ask for votes in each after giving it up.
-    pub(super) fn tick(mut self, turn: &mut StepContext) -> Node {
+    pub(super) fn tick(mut self, context: &mut StepContext) -> Node {
         if self.core.is_durable(self.role.own) || self.core.counts_from_the_ballot() {
             if !self.core.stands() {
-                self.core.rest(turn.now());
+                self.core.rest(context.now());
             }
-            return self.start_pre_vote(turn);
+            return self.start_pre_vote(context);
         }
-        self.role.deadline = self.core.election_deadline(&turn.moment);
+        self.role.deadline = self.core.election_deadline(&context.now);
         self.into()
     }
 
     /// Counts, with its own vote if that is durable.
-    pub(super) fn count(mut self, turn: &mut StepContext) -> Node {
+    pub(super) fn count(mut self, context: &mut StepContext) -> Node {
         if self.core.is_durable(self.role.own) {
             self.role.votes.add(self.core.me());
             if !std::mem::replace(&mut self.role.asked, true) && !self.core.counts_from_the_ballot() {
-                self.role.deadline = self.core.election_deadline(&turn.moment);
+                self.role.deadline = self.core.election_deadline(&context.now);
             }
         }
         if self.role.votes.count() < self.core.members().majority() {
             return self.into();
         }
-        Leader::elected(self, turn)
+        Leader::elected(self, context)
     }
 
     #[cfg(test)]

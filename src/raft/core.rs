@@ -26,7 +26,7 @@ pub(crate) struct CoreConfig {
     pub(crate) timing: Timing,
     pub(crate) limits: Limits,
     /// The voting rights at its start.
-    pub(crate) franchise: VotingRights,
+    pub(crate) voting_rights: VotingRights,
     /// The disk that this server runs on.
     pub(crate) directory: DirectoryId,
     /// The first disks of the members, as met before its start.
@@ -46,23 +46,23 @@ impl CoreConfig {
 /// Actions of one step so far.
 #[derive(Debug)]
 pub(super) struct StepContext {
-    pub(super) moment: Now,
+    pub(super) now: Now,
     effects: Vec<Effect>,
     /// Messages that rest on this step's changes.
     resting: Vec<Envelope>,
 }
 
 impl StepContext {
-    pub(super) fn new(moment: Now) -> Self {
-        Self { moment, effects: Vec::new(), resting: Vec::new() }
+    pub(super) fn new(now: Now) -> Self {
+        Self { now, effects: Vec::new(), resting: Vec::new() }
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        self.moment.now
+        self.now.now
     }
 
-    pub(super) fn tell(&mut self, tidings: LeadershipChange) {
-        self.effects.push(Effect::Leadership(tidings));
+    pub(super) fn tell(&mut self, change: LeadershipChange) {
+        self.effects.push(Effect::Leadership(change));
     }
 
     pub(super) fn push(&mut self, effect: Effect) {
@@ -84,7 +84,7 @@ pub(super) struct Core {
     holder_until: Option<Timestamp>,
     /// Servers that this one held back for since it last heard a leader, or entered a term.
     held_back_for: Ballots,
-    franchise: VotingRights,
+    voting_rights: VotingRights,
     /// The value to announce if elected; `None` if this server takes no part in elections.
     pub(super) standing: Option<std::sync::Arc<[u8]>>,
     caretaking: Caretaking,
@@ -110,7 +110,7 @@ impl Core {
         let heard = if config.is(Mutant::ForgetsStickiness) { Timestamp::from_nanos(0) } else { heard };
         let committed = log.snapshot().at.index;
         let writes = PendingWrites::all_done(stored.ballot, log.last().index);
-        let (franchise, caretaking) = (config.franchise, Caretaking::led(now, &config.timing));
+        let (voting_rights, caretaking) = (config.voting_rights, Caretaking::led(now, &config.timing));
         Some(Self {
             config,
             ballot: stored.ballot,
@@ -120,7 +120,7 @@ impl Core {
             heard,
             holder_until: None,
             held_back_for: Ballots::default(),
-            franchise,
+            voting_rights,
             standing: None,
             caretaking,
             writes,
@@ -178,12 +178,12 @@ impl Core {
     }
 
     /// The disks that count by the log; `None` if they are the first ones that were met.
-    fn seats(&self) -> Option<&MemberDisks> {
+    fn disks(&self) -> Option<&MemberDisks> {
         #[cfg(test)]
         if self.config.is(Mutant::CountsDisksOnceCommitted) {
-            return self.log.seats_at(self.commit).map(|(_, seats)| seats);
+            return self.log.disks_at(self.commit).map(|(_, disks)| disks);
         }
-        self.log.seats().map(|(_, seats)| seats)
+        self.log.disks().map(|(_, disks)| disks)
     }
 
     /// Returns true if that disk's answers are a member's. They count if the member votes, too.
@@ -192,8 +192,8 @@ impl Core {
         if self.config.is(Mutant::CountsDisksByName) || self.config.is(Mutant::IgnoresDirectories) {
             return true;
         }
-        match self.seats() {
-            Some(seats) => seats.seat(node).map(MemberDisk::directory) == Some(directory),
+        match self.disks() {
+            Some(disks) => disks.disk(node).map(MemberDisk::directory) == Some(directory),
             None => self.config.founders.of(node) == Some(directory),
         }
     }
@@ -204,11 +204,11 @@ impl Core {
         if self.config.is(Mutant::CountsDisksByName) {
             return true;
         }
-        self.seats().is_none_or(|seats| seats.seat(node).is_some_and(MemberDisk::counts))
+        self.disks().is_none_or(|disks| disks.disk(node).is_some_and(MemberDisk::counts))
     }
 
     /// Returns true if this server may campaign: its own disk counts.
-    pub(super) fn may_stand(&self) -> bool {
+    pub(super) fn may_campaign(&self) -> bool {
         self.may_vote() && self.counts(self.me())
     }
 
@@ -216,23 +216,23 @@ impl Core {
     /// before it knows that its disk counts: any server that counts it has that in a newer log.
     pub(super) fn may_vote(&self) -> bool {
         #[cfg(test)]
-        if self.config.is(Mutant::VotesBeforeAllHaveMet) && self.franchise == VotingRights::Waiting {
+        if self.config.is(Mutant::VotesBeforeAllHaveMet) && self.voting_rights == VotingRights::Waiting {
             return true;
         }
-        match self.seats().and_then(|seats| seats.seat(self.me())) {
+        match self.disks().and_then(|disks| disks.disk(self.me())) {
             Some(MemberDisk::Voting(own) | MemberDisk::Incoming(own)) => {
-                self.franchise != VotingRights::Revoked && own == self.config.directory
+                self.voting_rights != VotingRights::Revoked && own == self.config.directory
             }
             Some(MemberDisk::Founding(own)) => {
-                self.franchise == VotingRights::Full && own == self.config.directory
+                self.voting_rights == VotingRights::Full && own == self.config.directory
             }
-            None => self.franchise == VotingRights::Full,
+            None => self.voting_rights == VotingRights::Full,
         }
     }
 
     /// Returns true if this server would lead if elected.
     pub(super) fn stands(&self) -> bool {
-        self.standing.is_some() && self.may_stand()
+        self.standing.is_some() && self.may_campaign()
     }
 
     /// Returns true if this server would lead at once if the leader gave up for it.
@@ -250,7 +250,7 @@ impl Core {
         if self.config.is(Mutant::NoCaretaker) {
             return false;
         }
-        let works = self.may_stand() && self.writes.all_durable();
+        let works = self.may_campaign() && self.writes.all_durable();
         self.standing.is_none() && works && self.caretaking.is_due(now, self.timing())
     }
 
@@ -272,9 +272,9 @@ impl Core {
     }
 
     /// Sets the voting rights. Once revoked, they stay so.
-    pub(super) fn enfranchise(&mut self, franchise: VotingRights) {
-        if self.franchise != VotingRights::Revoked {
-            self.franchise = franchise;
+    pub(super) fn set_voting_rights(&mut self, voting_rights: VotingRights) {
+        if self.voting_rights != VotingRights::Revoked {
+            self.voting_rights = voting_rights;
         }
     }
 
@@ -344,8 +344,8 @@ impl Core {
     }
 
     /// Draws the time to wait for a leader from now on.
-    pub(super) fn election_deadline(&self, moment: &Now) -> Timestamp {
-        moment.now + self.timing().election_timeout(moment.draw)
+    pub(super) fn election_deadline(&self, now: &Now) -> Timestamp {
+        now.now + self.timing().election_timeout(now.draw)
     }
 
     fn envelope(&self, to: NodeId, message: Message) -> Envelope {
@@ -354,13 +354,13 @@ impl Core {
     }
 
     /// Sends a message that needs no pending write.
-    pub(super) fn send(&self, turn: &mut StepContext, to: NodeId, message: Message) {
-        turn.effects.push(Effect::Send(self.envelope(to, message)));
+    pub(super) fn send(&self, context: &mut StepContext, to: NodeId, message: Message) {
+        context.effects.push(Effect::Send(self.envelope(to, message)));
     }
 
     /// Sends once all writes requested so far are durable.
-    pub(super) fn send_when_durable(&self, turn: &mut StepContext, to: NodeId, message: Message) {
-        turn.resting.push(self.envelope(to, message));
+    pub(super) fn send_when_durable(&self, context: &mut StepContext, to: NodeId, message: Message) {
+        context.resting.push(self.envelope(to, message));
     }
 
     /// Takes a leader's entries; the caller answers mismatches.
@@ -377,7 +377,7 @@ impl Core {
     }
 
     /// Restarts from a leader's snapshot, if it reaches further than the commit index here.
-    pub(super) fn install(&mut self, turn: &mut StepContext, snapshot: Snapshot) {
+    pub(super) fn install(&mut self, context: &mut StepContext, snapshot: Snapshot) {
         if snapshot.at.index <= self.commit {
             return;
         }
@@ -386,7 +386,7 @@ impl Core {
         }
         self.commit = snapshot.at.index;
         self.applied = snapshot.at.index;
-        turn.push(Effect::Restore(snapshot));
+        context.push(Effect::Restore(snapshot));
     }
 
     /// Replaces entries by a snapshot of their applied state.
@@ -398,11 +398,11 @@ impl Core {
     }
 
     /// Commits all up to `index`, as far as it is in this log, and applies it (§5.3).
-    pub(super) fn commit_to(&mut self, turn: &mut StepContext, index: Index) {
+    pub(super) fn commit_to(&mut self, context: &mut StepContext, index: Index) {
         self.commit = self.commit.max(index.min(self.log.last().index));
         if self.commit > self.applied {
             let new = self.log.slice(self.applied.next(), self.commit, usize::MAX, usize::MAX);
-            turn.push(Effect::Apply(new.to_vec()));
+            context.push(Effect::Apply(new.to_vec()));
             self.applied = self.commit;
         }
     }
@@ -459,23 +459,24 @@ impl Core {
         self.writes.done >= write
     }
 
-    pub(super) fn persisted(&mut self, turn: &mut StepContext, Persisted(number): Persisted) {
+    pub(super) fn persisted(&mut self, context: &mut StepContext, Persisted(number): Persisted) {
         self.writes.done(number);
         let released = self.writes.held.partition_point(|(rests_on, _)| *rests_on <= number);
-        turn.effects.extend(self.writes.held.drain(..released).map(|(_, envelope)| Effect::Send(envelope)));
+        context
+            .effects
+            .extend(self.writes.held.drain(..released).map(|(_, envelope)| Effect::Send(envelope)));
     }
 
     /// Ends a step: its changes become a write, and the messages that rest on it wait.
-    pub(super) fn finish(&mut self, turn: StepContext) -> Actions {
-        let StepContext { moment, mut effects, resting } = turn;
-        self.holder_until.take_if(|until| *until <= moment.now);
+    pub(super) fn finish(&mut self, context: StepContext) -> Actions {
+        let StepContext { now, mut effects, resting } = context;
+        self.holder_until.take_if(|until| *until <= now.now);
         let change = self.log.take_change();
         let write = (change.is_some() || self.ballot != self.writes.ballot).then(|| {
             let tail = change.as_ref().and_then(|change| change.tail.as_ref());
             let bytes = tail.map_or(0, |(_, entries)| bytes(entries));
-            let number = self
-                .writes
-                .ask(self.ballot, UnderWay { asked: moment.now, end: self.log.last().index, bytes });
+            let number =
+                self.writes.ask(self.ballot, UnderWay { asked: now.now, end: self.log.last().index, bytes });
             Write::new(self.ballot, change, number)
         });
         let resting = resting.into_iter();

@@ -32,19 +32,19 @@ impl Follower {
 
 impl Server<Follower> {
     /// No leader was heard for the whole election timeout.
-    pub(super) fn tick(mut self, turn: &mut StepContext) -> Node {
-        if self.core.seeks_votes(turn.now()) {
-            return self.start_pre_vote(turn);
+    pub(super) fn tick(mut self, context: &mut StepContext) -> Node {
+        if self.core.seeks_votes(context.now()) {
+            return self.start_pre_vote(context);
         }
-        self.role.deadline = self.core.election_deadline(&turn.moment);
+        self.role.deadline = self.core.election_deadline(&context.now);
         self.into()
     }
 
     /// The leader of the term has given up, for this server (thesis §3.10).
-    pub(super) fn take_over(self, turn: &mut StepContext) -> Node {
+    pub(super) fn take_over(self, context: &mut StepContext) -> Node {
         let core = &self.core;
-        let may = core.stands() && !core.is_held(turn.now()) && core.may_begin_a_term();
-        if may { self.campaign(turn, true) } else { self.into() }
+        let may = core.stands() && !core.is_held(context.now()) && core.may_begin_a_term();
+        if may { self.campaign(context, true) } else { self.into() }
     }
 
     /// A later term began; its leader is not known yet. The deadline stays.
@@ -62,63 +62,63 @@ impl Server<Follower> {
     }
 
     /// The leader of the term is heard: AppendEntries of Figure 2, InstallSnapshot of Figure 13.
-    pub(super) fn hear(mut self, turn: &mut StepContext, leader: NodeId, message: Message) -> Node {
+    pub(super) fn hear(mut self, context: &mut StepContext, leader: NodeId, message: Message) -> Node {
         // Counted from here, after the leader sent it: so this server keeps to the leader for longer than the
         // leader counts on it.
-        self.core.note_leader(turn.now());
-        self.role = Follower::waiting(Some(leader), self.core.election_deadline(&turn.moment));
+        self.core.note_leader(context.now());
+        self.role = Follower::waiting(Some(leader), self.core.election_deadline(&context.now));
         match message {
             Message::Append { previous, entries, commit, sent } => {
-                self.append(turn, leader, Entries { previous, entries, commit, sent });
+                self.append(context, leader, Entries { previous, entries, commit, sent });
             }
-            Message::Install { snapshot, sent } => self.install(turn, leader, snapshot, sent),
+            Message::Install { snapshot, sent } => self.install(context, leader, snapshot, sent),
             _ => {}
         }
         self.into()
     }
 
-    fn append(&mut self, turn: &mut StepContext, leader: NodeId, sent: Entries) {
+    fn append(&mut self, context: &mut StepContext, leader: NodeId, sent: Entries) {
         let Entries { previous, entries, commit, sent: echo } = sent;
         let before = self.core.log.last();
         match self.core.accept(previous, &entries) {
             Ok(accepted) => {
-                self.core.commit_to(turn, commit.min(accepted.matched));
+                self.core.commit_to(context, commit.min(accepted.matched));
                 // Entries on their way to the disk count as heartbeats: a new leader sends its first entry with
                 // each heartbeat until it is answered.
                 let heartbeat = accepted.cut.is_none() && self.core.log.last() == before;
-                self.acknowledge(turn, leader, accepted.matched, heartbeat, echo);
+                self.acknowledge(context, leader, accepted.matched, heartbeat, echo);
             }
             Err(Unfit::Conflict(conflict)) => {
-                let (previous, stands) = (previous.index, self.core.would_take_over(turn.now()));
+                let (previous, stands) = (previous.index, self.core.would_take_over(context.now()));
                 let rejected = Message::Rejected { previous, conflict, echo, stands };
-                self.core.send(turn, leader, rejected);
+                self.core.send(context, leader, rejected);
             }
             Err(Unfit::Committed) => self.core.refusals.count(IgnoreReason::Impossible),
         }
     }
 
-    fn install(&mut self, turn: &mut StepContext, leader: NodeId, snapshot: Snapshot, echo: Timestamp) {
+    fn install(&mut self, context: &mut StepContext, leader: NodeId, snapshot: Snapshot, echo: Timestamp) {
         let end = snapshot.at.index;
-        self.core.install(turn, snapshot);
-        self.acknowledge(turn, leader, end, false, echo);
+        self.core.install(context, snapshot);
+        self.acknowledge(context, leader, end, false, echo);
     }
 
     /// New entries are acknowledged once they are durable. A heartbeat is answered at once, for the durable part: a
     /// slow disk must not depose a leader that is heard.
     fn acknowledge(
         &self,
-        turn: &mut StepContext,
+        context: &mut StepContext,
         leader: NodeId,
         matched: Index,
         heartbeat: bool,
         echo: Timestamp,
     ) {
-        let stands = self.core.would_take_over(turn.now());
+        let stands = self.core.would_take_over(context.now());
         if heartbeat || matched <= self.core.durable() {
             let matched = matched.min(self.core.durable());
-            self.core.send(turn, leader, Message::Appended { matched, echo, stands });
+            self.core.send(context, leader, Message::Appended { matched, echo, stands });
         } else {
-            self.core.send_when_durable(turn, leader, Message::Appended { matched, echo, stands });
+            self.core.send_when_durable(context, leader, Message::Appended { matched, echo, stands });
         }
     }
 }

@@ -61,9 +61,9 @@ enum Claim {
 
 impl Leader {
     /// Becomes leader and appends the first entry of its term; a caretaker appends none.
-    pub(super) fn elected(mut candidate: Server<Candidate>, turn: &mut StepContext) -> Node {
+    pub(super) fn elected(mut candidate: Server<Candidate>, context: &mut StepContext) -> Node {
         let core = &mut candidate.core;
-        let (me, since) = (core.me(), turn.moment.today);
+        let (me, since) = (core.me(), context.now.today);
         let first = core.log.last().index.next();
         let unknown = |peer| Progress::unknown(peer, first, core.config.limits.in_flight);
         let peers = core.members().others(me).map(unknown).collect();
@@ -72,12 +72,12 @@ impl Leader {
                 core.log.append(core.term(), Payload::Leadership(Proclamation { who: me, value, since }));
                 Claim::Unproved { first }
             }
-            None => Claim::Caretaker { by: turn.now() + core.timing().longest() },
+            None => Claim::Caretaker { by: context.now() + core.timing().longest() },
         };
-        let (elected, sent) = (turn.now(), turn.now());
+        let (elected, sent) = (context.now(), context.now());
         let role = Leader { elected, since, sent, peers, claim };
         let mut leader = candidate.in_role(role);
-        leader.broadcast_heartbeat(turn);
+        leader.broadcast_heartbeat(context);
         leader.into()
     }
 
@@ -111,13 +111,13 @@ impl Server<Leader> {
     /// The time when this server stops being the leader, unless a majority answers.
     fn over_at(&self) -> Timestamp {
         let heard = self.proved_at().map_or(self.role.elected, |proved| proved.max(self.role.elected));
-        self.core.timing().believed_until(heard)
+        self.core.timing().valid_until(heard)
     }
 
     /// Check-quorum, by the clock and before anything else in a step (thesis §6.2).
     ///
     /// A leader whose disk hangs ends its claim, too. It hands over once the holder has let go.
-    pub(super) fn end_if_over(mut self, turn: &mut StepContext) -> Node {
+    pub(super) fn end_if_over(mut self, context: &mut StepContext) -> Node {
         let by = match self.role.claim {
             Claim::GivenUp { by } | Claim::Caretaker { by } => by,
             _ => self.over_at(),
@@ -126,29 +126,32 @@ impl Server<Leader> {
         if self.core.config.is(Mutant::IgnoresQuorum) {
             return self.into();
         }
-        if turn.now() < by.min(self.over_at()) {
-            if !self.role.has_given_up() && self.core.disk_hangs(turn.now()) && self.is_outrun(turn.now()) {
-                self.lose(turn, Loss::Transferred);
+        if context.now() < by.min(self.over_at()) {
+            if !self.role.has_given_up()
+                && self.core.disk_hangs(context.now())
+                && self.is_outrun(context.now())
+            {
+                self.lose(context, Loss::Transferred);
             }
             return self.into();
         }
-        self.lose(turn, Loss::Expired);
+        self.lose(context, Loss::Expired);
         // The vote stays: it was given in this term, which is not over.
-        self.follow(turn, None)
+        self.follow(context, None)
     }
 
     /// Ends the claim, if there is one.
-    pub(super) fn lose(&mut self, turn: &mut StepContext, loss: Loss) {
-        let mut from = turn.now();
+    pub(super) fn lose(&mut self, context: &mut StepContext, loss: Loss) {
+        let mut from = context.now();
         if let Claim::Held(validity) = &self.role.claim {
             let token = self.token();
-            turn.tell(LeadershipChange::Lost { token, loss });
+            context.tell(LeadershipChange::Lost { token, loss });
             if loss != Loss::Resigned {
                 self.core.hold_until(validity.until());
                 from = from.max(validity.until());
             }
         }
-        self.leave(turn.now());
+        self.leave(context.now());
         self.role.claim = Claim::GivenUp { by: from + self.core.timing().shortest() };
     }
 
@@ -161,38 +164,38 @@ impl Server<Leader> {
         FencingToken::new(self.core.term().get())
     }
 
-    pub(super) fn tick(mut self, turn: &mut StepContext) -> Node {
-        if turn.now() >= self.role.sent + self.core.timing().heartbeat() {
-            self.broadcast_heartbeat(turn);
-            self.update_validity(turn); // A group of one is its own majority.
+    pub(super) fn tick(mut self, context: &mut StepContext) -> Node {
+        if context.now() >= self.role.sent + self.core.timing().heartbeat() {
+            self.broadcast_heartbeat(context);
+            self.update_validity(context); // A group of one is its own majority.
         }
         self.into()
     }
 
-    fn broadcast_heartbeat(&mut self, turn: &mut StepContext) {
-        self.role.sent = turn.now();
-        self.role.peers.iter_mut().for_each(|peer| peer.heartbeat(&self.core, turn));
+    fn broadcast_heartbeat(&mut self, context: &mut StepContext) {
+        self.role.sent = context.now();
+        self.role.peers.iter_mut().for_each(|peer| peer.heartbeat(&self.core, context));
     }
 
-    fn replicate(&mut self, turn: &mut StepContext) {
-        self.role.peers.iter_mut().for_each(|peer| peer.stream(&self.core, turn));
+    fn replicate(&mut self, context: &mut StepContext) {
+        self.role.peers.iter_mut().for_each(|peer| peer.stream(&self.core, context));
     }
 
-    pub(super) fn propose(mut self, turn: &mut StepContext, proposals: Vec<Proposal>) -> Node {
+    pub(super) fn propose(mut self, context: &mut StepContext, proposals: Vec<Proposal>) -> Node {
         let mut waiting = self.core.waiting();
         for Proposal { id, content } in proposals {
-            turn.push(match self.take(turn, content, &mut waiting) {
+            context.push(match self.take(context, content, &mut waiting) {
                 Ok(at) => Effect::Accepted { proposal: id, at },
                 Err(why) => Effect::Declined { proposal: id, why },
             });
         }
-        self.replicate(turn);
+        self.replicate(context);
         self.into()
     }
 
     fn take(
         &mut self,
-        turn: &StepContext,
+        context: &StepContext,
         content: NewEntry,
         (entries, bytes): &mut (usize, usize),
     ) -> Result<super::identity::Position, Declined> {
@@ -212,8 +215,8 @@ impl Server<Leader> {
             NewEntry::Record(record) => Payload::Record(record),
             NewEntry::Value(value) => Payload::Leadership(Proclamation { who, value, since }),
             NewEntry::Replacement { member, directory } => {
-                let seats = self.replace(turn, member, directory).map_err(Declined::NotReplaced)?;
-                Payload::Seats(seats)
+                let disks = self.replace(context, member, directory).map_err(Declined::NotReplaced)?;
+                Payload::Disks(disks)
             }
         };
         Ok(self.core.log.append(self.core.term(), payload))
@@ -226,7 +229,7 @@ impl Server<Leader> {
     /// no answer of the old disk adds to it.
     fn replace(
         &mut self,
-        turn: &StepContext,
+        context: &StepContext,
         member: NodeId,
         directory: DirectoryId,
     ) -> Result<MemberDisks, CannotReplace> {
@@ -240,20 +243,20 @@ impl Server<Leader> {
         if !matches!(self.role.claim, Claim::Held(_)) {
             return Err(CannotReplace::NothingCommitted);
         }
-        let founders = || Some((Index::ZERO, self.core.config.founders.seats()?));
-        let by_log = self.core.log.seats().map(|(at, seats)| (at, seats.clone()));
-        let (at, seats) = by_log.or_else(founders).ok_or(CannotReplace::NotAllMet)?;
-        let under_way = seats.incoming().is_some_and(|(other, _)| other != member);
+        let founders = || Some((Index::ZERO, self.core.config.founders.disks()?));
+        let by_log = self.core.log.disks().map(|(at, disks)| (at, disks.clone()));
+        let (at, disks) = by_log.or_else(founders).ok_or(CannotReplace::NotAllMet)?;
+        let under_way = disks.incoming().is_some_and(|(other, _)| other != member);
         if under_way || at > self.core.commit {
             return Err(CannotReplace::OneAtATime);
         }
         if let Some(owner) =
-            members.all().find(|node| seats.seat(*node).map(MemberDisk::directory) == Some(directory))
+            members.all().find(|node| disks.disk(*node).map(MemberDisk::directory) == Some(directory))
         {
             let same = owner == member;
             return Err(if same { CannotReplace::SameDirectory } else { CannotReplace::AnotherMembers });
         }
-        let lately = Some(turn.now() - self.core.timing().shortest());
+        let lately = Some(context.now() - self.core.timing().shortest());
         let others = self.role.peers.iter().filter(|peer| peer.peer != member);
         let alive = others.filter(|peer| peer.answered >= lately && self.core.counts(peer.peer)).count();
         if alive + 1 < members.majority() {
@@ -265,91 +268,91 @@ impl Server<Leader> {
         }
         #[cfg(test)]
         if self.core.config.is(Mutant::AdmitsDisksAtOnce) {
-            return Ok(seats.with(member, MemberDisk::Voting(directory)));
+            return Ok(disks.with(member, MemberDisk::Voting(directory)));
         }
-        Ok(seats.with(member, MemberDisk::Incoming(directory)))
+        Ok(disks.with(member, MemberDisk::Incoming(directory)))
     }
 
     /// Lets a new disk count, once the removal of the old one is committed, and the new one has that entry: it
     /// votes by it.
-    fn admit(&mut self, turn: &mut StepContext) {
-        let Some((at, seats)) = self.core.log.seats() else { return };
-        let Some((member, directory)) = seats.incoming() else { return };
+    fn admit(&mut self, context: &mut StepContext) {
+        let Some((at, disks)) = self.core.log.disks() else { return };
+        let Some((member, directory)) = disks.incoming() else { return };
         let has_it = |peer: &Progress| peer.peer == member && peer.matched >= at;
         let ready = at <= self.core.commit && self.role.peers.iter().any(has_it);
         #[cfg(test)]
         let ready = ready || self.core.config.is(Mutant::AdmitsDisksBeforeTheCommit);
         let ready = ready && matches!(self.role.claim, Claim::Held(_));
         if ready {
-            let seats = seats.with(member, MemberDisk::Voting(directory));
-            self.core.log.append(self.core.term(), Payload::Seats(seats));
-            self.replicate(turn);
+            let disks = disks.with(member, MemberDisk::Voting(directory));
+            self.core.log.append(self.core.term(), Payload::Disks(disks));
+            self.replicate(context);
         }
     }
 
     /// Returns true if an answer is to a message that this leader sent.
-    fn sent_at(&self, turn: &StepContext, echo: Timestamp) -> bool {
-        (self.role.elected..=turn.now()).contains(&echo)
+    fn sent_at(&self, context: &StepContext, echo: Timestamp) -> bool {
+        (self.role.elected..=context.now()).contains(&echo)
     }
 
     pub(super) fn appended(
         mut self,
-        turn: &mut StepContext,
+        context: &mut StepContext,
         from: NodeId,
         matched: Index,
         echo: Timestamp,
         stands: bool,
     ) -> Node {
-        if !self.sent_at(turn, echo) || matched > self.core.log.last().index {
+        if !self.sent_at(context, echo) || matched > self.core.log.last().index {
             return self.refuse();
         }
-        let (echo, mut moved) = (self.credited(turn, echo), false);
+        let (echo, mut moved) = (self.credited(context, echo), false);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
             progress.answer(echo, stands);
             moved |= stands && matched > progress.matched;
-            progress.appended(&self.core, turn, matched);
-            progress.stream(&self.core, turn);
+            progress.appended(&self.core, context, matched);
+            progress.stream(&self.core, context);
         }
-        self.keep_on(turn, moved);
-        self.count(turn)
+        self.keep_on(context, moved);
+        self.count(context)
     }
 
     pub(super) fn rejected(
         mut self,
-        turn: &mut StepContext,
+        context: &mut StepContext,
         from: NodeId,
         previous: Index,
         conflict: Conflict,
         echo: Timestamp,
         stands: bool,
     ) -> Node {
-        if !self.sent_at(turn, echo) {
+        if !self.sent_at(context, echo) {
             return self.refuse();
         }
         for progress in self.role.peers.iter().filter(|progress| progress.peer == from) {
             if progress.has_lost(previous, echo) && !self.overlooks_losses() {
                 let objection = Objection::LostEntries { had: progress.matched, lacks: previous };
-                turn.push(Effect::Objection { member: from, objection });
+                context.push(Effect::Objection { member: from, objection });
             }
         }
-        let (echo, mut moved) = (self.credited(turn, echo), false);
+        let (echo, mut moved) = (self.credited(context, echo), false);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
             progress.answer(echo, stands);
-            if progress.rejected(&self.core, turn, previous, conflict, echo) {
+            if progress.rejected(&self.core, context, previous, conflict, echo) {
                 // While it looks for the last common entry. Later a follower may lose a message, and be sent the
                 // same again and again.
                 moved |= stands && progress.matched == Index::ZERO;
-                progress.probe(&self.core, turn);
+                progress.probe(&self.core, context);
             }
         }
-        self.keep_on(turn, moved);
-        self.count(turn)
+        self.keep_on(context, moved);
+        self.count(context)
     }
 
     /// A caretaker goes on as long as a candidate makes progress.
-    fn keep_on(&mut self, turn: &StepContext, moved: bool) {
+    fn keep_on(&mut self, context: &StepContext, moved: bool) {
         if let (Claim::Caretaker { by }, true) = (&mut self.role.claim, moved) {
-            *by = turn.now() + self.core.timing().longest();
+            *by = context.now() + self.core.timing().longest();
         }
     }
 
@@ -359,11 +362,11 @@ impl Server<Leader> {
     }
 
     #[cfg(test)]
-    fn claim_as_caretaker(&self, turn: &mut StepContext) {
+    fn claim_as_caretaker(&self, context: &mut StepContext) {
         let mutant = self.core.config.is(Mutant::CaretakerClaims) && self.role.is_caretaker();
         if let (true, Some(proved)) = (mutant, self.proved_at()) {
-            let (token, until) = (self.token(), self.core.timing().believed_until(proved));
-            turn.tell(LeadershipChange::Gained { token, until });
+            let (token, until) = (self.token(), self.core.timing().valid_until(proved));
+            context.tell(LeadershipChange::Gained { token, until });
         }
     }
 
@@ -391,8 +394,8 @@ impl Server<Leader> {
     }
 
     #[cfg(test)]
-    fn credited(&self, turn: &StepContext, echo: Timestamp) -> Timestamp {
-        if self.core.config.is(Mutant::CountsFromTheAnswer) { turn.now() } else { echo }
+    fn credited(&self, context: &StepContext, echo: Timestamp) -> Timestamp {
+        if self.core.config.is(Mutant::CountsFromTheAnswer) { context.now() } else { echo }
     }
 
     #[cfg(not(test))]
@@ -401,21 +404,21 @@ impl Server<Leader> {
     }
 
     /// Counts the durable copies, commits, and applies the consequences.
-    pub(super) fn count(mut self, turn: &mut StepContext) -> Node {
-        self.commit(turn);
-        self.admit(turn);
-        self.update_validity(turn);
-        if self.role.has_given_up() { self.hand_over(turn) } else { self.into() }
+    pub(super) fn count(mut self, context: &mut StepContext) -> Node {
+        self.commit(context);
+        self.admit(context);
+        self.update_validity(context);
+        if self.role.has_given_up() { self.hand_over(context) } else { self.into() }
     }
 
     /// The last rule for leaders of Figure 2: only an entry of the own term is committed by counting. Entries
     /// before it are committed with it (§5.4.2, Figure 8).
-    fn commit(&mut self, turn: &mut StepContext) {
+    fn commit(&mut self, context: &mut StepContext) {
         let counted = |peer: &Progress| if self.core.counts(peer.peer) { peer.matched } else { Index::ZERO };
         let matched = self.role.peers.iter().map(counted);
         let reached = self.core.members().reached_by_majority(matched.chain([self.core.durable()]));
         if reached > self.core.commit && self.may_commit(reached) {
-            self.core.commit_to(turn, reached);
+            self.core.commit_to(context, reached);
         }
     }
 
@@ -428,17 +431,17 @@ impl Server<Leader> {
     }
 
     /// Claims leadership, or extends the claim, by the answers of a majority.
-    fn update_validity(&mut self, turn: &mut StepContext) {
+    fn update_validity(&mut self, context: &mut StepContext) {
         let Some(proved) = self.proved_at() else { return };
-        let (until, token, now) = (self.core.timing().believed_until(proved), self.token(), turn.now());
+        let (until, token, now) = (self.core.timing().valid_until(proved), self.token(), context.now());
         match &mut self.role.claim {
             Claim::Unproved { first } if self.core.commit >= *first && now < until => {
                 self.role.claim = Claim::Held(Validity::new(until));
-                turn.tell(LeadershipChange::Gained { token, until });
+                context.tell(LeadershipChange::Gained { token, until });
             }
             Claim::Held(validity) if until > validity.until() => {
                 if let Ok(until) = validity.extend(Bound::FIRST, until, now) {
-                    turn.tell(LeadershipChange::Extended { token, until });
+                    context.tell(LeadershipChange::Extended { token, until });
                 }
             }
             _ => {}
@@ -446,14 +449,14 @@ impl Server<Leader> {
     }
 
     /// Gives leadership up. The claim ends here; then a successor is brought up to date (thesis §3.10).
-    pub(super) fn give_up(mut self, turn: &mut StepContext) -> Node {
+    pub(super) fn give_up(mut self, context: &mut StepContext) -> Node {
         if self.role.is_caretaker() {
-            return self.retire(turn);
+            return self.retire(context);
         }
         if !self.role.has_given_up() {
-            self.lose(turn, Loss::Resigned);
+            self.lose(context, Loss::Resigned);
         }
-        self.hand_over(turn)
+        self.hand_over(context)
     }
 
     /// Servers that are alive, and would take over.
@@ -473,16 +476,16 @@ impl Server<Leader> {
     ///
     /// Only a server that gave its claim up gets here, and it never takes it back: the message may arrive late, or
     /// twice, and then voters wait for no leader's validity.
-    pub(super) fn hand_over(self, turn: &mut StepContext) -> Node {
-        if self.core.is_held(turn.now()) {
+    pub(super) fn hand_over(self, context: &mut StepContext) -> Node {
+        if self.core.is_held(context.now()) {
             return self.into(); // The holder is at work still.
         }
-        let successor = self.successors(turn.now()).max_by_key(|peer| peer.matched);
+        let successor = self.successors(context.now()).max_by_key(|peer| peer.matched);
         match successor.map(|peer| (peer.peer, peer.matched)) {
             Some((_, matched)) if matched < self.core.log.last().index => return self.into(),
             Some((peer, _)) => {
-                self.claim_as_caretaker(turn);
-                self.core.send(turn, peer, Message::TimeoutNow);
+                self.claim_as_caretaker(context);
+                self.core.send(context, peer, Message::TimeoutNow);
             }
             None if self.role.is_caretaker() => return self.into(),
             None => {}
@@ -493,15 +496,15 @@ impl Server<Leader> {
             kept.role.claim = Claim::Unproved { first: Index::ZERO };
             return kept.into();
         }
-        self.retire(turn)
+        self.retire(context)
     }
 
     /// Follows, and lets the others go first.
-    fn retire(mut self, turn: &mut StepContext) -> Node {
-        self.leave(turn.now());
+    fn retire(mut self, context: &mut StepContext) -> Node {
+        self.leave(context.now());
         let timeouts = if self.role.peers.is_empty() { 0 } else { TIMEOUTS_OF_REST };
         let rest = self.core.timing().longest() * timeouts;
-        let deadline = self.core.election_deadline(&turn.moment) + rest;
+        let deadline = self.core.election_deadline(&context.now) + rest;
         self.in_role(Follower::waiting(None, deadline)).into()
     }
 }

@@ -33,7 +33,7 @@ impl Entry {
     /// Returns true if the disks that it names are of these members.
     pub(crate) fn is_of(&self, members: Members) -> bool {
         match &self.payload {
-            Payload::Seats(seats) => seats.all().len() == members.count(),
+            Payload::Disks(disks) => disks.all().len() == members.count(),
             Payload::Leadership(_) | Payload::Record(_) => true,
         }
     }
@@ -50,7 +50,7 @@ pub(crate) enum Payload {
     /// A user's record.
     Record(Arc<[u8]>),
     /// The disks that count from here on, in place of any named before.
-    Seats(MemberDisks),
+    Disks(MemberDisks),
 }
 
 impl Payload {
@@ -59,7 +59,7 @@ impl Payload {
         match self {
             Self::Leadership(announcement) => announcement.value.len(),
             Self::Record(bytes) => bytes.len(),
-            Self::Seats(seats) => std::mem::size_of_val(seats.all()),
+            Self::Disks(disks) => std::mem::size_of_val(disks.all()),
         }
     }
 }
@@ -83,16 +83,16 @@ pub(crate) struct Snapshot {
     pub(crate) at: Position,
     pub(crate) data: Arc<[u8]>,
     /// The disks that count there, if one was ever replaced.
-    pub(crate) seats: Option<(Index, MemberDisks)>,
+    pub(crate) disks: Option<(Index, MemberDisks)>,
 }
 
 impl Snapshot {
     /// Returns true if the disks that it names are of these members, named by an entry that it replaces.
     pub(crate) fn is_of(&self, members: Members) -> bool {
-        let fits = |(at, seats): &(Index, MemberDisks)| {
-            seats.all().len() == members.count() && (Index::new(1)..=self.at.index).contains(at)
+        let fits = |(at, disks): &(Index, MemberDisks)| {
+            disks.all().len() == members.count() && (Index::new(1)..=self.at.index).contains(at)
         };
-        self.seats.as_ref().is_none_or(fits)
+        self.disks.as_ref().is_none_or(fits)
     }
 }
 
@@ -106,7 +106,7 @@ pub(crate) struct Compacted {
 impl Snapshot {
     /// The snapshot of a log from which nothing was dropped.
     pub(crate) fn none() -> Self {
-        Self { at: Position::START, data: Arc::from([]), seats: None }
+        Self { at: Position::START, data: Arc::from([]), disks: None }
     }
 }
 
@@ -153,7 +153,7 @@ pub(crate) struct Log {
     snapshot: Snapshot,
     entries: Vec<Entry>,
     /// Entries after the snapshot that name the disks that count.
-    seated: Vec<(Index, MemberDisks)>,
+    disk_entries: Vec<(Index, MemberDisks)>,
     /// The first entry that changed since the last [`Change`].
     changed: Option<Index>,
     snapshot_changed: bool,
@@ -164,8 +164,8 @@ impl Log {
     pub(crate) fn restored(snapshot: Snapshot, entries: Vec<Entry>) -> Option<Self> {
         let starts = entries.first().is_none_or(|first| follows(snapshot.at, first.at));
         let runs = entries.windows(2).all(|pair| follows(pair[0].at, pair[1].at));
-        let seated = entries.iter().filter_map(seats_of).collect();
-        let log = Self { snapshot, entries, seated, changed: None, snapshot_changed: false };
+        let disk_entries = entries.iter().filter_map(seats_of).collect();
+        let log = Self { snapshot, entries, disk_entries, changed: None, snapshot_changed: false };
         (starts && runs).then_some(log)
     }
 
@@ -185,21 +185,21 @@ impl Log {
 
     /// The disks that count by this log, and the entry that names them; `None` if they are the first ones that were
     /// met.
-    pub(crate) fn seats(&self) -> Option<(Index, &MemberDisks)> {
-        let last = self.seated.last().or(self.snapshot.seats.as_ref());
-        last.map(|(at, seats)| (*at, seats))
+    pub(crate) fn disks(&self) -> Option<(Index, &MemberDisks)> {
+        let last = self.disk_entries.last().or(self.snapshot.disks.as_ref());
+        last.map(|(at, disks)| (*at, disks))
     }
 
     /// The same as of an entry at or after the snapshot's end.
-    pub(crate) fn seats_at(&self, index: Index) -> Option<&(Index, MemberDisks)> {
-        let end = self.seated.partition_point(|(at, _)| *at <= index);
-        self.seated[..end].last().or(self.snapshot.seats.as_ref())
+    pub(crate) fn disks_at(&self, index: Index) -> Option<&(Index, MemberDisks)> {
+        let end = self.disk_entries.partition_point(|(at, _)| *at <= index);
+        self.disk_entries[..end].last().or(self.snapshot.disks.as_ref())
     }
 
     /// One member's disk by this log, and the entry that names it.
-    pub(crate) fn seat(&self, node: NodeId) -> Option<(MemberDisk, Index)> {
-        let (at, seats) = self.seats()?;
-        Some((seats.seat(node)?, at))
+    pub(crate) fn disk(&self, node: NodeId) -> Option<(MemberDisk, Index)> {
+        let (at, disks) = self.disks()?;
+        Some((disks.disk(node)?, at))
     }
 
     /// The term of the entry there; `None` if it is compacted away or not there yet.
@@ -242,7 +242,7 @@ impl Log {
     fn push(&mut self, entry: Entry) {
         assert!(follows(self.last(), entry.at), "{} can't follow {}", entry.at, self.last());
         self.changed.get_or_insert(entry.at.index);
-        self.seated.extend(seats_of(&entry));
+        self.disk_entries.extend(seats_of(&entry));
         self.entries.push(entry);
     }
 
@@ -307,7 +307,7 @@ impl Log {
         let len = kept.after(self.snapshot.at.index);
         debug_assert!(kept >= self.snapshot.at.index, "a snapshot is never cut");
         self.entries.truncate(len);
-        self.seated.retain(|(at, _)| *at <= kept);
+        self.disk_entries.retain(|(at, _)| *at <= kept);
         self.changed = Some(self.changed.map_or(kept.next(), |changed| changed.min(kept.next())));
         kept
     }
@@ -318,8 +318,8 @@ impl Log {
             return None;
         }
         let at = self.get(index)?.at;
-        let seats = self.seats_at(index).cloned();
-        self.replace(Snapshot { at, data, seats });
+        let disks = self.disks_at(index).cloned();
+        self.replace(Snapshot { at, data, disks });
         Some(())
     }
 
@@ -344,7 +344,7 @@ impl Log {
     fn replace(&mut self, snapshot: Snapshot) {
         let dropped = snapshot.at.index.after(self.snapshot.at.index).min(self.entries.len());
         self.entries.drain(..dropped);
-        self.seated.retain(|(at, _)| *at > snapshot.at.index);
+        self.disk_entries.retain(|(at, _)| *at > snapshot.at.index);
         self.changed = self.changed.map(|changed| changed.max(snapshot.at.index.next()));
         self.snapshot = snapshot;
         self.snapshot_changed = true;
@@ -363,7 +363,7 @@ impl Log {
 
 fn seats_of(entry: &Entry) -> Option<(Index, MemberDisks)> {
     match &entry.payload {
-        Payload::Seats(seats) => Some((entry.at.index, seats.clone())),
+        Payload::Disks(disks) => Some((entry.at.index, disks.clone())),
         Payload::Leadership(_) | Payload::Record(_) => None,
     }
 }
@@ -463,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_snapshot_keeps_what_continues_it_and_drops_what_does_not() {
-        let snapshot = Snapshot { at: at(2, 1), data: Arc::from([]), seats: None };
+        let snapshot = Snapshot { at: at(2, 1), data: Arc::from([]), disks: None };
         let mut continued = log(&[1, 1, 1]);
         assert_eq!(continued.install(snapshot.clone()), None);
         assert_eq!(continued.last(), at(3, 1));
@@ -564,7 +564,7 @@ mod tests {
                     _ => {
                         term += 1;
                         let end = at(log.snapshot().at.index.get() + place + 1, term);
-                        log.install(Snapshot { at: end, data: Arc::from([]), seats: None });
+                        log.install(Snapshot { at: end, data: Arc::from([]), disks: None });
                     }
                 }
                 if let Some(change) = log.take_change() {

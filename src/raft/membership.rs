@@ -115,32 +115,32 @@ pub(crate) struct MemberDisks(Arc<[MemberDisk]>);
 
 impl MemberDisks {
     /// From one disk for each member, in their order.
-    pub(crate) fn of(seats: impl IntoIterator<Item = MemberDisk>) -> Self {
-        Self(seats.into_iter().collect())
+    pub(crate) fn of(disks: impl IntoIterator<Item = MemberDisk>) -> Self {
+        Self(disks.into_iter().collect())
     }
 
     pub(crate) fn all(&self) -> &[MemberDisk] {
         &self.0
     }
 
-    pub(crate) fn seat(&self, node: NodeId) -> Option<MemberDisk> {
+    pub(crate) fn disk(&self, node: NodeId) -> Option<MemberDisk> {
         self.0.get(node.place()).copied()
     }
 
     /// The member whose disk is being replaced, and the new one.
     pub(crate) fn incoming(&self) -> Option<(NodeId, DirectoryId)> {
-        let mut seats = (0..).map(NodeId::new).zip(&*self.0);
-        seats.find_map(|(node, seat)| match seat {
+        let mut disks = (0..).map(NodeId::new).zip(&*self.0);
+        disks.find_map(|(node, disk)| match disk {
             MemberDisk::Incoming(directory) => Some((node, *directory)),
             MemberDisk::Founding(_) | MemberDisk::Voting(_) => None,
         })
     }
 
     /// The same with another disk for that member.
-    pub(crate) fn with(&self, node: NodeId, seat: MemberDisk) -> Self {
-        let mut seats = self.0.to_vec();
-        seats[node.place()] = seat;
-        Self(seats.into())
+    pub(crate) fn with(&self, node: NodeId, disk: MemberDisk) -> Self {
+        let mut disks = self.0.to_vec();
+        disks[node.place()] = disk;
+        Self(disks.into())
     }
 }
 
@@ -184,10 +184,10 @@ impl FirstDirectories {
     }
 
     /// All of them, once all are known.
-    pub(crate) fn seats(&self) -> Option<MemberDisks> {
-        let seats: Option<Vec<MemberDisk>> =
+    pub(crate) fn disks(&self) -> Option<MemberDisks> {
+        let disks: Option<Vec<MemberDisk>> =
             self.0.iter().map(|it| Some(MemberDisk::Founding((*it)?))).collect();
-        seats.map(MemberDisks::of)
+        disks.map(MemberDisks::of)
     }
 }
 
@@ -208,13 +208,13 @@ pub(crate) enum Admission {
 /// that names that directory in its own log. Believing that claim is safe: a disk that has forgotten its votes has
 /// no such log either, and its answers count only by this server's own log.
 pub(crate) fn entrance(
-    seat: Option<(MemberDisk, Index)>,
+    disk: Option<(MemberDisk, Index)>,
     first: Option<DirectoryId>,
     said: DirectoryId,
     claim: Index,
 ) -> Result<Admission, Objection> {
-    let (before, known_at) = match (seat, first) {
-        (Some((seat, at)), _) => (seat.directory(), at),
+    let (before, known_at) = match (disk, first) {
+        (Some((disk, at)), _) => (disk.directory(), at),
         (None, Some(first)) => (first, Index::ZERO),
         (None, None) if claim > Index::ZERO => return Ok(Admission::Named),
         (None, None) => return Ok(Admission::First),

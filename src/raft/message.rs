@@ -213,7 +213,7 @@ impl Listener {
             return Err(IgnoreReason::Impossible);
         }
         self.sized(&envelope.message)?;
-        if possible(envelope.term, &envelope.message) && self.seated(&envelope.message) {
+        if possible(envelope.term, &envelope.message) && self.disk_entries(&envelope.message) {
             Ok(())
         } else {
             Err(IgnoreReason::Impossible)
@@ -221,7 +221,7 @@ impl Listener {
     }
 
     /// Returns true if the disks that it names are of this group's members.
-    fn seated(&self, message: &Message) -> bool {
+    fn disk_entries(&self, message: &Message) -> bool {
         match message {
             Message::Append { entries, .. } => entries.iter().all(|entry| entry.is_of(self.members)),
             Message::Install { snapshot, .. } => snapshot.is_of(self.members),
@@ -386,7 +386,7 @@ mod tests {
         let at = Position { term: Term::new(1), index: Index::new(1) };
         let data = Arc::from(vec![0; Limits::DEFAULT.snapshot + 1]);
         let install =
-            Message::Install { snapshot: Snapshot { at, data, seats: None }, sent: Timestamp::from_nanos(1) };
+            Message::Install { snapshot: Snapshot { at, data, disks: None }, sent: Timestamp::from_nanos(1) };
         assert_eq!(listener(5).admit(&from(1, 5, install)), Err(IgnoreReason::TooLarge));
 
         let mut refusals = IgnoredCounts::default();

@@ -132,7 +132,7 @@ impl Group {
             cluster,
             timing: Self::timing(),
             limits: Limits::DEFAULT,
-            franchise: VotingRights::Full,
+            voting_rights: VotingRights::Full,
             directory: DirectoryId::in_tests(me),
             founders: FirstDirectories::all_of(members),
             mutant,
@@ -157,12 +157,12 @@ impl Group {
     }
 
     fn start(&self, place: usize, disk: &Stored, tick: u8) -> Node {
-        let moment = moment(tick);
-        let node = Node::start(self.config(place), disk.clone(), &moment).unwrap();
+        let now = at_tick(tick);
+        let node = Node::start(self.config(place), disk.clone(), &now).unwrap();
         if place >= self.standing {
             return node;
         }
-        node.step(moment, Input::Stand(Arc::from([]))).0
+        node.step(now, Input::Stand(Arc::from([]))).0
     }
 
     /// One step of one server, its disk and its messages.
@@ -170,7 +170,7 @@ impl Group {
         let mut inputs = vec![input];
         while let Some(input) = inputs.pop() {
             let before = world.servers[place].node.clone();
-            let (after, actions) = before.clone().step(moment(world.tick), input);
+            let (after, actions) = before.clone().step(at_tick(world.tick), input);
             world.servers[place].node = after;
             world.look(place, &before);
             let Actions { effects, write } = actions;
@@ -185,7 +185,7 @@ impl Group {
     }
 }
 
-fn moment(tick: u8) -> Now {
+fn at_tick(tick: u8) -> Now {
     Now { now: START + TICK * u32::from(tick), today: TimeOfDay(0), draw: Random(0) }
 }
 
@@ -199,7 +199,7 @@ impl Server {
 
 impl World {
     fn now(&self) -> Timestamp {
-        moment(self.tick).now
+        at_tick(self.tick).now
     }
 
     fn believers(&self) -> usize {

@@ -47,18 +47,18 @@ pub(crate) struct Inconsistent;
 
 impl Node {
     /// A server that starts with its disk's contents. It takes part in elections after [`Input::Stand`].
-    pub(crate) fn start(config: CoreConfig, stored: Stored, moment: &Now) -> Result<Self, Inconsistent> {
-        let core = Core::restored(config, stored, moment.now).ok_or(Inconsistent)?;
-        let deadline = core.election_deadline(moment);
+    pub(crate) fn start(config: CoreConfig, stored: Stored, now: &Now) -> Result<Self, Inconsistent> {
+        let core = Core::restored(config, stored, now.now).ok_or(Inconsistent)?;
+        let deadline = core.election_deadline(now);
         Ok(Self::Follower(Server { core, role: Follower::waiting(None, deadline) }))
     }
 
     /// Takes one input. The actions are to be carried out before the next step.
-    pub(crate) fn step(self, moment: Now, input: Input) -> (Self, Actions) {
-        let mut turn = StepContext::new(moment);
+    pub(crate) fn step(self, now: Now, input: Input) -> (Self, Actions) {
+        let mut context = StepContext::new(now);
         // An expired claim ends before anything else is looked at: no answer that comes later can revive it.
-        let mut node = self.end_if_over(&mut turn).take(&mut turn, input);
-        let actions = node.core_mut().finish(turn);
+        let mut node = self.end_if_over(&mut context).take(&mut context, input);
+        let actions = node.core_mut().finish(context);
         (node, actions)
     }
 
@@ -148,27 +148,27 @@ impl Node {
         }
     }
 
-    fn end_if_over(self, turn: &mut StepContext) -> Self {
+    fn end_if_over(self, context: &mut StepContext) -> Self {
         match self {
-            Self::Leader(server) => server.end_if_over(turn),
+            Self::Leader(server) => server.end_if_over(context),
             other => other,
         }
     }
 
-    fn take(mut self, turn: &mut StepContext, input: Input) -> Self {
+    fn take(mut self, context: &mut StepContext, input: Input) -> Self {
         match input {
-            Input::Tick => self.tick(turn),
-            Input::Receive(envelope) => self.receive(turn, envelope),
+            Input::Tick => self.tick(context),
+            Input::Receive(envelope) => self.receive(context, envelope),
             Input::Persisted(write) => {
-                self.core_mut().persisted(turn, write);
-                self.after_write(turn)
+                self.core_mut().persisted(context, write);
+                self.after_write(context)
             }
             Input::Propose(proposals) => match self {
-                Self::Leader(server) => server.propose(turn, proposals),
+                Self::Leader(server) => server.propose(context, proposals),
                 other => {
                     let why = Declined::NotLeading { leader: other.leader() };
                     for proposal in proposals {
-                        turn.push(Effect::Declined { proposal: proposal.id, why });
+                        context.push(Effect::Declined { proposal: proposal.id, why });
                     }
                     other
                 }
@@ -179,37 +179,37 @@ impl Node {
                 }
                 self
             }
-            Input::Resign => self.resign(turn),
+            Input::Resign => self.resign(context),
             #[cfg(test)]
             Input::Campaign => match self {
                 // While a leader counts on it, its own vote is not free either.
-                Self::Follower(server) if !server.core.heard_leader_recently(turn.now()) => {
-                    server.campaign(turn, false)
+                Self::Follower(server) if !server.core.heard_leader_recently(context.now()) => {
+                    server.campaign(context, false)
                 }
-                Self::Candidate(server) if !server.core.heard_leader_recently(turn.now()) => {
-                    server.campaign(turn, false)
+                Self::Candidate(server) if !server.core.heard_leader_recently(context.now()) => {
+                    server.campaign(context, false)
                 }
                 other => other,
             },
             Input::Withdraw => {
                 self.core_mut().standing = None;
-                self.resign(turn)
+                self.resign(context)
             }
             Input::LetGo => {
                 self.core_mut().let_go();
                 match self {
-                    Self::Leader(server) if server.role.has_given_up() => server.hand_over(turn),
+                    Self::Leader(server) if server.role.has_given_up() => server.hand_over(context),
                     other => other,
                 }
             }
-            Input::Franchise(franchise) => {
-                self.core_mut().enfranchise(franchise);
+            Input::VotingRights(voting_rights) => {
+                self.core_mut().set_voting_rights(voting_rights);
                 match self {
                     Self::PreCandidate(_) | Self::Candidate(_) if !self.core().may_vote() => {
-                        self.resign(turn)
+                        self.resign(context)
                     }
                     Self::Leader(server) if server.role.is_caretaker() && !server.core.may_vote() => {
-                        server.give_up(turn)
+                        server.give_up(context)
                     }
                     other => other,
                 }
@@ -225,32 +225,32 @@ impl Node {
         }
     }
 
-    fn tick(self, turn: &mut StepContext) -> Self {
-        if turn.now() < self.deadline() {
+    fn tick(self, context: &mut StepContext) -> Self {
+        if context.now() < self.deadline() {
             return self;
         }
         match self {
-            Self::Follower(server) => server.tick(turn),
-            Self::PreCandidate(server) => server.ask(turn),
-            Self::Candidate(server) => server.tick(turn),
-            Self::Leader(server) => server.tick(turn),
+            Self::Follower(server) => server.tick(context),
+            Self::PreCandidate(server) => server.ask(context),
+            Self::Candidate(server) => server.tick(context),
+            Self::Leader(server) => server.tick(context),
         }
     }
 
-    fn after_write(self, turn: &mut StepContext) -> Self {
+    fn after_write(self, context: &mut StepContext) -> Self {
         match self {
-            Self::PreCandidate(server) => server.after_write(turn),
-            Self::Candidate(server) => server.count(turn),
-            Self::Leader(server) => server.count(turn),
+            Self::PreCandidate(server) => server.after_write(context),
+            Self::Candidate(server) => server.count(context),
+            Self::Leader(server) => server.count(context),
             other => other,
         }
     }
 
-    fn resign(self, turn: &mut StepContext) -> Self {
+    fn resign(self, context: &mut StepContext) -> Self {
         match self {
-            Self::Leader(server) => server.give_up(turn),
-            Self::PreCandidate(server) => server.follow(turn, None),
-            Self::Candidate(server) => server.follow(turn, None),
+            Self::Leader(server) => server.give_up(context),
+            Self::PreCandidate(server) => server.follow(context, None),
+            Self::Candidate(server) => server.follow(context, None),
             Self::Follower(server) => Self::Follower(server),
         }
     }
@@ -264,7 +264,7 @@ impl Node {
     }
 
     /// The rules for all servers of Figure 2, then those for each message.
-    fn receive(mut self, turn: &mut StepContext, envelope: Envelope) -> Self {
+    fn receive(mut self, context: &mut StepContext, envelope: Envelope) -> Self {
         if let Err(refusal) = self.core().admit(&envelope) {
             self.core_mut().refusals.count(refusal);
             return self;
@@ -278,62 +278,62 @@ impl Node {
         if term < self.term() {
             return match message {
                 // A member that would vote for this server may still be in an older term.
-                Message::PreVoteGranted { .. } => self.listen(turn, from, message),
+                Message::PreVoteGranted { .. } => self.listen(context, from, message),
                 request if request.is_request() => {
-                    self.core().send(turn, from, Message::Outdated);
+                    self.core().send(context, from, Message::Outdated);
                     self
                 }
                 _ => self,
             };
         }
         if term == self.term() || matches!(message, Message::PreVote { .. }) {
-            return self.listen(turn, from, message);
+            return self.listen(context, from, message);
         }
         let unsolicited = matches!(message, Message::RequestVote { transfer: false, .. });
-        if unsolicited && self.heard_leader_recently(turn.now()) {
+        if unsolicited && self.heard_leader_recently(context.now()) {
             return self; // Its term is ignored as well, or it could depose a healthy leader.
         }
-        self.step_down(turn, term).listen(turn, from, message)
+        self.step_down(context, term).listen(context, from, message)
     }
 
     /// Steps down for a later term (§5.1).
-    fn step_down(mut self, turn: &mut StepContext, term: Term) -> Self {
+    fn step_down(mut self, context: &mut StepContext, term: Term) -> Self {
         if let Self::Leader(server) = &mut self {
-            server.lose(turn, crate::Loss::Superseded);
+            server.lose(context, crate::Loss::Superseded);
         }
         self.core_mut().enter(term);
         match self {
             Self::Follower(server) => server.forget_leader().into(),
             Self::PreCandidate(server) => server.wait(),
             Self::Candidate(server) => server.wait(),
-            Self::Leader(server) => server.follow(turn, None),
+            Self::Leader(server) => server.follow(context, None),
         }
     }
 
     /// Handles a message of the own term; or about a vote that is not cast yet, of any.
-    fn listen(self, turn: &mut StepContext, from: NodeId, message: Message) -> Self {
+    fn listen(self, context: &mut StepContext, from: NodeId, message: Message) -> Self {
         match message {
-            Message::PreVote { last, sent } => self.consider(turn, from, last, sent),
-            Message::RequestVote { last, transfer } => self.vote(turn, from, last, transfer),
+            Message::PreVote { last, sent } => self.consider(context, from, last, sent),
+            Message::RequestVote { last, transfer } => self.vote(context, from, last, transfer),
             Message::PreVoteGranted { echo } => match self {
-                Self::PreCandidate(server) => server.would_vote(turn, from, echo),
+                Self::PreCandidate(server) => server.would_vote(context, from, echo),
                 other => other,
             },
             Message::VoteGranted => match self {
-                Self::Candidate(server) => server.voted(turn, from),
+                Self::Candidate(server) => server.voted(context, from),
                 other => other,
             },
             Message::Append { .. } | Message::Install { .. } if !self.disputes(from) => {
-                self.follow(turn, from).hear(turn, from, message)
+                self.follow(context, from).hear(context, from, message)
             }
-            Message::TimeoutNow if !self.disputes(from) => self.follow(turn, from).take_over(turn),
+            Message::TimeoutNow if !self.disputes(from) => self.follow(context, from).take_over(context),
             Message::Append { .. } | Message::Install { .. } | Message::TimeoutNow => self.impossible(),
             Message::Appended { matched, echo, stands } => match self {
-                Self::Leader(server) => server.appended(turn, from, matched, echo, stands),
+                Self::Leader(server) => server.appended(context, from, matched, echo, stands),
                 other => other,
             },
             Message::Rejected { previous, conflict, echo, stands } => match self {
-                Self::Leader(server) => server.rejected(turn, from, previous, conflict, echo, stands),
+                Self::Leader(server) => server.rejected(context, from, previous, conflict, echo, stands),
                 other => other,
             },
             Message::Outdated => self,
@@ -346,12 +346,12 @@ impl Node {
     }
 
     /// Becomes a follower of the term's leader, which it does not dispute.
-    fn follow(self, turn: &mut StepContext, leader: NodeId) -> Server<Follower> {
+    fn follow(self, context: &mut StepContext, leader: NodeId) -> Server<Follower> {
         match self {
             Self::Follower(server) => server,
-            Self::PreCandidate(server) => server.into_follower(turn, Some(leader)),
-            Self::Candidate(server) => server.into_follower(turn, Some(leader)),
-            Self::Leader(server) => server.into_follower(turn, Some(leader)),
+            Self::PreCandidate(server) => server.into_follower(context, Some(leader)),
+            Self::Candidate(server) => server.into_follower(context, Some(leader)),
+            Self::Leader(server) => server.into_follower(context, Some(leader)),
         }
     }
 
@@ -363,35 +363,35 @@ impl Node {
     /// Answers a pre-vote, and changes no term and no vote (thesis §9.6).
     ///
     /// A server that would vote for another leaves it some time to win.
-    fn consider(mut self, turn: &mut StepContext, from: NodeId, last: Position, sent: Timestamp) -> Self {
-        if self.heard_leader_recently(turn.now()) || !self.core().may_vote() {
+    fn consider(mut self, context: &mut StepContext, from: NodeId, last: Position, sent: Timestamp) -> Self {
+        if self.heard_leader_recently(context.now()) || !self.core().may_vote() {
             return self;
         }
         if !self.core().up_to_date(last) {
-            self.core_mut().refused_older_log(turn.now());
+            self.core_mut().refused_older_log(context.now());
             return self;
         }
-        self.core().send(turn, from, Message::PreVoteGranted { echo: sent });
+        self.core().send(context, from, Message::PreVoteGranted { echo: sent });
         match self {
-            Self::Follower(server) => server.give_way(turn.now(), from).into(),
-            Self::PreCandidate(server) => server.give_way(turn.now(), from, last),
+            Self::Follower(server) => server.give_way(context.now(), from).into(),
+            Self::PreCandidate(server) => server.give_way(context.now(), from, last),
             other => other,
         }
     }
 
     /// RequestVote of Figure 2, and of thesis §4.2.3.
-    fn vote(mut self, turn: &mut StepContext, from: NodeId, last: Position, transfer: bool) -> Self {
-        let now = turn.now();
+    fn vote(mut self, context: &mut StepContext, from: NodeId, last: Position, transfer: bool) -> Self {
+        let now = context.now();
         let bound = if transfer { self.core().is_held(now) } else { self.heard_leader_recently(now) };
         // Once the term's leader is known, the vote is of no use.
         if bound || self.leader().is_some() || !self.core().can_vote_for(from, last) {
             return self;
         }
         self.core_mut().vote_for(from);
-        self.core().send_when_durable(turn, from, Message::VoteGranted);
+        self.core().send_when_durable(context, from, Message::VoteGranted);
         match self {
-            Self::Follower(server) => server.follow(turn, None),
-            Self::PreCandidate(server) => server.follow(turn, None),
+            Self::Follower(server) => server.follow(context, None),
+            Self::PreCandidate(server) => server.follow(context, None),
             // It voted for itself, so this can be no other server's request.
             other => other,
         }
@@ -404,14 +404,14 @@ impl<R> Server<R> {
         Server { core: self.core, role }
     }
 
-    pub(super) fn into_follower(self, turn: &StepContext, leader: Option<NodeId>) -> Server<Follower> {
-        let deadline = self.core.election_deadline(&turn.moment);
+    pub(super) fn into_follower(self, context: &StepContext, leader: Option<NodeId>) -> Server<Follower> {
+        let deadline = self.core.election_deadline(&context.now);
         self.in_role(Follower::waiting(leader, deadline))
     }
 
     /// Waits for a leader, for a freshly drawn time.
-    pub(super) fn follow(self, turn: &StepContext, leader: Option<NodeId>) -> Node {
-        self.into_follower(turn, leader).into()
+    pub(super) fn follow(self, context: &StepContext, leader: Option<NodeId>) -> Node {
+        self.into_follower(context, leader).into()
     }
 }
 

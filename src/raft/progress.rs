@@ -54,24 +54,24 @@ impl Progress {
     }
 
     /// Sends a heartbeat, and with it any entries that are due again.
-    pub(super) fn heartbeat(&mut self, core: &Core, turn: &mut StepContext) {
+    pub(super) fn heartbeat(&mut self, core: &Core, context: &mut StepContext) {
         match self.mode {
             Mode::Stream if self.room() == 0 || self.next > core.log.last().index => {
-                self.append(core, turn, 0);
+                self.append(core, context, 0);
             }
-            Mode::Stream => self.stream(core, turn),
-            Mode::Probe => self.append(core, turn, core.config.limits.entries),
-            Mode::Install { sent, .. } if turn.now() >= sent + core.timing().longest() => {
-                self.snapshot(core, turn)
+            Mode::Stream => self.stream(core, context),
+            Mode::Probe => self.append(core, context, core.config.limits.entries),
+            Mode::Install { sent, .. } if context.now() >= sent + core.timing().longest() => {
+                self.snapshot(core, context)
             }
-            Mode::Install { .. } => self.bare(core, turn),
+            Mode::Install { .. } => self.bare(core, context),
         }
     }
 
     /// Sends all new entries that have room.
-    pub(super) fn stream(&mut self, core: &Core, turn: &mut StepContext) {
+    pub(super) fn stream(&mut self, core: &Core, context: &mut StepContext) {
         while self.mode == Mode::Stream && self.next <= core.log.last().index && self.room() > 0 {
-            self.append(core, turn, self.room());
+            self.append(core, context, self.room());
         }
     }
 
@@ -81,10 +81,10 @@ impl Progress {
         self.window.saturating_sub(under_way)
     }
 
-    fn append(&mut self, core: &Core, turn: &mut StepContext, most: usize) {
+    fn append(&mut self, core: &Core, context: &mut StepContext, most: usize) {
         let index = self.next.previous();
         let Some(term) = core.log.term_at(index) else {
-            return self.snapshot(core, turn);
+            return self.snapshot(core, context);
         };
         let limits = &core.config.limits;
         let last = core.log.last().index;
@@ -93,23 +93,29 @@ impl Progress {
             self.next = self.next.plus(entries.len());
         }
         let previous = Position { term, index };
-        self.say(core, turn, previous, entries);
+        self.say(core, context, previous, entries);
     }
 
     /// Sends a heartbeat without a log position, which leaves nothing to reject.
-    fn bare(&self, core: &Core, turn: &mut StepContext) {
-        self.say(core, turn, Position::START, Vec::new());
+    fn bare(&self, core: &Core, context: &mut StepContext) {
+        self.say(core, context, Position::START, Vec::new());
     }
 
-    fn say(&self, core: &Core, turn: &mut StepContext, previous: Position, entries: Vec<super::log::Entry>) {
-        let (commit, sent) = (core.commit, turn.now());
-        core.send(turn, self.peer, Message::Append { previous, entries, commit, sent });
+    fn say(
+        &self,
+        core: &Core,
+        context: &mut StepContext,
+        previous: Position,
+        entries: Vec<super::log::Entry>,
+    ) {
+        let (commit, sent) = (core.commit, context.now());
+        core.send(context, self.peer, Message::Append { previous, entries, commit, sent });
     }
 
-    fn snapshot(&mut self, core: &Core, turn: &mut StepContext) {
-        let (snapshot, sent) = (core.log.snapshot().clone(), turn.now());
+    fn snapshot(&mut self, core: &Core, context: &mut StepContext) {
+        let (snapshot, sent) = (core.log.snapshot().clone(), context.now());
         self.mode = Mode::Install { sent, end: snapshot.at.index };
-        core.send(turn, self.peer, Message::Install { snapshot, sent });
+        core.send(context, self.peer, Message::Install { snapshot, sent });
     }
 
     /// The follower has answered the message sent at `echo`.
@@ -120,9 +126,9 @@ impl Progress {
     }
 
     /// The follower's log equals the leader's up to `matched`.
-    pub(super) fn appended(&mut self, core: &Core, turn: &StepContext, matched: Index) {
+    pub(super) fn appended(&mut self, core: &Core, context: &StepContext, matched: Index) {
         if matched > self.matched {
-            self.matched_at = Some(turn.now());
+            self.matched_at = Some(context.now());
             self.window = (2 * self.window).min(core.config.limits.in_flight);
         }
         self.matched = self.matched.max(matched);
@@ -150,7 +156,7 @@ impl Progress {
     pub(super) fn rejected(
         &mut self,
         core: &Core,
-        turn: &StepContext,
+        context: &StepContext,
         previous: Index,
         conflict: Conflict,
         echo: Timestamp,
@@ -170,12 +176,12 @@ impl Progress {
         let resume = core.log.resume_after(conflict).min(previous).max(self.matched.next());
         self.mode = Mode::Probe;
         self.window = core.config.limits.entries.min(core.config.limits.in_flight);
-        self.went_back = Some(turn.now());
+        self.went_back = Some(context.now());
         resume < std::mem::replace(&mut self.next, resume)
     }
 
     /// Probes at once at the place that the last rejection named.
-    pub(super) fn probe(&mut self, core: &Core, turn: &mut StepContext) {
-        self.append(core, turn, core.config.limits.entries);
+    pub(super) fn probe(&mut self, core: &Core, context: &mut StepContext) {
+        self.append(core, context, core.config.limits.entries);
     }
 }

@@ -47,7 +47,7 @@ impl Bench {
 
     fn just_started(members: usize, disk: Stored) -> Self {
         let now = Timestamp::from_nanos(1_000_000_000_000);
-        let node = Node::start(config(members), disk.clone(), &moment(now)).unwrap();
+        let node = Node::start(config(members), disk.clone(), &at_time(now)).unwrap();
         let mut bench = Self { node: Some(node), now, writes: Vec::new(), disk };
         assert_eq!(bench.step(Input::Stand(Arc::from(*b"me"))), vec![]);
         bench
@@ -63,7 +63,7 @@ impl Bench {
 
     /// One step; its write stays pending.
     fn step(&mut self, input: Input) -> Vec<Effect> {
-        let (node, Actions { effects, write }) = self.node.take().unwrap().step(moment(self.now), input);
+        let (node, Actions { effects, write }) = self.node.take().unwrap().step(at_time(self.now), input);
         self.node = Some(node);
         self.writes.extend(write);
         effects
@@ -141,14 +141,14 @@ fn config(members: usize) -> CoreConfig {
         cluster: CLUSTER,
         timing: Timing::DEFAULT,
         limits: Limits::DEFAULT,
-        franchise: VotingRights::Full,
+        voting_rights: VotingRights::Full,
         directory: DirectoryId::in_tests(ME),
         founders: FirstDirectories::all_of(Members::of(members).unwrap()),
         mutant: None,
     }
 }
 
-fn moment(now: Timestamp) -> Now {
+fn at_time(now: Timestamp) -> Now {
     Now { now, today: TimeOfDay(0), draw: Random(0) }
 }
 
@@ -358,7 +358,7 @@ fn contract_1_a_leader_claims_nothing_before_an_entry_of_its_term_is_committed()
     assert!(!gained(&bench.hear(B, 1, heartbeat_answered)));
     let effects = bench.acknowledge(B);
     let token = FencingToken::new(1);
-    let until = Timing::DEFAULT.believed_until(bench.now);
+    let until = Timing::DEFAULT.valid_until(bench.now);
     assert!(effects.contains(&Effect::Leadership(LeadershipChange::Gained { token, until })), "{effects:?}");
 }
 
@@ -378,7 +378,7 @@ fn contract_2_validity_counts_from_the_send_of_what_a_majority_answered() {
     bench.pass(Duration::from_millis(120));
     let matched = bench.node().log().last().index;
     let effects = bench.hear(C, 1, Message::Appended { matched, echo: sent, stands: true });
-    assert_eq!(until(&effects), Some(Timing::DEFAULT.believed_until(sent)));
+    assert_eq!(until(&effects), Some(Timing::DEFAULT.valid_until(sent)));
 }
 
 #[test]
@@ -408,7 +408,7 @@ fn a_group_of_one_elects_itself_and_stays_valid_by_its_own_clock() {
     assert!(gained(&effects), "{effects:?}");
     for _ in 0..20 {
         let effects = bench.expire();
-        assert_eq!(until(&effects), Some(Timing::DEFAULT.believed_until(bench.now)));
+        assert_eq!(until(&effects), Some(Timing::DEFAULT.valid_until(bench.now)));
     }
     // Frozen for longer than its validity, it begins a new term: the old claim stays ended.
     bench.pass(Duration::from_secs(1));
@@ -612,7 +612,7 @@ fn only_a_server_that_is_needed_is_a_caretaker() {
     assert!(asks(Bench::needed()));
 
     let mut revoked = Bench::needed();
-    revoked.step(Input::Franchise(VotingRights::Revoked));
+    revoked.step(Input::VotingRights(VotingRights::Revoked));
     assert!(!asks(revoked), "it has no vote");
 
     let mut led = Bench::needed();
@@ -903,7 +903,8 @@ fn a_value_that_is_proclaimed_goes_through_the_log() {
 
 #[test]
 fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
-    let refused = |stored: Stored| Node::start(config(3), stored, &moment(Timestamp::from_nanos(1))).is_err();
+    let refused =
+        |stored: Stored| Node::start(config(3), stored, &at_time(Timestamp::from_nanos(1))).is_err();
     let mut good = Stored::nothing();
     good.ballot.term = Term::new(2);
     good.entries = vec![entry(1, 1), entry(2, 2)];
@@ -916,7 +917,7 @@ fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
     let mut stranger = good.clone();
     stranger.ballot.vote = Some(NodeId::new(5));
     let mut ahead = good;
-    ahead.snapshot = Snapshot { at: at(5, 2), data: Arc::from([]), seats: None };
+    ahead.snapshot = Snapshot { at: at(5, 2), data: Arc::from([]), disks: None };
     for stored in [gap, later, stranger, ahead] {
         assert!(refused(stored.clone()), "{stored:?}");
     }
@@ -1009,24 +1010,24 @@ fn contract_8_a_deposed_leader_casts_no_vote_until_its_holder_has_let_go() {
 #[test]
 fn contract_11_a_server_that_has_not_met_all_neither_votes_nor_stands() {
     let mut bench = Bench::of(3);
-    for franchise in [VotingRights::Waiting, VotingRights::Revoked] {
-        bench.step(Input::Franchise(franchise));
+    for voting_rights in [VotingRights::Waiting, VotingRights::Revoked] {
+        bench.step(Input::VotingRights(voting_rights));
         assert_eq!(bench.expire(), vec![], "it asks no member");
         bench.pass(Timing::DEFAULT.longest());
         let (term, sent) = (bench.node().term().get(), bench.now);
         assert_eq!(bench.hear(B, term, Message::PreVote { last: at(0, 0), sent }), vec![]);
         assert_eq!(votes(&bench.hear(B, term + 1, ask(at(0, 0)))), 0);
     }
-    bench.step(Input::Franchise(VotingRights::Full));
+    bench.step(Input::VotingRights(VotingRights::Full));
     assert_eq!(votes(&bench.hear(B, 9, ask(at(0, 0)))), 0, "what is revoked stays so");
 }
 
 #[test]
 fn contract_11_a_server_that_has_met_all_votes_from_then_on() {
     let mut bench = Bench::of(3);
-    bench.step(Input::Franchise(VotingRights::Waiting));
+    bench.step(Input::VotingRights(VotingRights::Waiting));
     assert_eq!(votes(&bench.hear(B, 1, ask(at(0, 0)))), 0);
-    bench.step(Input::Franchise(VotingRights::Full));
+    bench.step(Input::VotingRights(VotingRights::Full));
     assert_eq!(votes(&bench.hear(B, 2, ask(at(0, 0)))), 1);
 }
 
@@ -1051,7 +1052,7 @@ fn contract_11_from_a_replacement_on_only_the_disk_that_the_log_names_counts() {
     assert_eq!(not_replaced(&leader.step(replacement(C, NEW))), None);
     leader.sync();
     let (committed, last) = (leader.node().committed(), leader.node().log().last().index);
-    assert_eq!(leader.node().log().seat(C), Some((MemberDisk::Incoming(NEW), last)));
+    assert_eq!(leader.node().log().disk(C), Some((MemberDisk::Incoming(NEW), last)));
     leader.acknowledge(C);
     assert_eq!(leader.node().committed(), committed, "that was the old disk");
     let of_the_new_one = |leader: &mut Bench| {
@@ -1066,7 +1067,7 @@ fn contract_11_from_a_replacement_on_only_the_disk_that_the_log_names_counts() {
     assert_eq!(leader.node().committed(), last);
     // The replacement is committed and the new disk has it, so it is admitted.
     let admitted = last.next();
-    assert_eq!(leader.node().log().seat(C), Some((MemberDisk::Voting(NEW), admitted)));
+    assert_eq!(leader.node().log().disk(C), Some((MemberDisk::Voting(NEW), admitted)));
     of_the_new_one(&mut leader);
     assert_eq!(leader.node().committed(), admitted, "now it counts");
 }

@@ -154,7 +154,7 @@ impl Timing {
     }
 
     /// The end of the validity, if a majority answered messages sent at `sent`.
-    pub(crate) fn believed_until(&self, sent: Timestamp) -> Timestamp {
+    pub(crate) fn valid_until(&self, sent: Timestamp) -> Timestamp {
         sent + self.validity()
     }
 
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn belief_ends_a_margin_before_anybody_votes() {
         let sent = Timestamp::from_nanos(7);
-        let until = Timing::DEFAULT.believed_until(sent);
+        let until = Timing::DEFAULT.valid_until(sent);
         assert_eq!(until + Timing::DEFAULT.margin(), sent + Timing::DEFAULT.shortest());
     }
 }

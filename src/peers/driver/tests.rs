@@ -101,7 +101,7 @@ impl DriverIo for Double {
         panic!("no disk here loses anything: {objection}");
     }
 
-    fn seat(&self, _: Option<(Index, MemberDisks)>) {}
+    fn set_disks(&self, _: Option<(Index, MemberDisks)>) {}
 
     fn waiting_for(&self) -> Option<String> {
         None
@@ -169,12 +169,12 @@ fn start(
         cluster: settings.cluster(),
         timing: *settings.timing(),
         limits: Limits::DEFAULT,
-        franchise: VotingRights::Full,
+        voting_rights: VotingRights::Full,
         directory: DirectoryId::in_tests(settings.me()),
         founders: FirstDirectories::all_of(settings.group().size()),
         mutant: None,
     };
-    let node = Node::start(config, stored, &moment()).unwrap();
+    let node = Node::start(config, stored, &read_clocks()).unwrap();
     let published = Arc::new(Published::new(settings.clone(), node.term(), node.committed()));
     let (news, disk_news) = mpsc::unbounded_channel();
     let (orders, ordered) = mpsc::unbounded_channel();

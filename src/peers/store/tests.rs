@@ -120,8 +120,8 @@ impl Author {
             _ => {
                 let at = Position { term, index: first.plus(self.random.usize(1..12)) };
                 let data = self.bytes(6000);
-                let seats = self.log.seats().map(|(at, seats)| (at, seats.clone()));
-                self.log.install(Snapshot { at, data, seats });
+                let disks = self.log.disks().map(|(at, disks)| (at, disks.clone()));
+                self.log.install(Snapshot { at, data, disks });
             }
         }
     }
@@ -135,9 +135,9 @@ impl Author {
             1 => Payload::Record(self.bytes(5000)),
             2 => {
                 let directory = DirectoryId::from_bytes(self.random.u128(..).to_be_bytes());
-                let seat =
+                let disk =
                     [MemberDisk::Founding, MemberDisk::Voting, MemberDisk::Incoming][self.random.usize(..3)];
-                Payload::Seats(MemberDisks::of((0..3).map(|_| seat(directory))))
+                Payload::Disks(MemberDisks::of((0..3).map(|_| disk(directory))))
             }
             _ => Payload::Record(self.bytes(40)),
         }
@@ -234,11 +234,11 @@ fn the_right_to_vote_is_kept_and_a_directory_that_lost_it_is_not_opened() {
     store.begin_run(Duration::from_millis(250), false).unwrap();
     drop(store);
     let mut opened = resume(&platter).unwrap();
-    assert_eq!(opened.store.franchise(), VotingRights::Waiting);
+    assert_eq!(opened.store.voting_rights(), VotingRights::Waiting);
     opened.store.keep_met(NodeId::new(1), record(&mut random), Admission::First, VotingRights::Full).unwrap();
     drop(opened);
     let mut opened = resume(&platter).unwrap();
-    assert_eq!(opened.store.franchise(), VotingRights::Full);
+    assert_eq!(opened.store.voting_rights(), VotingRights::Full);
     opened.store.revoke("'b' says that it is a copy").unwrap();
     drop(opened);
     let refused = resume(&platter).unwrap_err();
@@ -249,20 +249,20 @@ fn the_right_to_vote_is_kept_and_a_directory_that_lost_it_is_not_opened() {
 /// A directory of a version that did not count starts: as it is here before the first one.
 #[test]
 fn a_directory_of_an_earlier_version_votes_if_there_is_anything_in_its_log() {
-    for (entries, franchise) in [(0, VotingRights::Waiting), (1, VotingRights::Full)] {
+    for (entries, voting_rights) in [(0, VotingRights::Waiting), (1, VotingRights::Full)] {
         let platter = Platter::default();
         let mut store = begin(&platter).store;
         let mut author = Author::new(1);
         (0..entries).for_each(|_| store.write(&[author.append(10)], &MemberRecords::default()).unwrap());
         drop(store);
         let mut opened = resume(&platter).unwrap();
-        assert_eq!(opened.store.franchise(), franchise);
+        assert_eq!(opened.store.voting_rights(), voting_rights);
         opened.store.begin_run(Duration::from_millis(250), false).unwrap();
         opened.store.write(&[author.append(10)], &MemberRecords::default()).unwrap();
         drop(opened);
         assert_eq!(
-            resume(&platter).unwrap().store.franchise(),
-            franchise,
+            resume(&platter).unwrap().store.voting_rights(),
+            voting_rights,
             "what a leader sent later makes no difference"
         );
     }

@@ -322,7 +322,7 @@ impl Sessions {
         let disk = self
             .ledger
             .disk_of(node)
-            .map(|seat| PeerDisk { id: seat.directory().short(), counts: seat.counts() });
+            .map(|disk| PeerDisk { id: disk.directory().short(), counts: disk.counts() });
         PeerLink { disk, refused: self.ledger.refused(node).map(|directory| directory.short()), ..contact }
     }
 

@@ -165,7 +165,7 @@ mod tests {
 
     fn snapshot(bytes: usize) -> Envelope {
         let at = Position { term: Term::new(1), index: Index::new(1) };
-        let snapshot = Snapshot { at, data: vec![0; bytes].into(), seats: None };
+        let snapshot = Snapshot { at, data: vec![0; bytes].into(), disks: None };
         envelope(1, Message::Install { snapshot, sent: Timestamp::from_nanos(1) })
     }
 

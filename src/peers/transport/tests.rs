@@ -194,7 +194,7 @@ impl Server {
     /// Sends a message of the largest size.
     fn say_much(&self, to: &str, term: u64) {
         let at = Position { term: Term::new(1), index: Index::new(1) };
-        let snapshot = Snapshot { at, data: vec![7; 1 << 20].into(), seats: None };
+        let snapshot = Snapshot { at, data: vec![7; 1 << 20].into(), disks: None };
         let install = Message::Install { snapshot, sent: Timestamp::from_nanos(1) };
         self.network.send(self.envelope(to, term, install));
     }

@@ -89,7 +89,7 @@ struct Disk {
     /// True if more than starts are counted.
     counts: bool,
     records: Vec<Option<MemberRecord>>,
-    franchise: VotingRights,
+    voting_rights: VotingRights,
     term: u8,
     vote: Option<usize>,
     /// True if it differs from its server's writes.
@@ -148,7 +148,7 @@ impl Disk {
             writes: WriteCount(0),
             counts,
             records: vec![None; SERVERS],
-            franchise: VotingRights::Waiting,
+            voting_rights: VotingRights::Waiting,
             term: 0,
             vote: None,
             tampered: false,
@@ -163,8 +163,8 @@ impl Disk {
     /// Votes from now on if all others have recorded its server.
     fn has_met(&mut self, me: usize) {
         let met = (0..SERVERS).filter(|it| *it != me).all(|it| self.records[it].is_some_and(|it| it.mutual));
-        if met && self.franchise == VotingRights::Waiting {
-            self.franchise = VotingRights::Full;
+        if met && self.voting_rights == VotingRights::Waiting {
+            self.voting_rights = VotingRights::Full;
         }
     }
 }
@@ -250,7 +250,7 @@ impl World {
             self.broken.get_or_insert(Broken::MemberRefused);
         }
         if objection.is_proof() {
-            self.disks[said].franchise = VotingRights::Revoked;
+            self.disks[said].voting_rights = VotingRights::Revoked;
             self.stop(said);
         }
     }
@@ -302,7 +302,7 @@ impl World {
 
 impl Group {
     fn may_vote(&self, disk: &Disk) -> bool {
-        match disk.franchise {
+        match disk.voting_rights {
             VotingRights::Full => true,
             VotingRights::Waiting => self.without == Some(Safeguard::AllHaveMet),
             VotingRights::Revoked => false,
@@ -351,7 +351,7 @@ impl Model for Group {
         for one in 0..=COPY {
             let (disk, is_up) = (&world.disks[one], world.servers[one].is_some());
             let exists = one != COPY || world.copied.is_some();
-            if exists && !is_up && disk.franchise != VotingRights::Revoked {
+            if exists && !is_up && disk.voting_rights != VotingRights::Revoked {
                 actions.push(Action::Start(one));
             }
             if !is_up {

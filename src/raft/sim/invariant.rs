@@ -41,7 +41,7 @@ pub(crate) enum Seen<'a> {
     /// A state machine began from a snapshot, or empty.
     Restored { node: NodeId, state: StateMachine },
     /// A server's leadership changed.
-    Tidings { node: NodeId, tidings: LeadershipChange, at: TrueTime, clock: Clock },
+    Leadership { node: NodeId, change: LeadershipChange, at: TrueTime, clock: Clock },
     /// The holder of a lost term has let go of it.
     LetGo { node: NodeId },
     /// A process has ended.

@@ -433,7 +433,7 @@ impl World {
         self.schedule(done, Event::Synced { node, run });
     }
 
-    fn moment(&mut self, node: NodeId) -> Now {
+    fn clocks(&mut self, node: NodeId) -> Now {
         let now = self.machines[node.place()].clock.shows(self.now);
         let today = TimeOfDay(1_700_000_000_000 + self.now.0 / 1_000_000);
         Now { now, today, draw: Random(self.rng.u64(..)) }
@@ -441,11 +441,11 @@ impl World {
 
     /// One step of one server, with its driver's actions.
     pub(crate) fn step(&mut self, node: NodeId, input: Input) {
-        let moment = self.moment(node);
+        let now = self.clocks(node);
         let Some(process) = &mut self.machines[node.place()].process else { return };
         let before = process.node.take().expect("a node between steps");
         let step = Step::before(node, &before);
-        let (after, actions) = before.step(moment, input);
+        let (after, actions) = before.step(now, input);
         self.steps += 1;
         self.look(&Seen::Stepped(&step, &after, &actions));
         self.tell(node, &step, &after);
@@ -490,7 +490,7 @@ impl World {
                 Effect::Send(envelope) => self.send(node, envelope),
                 Effect::Apply(entries) => self.apply(node, &entries),
                 Effect::Restore(snapshot) => self.restore(node, &snapshot),
-                Effect::Leadership(tidings) => self.hear(node, tidings),
+                Effect::Leadership(change) => self.hear(node, change),
                 Effect::Objection { member, objection } => {
                     self.refuse(node, self.reached(node, member), objection);
                 }
@@ -551,9 +551,9 @@ impl World {
         self.look(&Seen::Restored { node, state });
     }
 
-    fn hear(&mut self, node: NodeId, tidings: LeadershipChange) {
+    fn hear(&mut self, node: NodeId, change: LeadershipChange) {
         let clock = self.machines[node.place()].clock;
-        self.note(|| match tidings {
+        self.note(|| match change {
             LeadershipChange::Gained { token, until } => {
                 format!("{node} LEADS with token {token}, until {:.1} ms", clock.when(until).millis())
             }
@@ -563,9 +563,9 @@ impl World {
         if let Some(transcript) = &mut self.transcript {
             transcript.retain(|line| !line.ends_with("ms  "));
         }
-        self.look(&Seen::Tidings { node, tidings, at: self.now, clock });
-        self.follow(node, tidings);
-        if let LeadershipChange::Lost { token, loss } = tidings
+        self.look(&Seen::Leadership { node, change, at: self.now, clock });
+        self.follow(node, change);
+        if let LeadershipChange::Lost { token, loss } = change
             && matches!(loss, Loss::Superseded | Loss::Transferred)
         {
             // A generator of its own, so that runs in which no leader is deposed stay the same.
@@ -605,14 +605,14 @@ impl World {
     }
 
     pub(crate) fn start(&mut self, node: NodeId) {
-        let moment = self.moment(node);
+        let now = self.clocks(node);
         if self.machines[node.place()].process.is_none() {
             self.begin_run(node);
         }
         let members = self.group();
-        let franchise = match self.machines[node.place()].papers.franchise {
+        let voting_rights = match self.machines[node.place()].papers.voting_rights {
             VotingRights::Waiting if members.count() == 1 => VotingRights::Full,
-            franchise => franchise,
+            voting_rights => voting_rights,
         };
         let Plan { timing, limits, mutant, .. } = self.plan;
         let directory = self.machines[node.place()].papers.identity.directory;
@@ -623,7 +623,7 @@ impl World {
             cluster: CLUSTER,
             timing,
             limits,
-            franchise,
+            voting_rights,
             directory,
             founders,
             mutant,
@@ -634,7 +634,7 @@ impl World {
         }
         let stored = machine.stored.clone();
         let state = StateMachine::restored(&stored.snapshot);
-        let server = Node::start(config, stored, &moment).expect("a disk that servers of this group wrote");
+        let server = Node::start(config, stored, &now).expect("a disk that servers of this group wrote");
         machine.run += 1;
         machine.process = Some(Process {
             node: Some(server),

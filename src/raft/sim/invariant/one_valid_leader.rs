@@ -47,12 +47,12 @@ impl OneValidLeader {
     fn hear(
         &mut self,
         node: NodeId,
-        tidings: LeadershipChange,
+        change: LeadershipChange,
         at: TrueTime,
         clock: Clock,
     ) -> Result<(), String> {
         let before = self.claims[node.place()];
-        match tidings {
+        match change {
             LeadershipChange::Gained { token, until } => {
                 if let Some(other) = self.valid(at).next() {
                     return Err(format!("{node} leads with token {token} while {other} does"));
@@ -87,7 +87,7 @@ impl Invariant for OneValidLeader {
 
     fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
         match *seen {
-            Seen::Tidings { node, tidings, at, clock } => self.hear(node, tidings, at, clock),
+            Seen::Leadership { node, change, at, clock } => self.hear(node, change, at, clock),
             Seen::LetGo { node } => {
                 self.claims[node.place()].take_if(|claim| claim.lost);
                 Ok(())

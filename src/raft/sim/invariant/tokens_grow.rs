@@ -14,7 +14,7 @@ impl Invariant for TokensGrow {
     }
 
     fn look(&mut self, seen: &Seen<'_>) -> Result<(), String> {
-        let Seen::Tidings { node, tidings: LeadershipChange::Gained { token, .. }, .. } = *seen else {
+        let Seen::Leadership { node, change: LeadershipChange::Gained { token, .. }, .. } = *seen else {
             return Ok(());
         };
         if self.largest.is_some_and(|largest| token <= largest) {

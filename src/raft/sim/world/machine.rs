@@ -95,7 +95,7 @@ pub(super) struct Papers {
     pub(super) known: BTreeMap<NodeId, MemberRecord>,
     /// Those that a log names.
     pub(super) named: BTreeMap<NodeId, MemberRecord>,
-    pub(super) franchise: VotingRights,
+    pub(super) voting_rights: VotingRights,
 }
 
 impl Papers {
@@ -105,7 +105,7 @@ impl Papers {
         let run = Run { number: 0, id: RunId::from_bytes([0; 16]), began: WriteCount(0) };
         let identity = Identity { directory, run };
         let (known, named) = (BTreeMap::new(), BTreeMap::new());
-        Self { identity, writes: WriteCount(0), known, named, franchise: VotingRights::Waiting }
+        Self { identity, writes: WriteCount(0), known, named, voting_rights: VotingRights::Waiting }
     }
 
     /// The record of that directory of a member.
@@ -157,10 +157,10 @@ pub(crate) fn fingerprint(payload: &Payload) -> u64 {
     match payload {
         Payload::Leadership(word) => mix(word.since.0, word.who.place() as u64 + 1),
         Payload::Record(bytes) => bytes.iter().fold(7, |hash, byte| mix(hash, u64::from(*byte))),
-        Payload::Seats(seats) => seats.all().iter().fold(11, |hash, seat| {
-            let directory = seat.directory();
+        Payload::Disks(disks) => disks.all().iter().fold(11, |hash, disk| {
+            let directory = disk.directory();
             let hash = directory.as_bytes().iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
-            mix(hash, u64::from(seat.counts()))
+            mix(hash, u64::from(disk.counts()))
         }),
     }
 }

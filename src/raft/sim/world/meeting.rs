@@ -39,7 +39,7 @@ impl World {
             let others = records.iter().enumerate().filter(|(other, _)| *other != place);
             machine.papers.known =
                 others.map(|(other, record)| (NodeId::new(other as u8), *record)).collect();
-            machine.papers.franchise = VotingRights::Full;
+            machine.papers.voting_rights = VotingRights::Full;
         }
     }
 
@@ -55,7 +55,7 @@ impl World {
 
     /// Reports whether some server has yet to be met, by servers with nothing else to send.
     pub(super) fn has_to_call(&self, node: NodeId) -> bool {
-        self.plan.disks || self.machines[node.place()].papers.franchise == VotingRights::Waiting
+        self.plan.disks || self.machines[node.place()].papers.voting_rights == VotingRights::Waiting
     }
 
     /// Connects with all others that can be reached, now and again.
@@ -150,16 +150,16 @@ impl World {
         claim: Index,
     ) -> Result<Admission, Objection> {
         let member = self.member(said);
-        let seat = self.server(judge).and_then(|node| node.log().seat(member));
+        let disk = self.server(judge).and_then(|node| node.log().disk(member));
         let first = self.machines[judge.place()].papers.known.get(&member);
-        entrance(seat, first.map(|record| record.identity.directory), directory, claim)
+        entrance(disk, first.map(|record| record.identity.directory), directory, claim)
     }
 
     /// The entry of a server's log that names its own directory.
     fn claim(&self, node: NodeId) -> Index {
         let own = self.machines[node.place()].papers.identity.directory;
-        let seat = self.server(node).and_then(|server| server.log().seat(self.member(node)));
-        seat.filter(|(seat, _)| seat.directory() == own).map(|(_, at)| at).unwrap_or_default()
+        let disk = self.server(node).and_then(|server| server.log().disk(self.member(node)));
+        disk.filter(|(disk, _)| disk.directory() == own).map(|(_, at)| at).unwrap_or_default()
     }
 
     fn judge(&self, judge: NodeId, said: NodeId) -> Result<(MemberRecord, Admission), Objection> {
@@ -190,10 +190,10 @@ impl World {
             let what = format!("{judge} refuses {said}, whose disk is as it was: {objection}");
             self.violation.get_or_insert(Violation { invariant: "members are known", what });
         }
-        if objection.is_proof() && self.machines[said.place()].papers.franchise != VotingRights::Revoked {
+        if objection.is_proof() && self.machines[said.place()].papers.voting_rights != VotingRights::Revoked {
             self.note(|| format!("{judge} refuses {said}: {objection}"));
-            self.machines[said.place()].papers.franchise = VotingRights::Revoked;
-            self.step(said, Input::Franchise(VotingRights::Revoked));
+            self.machines[said.place()].papers.voting_rights = VotingRights::Revoked;
+            self.step(said, Input::VotingRights(VotingRights::Revoked));
             self.step(said, Input::Resign);
         }
     }
@@ -223,10 +223,10 @@ impl World {
         }
         let machine = &mut self.machines[judge.place()];
         let all = machine.papers.known.values().filter(|record| record.mutual).count() == others;
-        if all && machine.papers.franchise == VotingRights::Waiting {
-            machine.papers.franchise = VotingRights::Full;
+        if all && machine.papers.voting_rights == VotingRights::Waiting {
+            machine.papers.voting_rights = VotingRights::Full;
             self.note(|| format!("{judge} has met all"));
-            self.step(judge, Input::Franchise(VotingRights::Full));
+            self.step(judge, Input::VotingRights(VotingRights::Full));
         }
     }
 
@@ -324,9 +324,9 @@ impl World {
     pub(crate) fn is_admitted(&self, member: NodeId) -> bool {
         let directory = self.machines[member.place()].papers.identity.directory;
         self.raft_leader().and_then(|leader| self.server(leader)).is_some_and(|leader| {
-            match leader.log().seat(member) {
-                Some((seat, at)) => {
-                    seat.counts() && seat.directory() == directory && at <= leader.committed()
+            match leader.log().disk(member) {
+                Some((disk, at)) => {
+                    disk.counts() && disk.directory() == directory && at <= leader.committed()
                 }
                 None => self.founders(leader.leader().unwrap_or(member)).of(member) == Some(directory),
             }
@@ -407,7 +407,7 @@ impl World {
 
     /// Reports whether it casts no vote any more.
     pub(crate) fn is_revoked(&self, node: NodeId) -> bool {
-        self.machines[node.place()].papers.franchise == VotingRights::Revoked
+        self.machines[node.place()].papers.voting_rights == VotingRights::Revoked
     }
 
     /// A server whose disk went back must not vote any more in the end, if another server knows better.
@@ -416,7 +416,7 @@ impl World {
             let machine = &self.machines[node.place()];
             let knows = |other: &&NodeId| !self.machines[other.place()].tampered;
             let witness = machine.known_better_by.iter().find(knows);
-            if let (Some(witness), true) = (witness, machine.papers.franchise != VotingRights::Revoked) {
+            if let (Some(witness), true) = (witness, machine.papers.voting_rights != VotingRights::Revoked) {
                 let what = format!("{node} runs on an older copy of its disk, as {witness} knows, and votes");
                 self.violation
                     .get_or_insert(Violation { invariant: "a disk that went back is noticed", what });

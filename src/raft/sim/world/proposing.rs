@@ -114,10 +114,10 @@ impl World {
     }
 
     /// Applies a change of the server's leadership to its proposals.
-    pub(super) fn follow(&mut self, node: NodeId, tidings: LeadershipChange) {
+    pub(super) fn follow(&mut self, node: NodeId, change: LeadershipChange) {
         let machine = &mut self.machines[node.place()];
         let Some(process) = &mut machine.process else { return };
-        match tidings {
+        match change {
             LeadershipChange::Gained { token, .. } => process.asked.leads = Some(Term::new(token.get())),
             LeadershipChange::Extended { .. } => {}
             LeadershipChange::Lost { token, .. } => {
