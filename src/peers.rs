@@ -266,11 +266,11 @@ impl Peer {
         published.looks_at(&network, disk.syncs());
 
         let (proposals, proposed) = mpsc::channel(PROPOSALS);
-        let inlets = Inputs { orders: ordered, proposals: proposed, messages, disk: disk_news };
+        let inputs = Inputs { orders: ordered, proposals: proposed, messages, disk: disk_news };
         let world = RealIo { network, disk, group: settings.group().clone(), timing: *settings.timing() };
         let driver = Driver::new(settings.clone(), state, Window::DEFAULT, Arc::clone(&published), world);
         let running = async move {
-            driver.run(node, inlets).await;
+            driver.run(node, inputs).await;
             // This thread, if it is the member's own, ends with it.
             drop(ended);
         };
@@ -351,8 +351,8 @@ impl Peer {
     ///
     /// Cancel safe: it only waits.
     pub async fn drained(&self) {
-        let (settled, done) = oneshot::channel();
-        if self.shared.orders.send(DriverOrder::Settle(settled)).is_ok() {
+        let (drained, done) = oneshot::channel();
+        if self.shared.orders.send(DriverOrder::Drain(drained)).is_ok() {
             // If the driver has stopped, nothing is under way.
             let _ = done.await;
         }

@@ -92,13 +92,13 @@ impl StatusReply {
 
 /// Assesses the answers at `now`, by the boot-time clock. `newest` is the highest token reported so far; there is
 /// one reply of each member.
-pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Reply]) -> Assessment {
-    let known = words.iter().filter_map(|word| {
-        let answer = word.answer.as_ref()?;
+pub(crate) fn assess(now: Timestamp, newest: Option<FencingToken>, replies: &[Reply]) -> Assessment {
+    let known = replies.iter().filter_map(|reply| {
+        let answer = reply.answer.as_ref()?;
         Some((answer, answer.leader(now)?))
     });
     let undenied = known.filter(|(_, known)| {
-        let own = words.iter().find(|word| word.name == known.name).and_then(|word| word.fresh(now));
+        let own = replies.iter().find(|reply| reply.name == known.name).and_then(|reply| reply.fresh(now));
         matches!(known.evidence, Evidence::OwnClaim { .. }) || !own.is_some_and(|own| own.denies(known.token))
     });
     // The leader's own answer has its latest value; then the answer of the member that heard from it last.
@@ -115,26 +115,26 @@ pub(crate) fn opinion(now: Timestamp, newest: Option<FencingToken>, words: &[Rep
             _ => Assessment::Leader(known.clone()),
         };
     }
-    let fresh = words.iter().filter(|word| word.fresh(now).is_some()).count();
-    if Members::of(words.len()).is_ok_and(|members| fresh >= members.majority()) {
+    let fresh = replies.iter().filter(|reply| reply.fresh(now).is_some()).count();
+    if Members::of(replies.len()).is_ok_and(|members| fresh >= members.majority()) {
         return Assessment::Vacant;
     }
-    Assessment::Unknown(unanswered(now, words, fresh))
+    Assessment::Unknown(unanswered(now, replies, fresh))
 }
 
-fn unanswered(now: Timestamp, words: &[Reply], fresh: usize) -> String {
-    let silent = words.iter().filter(|word| word.fresh(now).is_none());
-    let problem = |word: &Reply| match (&word.problem, &word.answer) {
-        (Some(problem), _) => format!("; {}: {}", word.name, problem.what),
-        (None, None) => format!("; {}: no answer yet", word.name),
+fn unanswered(now: Timestamp, replies: &[Reply], fresh: usize) -> String {
+    let silent = replies.iter().filter(|reply| reply.fresh(now).is_none());
+    let problem = |reply: &Reply| match (&reply.problem, &reply.answer) {
+        (Some(problem), _) => format!("; {}: {}", reply.name, problem.what),
+        (None, None) => format!("; {}: no answer yet", reply.name),
         (None, Some(answer)) => {
             let age = Duration::from_millis(answer.age(now).as_millis() as u64);
-            format!("; {}: no answer for {age:?}", word.name)
+            format!("; {}: no answer for {age:?}", reply.name)
         }
     };
     let answers = if fresh == 1 { "answers" } else { "answer" };
     let problems: String = silent.map(problem).collect();
-    format!("{fresh} of {} servers {answers}{problems}", words.len())
+    format!("{fresh} of {} servers {answers}{problems}", replies.len())
 }
 
 #[cfg(test)]
@@ -166,7 +166,7 @@ mod tests {
     }
 
     /// A member's answer of that age.
-    fn word(of: &str, term: u64, age: u64, leader: Option<KnownLeader>) -> Reply {
+    fn reply(of: &str, term: u64, age: u64, leader: Option<KnownLeader>) -> Reply {
         let (role, contacts) = ("follower".to_owned(), Vec::new());
         let (timing, syncs) = (None, SyncTimes::default());
         let look = PeerStatus { name: name(of), term, role, standing: true, leader, contacts, timing, syncs };
@@ -188,8 +188,8 @@ mod tests {
     }
 
     /// The leader's name and token, or the other assessment.
-    fn view(newest: Option<u64>, words: &[Reply]) -> String {
-        match opinion(now(), newest.map(FencingToken::new), words) {
+    fn view(newest: Option<u64>, replies: &[Reply]) -> String {
+        match assess(now(), newest.map(FencingToken::new), replies) {
             Assessment::Leader(known) => format!("{} {}", known.name, known.token),
             Assessment::Vacant => "vacant".to_owned(),
             Assessment::Unknown(why) => why,
@@ -198,9 +198,9 @@ mod tests {
 
     #[test]
     fn a_leader_that_is_certain_is_enough() {
-        assert_eq!(view(None, &[word("a", 5, 100, itself("a", 5, 101)), silent("b"), silent("c")]), "a 5");
+        assert_eq!(view(None, &[reply("a", 5, 100, itself("a", 5, 101)), silent("b"), silent("c")]), "a 5");
         assert_eq!(
-            view(None, &[word("a", 5, 100, itself("a", 5, 100)), silent("b"), silent("c")]),
+            view(None, &[reply("a", 5, 100, itself("a", 5, 100)), silent("b"), silent("c")]),
             "1 of 3 servers answers; b: gone; c: gone",
             "its certainty has aged away"
         );
@@ -208,35 +208,35 @@ mod tests {
 
     #[test]
     fn a_follower_that_has_just_heard_it_is_enough() {
-        assert_eq!(view(None, &[silent("a"), word("b", 5, 50, heard("a", 5, 200)), silent("c")]), "a 5");
+        assert_eq!(view(None, &[silent("a"), reply("b", 5, 50, heard("a", 5, 200)), silent("c")]), "a 5");
         assert_eq!(
-            view(None, &[silent("a"), word("b", 5, 51, heard("a", 5, 200)), silent("c")]),
+            view(None, &[silent("a"), reply("b", 5, 51, heard("a", 5, 200)), silent("c")]),
             "1 of 3 servers answers; a: gone; c: gone",
         );
     }
 
     #[test]
     fn the_leaders_own_word_goes_before_a_followers() {
-        let follower = || word("b", 5, 0, heard("a", 5, 10));
+        let follower = || reply("b", 5, 0, heard("a", 5, 10));
         assert_eq!(
-            view(None, &[word("a", 5, 0, None), follower(), silent("c")]),
+            view(None, &[reply("a", 5, 0, None), follower(), silent("c")]),
             "vacant",
             "it has resigned"
         );
-        assert_eq!(view(None, &[word("a", 5, 0, itself("a", 5, 0)), follower(), silent("c")]), "vacant");
+        assert_eq!(view(None, &[reply("a", 5, 0, itself("a", 5, 0)), follower(), silent("c")]), "vacant");
         assert_eq!(
-            view(None, &[word("a", 4, 0, None), follower(), silent("c")]),
+            view(None, &[reply("a", 4, 0, None), follower(), silent("c")]),
             "a 5",
             "said before it won"
         );
-        assert_eq!(view(None, &[word("a", 5, 300, None), follower(), silent("c")]), "a 5", "said long ago");
-        let aged = word("a", 5, 60, itself("a", 5, 50));
+        assert_eq!(view(None, &[reply("a", 5, 300, None), follower(), silent("c")]), "a 5", "said long ago");
+        let aged = reply("a", 5, 60, itself("a", 5, 50));
         assert_eq!(view(None, &[aged, follower(), silent("c")]), "a 5", "it has not denied it");
     }
 
     #[test]
     fn the_highest_token_counts() {
-        let (old, new) = (word("a", 5, 10, itself("a", 5, 100)), word("b", 6, 10, itself("b", 6, 100)));
+        let (old, new) = (reply("a", 5, 10, itself("a", 5, 100)), reply("b", 6, 10, itself("b", 6, 100)));
         assert_eq!(view(None, &[old.clone(), new.clone(), silent("c")]), "b 6");
         assert_eq!(view(Some(6), &[old.clone(), new, silent("c")]), "b 6");
         assert_eq!(
@@ -247,13 +247,13 @@ mod tests {
 
     #[test]
     fn a_vacancy_takes_a_majority_that_has_just_answered() {
-        let leaderless = |of, age| word(of, 5, age, None);
+        let leaderless = |of, age| reply(of, 5, age, None);
         assert_eq!(view(None, &[leaderless("a", 250), leaderless("b", 0), silent("c")]), "vacant");
         assert_eq!(
             view(None, &[leaderless("a", 251), leaderless("b", 0), silent("c")]),
             "1 of 3 servers answers; a: no answer for 251ms; c: gone"
         );
-        let lost_it = word("b", 5, 0, heard("a", 5, 251));
+        let lost_it = reply("b", 5, 0, heard("a", 5, 251));
         assert_eq!(view(Some(5), &[silent("a"), lost_it, leaderless("c", 0)]), "vacant");
         let group_of_two = [leaderless("a", 0), silent("b")];
         assert_eq!(view(None, &group_of_two), "1 of 2 servers answers; b: gone");
@@ -262,37 +262,37 @@ mod tests {
     /// A term, the answer's age, and a leader: its place, term, and whether by itself and how long.
     type Said = Option<(u64, u64, Option<(usize, u64, (bool, u64))>)>;
 
-    fn words() -> impl Strategy<Value = Vec<Reply>> {
+    fn replies() -> impl Strategy<Value = Vec<Reply>> {
         let evidence = (any::<bool>(), 0..400_u64);
         let leader = prop::option::of((0..5_usize, 1..4_u64, evidence));
         let said = prop::option::of((1..5_u64, 0..400_u64, leader));
         prop::collection::vec(said, 5).prop_map(|said| {
             let names = ["a", "b", "c", "d", "e"];
-            let word = |(of, said): (&str, Said)| match said {
+            let reply = |(of, said): (&str, Said)| match said {
                 None => silent(of),
                 Some((term, age, leader)) => {
                     let leader = leader.and_then(|(who, token, (own, span))| {
                         if own { itself(of, token, span) } else { heard(names[who], token, span) }
                     });
-                    word(of, term, age, leader)
+                    reply(of, term, age, leader)
                 }
             };
-            names.into_iter().zip(said).map(word).collect()
+            names.into_iter().zip(said).map(reply).collect()
         })
     }
 
     proptest! {
         #[test]
-        fn no_token_goes_back(words in words(), newest in prop::option::of(0..5_u64)) {
-            if let Assessment::Leader(known) = opinion(now(), newest.map(FencingToken::new), &words) {
+        fn no_token_goes_back(replies in replies(), newest in prop::option::of(0..5_u64)) {
+            if let Assessment::Leader(known) = assess(now(), newest.map(FencingToken::new), &replies) {
                 prop_assert!(known.token.get() >= newest.unwrap_or(0));
             }
         }
 
         #[test]
-        fn the_order_of_the_answers_does_not_matter(words in words()) {
-            let reversed: Vec<Reply> = words.iter().rev().cloned().collect();
-            match (opinion(now(), None, &words), opinion(now(), None, &reversed)) {
+        fn the_order_of_the_answers_does_not_matter(replies in replies()) {
+            let reversed: Vec<Reply> = replies.iter().rev().cloned().collect();
+            match (assess(now(), None, &replies), assess(now(), None, &reversed)) {
                 (Assessment::Unknown(_), Assessment::Unknown(_)) => {}
                 (one, other) => prop_assert_eq!(one, other),
             }
@@ -300,39 +300,39 @@ mod tests {
 
         /// Time passes without answers: the assessment becomes unknown, and nothing is made up.
         #[test]
-        fn with_time_everything_becomes_unknown(words in words(), later in 0..600_u64) {
-            let before = opinion(now(), None, &words);
-            let after = opinion(now() + ms(later), None, &words);
+        fn with_time_everything_becomes_unknown(replies in replies(), later in 0..600_u64) {
+            let before = assess(now(), None, &replies);
+            let after = assess(now() + ms(later), None, &replies);
             match (&before, &after) {
                 (_, Assessment::Leader(after)) => {
-                    let said = words.iter().filter_map(|word| word.answer.as_ref());
+                    let said = replies.iter().filter_map(|reply| reply.answer.as_ref());
                     let mut leaders = said.filter_map(|answer| answer.leader(now()));
                     prop_assert!(leaders.any(|known| known == after));
                 }
                 (Assessment::Unknown(_), Assessment::Vacant) => prop_assert!(false, "out of nothing"),
                 _ => {}
             }
-            let end = opinion(now() + ms(1000), None, &words);
+            let end = assess(now() + ms(1000), None, &replies);
             prop_assert!(matches!(end, Assessment::Unknown(_)));
         }
 
         /// A valid leader is reported, or one after it.
         #[test]
-        fn a_certain_leader_is_not_missed(mut words in words(), token in 1..4_u64, place in 0..5_usize) {
-            let of = words[place].name.clone();
-            words[place] = word(of.as_str(), token, 10, itself(of.as_str(), token, 11));
-            let Assessment::Leader(known) = opinion(now(), None, &words) else {
+        fn a_certain_leader_is_not_missed(mut replies in replies(), token in 1..4_u64, place in 0..5_usize) {
+            let of = replies[place].name.clone();
+            replies[place] = reply(of.as_str(), token, 10, itself(of.as_str(), token, 11));
+            let Assessment::Leader(known) = assess(now(), None, &replies) else {
                 return Err(TestCaseError::fail("missed"));
             };
             prop_assert!(known.token.get() >= token);
         }
 
         #[test]
-        fn a_minority_never_makes_a_vacancy(mut words in words()) {
+        fn a_minority_never_makes_a_vacancy(mut replies in replies()) {
             for (place, of) in ["a", "c", "e"].into_iter().enumerate() {
-                words[2 * place] = silent(of);
+                replies[2 * place] = silent(of);
             }
-            prop_assert_ne!(opinion(now(), None, &words), Assessment::Vacant);
+            prop_assert_ne!(assess(now(), None, &replies), Assessment::Vacant);
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::tls::Mutual;
 use super::{
     Group, InvalidSettings, KnownLeader, Member, PeerStatus, Secret, Settings, Timing, Tls,
-    assess::{Assessment, Problem, Reply, opinion},
+    assess::{Assessment, Problem, Reply, assess},
     operate,
     refusal::shown,
     status_wire::{self, StatusReply},
@@ -160,16 +160,17 @@ impl Client {
     pub async fn survey(&self, within: Duration) -> (Snapshot, Vec<Answered>) {
         let mut asked = self.ask();
         asked.settle(within).await;
-        let opinion = asked.opinion(None);
-        let candidates = asked.candidates(&opinion);
-        let state = match opinion {
+        let assessment = asked.assess(None);
+        let candidates = asked.candidates(&assessment);
+        let state = match assessment {
             Assessment::Leader(known) => State::Leader(told(known)),
             Assessment::Vacant => State::Vacant { blocked_by: None },
             Assessment::Unknown(problem) => State::Unknown { last_known: None, problem },
         };
         let snapshot = Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates };
-        let words = self.inquiry.group.members().iter().zip(asked.words);
-        let answered = words.map(|(member, word)| Answered { member: member.clone(), look: newest(word) });
+        let replies = self.inquiry.group.members().iter().zip(asked.replies);
+        let answered =
+            replies.map(|(member, reply)| Answered { member: member.clone(), look: newest(reply) });
         (snapshot, answered.collect())
     }
 
@@ -289,13 +290,13 @@ impl Client {
             let inquiry = Arc::clone(&self.inquiry);
             asking.spawn(inquiry.keep_asking(place, member.clone(), tell.clone()));
         }
-        let words = self.inquiry.group.members().iter().map(|member| Reply::of(member.name.clone()));
-        Asked { words: words.collect(), reports, _asking: asking }
+        let replies = self.inquiry.group.members().iter().map(|member| Reply::of(member.name.clone()));
+        Asked { replies: replies.collect(), reports, _asking: asking }
     }
 }
 
-fn newest(word: Reply) -> Result<PeerStatus, String> {
-    match (word.problem, word.answer) {
+fn newest(reply: Reply) -> Result<PeerStatus, String> {
+    match (reply.problem, reply.answer) {
         (None, Some(answer)) => Ok(answer.look),
         (None, None) => Err("no answer yet".to_owned()),
         (Some(problem), _) => Err(problem.what),
@@ -312,7 +313,7 @@ type MemberReply = (usize, Result<StatusReply, Problem>);
 /// All members, asked until this is dropped.
 #[derive(Debug)]
 struct Asked {
-    words: Vec<Reply>,
+    replies: Vec<Reply>,
     reports: mpsc::Receiver<MemberReply>,
     _asking: JoinSet<()>,
 }
@@ -326,22 +327,22 @@ impl Asked {
     async fn hear(&mut self) {
         // The tasks that report go on until this is dropped.
         let Some((place, report)) = self.reports.recv().await else { return };
-        let word = &mut self.words[place];
+        let reply = &mut self.replies[place];
         match report {
-            Ok(answer) => (word.answer, word.problem) = (Some(answer), None),
-            Err(problem) => word.problem = Some(problem),
+            Ok(answer) => (reply.answer, reply.problem) = (Some(answer), None),
+            Err(problem) => reply.problem = Some(problem),
         }
     }
 
-    fn opinion(&self, newest: Option<FencingToken>) -> Assessment {
-        opinion(Timestamp::now(), newest, &self.words)
+    fn assess(&self, newest: Option<FencingToken>) -> Assessment {
+        assess(Timestamp::now(), newest, &self.replies)
     }
 
     /// The leader and then, by name, the other members that report a candidate.
-    fn candidates(&self, opinion: &Assessment) -> Vec<Queued> {
-        let leader = if let Assessment::Leader(known) = opinion { Some(known) } else { None };
+    fn candidates(&self, assessment: &Assessment) -> Vec<Queued> {
+        let leader = if let Assessment::Leader(known) = assessment { Some(known) } else { None };
         let first = leader.map(|known| Queued { name: known.value.clone(), token: Some(known.token) });
-        let looks = self.words.iter().filter_map(|word| word.answer.as_ref()).map(|answer| &answer.look);
+        let looks = self.replies.iter().filter_map(|reply| reply.answer.as_ref()).map(|answer| &answer.look);
         let others = looks.filter(|look| look.standing && leader.is_none_or(|known| known.name != look.name));
         let waiting = others.map(|look| Queued { name: look.name.to_string(), token: None });
         first.into_iter().chain(waiting).collect()
@@ -349,7 +350,7 @@ impl Asked {
 
     fn is_settled(&self) -> bool {
         let now = Timestamp::now();
-        self.words.iter().all(|word| word.is_settled(now))
+        self.replies.iter().all(|reply| reply.is_settled(now))
     }
 
     /// Listens until no further answer could change the assessment.
@@ -357,7 +358,7 @@ impl Asked {
         let mut until = Instant::now() + within;
         let mut clear = false;
         while !self.is_settled() && timeout_at(until, self.hear()).await.is_ok() {
-            if !clear && matches!(self.opinion(None), Assessment::Leader(_)) {
+            if !clear && matches!(self.assess(None), Assessment::Leader(_)) {
                 clear = true;
                 until = until.min(Instant::now() + SETTLE);
             }
@@ -496,9 +497,9 @@ impl Telling {
                 // Time alone may change the assessment.
                 _ = timeout(THINK_AGAIN, asked.hear()) => {}
             }
-            let opinion = asked.opinion(self.newest);
+            let assessment = asked.assess(self.newest);
             let (now, at) = (Instant::now(), SystemTime::now());
-            let state = match opinion {
+            let state = match assessment {
                 Assessment::Leader(known) => {
                     self.newest = Some(known.token);
                     self.last_known = Some((now, at));

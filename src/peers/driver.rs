@@ -71,14 +71,14 @@ pub(super) trait DriverIo {
     /// The members to be met before this server votes, in words; `None` if it votes.
     fn waiting_for(&self) -> Option<String>;
     /// The connections, in words: the reason why there may be no leader.
-    fn company(&self) -> Connectivity;
+    fn connectivity(&self) -> Connectivity;
 }
 
 /// The number of connected members, and a description.
 #[derive(Debug, Clone)]
 pub(super) struct Connectivity {
     pub(super) connected: usize,
-    pub(super) words: String,
+    pub(super) description: String,
 }
 
 /// Requests of this server's users.
@@ -93,7 +93,7 @@ pub(super) enum DriverOrder {
     /// Another disk will replace a member's.
     Replace(Replacement),
     /// Answered once no campaign, term or handover is under way.
-    Settle(oneshot::Sender<()>),
+    Drain(oneshot::Sender<()>),
 }
 
 /// A record for the log, in the term of this token and no other.
@@ -121,18 +121,18 @@ const LEADERLESS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// State outside the core.
 pub(super) struct Driver<O> {
-    outside: O,
+    io: O,
     /// Names and the cluster, for the guard of a term.
     identity: super::Settings,
     state: CurrentAnnouncement,
     compaction: Compaction,
     campaigns: VecDeque<PendingCampaign>,
-    reign: Option<LeaderTerm>,
+    leader_term: Option<LeaderTerm>,
     /// A lost term that its holder may not have let go of.
     stopping: Option<Stopping>,
-    parting: Option<Handover>,
+    handover: Option<Handover>,
     proposals: Proposals,
-    settling: Vec<oneshot::Sender<()>>,
+    draining: Vec<oneshot::Sender<()>>,
     /// The value that the core has for its announcement, if it takes part in elections.
     announced: Option<Arc<[u8]>>,
     /// Inputs that follow from the effects of a step.
@@ -173,19 +173,19 @@ impl<O: DriverIo> Driver<O> {
         state: CurrentAnnouncement,
         window: Window,
         published: Arc<Published>,
-        outside: O,
+        io: O,
     ) -> Self {
         Self {
-            outside,
+            io,
             identity,
             state,
             compaction: Compaction::new(window),
             campaigns: VecDeque::new(),
-            reign: None,
+            leader_term: None,
             stopping: None,
-            parting: None,
+            handover: None,
             proposals: Proposals::default(),
-            settling: Vec::new(),
+            draining: Vec::new(),
             announced: None,
             next: VecDeque::new(),
             published,
@@ -199,7 +199,7 @@ impl<O: DriverIo> Driver<O> {
     }
 
     /// Serves until this server has no users left.
-    pub(super) async fn run(mut self, mut node: Node, mut inlets: Inputs) {
+    pub(super) async fn run(mut self, mut node: Node, mut inputs: Inputs) {
         let mut used = true;
         let mut proposed = Vec::with_capacity(AT_ONCE);
         let mut alarm = pin!(sleep_until(Instant::now()));
@@ -220,7 +220,7 @@ impl<O: DriverIo> Driver<O> {
             }
             node = tokio::select! {
                 biased;
-                Some(news) = inlets.disk.recv() => match news {
+                Some(news) = inputs.disk.recv() => match news {
                     Done::Persisted(persisted) => self.step(node, Input::Persisted(persisted)),
                     Done::First(member, directory) => self.step(node, Input::Met(member, directory)),
                     Done::Met => {
@@ -238,21 +238,21 @@ impl<O: DriverIo> Driver<O> {
                         self.fail(node, error.to_string())
                     }
                 },
-                order = orders_of(&mut self.reign) => self.obey(node, order),
+                order = orders_of(&mut self.leader_term) => self.obey(node, order),
                 () = let_go(&mut self.stopping) => self.stopped(node),
                 place = called_off(&mut self.campaigns) => {
                     self.campaigns.remove(place);
                     self.go_on(node)
                 }
-                order = inlets.orders.recv(), if used => match order {
+                order = inputs.orders.recv(), if used => match order {
                     Some(order) => self.take(node, order),
                     None => {
                         used = false;
                         node
                     }
                 },
-                Some(envelope) = inlets.messages.recv() => self.step(node, Input::Receive(envelope)),
-                1.. = inlets.proposals.recv_many(&mut proposed, AT_ONCE) => self.propose(node, &mut proposed),
+                Some(envelope) = inputs.messages.recv() => self.step(node, Input::Receive(envelope)),
+                1.. = inputs.proposals.recv_many(&mut proposed, AT_ONCE) => self.propose(node, &mut proposed),
                 () = &mut alarm => {
                     alarm_at = Timestamp::from_nanos(0);
                     node
@@ -262,13 +262,16 @@ impl<O: DriverIo> Driver<O> {
     }
 
     fn is_idle(&self) -> bool {
-        self.campaigns.is_empty() && self.reign.is_none() && self.stopping.is_none() && self.parting.is_none()
+        self.campaigns.is_empty()
+            && self.leader_term.is_none()
+            && self.stopping.is_none()
+            && self.handover.is_none()
     }
 
     fn due(&self, node: &Node) -> Timestamp {
         let stopped = self.stopping.as_ref().map(|stopping| stopping.until);
         let open = self.open_until.map(|(at, _)| at);
-        let others = [self.doubt_at, stopped, open, self.parting.as_ref().map(|parting| parting.by)];
+        let others = [self.doubt_at, stopped, open, self.handover.as_ref().map(|handover| handover.by)];
         others.into_iter().flatten().fold(node.deadline(), Timestamp::min)
     }
 
@@ -305,7 +308,7 @@ impl<O: DriverIo> Driver<O> {
             if let Some(write) = write
                 && self.failed.is_none()
             {
-                self.outside.write(write);
+                self.io.write(write);
             }
         }
         self.follow_replacements(&node);
@@ -317,7 +320,7 @@ impl<O: DriverIo> Driver<O> {
         let disks = node.log().disks();
         if disks != self.disks.as_ref().map(|(at, disks)| (*at, disks)) {
             self.disks = disks.map(|(at, disks)| (at, disks.clone()));
-            self.outside.set_disks(self.disks.clone());
+            self.io.set_disks(self.disks.clone());
         }
     }
 
@@ -367,7 +370,7 @@ impl<O: DriverIo> Driver<O> {
     /// has won its campaign, and takes part until its term is over, however that ends. A server whose disk failed
     /// leads on, without a claim, until its holder has let go: only then another one may.
     fn stance(&mut self) -> Option<Input> {
-        if self.reign.is_some() || (self.failed.is_some() && self.stopping.is_some()) {
+        if self.leader_term.is_some() || (self.failed.is_some() && self.stopping.is_some()) {
             return None;
         }
         let wanted = self.campaigns.front().map(|campaign| Arc::clone(&campaign.value));
@@ -381,15 +384,15 @@ impl<O: DriverIo> Driver<O> {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Send(envelope) => {
-                if let (Message::TimeoutNow, Some(parting)) = (&envelope.message, &mut self.parting) {
-                    parting.handed_over();
+                if let (Message::TimeoutNow, Some(handover)) = (&envelope.message, &mut self.handover) {
+                    handover.handed_over();
                 }
-                self.outside.send(envelope);
+                self.io.send(envelope);
             }
             Effect::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
             Effect::Restore(snapshot) => self.restore(&snapshot),
             Effect::Leadership(change) => self.hear(change),
-            Effect::Objection { member, objection } => self.outside.object(member, objection),
+            Effect::Objection { member, objection } => self.io.object(member, objection),
             Effect::Accepted { proposal, at } => self.proposals.accepted(proposal, at),
             Effect::Declined { proposal, why } => self.proposals.declined(proposal, why),
         }
@@ -423,7 +426,10 @@ impl<O: DriverIo> Driver<O> {
             }
             LeadershipChange::Extended { until, .. } => {
                 self.confirmed = Timestamp::now();
-                let extended = self.reign.as_mut().map(|reign| reign.extend(until, self.identity.timing()));
+                let extended = self
+                    .leader_term
+                    .as_mut()
+                    .map(|leader_term| leader_term.extend(until, self.identity.timing()));
                 if extended == Some(false) {
                     self.lose(Loss::Expired);
                     self.next.push_back(Input::Resign);
@@ -459,17 +465,17 @@ impl<O: DriverIo> Driver<O> {
         let (leadership, tenure) = Leadership::new(term);
         let _ = campaign.events.send(Event::Elected { token, until });
         self.published.leading(Some(leadership.handle()));
-        self.reign = Some(LeaderTerm::new(tenure, campaign.events, until));
+        self.leader_term = Some(LeaderTerm::new(tenure, campaign.events, until));
         let _ = campaign.won.send(Ok(leadership));
     }
 
     /// Ends this server's term, for its holder first of all.
     fn lose(&mut self, loss: Loss) {
-        if let Some(reign) = self.reign.take() {
+        if let Some(leader_term) = self.leader_term.take() {
             // A term that was lost before keeps its own time, and this one shares it.
             let by = Timestamp::now() + self.identity.timing().longest();
-            self.open_until = Some((self.open_until.map_or(by, |(at, _)| at), reign.token()));
-            self.stopping = Some(reign.end(loss));
+            self.open_until = Some((self.open_until.map_or(by, |(at, _)| at), leader_term.token()));
+            self.stopping = Some(leader_term.end(loss));
             self.published.leading(None);
         }
     }
@@ -501,7 +507,7 @@ impl<O: DriverIo> Driver<O> {
     /// Gives the term up: to a chosen successor, or to any.
     fn part(&mut self, node: &Node, from: Timestamp, done: oneshot::Sender<OrderOutcome>) {
         let by = from + self.identity.timing().longest();
-        self.parting = Some(Handover::new(done, node.term(), by));
+        self.handover = Some(Handover::new(done, node.term(), by));
     }
 
     fn take(&mut self, node: Node, order: DriverOrder) -> Node {
@@ -519,8 +525,8 @@ impl<O: DriverIo> Driver<O> {
                 let content = NewEntry::Replacement { member, directory };
                 self.step(node, Input::Propose(vec![Proposal { id, content }]))
             }
-            DriverOrder::Settle(settled) => {
-                self.settling.push(settled);
+            DriverOrder::Drain(drained) => {
+                self.draining.push(drained);
                 node
             }
         }
@@ -528,7 +534,7 @@ impl<O: DriverIo> Driver<O> {
 
     /// Takes records into the log, if the term that they are meant for is this server's.
     fn propose(&mut self, node: Node, proposed: &mut Vec<Proposed>) -> Node {
-        let leads = self.reign.as_ref().map(LeaderTerm::token);
+        let leads = self.leader_term.as_ref().map(LeaderTerm::token);
         let mut proposals = Vec::with_capacity(proposed.len());
         for Proposed { token, record, answer } in proposed.drain(..) {
             if leads == Some(token) {
@@ -562,7 +568,7 @@ impl<O: DriverIo> Driver<O> {
     fn fail(&mut self, node: Node, why: String) -> Node {
         tracing::error!(problem = why, "this server takes no part in elections any more");
         self.failed = Some(why.clone());
-        if let Some(until) = self.reign.as_ref().map(LeaderTerm::until) {
+        if let Some(until) = self.leader_term.as_ref().map(LeaderTerm::until) {
             // Only `drained` waits for it: without that, a process that ends at once would never tell the
             // successor.
             self.part(&node, until, oneshot::channel().0);
@@ -576,13 +582,13 @@ impl<O: DriverIo> Driver<O> {
 
     /// Completes the handovers that callers wait for, if they are over.
     fn settle(&mut self, node: &Node) {
-        let over = |parting: &mut Handover| parting.is_over(node, Timestamp::now());
-        if let Some(parting) = self.parting.take_if(over) {
-            parting.done();
+        let over = |handover: &mut Handover| handover.is_over(node, Timestamp::now());
+        if let Some(handover) = self.handover.take_if(over) {
+            handover.done();
         }
         if self.is_idle() {
-            for settled in self.settling.drain(..) {
-                let _ = settled.send(());
+            for drained in self.draining.drain(..) {
+                let _ = drained.send(());
             }
         }
     }
@@ -617,7 +623,8 @@ impl<O: DriverIo> Driver<O> {
     fn known_leader(&self, node: &Node) -> Option<CommittedLeader> {
         let announcement = self.state.announced_in(node.term())?;
         let own = announcement.who == self.identity.me();
-        let confirmed = if own { self.reign.is_some() } else { node.leader() == Some(announcement.who) };
+        let confirmed =
+            if own { self.leader_term.is_some() } else { node.leader() == Some(announcement.who) };
         confirmed.then(|| CommittedLeader {
             who: announcement.who,
             value: Arc::clone(&announcement.value),
@@ -638,8 +645,8 @@ impl<O: DriverIo> Driver<O> {
 
     /// Tells candidates why there is no leader, as far as this server knows.
     fn doubt(&mut self, node: &Node, now: Timestamp) {
-        let Connectivity { connected, words } = self.outside.company();
-        let why = match (self.outside.waiting_for(), node.leader()) {
+        let Connectivity { connected, description } = self.io.connectivity();
+        let why = match (self.io.waiting_for(), node.leader()) {
             (Some(waiting), _) => waiting,
             (None, Some(elected)) => {
                 let name = &self.identity.group().member(elected).name;
@@ -650,7 +657,7 @@ impl<O: DriverIo> Driver<O> {
         for campaign in &mut self.campaigns {
             campaign.follows = None;
             let _ = campaign.events.send(Event::Retrying {
-                problem: format!("{why}: {words}"),
+                problem: format!("{why}: {description}"),
                 unreachable: connected == 0,
                 pause: LEADERLESS_PATIENCE,
             });
@@ -667,9 +674,9 @@ pub(super) fn read_clocks() -> Now {
 }
 
 /// The next order of the term's holder; pending for ever without a leader here.
-async fn orders_of(reign: &mut Option<LeaderTerm>) -> HolderOrder {
-    match reign {
-        Some(reign) => reign.order().await,
+async fn orders_of(leader_term: &mut Option<LeaderTerm>) -> HolderOrder {
+    match leader_term {
+        Some(leader_term) => leader_term.order().await,
         None => pending().await,
     }
 }

@@ -53,7 +53,7 @@ impl DriverIo for RealIo {
         waiting_for(&self.group, self.disk.ledger())
     }
 
-    fn company(&self) -> Connectivity {
+    fn connectivity(&self) -> Connectivity {
         let contacts = self.network.contacts(Timestamp::now());
         let apart = contacts.iter().filter(|contact| !contact.connected).map(|contact| {
             let problem = contact.problem.as_deref().unwrap_or("not reached yet");
@@ -63,8 +63,8 @@ impl DriverIo for RealIo {
         let advice = TimingAdvice::for_usual(&self.timing, &contacts, &self.disk.syncs().times());
         let advice = advice.map(|advice| format!("; {advice}")).unwrap_or_default();
         let (others, apart) = (contacts.len(), apart.collect::<String>());
-        let words = format!("{connected} of {others} others are connected{apart}{advice}");
-        Connectivity { connected, words }
+        let description = format!("{connected} of {others} others are connected{apart}{advice}");
+        Connectivity { connected, description }
     }
 }
 

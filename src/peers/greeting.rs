@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_hears_nothing_that_it_has_not_said() {
+    fn a_stranger_is_told_nothing_that_it_has_not_said() {
         let b = settings("b", None);
         let (_, first) = OwnGreeting::to(&settings("a", None), node(1));
         let refused = |name: &str| {

@@ -102,18 +102,18 @@ impl Published {
         let network = self.network();
         let by_core = IgnoreReason::ALL.map(|refusal| (refusal.as_str(), core.of(refusal)));
         let met = TransportError::REFUSED
-            .map(|mishap| (mishap.as_str(), network.as_ref().map_or(0, |network| network.count(mishap))));
+            .map(|error| (error.as_str(), network.as_ref().map_or(0, |network| network.count(error))));
         by_core.into_iter().chain(met).collect()
     }
 
     pub(super) fn show(&self, seen: PublishedState) {
-        let front = match &seen.leader {
+        let head = match &seen.leader {
             Some(leader) => QueueHead::Candidate { token: leader.token, name: displayed(&leader.value) },
             None => QueueHead::Empty,
         };
         self.fronts.send_if_modified(|shown| {
-            let news = shown.as_ref() != Some(&front);
-            *shown = Some(front);
+            let news = shown.as_ref() != Some(&head);
+            *shown = Some(head);
             news
         });
         let news = self.seen.send_if_modified(|shown| {

@@ -261,7 +261,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_look_arrives_as_it_was_and_never_fresher(look in looks()) {
+        fn a_status_arrives_unchanged_and_never_fresher(look in looks()) {
             let answer = read_by(GROUP, "leader", told(&settings(), &look, 15)).unwrap();
             let mut expected = look;
             // Not for observers: it may contain a member's address.

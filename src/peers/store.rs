@@ -208,8 +208,8 @@ impl Store {
         if let Some(why) = contents.revoked {
             return Err(StoreError::Revoked { path, why });
         }
-        let settled = file.settle().and_then(|()| file.acknowledge(contents.latest));
-        settled.map_err(|error| StoreError::io(&path, "written", error))?;
+        let drained = file.settle().and_then(|()| file.acknowledge(contents.latest));
+        drained.map_err(|error| StoreError::io(&path, "written", error))?;
         let Contents { directory, shortest, known, run, mut voting_rights, latest, stored, .. } = contents;
         let last = stored.entries.last().map_or(0, |entry| entry.at.index.get());
         // In a version that did not count starts, a member voted after it had met a majority. A log holds entries

@@ -165,7 +165,7 @@ pub(crate) struct StatusSource {
 #[derive(Debug)]
 #[must_use = "dropping this ends all connections"]
 pub(crate) struct Network {
-    contacts: Arc<Sessions>,
+    sessions: Arc<Sessions>,
     _over: DropGuard,
 }
 
@@ -181,7 +181,7 @@ impl Network {
         runtime: &runtime::Handle,
         settings: &Settings,
         listener: std::net::TcpListener,
-        greeter: G,
+        identity_check: G,
         inbox: mpsc::Sender<Envelope>,
         looks: StatusSource,
     ) -> io::Result<Self> {
@@ -189,18 +189,18 @@ impl Network {
         let _entered = runtime.enter();
         let listener = TcpListener::from_std(listener)?;
         let (group, me) = (settings.group(), settings.me());
-        let pace = Timeouts::of(settings.timing());
-        let contacts = Arc::new(Sessions::of(settings, pace, Arc::clone(greeter.ledger())));
+        let timeouts = Timeouts::of(settings.timing());
+        let sessions = Arc::new(Sessions::of(settings, timeouts, Arc::clone(identity_check.ledger())));
         let over = CancellationToken::new();
         let shared = Arc::new(TransportShared {
             settings: settings.clone(),
-            greeter,
+            identity_check,
             inbox,
             looks,
-            contacts: Arc::clone(&contacts),
+            sessions: Arc::clone(&sessions),
             admissions: Admissions::default(),
             member_addresses: MemberAddresses::of(group),
-            pace,
+            timeouts,
             over: over.clone(),
             strangers: Mutex::new(LogOnce::nothing(log_once::OF_STRANGERS)),
         });
@@ -215,45 +215,45 @@ impl Network {
             let calling = dialer::keep_calling(Arc::clone(&shared), node);
             runtime.spawn(over.clone().run_until_cancelled_owned(calling));
         }
-        Ok(Self { contacts, _over: over.drop_guard() })
+        Ok(Self { sessions, _over: over.drop_guard() })
     }
 
     /// Sends a message to its receiver, or drops it. Never waits.
     pub(crate) fn send(&self, envelope: Envelope) {
-        self.contacts.send(envelope);
+        self.sessions.send(envelope);
     }
 
     /// Tells that member that it must not vote any more. The member then ends the connection.
     pub(crate) fn object(&self, member: NodeId, objection: Objection) {
-        self.contacts.object(member, &Refusal::from(UnknownDirectory::from(objection)));
+        self.sessions.object(member, &Refusal::from(UnknownDirectory::from(objection)));
     }
 
     /// The other members, sorted by name, as of `now` by the boot-time clock.
     pub(crate) fn contacts(&self, now: Timestamp) -> Vec<PeerLink> {
-        self.contacts.seen(now)
+        self.sessions.seen(now)
     }
 
     /// Ends connections with directories that represent no member any more.
     pub(crate) fn part_from_the_replaced(&self) {
-        self.contacts.part_from_the_replaced();
+        self.sessions.part_from_the_replaced();
     }
 
     /// The number of these errors since the start.
-    pub(crate) fn count(&self, mishap: TransportError) -> u64 {
-        self.contacts.counts.of(mishap)
+    pub(crate) fn count(&self, error: TransportError) -> u64 {
+        self.sessions.counts.of(error)
     }
 }
 
 /// State that all connections of one member share.
 struct TransportShared<G> {
     settings: Settings,
-    greeter: G,
+    identity_check: G,
     inbox: mpsc::Sender<Envelope>,
     looks: StatusSource,
-    contacts: Arc<Sessions>,
+    sessions: Arc<Sessions>,
     admissions: Admissions,
     member_addresses: MemberAddresses,
-    pace: Timeouts,
+    timeouts: Timeouts,
     /// Ends everything.
     over: CancellationToken,
     /// Log lines about strangers so far.
@@ -265,7 +265,7 @@ impl<G: IdentityCheck> TransportShared<G> {
     ///
     /// `to` is the other side, if it has introduced itself first.
     fn hello(&self, to: Option<&Introduced>) -> proto::Hello {
-        let ledger = self.greeter.ledger();
+        let ledger = self.identity_check.ledger();
         let newcomer = to.is_some_and(|to| self.is_newcomer(to));
         handshake::ours(&self.settings, &ledger.identity(), ledger.writes(), ledger.claim(), newcomer)
     }
@@ -273,7 +273,7 @@ impl<G: IdentityCheck> TransportShared<G> {
     /// Returns true if that member is admitted because a log names its directory, and not as the first one that was
     /// met.
     fn is_newcomer(&self, them: &Introduced) -> bool {
-        !self.greeter.ledger().is_founder(them.node, them.identity.directory)
+        !self.identity_check.ledger().is_founder(them.node, them.identity.directory)
     }
 
     /// Judges an introduced member.
@@ -289,14 +289,14 @@ impl<G: IdentityCheck> TransportShared<G> {
         let Introduced { node, identity, writes, claim, newcomer } = them;
         let (mut another_answers, mutual) = (false, matches!(end, Side::Dialled(_)) && !newcomer);
         let known_writes = known_writes.on(&identity.directory);
-        if end == Side::Accepted(node) && !self.contacts.has_room(node, self.pace.attempt / 2).await {
-            another_answers = self.greeter.ledger().is_another_run(node, &identity);
+        if end == Side::Accepted(node) && !self.sessions.has_room(node, self.timeouts.attempt / 2).await {
+            another_answers = self.identity_check.ledger().is_another_run(node, &identity);
             if !another_answers {
                 return Err(Refusal::Doubled.into());
             }
         }
         let meeting = Meeting { identity, writes, known_writes, another_answers, mutual, claim };
-        self.greeter.meet(node, meeting).await?;
+        self.identity_check.meet(node, meeting).await?;
         Ok(them)
     }
 
@@ -304,7 +304,7 @@ impl<G: IdentityCheck> TransportShared<G> {
     fn refused_by(&self, node: NodeId, verdict: &proto::Verdict) -> Disconnect {
         if verdict.revokes {
             let name = &self.settings.group().member(node).name;
-            self.greeter.revoked(format!("'{name}' says: {}", shown(&verdict.refusal)));
+            self.identity_check.revoked(format!("'{name}' says: {}", shown(&verdict.refusal)));
         }
         Disconnect::refused_by(&verdict.refusal)
     }
@@ -318,7 +318,7 @@ impl<G> TransportShared<G> {
 
     /// Counts and logs a refused caller.
     fn turned_away(&self, from: SocketAddr, ending: &Disconnect) {
-        self.contacts.count(ending);
+        self.sessions.count(ending);
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         let is_news = strangers.is_news_at((from.ip(), ending.clone()), Timestamp::now());
         let is_last = is_news && strangers.is_full();

@@ -296,7 +296,7 @@ impl fmt::Display for Envelope {
                 None => write!(f, "nothing at {previous}; I lack {first}"),
             },
             Message::Install { snapshot, .. } => write!(f, "snapshot up to {}", snapshot.at),
-            Message::TimeoutNow => f.write_str("I gave up, stand at once"),
+            Message::TimeoutNow => f.write_str("I gave up, campaign at once"),
             Message::Outdated => f.write_str("your term is over"),
         }
     }

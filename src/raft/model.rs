@@ -454,7 +454,7 @@ fn one_leader_in_every_order_of_events() {
 }
 
 #[test]
-fn one_leader_when_all_three_stand() {
+fn one_leader_with_three_candidates() {
     Group { standing: 3, horizon: 4, follow_up: false, ..Group::bounded() }.prove();
 }
 

@@ -528,7 +528,7 @@ fn a_leader_that_resigned_lets_the_others_go_first_if_there_are_any() {
 }
 
 #[test]
-fn a_successor_is_brought_up_to_date_before_it_is_told_to_stand() {
+fn a_successor_is_brought_up_to_date_before_it_is_told_to_campaign() {
     let mut bench = Bench::leader();
     bench.step(Input::Propose(vec![proposal(1, b"late")]));
     bench.sync();
@@ -540,7 +540,7 @@ fn a_successor_is_brought_up_to_date_before_it_is_told_to_stand() {
 }
 
 #[test]
-fn contract_12_of_those_that_stand_the_one_that_has_most_takes_over() {
+fn contract_12_the_candidate_with_the_longest_log_takes_over() {
     for (b_stands, c_stands, told) in
         [(true, true, Some(B)), (false, true, Some(C)), (true, false, Some(B)), (false, false, None)]
     {
@@ -586,7 +586,7 @@ impl Bench {
 }
 
 #[test]
-fn contract_12_a_caretaker_brings_up_to_date_one_that_stands_and_hands_over() {
+fn contract_12_a_caretaker_brings_a_candidate_up_to_date_and_hands_over() {
     let mut bench = Bench::caretaker();
     let (echo, last) = (bench.now, bench.node().log().last());
     assert_eq!(last, at(2, 1), "it appends nothing");
@@ -654,7 +654,7 @@ fn a_caretaker_without_progress_ends_and_rests() {
 }
 
 #[test]
-fn a_server_that_was_told_to_take_over_stands_at_once_and_says_why() {
+fn a_server_that_was_told_to_take_over_campaigns_at_once_and_says_why() {
     let mut bench = Bench::of(3);
     bench.hear(B, 1, append(at(0, 0), &[]));
     let effects = bench.hear(B, 1, Message::TimeoutNow);
@@ -677,7 +677,7 @@ fn a_word_to_take_over_of_an_older_term_is_nothing() {
 }
 
 #[test]
-fn a_server_that_withdrew_votes_and_does_not_stand() {
+fn a_server_that_withdrew_votes_and_does_not_campaign() {
     let mut bench = Bench::of(3);
     bench.step(Input::Withdraw);
     assert_eq!(bench.expire(), vec![]);
@@ -1008,7 +1008,7 @@ fn contract_8_a_deposed_leader_casts_no_vote_until_its_holder_has_let_go() {
 }
 
 #[test]
-fn contract_11_a_server_that_has_not_met_all_neither_votes_nor_stands() {
+fn contract_11_a_server_that_has_not_met_all_neither_votes_nor_campaigns() {
     let mut bench = Bench::of(3);
     for voting_rights in [VotingRights::Waiting, VotingRights::Revoked] {
         bench.step(Input::VotingRights(voting_rights));

@@ -137,7 +137,7 @@ fn groups_that_are_far_apart_keep_every_invariant() {
 
 /// If a server that takes no part has the newest log, it is a caretaker.
 #[test]
-fn contract_12_groups_in_which_few_stand_keep_every_invariant() {
+fn contract_12_groups_with_few_candidates_keep_every_invariant() {
     (0..200).for_each(|seed| drop(checked(Plan::of_few_candidates(seed))));
 }
 
@@ -210,7 +210,7 @@ fn slack(round_trip: u64, timing: &Timing) -> Duration {
 
 /// On a busy machine leaders change for no other reason; and no later than that.
 #[test]
-fn contract_12_a_leader_that_stands_still_for_less_than_its_slack_is_kept() {
+fn contract_12_a_leader_frozen_for_less_than_its_slack_is_kept() {
     for round_trip in [0, 20, 60, 100, 150, 200, 300] {
         let mut lost = 0;
         for seed in 0..60 {
@@ -253,7 +253,7 @@ fn handoff(servers: usize, seed: u64, mutant: Option<Mutant>) -> Duration {
 
 /// It waits for no election timeout.
 #[test]
-fn contract_12_a_handoff_goes_to_a_server_that_stands() {
+fn contract_12_a_handoff_goes_to_a_candidate() {
     for seed in 0..200 {
         let took = handoff([3, 5, 7][seed as usize % 3], seed, None);
         assert!(took < Duration::from_millis(50), "seed {seed}: {took:?}");
@@ -483,7 +483,7 @@ fn what_can_go_wrong_does_go_wrong() {
         "begins anew from a snapshot",
         "compacts its log",
         "is a pre-candidate",
-        "I gave up, stand at once",
+        "I gave up, campaign at once",
         "the leader asked me to",
         "your term is over",
         "nothing at",

@@ -107,8 +107,8 @@ impl DriverIo for Double {
         None
     }
 
-    fn company(&self) -> Connectivity {
-        Connectivity { connected: 0, words: "none".into() }
+    fn connectivity(&self) -> Connectivity {
+        Connectivity { connected: 0, description: "none".into() }
     }
 }
 
@@ -179,10 +179,10 @@ fn start(
     let (news, disk_news) = mpsc::unbounded_channel();
     let (orders, ordered) = mpsc::unbounded_channel();
     let (proposals, proposed) = mpsc::channel(64);
-    let outside = Double { me, switch: switch.clone(), disk: disk.clone(), news };
-    let driver = Driver::new(settings.clone(), state, window, Arc::clone(&published), outside);
-    let inlets = Inputs { orders: ordered, proposals: proposed, messages, disk: disk_news };
-    tokio::spawn(driver.run(node, inlets));
+    let io = Double { me, switch: switch.clone(), disk: disk.clone(), news };
+    let driver = Driver::new(settings.clone(), state, window, Arc::clone(&published), io);
+    let inputs = Inputs { orders: ordered, proposals: proposed, messages, disk: disk_news };
+    tokio::spawn(driver.run(node, inputs));
     let runtime = tokio::runtime::Handle::current();
     Peer { shared: Arc::new(PeerShared { settings, published, runtime, orders, proposals }) }
 }
@@ -275,7 +275,7 @@ async fn contract_12_records_in_flight_at_the_loss_are_all_answered() {
 }
 
 #[tokio::test]
-async fn contract_6_a_server_whose_term_was_lost_stands_again_only_for_a_new_campaign() {
+async fn contract_6_a_server_whose_term_was_lost_campaigns_again_only_for_a_new_campaign() {
     let members = Members::of(3);
     let (leader, leadership) = first_leader(&members).await;
     let mut seen = members.peers[leader].shared.published.subscribe();
@@ -445,7 +445,7 @@ async fn contract_12_a_leader_whose_disk_hangs_is_followed_by_one_whose_disk_doe
 
 /// The only candidate lacks entries that the other servers have.
 #[tokio::test]
-async fn contract_12_a_candidate_with_an_older_log_leads_once_others_that_do_not_stand_have_helped_it() {
+async fn contract_12_a_candidate_with_an_older_log_leads_once_a_caretaker_has_helped_it() {
     let members = Members::of(3);
     members.cut_off(2);
     let leadership = soon("a leader", members.candidate(0).campaign()).await.unwrap();
@@ -529,11 +529,11 @@ async fn a_server_stops_when_it_has_no_users() {
 }
 
 #[tokio::test]
-async fn no_server_stands_for_a_campaign_that_was_called_off() {
+async fn no_server_campaigns_for_a_call_that_was_cancelled() {
     let members = Members::of(1);
     let mut candidate = members.candidate(0);
     assert!(timeout(Duration::from_millis(1), candidate.campaign()).await.is_err());
-    let settled = members.peers[0].drained();
-    soon("to leave", settled).await;
+    let drained = members.peers[0].drained();
+    soon("to leave", drained).await;
     assert!(!members.peers[0].look().standing);
 }

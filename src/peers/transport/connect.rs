@@ -33,7 +33,7 @@ use crate::peers::{PeerAddress, wire::proto::peers_client::PeersClient};
 pub(crate) struct Target {
     address: PeerAddress,
     tls: Option<Mutual>,
-    pace: Timeouts,
+    timeouts: Timeouts,
     /// A lookup of the host's addresses that has not ended yet. It runs on a thread that can't be stopped, so there
     /// is one at most.
     resolving: Option<JoinHandle<io::Result<Vec<SocketAddr>>>>,
@@ -56,12 +56,12 @@ impl Connection {
 }
 
 impl Target {
-    pub(crate) fn new(address: PeerAddress, tls: Option<Mutual>, pace: Timeouts) -> Self {
-        Self { address, tls, pace, resolving: None }
+    pub(crate) fn new(address: PeerAddress, tls: Option<Mutual>, timeouts: Timeouts) -> Self {
+        Self { address, tls, timeouts, resolving: None }
     }
 
     pub(crate) fn unanswered(&self) -> Disconnect {
-        Disconnect::Unanswered { address: self.address.to_string(), within: self.pace.attempt }
+        Disconnect::Unanswered { address: self.address.to_string(), within: self.timeouts.attempt }
     }
 
     /// Connects. Tasks of the connection end with `over`.
@@ -75,8 +75,8 @@ impl Target {
         let mut builder = http2::Builder::new(BoundExecutor::to(over));
         builder
             .timer(TokioTimer::new())
-            .keep_alive_interval(self.pace.ping)
-            .keep_alive_timeout(self.pace.ping)
+            .keep_alive_interval(self.timeouts.ping)
+            .keep_alive_timeout(self.timeouts.ping)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(2 * WINDOW)
@@ -140,7 +140,7 @@ impl Target {
         let addresses = self.resolved().await?;
         let address = || self.address.to_string();
         // So that an address that never answers leaves time for the next one.
-        let share = self.pace.attempt / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+        let share = self.timeouts.attempt / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut ending = Disconnect::Unresolved {
             host: self.address.host().to_owned(),
             why: "the name has no address".to_owned(),

@@ -37,7 +37,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Sessions {
     me: NodeId,
-    pace: Timeouts,
+    timeouts: Timeouts,
     timing: Timing,
     places: Vec<MemberSlot>,
     /// This server's address, for members that have to call it.
@@ -56,7 +56,7 @@ struct MemberSlot {
 
 #[derive(Debug)]
 struct LinkState {
-    talk: Option<Session>,
+    session: Option<Session>,
     /// Of connections that have ended.
     heard: Option<Timestamp>,
     /// The last question that was answered on a connection.
@@ -105,11 +105,11 @@ impl RoundTrips {
 }
 
 impl Sessions {
-    pub(super) fn of(settings: &Settings, pace: Timeouts, ledger: Arc<Ledger>) -> Self {
+    pub(super) fn of(settings: &Settings, timeouts: Timeouts, ledger: Arc<Ledger>) -> Self {
         let (group, me, timing) = (settings.group(), settings.me(), *settings.timing());
         let place = |name: &CandidateName| {
             let state = LinkState {
-                talk: None,
+                session: None,
                 heard: None,
                 answered: None,
                 problem: None,
@@ -120,13 +120,13 @@ impl Sessions {
         let places = group.members().iter().map(|member| place(&member.name)).collect();
         let (advised, counts) = (Mutex::default(), Counts::default());
         let listen = settings.listen().clone();
-        Self { me, pace, timing, places, listen, advised, ledger, counts }
+        Self { me, timeouts, timing, places, listen, advised, ledger, counts }
     }
 
     /// Sends a message, or counts it as lost.
     pub(super) fn send(&self, envelope: Envelope) {
         let Some(place) = self.places.get(envelope.to.place()) else { return };
-        match place.lock().talk.as_ref().map(|talk| talk.outbox.send(envelope)) {
+        match place.lock().session.as_ref().map(|session| session.outbox.send(envelope)) {
             Some(Ok(())) => {}
             Some(Err(Full)) => self.counts.count(TransportError::Overflow),
             None => self.counts.count(TransportError::Apart),
@@ -137,11 +137,11 @@ impl Sessions {
     pub(super) fn part_from_the_replaced(&self) {
         for (node, place) in (0..).map(NodeId::new).zip(&self.places) {
             let state = place.lock();
-            let Some(talk) = &state.talk else { continue };
-            let (directory, claim) = talk.disk;
+            let Some(session) = &state.session else { continue };
+            let (directory, claim) = session.disk;
             if !self.ledger.is_welcome(node, directory, claim) {
                 tracing::info!(peer = %place.name, "a peer's data directory is replaced by another one");
-                talk.over.cancel();
+                session.over.cancel();
             }
         }
     }
@@ -157,9 +157,9 @@ impl Sessions {
         let place = &self.places[node.place()];
         // Earlier messages prove nothing: they may be the last bytes of a server that has ended.
         let nonce = fastrand::u64(..);
-        let Some(older) = place.lock().talk.as_ref().map(|talk| {
-            talk.outbox.introduce(Kind::Ping(proto::Ping { nonce }));
-            talk.over.clone()
+        let Some(older) = place.lock().session.as_ref().map(|session| {
+            session.outbox.introduce(Kind::Ping(proto::Ping { nonce }));
+            session.over.clone()
         }) else {
             return true;
         };
@@ -167,8 +167,8 @@ impl Sessions {
         while Instant::now() < give_up {
             sleep(LOOK_EVERY).await;
             let state = place.lock();
-            match state.talk.as_ref().filter(|talk| is_same(&talk.over, &older)) {
-                None => return state.talk.is_none(),
+            match state.session.as_ref().filter(|session| is_same(&session.over, &older)) {
+                None => return state.session.is_none(),
                 Some(_) if state.answered == Some(nonce) => return false,
                 Some(_) => {}
             }
@@ -178,17 +178,17 @@ impl Sessions {
 
     /// Answers a ping.
     pub(super) fn answer(&self, node: NodeId, nonce: u64) {
-        if let Some(talk) = &self.places[node.place()].lock().talk {
-            talk.outbox.introduce(Kind::Pong(proto::Pong { nonce }));
+        if let Some(session) = &self.places[node.place()].lock().session {
+            session.outbox.introduce(Kind::Pong(proto::Pong { nonce }));
         }
     }
 
     /// Sends that member a ping, to measure the round trip.
     pub(super) fn measure(&self, node: NodeId) {
-        if let Some(talk) = &mut self.places[node.place()].lock().talk
-            && let Some(nonce) = talk.round_trips.ask(fastrand::u64(..), Timestamp::now())
+        if let Some(session) = &mut self.places[node.place()].lock().session
+            && let Some(nonce) = session.round_trips.ask(fastrand::u64(..), Timestamp::now())
         {
-            talk.outbox.introduce(Kind::Ping(proto::Ping { nonce }));
+            session.outbox.introduce(Kind::Ping(proto::Ping { nonce }));
         }
     }
 
@@ -197,12 +197,12 @@ impl Sessions {
         let now = Timestamp::now();
         let place = &self.places[node.place()];
         let mut state = place.lock();
-        let measured = state.talk.as_mut().is_some_and(|talk| talk.round_trips.answered(nonce, now));
+        let measured = state.session.as_mut().is_some_and(|session| session.round_trips.answered(nonce, now));
         if !measured {
             state.answered = Some(nonce);
             return;
         }
-        let usual = state.talk.as_ref().and_then(|talk| talk.round_trips.recent.usual());
+        let usual = state.session.as_ref().and_then(|session| session.round_trips.recent.usual());
         drop(state);
         self.advise(usual.and_then(|usual| TimingAdvice::for_round_trip(&self.timing, &place.name, usual)));
     }
@@ -242,19 +242,19 @@ impl Sessions {
 
     /// Sends that member the reason for a refusal on its connection. The member ends the connection.
     pub(super) fn object(&self, node: NodeId, refusal: &Refusal) {
-        if let Some(talk) = &self.places[node.place()].lock().talk {
-            talk.outbox.introduce(Kind::Verdict(refusal.told().verdict()));
+        if let Some(session) = &self.places[node.place()].lock().session {
+            session.outbox.introduce(Kind::Verdict(refusal.told().verdict()));
         }
         self.apart(node, Disconnect::Refused(refusal.clone()));
     }
 
     /// From now on this is the connection to that member. An older one is ended.
-    pub(super) fn join(&self, node: NodeId, talk: Session) {
+    pub(super) fn join(&self, node: NodeId, session: Session) {
         let place = &self.places[node.place()];
         let mut state = place.lock();
         state.problem = None;
         state.said.forget();
-        let older = state.talk.replace(talk);
+        let older = state.session.replace(session);
         drop(state);
         match older {
             None => tracing::info!(peer = %place.name, "connected with a peer"),
@@ -270,9 +270,9 @@ impl Sessions {
         self.count(&ending);
         let place = &self.places[node.place()];
         let mut state = place.lock();
-        let Some(talk) = state.talk.take_if(|talk| is_same(&talk.over, over)) else { return };
-        let heard = talk.heard.last();
-        let silence = heard.is_some_and(|at| self.pace.is_silence(Timestamp::now().since(at)));
+        let Some(session) = state.session.take_if(|session| is_same(&session.over, over)) else { return };
+        let heard = session.heard.last();
+        let silence = heard.is_some_and(|at| self.timeouts.is_silence(Timestamp::now().since(at)));
         if silence && matches!(ending, Disconnect::Closed | Disconnect::Broken(_)) {
             ending = Disconnect::Mute;
         }
@@ -305,8 +305,8 @@ impl Sessions {
     }
 
     pub(super) fn count(&self, ending: &Disconnect) {
-        if let Some(mishap) = ending.mishap() {
-            self.counts.count(mishap);
+        if let Some(error) = ending.error() {
+            self.counts.count(error);
         }
     }
 
@@ -349,15 +349,15 @@ impl MemberSlot {
 
     fn seen(&self, now: Timestamp) -> PeerLink {
         let state = self.lock();
-        let heard = state.talk.as_ref().and_then(|talk| talk.heard.last()).max(state.heard);
-        let connected = state.talk.is_some();
+        let heard = state.session.as_ref().and_then(|session| session.heard.last()).max(state.heard);
+        let connected = state.session.is_some();
         PeerLink {
             name: self.name.clone(),
             connected,
             disk: None,
             refused: None,
             heard: heard.map(|at| now.since(at)),
-            round_trip: state.talk.as_ref().and_then(|talk| talk.round_trips.recent.usual()),
+            round_trip: state.session.as_ref().and_then(|session| session.round_trips.recent.usual()),
             problem: if connected {
                 None
             } else {

@@ -59,11 +59,11 @@ impl TransportError {
 pub(super) struct Counts([AtomicU64; TransportError::ALL.len()]);
 
 impl Counts {
-    pub(super) fn count(&self, mishap: TransportError) {
-        self.0[mishap as usize].fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count(&self, error: TransportError) {
+        self.0[error as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn of(&self, mishap: TransportError) -> u64 {
-        self.0[mishap as usize].load(Ordering::Relaxed)
+    pub(super) fn of(&self, error: TransportError) -> u64 {
+        self.0[error as usize].load(Ordering::Relaxed)
     }
 }

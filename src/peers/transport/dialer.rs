@@ -28,7 +28,7 @@ use crate::{
 pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G>>, node: NodeId) {
     let member = shared.settings.group().member(node);
     let tls = shared.settings.mutual_tls().cloned();
-    let mut target = Target::new(member.address.clone(), tls, shared.pace);
+    let mut target = Target::new(member.address.clone(), tls, shared.timeouts);
     let mut backoff = Backoff::between(FIRST_PAUSE, LAST_PAUSE);
     loop {
         let over = shared.over.child_token();
@@ -39,12 +39,12 @@ pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G
             Err(ending) => {
                 let refused = matches!(ending, Disconnect::Refused(_) | Disconnect::RefusedBy(_));
                 pause = refused.then_some(PAUSE_AFTER_A_REFUSAL);
-                shared.contacts.apart(node, ending);
+                shared.sessions.apart(node, ending);
             }
-            Ok((mut frames, talk)) => {
-                let (directory, _) = talk.disk;
+            Ok((mut frames, session)) => {
+                let (directory, _) = session.disk;
                 let began = Instant::now();
-                shared.contacts.join(node, talk);
+                shared.sessions.join(node, session);
                 let hearing = hear(&mut frames, &shared, node, directory);
                 // Ended from here if the directory is replaced; that also ends the calls, if everything is over.
                 let heard = over.run_until_cancelled(hearing).await;
@@ -54,12 +54,12 @@ pub(super) async fn keep_calling<G: IdentityCheck>(shared: Arc<TransportShared<G
                     Disconnect::Replaced
                 });
                 let stopped = ending == Disconnect::Stopped;
-                shared.contacts.leave(node, &over, ending);
+                shared.sessions.leave(node, &over, ending);
                 if stopped {
                     return;
                 }
                 // A connection that breaks at once, again and again, does not speed the calls up.
-                if began.elapsed() > shared.pace.attempt {
+                if began.elapsed() > shared.timeouts.attempt {
                     backoff.reset();
                 }
             }
@@ -78,9 +78,9 @@ async fn attempt<G: IdentityCheck>(
     target: &mut Target,
     over: &CancellationToken,
 ) -> Result<(Frames, Session), Disconnect> {
-    let connected = timeout(shared.pace.attempt, target.connect(over)).await;
+    let connected = timeout(shared.timeouts.attempt, target.connect(over)).await;
     let connection = connected.unwrap_or_else(|_| Err(target.unanswered()))?;
-    let introduced = timeout(shared.pace.attempt, introduce(shared, node, target, &connection)).await;
+    let introduced = timeout(shared.timeouts.attempt, introduce(shared, node, target, &connection)).await;
     let (frames, outbox, them) = introduced.unwrap_or_else(|_| Err(target.unanswered()))?;
     let disk = (them.identity.directory, them.claim);
     let (heard, over, round_trips) = (connection.heard, over.clone(), RoundTrips::default());
@@ -94,7 +94,7 @@ async fn introduce<G: IdentityCheck>(
     connection: &Connection,
 ) -> Result<(Frames, Outbox, Introduced), Disconnect> {
     let (calling, greeting) = OwnGreeting::to(&shared.settings, node);
-    let (outbox, outgoing) = queue(Arc::clone(&shared.contacts.ledger));
+    let (outbox, outgoing) = queue(Arc::clone(&shared.sessions.ledger));
     outbox.introduce(Kind::Greeting(greeting));
     let answer = connection.client().converse(outgoing).await;
     let mut frames =
@@ -126,7 +126,7 @@ async fn acquaint<G: IdentityCheck>(
         Kind::Greeting(theirs) => calling.answered(&shared.settings, &theirs)?,
         _ => return Err(Disconnect::Malformed("its first message is no greeting".to_owned())),
     };
-    let known_writes = shared.contacts.ledger.writes_of(node);
+    let known_writes = shared.sessions.ledger.writes_of(node);
     outbox.introduce(Kind::Introduction(session.introduce(&shared.hello(None))));
     let theirs = match first_word(frames).await? {
         Kind::Introduction(theirs) => session.introduced(&theirs)?,

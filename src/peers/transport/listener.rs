@@ -67,7 +67,7 @@ impl Inbound {
             return;
         }
         match ending {
-            Disconnect::Closed | Disconnect::Broken(_) => shared.contacts.counts.count(TransportError::Left),
+            Disconnect::Closed | Disconnect::Broken(_) => shared.sessions.counts.count(TransportError::Left),
             ending => shared.turned_away(self.from, ending),
         }
     }
@@ -87,12 +87,12 @@ pub(super) async fn accept<G: IdentityCheck>(shared: Arc<TransportShared<G>>, li
                 let until = Instant::now() + FIRST_WORD;
                 // The fallback is no caller's address.
                 let at = tcp.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
-                let guest = Inbound { from, at, until, over, stage, ending: Arc::default() };
+                let inbound = Inbound { from, at, until, over, stage, ending: Arc::default() };
                 let is_members = shared.member_addresses.contains(from.ip());
-                if !shared.admissions.enter(from.ip(), is_members, &guest.over) {
-                    shared.contacts.counts.count(TransportError::Crowded);
+                if !shared.admissions.enter(from.ip(), is_members, &inbound.over) {
+                    shared.sessions.counts.count(TransportError::Crowded);
                 }
-                tokio::spawn(receive(Arc::clone(&shared), tcp, guest));
+                tokio::spawn(receive(Arc::clone(&shared), tcp, inbound));
             }
             Err(error) => {
                 if last_error.replace(error.kind()) != Some(error.kind()) {
@@ -105,49 +105,49 @@ pub(super) async fn accept<G: IdentityCheck>(shared: Arc<TransportShared<G>>, li
 }
 
 /// Serves one connection until it ends.
-async fn receive<G: IdentityCheck>(shared: Arc<TransportShared<G>>, tcp: TcpStream, guest: Inbound) {
-    let served = guest.over.run_until_cancelled(serve(&shared, tcp, &guest)).await;
+async fn receive<G: IdentityCheck>(shared: Arc<TransportShared<G>>, tcp: TcpStream, inbound: Inbound) {
+    let served = inbound.over.run_until_cancelled(serve(&shared, tcp, &inbound)).await;
     if let Some(ending) = &served {
-        let _ = guest.ending.set(ending.clone());
+        let _ = inbound.ending.set(ending.clone());
     }
-    guest.over.cancel();
-    shared.admissions.leave(&guest.over);
+    inbound.over.cancel();
+    shared.admissions.leave(&inbound.over);
     // An evicted connection was counted at its eviction; a known peer's, by its messages.
     let Some(ending) = served else { return };
-    if *guest.stage.borrow() != InboundStage::Stranger {
+    if *inbound.stage.borrow() != InboundStage::Stranger {
         return;
     }
     match ending {
         Disconnect::Closed | Disconnect::Broken(_) => {
-            tracing::debug!(from = %guest.from, %ending, "a stranger has left");
-            shared.contacts.counts.count(TransportError::Left);
+            tracing::debug!(from = %inbound.from, %ending, "a stranger has left");
+            shared.sessions.counts.count(TransportError::Left);
         }
-        ending => shared.turned_away(guest.from, &ending),
+        ending => shared.turned_away(inbound.from, &ending),
     }
 }
 
 async fn serve<G: IdentityCheck>(
     shared: &Arc<TransportShared<G>>,
     tcp: TcpStream,
-    guest: &Inbound,
+    inbound: &Inbound,
 ) -> Disconnect {
     // A call that is too late gets an error, which takes a while.
-    let until = guest.until + FAREWELL;
+    let until = inbound.until + FAREWELL;
     let line = tokio::select! {
-        line = line(shared, tcp, guest.from) => line,
+        line = line(shared, tcp, inbound.from) => line,
         () = sleep_until(until) => Err(Disconnect::Silent(FIRST_WORD)),
     };
     let (line, certificate) = match line {
         Ok(line) => line,
         Err(ending) => return ending,
     };
-    let desk = PeersService::new(Arc::clone(shared), guest.clone(), line.heard(), certificate);
-    let service = PeersServer::new(desk).max_decoding_message_size(LARGEST_MESSAGE);
-    let mut builder = http2::Builder::new(BoundExecutor::to(&guest.over));
+    let peers_service = PeersService::new(Arc::clone(shared), inbound.clone(), line.heard(), certificate);
+    let service = PeersServer::new(peers_service).max_decoding_message_size(LARGEST_MESSAGE);
+    let mut builder = http2::Builder::new(BoundExecutor::to(&inbound.over));
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(shared.pace.ping)
-        .keep_alive_timeout(shared.pace.ping)
+        .keep_alive_interval(shared.timeouts.ping)
+        .keep_alive_timeout(shared.timeouts.ping)
         .max_concurrent_streams(MOST_CALLS)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(2 * WINDOW)
@@ -155,7 +155,7 @@ async fn serve<G: IdentityCheck>(
         .max_send_buf_size(SEND_BUFFER);
     let mut connection =
         pin!(builder.serve_connection(TokioIo::new(line), TowerToHyperService::new(service)));
-    let mut stage = guest.stage.subscribe();
+    let mut stage = inbound.stage.subscribe();
     loop {
         let now = *stage.borrow_and_update();
         tokio::select! {
@@ -221,14 +221,14 @@ async fn line<G: IdentityCheck>(
 /// Sends a last message, and reads on for a while: a connection that is closed with unread bytes is reset, and then
 /// that message is lost.
 async fn part(tcp: &mut TcpStream, word: &[u8]) {
-    let parting = async {
+    let closing = async {
         tcp.write_all(word).await?;
         tcp.shutdown().await?;
         let mut rest = [0; 1024];
         while tcp.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     };
-    let _ = timeout(FAREWELL, parting).await;
+    let _ = timeout(FAREWELL, closing).await;
 }
 
 /// A broken connection, or one that is no HTTP/2.

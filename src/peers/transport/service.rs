@@ -42,7 +42,7 @@ const TELL_AT_MOST_EVERY: Duration = Duration::from_millis(5);
 /// The service of one connection.
 pub(super) struct PeersService<G> {
     shared: Arc<TransportShared<G>>,
-    guest: Inbound,
+    inbound: Inbound,
     heard: Arc<LastReceived>,
     certificate: Option<PeerCertificate>,
 }
@@ -50,11 +50,11 @@ pub(super) struct PeersService<G> {
 impl<G: IdentityCheck> PeersService<G> {
     pub(super) fn new(
         shared: Arc<TransportShared<G>>,
-        guest: Inbound,
+        inbound: Inbound,
         heard: Arc<LastReceived>,
         certificate: Option<PeerCertificate>,
     ) -> Self {
-        Self { shared, guest, heard, certificate }
+        Self { shared, inbound, heard, certificate }
     }
 
     /// Receives the Greeting.
@@ -72,15 +72,15 @@ impl<G: IdentityCheck> PeersService<G> {
 
     /// Takes one of the limited slots of observers and operators, and leaves the waiting connections.
     fn take_place(&self) -> Result<ObserverSlot, Status> {
-        let TransportShared { admissions, contacts, .. } = &*self.shared;
-        let Inbound { from, over, stage, .. } = &self.guest;
+        let TransportShared { admissions, sessions, .. } = &*self.shared;
+        let Inbound { from, over, stage, .. } = &self.inbound;
         let Some((place, replaces)) = admissions.observe(from.ip(), over, Instant::now()) else {
             stage.send_replace(InboundStage::Over);
-            contacts.counts.count(TransportError::Crowded);
+            sessions.counts.count(TransportError::Crowded);
             return Err(Disconnect::NoRoom.status());
         };
         if replaces {
-            contacts.counts.count(TransportError::Crowded);
+            sessions.counts.count(TransportError::Crowded);
         }
         stage.send_replace(InboundStage::Known);
         admissions.leave(over);
@@ -97,25 +97,25 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
         request: Request<Streaming<proto::Frame>>,
     ) -> Result<Response<Answering>, Status> {
         let mut frames = request.into_inner();
-        let greeted = timeout_at(self.guest.until, self.greeted(&mut frames)).await;
+        let greeted = timeout_at(self.inbound.until, self.greeted(&mut frames)).await;
         let (node, session, greeting) =
             greeted.unwrap_or(Err(Disconnect::Silent(FIRST_WORD))).map_err(|ending| {
-                self.guest.turn_away(&self.shared, &ending);
+                self.inbound.turn_away(&self.shared, &ending);
                 ending.status()
             })?;
-        let ledger = &self.shared.contacts.ledger;
+        let ledger = &self.shared.sessions.ledger;
         let known_writes = ledger.writes_of(node);
         let (outbox, outgoing) = queue(Arc::clone(ledger));
         outbox.introduce(Kind::Greeting(greeting));
         let member = GreetedMember {
             shared: Arc::clone(&self.shared),
-            guest: self.guest.clone(),
+            inbound: self.inbound.clone(),
             heard: Arc::clone(&self.heard),
             node,
             session,
             known_writes,
         };
-        let over = self.guest.over.clone();
+        let over = self.inbound.over.clone();
         tokio::spawn(over.run_until_cancelled_owned(member.listen(frames, outbox)));
         Ok(Response::new(Answering(outgoing)))
     }
@@ -129,8 +129,9 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
         let place = self.take_place()?;
         // One, so that an answer is no older than the room for it.
         let (tell, told) = mpsc::channel(1);
-        let watcher = Watcher { shared: Arc::clone(&self.shared), guest: self.guest.clone(), tell, place };
-        let over = self.guest.over.clone();
+        let watcher =
+            Watcher { shared: Arc::clone(&self.shared), inbound: self.inbound.clone(), tell, place };
+        let over = self.inbound.over.clone();
         tokio::spawn(over.run_until_cancelled_owned(watcher.tell_on(request.into_inner())));
         Ok(Response::new(ReceiverStream::new(told)))
     }
@@ -143,10 +144,10 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
     ) -> Result<Response<Self::OperateStream>, Status> {
         let place = self.take_place()?;
         let (tell, told) = mpsc::channel(1);
-        let (shared, guest, certificate) =
-            (Arc::clone(&self.shared), self.guest.clone(), self.certificate.clone());
-        let operator = Operator { shared, guest, certificate, tell, _place: place };
-        let over = self.guest.over.clone();
+        let (shared, inbound, certificate) =
+            (Arc::clone(&self.shared), self.inbound.clone(), self.certificate.clone());
+        let operator = Operator { shared, inbound, certificate, tell, _place: place };
+        let over = self.inbound.over.clone();
         tokio::spawn(over.run_until_cancelled_owned(operator.serve(request.into_inner())));
         Ok(Response::new(ReceiverStream::new(told)))
     }
@@ -155,7 +156,7 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
 /// An operator's call.
 struct Operator<G> {
     shared: Arc<TransportShared<G>>,
-    guest: Inbound,
+    inbound: Inbound,
     certificate: Option<PeerCertificate>,
     tell: mpsc::Sender<Result<proto::Outcome, Status>>,
     _place: ObserverSlot,
@@ -163,11 +164,11 @@ struct Operator<G> {
 
 impl<G: IdentityCheck> Operator<G> {
     async fn serve(self, mut said: Streaming<proto::Operation>) {
-        let served = timeout_at(self.guest.until, self.order(&mut said)).await;
+        let served = timeout_at(self.inbound.until, self.order(&mut said)).await;
         let mut progress = match served {
             Ok(Some(Ok(progress))) => progress,
             Ok(Some(Err(refused))) => {
-                tracing::warn!(from = %self.guest.from, problem = refused, "refused an operator's order");
+                tracing::warn!(from = %self.inbound.from, problem = refused, "refused an operator's order");
                 self.tell(Outcome::Refused(refused)).await;
                 return;
             }
@@ -196,18 +197,18 @@ impl<G: IdentityCheck> Operator<G> {
         self.tell(Outcome::Challenge(Bytes::copy_from_slice(&challenge))).await;
         let operation = said.message().await.ok()??;
         let settings = &self.shared.settings;
-        let ends = OrderEnds { from: self.guest.from, at: self.guest.at };
+        let ends = OrderEnds { from: self.inbound.from, at: self.inbound.at };
         let order = operate::permitted(settings, self.certificate.as_ref(), ends, &challenge, &operation);
-        let named = order.and_then(|order| operate::named(settings, &self.shared.contacts.ledger, &order));
+        let named = order.and_then(|order| operate::named(settings, &self.shared.sessions.ledger, &order));
         let (told, progress) = mpsc::unbounded_channel();
         Some(named.map(|(member, directory)| {
             tracing::info!(
-                from = %self.guest.from,
+                from = %self.inbound.from,
                 member = %settings.group().member(member).name,
                 directory = directory.short(),
                 "an operator replaces a member's data directory"
             );
-            self.shared.greeter.replace(Replacement { member, directory, told });
+            self.shared.identity_check.replace(Replacement { member, directory, told });
             progress
         }))
     }
@@ -221,7 +222,7 @@ impl<G: IdentityCheck> Operator<G> {
 /// A caller that has greeted as a member.
 struct GreetedMember<G> {
     shared: Arc<TransportShared<G>>,
-    guest: Inbound,
+    inbound: Inbound,
     heard: Arc<LastReceived>,
     node: NodeId,
     session: ProvenConnection,
@@ -251,7 +252,7 @@ impl<G: IdentityCheck> GreetedMember<G> {
         match first_word(frames).await? {
             Kind::Verdict(verdict) if verdict.refusal.is_empty() => {
                 if !verdict.newcomer {
-                    self.shared.greeter.confirmed(self.node).await?;
+                    self.shared.identity_check.confirmed(self.node).await?;
                 }
                 Ok(them)
             }
@@ -262,38 +263,38 @@ impl<G: IdentityCheck> GreetedMember<G> {
 
     async fn listen(self, mut frames: Streaming<proto::Frame>, outbox: Outbox) {
         let silent = |_| Err(Disconnect::Silent(FIRST_WORD));
-        let proved = timeout_at(self.guest.until, self.proved(&mut frames)).await.unwrap_or_else(silent);
+        let proved = timeout_at(self.inbound.until, self.proved(&mut frames)).await.unwrap_or_else(silent);
         let theirs = match proved {
             Ok(theirs) => theirs,
             Err(ending) => {
                 outbox.refuse(&ending);
-                self.guest.turn_away(&self.shared, &ending);
+                self.inbound.turn_away(&self.shared, &ending);
                 return;
             }
         };
         let acquainted = self.acquainted(&theirs, &outbox, &mut frames);
         let acquainted =
-            timeout_at(self.guest.until, acquainted).await.unwrap_or(Err(Disconnect::Silent(FIRST_WORD)));
-        let Self { shared, guest, heard, node, .. } = self;
+            timeout_at(self.inbound.until, acquainted).await.unwrap_or(Err(Disconnect::Silent(FIRST_WORD)));
+        let Self { shared, inbound, heard, node, .. } = self;
         let them = match acquainted {
             Ok(them) => them,
             Err(ending) => {
                 outbox.refuse(&ending);
-                shared.contacts.apart(node, ending);
-                guest.stage.send_replace(InboundStage::Over);
+                shared.sessions.apart(node, ending);
+                inbound.stage.send_replace(InboundStage::Over);
                 return;
             }
         };
         let directory = them.identity.directory;
         let disk = (directory, them.claim);
-        guest.stage.send_replace(InboundStage::Known);
-        shared.admissions.leave(&guest.over);
-        shared.contacts.join(
+        inbound.stage.send_replace(InboundStage::Known);
+        shared.admissions.leave(&inbound.over);
+        shared.sessions.join(
             node,
-            Session { outbox, heard, disk, over: guest.over.clone(), round_trips: RoundTrips::default() },
+            Session { outbox, heard, disk, over: inbound.over.clone(), round_trips: RoundTrips::default() },
         );
         // Also when this is dropped, because the connection is gone.
-        let mut left = Left { shared: Arc::clone(&shared), guest, node, ending: None };
+        let mut left = Left { shared: Arc::clone(&shared), inbound, node, ending: None };
         left.ending = Some(hear(&mut frames, &shared, node, directory).await);
     }
 }
@@ -310,23 +311,23 @@ impl Outbox {
 /// Records that a member's connection has ended, in any way.
 struct Left<G: IdentityCheck> {
     shared: Arc<TransportShared<G>>,
-    guest: Inbound,
+    inbound: Inbound,
     node: NodeId,
     ending: Option<Disconnect>,
 }
 
 impl<G: IdentityCheck> Drop for Left<G> {
     fn drop(&mut self) {
-        let ending = self.ending.take().or_else(|| self.guest.ending.get().cloned());
-        self.shared.contacts.leave(self.node, &self.guest.over, ending.unwrap_or(Disconnect::Closed));
-        self.guest.stage.send_replace(InboundStage::Over);
+        let ending = self.ending.take().or_else(|| self.inbound.ending.get().cloned());
+        self.shared.sessions.leave(self.node, &self.inbound.over, ending.unwrap_or(Disconnect::Closed));
+        self.inbound.stage.send_replace(InboundStage::Over);
     }
 }
 
 /// An observer's call.
 struct Watcher<G> {
     shared: Arc<TransportShared<G>>,
-    guest: Inbound,
+    inbound: Inbound,
     tell: mpsc::Sender<Result<proto::PeerStatus, Status>>,
     place: ObserverSlot,
 }
@@ -355,6 +356,6 @@ impl<G: IdentityCheck> Watcher<G> {
             }
             sleep_until(told + TELL_AT_MOST_EVERY).await;
         }
-        self.guest.stage.send_replace(InboundStage::Over);
+        self.inbound.stage.send_replace(InboundStage::Over);
     }
 }

@@ -83,7 +83,7 @@ pub(crate) enum Disconnect {
 
 impl Disconnect {
     /// The count that this adds to, if any.
-    pub(super) fn mishap(&self) -> Option<TransportError> {
+    pub(super) fn error(&self) -> Option<TransportError> {
         match self {
             Self::Refused(_) | Self::RefusedBy(_) => Some(TransportError::Refused),
             Self::Malformed(_) => Some(TransportError::Malformed),
@@ -193,7 +193,7 @@ pub(super) async fn hear<G: IdentityCheck>(
     from: NodeId,
     directory: DirectoryId,
 ) -> Disconnect {
-    let (route, contacts) = (shared.route(from, directory), &shared.contacts);
+    let (route, sessions) = (shared.route(from, directory), &shared.sessions);
     let mut written = WriteCount::default();
     let mut measure = interval(MEASURE_EVERY);
     measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -202,18 +202,18 @@ pub(super) async fn hear<G: IdentityCheck>(
             // Dropping this loses no part of a frame that has not arrived as a whole.
             word = first_word(frames) => word,
             _ = measure.tick() => {
-                contacts.measure(from);
+                sessions.measure(from);
                 continue;
             }
         };
         let message = match word {
             Ok(Kind::Message(message)) => message,
             Ok(Kind::Ping(proto::Ping { nonce })) => {
-                contacts.answer(from, nonce);
+                sessions.answer(from, nonce);
                 continue;
             }
             Ok(Kind::Pong(proto::Pong { nonce })) => {
-                contacts.answered(from, nonce);
+                sessions.answered(from, nonce);
                 continue;
             }
             Ok(Kind::Verdict(verdict)) if !verdict.refusal.is_empty() => {
@@ -222,7 +222,7 @@ pub(super) async fn hear<G: IdentityCheck>(
             Ok(_) => return Disconnect::Malformed("it repeats the handshake".to_owned()),
             Err(ending) => return ending,
         };
-        if let Err(objection) = contacts.count_writes(from, &directory, &mut written, &message) {
+        if let Err(objection) = sessions.count_writes(from, &directory, &mut written, &message) {
             return UnknownDirectory::from(objection).into();
         }
         let envelope = match route.decode(message) {

@@ -221,8 +221,8 @@ impl Server {
         until(&format!("connected with {name}"), || self.contact(name).connected).await;
     }
 
-    fn count(&self, mishap: TransportError) -> u64 {
-        self.network.count(mishap)
+    fn count(&self, error: TransportError) -> u64 {
+        self.network.count(error)
     }
 
     /// Publishes another status from now on.

@@ -197,7 +197,7 @@ fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
 }
 
 #[test]
-fn a_handoff_to_a_server_that_does_not_stand_is_noticed() {
+fn a_handoff_to_a_server_without_a_candidate_is_noticed() {
     let took = (0..100).map(|seed| handoff(3, seed, Some(Mutant::HandsOverToAny))).max();
     assert!(took > Some(Timing::DEFAULT.shortest()), "{took:?}");
 }

@@ -46,7 +46,7 @@ async fn the_largest_message_passes() {
 }
 
 #[tokio::test]
-async fn a_member_that_was_gone_is_talked_with_again() {
+async fn a_member_that_was_gone_is_connected_again() {
     let street = Street::of(&["a", "b", "c"]);
     let (a, b, c) = (street.start("a"), street.start("b"), street.start("c"));
     a.connected("b").await;

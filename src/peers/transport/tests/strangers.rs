@@ -30,7 +30,7 @@ use crate::peers::{
 /// Number of mishaps caused by callers.
 fn turned_away(server: &Server) -> u64 {
     use TransportError::*;
-    [Refused, Malformed, Oversized, Silent, Left, Crowded].map(|mishap| server.count(mishap)).iter().sum()
+    [Refused, Malformed, Oversized, Silent, Left, Crowded].map(|error| server.count(error)).iter().sum()
 }
 
 async fn connect(address: SocketAddr, over: &CancellationToken) -> Result<Connection, Disconnect> {
