@@ -1,7 +1,7 @@
 //! The peers backend: servers that elect a leader among themselves, by Raft. Nothing else to install.
 //!
 //! ```text
-//!  Settings ─► Peers ─► Candidate ── campaign() ──► Leadership ──► your work
+//!  Settings ─► Peer ──► Candidate ── campaign() ──► Leadership ──► your work
 //!             (a member   │                         as on etcd; and propose(), committed()
 //!             of the      └─ lead(work): the loop
 //!             group)

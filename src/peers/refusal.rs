@@ -37,7 +37,7 @@ pub(crate) struct Told {
 }
 
 impl Refusal {
-    /// What the other side is told of this.
+    /// The part that the other side is told.
     pub(crate) fn told(&self) -> Told {
         let text = match self {
             Self::Unproven(unproven) => unproven.told(),

@@ -292,7 +292,7 @@ impl Log {
         }
     }
 
-    /// Where a leader goes on after a conflict: behind its own last entry of the follower's term, or at the start
+    /// The index after which a leader goes on after a conflict: behind its own last entry of the follower's term, or at the start
     /// of the follower's term.
     pub(crate) fn resume_after(&self, conflict: Conflict) -> Index {
         let Some(term) = conflict.term else { return conflict.first };

@@ -260,7 +260,7 @@ fn contract_12_a_handoff_goes_to_a_candidate() {
     }
 }
 
-/// How long a leader leads on after its disk began to hang, for five seconds.
+/// Time that a leader leads on after its disk began to hang, for five seconds.
 fn with_a_hanging_disk(servers: usize, seed: u64, mutant: Option<Mutant>) -> Duration {
     let propose_every = Duration::from_millis(20);
     let mut world = World::new(Plan { mutant, propose_every, ..Plan::fair(servers, seed) });

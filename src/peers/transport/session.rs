@@ -89,7 +89,7 @@ impl Disconnect {
             Self::Malformed(_) => Some(TransportError::Malformed),
             Self::Oversized => Some(TransportError::Oversized),
             Self::Silent(_) => Some(TransportError::Silent),
-            // Counted for callers only: our own failed call is no mishap.
+            // Counted for callers only: a failed call of this server is not counted.
             Self::Tls { .. } => Some(TransportError::Refused),
             _ => None,
         }

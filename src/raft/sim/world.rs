@@ -125,7 +125,7 @@ pub(crate) struct World {
     /// True if any server was ever connected with the copy of a member.
     let_in: bool,
     healed: bool,
-    /// How long the next leader has to live.
+    /// The times until the next leader is mute, and killed.
     doom: Option<(Duration, Duration)>,
     invariants: Invariants,
     violation: Option<Violation>,
