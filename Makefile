@@ -33,7 +33,9 @@ OPTIMIZED = --config profile.dev.package.leader-election.opt-level=1
 test: export TEST_TOOLS = required
 test: test-deps
 	if cargo nextest --version >/dev/null 2>&1; then \
-		cargo build --examples && cargo nextest run --lib $(OPTIMIZED) && cargo nextest run --bins --test '*'; \
+		cargo build --examples && cargo nextest run --lib $(OPTIMIZED) && cargo nextest run --bins --test '*' && \
+		cargo nextest run --lib --no-default-features --features etcd -E 'not test(model::)' && \
+		cargo nextest run --lib --no-default-features --features peers -E 'not test(/raft::(sim|model)::/)'; \
 	else cargo test --all-targets; fi
 	cargo test --doc
 	bash tests/wait_for_it.sh

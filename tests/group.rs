@@ -124,7 +124,7 @@ async fn contract_4_a_leader_whose_peers_are_gone_loses_in_time() {
     assert!(!leadership.holds());
     assert_eq!(kept.look().leader, None);
     soon("to notice", async {
-        while kept.look().contacts.iter().any(|contact| contact.connected) {
+        while kept.look().links.iter().any(|contact| contact.connected) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })

@@ -169,7 +169,8 @@ mod tests {
     fn reply(of: &str, term: u64, age: u64, leader: Option<KnownLeader>) -> Reply {
         let (role, contacts) = ("follower".to_owned(), Vec::new());
         let (timing, syncs) = (None, SyncTimes::default());
-        let look = PeerStatus { name: name(of), term, role, standing: true, leader, contacts, timing, syncs };
+        let look =
+            PeerStatus { name: name(of), term, role, standing: true, leader, links: contacts, timing, syncs };
         let answer = StatusReply { look, from: now() - ms(age), shortest: SHORTEST };
         Reply { name: name(of), answer: Some(answer), problem: None }
     }

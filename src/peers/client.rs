@@ -72,11 +72,19 @@ pub struct Client {
 
 /// The answer of one server, or the reason for its absence.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Answered {
     /// The server.
     pub member: Member,
     /// Its status, or the problem.
-    pub look: Result<PeerStatus, String>,
+    pub status: Result<PeerStatus, String>,
+}
+
+impl Answered {
+    /// The answer of that member: for tests of programs that show it.
+    pub fn new(member: Member, status: Result<PeerStatus, String>) -> Self {
+        Self { member, status }
+    }
 }
 
 /// Reason why an order was not carried out.
@@ -170,7 +178,7 @@ impl Client {
         let snapshot = Snapshot { observation: Observation { at: SystemTime::now(), state }, candidates };
         let replies = self.inquiry.group.members().iter().zip(asked.replies);
         let answered =
-            replies.map(|(member, reply)| Answered { member: member.clone(), look: newest(reply) });
+            replies.map(|(member, reply)| Answered { member: member.clone(), status: newest(reply) });
         (snapshot, answered.collect())
     }
 
@@ -226,7 +234,7 @@ impl Client {
             State::Vacant { .. } => return Err(OperateError::NoLeader("no server leads".to_owned())),
         };
         let leads = |answered: &&Answered| {
-            let look = answered.look.as_ref().ok();
+            let look = answered.status.as_ref().ok();
             look.is_some_and(|look| {
                 look.leader.as_ref().is_some_and(|known| known.name == look.name && known.token == token)
             })
@@ -654,10 +662,10 @@ mod tests {
         let looks = client(&street).looks(WITHIN).await;
         let names: Vec<_> = looks.iter().map(|answered| answered.member.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
-        assert_eq!(looks[0].look.as_ref().unwrap().leader.as_ref().unwrap().token, FencingToken::new(2));
-        assert!(looks[1].look.is_ok());
+        assert_eq!(looks[0].status.as_ref().unwrap().leader.as_ref().unwrap().token, FencingToken::new(2));
+        assert!(looks[1].status.is_ok());
         assert_eq!(
-            looks[2].look.as_ref().unwrap_err(),
+            looks[2].status.as_ref().unwrap_err(),
             "it takes part in the election 'other', and not in 'leader'; ask with its --election"
         );
     }

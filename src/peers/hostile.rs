@@ -209,7 +209,7 @@ fn fuzz_greetings() {
             role: "follower".into(),
             standing: true,
             leader: None,
-            contacts: Vec::new(),
+            links: Vec::new(),
             timing: Some(*a.timing()),
             syncs: SyncTimes::default(),
         };

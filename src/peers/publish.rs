@@ -187,7 +187,7 @@ impl Published {
             role: role.to_owned(),
             standing,
             leader: leader.and_then(|leader| self.known(leader, now)),
-            contacts,
+            links: contacts,
             timing: Some(*self.settings.timing()),
             syncs: self.syncs.get().map(|syncs| syncs.times()).unwrap_or_default(),
         }

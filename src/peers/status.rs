@@ -7,6 +7,7 @@ use crate::{leadership::FencingToken, names::CandidateName};
 
 /// One server's view of the election, at one time. All durations count from that time.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerStatus {
     /// The server.
     pub name: CandidateName,
@@ -20,7 +21,7 @@ pub struct PeerStatus {
     /// The leader, by a committed entry of its term; `None` in a vacancy, by this server's knowledge.
     pub leader: Option<KnownLeader>,
     /// The other members, sorted by name.
-    pub contacts: Vec<PeerLink>,
+    pub links: Vec<PeerLink>,
     /// The timing that it was started with; `None` if it does not report that.
     pub timing: Option<Timing>,
     /// Times of its disk for durable writes. Of another server only the last, the worst and the usual are known.
@@ -28,14 +29,29 @@ pub struct PeerStatus {
 }
 
 impl PeerStatus {
+    /// A follower of that name that knows no leader and no other member: for tests of programs that show a status.
+    pub fn new(name: CandidateName) -> Self {
+        Self {
+            name,
+            term: 0,
+            role: "follower".to_owned(),
+            standing: false,
+            leader: None,
+            links: Vec::new(),
+            timing: None,
+            syncs: SyncTimes::default(),
+        }
+    }
+
     /// The timing that its usual round trips and syncs need, if its own does not suit them.
     pub fn timing_advice(&self) -> Option<TimingAdvice> {
-        TimingAdvice::for_usual(self.timing.as_ref()?, &self.contacts, &self.syncs)
+        TimingAdvice::for_usual(self.timing.as_ref()?, &self.links, &self.syncs)
     }
 }
 
 /// A leader, as one server knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KnownLeader {
     /// The leader's name.
     pub name: CandidateName,
@@ -47,6 +63,13 @@ pub struct KnownLeader {
     pub since: SystemTime,
     /// The evidence for its leadership.
     pub evidence: Evidence,
+}
+
+impl KnownLeader {
+    /// A leader that announces its name, and whose term began at the Unix epoch: for tests of programs that show a status.
+    pub fn new(name: CandidateName, token: FencingToken, evidence: Evidence) -> Self {
+        Self { value: name.to_string(), name, token, since: SystemTime::UNIX_EPOCH, evidence }
+    }
 }
 
 /// A server's evidence for a leader.
@@ -77,6 +100,7 @@ pub struct PeerDisk {
 
 /// Another member, as one server sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PeerLink {
     /// Its name.
     pub name: CandidateName,
@@ -92,4 +116,19 @@ pub struct PeerLink {
     pub round_trip: Option<Duration>,
     /// The reason for a missing connection, if known. Only for a member of this process: others are not told.
     pub problem: Option<String>,
+}
+
+impl PeerLink {
+    /// A member without a connection: for tests of programs that show a status.
+    pub fn new(name: CandidateName) -> Self {
+        Self {
+            name,
+            connected: false,
+            disk: None,
+            refused: None,
+            heard: None,
+            round_trip: None,
+            problem: None,
+        }
+    }
 }

@@ -65,7 +65,7 @@ pub(crate) fn told(settings: &Settings, look: &PeerStatus, echo: u64) -> proto::
         leader,
         certain_ms,
         heard_ms,
-        contacts: look.contacts.iter().map(contact).collect(),
+        contacts: look.links.iter().map(contact).collect(),
         role: look.role.clone(),
         standing: look.standing,
         echo,
@@ -171,7 +171,7 @@ fn look(group: &Group, asked: &Member, answer: proto::PeerStatus) -> Result<Peer
         role: displayed(answer.role.as_bytes()),
         standing: answer.standing,
         leader,
-        contacts: contacts.collect::<Result<_, _>>()?,
+        links: contacts.collect::<Result<_, _>>()?,
         timing: Timing::new(heartbeat, shortest, longest).ok(),
         syncs: SyncTimes {
             last: Duration::from_micros(syncs.last_us),
@@ -252,7 +252,7 @@ mod tests {
                 role,
                 standing,
                 leader,
-                contacts,
+                links: contacts,
                 timing: Some(Timing::DEFAULT),
                 syncs,
             },
@@ -265,7 +265,7 @@ mod tests {
             let answer = read_by(GROUP, "leader", told(&settings(), &look, 15)).unwrap();
             let mut expected = look;
             // Not for observers: it may contain a member's address.
-            expected.contacts.iter_mut().for_each(|contact| contact.problem = None);
+            expected.links.iter_mut().for_each(|contact| contact.problem = None);
             if let Some(KnownLeader { evidence: Evidence::Heartbeat { ago }, .. }) = &mut expected.leader {
                 *ago += Duration::from_millis(1);
             }
@@ -282,7 +282,7 @@ mod tests {
             role,
             standing: false,
             leader: None,
-            contacts: Vec::new(),
+            links: Vec::new(),
             timing: Some(Timing::DEFAULT),
             syncs: SyncTimes::default(),
         }

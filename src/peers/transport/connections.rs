@@ -207,12 +207,12 @@ impl Sessions {
         self.advise(usual.and_then(|usual| TimingAdvice::for_round_trip(&self.timing, &place.name, usual)));
     }
 
-    /// Logs the timing that is needed, unless that, or a longer one, was logged before.
+    /// Logs the timing that is needed, once; again if it becomes longer by half.
     fn advise(&self, advice: Option<TimingAdvice>) {
         let Some(advice) = advice else { return };
         let needed = advice.needed().shortest();
         let mut advised = self.advised.lock().unwrap_or_else(PoisonError::into_inner);
-        if *advised < needed {
+        if *advised + *advised / 2 < needed {
             *advised = needed;
             tracing::warn!("{advice}");
         }

@@ -239,7 +239,7 @@ fn no_leader(settings: &Settings) -> PeerStatus {
         role: "follower".to_owned(),
         standing: true,
         leader: None,
-        contacts: Vec::new(),
+        links: Vec::new(),
         timing: Some(*settings.timing()),
         syncs: SyncTimes::default(),
     }

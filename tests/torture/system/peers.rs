@@ -130,7 +130,7 @@ impl System for PeersSystem {
 
 /// The newest leader known to any member; its own claim takes precedence.
 fn newest(looks: &[Answered]) -> Option<&KnownLeader> {
-    let known = looks.iter().filter_map(|answered| answered.look.as_ref().ok()?.leader.as_ref());
+    let known = looks.iter().filter_map(|answered| answered.status.as_ref().ok()?.leader.as_ref());
     known.max_by_key(|known| {
         let certain = matches!(known.evidence, Evidence::OwnClaim { certain } if !certain.is_zero());
         (known.token, certain)
@@ -140,7 +140,7 @@ fn newest(looks: &[Answered]) -> Option<&KnownLeader> {
 /// The live candidates that lead, or follow the leader.
 fn there(looks: &[Answered]) -> Vec<String> {
     let Some(newest) = newest(looks) else { return Vec::new() };
-    let looks = looks.iter().filter_map(|answered| answered.look.as_ref().ok());
+    let looks = looks.iter().filter_map(|answered| answered.status.as_ref().ok());
     let with_it = looks.filter(|look| {
         look.standing && look.leader.as_ref().is_some_and(|known| known.token == newest.token)
     });

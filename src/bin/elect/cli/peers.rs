@@ -77,7 +77,7 @@ pub(super) async fn list(config: Config, json: bool) -> anyhow::Result<ExitCode>
         }
         _ => {}
     }
-    let heard = answered.iter().filter(|server| server.look.is_ok()).count();
+    let heard = answered.iter().filter(|server| server.status.is_ok()).count();
     Ok(if heard * 2 > answered.len() { ExitCode::SUCCESS } else { ExitCode::from(UNKNOWN) })
 }
 
@@ -91,13 +91,17 @@ fn print(group: &GroupReport<'_>, json: bool) -> io::Result<()> {
 }
 
 impl<'a> MemberReport<'a> {
-    fn of(Answered { member, look, .. }: &'a Answered, all: &'a [Answered], leader: Option<u64>) -> Self {
+    fn of(
+        Answered { member, status: look, .. }: &'a Answered,
+        all: &'a [Answered],
+        leader: Option<u64>,
+    ) -> Self {
         // The leader's status first.
-        let mut looks: Vec<_> = all.iter().filter_map(|other| other.look.as_ref().ok()).collect();
+        let mut looks: Vec<_> = all.iter().filter_map(|other| other.status.as_ref().ok()).collect();
         looks.sort_by_key(|look| look.role != "leader" || Some(look.term) != leader);
         let seen: Vec<&PeerLink> = looks
             .into_iter()
-            .flat_map(|look| &look.contacts)
+            .flat_map(|look| &look.links)
             .filter(|contact| contact.name == member.name)
             .collect();
         let disk = seen.iter().find_map(|contact| contact.disk.as_ref());

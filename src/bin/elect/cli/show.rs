@@ -49,9 +49,9 @@ pub(super) struct MeasuredJson<'a> {
 impl<'a> MeasuredJson<'a> {
     /// Returns `None` for a server that has not answered.
     pub(super) fn of(answered: &'a Answered) -> Option<Self> {
-        let status = answered.look.as_ref().ok()?;
+        let status = answered.status.as_ref().ok()?;
         let round_trips = status
-            .contacts
+            .links
             .iter()
             .filter_map(|contact| Some((contact.name.as_str(), precise_millis(contact.round_trip?))));
         Some(Self {
@@ -121,7 +121,7 @@ fn caretaker<'a>(snapshot: &Snapshot, servers: &'a [Answered]) -> Option<&'a str
     if !matches!(snapshot.observation.state, State::Vacant { .. }) {
         return None;
     }
-    let mut statuses = servers.iter().filter_map(|answered| answered.look.as_ref().ok());
+    let mut statuses = servers.iter().filter_map(|answered| answered.status.as_ref().ok());
     statuses.find(|status| status.role == "caretaker").map(|status| status.name.as_str())
 }
 
@@ -159,27 +159,16 @@ pub(super) fn text(Observation { at, state, .. }: &Observation) -> String {
 
 #[cfg(test)]
 mod tests {
-    use leader_election::{
-        observe::Queued,
-        peers::{PeerStatus, SyncTimes},
-    };
+    use leader_election::{observe::Queued, peers::PeerStatus};
 
     use super::*;
 
     #[test]
     fn a_vacancy_names_the_caretaker_and_who_waits_for_it() {
-        let server = |name: &str, role: &str| Answered {
-            member: format!("{name}=localhost:1").parse().unwrap(),
-            look: Ok(PeerStatus {
-                name: name.parse().unwrap(),
-                term: 3,
-                role: role.to_owned(),
-                standing: false,
-                leader: None,
-                contacts: Vec::new(),
-                timing: None,
-                syncs: SyncTimes::default(),
-            }),
+        let server = |name: &str, role: &str| {
+            let mut status = PeerStatus::new(name.parse().unwrap());
+            (status.term, status.role) = (3, role.to_owned());
+            Answered::new(format!("{name}=localhost:1").parse().unwrap(), Ok(status))
         };
         let candidates = vec![Queued::new("c".to_owned(), None)];
         let observation = Observation::new(SystemTime::now(), State::Vacant { blocked_by: None });

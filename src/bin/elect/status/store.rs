@@ -452,7 +452,7 @@ impl StoreState {
 fn servers(peer_status: PeerStatus, own: String, role: Role, leads: &LeaderView) -> Vec<PeerRow> {
     let known = peer_status.leader.filter(|leader| *leads == LeaderView::Term(leader.token));
     let leader = known.map(|leader| leader.name.to_string());
-    let others = peer_status.contacts.into_iter().map(|contact| PeerRow {
+    let others = peer_status.links.into_iter().map(|contact| PeerRow {
         leads: leader.as_deref() == Some(contact.name.as_str()),
         name: contact.name.to_string(),
         own: false,
@@ -609,31 +609,21 @@ mod tests {
 
     /// Status of server1 of three while server2 leads, and server3 is gone.
     fn status_of_server1() -> PeerStatus {
-        let contact = |name: &str, connected| PeerLink {
-            name: name.parse().unwrap(),
-            connected,
-            disk: None,
-            refused: None,
-            heard: Some(Duration::from_millis(20)),
-            round_trip: connected.then(|| Duration::from_micros(100_250)),
-            problem: (!connected).then(|| "connection refused".into()),
+        let link = |name: &str, connected: bool| {
+            let mut link = PeerLink::new(name.parse().unwrap());
+            (link.connected, link.heard) = (connected, Some(Duration::from_millis(20)));
+            link.round_trip = connected.then(|| Duration::from_micros(100_250));
+            link.problem = (!connected).then(|| "connection refused".into());
+            link
         };
-        PeerStatus {
-            name: "server1".parse().unwrap(),
-            term: 7,
-            role: "follower".into(),
-            standing: true,
-            leader: Some(KnownLeader {
-                name: "server2".parse().unwrap(),
-                value: "server2, proclaimed".into(),
-                token: token(7),
-                since: SystemTime::UNIX_EPOCH,
-                evidence: Known::Heartbeat { ago: Duration::from_millis(20) },
-            }),
-            contacts: vec![contact("server3", false), contact("server2", true)],
-            timing: Some(Timing::DEFAULT),
-            syncs: syncs(),
-        }
+        let evidence = Known::Heartbeat { ago: Duration::from_millis(20) };
+        let mut leader = KnownLeader::new("server2".parse().unwrap(), token(7), evidence);
+        leader.value = "server2, proclaimed".into();
+        let mut status = PeerStatus::new("server1".parse().unwrap());
+        (status.term, status.standing, status.leader) = (7, true, Some(leader));
+        status.links = vec![link("server3", false), link("server2", true)];
+        (status.timing, status.syncs) = (Some(Timing::DEFAULT), syncs());
+        status
     }
 
     /// A store among peers, with the given head and peer status.
