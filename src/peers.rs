@@ -287,7 +287,7 @@ impl Peer {
     }
 
     /// This member's view of the election now.
-    pub fn look(&self) -> PeerStatus {
+    pub fn status(&self) -> PeerStatus {
         self.shared.published.look()
     }
 

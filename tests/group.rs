@@ -122,9 +122,9 @@ async fn contract_4_a_leader_whose_peers_are_gone_loses_in_time() {
     drop(members);
     assert_eq!(soon("the loss", leadership.lost()).await, Loss::Expired);
     assert!(!leadership.holds());
-    assert_eq!(kept.look().leader, None);
+    assert_eq!(kept.status().leader, None);
     soon("to notice", async {
-        while kept.look().links.iter().any(|contact| contact.connected) {
+        while kept.status().links.iter().any(|contact| contact.connected) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })

@@ -156,7 +156,7 @@ impl Client {
     /// # Cancel safety
     ///
     /// Cancel safe: it only asks.
-    pub async fn looks(&self, within: Duration) -> Vec<Answered> {
+    pub async fn statuses(&self, within: Duration) -> Vec<Answered> {
         self.survey(within).await.1
     }
 
@@ -659,7 +659,7 @@ mod tests {
         let _c = street.start_as(other);
         until("the first two are connected", || servers[0].contact("b").connected).await;
         lead(&servers[0], "a", 2);
-        let looks = client(&street).looks(WITHIN).await;
+        let looks = client(&street).statuses(WITHIN).await;
         let names: Vec<_> = looks.iter().map(|answered| answered.member.name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
         assert_eq!(looks[0].status.as_ref().unwrap().leader.as_ref().unwrap().token, FencingToken::new(2));

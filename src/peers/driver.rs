@@ -670,7 +670,7 @@ impl<O: DriverIo> Driver<O> {
 pub(super) fn read_clocks() -> Now {
     let today = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let today = TimeOfDay(u64::try_from(today.as_millis()).unwrap_or(u64::MAX));
-    Now { now: Timestamp::now(), today, draw: Random(fastrand::u64(..)) }
+    Now { boot_time: Timestamp::now(), today, draw: Random(fastrand::u64(..)) }
 }
 
 /// The next order of the term's holder; pending for ever without a leader here.

@@ -70,7 +70,7 @@ impl Victim {
             founders: FirstDirectories::all_of(members),
             mutant: None,
         };
-        let now = Now { now: START, today: TimeOfDay(0), draw: Random(0) };
+        let now = Now { boot_time: START, today: TimeOfDay(0), draw: Random(0) };
         let disk = Stored::nothing();
         let node = Node::start(config, disk.clone(), &now).expect("an empty disk is in order");
         let mut victim =
@@ -80,7 +80,7 @@ impl Victim {
     }
 
     fn step(&mut self, input: Input) {
-        let now = Now { now: self.now, today: TimeOfDay(0), draw: Random(0) };
+        let now = Now { boot_time: self.now, today: TimeOfDay(0), draw: Random(0) };
         let before = self.node.take().expect("each step gives it back");
         let term = before.term();
         let (node, Actions { effects, write }) = before.step(now, input);

@@ -30,7 +30,7 @@ use crate::{
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
     /// The boot-time clock.
-    pub(crate) now: Timestamp,
+    pub(crate) boot_time: Timestamp,
     /// The wall clock, to be announced.
     pub(crate) today: TimeOfDay,
     /// A fresh random number.

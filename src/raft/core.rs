@@ -58,7 +58,7 @@ impl StepContext {
     }
 
     pub(super) fn now(&self) -> Timestamp {
-        self.now.now
+        self.now.boot_time
     }
 
     pub(super) fn tell(&mut self, change: LeadershipChange) {
@@ -345,7 +345,7 @@ impl Core {
 
     /// Draws the time to wait for a leader from now on.
     pub(super) fn election_deadline(&self, now: &Now) -> Timestamp {
-        now.now + self.timing().election_timeout(now.draw)
+        now.boot_time + self.timing().election_timeout(now.draw)
     }
 
     fn envelope(&self, to: NodeId, message: Message) -> Envelope {
@@ -470,13 +470,14 @@ impl Core {
     /// Ends a step: its changes become a write, and the messages that rest on it wait.
     pub(super) fn finish(&mut self, context: StepContext) -> Actions {
         let StepContext { now, mut effects, resting } = context;
-        self.holder_until.take_if(|until| *until <= now.now);
+        self.holder_until.take_if(|until| *until <= now.boot_time);
         let change = self.log.take_change();
         let write = (change.is_some() || self.ballot != self.writes.ballot).then(|| {
             let tail = change.as_ref().and_then(|change| change.tail.as_ref());
             let bytes = tail.map_or(0, |(_, entries)| bytes(entries));
-            let number =
-                self.writes.ask(self.ballot, UnderWay { asked: now.now, end: self.log.last().index, bytes });
+            let number = self
+                .writes
+                .ask(self.ballot, UnderWay { asked: now.boot_time, end: self.log.last().index, bytes });
             Write::new(self.ballot, change, number)
         });
         let resting = resting.into_iter();

@@ -186,7 +186,7 @@ impl Group {
 }
 
 fn at_tick(tick: u8) -> Now {
-    Now { now: START + TICK * u32::from(tick), today: TimeOfDay(0), draw: Random(0) }
+    Now { boot_time: START + TICK * u32::from(tick), today: TimeOfDay(0), draw: Random(0) }
 }
 
 impl Server {
@@ -199,7 +199,7 @@ impl Server {
 
 impl World {
     fn now(&self) -> Timestamp {
-        at_tick(self.tick).now
+        at_tick(self.tick).boot_time
     }
 
     fn believers(&self) -> usize {

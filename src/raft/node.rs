@@ -48,7 +48,7 @@ pub(crate) struct Inconsistent;
 impl Node {
     /// A server that starts with its disk's contents. It takes part in elections after [`Input::Stand`].
     pub(crate) fn start(config: CoreConfig, stored: Stored, now: &Now) -> Result<Self, Inconsistent> {
-        let core = Core::restored(config, stored, now.now).ok_or(Inconsistent)?;
+        let core = Core::restored(config, stored, now.boot_time).ok_or(Inconsistent)?;
         let deadline = core.election_deadline(now);
         Ok(Self::Follower(Server { core, role: Follower::waiting(None, deadline) }))
     }

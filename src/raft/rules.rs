@@ -149,7 +149,7 @@ fn config(members: usize) -> CoreConfig {
 }
 
 fn at_time(now: Timestamp) -> Now {
-    Now { now, today: TimeOfDay(0), draw: Random(0) }
+    Now { boot_time: now, today: TimeOfDay(0), draw: Random(0) }
 }
 
 fn envelope(from: NodeId, to: NodeId, term: u64, message: Message) -> Envelope {

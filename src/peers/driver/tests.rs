@@ -218,7 +218,7 @@ async fn contract_1_one_of_three_leads_and_the_others_know_it() {
         let name = members.peers[leader].settings().name().to_string();
         let known = Some(QueueHead::Candidate { token: leadership.token(), name });
         soon("the leader is known", fronts.wait_for(|front| *front == known)).await.unwrap();
-        let look = peers.look();
+        let look = peers.status();
         let known = look.leader.unwrap();
         assert_eq!(known.name, members.peers[leader].settings().name().clone(), "as seen from {place}");
         assert!(matches!(known.evidence, crate::peers::Evidence::Heartbeat { .. }));
@@ -535,5 +535,5 @@ async fn no_server_campaigns_for_a_call_that_was_cancelled() {
     assert!(timeout(Duration::from_millis(1), candidate.campaign()).await.is_err());
     let drained = members.peers[0].drained();
     soon("to leave", drained).await;
-    assert!(!members.peers[0].look().standing);
+    assert!(!members.peers[0].status().standing);
 }

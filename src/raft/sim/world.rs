@@ -436,7 +436,7 @@ impl World {
     fn clocks(&mut self, node: NodeId) -> Now {
         let now = self.machines[node.place()].clock.shows(self.now);
         let today = TimeOfDay(1_700_000_000_000 + self.now.0 / 1_000_000);
-        Now { now, today, draw: Random(self.rng.u64(..)) }
+        Now { boot_time: now, today, draw: Random(self.rng.u64(..)) }
     }
 
     /// One step of one server, with its driver's actions.

@@ -71,7 +71,7 @@ impl PeersSystem {
 
     async fn look_on(self) {
         loop {
-            let looks = self.client.looks(PATIENCE).await;
+            let looks = self.client.statuses(PATIENCE).await;
             {
                 let mut sight = self.sight.lock().unwrap_or_else(PoisonError::into_inner);
                 sight.looks += 1;
@@ -118,7 +118,7 @@ impl System for PeersSystem {
         assert!(believed.is_empty(), "strangers were taken for members: {believed:#?}");
         drop(believed);
         let client = self.client.clone();
-        let names = there(&self.hub.wait(async move { client.looks(PATIENCE_AT_LAST).await }));
+        let names = there(&self.hub.wait(async move { client.statuses(PATIENCE_AT_LAST).await }));
         let event = Event { at: At::now(), what: EventKind::Queue { names } };
         self.noted.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }

@@ -90,7 +90,7 @@ impl Sources {
     pub(crate) fn among_peers(peers: &Peer, election: &ElectionName, tls: Option<&Tls>) -> Self {
         let (status, refused) = (peers.clone(), peers.clone());
         Self {
-            peers: Some(Box::new(move || status.look())),
+            peers: Some(Box::new(move || status.status())),
             refused: Box::new(move || refused.refusals()),
             ..Self::of(peers, election, tls)
         }

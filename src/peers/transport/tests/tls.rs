@@ -135,7 +135,7 @@ async fn contract_11_a_caller_whose_certificate_is_for_another_host_is_no_member
     drop(a);
 
     let client = Client::new(street.group(), "leader".parse().unwrap(), Some(&observer)).unwrap();
-    let looks = client.looks(PATIENCE).await;
+    let looks = client.statuses(PATIENCE).await;
     assert!(looks[1].status.is_ok(), "{looks:?}");
 
     let a = start(&street, "a", Some(&member));
