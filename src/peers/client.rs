@@ -160,7 +160,7 @@ impl Client {
         self.survey(within).await.1
     }
 
-    /// Both, by one question to each server: as [`snapshot`](Self::snapshot) and as [`looks`](Self::looks).
+    /// Both, by one question to each server: as [`snapshot`](Self::snapshot) and as [`statuses`](Self::statuses).
     ///
     /// # Cancel safety
     ///
