@@ -164,7 +164,7 @@ on_each_etcd! {
         let settings = settings.with_credentials(Credentials::new(USER, PASSWORD));
         let etcd = leader_election::etcd::Etcd::start(settings).unwrap();
         let candidate = |election: &str| {
-            let ttl = Ttl::new(Duration::from_secs(3)).unwrap();
+            let ttl = Ttl::new(Duration::from_secs(10)).unwrap();
             etcd.candidate(election).unwrap().ttl(ttl).named("a").unwrap()
         };
         let first = candidate("elections/first").campaign().await.unwrap();

@@ -324,6 +324,7 @@ fn exposed(login: &Login, certificates: CertificateFiles<'_>, member: &MemberArg
         ("--password-file", password),
         ("--key", certificates.key),
         ("--secret-file", member.secret_file.as_deref()),
+        ("--data", member.data.as_deref()),
     ];
     files.into_iter().filter_map(|(flag, path)| Exposed::warning(flag, path?)).collect()
 }

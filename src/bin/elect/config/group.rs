@@ -210,7 +210,7 @@ fn secret_in(path: &Path) -> Result<Secret, UsageError> {
     let (exposed, mut secret) = read(path).map_err(|error| wrong(error.to_string()))?;
     // For a file of another user there is only a warning, as for passwords: a container's files come from
     // outside.
-    if let Some(all @ Exposed::ToAll(_)) = exposed {
+    if let Some(all @ Exposed::Accessible(_)) = exposed {
         return Err(wrong(all.to_string()));
     }
     if secret.len() as u64 > LARGEST_SECRET_FILE {
