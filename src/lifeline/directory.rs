@@ -245,16 +245,36 @@ fn boot_id() -> io::Result<BootId> {
     }
 }
 
+/// The numbers of the kernel's magic.h. With musl, nix has not all of them.
+#[cfg(target_os = "linux")]
+mod magic {
+    pub(super) const TMPFS: u32 = 0x0102_1994;
+    pub(super) const EXT4: u32 = 0xEF53;
+    pub(super) const XFS: u32 = 0x5846_5342;
+    pub(super) const BTRFS: u32 = 0x9123_683E;
+    pub(super) const OVERLAY: u32 = 0x794C_7630;
+
+    #[cfg(all(test, not(target_env = "musl")))]
+    #[test]
+    fn the_numbers_are_those_of_the_system() {
+        use nix::sys::statfs::{
+            BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
+        };
+        let theirs =
+            [TMPFS_MAGIC, EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC];
+        assert_eq!(theirs.map(|number| number.0 as u32), [TMPFS, EXT4, XFS, BTRFS, OVERLAY]);
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn file_system(path: &Path) -> io::Result<FileSystem> {
-    use nix::sys::statfs::{self, statfs};
-    Ok(match statfs(path)?.filesystem_type() {
-        statfs::TMPFS_MAGIC => FileSystem::Tmpfs,
-        statfs::EXT4_SUPER_MAGIC => FileSystem::Disk("ext4"),
-        statfs::XFS_SUPER_MAGIC => FileSystem::Disk("xfs"),
-        statfs::BTRFS_SUPER_MAGIC => FileSystem::Disk("btrfs"),
-        statfs::OVERLAYFS_SUPER_MAGIC => FileSystem::Overlay,
-        statfs::FsType(number) => FileSystem::Other(number as u32),
+    Ok(match nix::sys::statfs::statfs(path)?.filesystem_type().0 as u32 {
+        magic::TMPFS => FileSystem::Tmpfs,
+        magic::EXT4 => FileSystem::Disk("ext4"),
+        magic::XFS => FileSystem::Disk("xfs"),
+        magic::BTRFS => FileSystem::Disk("btrfs"),
+        magic::OVERLAY => FileSystem::Overlay,
+        number => FileSystem::Other(number),
     })
 }
 
