@@ -253,6 +253,11 @@ pub(crate) fn parse_ttl(text: &str) -> Result<Ttl, String> {
     Ttl::new(span).map_err(|error| error.to_string())
 }
 
+/// Parses `500ms`, `2s`.
+pub(crate) fn parse_span(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 2s"))
+}
+
 /// Parses `50ms`.
 pub(crate) fn parse_heartbeat(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 50ms"))

@@ -1,4 +1,4 @@
-//! What `--help` and the manual say beside the flags: examples, exit status, other pages.
+//! Notes of `--help` and the manual beside the flags: examples, exit status, other pages.
 //!
 //! The flags themselves are declared where they are parsed. Both texts are made from the same [`Notes`], and
 //! `-h` stays short: it has none of this.

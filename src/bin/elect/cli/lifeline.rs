@@ -19,7 +19,7 @@ use tracing::info;
 
 use super::{LEAVE_WITHIN, signals::Signals};
 use crate::{
-    config::{BackendConfig, CandidateBackend, CandidateConfig, Config, UsageError},
+    config::{self, BackendConfig, CandidateBackend, CandidateConfig, Config, UsageError},
     log,
 };
 
@@ -37,12 +37,8 @@ pub(crate) struct LifelineArgs {
     #[arg(long, value_name = "DIR", env = "ELECT_LIFELINE", help_heading = "etcd")]
     lifeline: Option<PathBuf>,
     /// Let them wait for so long first, so that the last effects of this server have arrived [default: 0s].
-    #[arg(long, value_name = "DURATION", env = "ELECT_LOCK_DELAY", value_parser = parse_delay, help_heading = "etcd")]
+    #[arg(long, value_name = "DURATION", env = "ELECT_LOCK_DELAY", value_parser = config::parse_span, help_heading = "etcd")]
     lock_delay: Option<Duration>,
-}
-
-fn parse_delay(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 2s"))
 }
 
 impl LifelineArgs {

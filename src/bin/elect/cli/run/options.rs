@@ -7,7 +7,7 @@ use leader_election::{CandidateName, peers::Timing};
 
 use super::super::{CandidateArgs, CommonArgs};
 use crate::{
-    config::{CandidateConfig, Config, Defaults, UsageError},
+    config::{self, CandidateConfig, Config, Defaults, UsageError},
     supervise::{
         budget::{Budget, KillAfter},
         contain::Contain,
@@ -26,7 +26,7 @@ pub(in crate::cli) struct RunArgs {
     candidate_args: CandidateArgs,
     /// Time from TERM to KILL, when the command has to stop [default: a fifth of the TTL, or among peers of the
     /// shortest election timeout].
-    #[arg(long, value_name = "DURATION", env = "ELECT_KILL_AFTER", value_parser = span)]
+    #[arg(long, value_name = "DURATION", env = "ELECT_KILL_AFTER", value_parser = config::parse_span)]
     kill_after: Option<Duration>,
     /// Start the command again, in the same term, when it ends by itself.
     #[arg(long, value_enum, value_name = "WHEN", env = "ELECT_RESTART", default_value = "never")]
@@ -110,13 +110,8 @@ impl RunArgs {
     }
 }
 
-/// Parses `500ms`, `2s`.
-fn span(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write a duration, as in 2s"))
-}
-
 fn positive(text: &str) -> Result<Duration, String> {
-    match span(text)? {
+    match config::parse_span(text)? {
         Duration::ZERO => Err("it must be longer than zero; write a duration, as in 2s".into()),
         span => Ok(span),
     }
