@@ -21,14 +21,14 @@ use std::{
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::Path,
-    sync::{Arc, Mutex, PoisonError, Weak, mpsc as std_mpsc},
+    sync::{Arc, Weak, mpsc as std_mpsc},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc},
     task::JoinSet,
 };
 use tracing::{debug, info, warn};
@@ -244,21 +244,18 @@ pub(super) async fn release_once(
     directory: &Arc<TicketDirectory>,
     within: Duration,
 ) -> io::Result<Vec<Result<Released, ReleaseError>>> {
-    let mut looks = DirectoryScans::new(Arc::clone(directory));
-    let scanned = shared.spawn_blocking(move || looks.scan().map(|dead| (looks, dead))).await;
-    let (looks, dead) = scanned.map_err(io::Error::other)??;
-    let (looks, at_once) = (Arc::new(Mutex::new(looks)), Arc::new(Semaphore::new(AT_ONCE)));
+    let mut scans = DirectoryScans::new(Arc::clone(directory));
+    let dead = shared.spawn_blocking(move || scans.scan()).await.map_err(io::Error::other)??;
+    let at_once = Arc::new(Semaphore::new(AT_ONCE));
     let mut releases = Vec::new();
     for dead in dead {
-        let (shared, looks, at_once) = (Arc::clone(shared), Arc::clone(&looks), Arc::clone(&at_once));
+        let (shared, directory, at_once) = (Arc::clone(shared), Arc::clone(directory), Arc::clone(&at_once));
         releases.push(shared.clone().spawn(async move {
-            clock::sleep_until(dead.found + dead.record.lock_delay()).await;
-            // Never closed.
-            let _turn = at_once.acquire().await;
+            let _turn = turn(&dead, &at_once).await;
             let ticket = dead.record.ticket.clone();
             let released = etcd::release(shared, ticket, Timestamp::now() + within).await;
             if released.is_ok() {
-                looks.lock().unwrap_or_else(PoisonError::into_inner).settle(&dead, Outcome::Over);
+                let _ = directory.remove(&dead.name, dead.file);
             }
             released
         }));
@@ -268,6 +265,13 @@ pub(super) async fn release_once(
         all.push(release.await.map_err(io::Error::other)?);
     }
     Ok(all)
+}
+
+/// Waits for the end of the lock delay, and then for a place among the concurrent releases.
+async fn turn<'a>(dead: &Dead, at_once: &'a Semaphore) -> Option<SemaphorePermit<'a>> {
+    clock::sleep_until(dead.found + dead.record.lock_delay()).await;
+    // Never closed.
+    at_once.acquire().await.ok()
 }
 
 /// Starts the checks, for as long as `shared` lives.
@@ -469,9 +473,7 @@ async fn release_all(
         let Some(dead) = next else { return };
         let (shared, at_once) = (Weak::clone(&shared), Arc::clone(&at_once));
         releases.spawn(async move {
-            clock::sleep_until(dead.found + dead.record.lock_delay()).await;
-            // Never closed.
-            let _turn = at_once.acquire().await;
+            let _turn = turn(&dead, &at_once).await;
             let outcome = match shared.upgrade() {
                 Some(shared) => release(shared, &dead).await,
                 None => Outcome::Again,
