@@ -29,7 +29,8 @@ const OUTAGE: Duration = Duration::from_secs(3);
 const RECOVERED_AT: [(u64, &str); 2] = [(2, "recovery-2s"), (5, "recovery-5s")];
 /// Additional length of an outage beyond that TTL.
 const LONGER: Duration = Duration::from_millis(1500);
-const GIVEN_UP: Duration = Duration::from_secs(20);
+/// Time beyond a TTL after which a contender without a leader has not survived.
+const GIVEN_UP: Duration = Duration::from_secs(5);
 const RECOVERY_MEDIAN_MS: f64 = 300.0;
 const RECOVERY_MOST_MS: f64 = 1000.0;
 const AFTERWARDS: Duration = Duration::from_secs(20);
@@ -133,7 +134,7 @@ fn recoveries(contenders: &[Who], ttl: u64) -> Vec<(Who, Option<Duration>)> {
         });
         lines.min()
     };
-    while served.elapsed() < GIVEN_UP && (0..fields.len()).any(|place| led(place).is_none()) {
+    while served.elapsed() < Duration::from_secs(ttl) + GIVEN_UP && (0..fields.len()).any(|place| led(place).is_none()) {
         thread::sleep(Duration::from_millis(20));
     }
     // A leader before our own answer is as quick as can be seen.
