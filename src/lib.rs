@@ -34,6 +34,7 @@
 //! The guarantee and its assumptions are in [`contract`].
 
 pub mod candidate;
+pub mod choosing;
 pub mod clock;
 pub mod contract;
 #[cfg(feature = "etcd")]

@@ -134,7 +134,9 @@ fn recoveries(contenders: &[Who], ttl: u64) -> Vec<(Who, Option<Duration>)> {
         });
         lines.min()
     };
-    while served.elapsed() < Duration::from_secs(ttl) + GIVEN_UP && (0..fields.len()).any(|place| led(place).is_none()) {
+    while served.elapsed() < Duration::from_secs(ttl) + GIVEN_UP
+        && (0..fields.len()).any(|place| led(place).is_none())
+    {
         thread::sleep(Duration::from_millis(20));
     }
     // A leader before our own answer is as quick as can be seen.
