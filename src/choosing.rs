@@ -7,6 +7,18 @@ use std::{collections::BTreeMap, fmt, num::ParseIntError, str::FromStr, time::Sy
 
 use crate::{leadership::FencingToken, names::CandidateName};
 
+// The rules below serve backends that come to use them one by one.
+#[allow(dead_code, reason = "not every backend uses every rule")]
+pub(crate) mod field;
+#[allow(dead_code, reason = "not every backend uses every rule")]
+pub(crate) mod handoff;
+#[allow(dead_code, reason = "not every backend uses every rule")]
+pub(crate) mod last_resort;
+#[allow(dead_code, reason = "not every backend uses every rule")]
+pub(crate) mod order;
+#[allow(dead_code, reason = "not every backend uses every rule")]
+pub(crate) mod preference;
+
 /// A candidate's rank among those of its election: leadership moves to a higher one, never to an equal one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(u32);
