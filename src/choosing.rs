@@ -81,7 +81,7 @@ pub struct CandidateProfile {
 }
 
 /// The origin of an operator's order, as the operator stated it, and its time of day.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct OrderedBy {
     /// The operator: user and host.
@@ -98,7 +98,7 @@ impl OrderedBy {
 }
 
 /// A cordon: its candidate does not lead while another one can.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Cordon {
     /// True if its candidate does not even lead when no other can.
@@ -158,7 +158,7 @@ pub enum TermEnding {
 }
 
 /// The reason for a planned transfer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TransferReason {
     /// An operator's order.
@@ -169,6 +169,18 @@ pub enum TransferReason {
     LastResort,
     /// The leader's program asked for it.
     Program,
+    /// The leader's disk hangs. Only among peers.
+    Disk,
+}
+
+/// A transfer that was carried out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Transferred {
+    /// The new leader.
+    pub to: String,
+    /// The token that it leads with.
+    pub token: FencingToken,
 }
 
 /// Reason that leadership was not transferred. The leader still leads, unless the variant says otherwise.

@@ -19,6 +19,7 @@
 //! | `wire` | Raft's types as bytes, for connections and disks |
 //! | `driver`, `driver_io` | the loop: inputs in, actions out |
 //! | `term` | a term that this server leads, and its handover |
+//! | `transfers` | callers that wait for another leader |
 //! | `state` | the state that the committed entries add up to (pure) |
 //! | `proposals` | callers that wait for a commit |
 //! | `records` | committed records, for readers |
@@ -32,7 +33,9 @@
 //! | `refusal` | reasons for refusing a peer: as logged here, and as told to the other side |
 //! | `transport` | the connections among them, and with observers |
 //! | `status_wire` | a server's view of the election, as sent to observers |
-//! | `operate` | operators and their orders |
+//! | `operate` | operators' orders, as a server takes them |
+//! | `operator` | an operator, as a client |
+//! | `terms` | standing orders and past terms, by name (pure) |
 //! | `assess` | the leader, assessed from the servers' answers (pure) |
 //! | `client` | the client that asks them |
 //! | `hostile` | tests: members that send anything at all |
@@ -66,6 +69,7 @@ mod hostile;
 mod ledger;
 mod measured;
 mod operate;
+mod operator;
 pub(crate) mod proposals;
 mod publish;
 mod records;
@@ -77,14 +81,17 @@ mod status;
 mod status_wire;
 mod store;
 mod term;
+mod terms;
 mod tls;
+mod transfers;
 pub(crate) mod transport;
 pub(crate) mod wire;
 
 pub use self::{
-    client::{Answered, Client, OperateError},
+    client::{Answered, Client},
     group::{Group, InvalidAddress, InvalidGroup, Member, PeerAddress},
     measured::{SyncTimes, TimingAdvice},
+    operator::{OperateError, Operator},
     proposals::ProposeError,
     records::{Missed, Record, Records},
     secret::{InvalidSecret, Secret},
@@ -261,7 +268,12 @@ impl Peer {
         let (orders, ordered) = mpsc::unbounded_channel();
         let porter = PeerIdentity { ledger, disk: Arc::clone(&disk), orders: orders.downgrade() };
         let shown = Arc::clone(&published);
-        let looks = StatusSource { look: Arc::new(move || shown.look()), changed: published.changes() };
+        let told = Arc::clone(&published);
+        let looks = StatusSource {
+            look: Arc::new(move || shown.look()),
+            terms: Arc::new(move || told.terms()),
+            changed: published.changes(),
+        };
         let network = Arc::new(Network::start(&runtime, &settings, listener, porter, inbox, looks)?);
         published.looks_at(&network, disk.syncs());
 
@@ -404,6 +416,7 @@ fn config(
         limits: Limits::DEFAULT,
         voting_rights,
         directory,
+        moves: settings.moves(),
         founders,
         #[cfg(test)]
         mutant: None,

@@ -75,6 +75,12 @@
 //! * **A group of one** hears only itself. Its *s* is the time of its last heartbeat, so a process that was frozen
 //!   loses its claim all the same, and begins a new term.
 //!
+//! # Which server leads
+//!
+//! A leader hands over to a named server on request, or by [`preference`] to a better one ([`transfer`]). Operators'
+//! cordons and pauses are entries of the log ([`orders`]); a candidate's priority is not: it belongs to a process, so
+//! each answer to the leader carries it, and a restart with another one needs no entry. No safety rests on any of it.
+//!
 //! # Voters
 //!
 //! A server votes only if all others have recorded its directory ([`VotingRights`](membership::VotingRights)), so
@@ -107,9 +113,9 @@
 //!
 //! # Not here
 //!
-//! Membership changes, but for a member's disk; reads of the log through the leader; priorities. A server that
-//! withdrew ([`Input::Withdraw`](action::Input)) votes and keeps the log, and never leads: if it has the newest log
-//! of the remaining servers, it hands that on as a [`caretaker`].
+//! Membership changes, but for a member's disk; reads of the log through the leader. A server that withdrew
+//! ([`Input::Withdraw`](action::Input)), or has a hard cordon, votes and keeps the log, and never leads: if it has the
+//! newest log of the remaining servers, it hands that on as a [`caretaker`].
 
 pub(crate) mod action;
 mod candidacy;
@@ -126,9 +132,12 @@ mod model;
 #[cfg(test)]
 pub(crate) mod mutant;
 pub(crate) mod node;
+pub(crate) mod orders;
+pub(crate) mod preference;
 mod progress;
 #[cfg(test)]
 mod rules;
 #[cfg(test)]
 mod sim;
 pub(crate) mod timing;
+pub(crate) mod transfer;

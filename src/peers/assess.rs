@@ -162,15 +162,23 @@ mod tests {
 
     fn known(leader: &str, token: u64, evidence: Evidence) -> KnownLeader {
         let (token, since) = (FencingToken::new(token), SystemTime::UNIX_EPOCH);
-        KnownLeader { name: name(leader), value: leader.to_owned(), token, since, evidence }
+        KnownLeader { value: leader.to_owned(), since, ..KnownLeader::new(name(leader), token, evidence) }
     }
 
     /// A member's answer of that age.
     fn reply(of: &str, term: u64, age: u64, leader: Option<KnownLeader>) -> Reply {
         let (role, contacts) = ("follower".to_owned(), Vec::new());
         let (timing, syncs) = (None, SyncTimes::default());
-        let look =
-            PeerStatus { name: name(of), term, role, standing: true, leader, links: contacts, timing, syncs };
+        let look = PeerStatus {
+            term,
+            role,
+            standing: true,
+            leader,
+            links: contacts,
+            timing,
+            syncs,
+            ..PeerStatus::new(name(of))
+        };
         let answer = StatusReply { look, from: now() - ms(age), shortest: SHORTEST };
         Reply { name: name(of), answer: Some(answer), problem: None }
     }

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use prost::bytes::Bytes;
 use tokio::{
     runtime,
     sync::mpsc,
@@ -20,18 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::tls::Mutual;
 use super::{
-    Group, InvalidSettings, KnownLeader, Member, PeerStatus, Secret, Settings, Timing, Tls,
+    Group, InvalidSettings, KnownLeader, Member, OperateError, PeerStatus, Secret, Settings, Timing, Tls,
     assess::{Assessment, Problem, Reply, assess},
-    operate,
-    refusal::shown,
     status_wire::{self, StatusReply},
     transport::{Disconnect, Target, Timeouts},
-    wire::proto::{self, outcome::Outcome},
+    wire::proto,
 };
 use crate::{
     clock::Timestamp,
     leadership::FencingToken,
-    names::{CandidateName, ElectionName},
+    names::ElectionName,
     observe::{Leader, Observation, Observer, Queued, Snapshot, State},
     timing::Backoff,
 };
@@ -85,31 +82,6 @@ impl Answered {
     pub fn new(member: Member, status: Result<PeerStatus, String>) -> Self {
         Self { member, status }
     }
-}
-
-/// Reason why an order was not carried out.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum OperateError {
-    /// Only a leader can.
-    #[error("no leader is known: {0}")]
-    NoLeader(String),
-    /// The leader refused, with a reason.
-    #[error("'{name}' leads, and refuses: {why}")]
-    Refused {
-        /// The leader.
-        name: CandidateName,
-        /// Its reason.
-        why: String,
-    },
-    /// The outcome is not known: ask again.
-    #[error("no answer of '{name}', which leads: {problem}")]
-    Unanswered {
-        /// The leader.
-        name: CandidateName,
-        /// The error.
-        problem: String,
-    },
 }
 
 #[derive(Debug)]
@@ -227,68 +199,20 @@ impl Client {
         within: Duration,
         told: impl FnOnce(),
     ) -> Result<(), OperateError> {
-        let (snapshot, answered) = self.survey(within).await;
-        let token = match snapshot.observation.state {
-            State::Leader(leader) => leader.token,
-            State::Unknown { problem, .. } => return Err(OperateError::NoLeader(problem)),
-            State::Vacant { .. } => return Err(OperateError::NoLeader("no server leads".to_owned())),
-        };
-        let leads = |answered: &&Answered| {
-            let look = answered.status.as_ref().ok();
-            look.is_some_and(|look| {
-                look.leader.as_ref().is_some_and(|known| known.name == look.name && known.token == token)
-            })
-        };
-        let leader = answered.iter().find(leads).map(|answered| answered.member.clone());
-        let leader = leader.ok_or_else(|| OperateError::NoLeader("the leader does not answer".to_owned()))?;
-        self.order(&leader, operate::to_bytes(member, directory), secret, told).await
+        let order = proto::ReplaceOrder { member: member.to_owned(), directory: directory.to_owned() };
+        self.operator(secret.cloned()).replace(order, within, told).await
     }
 
-    async fn order(
-        &self,
-        leader: &Member,
-        order: Bytes,
-        secret: Option<&Secret>,
-        told: impl FnOnce(),
-    ) -> Result<(), OperateError> {
-        let pace = Timeouts::of(&Timing::DEFAULT);
-        let mut target = Target::new(leader.address.clone(), self.inquiry.tls.clone(), pace);
-        let over = CancellationToken::new();
-        let _over = over.clone().drop_guard();
-        let failed = |problem: String| OperateError::Unanswered { name: leader.name.clone(), problem };
-        let connected = timeout(PATIENCE, target.connect(&over)).await;
-        let connected = connected.map_err(|_| failed(target.unanswered().to_string()))?;
-        let connection = connected.map_err(|ending| failed(ending.to_string()))?;
-        let (say, said) = mpsc::channel(2);
-        // There is room for both messages.
-        let _ = say.send(proto::Operation::default()).await;
-        let ended = |status: tonic::Status| failed(Disconnect::from(status).to_string());
-        let mut outcomes =
-            connection.client().operate(ReceiverStream::new(said)).await.map_err(ended)?.into_inner();
-        let mut told = Some(told);
-        loop {
-            let next = outcomes.message().await.map_err(ended)?;
-            match next.and_then(|next| next.outcome) {
-                Some(Outcome::Challenge(challenge)) => {
-                    let challenge = challenge.as_ref().try_into();
-                    let challenge = challenge.map_err(|_| failed("its challenge is malformed".to_owned()))?;
-                    let election = self.inquiry.election.as_str();
-                    let proof = operate::proof(election, leader.name.as_str(), &challenge, &order);
-                    let proof = secret.map(|secret| secret.prove(&proof)).unwrap_or_default();
-                    let _ = say.send(proto::Operation { order: order.clone(), proof }).await;
-                }
-                Some(Outcome::Begun(_)) => {
-                    if let Some(told) = told.take() {
-                        told();
-                    }
-                }
-                Some(Outcome::Done(_)) => return Ok(()),
-                Some(Outcome::Refused(why)) => {
-                    return Err(OperateError::Refused { name: leader.name.clone(), why: shown(&why) });
-                }
-                None => return Err(failed("it closed the connection".to_owned())),
-            }
-        }
+    pub(super) fn group(&self) -> &Group {
+        &self.inquiry.group
+    }
+
+    pub(super) fn election(&self) -> &ElectionName {
+        &self.inquiry.election
+    }
+
+    pub(super) fn tls(&self) -> Option<&Mutual> {
+        self.inquiry.tls.as_ref()
     }
 
     fn ask(&self) -> Asked {

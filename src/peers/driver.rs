@@ -32,28 +32,35 @@ use tokio::{
 };
 
 use super::{
+    Group,
     disk::Done,
-    operate::{ReplaceProgress, Replacement},
+    operate::{OperatorOrder, OrderProgress, OrderTask},
     proposals::{Proposals, RecordReply},
     publish::{CommittedLeader, Published, PublishedState},
     records::{self, Reading},
     state::{Compaction, CurrentAnnouncement, Window},
     term::{Handover, LeaderTerm, Stopping},
+    transfers::AwaitedTransfers,
 };
 use crate::{
     candidate::{CampaignError, CampaignReply, CampaignRequest, Event, in_span_leads},
+    choosing::{CandidateProfile, TransferReason},
     clock::Timestamp,
     leadership::{
         FencingToken, Leadership, LeadershipTerm as Held, Loss, OrderOutcome, TermOrder as HolderOrder,
     },
     raft::{
-        action::{Actions, Declined, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, Write},
+        action::{
+            Actions, Candidacy, Declined, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, Write,
+        },
         identity::{Index, NodeId, Term},
-        log::{Entry, Snapshot, TimeOfDay},
-        membership::{CannotReplace, MemberDisk, MemberDisks, Objection, VotingRights},
+        log::{Entry, LONGEST_ADDRESS, Payload, Snapshot, TimeOfDay},
+        membership::{CannotReplace, DirectoryId, MemberDisk, MemberDisks, Objection, VotingRights},
         message::{Envelope, Message},
         node::Node,
+        orders::StandingOrders,
         timing::Random,
+        transfer::{CannotTransfer, TransferRequest},
     },
     validity::SharedValidity,
 };
@@ -90,8 +97,8 @@ pub(super) enum DriverOrder {
     },
     /// Records that are committed after this index.
     Read(Reading),
-    /// Another disk will replace a member's.
-    Replace(Replacement),
+    /// An operator's order.
+    Operate(OperatorOrder),
     /// Answered once no campaign, term or handover is under way.
     Drain(oneshot::Sender<()>),
 }
@@ -116,6 +123,9 @@ pub(super) struct Inputs {
 /// Proposals that are taken into one step, and so into one write and one message.
 const AT_ONCE: usize = 256;
 
+/// Longest election timeouts after a transfer began in which another leader is waited for.
+const ELECTIONS_AWAITED: u32 = 4;
+
 /// Time without a leader before candidates are told why, and the interval of further reports.
 const LEADERLESS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -133,8 +143,8 @@ pub(super) struct Driver<O> {
     handover: Option<Handover>,
     proposals: Proposals,
     draining: Vec<oneshot::Sender<()>>,
-    /// The value that the core has for its announcement, if it takes part in elections.
-    announced: Option<Arc<[u8]>>,
+    /// The core's part in elections, if it takes part.
+    announced: Option<Candidacy>,
     /// Inputs that follow from the effects of a step.
     next: VecDeque<Input>,
     published: Arc<Published>,
@@ -145,22 +155,29 @@ pub(super) struct Driver<O> {
     failed: Option<String>,
     /// Operators' orders to this server that are under way.
     replacements: Vec<OrderedTask>,
+    transfers: AwaitedTransfers,
     /// The disks that count by the log, as last passed on.
     disks: Option<(Index, MemberDisks)>,
+    /// The committed standing orders, as last published.
+    orders: Arc<StandingOrders>,
+    /// True if a committed entry has begun a term that is not published yet.
+    terms_changed: bool,
     /// The time to give up records of this server's lost terms, up to this one, that are still open.
     open_until: Option<(Timestamp, FencingToken)>,
 }
 
 /// A replacement that an operator waits for.
 struct OrderedTask {
-    replacement: Replacement,
+    member: NodeId,
+    directory: DirectoryId,
+    told: mpsc::UnboundedSender<OrderProgress>,
     /// The core's answer.
     answered: oneshot::Receiver<Result<(), Declined>>,
     begun: bool,
 }
 
 struct PendingCampaign {
-    value: Arc<[u8]>,
+    candidacy: Candidacy,
     events: broadcast::Sender<Event>,
     won: CampaignReply,
     /// The leader that this candidate was last told to follow.
@@ -193,7 +210,10 @@ impl<O: DriverIo> Driver<O> {
             doubt_at: None,
             failed: None,
             replacements: Vec::new(),
+            transfers: AwaitedTransfers::default(),
             disks: None,
+            orders: Arc::default(),
+            terms_changed: true,
             open_until: None,
         }
     }
@@ -271,7 +291,8 @@ impl<O: DriverIo> Driver<O> {
     fn due(&self, node: &Node) -> Timestamp {
         let stopped = self.stopping.as_ref().map(|stopping| stopping.until);
         let open = self.open_until.map(|(at, _)| at);
-        let others = [self.doubt_at, stopped, open, self.handover.as_ref().map(|handover| handover.by)];
+        let handover = self.handover.as_ref().map(|handover| handover.by);
+        let others = [self.doubt_at, stopped, open, handover, self.transfers.due()];
         others.into_iter().flatten().fold(node.deadline(), Timestamp::min)
     }
 
@@ -285,6 +306,7 @@ impl<O: DriverIo> Driver<O> {
         if self.stopping.as_ref().is_some_and(|stopping| stopping.until <= now) {
             return self.stopped(node);
         }
+        self.follow_transfers(&node, now);
         if node.deadline() <= now { self.step(node, Input::Tick) } else { node }
     }
 
@@ -312,8 +334,16 @@ impl<O: DriverIo> Driver<O> {
             }
         }
         self.follow_replacements(&node);
+        self.follow_transfers(&node, Timestamp::now());
         self.publish(&node);
         node
+    }
+
+    /// Tells the callers that wait for another leader about it.
+    fn follow_transfers(&mut self, node: &Node, now: Timestamp) {
+        let leader = self.known_leader(node).map(|leader| leader.who);
+        let group = self.identity.group();
+        self.transfers.follow(now, node.term(), leader, |leader| group.member(leader).name.to_string());
     }
 
     fn set_disks(&mut self, node: &Node) {
@@ -328,8 +358,7 @@ impl<O: DriverIo> Driver<O> {
     fn follow_replacements(&mut self, node: &Node) {
         let group = self.identity.group().clone();
         let leads = matches!(node, Node::Leader(_));
-        self.replacements.retain_mut(|OrderedTask { replacement, answered, begun }| {
-            let Replacement { member, directory, told } = replacement;
+        self.replacements.retain_mut(|OrderedTask { member, directory, told, answered, begun }| {
             let (disk, at) = node.log().disk(*member).unzip();
             let has_it = disk.is_some_and(|disk| disk.directory() == *directory);
             if !*begun {
@@ -338,28 +367,25 @@ impl<O: DriverIo> Driver<O> {
                     // Ordered again while it is under way.
                     Ok(Err(Declined::NotReplaced(CannotReplace::SameDirectory))) if has_it => None,
                     Ok(Err(Declined::NotReplaced(why))) => Some(why.to_string()),
-                    Ok(Err(Declined::NotLeading { leader })) => Some(match leader {
-                        Some(leader) => format!("'{}' leads now; try again", group.member(leader).name),
-                        None => "no server leads; try again once one does".to_owned(),
-                    }),
+                    Ok(Err(Declined::NotLeading { leader })) => Some(not_leading(&group, leader)),
                     Ok(Err(_)) | Err(_) => Some("the leader has too much to do; try again".to_owned()),
                 };
                 if let Some(why) = refused {
-                    let _ = told.send(ReplaceProgress::Refused(why));
+                    let _ = told.send(OrderProgress::Refused(why));
                     return false;
                 }
                 *begun = true;
-                let _ = told.send(ReplaceProgress::Begun);
+                let _ = told.send(OrderProgress::Begun);
             }
             if !leads || !has_it {
-                let _ = told.send(ReplaceProgress::Refused(
+                let _ = told.send(OrderProgress::Refused(
                     "it is under way, and another server leads now: type the command again to wait for it"
                         .to_owned(),
                 ));
                 return false;
             }
             if disk == Some(MemberDisk::Voting(*directory)) && at <= Some(node.committed()) {
-                let _ = told.send(ReplaceProgress::Done);
+                let _ = told.send(OrderProgress::Done);
                 return false;
             }
             !told.is_closed()
@@ -373,7 +399,8 @@ impl<O: DriverIo> Driver<O> {
         if self.leader_term.is_some() || (self.failed.is_some() && self.stopping.is_some()) {
             return None;
         }
-        let wanted = self.campaigns.front().map(|campaign| Arc::clone(&campaign.value));
+        let candidate = self.campaigns.front().filter(|_| !self.identity.never());
+        let wanted = candidate.map(|campaign| campaign.candidacy.clone());
         if wanted == self.announced {
             return None;
         }
@@ -384,7 +411,8 @@ impl<O: DriverIo> Driver<O> {
     fn perform(&mut self, effect: Effect) {
         match effect {
             Effect::Send(envelope) => {
-                if let (Message::TimeoutNow, Some(handover)) = (&envelope.message, &mut self.handover) {
+                if let (Message::TimeoutNow { .. }, Some(handover)) = (&envelope.message, &mut self.handover)
+                {
                     handover.handed_over();
                 }
                 self.io.send(envelope);
@@ -395,10 +423,32 @@ impl<O: DriverIo> Driver<O> {
             Effect::Objection { member, objection } => self.io.object(member, objection),
             Effect::Accepted { proposal, at } => self.proposals.accepted(proposal, at),
             Effect::Declined { proposal, why } => self.proposals.declined(proposal, why),
+            Effect::TransferRefused { order, why } => {
+                let why = self.reason(why);
+                self.transfers.refused(order, &why);
+            }
+            Effect::TransferBegun { order, term } => {
+                if let Some(order) = order {
+                    self.transfers.begun(order, term);
+                }
+                if let Some(until) = self.leader_term.as_ref().map(LeaderTerm::until) {
+                    // Only `drained` waits for it: until the target has heard that it may campaign.
+                    self.part(term, until, oneshot::channel().0);
+                }
+            }
+        }
+    }
+
+    /// The reason for a refused transfer, in words.
+    fn reason(&self, why: CannotTransfer) -> String {
+        match why {
+            CannotTransfer::NotLeading { leader } => not_leading(self.identity.group(), leader),
+            why => why.to_string(),
         }
     }
 
     fn apply(&mut self, entry: &Entry) {
+        self.terms_changed |= matches!(entry.payload, Payload::Leadership(_));
         self.state.apply(entry);
         self.proposals.applied(entry.at);
         self.published.committed(entry.at.index);
@@ -413,6 +463,7 @@ impl<O: DriverIo> Driver<O> {
             tracing::error!(%malformed, "a snapshot that no server of this version makes");
             CurrentAnnouncement::default()
         });
+        self.terms_changed = true;
         self.compaction.restored();
         self.proposals.restored(snapshot.at);
         self.published.committed(snapshot.at.index);
@@ -436,7 +487,8 @@ impl<O: DriverIo> Driver<O> {
                 }
             }
             LeadershipChange::Lost { loss, .. } => {
-                if loss == Loss::Transferred {
+                // No transfer has begun: the disk is the reason.
+                if loss == Loss::Transferred && self.handover.is_none() {
                     tracing::warn!(
                         "no write of --data has become durable for two election timeouts, and another server has a working \
                          disk: this server hands over to it"
@@ -495,7 +547,7 @@ impl<O: DriverIo> Driver<O> {
                 return self.step(node, Input::Propose(vec![proposal]));
             }
             HolderOrder::Resign { done } => {
-                self.part(&node, Timestamp::now(), done);
+                self.part(node.term(), Timestamp::now(), done);
                 self.lose(Loss::Resigned);
                 self.stopping = None;
             }
@@ -505,9 +557,9 @@ impl<O: DriverIo> Driver<O> {
     }
 
     /// Gives the term up: to a chosen successor, or to any.
-    fn part(&mut self, node: &Node, from: Timestamp, done: oneshot::Sender<OrderOutcome>) {
+    fn part(&mut self, term: Term, from: Timestamp, done: oneshot::Sender<OrderOutcome>) {
         let by = from + self.identity.timing().longest();
-        self.handover = Some(Handover::new(done, node.term(), by));
+        self.handover = Some(Handover::new(done, term, by));
     }
 
     fn take(&mut self, node: Node, order: DriverOrder) -> Node {
@@ -517,19 +569,50 @@ impl<O: DriverIo> Driver<O> {
                 records::read(reading, &node);
                 node
             }
-            DriverOrder::Replace(replacement) => {
-                let (answer, answered) = oneshot::channel();
-                let (member, directory) = (replacement.member, replacement.directory);
-                let id = self.proposals.replacement(answer);
-                self.replacements.push(OrderedTask { replacement, answered, begun: false });
-                let content = NewEntry::Replacement { member, directory };
-                self.step(node, Input::Propose(vec![Proposal { id, content }]))
-            }
+            DriverOrder::Operate(order) => self.operate(node, order),
             DriverOrder::Drain(drained) => {
                 self.draining.push(drained);
                 node
             }
         }
+    }
+
+    /// Carries out an operator's order.
+    fn operate(&mut self, node: Node, OperatorOrder { task, told }: OperatorOrder) -> Node {
+        let proposal = match task {
+            OrderTask::Replace { member, directory } => {
+                let (answer, answered) = oneshot::channel();
+                let id = self.proposals.replacement(answer);
+                self.replacements.push(OrderedTask { member, directory, told, answered, begun: false });
+                Proposal { id, content: NewEntry::Replacement { member, directory } }
+            }
+            OrderTask::Control(change) => {
+                Proposal { id: self.proposals.control(told), content: NewEntry::Control(change) }
+            }
+            OrderTask::Transfer { to, token, within, by } => {
+                let (token, reason) =
+                    (token.map(|token| Term::new(token.get())), TransferReason::Ordered(by));
+                return self.transfer(node, to, token, within, reason, told);
+            }
+        };
+        self.step(node, Input::Propose(vec![proposal]))
+    }
+
+    /// Hands leadership to a member, or tells why not.
+    fn transfer(
+        &mut self,
+        node: Node,
+        to: NodeId,
+        term: Option<Term>,
+        within: Duration,
+        reason: TransferReason,
+        told: mpsc::UnboundedSender<OrderProgress>,
+    ) -> Node {
+        let id = self.proposals.number();
+        // The holder stops, then the target needs an election; a second one if its first is lost.
+        let by = Timestamp::now() + within + self.identity.timing().longest() * ELECTIONS_AWAITED;
+        self.transfers.add(id, to, by, told);
+        self.step(node, Input::Transfer(TransferRequest { id, to, term, within, reason }))
     }
 
     /// Takes records into the log, if the term that they are meant for is this server's.
@@ -560,7 +643,10 @@ impl<O: DriverIo> Driver<O> {
         }
         let _ = standing.events.send(Event::Campaigning);
         let value = Arc::from(standing.name.as_str().as_bytes());
-        self.campaigns.push_back(PendingCampaign { value, events: standing.events, won, follows: None });
+        let CandidateProfile { priority, address, .. } = self.identity.profile();
+        let address = address.as_deref().filter(|address| address.len() <= LONGEST_ADDRESS).map(Arc::from);
+        let candidacy = Candidacy { value, address, priority: *priority };
+        self.campaigns.push_back(PendingCampaign { candidacy, events: standing.events, won, follows: None });
         self.go_on(node)
     }
 
@@ -571,7 +657,7 @@ impl<O: DriverIo> Driver<O> {
         if let Some(until) = self.leader_term.as_ref().map(LeaderTerm::until) {
             // Only `drained` waits for it: without that, a process that ends at once would never tell the
             // successor.
-            self.part(&node, until, oneshot::channel().0);
+            self.part(node.term(), until, oneshot::channel().0);
         }
         self.lose(Loss::ShutDown);
         for campaign in self.campaigns.drain(..) {
@@ -595,6 +681,13 @@ impl<O: DriverIo> Driver<O> {
 
     /// Publishes changes of the state.
     fn publish(&mut self, node: &Node) {
+        let committed = node.committed();
+        if *self.orders != *node.log().orders_at(committed) {
+            self.orders = Arc::new(node.log().orders_at(committed).clone());
+        }
+        if std::mem::take(&mut self.terms_changed) {
+            self.published.began(node.log().terms_at(committed));
+        }
         let leader = self.known_leader(node);
         self.follow(leader.as_ref());
         let now = Timestamp::now();
@@ -616,6 +709,7 @@ impl<O: DriverIo> Driver<O> {
             term: node.term(),
             standing: self.announced.is_some(),
             leader,
+            orders: Arc::clone(&self.orders),
         });
     }
 
@@ -630,6 +724,7 @@ impl<O: DriverIo> Driver<O> {
             value: Arc::clone(&announcement.value),
             token: FencingToken::new(node.term().get()),
             since: announcement.since,
+            address: announcement.address.clone(),
         })
     }
 
@@ -663,6 +758,13 @@ impl<O: DriverIo> Driver<O> {
             });
         }
         self.doubt_at = Some(now + LEADERLESS_PATIENCE);
+    }
+}
+
+fn not_leading(group: &Group, leader: Option<NodeId>) -> String {
+    match leader {
+        Some(leader) => format!("'{}' leads now; try again", group.member(leader).name),
+        None => "no server leads; try again once one does".to_owned(),
     }
 }
 

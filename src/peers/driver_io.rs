@@ -10,7 +10,7 @@ use super::{
     driver::{Connectivity, DriverIo, DriverOrder},
     group::Group,
     ledger::{Ledger, Meeting},
-    operate::Replacement,
+    operate::OperatorOrder,
     transport::{IdentityCheck, Network},
 };
 use crate::{
@@ -102,10 +102,10 @@ impl IdentityCheck for PeerIdentity {
         self.disk.confirmed(member)
     }
 
-    fn replace(&self, replacement: Replacement) {
+    fn operate(&self, order: OperatorOrder) {
         // The driver's end also ends these messages.
         if let Some(orders) = self.orders.upgrade() {
-            let _ = orders.send(DriverOrder::Replace(replacement));
+            let _ = orders.send(DriverOrder::Operate(order));
         }
     }
 

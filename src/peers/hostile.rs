@@ -9,7 +9,7 @@
 //! * no applied entry is ever applied again with other contents;
 //! * its own validity is never counted from a time in the future.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe};
 
 use prost::Message as _;
 
@@ -23,7 +23,7 @@ use crate::{
     clock::Timestamp,
     leadership::ClusterId,
     raft::{
-        action::{Actions, Effect, Input, LeadershipChange, Now, Stored, Write},
+        action::{Actions, Candidacy, Effect, Input, LeadershipChange, Now, Stored, Write},
         core::CoreConfig,
         identity::{Members, NodeId, Position},
         log::TimeOfDay,
@@ -67,6 +67,7 @@ impl Victim {
             limits,
             voting_rights: VotingRights::Full,
             directory: DirectoryId::in_tests(ME),
+            moves: crate::raft::preference::MoveDelays::DEFAULT,
             founders: FirstDirectories::all_of(members),
             mutant: None,
         };
@@ -75,7 +76,7 @@ impl Victim {
         let node = Node::start(config, disk.clone(), &now).expect("an empty disk is in order");
         let mut victim =
             Self { node: Some(node), now: START, writes: Vec::new(), disk, applied: BTreeMap::new() };
-        victim.step(Input::Stand(Arc::from(*b"me")));
+        victim.step(Input::Stand(Candidacy::of(*b"me")));
         victim
     }
 
@@ -115,6 +116,8 @@ impl Victim {
             Effect::Send(_)
             | Effect::Leadership(_)
             | Effect::Objection { .. }
+            | Effect::TransferRefused { .. }
+            | Effect::TransferBegun { .. }
             | Effect::Accepted { .. }
             | Effect::Declined { .. } => {}
         }
@@ -212,6 +215,8 @@ fn fuzz_greetings() {
             links: Vec::new(),
             timing: Some(*a.timing()),
             syncs: SyncTimes::default(),
+            profile: crate::choosing::CandidateProfile::default(),
+            controls: crate::choosing::Controls::default(),
         };
         let mut told = status_wire::told(a, &look, START.as_nanos());
         if told.merge(bytes).is_ok() {

@@ -8,8 +8,9 @@
 
 use std::collections::BTreeMap;
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
+use super::operate::OrderProgress;
 #[cfg(test)]
 use crate::raft::mutant::Mutant;
 use crate::{
@@ -70,6 +71,8 @@ enum PendingReply {
     Value(oneshot::Sender<OrderOutcome>),
     /// Answered once it is in the log, or not.
     Replacement(oneshot::Sender<Result<(), Declined>>),
+    /// A standing order of an operator's.
+    Control(mpsc::UnboundedSender<OrderProgress>),
 }
 
 /// The outcome of a proposal.
@@ -83,6 +86,15 @@ impl PendingReply {
         match (self, fate) {
             // Answered before.
             (Self::Replacement(_), _) => {}
+            (Self::Control(told), fate) => {
+                let _ = told.send(match fate {
+                    Fate::Committed(_) => OrderProgress::Done,
+                    Fate::Failed(why @ ProposeError::Unconfirmed(_)) => {
+                        OrderProgress::Unconfirmed(why.to_string())
+                    }
+                    Fate::Failed(why) => OrderProgress::Refused(format!("{why}; try again")),
+                });
+            }
             (Self::Record(answer), Fate::Committed(index)) => answer.tell(Ok(index.get())),
             (Self::Record(answer), Fate::Failed(why)) => answer.tell(Err(why)),
             (Self::Value(done), Fate::Committed(_)) => drop(done.send(Ok(()))),
@@ -127,9 +139,19 @@ impl Proposals {
         self.ask(PendingReply::Replacement(answer))
     }
 
-    fn ask(&mut self, waiting: PendingReply) -> ProposalId {
+    /// A standing order.
+    pub(super) fn control(&mut self, told: mpsc::UnboundedSender<OrderProgress>) -> ProposalId {
+        self.ask(PendingReply::Control(told))
+    }
+
+    /// A number for a request that is not for the log.
+    pub(super) fn number(&mut self) -> ProposalId {
         self.last += 1;
-        let id = ProposalId(self.last);
+        ProposalId(self.last)
+    }
+
+    fn ask(&mut self, waiting: PendingReply) -> ProposalId {
+        let id = self.number();
         self.asked.insert(id, waiting);
         id
     }
@@ -144,6 +166,9 @@ impl Proposals {
             }
             Some(waiting) => waiting,
         };
+        if let PendingReply::Control(told) = &waiting {
+            let _ = told.send(OrderProgress::Begun);
+        }
         if let Some((_, overtaken)) = self.accepted.insert(at.index, (at.term, waiting)) {
             // It was in an earlier term's log, and cut off.
             overtaken.tell(Fate::Failed(ProposeError::Overtaken));

@@ -14,9 +14,11 @@ use super::{
     Settings,
     disk::Syncs,
     status::{Evidence, KnownLeader, PeerStatus},
+    terms,
     transport::{Network, TransportError},
 };
 use crate::{
+    choosing::CandidateProfile,
     clock::Timestamp,
     leadership::{FencingToken, LeadershipHandle},
     names::displayed,
@@ -25,6 +27,7 @@ use crate::{
         identity::{Index, NodeId, Term},
         log::TimeOfDay,
         message::{IgnoreReason, IgnoredCounts},
+        orders::{StandingOrders, TermStart},
     },
 };
 
@@ -35,6 +38,8 @@ pub(super) struct PublishedState {
     pub(super) term: Term,
     pub(super) standing: bool,
     pub(super) leader: Option<CommittedLeader>,
+    /// The committed ones.
+    pub(super) orders: Arc<StandingOrders>,
 }
 
 /// A leader, by a committed entry of its term.
@@ -44,6 +49,7 @@ pub(super) struct CommittedLeader {
     pub(super) value: Arc<[u8]>,
     pub(super) token: FencingToken,
     pub(super) since: TimeOfDay,
+    pub(super) address: Option<Arc<str>>,
 }
 
 /// Written by the driver, read by any thread.
@@ -58,6 +64,8 @@ pub(super) struct Published {
     heard: AtomicU64,
     /// This server's own term, if it leads.
     leadership: Mutex<Option<LeadershipHandle>>,
+    /// The last terms whose first entries are committed.
+    terms: Mutex<Vec<TermStart>>,
     /// The messages that the core ignored.
     refusals: Mutex<IgnoredCounts>,
     /// Weak, because the network asks for this state.
@@ -67,7 +75,8 @@ pub(super) struct Published {
 
 impl Published {
     pub(super) fn new(settings: Settings, term: Term, committed: Index) -> Self {
-        let seen = PublishedState { role: "follower", term, standing: false, leader: None };
+        let (role, orders) = ("follower", Arc::default());
+        let seen = PublishedState { role, term, standing: false, leader: None, orders };
         Self {
             settings,
             seen: watch::Sender::new(seen),
@@ -76,6 +85,7 @@ impl Published {
             committed: watch::Sender::new(committed),
             heard: AtomicU64::new(Timestamp::now().as_nanos()),
             leadership: Mutex::new(None),
+            terms: Mutex::default(),
             refusals: Mutex::default(),
             network: OnceLock::new(),
             syncs: OnceLock::new(),
@@ -104,6 +114,15 @@ impl Published {
         let met = TransportError::REFUSED
             .map(|error| (error.as_str(), network.as_ref().map_or(0, |network| network.count(error))));
         by_core.into_iter().chain(met).collect()
+    }
+
+    pub(super) fn began(&self, terms: Vec<TermStart>) {
+        *locked(&self.terms) = terms;
+    }
+
+    /// The last terms, in order.
+    pub(super) fn terms(&self) -> Vec<TermStart> {
+        locked(&self.terms).clone()
     }
 
     pub(super) fn show(&self, seen: PublishedState) {
@@ -180,7 +199,7 @@ impl Published {
     pub(super) fn look(&self) -> PeerStatus {
         let now = Timestamp::now();
         let contacts = self.network().map(|network| network.contacts(now)).unwrap_or_default();
-        let PublishedState { role, term, standing, leader } = self.seen.borrow().clone();
+        let PublishedState { role, term, standing, leader, orders } = self.seen.borrow().clone();
         PeerStatus {
             name: self.settings.name().clone(),
             term: term.get(),
@@ -190,6 +209,8 @@ impl Published {
             links: contacts,
             timing: Some(*self.settings.timing()),
             syncs: self.syncs.get().map(|syncs| syncs.times()).unwrap_or_default(),
+            profile: shown_profile(self.settings.profile()),
+            controls: terms::controls(self.settings.group(), &orders),
         }
     }
 
@@ -209,8 +230,21 @@ impl Published {
             value: displayed(&leader.value),
             token: leader.token,
             since: SystemTime::UNIX_EPOCH + Duration::from_millis(leader.since.0),
+            address: leader.address.map(|address| displayed(address.as_bytes())),
             evidence,
         })
+    }
+}
+
+/// The same, made fit to be shown.
+pub(super) fn shown_profile(profile: &CandidateProfile) -> CandidateProfile {
+    let shown = |text: &Option<String>| text.as_ref().map(|text| displayed(text.as_bytes()));
+    let CandidateProfile { priority, address, zone, version } = profile;
+    CandidateProfile {
+        priority: *priority,
+        address: shown(address),
+        zone: shown(zone),
+        version: shown(version),
     }
 }
 

@@ -1,13 +1,17 @@
 //! Configuration of a member.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::tls::Mutual;
 use super::{Group, PeerAddress, Secret, Timing, Tls};
 use crate::{
+    choosing::CandidateProfile,
     leadership::ClusterId,
     names::{CandidateName, ElectionName},
-    raft::{identity::NodeId, message::LONGEST_LEAP},
+    raft::{identity::NodeId, message::LONGEST_LEAP, preference::MoveDelays},
 };
 
 /// A member's identity and group, and the directory of its durable state.
@@ -24,6 +28,9 @@ pub struct Settings {
     trusts_the_network: bool,
     operators: Vec<String>,
     tokens_after: u64,
+    profile: CandidateProfile,
+    never: bool,
+    min_tenure: Duration,
 }
 
 /// Reason why settings don't fit together.
@@ -65,6 +72,8 @@ impl Settings {
         let (data, timing) = (data.into(), Timing::DEFAULT);
         let (tls, secret, trusts_the_network) = (None, None, false);
         let (operators, tokens_after) = (Vec::new(), 0);
+        let (profile, never) = (CandidateProfile::default(), false);
+        let min_tenure = MoveDelays::DEFAULT.min_tenure;
         Ok(Self {
             group,
             me,
@@ -77,6 +86,9 @@ impl Settings {
             trusts_the_network,
             operators,
             tokens_after,
+            profile,
+            never,
+            min_tenure,
         })
     }
 
@@ -151,6 +163,34 @@ impl Settings {
         self
     }
 
+    /// Sets what this member's candidate publishes about itself: its priority above all. Leadership moves to a higher
+    /// one, never to an equal one.
+    #[must_use = "settings are made by value"]
+    pub fn with_profile(mut self, profile: CandidateProfile) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// If set, this member never leads: it votes, and keeps the log.
+    #[must_use = "settings are made by value"]
+    pub fn with_never(mut self, never: bool) -> Self {
+        self.never = never;
+        self
+    }
+
+    /// Sets the least tenure of this member before leadership moves to one with a higher priority: 10 minutes, unless
+    /// told otherwise. Each term that was lost in the last hour doubles it.
+    #[must_use = "settings are made by value"]
+    pub fn with_min_tenure(mut self, min_tenure: Duration) -> Self {
+        self.min_tenure = min_tenure;
+        self
+    }
+
+    /// What this member's candidate publishes about itself.
+    pub fn profile(&self) -> &CandidateProfile {
+        &self.profile
+    }
+
     /// All members.
     pub fn group(&self) -> &Group {
         &self.group
@@ -200,6 +240,14 @@ impl Settings {
 
     pub(crate) fn operators(&self) -> &[String] {
         &self.operators
+    }
+
+    pub(crate) fn never(&self) -> bool {
+        self.never
+    }
+
+    pub(crate) fn moves(&self) -> MoveDelays {
+        MoveDelays { min_tenure: self.min_tenure, ..MoveDelays::DEFAULT }
     }
 
     pub(crate) fn tokens_after(&self) -> u64 {

@@ -113,14 +113,14 @@ pub(super) fn records_after(entries: &[Entry], after: Index) -> impl Iterator<It
     let start = entries.partition_point(|entry| entry.at.index <= after);
     entries[start..].iter().filter_map(|entry| match &entry.payload {
         Payload::Record(record) => Some((entry.at, record)),
-        Payload::Leadership(_) | Payload::Disks(_) => None,
+        Payload::Leadership(_) | Payload::Disks(_) | Payload::Controls(_) => None,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::{identity::NodeId, log::TimeOfDay};
+    use crate::raft::{identity::NodeId, log::TimeOfDay, orders::ElectionRecord};
 
     fn at(index: u64, term: u64) -> Position {
         Position { term: Term::new(term), index: Index::new(index) }
@@ -131,8 +131,8 @@ mod tests {
     }
 
     fn announcement(index: u64, term: u64, who: u8) -> Entry {
-        let announcement =
-            Proclamation { who: NodeId::new(who), value: Arc::from(*b"me"), since: TimeOfDay(5) };
+        let (who, value, since) = (NodeId::new(who), Arc::from(*b"me"), TimeOfDay(5));
+        let announcement = Proclamation { who, value, since, address: None, farewell: None };
         Entry { at: at(index, term), payload: Payload::Leadership(announcement) }
     }
 
@@ -151,12 +151,21 @@ mod tests {
     #[test]
     fn a_snapshot_brings_the_state_back() {
         let mut state = CurrentAnnouncement::default();
-        let snapshot =
-            |state: &CurrentAnnouncement| Snapshot { at: at(9, 3), data: state.to_bytes(), disks: None };
+        let snapshot = |state: &CurrentAnnouncement| Snapshot {
+            at: at(9, 3),
+            data: state.to_bytes(),
+            disks: None,
+            record: ElectionRecord::default(),
+        };
         assert_eq!(CurrentAnnouncement::of(&snapshot(&state)), Ok(state.clone()));
         state.apply(&announcement(3, 2, 0));
         assert_eq!(CurrentAnnouncement::of(&snapshot(&state)), Ok(state));
-        let garbage = Snapshot { at: at(9, 3), data: Arc::from([0xFF; 3]), disks: None };
+        let garbage = Snapshot {
+            at: at(9, 3),
+            data: Arc::from([0xFF; 3]),
+            disks: None,
+            record: ElectionRecord::default(),
+        };
         assert!(CurrentAnnouncement::of(&garbage).is_err());
     }
 
@@ -189,7 +198,13 @@ mod tests {
             cuts.extend(compaction.applied(&entry, &state));
         }
         let Compacted { at: cut, data } = cuts[0].clone();
-        let restored = CurrentAnnouncement::of(&Snapshot { at: cut, data, disks: None }).unwrap();
+        let restored = CurrentAnnouncement::of(&Snapshot {
+            at: cut,
+            data,
+            disks: None,
+            record: ElectionRecord::default(),
+        })
+        .unwrap();
         assert_eq!((cuts.len(), cuts[0].at), (1, at(2, 1)));
         assert_eq!(restored.announced_in(Term::new(1)).unwrap().who, NodeId::new(0));
     }

@@ -3,7 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use super::{SyncTimes, Timing, TimingAdvice};
-use crate::{leadership::FencingToken, names::CandidateName};
+use crate::{
+    choosing::{CandidateProfile, Controls},
+    leadership::FencingToken,
+    names::CandidateName,
+};
 
 /// One server's view of the election, at one time. All durations count from that time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +30,10 @@ pub struct PeerStatus {
     pub timing: Option<Timing>,
     /// Times of its disk for durable writes. Of another server only the last, the worst and the usual are known.
     pub syncs: SyncTimes,
+    /// Its candidate's data about itself, made fit to be shown.
+    pub profile: CandidateProfile,
+    /// The standing orders that are committed, as far as it knows.
+    pub controls: Controls,
 }
 
 impl PeerStatus {
@@ -40,6 +48,8 @@ impl PeerStatus {
             links: Vec::new(),
             timing: None,
             syncs: SyncTimes::default(),
+            profile: CandidateProfile::default(),
+            controls: Controls::default(),
         }
     }
 
@@ -61,6 +71,8 @@ pub struct KnownLeader {
     pub token: FencingToken,
     /// The beginning of its term, by its own wall clock.
     pub since: SystemTime,
+    /// The address that its candidate gives, made fit to be shown.
+    pub address: Option<String>,
     /// The evidence for its leadership.
     pub evidence: Evidence,
 }
@@ -68,7 +80,7 @@ pub struct KnownLeader {
 impl KnownLeader {
     /// A leader that announces its name, and whose term began at the Unix epoch: for tests of programs that show a status.
     pub fn new(name: CandidateName, token: FencingToken, evidence: Evidence) -> Self {
-        Self { value: name.to_string(), name, token, since: SystemTime::UNIX_EPOCH, evidence }
+        Self { value: name.to_string(), name, token, since: SystemTime::UNIX_EPOCH, address: None, evidence }
     }
 }
 

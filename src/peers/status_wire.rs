@@ -10,14 +10,15 @@ use prost::bytes::Bytes;
 
 use super::{
     Evidence, Group, KnownLeader, Member, PeerDisk, PeerLink, PeerStatus, Settings, SyncTimes, Timing,
-    handshake::micros, wire::proto,
+    handshake::micros, publish::shown_profile, terms, wire::proto,
 };
 use crate::{
+    choosing::{CandidateProfile, Priority},
     clock::Timestamp,
     leadership::FencingToken,
     names::{ElectionName, displayed},
     observe::claimed_time,
-    raft::identity::MAX_MEMBERS,
+    raft::{identity::MAX_MEMBERS, orders::StandingOrders},
 };
 
 /// One server's answer.
@@ -45,6 +46,7 @@ pub(crate) fn told(settings: &Settings, look: &PeerStatus, echo: u64) -> proto::
             value: Bytes::copy_from_slice(known.value.as_bytes()),
             token: known.token.get(),
             since: millis(since),
+            address: known.address.clone(),
         }
     });
     let contact = |contact: &PeerLink| proto::Contact {
@@ -77,6 +79,11 @@ pub(crate) fn told(settings: &Settings, look: &PeerStatus, echo: u64) -> proto::
             worst_us: micros(look.syncs.worst),
             usual_us: look.syncs.usual.map(micros),
         }),
+        priority: look.profile.priority.get(),
+        address: look.profile.address.clone(),
+        zone: look.profile.zone.clone(),
+        version: look.profile.version.clone(),
+        controls: Some(terms::orders(settings.group(), &look.controls).into()),
     }
 }
 
@@ -149,7 +156,8 @@ fn look(group: &Group, asked: &Member, answer: proto::PeerStatus) -> Result<Peer
             let since = Duration::from_millis(leader.since);
             let since = claimed_time(UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH));
             let (value, token) = (displayed(&leader.value), FencingToken::new(leader.token));
-            Some(KnownLeader { name: leads, value, token, since, evidence })
+            let address = leader.address.map(|address| displayed(address.as_bytes()));
+            Some(KnownLeader { name: leads, value, token, since, address, evidence })
         }
     };
     let contact = |contact: proto::Contact| {
@@ -165,6 +173,10 @@ fn look(group: &Group, asked: &Member, answer: proto::PeerStatus) -> Result<Peer
     let [heartbeat, shortest, longest] =
         [answer.heartbeat_us, answer.shortest_us, answer.longest_us].map(Duration::from_micros);
     let syncs = answer.syncs.unwrap_or_default();
+    let orders = answer.controls.map(StandingOrders::try_from).transpose();
+    let orders = orders.map_err(|_| NoAnswer::Malformed("its standing orders"))?.unwrap_or_default();
+    let (address, zone, version) = (answer.address, answer.zone, answer.version);
+    let profile = CandidateProfile { priority: Priority::new(answer.priority), address, zone, version };
     Ok(PeerStatus {
         name: asked.name.clone(),
         term: answer.term,
@@ -179,6 +191,8 @@ fn look(group: &Group, asked: &Member, answer: proto::PeerStatus) -> Result<Peer
             usual: syncs.usual_us.map(Duration::from_micros),
             ..SyncTimes::default()
         },
+        profile: shown_profile(&profile),
+        controls: terms::controls(group, &orders),
     })
 }
 
@@ -195,6 +209,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::choosing::Controls;
 
     const GROUP: &str = "a=h:1,b=h:2,c=h:3";
 
@@ -224,7 +239,7 @@ mod tests {
                     Evidence::Heartbeat { ago: span }
                 };
                 let (token, since) = (FencingToken::new(token), UNIX_EPOCH + since);
-                KnownLeader { name: name(who), value, token, since, evidence }
+                KnownLeader { name: name(who), value, token, since, address: None, evidence }
             },
         );
         let spans = (prop::option::of(span()), prop::option::of(span()));
@@ -255,6 +270,12 @@ mod tests {
                 links: contacts,
                 timing: Some(Timing::DEFAULT),
                 syncs,
+                profile: CandidateProfile {
+                    priority: Priority::new(7),
+                    zone: Some("z".to_owned()),
+                    ..CandidateProfile::default()
+                },
+                controls: Controls::default(),
             },
         )
     }
@@ -285,6 +306,8 @@ mod tests {
             links: Vec::new(),
             timing: Some(Timing::DEFAULT),
             syncs: SyncTimes::default(),
+            profile: CandidateProfile::default(),
+            controls: Controls::default(),
         }
     }
 

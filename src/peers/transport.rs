@@ -89,7 +89,7 @@ use super::{
     disk::UnknownDirectory,
     handshake::{self, Introduced, Side},
     ledger::{KnownWrites, Ledger, Meeting},
-    operate::Replacement,
+    operate::OperatorOrder,
     refusal::{Refusal, shown},
     wire::{Route, proto},
 };
@@ -99,6 +99,7 @@ use crate::{
         identity::NodeId,
         membership::{DirectoryId, Objection},
         message::{Envelope, Limits},
+        orders::TermStart,
     },
 };
 
@@ -145,8 +146,8 @@ pub(crate) trait IdentityCheck: Send + Sync + 'static {
     /// A member said that it has recorded this server. Recorded, durably, before the answer.
     fn confirmed(&self, member: NodeId) -> impl Future<Output = Result<(), UnknownDirectory>> + Send;
 
-    /// An operator orders that another disk replaces a member's.
-    fn replace(&self, replacement: Replacement);
+    /// Passes an operator's order on.
+    fn operate(&self, order: OperatorOrder);
 
     /// A member that has proved itself says that this server must not vote any more.
     fn revoked(&self, why: String);
@@ -157,6 +158,8 @@ pub(crate) trait IdentityCheck: Send + Sync + 'static {
 pub(crate) struct StatusSource {
     /// The present status. Called on the network's runtime: it does not wait.
     pub(crate) look: Arc<dyn Fn() -> PeerStatus + Send + Sync>,
+    /// The last terms, in order.
+    pub(crate) terms: Arc<dyn Fn() -> Vec<TermStart> + Send + Sync>,
     /// Marked as changed whenever a change should be sent at once.
     pub(crate) changed: watch::Receiver<()>,
 }

@@ -4,11 +4,13 @@
 
 use std::sync::Arc;
 
+pub(crate) use self::orders::time;
 pub(crate) use self::short::{LONGEST_FIRST_WORD, ShortAtFirst};
 use prost::Message as _;
 use proto::{entry, message::Kind};
 
 use crate::{
+    choosing::Priority,
     clock::Timestamp,
     leadership::ClusterId,
     raft::{
@@ -16,9 +18,11 @@ use crate::{
         log::{Conflict, Entry, Payload, Proclamation, Snapshot, TimeOfDay},
         membership::{DirectoryId, MemberDisk, MemberDisks},
         message::{Envelope, Message},
+        orders::ElectionRecord,
     },
 };
 
+mod orders;
 mod short;
 
 /// The types that are generated from `proto/peers.proto`.
@@ -110,20 +114,26 @@ impl From<Message> for Kind {
                 commit: commit.get(),
                 sent: sent.as_nanos(),
             }),
-            Message::Appended { matched, echo, stands } => {
-                Self::Appended(proto::Appended { matched: matched.get(), echo: echo.as_nanos(), stands })
-            }
+            Message::Appended { matched, echo, stands } => Self::Appended(proto::Appended {
+                matched: matched.get(),
+                echo: echo.as_nanos(),
+                stands: stands.is_some(),
+                priority: stands.map(Priority::get),
+            }),
             Message::Rejected { previous, conflict, echo, stands } => Self::Rejected(proto::Rejected {
                 previous: previous.get(),
                 conflict_term: conflict.term.map(Term::get),
                 conflict_first: conflict.first.get(),
                 echo: echo.as_nanos(),
-                stands,
+                stands: stands.is_some(),
+                priority: stands.map(Priority::get),
             }),
             Message::Install { snapshot, sent } => {
                 Self::Install(proto::Install { snapshot: Some(snapshot.into()), sent: sent.as_nanos() })
             }
-            Message::TimeoutNow => Self::TimeoutNow(proto::TimeoutNow {}),
+            Message::TimeoutNow { farewell } => {
+                Self::TimeoutNow(proto::TimeoutNow { farewell: farewell.map(Into::into) })
+            }
             Message::Outdated => Self::Outdated(proto::Outdated {}),
         }
     }
@@ -151,7 +161,7 @@ impl TryFrom<Kind> for Message {
             Kind::Appended(answer) => Self::Appended {
                 matched: Index::new(answer.matched),
                 echo: Timestamp::from_nanos(answer.echo),
-                stands: answer.stands,
+                stands: stands(answer.stands, answer.priority),
             },
             Kind::Rejected(answer) => Self::Rejected {
                 previous: Index::new(answer.previous),
@@ -160,13 +170,15 @@ impl TryFrom<Kind> for Message {
                     first: Index::new(answer.conflict_first),
                 },
                 echo: Timestamp::from_nanos(answer.echo),
-                stands: answer.stands,
+                stands: stands(answer.stands, answer.priority),
             },
             Kind::Install(install) => Self::Install {
                 snapshot: install.snapshot.ok_or(Malformed("no snapshot in Install"))?.try_into()?,
                 sent: Timestamp::from_nanos(install.sent),
             },
-            Kind::TimeoutNow(proto::TimeoutNow {}) => Self::TimeoutNow,
+            Kind::TimeoutNow(proto::TimeoutNow { farewell }) => {
+                Self::TimeoutNow { farewell: farewell.map(TryInto::try_into).transpose()? }
+            }
             Kind::Outdated(proto::Outdated {}) => Self::Outdated,
         })
     }
@@ -186,15 +198,18 @@ fn position(position: Option<proto::Position>) -> Result<Position, Malformed> {
 impl From<Entry> for proto::Entry {
     fn from(Entry { at, payload }: Entry) -> Self {
         let payload = match payload {
-            Payload::Leadership(Proclamation { who, value, since }) => {
+            Payload::Leadership(Proclamation { who, value, since, address, farewell }) => {
                 entry::Payload::Leadership(proto::Leadership {
                     who: who.place() as u32,
                     value: bytes(&value),
                     since: since.0,
+                    address: address.as_deref().map(str::to_owned),
+                    farewell: farewell.map(Into::into),
                 })
             }
             Payload::Record(record) => entry::Payload::Record(bytes(&record)),
             Payload::Disks(disks) => entry::Payload::Seats(disks.into()),
+            Payload::Controls(orders) => entry::Payload::Controls(orders.into()),
         };
         Self { at: Some(at.into()), payload: Some(payload) }
     }
@@ -205,22 +220,31 @@ impl TryFrom<proto::Entry> for Entry {
 
     fn try_from(entry: proto::Entry) -> Result<Self, Malformed> {
         let payload = match entry.payload.ok_or(Malformed("an entry of no known kind"))? {
-            entry::Payload::Leadership(proto::Leadership { who, value, since }) => {
-                let who = u8::try_from(who).map_err(|_| Malformed("a member of no possible group"))?;
-                let (who, value) = (NodeId::new(who), Arc::from(&value[..]));
-                Payload::Leadership(Proclamation { who, value, since: TimeOfDay(since) })
+            entry::Payload::Leadership(proto::Leadership { who, value, since, address, farewell }) => {
+                let farewell = farewell.map(TryInto::try_into).transpose()?;
+                let (who, value, since) = (node(who)?, Arc::from(&value[..]), TimeOfDay(since));
+                let address = address.map(Arc::from);
+                Payload::Leadership(Proclamation { who, value, since, address, farewell })
             }
             entry::Payload::Record(record) => Payload::Record(Arc::from(&record[..])),
             entry::Payload::Seats(disks) => Payload::Disks(disks.try_into()?),
+            entry::Payload::Controls(orders) => Payload::Controls(orders.try_into()?),
         };
         Ok(Self { at: position(entry.at)?, payload })
     }
 }
 
 impl From<Snapshot> for proto::Snapshot {
-    fn from(Snapshot { at, data, disks }: Snapshot) -> Self {
+    fn from(Snapshot { at, data, disks, record }: Snapshot) -> Self {
         let (seated, seats) = disks.map(|(named_at, disks)| (named_at.get(), disks.into())).unzip();
-        Self { at: Some(at.into()), data: bytes(&data), seats, seated: seated.unwrap_or(0) }
+        Self {
+            at: Some(at.into()),
+            data: bytes(&data),
+            seats,
+            seated: seated.unwrap_or(0),
+            controls: Some(record.orders.into()),
+            terms: record.terms.into_iter().map(Into::into).collect(),
+        }
     }
 }
 
@@ -230,7 +254,11 @@ impl TryFrom<proto::Snapshot> for Snapshot {
     fn try_from(snapshot: proto::Snapshot) -> Result<Self, Malformed> {
         let disks = snapshot.seats.map(TryInto::try_into).transpose()?;
         let disks = disks.map(|disks| (Index::new(snapshot.seated), disks));
-        Ok(Self { at: position(snapshot.at)?, data: Arc::from(&snapshot.data[..]), disks })
+        // One of an earlier version has no orders, and no terms.
+        let orders = snapshot.controls.map(TryInto::try_into).transpose()?.unwrap_or_default();
+        let terms = snapshot.terms.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?;
+        let record = ElectionRecord { orders, terms };
+        Ok(Self { at: position(snapshot.at)?, data: Arc::from(&snapshot.data[..]), disks, record })
     }
 }
 
@@ -267,6 +295,16 @@ impl TryFrom<proto::MemberDisks> for MemberDisks {
     }
 }
 
+/// The priority of a server that would take over; an earlier version names none.
+fn stands(stands: bool, priority: Option<u32>) -> Option<Priority> {
+    stands.then(|| priority.map_or(Priority::DEFAULT, Priority::new))
+}
+
+fn node(place: u32) -> Result<NodeId, Malformed> {
+    let place = u8::try_from(place).map_err(|_| Malformed("a member of no possible group"))?;
+    Ok(NodeId::new(place))
+}
+
 fn bytes(shared: &Arc<[u8]>) -> prost::bytes::Bytes {
     prost::bytes::Bytes::copy_from_slice(shared)
 }
@@ -298,17 +336,31 @@ mod tests {
     }
 
     fn entries() -> impl Strategy<Value = Entry> {
-        let announcement = (any::<u8>(), shared(), any::<u64>()).prop_map(|(who, value, since)| {
-            Payload::Leadership(Proclamation { who: NodeId::new(who), value, since: TimeOfDay(since) })
+        let farewell = prop::option::of(orders::tests::farewells());
+        let address = prop::option::of("[a-z:0-9]{0,9}".prop_map(Arc::from));
+        let announcement = (any::<u8>(), shared(), any::<u64>(), address, farewell);
+        let announcement = announcement.prop_map(|(who, value, since, address, farewell)| {
+            let (who, since) = (NodeId::new(who), TimeOfDay(since));
+            Payload::Leadership(Proclamation { who, value, since, address, farewell })
         });
-        let payloads =
-            prop_oneof![announcement, shared().prop_map(Payload::Record), disks().prop_map(Payload::Disks)];
+        let payloads = prop_oneof![
+            announcement,
+            shared().prop_map(Payload::Record),
+            disks().prop_map(Payload::Disks),
+            orders::tests::standing_orders().prop_map(Payload::Controls),
+        ];
         (positions(), payloads).prop_map(|(at, payload)| Entry { at, payload })
     }
 
     fn snapshots() -> impl Strategy<Value = Snapshot> {
         let disks = prop::option::of((any::<u64>().prop_map(Index::new), disks()));
-        (positions(), shared(), disks).prop_map(|(at, data, disks)| Snapshot { at, data, disks })
+        let record = orders::tests::records();
+        (positions(), shared(), disks, record).prop_map(|(at, data, disks, record)| Snapshot {
+            at,
+            data,
+            disks,
+            record,
+        })
     }
 
     fn disks() -> impl Strategy<Value = MemberDisks> {
@@ -318,6 +370,10 @@ mod tests {
             ))
         });
         prop::collection::vec(disk, 1..=usize::from(MAX_MEMBERS)).prop_map(MemberDisks::of)
+    }
+
+    fn stances() -> impl Strategy<Value = Option<Priority>> {
+        prop::option::of(any::<u32>().prop_map(Priority::new))
     }
 
     fn messages() -> impl Strategy<Value = Message> {
@@ -330,19 +386,20 @@ mod tests {
             (positions(), prop::collection::vec(entries(), 0..5), indexes(), timestamps()).prop_map(
                 |(previous, entries, commit, sent)| Message::Append { previous, entries, commit, sent }
             ),
-            (indexes(), timestamps(), any::<bool>()).prop_map(|(matched, echo, stands)| Message::Appended {
+            (indexes(), timestamps(), stances()).prop_map(|(matched, echo, stands)| Message::Appended {
                 matched,
                 echo,
                 stands
             }),
-            (indexes(), any::<Option<u64>>(), indexes(), timestamps(), any::<bool>()).prop_map(
+            (indexes(), any::<Option<u64>>(), indexes(), timestamps(), stances()).prop_map(
                 |(previous, term, first, echo, stands)| {
                     let conflict = Conflict { term: term.map(Term::new), first };
                     Message::Rejected { previous, conflict, echo, stands }
                 }
             ),
             (snapshots(), timestamps()).prop_map(|(snapshot, sent)| Message::Install { snapshot, sent }),
-            Just(Message::TimeoutNow),
+            prop::option::of(orders::tests::farewells())
+                .prop_map(|farewell| Message::TimeoutNow { farewell }),
             Just(Message::Outdated),
         ]
     }

@@ -19,9 +19,12 @@ use super::{
     log::{Change, Compacted, Entry, Snapshot, TimeOfDay},
     membership::{CannotReplace, DirectoryId, Objection, VotingRights},
     message::Envelope,
+    orders::ControlOrder,
     timing::Random,
+    transfer::{CannotTransfer, TransferRequest},
 };
 use crate::{
+    choosing::Priority,
     clock::Timestamp,
     leadership::{FencingToken, Loss},
 };
@@ -48,12 +51,14 @@ pub(crate) enum Input {
     Persisted(Persisted),
     /// Additions to the log. Each is answered by [`Effect::Accepted`] or [`Effect::Declined`].
     Propose(Vec<Proposal>),
-    /// Take part in elections, and announce this value if elected. Nothing happens if it is larger than
+    /// Take part in elections. Nothing happens if the value is larger than
     /// [`Limits::record`](super::message::Limits).
-    Stand(Arc<[u8]>),
+    Stand(Candidacy),
     /// The holder has let go of leadership: give it up, if possible to another server at once, and take part again
     /// later.
     Resign,
+    /// Hand leadership to a member. Answered by [`Effect::TransferRefused`] or [`Effect::TransferBegun`].
+    Transfer(TransferRequest),
     /// Campaign without a pre-vote. The pre-vote is a courtesy, on which no safety may rest; the silence of the
     /// leader for the shortest timeout is none.
     #[cfg(test)]
@@ -69,6 +74,24 @@ pub(crate) enum Input {
     Compact(Compacted),
     /// A member's first directory was met, durably.
     Met(NodeId, DirectoryId),
+}
+
+/// A server's part in elections.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Candidacy {
+    /// The value to announce if elected.
+    pub(crate) value: Arc<[u8]>,
+    /// The address to announce with it.
+    pub(crate) address: Option<Arc<str>>,
+    pub(crate) priority: Priority,
+}
+
+impl Candidacy {
+    /// One of the usual priority.
+    #[cfg(test)]
+    pub(crate) fn of(value: impl Into<Arc<[u8]>>) -> Self {
+        Self { value: value.into(), address: None, priority: Priority::DEFAULT }
+    }
 }
 
 /// An entry to commit.
@@ -88,13 +111,15 @@ pub(crate) enum NewEntry {
     /// Takes a member's disk out of count, for another one to replace it. At the end the leader itself adds the
     /// entry that lets the new disk count.
     Replacement { member: NodeId, directory: DirectoryId },
+    /// Changes the operators' standing orders.
+    Control(ControlOrder),
 }
 
 impl NewEntry {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Record(bytes) | Self::Value(bytes) => bytes.len(),
-            Self::Replacement { .. } => 0,
+            Self::Replacement { .. } | Self::Control(_) => 0,
         }
     }
 }
@@ -132,6 +157,16 @@ pub(crate) enum Effect {
     Accepted {
         proposal: ProposalId,
         at: Position,
+    },
+    /// A transfer was not begun, or was given up: this server leads on, unless a loss says otherwise.
+    TransferRefused {
+        order: ProposalId,
+        why: CannotTransfer,
+    },
+    /// The target of a transfer has all, and this server stops leading: its loss follows.
+    TransferBegun {
+        order: Option<ProposalId>,
+        term: Term,
     },
     /// A proposal is not in the log, and will not be.
     Declined {

@@ -13,6 +13,7 @@ use super::{
     leader::Leader,
     message::Message,
     node::{Node, Server},
+    orders::Farewell,
 };
 use crate::clock::Timestamp;
 
@@ -37,6 +38,8 @@ pub(crate) struct Candidate {
     asked: bool,
     /// The time to give this term up or, before any request, to check again.
     deadline: Timestamp,
+    /// The last word of the leader before, if it was for this server.
+    pub(super) farewell: Option<Farewell>,
 }
 
 impl PreCandidate {
@@ -56,7 +59,7 @@ impl<R> Server<R> {
     pub(super) fn start_pre_vote(self, context: &mut StepContext) -> Node {
         #[cfg(test)]
         if self.core.config.is(Mutant::IgnoresPreVote) {
-            return self.campaign(context, false);
+            return self.campaign(context, false, None);
         }
         let (since, willing) = (context.now(), Vec::new());
         self.in_role(PreCandidate { since, willing, deadline: since }).ask(context)
@@ -66,7 +69,12 @@ impl<R> Server<R> {
     ///
     /// On a `transfer` voters vote although they heard the leader: it told them, through this server, that it gave
     /// up. That holds for the leader of the term right before this one, and so for this term only.
-    pub(super) fn campaign(mut self, context: &mut StepContext, transfer: bool) -> Node {
+    pub(super) fn campaign(
+        mut self,
+        context: &mut StepContext,
+        transfer: bool,
+        farewell: Option<Farewell>,
+    ) -> Node {
         let me = self.core.me();
         self.core.enter(self.core.term().next());
         self.core.vote_for(me);
@@ -76,7 +84,7 @@ impl<R> Server<R> {
         }
         let deadline = self.core.election_deadline(&context.now);
         let own = self.core.coming_write();
-        self.in_role(Candidate { votes: Ballots::default(), own, asked: false, deadline }).into()
+        self.in_role(Candidate { votes: Ballots::default(), own, asked: false, deadline, farewell }).into()
     }
 }
 
@@ -119,7 +127,7 @@ impl Server<PreCandidate> {
         if willing + 1 < self.core.members().majority() || !self.core.may_begin_a_term() {
             return self.into();
         }
-        self.campaign(context, false)
+        self.campaign(context, false, None)
     }
 
     /// A write is durable: perhaps the one that a new term had to wait for.

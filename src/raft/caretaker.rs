@@ -28,12 +28,14 @@ pub(super) struct Caretaking {
     not_before: Timestamp,
     /// Time of the last refusal of a candidate for its older log alone.
     refused: Option<Timestamp>,
+    /// True if this server had a caretaker's term since a leader was heard.
+    helped: bool,
 }
 
 impl Caretaking {
     /// A leader was heard just now, or may have been, or was this server itself.
     pub(super) fn led(now: Timestamp, timing: &Timing) -> Self {
-        Self { not_before: now + waits(timing), refused: None }
+        Self { not_before: now + waits(timing), refused: None, helped: false }
     }
 
     /// Another server with an older log asked for this one's vote.
@@ -43,12 +45,27 @@ impl Caretaking {
 
     /// A caretaker's term of this server is over.
     pub(super) fn rest(&mut self, now: Timestamp, timing: &Timing) {
-        self.not_before = now + timing.longest() * RESTS;
+        (self.not_before, self.helped) = (now + timing.longest() * RESTS, true);
+    }
+
+    /// Returns true if no leader has been heard for long enough.
+    pub(super) fn waited(&self, now: Timestamp) -> bool {
+        now >= self.not_before
+    }
+
+    /// Returns true if a candidate lacked only this server's log, lately.
+    fn is_wanted(&self, now: Timestamp, timing: &Timing) -> bool {
+        self.refused.is_some_and(|refused| now < refused + waits(timing))
     }
 
     /// Returns true if no leader has been heard for long enough, and a candidate lacked only this server's log.
     pub(super) fn is_due(&self, now: Timestamp, timing: &Timing) -> bool {
-        now >= self.not_before && self.refused.is_some_and(|refused| now < refused + waits(timing))
+        self.waited(now) && self.is_wanted(now, timing)
+    }
+
+    /// Returns true if a candidate lacked only this server's log, and this server has not tried to help it.
+    pub(super) fn may_help(&self, now: Timestamp, timing: &Timing) -> bool {
+        self.is_wanted(now, timing) && !self.helped
     }
 }
 

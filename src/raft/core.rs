@@ -7,15 +7,18 @@ use std::collections::VecDeque;
 #[cfg(test)]
 use super::mutant::Mutant;
 use super::{
-    action::{Actions, Ballot, Effect, LeadershipChange, Now, Persisted, Stored, Write, WriteNumber},
+    action::{
+        Actions, Ballot, Candidacy, Effect, LeadershipChange, Now, Persisted, Stored, Write, WriteNumber,
+    },
     caretaker::Caretaking,
     identity::{Ballots, Index, Members, NodeId, Position, Term},
     log::{Accepted, Compacted, Log, Snapshot, Unfit},
     membership::{DirectoryId, FirstDirectories, MemberDisk, MemberDisks, VotingRights},
     message::{Envelope, IgnoreReason, IgnoredCounts, Limits, Listener, Message},
+    preference::MoveDelays,
     timing::Timing,
 };
-use crate::{clock::Timestamp, leadership::ClusterId};
+use crate::{choosing::Priority, clock::Timestamp, leadership::ClusterId};
 
 /// Configuration that stays the same for a server's whole life.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,6 +32,8 @@ pub(crate) struct CoreConfig {
     pub(crate) voting_rights: VotingRights,
     /// The disk that this server runs on.
     pub(crate) directory: DirectoryId,
+    /// Time before leadership moves by priority.
+    pub(crate) moves: MoveDelays,
     /// The first disks of the members, as met before its start.
     pub(crate) founders: FirstDirectories,
     #[cfg(test)]
@@ -85,8 +90,8 @@ pub(super) struct Core {
     /// Servers that this one held back for since it last heard a leader, or entered a term.
     held_back_for: Ballots,
     voting_rights: VotingRights,
-    /// The value to announce if elected; `None` if this server takes no part in elections.
-    pub(super) standing: Option<std::sync::Arc<[u8]>>,
+    /// `None` if this server has no candidate.
+    pub(super) standing: Option<Candidacy>,
     caretaking: Caretaking,
     writes: PendingWrites,
     pub(super) refusals: IgnoredCounts,
@@ -230,19 +235,45 @@ impl Core {
         }
     }
 
+    /// This server's part in elections, unless a cordon forbids it to lead at all.
+    pub(super) fn candidacy(&self) -> Option<&Candidacy> {
+        let barred = self.log.orders().cordon(self.me()).is_some_and(|cordon| cordon.hard);
+        self.standing.as_ref().filter(|_| !barred)
+    }
+
     /// Returns true if this server would lead if elected.
     pub(super) fn stands(&self) -> bool {
-        self.standing.is_some() && self.may_campaign()
+        self.candidacy().is_some() && self.may_campaign()
     }
 
-    /// Returns true if this server would lead at once if the leader gave up for it.
-    pub(super) fn would_take_over(&self, now: Timestamp) -> bool {
-        self.stands() && !self.disk_hangs(now)
+    /// Returns true if that member leads only while no other can, with that priority of its candidate.
+    pub(super) fn is_last_resort(&self, node: NodeId, priority: Priority) -> bool {
+        priority.is_last_resort() || self.log.orders().cordon(node).is_some()
     }
 
-    /// Returns true if this server asks for votes once no leader is heard: for itself, or as a caretaker.
+    /// Returns true if this server stands, and leads only while no other can.
+    pub(super) fn stands_as_last_resort(&self) -> bool {
+        self.candidacy().is_some_and(|candidacy| self.is_last_resort(self.me(), candidacy.priority))
+    }
+
+    /// The priority of this server's candidate, if that would lead at once if the leader gave up for it.
+    pub(super) fn would_take_over(&self, now: Timestamp) -> Option<Priority> {
+        let ready = self.may_campaign() && !self.disk_hangs(now);
+        self.candidacy().filter(|_| ready).map(|candidacy| candidacy.priority)
+    }
+
+    /// Returns true if this server asks for votes once no leader is heard: for itself, or as a caretaker. A last
+    /// resort leaves all others the time of two elections.
     pub(super) fn seeks_votes(&self, now: Timestamp) -> bool {
-        self.stands() || self.is_needed_as_caretaker(now)
+        let waits = self.stands_as_last_resort() && !self.caretaking.waited(now);
+        self.stands() && !waits || self.is_needed_as_caretaker(now)
+    }
+
+    /// The candidate that leads, now that this server is elected; `None` for a caretaker. A last resort is one, too, if
+    /// another candidate lacks only its log; once, in case that one can't lead all the same.
+    pub(super) fn leads_with(&self, now: Timestamp) -> Option<Candidacy> {
+        let takes_care = self.stands_as_last_resort() && self.caretaking.may_help(now, self.timing());
+        self.candidacy().filter(|_| !takes_care).cloned()
     }
 
     fn is_needed_as_caretaker(&self, now: Timestamp) -> bool {
@@ -251,12 +282,12 @@ impl Core {
             return false;
         }
         let works = self.may_campaign() && self.writes.all_durable();
-        self.standing.is_none() && works && self.caretaking.is_due(now, self.timing())
+        self.candidacy().is_none() && works && self.caretaking.is_due(now, self.timing())
     }
 
     /// A candidate has an older log than this server, which gives it no vote for that reason alone.
     pub(super) fn refused_older_log(&mut self, now: Timestamp) {
-        if self.standing.is_none() {
+        if self.candidacy().is_none() || self.stands_as_last_resort() {
             self.caretaking.refused_older_log(now);
         }
     }

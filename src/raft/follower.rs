@@ -6,6 +6,7 @@ use super::{
     log::{Entry, Snapshot, Unfit},
     message::{IgnoreReason, Message},
     node::{Node, Server},
+    orders::Farewell,
 };
 use crate::clock::Timestamp;
 
@@ -41,10 +42,10 @@ impl Server<Follower> {
     }
 
     /// The leader of the term has given up, for this server (thesis §3.10).
-    pub(super) fn take_over(self, context: &mut StepContext) -> Node {
+    pub(super) fn take_over(self, context: &mut StepContext, farewell: Option<Farewell>) -> Node {
         let core = &self.core;
         let may = core.stands() && !core.is_held(context.now()) && core.may_begin_a_term();
-        if may { self.campaign(context, true) } else { self.into() }
+        if may { self.campaign(context, true, farewell) } else { self.into() }
     }
 
     /// A later term began; its leader is not known yet. The deadline stays.

@@ -9,49 +9,52 @@
 #[cfg(test)]
 use super::mutant::Mutant;
 use super::{
-    action::{Declined, Effect, LeadershipChange, NewEntry, Proposal},
+    action::{Candidacy, Declined, Effect, LeadershipChange, NewEntry, Proposal},
     candidacy::Candidate,
     core::StepContext,
-    follower::Follower,
     identity::{Index, NodeId},
     log::{Conflict, Payload, Proclamation, TimeOfDay},
     membership::{CannotReplace, DirectoryId, MemberDisk, MemberDisks, Objection},
-    message::{IgnoreReason, Message},
+    message::IgnoreReason,
     node::{Node, Server},
     progress::Progress,
+    transfer::{CannotTransfer, PendingTransfer, TransferTarget},
 };
 use crate::{
+    choosing::{Priority, TransferReason},
     clock::Timestamp,
     leadership::{FencingToken, Loss},
     validity::{Bound, Validity},
 };
 
-/// Number of longest election timeouts for which a server that gave leadership up does not campaign, if there are
-/// others: they go first, even if the chosen successor did not hear of it.
-const TIMEOUTS_OF_REST: u32 = 2;
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Leader {
-    elected: Timestamp,
+    pub(super) elected: Timestamp,
     since: TimeOfDay,
     /// The time of the last round of heartbeats.
     sent: Timestamp,
     /// All others, in order.
-    peers: Vec<Progress>,
-    claim: Claim,
+    pub(super) peers: Vec<Progress>,
+    pub(super) claim: Claim,
+    /// A transfer whose target has to answer and to catch up first.
+    pub(super) transfer: Option<PendingTransfer>,
+    /// True if an operator handed leadership to this server.
+    pub(super) ordered: bool,
 }
 
 /// This server's claim to lead.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Claim {
+pub(super) enum Claim {
     /// None yet: the term's first entry, here, is not committed. Its commit is the proof of the win.
     Unproved {
         first: Index,
     },
     Held(Validity),
-    /// The claim has ended, or will never begin. The server only looks for a successor, until then.
+    /// The claim has ended, or will never begin. The server only looks for a successor, until then: the target, if
+    /// there is one.
     GivenUp {
         by: Timestamp,
+        target: Option<TransferTarget>,
     },
     /// The server takes no part in elections, and so never claims. It brings candidates up to date, until then.
     Caretaker {
@@ -62,20 +65,24 @@ enum Claim {
 impl Leader {
     /// Becomes leader and appends the first entry of its term; a caretaker appends none.
     pub(super) fn elected(mut candidate: Server<Candidate>, context: &mut StepContext) -> Node {
+        let farewell = candidate.role.farewell.take();
+        let reason = farewell.as_ref().and_then(|farewell| farewell.reason.as_ref());
+        let ordered = matches!(reason, Some(TransferReason::Ordered(_)));
         let core = &mut candidate.core;
         let (me, since) = (core.me(), context.now.today);
         let first = core.log.last().index.next();
         let unknown = |peer| Progress::unknown(peer, first, core.config.limits.in_flight);
         let peers = core.members().others(me).map(unknown).collect();
-        let claim = match core.standing.clone() {
-            Some(value) => {
-                core.log.append(core.term(), Payload::Leadership(Proclamation { who: me, value, since }));
+        let claim = match core.leads_with(context.now()) {
+            Some(Candidacy { value, address, .. }) => {
+                let announcement = Proclamation { who: me, value, since, address, farewell };
+                core.log.append(core.term(), Payload::Leadership(announcement));
                 Claim::Unproved { first }
             }
             None => Claim::Caretaker { by: context.now() + core.timing().longest() },
         };
         let (elected, sent) = (context.now(), context.now());
-        let role = Leader { elected, since, sent, peers, claim };
+        let role = Leader { elected, since, sent, peers, claim, transfer: None, ordered };
         let mut leader = candidate.in_role(role);
         leader.broadcast_heartbeat(context);
         leader.into()
@@ -95,7 +102,7 @@ impl Server<Leader> {
         let heartbeat = self.role.sent + self.core.timing().heartbeat();
         let deadline = heartbeat.min(self.over_at());
         match self.role.claim {
-            Claim::GivenUp { by } | Claim::Caretaker { by } => deadline.min(by),
+            Claim::GivenUp { by, .. } | Claim::Caretaker { by } => deadline.min(by),
             _ => deadline,
         }
     }
@@ -119,7 +126,7 @@ impl Server<Leader> {
     /// A leader whose disk hangs ends its claim, too. It hands over once the holder has let go.
     pub(super) fn end_if_over(mut self, context: &mut StepContext) -> Node {
         let by = match self.role.claim {
-            Claim::GivenUp { by } | Claim::Caretaker { by } => by,
+            Claim::GivenUp { by, .. } | Claim::Caretaker { by } => by,
             _ => self.over_at(),
         };
         #[cfg(test)]
@@ -140,8 +147,9 @@ impl Server<Leader> {
         self.follow(context, None)
     }
 
-    /// Ends the claim, if there is one.
+    /// Ends the claim, if there is one, and with it a transfer that was not begun.
     pub(super) fn lose(&mut self, context: &mut StepContext, loss: Loss) {
+        self.refuse_transfer(context, CannotTransfer::LostMeanwhile);
         let mut from = context.now();
         if let Claim::Held(validity) = &self.role.claim {
             let token = self.token();
@@ -152,11 +160,12 @@ impl Server<Leader> {
             }
         }
         self.leave(context.now());
-        self.role.claim = Claim::GivenUp { by: from + self.core.timing().shortest() };
+        let hangs = (loss == Loss::Transferred).then_some(TransferTarget::any(TransferReason::Disk));
+        self.role.claim = Claim::GivenUp { by: from + self.core.timing().shortest(), target: hangs };
     }
 
     /// From now on counts the wait before this server may be a caretaker, if it takes no part in elections.
-    fn leave(&mut self, now: Timestamp) {
+    pub(super) fn leave(&mut self, now: Timestamp) {
         if self.role.is_caretaker() { self.core.rest(now) } else { self.core.led(now) }
     }
 
@@ -169,6 +178,8 @@ impl Server<Leader> {
             self.broadcast_heartbeat(context);
             self.update_validity(context); // A group of one is its own majority.
         }
+        self.go_on_with_transfer(context);
+        self.give_way_to_a_better_one(context);
         self.into()
     }
 
@@ -213,7 +224,11 @@ impl Server<Leader> {
         let (who, since) = (self.core.me(), self.role.since);
         let payload = match content {
             NewEntry::Record(record) => Payload::Record(record),
-            NewEntry::Value(value) => Payload::Leadership(Proclamation { who, value, since }),
+            NewEntry::Value(value) => {
+                let address = self.core.standing.as_ref().and_then(|standing| standing.address.clone());
+                Payload::Leadership(Proclamation { who, value, since, address, farewell: None })
+            }
+            NewEntry::Control(change) => Payload::Controls(self.core.log.orders().with(change)),
             NewEntry::Replacement { member, directory } => {
                 let disks = self.replace(context, member, directory).map_err(Declined::NotReplaced)?;
                 Payload::Disks(disks)
@@ -301,15 +316,15 @@ impl Server<Leader> {
         from: NodeId,
         matched: Index,
         echo: Timestamp,
-        stands: bool,
+        stands: Option<Priority>,
     ) -> Node {
         if !self.sent_at(context, echo) || matched > self.core.log.last().index {
             return self.refuse();
         }
-        let (echo, mut moved) = (self.credited(context, echo), false);
+        let (echo, timing, mut moved) = (self.credited(context, echo), *self.core.timing(), false);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
-            progress.answer(echo, stands);
-            moved |= stands && matched > progress.matched;
+            progress.answer(echo, stands, &timing);
+            moved |= stands.is_some() && matched > progress.matched;
             progress.appended(&self.core, context, matched);
             progress.stream(&self.core, context);
         }
@@ -324,7 +339,7 @@ impl Server<Leader> {
         previous: Index,
         conflict: Conflict,
         echo: Timestamp,
-        stands: bool,
+        stands: Option<Priority>,
     ) -> Node {
         if !self.sent_at(context, echo) {
             return self.refuse();
@@ -335,13 +350,13 @@ impl Server<Leader> {
                 context.push(Effect::Objection { member: from, objection });
             }
         }
-        let (echo, mut moved) = (self.credited(context, echo), false);
+        let (echo, timing, mut moved) = (self.credited(context, echo), *self.core.timing(), false);
         for progress in self.role.peers.iter_mut().filter(|progress| progress.peer == from) {
-            progress.answer(echo, stands);
+            progress.answer(echo, stands, &timing);
             if progress.rejected(&self.core, context, previous, conflict, echo) {
                 // While it looks for the last common entry. Later a follower may lose a message, and be sent the
                 // same again and again.
-                moved |= stands && progress.matched == Index::ZERO;
+                moved |= stands.is_some() && progress.matched == Index::ZERO;
                 progress.probe(&self.core, context);
             }
         }
@@ -362,7 +377,7 @@ impl Server<Leader> {
     }
 
     #[cfg(test)]
-    fn claim_as_caretaker(&self, context: &mut StepContext) {
+    pub(super) fn claim_as_caretaker(&self, context: &mut StepContext) {
         let mutant = self.core.config.is(Mutant::CaretakerClaims) && self.role.is_caretaker();
         if let (true, Some(proved)) = (mutant, self.proved_at()) {
             let (token, until) = (self.token(), self.core.timing().valid_until(proved));
@@ -371,17 +386,7 @@ impl Server<Leader> {
     }
 
     #[cfg(not(test))]
-    fn claim_as_caretaker(&self, _: &mut StepContext) {}
-
-    #[cfg(test)]
-    fn hands_over_to_any(&self) -> bool {
-        self.core.config.is(Mutant::HandsOverToAny)
-    }
-
-    #[cfg(not(test))]
-    fn hands_over_to_any(&self) -> bool {
-        false
-    }
+    pub(super) fn claim_as_caretaker(&self, _: &mut StepContext) {}
 
     #[cfg(test)]
     fn overlooks_losses(&self) -> bool {
@@ -408,6 +413,7 @@ impl Server<Leader> {
         self.commit(context);
         self.admit(context);
         self.update_validity(context);
+        self.go_on_with_transfer(context);
         if self.role.has_given_up() { self.hand_over(context) } else { self.into() }
     }
 
@@ -446,65 +452,5 @@ impl Server<Leader> {
             }
             _ => {}
         }
-    }
-
-    /// Gives leadership up. The claim ends here; then a successor is brought up to date (thesis §3.10).
-    pub(super) fn give_up(mut self, context: &mut StepContext) -> Node {
-        if self.role.is_caretaker() {
-            return self.retire(context);
-        }
-        if !self.role.has_given_up() {
-            self.lose(context, Loss::Resigned);
-        }
-        self.hand_over(context)
-    }
-
-    /// Servers that are alive, and would take over.
-    fn successors(&self, now: Timestamp) -> impl Iterator<Item = &Progress> {
-        let lately = Some(now - self.core.timing().shortest());
-        let alive = self.role.peers.iter().filter(move |peer| peer.answered >= lately);
-        let counted = alive.filter(|peer| self.core.counts(peer.peer));
-        counted.filter(|peer| peer.stands || self.hands_over_to_any())
-    }
-
-    /// Returns true if one of them has made entries durable that this server has not. Else its disk is no better.
-    fn is_outrun(&self, now: Timestamp) -> bool {
-        self.successors(now).any(|peer| peer.matched > self.core.durable())
-    }
-
-    /// Sends TimeoutNow to the willing follower with the longest log, once it has all.
-    ///
-    /// Only a server that gave its claim up gets here, and it never takes it back: the message may arrive late, or
-    /// twice, and then voters wait for no leader's validity.
-    pub(super) fn hand_over(self, context: &mut StepContext) -> Node {
-        if self.core.is_held(context.now()) {
-            return self.into(); // The holder is at work still.
-        }
-        let successor = self.successors(context.now()).max_by_key(|peer| peer.matched);
-        match successor.map(|peer| (peer.peer, peer.matched)) {
-            Some((_, matched)) if matched < self.core.log.last().index => return self.into(),
-            Some((peer, _)) => {
-                self.claim_as_caretaker(context);
-                self.core.send(context, peer, Message::TimeoutNow);
-            }
-            None if self.role.is_caretaker() => return self.into(),
-            None => {}
-        }
-        #[cfg(test)]
-        if self.core.config.is(Mutant::TakesLeadershipBack) {
-            let mut kept = self;
-            kept.role.claim = Claim::Unproved { first: Index::ZERO };
-            return kept.into();
-        }
-        self.retire(context)
-    }
-
-    /// Follows, and lets the others go first.
-    fn retire(mut self, context: &mut StepContext) -> Node {
-        self.leave(context.now());
-        let timeouts = if self.role.peers.is_empty() { 0 } else { TIMEOUTS_OF_REST };
-        let rest = self.core.timing().longest() * timeouts;
-        let deadline = self.core.election_deadline(&context.now) + rest;
-        self.in_role(Follower::waiting(None, deadline)).into()
     }
 }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use super::{
     identity::{Index, Members, NodeId, Position, Term},
     membership::{MemberDisk, MemberDisks},
+    orders::{ElectionRecord, Farewell, StandingOrders, TermStart, add_term},
 };
 
 /// One entry.
@@ -30,14 +31,34 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Returns true if the disks that it names are of these members.
+    /// Returns true if all that it names is of these members.
     pub(crate) fn is_of(&self, members: Members) -> bool {
         match &self.payload {
             Payload::Disks(disks) => disks.all().len() == members.count(),
-            Payload::Leadership(_) | Payload::Record(_) => true,
+            Payload::Controls(orders) => orders.is_of(members),
+            Payload::Leadership(announcement) => {
+                members.contains(announcement.who)
+                    && announcement.farewell.as_ref().is_none_or(Farewell::fits)
+                    && announcement.address.as_ref().is_none_or(|address| address.len() <= LONGEST_ADDRESS)
+            }
+            Payload::Record(_) => true,
+        }
+    }
+
+    /// The term that it begins, or goes on with.
+    fn term_start(&self) -> Option<TermStart> {
+        match &self.payload {
+            Payload::Leadership(Proclamation { who, since, farewell, .. }) => {
+                let (who, since, farewell) = (*who, *since, farewell.clone());
+                Some(TermStart { term: self.at.term, who, since, farewell })
+            }
+            Payload::Record(_) | Payload::Disks(_) | Payload::Controls(_) => None,
         }
     }
 }
+
+/// Longest address of a candidate, in bytes.
+pub(crate) const LONGEST_ADDRESS: usize = 1024;
 
 /// Contents of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,6 +72,8 @@ pub(crate) enum Payload {
     Record(Arc<[u8]>),
     /// The disks that count from here on, in place of any named before.
     Disks(MemberDisks),
+    /// The operators' standing orders from here on, in place of any before.
+    Controls(StandingOrders),
 }
 
 impl Payload {
@@ -60,6 +83,7 @@ impl Payload {
             Self::Leadership(announcement) => announcement.value.len(),
             Self::Record(bytes) => bytes.len(),
             Self::Disks(disks) => std::mem::size_of_val(disks.all()),
+            Self::Controls(orders) => orders.bytes(),
         }
     }
 }
@@ -70,6 +94,10 @@ pub(crate) struct Proclamation {
     pub(crate) who: NodeId,
     pub(crate) value: Arc<[u8]>,
     pub(crate) since: TimeOfDay,
+    /// The address that the leader's candidate gives.
+    pub(crate) address: Option<Arc<str>>,
+    /// The last word of the leader before. Only in a term's first entry.
+    pub(crate) farewell: Option<Farewell>,
 }
 
 /// Milliseconds since 1970, by a leader's wall clock. Only ever printed.
@@ -84,15 +112,16 @@ pub(crate) struct Snapshot {
     pub(crate) data: Arc<[u8]>,
     /// The disks that count there, if one was ever replaced.
     pub(crate) disks: Option<(Index, MemberDisks)>,
+    pub(crate) record: ElectionRecord,
 }
 
 impl Snapshot {
-    /// Returns true if the disks that it names are of these members, named by an entry that it replaces.
+    /// Returns true if all that it names is of these members, and the disks by an entry that it replaces.
     pub(crate) fn is_of(&self, members: Members) -> bool {
         let fits = |(at, disks): &(Index, MemberDisks)| {
             disks.all().len() == members.count() && (Index::new(1)..=self.at.index).contains(at)
         };
-        self.disks.as_ref().is_none_or(fits)
+        self.disks.as_ref().is_none_or(fits) && self.record.is_of(members, self.at.term)
     }
 }
 
@@ -106,7 +135,8 @@ pub(crate) struct Compacted {
 impl Snapshot {
     /// The snapshot of a log from which nothing was dropped.
     pub(crate) fn none() -> Self {
-        Self { at: Position::START, data: Arc::from([]), disks: None }
+        let (at, data, record) = (Position::START, Arc::from([]), ElectionRecord::default());
+        Self { at, data, disks: None, record }
     }
 }
 
@@ -154,6 +184,8 @@ pub(crate) struct Log {
     entries: Vec<Entry>,
     /// Entries after the snapshot that name the disks that count.
     disk_entries: Vec<(Index, MemberDisks)>,
+    /// Entries after the snapshot with standing orders.
+    order_entries: Vec<(Index, StandingOrders)>,
     /// The first entry that changed since the last [`Change`].
     changed: Option<Index>,
     snapshot_changed: bool,
@@ -165,7 +197,9 @@ impl Log {
         let starts = entries.first().is_none_or(|first| follows(snapshot.at, first.at));
         let runs = entries.windows(2).all(|pair| follows(pair[0].at, pair[1].at));
         let disk_entries = entries.iter().filter_map(seats_of).collect();
-        let log = Self { snapshot, entries, disk_entries, changed: None, snapshot_changed: false };
+        let order_entries = entries.iter().filter_map(orders_of).collect();
+        let (changed, snapshot_changed) = (None, false);
+        let log = Self { snapshot, entries, disk_entries, order_entries, changed, snapshot_changed };
         (starts && runs).then_some(log)
     }
 
@@ -194,6 +228,25 @@ impl Log {
     pub(crate) fn disks_at(&self, index: Index) -> Option<&(Index, MemberDisks)> {
         let end = self.disk_entries.partition_point(|(at, _)| *at <= index);
         self.disk_entries[..end].last().or(self.snapshot.disks.as_ref())
+    }
+
+    /// The standing orders by this log.
+    pub(crate) fn orders(&self) -> &StandingOrders {
+        self.order_entries.last().map_or(&self.snapshot.record.orders, |(_, orders)| orders)
+    }
+
+    /// The same as of an entry at or after the snapshot's end.
+    pub(crate) fn orders_at(&self, index: Index) -> &StandingOrders {
+        let end = self.order_entries.partition_point(|(at, _)| *at <= index);
+        self.order_entries[..end].last().map_or(&self.snapshot.record.orders, |(_, orders)| orders)
+    }
+
+    /// The last terms whose first entries are at or before that index, in order.
+    pub(crate) fn terms_at(&self, index: Index) -> Vec<TermStart> {
+        let mut terms = self.snapshot.record.terms.clone();
+        let within = self.entries.iter().take_while(|entry| entry.at.index <= index);
+        within.filter_map(Entry::term_start).for_each(|start| add_term(&mut terms, start));
+        terms
     }
 
     /// One member's disk by this log, and the entry that names it.
@@ -243,6 +296,7 @@ impl Log {
         assert!(follows(self.last(), entry.at), "{} can't follow {}", entry.at, self.last());
         self.changed.get_or_insert(entry.at.index);
         self.disk_entries.extend(seats_of(&entry));
+        self.order_entries.extend(orders_of(&entry));
         self.entries.push(entry);
     }
 
@@ -308,6 +362,7 @@ impl Log {
         debug_assert!(kept >= self.snapshot.at.index, "a snapshot is never cut");
         self.entries.truncate(len);
         self.disk_entries.retain(|(at, _)| *at <= kept);
+        self.order_entries.retain(|(at, _)| *at <= kept);
         self.changed = Some(self.changed.map_or(kept.next(), |changed| changed.min(kept.next())));
         kept
     }
@@ -319,7 +374,8 @@ impl Log {
         }
         let at = self.get(index)?.at;
         let disks = self.disks_at(index).cloned();
-        self.replace(Snapshot { at, data, disks });
+        let record = ElectionRecord { orders: self.orders_at(index).clone(), terms: self.terms_at(index) };
+        self.replace(Snapshot { at, data, disks, record });
         Some(())
     }
 
@@ -345,6 +401,7 @@ impl Log {
         let dropped = snapshot.at.index.after(self.snapshot.at.index).min(self.entries.len());
         self.entries.drain(..dropped);
         self.disk_entries.retain(|(at, _)| *at > snapshot.at.index);
+        self.order_entries.retain(|(at, _)| *at > snapshot.at.index);
         self.changed = self.changed.map(|changed| changed.max(snapshot.at.index.next()));
         self.snapshot = snapshot;
         self.snapshot_changed = true;
@@ -364,7 +421,14 @@ impl Log {
 fn seats_of(entry: &Entry) -> Option<(Index, MemberDisks)> {
     match &entry.payload {
         Payload::Disks(disks) => Some((entry.at.index, disks.clone())),
-        Payload::Leadership(_) | Payload::Record(_) => None,
+        Payload::Leadership(_) | Payload::Record(_) | Payload::Controls(_) => None,
+    }
+}
+
+fn orders_of(entry: &Entry) -> Option<(Index, StandingOrders)> {
+    match &entry.payload {
+        Payload::Controls(orders) => Some((entry.at.index, orders.clone())),
+        Payload::Leadership(_) | Payload::Record(_) | Payload::Disks(_) => None,
     }
 }
 
@@ -463,7 +527,8 @@ mod tests {
 
     #[test]
     fn a_snapshot_keeps_what_continues_it_and_drops_what_does_not() {
-        let snapshot = Snapshot { at: at(2, 1), data: Arc::from([]), disks: None };
+        let snapshot =
+            Snapshot { at: at(2, 1), data: Arc::from([]), disks: None, record: ElectionRecord::default() };
         let mut continued = log(&[1, 1, 1]);
         assert_eq!(continued.install(snapshot.clone()), None);
         assert_eq!(continued.last(), at(3, 1));
@@ -564,7 +629,7 @@ mod tests {
                     _ => {
                         term += 1;
                         let end = at(log.snapshot().at.index.get() + place + 1, term);
-                        log.install(Snapshot { at: end, data: Arc::from([]), disks: None });
+                        log.install(Snapshot { at: end, data: Arc::from([]), disks: None, record: ElectionRecord::default() });
                     }
                 }
                 if let Some(change) = log.take_change() {

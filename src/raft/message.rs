@@ -20,8 +20,9 @@ use super::{
     identity::{Index, Members, NodeId, Position, Term},
     log::{Conflict, Entry, Snapshot, follows},
     membership::DirectoryId,
+    orders::Farewell,
 };
-use crate::{clock::Timestamp, leadership::ClusterId};
+use crate::{choosing::Priority, clock::Timestamp, leadership::ClusterId};
 
 /// By how much a message's term may lead this server's. A server that was down for a century of one election a
 /// second still catches up; a corrupted number is unlikely to pass, and can't bring terms near the end of their
@@ -64,18 +65,18 @@ pub(crate) enum Message {
         commit: Index,
         sent: Timestamp,
     },
-    /// The log is the leader's, durably, up to `matched`. `stands` if its sender would take over.
+    /// The log is the leader's, durably, up to `matched`. `stands` if its sender would take over, with its priority.
     Appended {
         matched: Index,
         echo: Timestamp,
-        stands: bool,
+        stands: Option<Priority>,
     },
     /// The log lacks the entry before those that were sent, at `previous`, or has another there.
     Rejected {
         previous: Index,
         conflict: Conflict,
         echo: Timestamp,
-        stands: bool,
+        stands: Option<Priority>,
     },
     /// Everything up to a point that the leader's log does not reach back to. In one piece: it is bounded, so
     /// Figure 13's offsets are left to the transport.
@@ -83,8 +84,10 @@ pub(crate) enum Message {
         snapshot: Snapshot,
         sent: Timestamp,
     },
-    /// The leader has given up. Campaign at once.
-    TimeoutNow,
+    /// The leader has given up. Campaign at once. A caretaker says no farewell: its term was no leader's.
+    TimeoutNow {
+        farewell: Option<Farewell>,
+    },
     /// The receiver's term is over; the sender's is in the envelope.
     Outdated,
 }
@@ -238,6 +241,7 @@ impl Listener {
                     && sizes().sum::<usize>() <= self.limits.bytes
             }
             Message::Install { snapshot, .. } => snapshot.data.len() <= self.limits.snapshot,
+            Message::TimeoutNow { farewell } => farewell.as_ref().is_none_or(Farewell::fits),
             _ => true,
         };
         if fits { Ok(()) } else { Err(IgnoreReason::TooLarge) }
@@ -269,7 +273,7 @@ fn possible(term: Term, message: &Message) -> bool {
         Message::VoteGranted
         | Message::Appended { .. }
         | Message::Rejected { .. }
-        | Message::TimeoutNow
+        | Message::TimeoutNow { .. }
         | Message::Outdated => term > Term::ZERO,
     }
 }
@@ -296,7 +300,7 @@ impl fmt::Display for Envelope {
                 None => write!(f, "nothing at {previous}; I lack {first}"),
             },
             Message::Install { snapshot, .. } => write!(f, "snapshot up to {}", snapshot.at),
-            Message::TimeoutNow => f.write_str("I gave up, campaign at once"),
+            Message::TimeoutNow { .. } => f.write_str("I gave up, campaign at once"),
             Message::Outdated => f.write_str("your term is over"),
         }
     }
@@ -385,8 +389,15 @@ mod tests {
 
         let at = Position { term: Term::new(1), index: Index::new(1) };
         let data = Arc::from(vec![0; Limits::DEFAULT.snapshot + 1]);
-        let install =
-            Message::Install { snapshot: Snapshot { at, data, disks: None }, sent: Timestamp::from_nanos(1) };
+        let install = Message::Install {
+            snapshot: Snapshot {
+                at,
+                data,
+                disks: None,
+                record: crate::raft::orders::ElectionRecord::default(),
+            },
+            sent: Timestamp::from_nanos(1),
+        };
         assert_eq!(listener(5).admit(&from(1, 5, install)), Err(IgnoreReason::TooLarge));
 
         let mut refusals = IgnoredCounts::default();

@@ -9,7 +9,7 @@
 //! * **The network** has one slot for each ordered pair. A message may be delivered at any time or never, and a
 //!   newer one replaces it: then it is lost, or was overtaken for good.
 //! * **A disk** is as fast as its server (the simulation has slow ones). A restart forgets everything else.
-//! * **A leader** may be told to resign. The holder of a lost term lets go at any time, or never.
+//! * **A leader** may be told to resign, to hand over to a named server, or to cordon one. The holder of a lost term lets go at any time, or never.
 //!
 //! In some walks a server that takes no part in elections has the newest log, and no leader was heard for long: it
 //! is a caretaker.
@@ -20,12 +20,19 @@
 mod members;
 mod replace;
 
-use std::{fmt::Debug, hash::Hash, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    hash::Hash,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::{
-    action::{Actions, Effect, Input, LeadershipChange, Now, Stored},
+    action::{
+        Actions, Candidacy, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, ProposalId, Stored,
+    },
     core::CoreConfig,
     identity::{Index, Members, NodeId, Position, Term},
     log::{Entry, Payload, TimeOfDay},
@@ -33,9 +40,12 @@ use super::{
     message::{Envelope, IgnoredCounts, Limits, Message},
     mutant::Mutant,
     node::Node,
+    orders::ControlOrder,
     timing::{Random, Timing},
+    transfer::TransferRequest,
 };
 use crate::{
+    choosing::{Cordon, OrderedBy, TransferReason},
     clock::Timestamp,
     leadership::{ClusterId, Loss},
 };
@@ -63,6 +73,10 @@ struct Group {
     terms: u64,
     restarts: u8,
     resignations: u8,
+    /// The number of orders to hand over to a named server.
+    transfers: u8,
+    /// The number of cordons.
+    cordons: u8,
     /// The number of servers that take part in elections; all vote.
     standing: usize,
     /// True if the last server, which takes no part, has the newest log, and may be a caretaker at once.
@@ -81,6 +95,8 @@ struct World {
     links: Vec<Option<Envelope>>,
     restarts: u8,
     resignations: u8,
+    transfers: u8,
+    cordons: u8,
     /// The leader of each term.
     leaders: Vec<Option<NodeId>>,
     /// The longest log of committed entries that any server ever had, and the terms they were
@@ -116,6 +132,8 @@ enum Action {
     Restart(usize),
     LetGo(usize),
     Resign(usize),
+    Transfer(usize, usize),
+    Cordon(usize, usize),
 }
 
 impl Group {
@@ -134,6 +152,7 @@ impl Group {
             limits: Limits::DEFAULT,
             voting_rights: VotingRights::Full,
             directory: DirectoryId::in_tests(me),
+            moves: crate::raft::preference::MoveDelays::DEFAULT,
             founders: FirstDirectories::all_of(members),
             mutant,
         }
@@ -162,7 +181,7 @@ impl Group {
         if place >= self.standing {
             return node;
         }
-        node.step(now, Input::Stand(Arc::from([]))).0
+        node.step(now, Input::Stand(Candidacy::of([]))).0
     }
 
     /// One step of one server, its disk and its messages.
@@ -231,9 +250,9 @@ impl World {
             Effect::Leadership(LeadershipChange::Extended { token, until }) => {
                 self.servers[place].claim = Some((token.get(), until));
             }
-            Effect::Leadership(LeadershipChange::Lost { loss: Loss::Superseded, .. }) => {
-                self.servers[place].lost = true
-            }
+            Effect::Leadership(LeadershipChange::Lost {
+                loss: Loss::Superseded | Loss::Transferred, ..
+            }) => self.servers[place].lost = true,
             Effect::Leadership(LeadershipChange::Lost { .. }) => self.servers[place].let_go(),
             _ => {}
         }
@@ -284,7 +303,7 @@ impl World {
                 }
                 Message::PreVoteGranted { echo } => !matches!(node, Node::PreCandidate(_)) && echo < now,
                 Message::Outdated => term <= ours,
-                Message::TimeoutNow => term < ours,
+                Message::TimeoutNow { .. } => term < ours,
                 _ => false,
             };
             if dead {
@@ -323,6 +342,8 @@ impl Model for Group {
             links: vec![None; SERVERS * SERVERS],
             restarts: 0,
             resignations: 0,
+            transfers: 0,
+            cordons: 0,
             leaders: vec![None; self.terms as usize + 2],
             committed: Vec::new(),
             broken: None,
@@ -345,6 +366,14 @@ impl Model for Group {
             }
             if world.resignations < self.resignations && matches!(server.node, Node::Leader(_)) {
                 actions.push(Action::Resign(place));
+            }
+            if matches!(server.node, Node::Leader(_)) {
+                for to in (0..SERVERS).filter(|to| *to != place && world.transfers < self.transfers) {
+                    actions.push(Action::Transfer(place, to));
+                }
+                for whom in (0..SERVERS).filter(|_| world.cordons < self.cordons) {
+                    actions.push(Action::Cordon(place, whom));
+                }
             }
         }
         if world.tick < self.horizon {
@@ -376,6 +405,20 @@ impl Model for Group {
             Action::Resign(place) => {
                 next.resignations += 1;
                 self.step(&mut next, place, Input::Resign);
+            }
+            Action::Transfer(place, to) => {
+                next.transfers += 1;
+                let (id, to, within) = (ProposalId(0), NodeId::new(to as u8), TICK * 4);
+                let reason = TransferReason::Program;
+                let request = TransferRequest { id, to, term: None, within, reason };
+                self.step(&mut next, place, Input::Transfer(request));
+            }
+            Action::Cordon(place, whom) => {
+                next.cordons += 1;
+                let by = OrderedBy::new(String::new(), SystemTime::UNIX_EPOCH);
+                let (member, cordon) = (NodeId::new(whom as u8), Cordon::new(false, by));
+                let content = NewEntry::Control(ControlOrder::Cordon { member, cordon });
+                self.step(&mut next, place, Input::Propose(vec![Proposal { id: ProposalId(0), content }]));
             }
         }
         next.forget_the_dead();
@@ -420,6 +463,8 @@ impl Group {
             terms: 2,
             restarts: 0,
             resignations: 0,
+            transfers: 0,
+            cordons: 0,
             standing: 2,
             caretaker: false,
             follow_up: true,
@@ -461,6 +506,22 @@ fn one_leader_with_three_candidates() {
 #[test]
 fn one_leader_when_a_server_restarts() {
     Group { restarts: 1, horizon: 4, follow_up: false, ..Group::bounded() }.prove();
+}
+
+#[test]
+fn one_leader_when_a_leader_hands_over_to_a_named_server() {
+    Group { transfers: 1, horizon: 4, follow_up: true, ..Group::bounded() }.prove();
+}
+
+#[test]
+fn one_leader_when_a_leader_cordons() {
+    Group { cordons: 1, horizon: 4, follow_up: false, ..Group::bounded() }.prove();
+}
+
+#[test]
+fn a_token_is_used_twice_if_leadership_is_taken_back_from_a_named_server() {
+    let mutant = Some(Mutant::TakesLeadershipBack);
+    refute(Group { mutant, transfers: 1, ..Group::bounded() }, FIGURE_3);
 }
 
 #[test]

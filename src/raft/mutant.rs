@@ -22,6 +22,12 @@ pub(crate) enum Mutant {
     TakesLeadershipBack,
     /// A leader whose disk hangs leads on.
     KeepsToAHangingDisk,
+    /// A leader stops for the target of a transfer before that has the log.
+    StopsBeforeTheTargetHasAll,
+    /// Leadership moves to a server of the same priority, too.
+    MovesToEquals,
+    /// A term that an operator ordered is moved by priority.
+    MovesOrderedTerms,
     /// A leader hands over to a server that takes no part in elections.
     HandsOverToAny,
     /// A caretaker claims the term that it was elected for.

@@ -12,7 +12,7 @@
 //! followers' progress, a claim) cannot outlive it. A [`caretaker`](super::caretaker) is a leader without a claim.
 
 use super::{
-    action::{Actions, Declined, Effect, Input, NewEntry, Now, Stored},
+    action::{Actions, Declined, Effect, Input, Now, Stored},
     candidacy::{Candidate, PreCandidate},
     core::{Core, CoreConfig, StepContext},
     follower::Follower,
@@ -20,6 +20,7 @@ use super::{
     leader::Leader,
     log::Log,
     message::{Envelope, IgnoreReason, IgnoredCounts, Message},
+    transfer::CannotTransfer,
 };
 use crate::clock::Timestamp;
 
@@ -138,13 +139,17 @@ impl Node {
         }
     }
 
-    /// Counts its writes from the start again, for a model in which all are durable: so states that differ in
-    /// nothing else are one.
+    /// Counts its writes from the start again, for a model in which all are durable, and forgets since when others
+    /// stand, which is shorter than matters: so states that differ in nothing else are one.
     #[cfg(test)]
     pub(super) fn forget_writes(&mut self) {
         self.core_mut().forget_writes();
-        if let Self::Candidate(server) = self {
-            server.forget_writes();
+        match self {
+            Self::Candidate(server) => server.forget_writes(),
+            Self::Leader(server) => {
+                server.role.peers.iter_mut().for_each(super::progress::Progress::forget_standing);
+            }
+            _ => {}
         }
     }
 
@@ -173,21 +178,29 @@ impl Node {
                     other
                 }
             },
-            Input::Stand(value) => {
-                if NewEntry::Value(value.clone()).bytes() <= self.core().config.limits.record {
-                    self.core_mut().standing = Some(value);
+            Input::Stand(candidacy) => {
+                if candidacy.value.len() <= self.core().config.limits.record {
+                    self.core_mut().standing = Some(candidacy);
                 }
                 self
             }
             Input::Resign => self.resign(context),
+            Input::Transfer(request) => match self {
+                Self::Leader(server) => server.transfer(context, request),
+                other => {
+                    let why = CannotTransfer::NotLeading { leader: other.leader() };
+                    context.push(Effect::TransferRefused { order: request.id, why });
+                    other
+                }
+            },
             #[cfg(test)]
             Input::Campaign => match self {
                 // While a leader counts on it, its own vote is not free either.
                 Self::Follower(server) if !server.core.heard_leader_recently(context.now()) => {
-                    server.campaign(context, false)
+                    server.campaign(context, false, None)
                 }
                 Self::Candidate(server) if !server.core.heard_leader_recently(context.now()) => {
-                    server.campaign(context, false)
+                    server.campaign(context, false, None)
                 }
                 other => other,
             },
@@ -326,8 +339,12 @@ impl Node {
             Message::Append { .. } | Message::Install { .. } if !self.disputes(from) => {
                 self.follow(context, from).hear(context, from, message)
             }
-            Message::TimeoutNow if !self.disputes(from) => self.follow(context, from).take_over(context),
-            Message::Append { .. } | Message::Install { .. } | Message::TimeoutNow => self.impossible(),
+            Message::TimeoutNow { farewell } if !self.disputes(from) => {
+                self.follow(context, from).take_over(context, farewell)
+            }
+            Message::Append { .. } | Message::Install { .. } | Message::TimeoutNow { .. } => {
+                self.impossible()
+            }
             Message::Appended { matched, echo, stands } => match self {
                 Self::Leader(server) => server.appended(context, from, matched, echo, stands),
                 other => other,

@@ -9,13 +9,16 @@
 //! The heartbeat reveals lost messages: its `previous` is the last entry sent, and a follower that lacks some of it
 //! rejects it.
 
+use std::time::Duration;
+
 use super::{
     core::{Core, StepContext},
     identity::{Index, NodeId, Position},
     log::Conflict,
     message::Message,
+    timing::Timing,
 };
-use crate::clock::Timestamp;
+use crate::{choosing::Priority, clock::Timestamp};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Progress {
@@ -28,8 +31,10 @@ pub(super) struct Progress {
     next: Index,
     /// The sending time of the newest message that it has answered, by the leader's clock.
     pub(super) answered: Option<Timestamp>,
-    /// True if it would take over, by that answer.
-    pub(super) stands: bool,
+    /// Its priority, if it would take over, by that answer.
+    pub(super) stands: Option<Priority>,
+    /// The time since when its answers say so, without a break.
+    stands_since: Option<Timestamp>,
     /// Number of entries that may be sent and not answered: all that the limits allow, or after a rejection as many
     /// as fit one message, and then twice as many with each answer.
     window: usize,
@@ -48,9 +53,18 @@ enum Mode {
 impl Progress {
     /// A follower that a new leader knows nothing of; `next` is the leader's first own entry.
     pub(super) fn unknown(peer: NodeId, next: Index, window: usize) -> Self {
-        let matched = Index::ZERO;
-        let (matched_at, answered, stands, went_back) = (None, None, false, None);
-        Self { peer, matched, matched_at, next, answered, stands, window, went_back, mode: Mode::Probe }
+        Self {
+            peer,
+            matched: Index::ZERO,
+            matched_at: None,
+            next,
+            answered: None,
+            stands: None,
+            stands_since: None,
+            window,
+            went_back: None,
+            mode: Mode::Probe,
+        }
     }
 
     /// Sends a heartbeat, and with it any entries that are due again.
@@ -119,10 +133,27 @@ impl Progress {
     }
 
     /// The follower has answered the message sent at `echo`.
-    pub(super) fn answer(&mut self, echo: Timestamp, stands: bool) {
-        if Some(echo) >= self.answered {
-            (self.answered, self.stands) = (Some(echo), stands);
+    pub(super) fn answer(&mut self, echo: Timestamp, stands: Option<Priority>, timing: &Timing) {
+        if Some(echo) < self.answered {
+            return;
         }
+        let unbroken =
+            self.stands == stands && self.answered.is_some_and(|before| echo <= before + timing.shortest());
+        if stands.is_none() || !unbroken {
+            self.stands_since = stands.map(|_| echo);
+        }
+        (self.answered, self.stands) = (Some(echo), stands);
+    }
+
+    /// Forgets since when it stands, for a model in which that makes no difference.
+    #[cfg(test)]
+    pub(super) fn forget_standing(&mut self) {
+        self.stands_since = None;
+    }
+
+    /// Time for which it has stood without a break, with the same priority.
+    pub(super) fn stood(&self, now: Timestamp) -> Duration {
+        self.stands_since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
     /// The follower's log equals the leader's up to `matched`.

@@ -4,12 +4,14 @@
 //! one is named. Tests that begin with `seed_` are bugs that the first, third and fourth seed describe of
 //! themselves.
 
+mod choosing;
+
 use std::{sync::Arc, time::Duration};
 
 use super::{
     action::{
-        Actions, Declined, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, ProposalId, Stored,
-        Write,
+        Actions, Candidacy, Declined, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, ProposalId,
+        Stored, Write,
     },
     core::CoreConfig,
     identity::{Index, Members, NodeId, Position, Term},
@@ -20,6 +22,7 @@ use super::{
     timing::{Random, Timing},
 };
 use crate::{
+    choosing::Priority,
     clock::Timestamp,
     leadership::{ClusterId, FencingToken, Loss},
 };
@@ -49,7 +52,7 @@ impl Bench {
         let now = Timestamp::from_nanos(1_000_000_000_000);
         let node = Node::start(config(members), disk.clone(), &at_time(now)).unwrap();
         let mut bench = Self { node: Some(node), now, writes: Vec::new(), disk };
-        assert_eq!(bench.step(Input::Stand(Arc::from(*b"me"))), vec![]);
+        assert_eq!(bench.step(Input::Stand(Candidacy::of(*b"me"))), vec![]);
         bench
     }
 
@@ -123,7 +126,11 @@ impl Bench {
     /// That follower acknowledges everything, as of now.
     fn acknowledge(&mut self, follower: NodeId) -> Vec<Effect> {
         let (term, matched) = (self.node().term().get(), self.node().log().last().index);
-        self.hear(follower, term, Message::Appended { matched, echo: self.now, stands: true })
+        self.hear(
+            follower,
+            term,
+            Message::Appended { matched, echo: self.now, stands: Some(Priority::DEFAULT) },
+        )
     }
 
     fn restart(self) -> Self {
@@ -143,6 +150,7 @@ fn config(members: usize) -> CoreConfig {
         limits: Limits::DEFAULT,
         voting_rights: VotingRights::Full,
         directory: DirectoryId::in_tests(ME),
+        moves: crate::raft::preference::MoveDelays::DEFAULT,
         founders: FirstDirectories::all_of(Members::of(members).unwrap()),
         mutant: None,
     }
@@ -180,6 +188,10 @@ fn sent(effects: &[Effect]) -> Vec<(NodeId, &Message)> {
         _ => None,
     });
     messages.collect()
+}
+
+fn is_timeout_now(message: &Message) -> bool {
+    matches!(message, Message::TimeoutNow { .. })
 }
 
 fn votes(effects: &[Effect]) -> usize {
@@ -354,7 +366,8 @@ fn contract_1_a_leader_claims_nothing_before_an_entry_of_its_term_is_committed()
     let effects = bench.hear(B, 1, Message::VoteGranted);
     assert_eq!(bench.node().role(), "leader");
     assert!(!gained(&effects));
-    let heartbeat_answered = Message::Appended { matched: Index::ZERO, echo: bench.now, stands: true };
+    let heartbeat_answered =
+        Message::Appended { matched: Index::ZERO, echo: bench.now, stands: Some(Priority::DEFAULT) };
     assert!(!gained(&bench.hear(B, 1, heartbeat_answered)));
     let effects = bench.acknowledge(B);
     let token = FencingToken::new(1);
@@ -377,7 +390,8 @@ fn contract_2_validity_counts_from_the_send_of_what_a_majority_answered() {
     let sent = bench.now;
     bench.pass(Duration::from_millis(120));
     let matched = bench.node().log().last().index;
-    let effects = bench.hear(C, 1, Message::Appended { matched, echo: sent, stands: true });
+    let effects =
+        bench.hear(C, 1, Message::Appended { matched, echo: sent, stands: Some(Priority::DEFAULT) });
     assert_eq!(until(&effects), Some(Timing::DEFAULT.valid_until(sent)));
 }
 
@@ -386,7 +400,11 @@ fn contract_2_an_answer_that_comes_too_late_revives_nothing() {
     let mut bench = Bench::leader();
     let sent = bench.now;
     bench.pass(Timing::DEFAULT.shortest());
-    let effects = bench.hear(B, 1, Message::Appended { matched: Index::new(1), echo: sent, stands: true });
+    let effects = bench.hear(
+        B,
+        1,
+        Message::Appended { matched: Index::new(1), echo: sent, stands: Some(Priority::DEFAULT) },
+    );
     assert_eq!((lost(&effects), until(&effects)), (Some(Loss::Expired), None));
 }
 
@@ -394,9 +412,17 @@ fn contract_2_an_answer_that_comes_too_late_revives_nothing() {
 fn an_answer_to_what_was_never_sent_is_refused() {
     let mut bench = Bench::leader();
     let later = bench.now + Duration::from_secs(60);
-    let effects = bench.hear(C, 1, Message::Appended { matched: Index::ZERO, echo: later, stands: true });
+    let effects = bench.hear(
+        C,
+        1,
+        Message::Appended { matched: Index::ZERO, echo: later, stands: Some(Priority::DEFAULT) },
+    );
     assert_eq!(until(&effects), None);
-    bench.hear(C, 1, Message::Appended { matched: Index::new(99), echo: bench.now, stands: true });
+    bench.hear(
+        C,
+        1,
+        Message::Appended { matched: Index::new(99), echo: bench.now, stands: Some(Priority::DEFAULT) },
+    );
     assert_eq!(bench.node().refusals().of(IgnoreReason::Impossible), 2);
 }
 
@@ -434,9 +460,15 @@ fn nothing_that_rests_on_a_write_is_said_before_it_is_durable() {
     let echo = Timestamp::from_nanos(7);
     // A heartbeat meanwhile is answered at once, but only for durable entries.
     let effects = bench.step(Input::Receive(envelope(B, ME, 1, append(at(1, 1), &[]))));
-    assert_eq!(sent(&effects), [(B, &Message::Appended { matched: Index::ZERO, echo, stands: true })]);
+    assert_eq!(
+        sent(&effects),
+        [(B, &Message::Appended { matched: Index::ZERO, echo, stands: Some(Priority::DEFAULT) })]
+    );
     let effects = bench.sync();
-    assert_eq!(sent(&effects), [(B, &Message::Appended { matched: Index::new(1), echo, stands: true })]);
+    assert_eq!(
+        sent(&effects),
+        [(B, &Message::Appended { matched: Index::new(1), echo, stands: Some(Priority::DEFAULT) })]
+    );
 }
 
 #[test]
@@ -492,8 +524,7 @@ fn a_leader_that_is_valid_is_not_deposed_by_a_request_for_a_vote() {
 fn leadership_is_given_up_before_the_successor_is_told_and_not_taken_back() {
     let mut bench = Bench::leader();
     let effects = bench.step(Input::Resign);
-    let told =
-        effects.iter().position(|it| matches!(it, Effect::Send(e) if e.message == Message::TimeoutNow));
+    let told = effects.iter().position(|it| matches!(it, Effect::Send(e) if is_timeout_now(&e.message)));
     let ended = effects.iter().position(|it| matches!(it, Effect::Leadership(LeadershipChange::Lost { .. })));
     assert!(ended.unwrap() < told.unwrap(), "{effects:?}");
     assert_eq!(bench.node().role(), "follower");
@@ -534,9 +565,9 @@ fn a_successor_is_brought_up_to_date_before_it_is_told_to_campaign() {
     bench.sync();
     let effects = bench.step(Input::Resign);
     assert_eq!(lost(&effects), Some(Loss::Resigned), "belief ends at once all the same");
-    assert!(!sent(&effects).iter().any(|(_, message)| **message == Message::TimeoutNow));
+    assert!(!sent(&effects).iter().any(|(_, message)| is_timeout_now(message)));
     let effects = bench.acknowledge(B);
-    assert_eq!(sent(&effects).last(), Some(&(B, &Message::TimeoutNow)));
+    assert!(matches!(sent(&effects).last(), Some((B, Message::TimeoutNow { .. }))));
 }
 
 #[test]
@@ -546,12 +577,24 @@ fn contract_12_the_candidate_with_the_longest_log_takes_over() {
     {
         let mut bench = Bench::leader();
         let (term, echo, last) = (bench.node().term().get(), bench.now, bench.node().log().last().index);
-        bench.hear(B, term, Message::Appended { matched: last, echo, stands: b_stands });
-        bench.hear(C, term, Message::Appended { matched: Index::ZERO, echo, stands: c_stands });
+        bench.hear(
+            B,
+            term,
+            Message::Appended { matched: last, echo, stands: b_stands.then_some(Priority::DEFAULT) },
+        );
+        bench.hear(
+            C,
+            term,
+            Message::Appended { matched: Index::ZERO, echo, stands: c_stands.then_some(Priority::DEFAULT) },
+        );
         let mut effects = bench.step(Input::Resign);
         assert_eq!(bench.node().role() == "leader", told == Some(C), "it waits until C has all");
-        effects.extend(bench.hear(C, term, Message::Appended { matched: last, echo, stands: c_stands }));
-        let word = |(to, message): &(NodeId, &Message)| (**message == Message::TimeoutNow).then_some(*to);
+        effects.extend(bench.hear(
+            C,
+            term,
+            Message::Appended { matched: last, echo, stands: c_stands.then_some(Priority::DEFAULT) },
+        ));
+        let word = |(to, message): &(NodeId, &Message)| (is_timeout_now(message)).then_some(*to);
         assert_eq!(sent(&effects).iter().find_map(word), told);
     }
 }
@@ -590,17 +633,22 @@ fn contract_12_a_caretaker_brings_a_candidate_up_to_date_and_hands_over() {
     let mut bench = Bench::caretaker();
     let (echo, last) = (bench.now, bench.node().log().last());
     assert_eq!(last, at(2, 1), "it appends nothing");
-    let stranger = Message::Appended { matched: last.index, echo, stands: false };
+    let stranger = Message::Appended { matched: last.index, echo, stands: None };
     assert_eq!(bench.hear(B, 2, stranger), vec![], "B does not stand");
     let conflict = Conflict { term: None, first: Index::new(2) };
-    let behind = Message::Rejected { previous: last.index, conflict, echo, stands: true };
+    let behind = Message::Rejected { previous: last.index, conflict, echo, stands: Some(Priority::DEFAULT) };
     let effects = bench.hear(C, 2, behind);
     assert!(matches!(sent(&effects)[..], [(C, Message::Append { .. })]), "{effects:?}");
     let why = Declined::NotLeading { leader: None };
     let declined = [Effect::Declined { proposal: ProposalId(1), why }];
     assert_eq!(bench.step(Input::Propose(vec![proposal(1, b"x")])), declined);
-    let effects = bench.hear(C, 2, Message::Appended { matched: last.index, echo, stands: true });
-    assert_eq!(effects, [Effect::Send(envelope(ME, C, 2, Message::TimeoutNow))], "and it claims nothing");
+    let effects =
+        bench.hear(C, 2, Message::Appended { matched: last.index, echo, stands: Some(Priority::DEFAULT) });
+    assert_eq!(
+        effects,
+        [Effect::Send(envelope(ME, C, 2, Message::TimeoutNow { farewell: None }))],
+        "and it claims nothing"
+    );
     assert_eq!(bench.node().role(), "follower");
     let request = Message::RequestVote { last, transfer: true };
     assert_eq!(votes(&bench.hear(C, 3, request)), 1);
@@ -637,7 +685,7 @@ fn a_caretaker_without_progress_ends_and_rests() {
     let progress = bench.now + Timing::DEFAULT.heartbeat() * 6;
     let still = |bench: &mut Bench| {
         let matched = Index::new(u64::from(bench.now >= progress));
-        let behind = Message::Appended { matched, echo: bench.now, stands: true };
+        let behind = Message::Appended { matched, echo: bench.now, stands: Some(Priority::DEFAULT) };
         bench.hear(C, 2, behind);
         bench.expire();
         bench.is_asked(C);
@@ -657,7 +705,7 @@ fn a_caretaker_without_progress_ends_and_rests() {
 fn a_server_that_was_told_to_take_over_campaigns_at_once_and_says_why() {
     let mut bench = Bench::of(3);
     bench.hear(B, 1, append(at(0, 0), &[]));
-    let effects = bench.hear(B, 1, Message::TimeoutNow);
+    let effects = bench.hear(B, 1, Message::TimeoutNow { farewell: None });
     let request = Message::RequestVote { last: at(0, 0), transfer: true };
     assert_eq!(sent(&effects), [(B, &request), (C, &request)]);
     // Not won: the next attempt is an ordinary one.
@@ -672,7 +720,7 @@ fn a_server_that_was_told_to_take_over_campaigns_at_once_and_says_why() {
 fn a_word_to_take_over_of_an_older_term_is_nothing() {
     let mut bench = Bench::of(3);
     bench.hear(C, 2, append(at(0, 0), &[]));
-    assert_eq!(bench.hear(B, 1, Message::TimeoutNow), vec![]);
+    assert_eq!(bench.hear(B, 1, Message::TimeoutNow { farewell: None }), vec![]);
     assert_eq!((bench.node().role(), bench.node().term()), ("follower", Term::new(2)));
 }
 
@@ -681,7 +729,7 @@ fn a_server_that_withdrew_votes_and_does_not_campaign() {
     let mut bench = Bench::of(3);
     bench.step(Input::Withdraw);
     assert_eq!(bench.expire(), vec![]);
-    assert_eq!(bench.hear(B, 0, Message::TimeoutNow), vec![]);
+    assert_eq!(bench.hear(B, 0, Message::TimeoutNow { farewell: None }), vec![]);
     assert_eq!(bench.node().role(), "follower");
     assert_eq!(votes(&bench.hear(B, 1, ask(at(0, 0)))), 1);
 }
@@ -765,6 +813,7 @@ impl Bench {
     /// A follower has all, and would take over or not; the disk here gets no time.
     fn is_answered(&mut self, follower: NodeId, stands: bool) -> Vec<Effect> {
         let (term, matched) = (self.node().term().get(), self.node().log().last().index);
+        let stands = stands.then_some(Priority::DEFAULT);
         let message = Message::Appended { matched, echo: self.now, stands };
         self.step(Input::Receive(envelope(follower, ME, term, message)))
     }
@@ -791,14 +840,14 @@ fn contract_12_a_leader_whose_disk_hangs_hands_over_once_its_holder_has_let_go()
     bench.step(Input::Propose(vec![proposal(1, b"x")]));
     let loss = bench.lead_for(longest * 4, |bench| {
         let effects = bench.is_answered(B, true);
-        assert!(!sent(&effects).iter().any(|(_, message)| **message == Message::TimeoutNow));
+        assert!(!sent(&effects).iter().any(|(_, message)| is_timeout_now(message)));
     });
     assert_eq!(loss, Some(Loss::Transferred));
     assert!(bench.now >= asked + longest * 2);
     assert!(bench.now < asked + longest * 2 + Timing::DEFAULT.heartbeat());
     assert_eq!(bench.is_answered(B, true), vec![], "the holder is at work still");
     let effects = bench.step(Input::LetGo);
-    assert_eq!(sent(&effects), [(B, &Message::TimeoutNow)]);
+    assert!(matches!(sent(&effects)[..], [(B, Message::TimeoutNow { .. })]));
     assert_eq!(bench.node().role(), "follower");
 }
 
@@ -806,7 +855,7 @@ fn contract_12_a_leader_whose_disk_hangs_hands_over_once_its_holder_has_let_go()
 fn a_leader_whose_disk_hangs_leads_on_where_no_other_would_do_better() {
     let behind = |bench: &mut Bench| {
         let (term, echo) = (bench.node().term().get(), bench.now);
-        let message = Message::Appended { matched: Index::new(1), echo, stands: true };
+        let message = Message::Appended { matched: Index::new(1), echo, stands: Some(Priority::DEFAULT) };
         bench.step(Input::Receive(envelope(B, ME, term, message)));
     };
     let idle = |bench: &mut Bench| drop(bench.is_answered(B, false));
@@ -825,7 +874,7 @@ fn a_follower_whose_disk_hangs_says_that_it_would_not_take_over() {
         bench.pass(waited);
         let effects = bench.step(Input::Receive(envelope(B, ME, 1, append(at(1, 1), &[]))));
         assert!(
-            matches!(sent(&effects)[..], [(B, Message::Appended { stands, .. })] if *stands == expected),
+            matches!(sent(&effects)[..], [(B, Message::Appended { stands, .. })] if stands.is_some() == expected),
             "{effects:?}"
         );
     }
@@ -865,10 +914,15 @@ fn one_gap_that_is_rejected_many_times_is_filled_once() {
     bench.sync();
     bench.pass(Duration::from_millis(1));
     let conflict = Conflict { term: None, first: Index::new(5) };
-    let rejected =
-        |previous| Message::Rejected { previous: Index::new(previous), conflict, echo, stands: true };
+    let rejected = |previous| Message::Rejected {
+        previous: Index::new(previous),
+        conflict,
+        echo,
+        stands: Some(Priority::DEFAULT),
+    };
     assert_eq!(sent(&bench.hear(B, 1, rejected(10))).len(), 1, "it goes back");
-    let filled = Message::Appended { matched: Index::new(60), echo: bench.now, stands: true };
+    let filled =
+        Message::Appended { matched: Index::new(60), echo: bench.now, stands: Some(Priority::DEFAULT) };
     assert_eq!(sent(&bench.hear(B, 1, filled)).len(), 1, "and the rest follows");
     for previous in 61..100 {
         assert_eq!(bench.hear(B, 1, rejected(previous)), vec![], "it knows of that gap");
@@ -884,8 +938,11 @@ fn answers_that_wait_for_a_stuck_disk_are_bounded() {
     }
     let answers = bench.sync();
     assert_eq!(sent(&answers).len(), Limits::DEFAULT.held);
-    let newest =
-        Message::Appended { matched: Index::new(1000), echo: Timestamp::from_nanos(7), stands: true };
+    let newest = Message::Appended {
+        matched: Index::new(1000),
+        echo: Timestamp::from_nanos(7),
+        stands: Some(Priority::DEFAULT),
+    };
     assert_eq!(sent(&answers).last(), Some(&(B, &newest)));
 }
 
@@ -917,7 +974,12 @@ fn a_disk_that_no_server_of_the_group_wrote_is_refused() {
     let mut stranger = good.clone();
     stranger.ballot.vote = Some(NodeId::new(5));
     let mut ahead = good;
-    ahead.snapshot = Snapshot { at: at(5, 2), data: Arc::from([]), disks: None };
+    ahead.snapshot = Snapshot {
+        at: at(5, 2),
+        data: Arc::from([]),
+        disks: None,
+        record: crate::raft::orders::ElectionRecord::default(),
+    };
     for stored in [gap, later, stranger, ahead] {
         assert!(refused(stored.clone()), "{stored:?}");
     }
@@ -935,7 +997,7 @@ fn objections(effects: &[Effect]) -> Vec<Objection> {
 
 fn rejected(previous: u64, echo: Timestamp) -> Message {
     let conflict = Conflict { term: None, first: Index::new(previous) };
-    Message::Rejected { previous: Index::new(previous), conflict, echo, stands: true }
+    Message::Rejected { previous: Index::new(previous), conflict, echo, stands: Some(Priority::DEFAULT) }
 }
 
 #[test]
@@ -1057,7 +1119,7 @@ fn contract_11_from_a_replacement_on_only_the_disk_that_the_log_names_counts() {
     assert_eq!(leader.node().committed(), committed, "that was the old disk");
     let of_the_new_one = |leader: &mut Bench| {
         let (term, matched) = (leader.node().term().get(), leader.node().log().last().index);
-        let answer = envelope(C, ME, term, Message::Appended { matched, echo: leader.now, stands: false });
+        let answer = envelope(C, ME, term, Message::Appended { matched, echo: leader.now, stands: None });
         leader.step(Input::Receive(Envelope { directory: NEW, ..answer }));
         leader.sync();
     };

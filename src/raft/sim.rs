@@ -36,7 +36,7 @@ use self::{
     shorten::{Kept, shortened},
     world::World,
 };
-use crate::raft::{identity::NodeId, mutant::Mutant, timing::Timing};
+use crate::raft::{identity::NodeId, message::Limits, mutant::Mutant, timing::Timing};
 
 /// Time limit for all to catch up with a leader after all faults, on a good network.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
@@ -139,6 +139,12 @@ fn groups_that_are_far_apart_keep_every_invariant() {
 #[test]
 fn contract_12_groups_with_few_candidates_keep_every_invariant() {
     (0..200).for_each(|seed| drop(checked(Plan::of_few_candidates(seed))));
+}
+
+/// Transfers to a named server, cordons, pauses and priorities.
+#[test]
+fn contract_12_groups_under_orders_keep_every_invariant() {
+    (0..300).for_each(|seed| drop(checked(Plan::of_orders(seed))));
 }
 
 #[test]
@@ -257,6 +263,57 @@ fn contract_12_a_handoff_goes_to_a_candidate() {
     for seed in 0..200 {
         let took = handoff([3, 5, 7][seed as usize % 3], seed, None);
         assert!(took < Duration::from_millis(50), "seed {seed}: {took:?}");
+    }
+}
+
+/// Duration without a leader in a transfer to a named server that lacks much of the log, on a link with room for few
+/// entries.
+fn transfer(servers: usize, seed: u64, mutant: Option<Mutant>) -> Duration {
+    let limits = Limits { entries: 4, in_flight: 4, ..Limits::DEFAULT };
+    let mut world = World::new(Plan { mutant, limits, ..Plan::fair(servers, seed) });
+    assert!(world.run_until(SETTLES_WITHIN, |world| world.valid_leader().is_some()));
+    let leader = world.valid_leader().expect("it was just there");
+    let target = world.members().filter(|node| *node != leader).nth(seed as usize % (servers - 1));
+    let target = target.expect("one of the others");
+    world.cut_off(target);
+    for _ in 0..20 {
+        world.propose(leader, 10);
+        world.run_for(Duration::from_millis(20));
+    }
+    world.mend_all_of(target);
+    world.run_for(Timing::DEFAULT.heartbeat());
+    world.transfer(leader, target);
+    assert!(world.run_until(SETTLES_WITHIN, |world| world.valid_leader() != Some(leader)));
+    let start = world.now();
+    world.let_go_at_once(leader);
+    assert!(world.run_until(SETTLES_WITHIN, |world| world.valid_leader().is_some()));
+    assert!(mutant.is_some() || world.valid_leader() == Some(target), "seed {seed}");
+    assert_eq!(world.violation(), None);
+    Duration::from_nanos(world.now().0 - start.0)
+}
+
+/// The target catches up while the leader leads.
+#[test]
+fn contract_12_a_transfer_goes_to_the_named_server_and_costs_one_handoff() {
+    for seed in 0..100 {
+        let took = transfer([3, 5][seed as usize % 2], seed, None);
+        assert!(took < Duration::from_millis(50), "seed {seed}: {took:?}");
+    }
+}
+
+/// A frozen target.
+#[test]
+fn contract_12_a_leader_leads_on_if_the_target_of_a_transfer_is_frozen() {
+    for seed in 0..60 {
+        let mut world = World::new(Plan::fair([3, 5][seed as usize % 2], seed));
+        assert!(world.run_until(SETTLES_WITHIN, |world| world.valid_leader().is_some()));
+        let leading = world.leading();
+        let leader = world.valid_leader().expect("it was just there");
+        let target = world.members().find(|node| *node != leader).expect("one of the others");
+        world.freeze(target, Duration::from_secs(1));
+        world.transfer(leader, target);
+        assert!(!world.run_until(Duration::from_secs(3), |world| world.leading() != leading), "seed {seed}");
+        assert_eq!(world.violation(), None);
     }
 }
 

@@ -135,7 +135,7 @@ impl Impostor {
         send(Kind::Verdict(proto::Verdict::default())).await?;
         // As a leader that hands over, to a follower.
         if look.role != "leader" {
-            let kind = Some(Word::TimeoutNow(proto::TimeoutNow {}));
+            let kind = Some(Word::TimeoutNow(proto::TimeoutNow { farewell: None }));
             send(Kind::Message(proto::Message { term: look.term + 1, kind, ..Default::default() })).await?;
         }
         Ok(Outcome::Believed(say_yes(says, hears).await))
@@ -158,7 +158,7 @@ async fn say_yes(says: mpsc::Sender<proto::Frame>, mut hears: Streaming<proto::F
             Some(Word::Append(append)) => {
                 let last = append.entries.last().and_then(|entry| entry.at).or(append.previous);
                 let matched = last.map(|at| at.index).unwrap_or_default();
-                Word::Appended(proto::Appended { matched, echo: append.sent, stands: false })
+                Word::Appended(proto::Appended { matched, echo: append.sent, stands: false, priority: None })
             }
             _ => continue,
         };

@@ -171,6 +171,7 @@ fn start(
         limits: Limits::DEFAULT,
         voting_rights: VotingRights::Full,
         directory: DirectoryId::in_tests(settings.me()),
+        moves: crate::raft::preference::MoveDelays::DEFAULT,
         founders: FirstDirectories::all_of(settings.group().size()),
         mutant: None,
     };

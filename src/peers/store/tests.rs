@@ -5,18 +5,20 @@ mod damage;
 mod medium;
 mod refusal;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use proptest::prelude::*;
 
 use self::medium::Platter;
 use super::*;
 use crate::{
+    choosing::{Cordon, OrderedBy, TransferReason},
     peers::{Group, Settings},
     raft::{
         identity::{Index, Position},
         log::{Log, Payload, Proclamation, TimeOfDay},
         membership::{MemberDisk, MemberDisks},
+        orders::{ControlOrder, ElectionRecord, Farewell},
     },
 };
 
@@ -121,7 +123,8 @@ impl Author {
                 let at = Position { term, index: first.plus(self.random.usize(1..12)) };
                 let data = self.bytes(6000);
                 let disks = self.log.disks().map(|(at, disks)| (at, disks.clone()));
-                self.log.install(Snapshot { at, data, disks });
+                let record = ElectionRecord { orders: self.log.orders().clone(), terms: Vec::new() };
+                self.log.install(Snapshot { at, data, disks, record });
             }
         }
     }
@@ -130,7 +133,9 @@ impl Author {
         match self.random.u32(..8) {
             0 => {
                 let (who, value) = (NodeId::new(self.random.u8(..3)), self.bytes(20));
-                Payload::Leadership(Proclamation { who, value, since: TimeOfDay(self.random.u64(..)) })
+                let (since, reason) = (TimeOfDay(self.random.u64(..)), Some(TransferReason::Priority));
+                let farewell = self.random.bool().then_some(Farewell { at: since, reason });
+                Payload::Leadership(Proclamation { who, value, since, address: None, farewell })
             }
             1 => Payload::Record(self.bytes(5000)),
             2 => {
@@ -138,6 +143,12 @@ impl Author {
                 let disk =
                     [MemberDisk::Founding, MemberDisk::Voting, MemberDisk::Incoming][self.random.usize(..3)];
                 Payload::Disks(MemberDisks::of((0..3).map(|_| disk(directory))))
+            }
+            3 => {
+                let by = OrderedBy::new("ann@host".to_owned(), SystemTime::UNIX_EPOCH);
+                let (member, hard) = (NodeId::new(self.random.u8(..3)), self.random.bool());
+                let change = ControlOrder::Cordon { member, cordon: Cordon::new(hard, by) };
+                Payload::Controls(self.log.orders().with(change))
             }
             _ => Payload::Record(self.bytes(40)),
         }

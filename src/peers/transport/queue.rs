@@ -165,7 +165,12 @@ mod tests {
 
     fn snapshot(bytes: usize) -> Envelope {
         let at = Position { term: Term::new(1), index: Index::new(1) };
-        let snapshot = Snapshot { at, data: vec![0; bytes].into(), disks: None };
+        let snapshot = Snapshot {
+            at,
+            data: vec![0; bytes].into(),
+            disks: None,
+            record: crate::raft::orders::ElectionRecord::default(),
+        };
         envelope(1, Message::Install { snapshot, sent: Timestamp::from_nanos(1) })
     }
 

@@ -26,7 +26,7 @@ use crate::{
         greeting::{self, ProvenConnection},
         handshake::{Introduced, Side},
         ledger::KnownWrites,
-        operate::{self, OrderEnds, ReplaceProgress, Replacement},
+        operate::{self, OperatorOrder, OrderEnds, OrderProgress},
         status_wire,
         wire::proto::{self, frame::Frame as Kind, outcome::Outcome, peers_server::Peers},
     },
@@ -136,6 +136,15 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
         Ok(Response::new(ReceiverStream::new(told)))
     }
 
+    async fn history(
+        &self,
+        _: Request<proto::HistoryQuestion>,
+    ) -> Result<Response<proto::HistoryAnswer>, Status> {
+        let _place = self.take_place()?;
+        let terms = (self.shared.looks.terms)().into_iter().map(Into::into).collect();
+        Ok(Response::new(proto::HistoryAnswer { terms }))
+    }
+
     type OperateStream = ReceiverStream<Result<proto::Outcome, Status>>;
 
     async fn operate(
@@ -168,17 +177,21 @@ impl<G: IdentityCheck> Operator<G> {
         let mut progress = match served {
             Ok(Some(Ok(progress))) => progress,
             Ok(Some(Err(refused))) => {
-                tracing::warn!(from = %self.inbound.from, problem = refused, "refused an operator's order");
-                self.tell(Outcome::Refused(refused)).await;
+                let (Outcome::Refused(why) | Outcome::Forbidden(why)) = &refused else { return };
+                tracing::warn!(from = %self.inbound.from, problem = why, "refused an operator's order");
+                self.tell(refused).await;
                 return;
             }
             Ok(None) | Err(_) => return,
         };
         while let Some(next) = progress.recv().await {
             let (outcome, last) = match next {
-                ReplaceProgress::Begun => (Outcome::Begun(true), false),
-                ReplaceProgress::Done => (Outcome::Done(true), true),
-                ReplaceProgress::Refused(why) => (Outcome::Refused(why), true),
+                OrderProgress::Begun => (Outcome::Begun(true), false),
+                OrderProgress::Done => (Outcome::Done(true), true),
+                OrderProgress::Led(token) => (Outcome::Led(token.get()), true),
+                OrderProgress::Refused(why) => (Outcome::Refused(why), true),
+                OrderProgress::Void(leader) => (Outcome::Void(leader), true),
+                OrderProgress::Unconfirmed(why) => (Outcome::Unconfirmed(why), true),
             };
             self.tell(outcome).await;
             if last {
@@ -191,7 +204,7 @@ impl<G: IdentityCheck> Operator<G> {
     async fn order(
         &self,
         said: &mut Streaming<proto::Operation>,
-    ) -> Option<Result<mpsc::UnboundedReceiver<ReplaceProgress>, String>> {
+    ) -> Option<Result<mpsc::UnboundedReceiver<OrderProgress>, Outcome>> {
         said.message().await.ok()??;
         let challenge = greeting::nonce();
         self.tell(Outcome::Challenge(Bytes::copy_from_slice(&challenge))).await;
@@ -199,16 +212,14 @@ impl<G: IdentityCheck> Operator<G> {
         let settings = &self.shared.settings;
         let ends = OrderEnds { from: self.inbound.from, at: self.inbound.at };
         let order = operate::permitted(settings, self.certificate.as_ref(), ends, &challenge, &operation);
-        let named = order.and_then(|order| operate::named(settings, &self.shared.sessions.ledger, &order));
+        let task = order.map_err(Outcome::Forbidden).and_then(|order| {
+            let task = operate::understood(settings, &self.shared.sessions.ledger, order);
+            task.map_err(Outcome::Refused)
+        });
         let (told, progress) = mpsc::unbounded_channel();
-        Some(named.map(|(member, directory)| {
-            tracing::info!(
-                from = %self.inbound.from,
-                member = %settings.group().member(member).name,
-                directory = directory.short(),
-                "an operator replaces a member's data directory"
-            );
-            self.shared.identity_check.replace(Replacement { member, directory, told });
+        Some(task.map(|task| {
+            tracing::info!(from = %self.inbound.from, order = task.described(settings), "an operator's order");
+            self.shared.identity_check.operate(OperatorOrder { task, told });
             progress
         }))
     }

@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use tokio::{
@@ -17,11 +17,11 @@ use crate::{
     clock::Timestamp,
     leadership::FencingToken,
     peers::{
-        Evidence, Group, KnownLeader, PeerLink, PeerStatus, Settings, SyncTimes,
+        Evidence, Group, KnownLeader, PeerLink, PeerStatus, Settings,
         disk::UnknownDirectory,
         handshake,
         ledger::{Ledger, Meeting, MemberRecords},
-        operate::Replacement,
+        operate::OperatorOrder,
     },
     raft::{
         identity::{Index, NodeId, Position, Term},
@@ -75,7 +75,7 @@ impl IdentityCheck for Arc<Book> {
         Ok(())
     }
 
-    fn replace(&self, _: Replacement) {}
+    fn operate(&self, _: OperatorOrder) {}
 
     fn revoked(&self, why: String) {
         self.revoked.lock().unwrap().push(why);
@@ -165,6 +165,7 @@ impl Server {
                 let look = Arc::clone(&look);
                 Arc::new(move || look.lock().unwrap().clone())
             },
+            terms: Arc::new(Vec::new),
             changed: changes,
         };
         let others = settings.group().size().others(settings.me());
@@ -194,7 +195,12 @@ impl Server {
     /// Sends a message of the largest size.
     fn say_much(&self, to: &str, term: u64) {
         let at = Position { term: Term::new(1), index: Index::new(1) };
-        let snapshot = Snapshot { at, data: vec![7; 1 << 20].into(), disks: None };
+        let snapshot = Snapshot {
+            at,
+            data: vec![7; 1 << 20].into(),
+            disks: None,
+            record: crate::raft::orders::ElectionRecord::default(),
+        };
         let install = Message::Install { snapshot, sent: Timestamp::from_nanos(1) };
         self.network.send(self.envelope(to, term, install));
     }
@@ -234,24 +240,14 @@ impl Server {
 
 fn no_leader(settings: &Settings) -> PeerStatus {
     PeerStatus {
-        name: settings.name().clone(),
         term: 1,
-        role: "follower".to_owned(),
         standing: true,
-        leader: None,
-        links: Vec::new(),
         timing: Some(*settings.timing()),
-        syncs: SyncTimes::default(),
+        ..PeerStatus::new(settings.name().clone())
     }
 }
 
 /// A leader by its own claim.
 pub(in crate::peers) fn leads(name: &str, token: u64, certain: Duration) -> KnownLeader {
-    KnownLeader {
-        name: name.parse().unwrap(),
-        value: name.to_owned(),
-        token: FencingToken::new(token),
-        since: SystemTime::UNIX_EPOCH,
-        evidence: Evidence::OwnClaim { certain },
-    }
+    KnownLeader::new(name.parse().unwrap(), FencingToken::new(token), Evidence::OwnClaim { certain })
 }

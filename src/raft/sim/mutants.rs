@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    handoff, plan::Plan, run, run_with_bad_disks, run_with_replaced_disks, with_a_hanging_disk, world::World,
+    handoff, plan::Plan, run, run_with_bad_disks, run_with_replaced_disks, transfer, with_a_hanging_disk,
+    world::World,
 };
 use crate::raft::{identity::Term, mutant::Mutant, timing::Timing};
 
@@ -194,6 +195,23 @@ fn a_new_disk_that_counts_before_the_old_one_is_replaced_for_good_is_noticed() {
 #[test]
 fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
     caught(Mutant::TakesLeadershipBack, &["one valid leader", "tokens grow"]);
+}
+
+#[test]
+fn leadership_that_is_taken_back_from_a_named_server_is_noticed() {
+    caught_in(Plan::of_orders, Mutant::TakesLeadershipBack, &["one valid leader", "tokens grow"]);
+}
+
+#[test]
+fn a_transfer_before_the_target_has_the_log_is_noticed() {
+    let took = (0..40).map(|seed| transfer(3, seed, Some(Mutant::StopsBeforeTheTargetHasAll))).max();
+    assert!(took > Some(Duration::from_millis(50)), "{took:?}");
+}
+
+/// Its log may be the only complete one.
+#[test]
+fn a_cordoned_server_that_never_takes_care_is_noticed() {
+    caught_in(Plan::of_orders, Mutant::NoCaretaker, &["a leader again"]);
 }
 
 #[test]

@@ -8,11 +8,15 @@ use super::{
     clock::{Clock, TrueTime},
     network::{Bad, BadWay, Weather},
 };
-use crate::raft::{
-    identity::{Members, NodeId},
-    message::Limits,
-    mutant::Mutant,
-    timing::Timing,
+use crate::{
+    choosing::Priority,
+    raft::{
+        identity::{Members, NodeId},
+        message::Limits,
+        mutant::Mutant,
+        preference::MoveDelays,
+        timing::Timing,
+    },
 };
 
 /// The longest time with faults.
@@ -41,6 +45,10 @@ pub(crate) struct Plan {
     pub(crate) faults: Vec<(TrueTime, Fault)>,
     /// The time when all faults end.
     pub(crate) heal_at: TrueTime,
+    /// Priorities, by server; the usual one if not listed.
+    pub(crate) priorities: Vec<Priority>,
+    /// Time before leadership moves by priority.
+    pub(crate) moves: MoveDelays,
     /// True if disks are lost or put back.
     pub(crate) disks: bool,
     /// The server whose disk is replaced.
@@ -113,6 +121,13 @@ pub(crate) enum Fault {
     Campaign(Whom),
     /// An orderly end of leadership.
     Resign(Whom),
+    /// The first is told to hand over to the second.
+    Transfer(Whom, Whom),
+    /// The leader is told to cordon it.
+    Cordon(Whom, bool),
+    Uncordon(Whom),
+    /// The leader is told to pause, or to resume.
+    Pause(bool),
     /// It takes no part in elections any more: its work's check fails.
     Withdraw(Whom),
     /// It takes part in elections again.
@@ -226,6 +241,8 @@ impl Plan {
             strangers: false,
             mutant: None,
             slow: Vec::new(),
+            priorities: Vec::new(),
+            moves: MoveDelays::DEFAULT,
         };
         match rng.u8(0..8) {
             0 => plan.far_apart(&mut rng),
@@ -252,6 +269,27 @@ impl Plan {
     pub(crate) fn of_few_candidates(seed: u64) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x1D1E);
         Self::of(seed).with_few_candidates(&mut rng)
+    }
+
+    /// The plan of `seed`, with operators' orders beside its faults, and candidates of several priorities. One server
+    /// at least may always lead.
+    pub(crate) fn of_orders(seed: u64) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x0DE5);
+        let mut plan = Self { lopsided: None, ..Self::of(seed) };
+        let servers = plan.clocks.len() as u8;
+        plan.faults.retain(|(_, fault)| !matches!(fault, Fault::Withdraw(_)));
+        plan.faults.extend(orders(&mut rng, servers, plan.heal_at));
+        plan.faults.sort_by_key(|(at, _)| *at);
+        let millis = |rng: &mut fastrand::Rng| Duration::from_millis(rng.u64(0..3_000));
+        plan.moves = MoveDelays { min_tenure: millis(&mut rng), standing: millis(&mut rng) };
+        plan.priorities =
+            (0..servers).map(|_| Priority::new([0, 50, 100, 100, 200][rng.usize(0..5)])).collect();
+        plan
+    }
+
+    /// Returns true if leaders may hand over after all faults: to a preferred server.
+    fn has_preferences(&self) -> bool {
+        !self.priorities.is_empty() || self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Cordon(..)))
     }
 
     /// The same faults, but in the end most servers take no part, and one that does may lack entries.
@@ -327,7 +365,8 @@ impl Plan {
 
     /// Returns true if a leader elected after the faults stays.
     pub(crate) fn keeps_its_leader(&self) -> bool {
-        self.weather.is_reliable() && !self.lopsided.as_ref().is_some_and(|lopsided| lopsided.fickle)
+        let fickle = self.lopsided.as_ref().is_some_and(|lopsided| lopsided.fickle);
+        self.weather.is_reliable() && !fickle && !self.has_preferences()
     }
 
     /// The same faults with round trips of 10 to 300 ms, and a timing that just suits them, or more.
@@ -358,6 +397,11 @@ impl Plan {
         Self { fsync: (sync / times / 2, sync / times), slow, weather, lopsided: None, timing, late, ..self }
     }
 
+    /// The priority of that server's candidate.
+    pub(crate) fn priority(&self, node: NodeId) -> Priority {
+        self.priorities.get(node.place()).copied().unwrap_or_default()
+    }
+
     /// The factor of that disk's duration.
     pub(crate) fn slow(&self, node: NodeId) -> u32 {
         self.slow.get(node.place()).copied().unwrap_or(1)
@@ -378,7 +422,8 @@ impl Plan {
         // A candidate with a slow or lossy link may ask for votes in vain, and more than once.
         let attempts = if self.keeps_its_leader() { 4 } else { 16 };
         // A caretaker waits, or rests; then it is elected, and only then a candidate.
-        let attempts = if self.has_few_candidates() { 2 * attempts + 6 } else { attempts };
+        let waits = self.has_few_candidates() || self.has_preferences();
+        let attempts = if waits { 2 * attempts + 6 } else { attempts };
         serves.then(|| self.timing.longest() * attempts * 21 / 20)
     }
 
@@ -411,6 +456,8 @@ impl Plan {
             strangers: false,
             mutant: None,
             slow: Vec::new(),
+            priorities: Vec::new(),
+            moves: MoveDelays::DEFAULT,
         }
     }
 }
@@ -488,6 +535,28 @@ fn fault(rng: &mut fastrand::Rng, servers: u8) -> Fault {
         22 => Fault::Lag(whom(rng), a_while(rng) / 3),
         _ => Fault::Resign(whom(rng)),
     }
+}
+
+/// Operators' orders, at any time. One server is never barred.
+fn orders(rng: &mut fastrand::Rng, servers: u8, until: TrueTime) -> Vec<(TrueTime, Fault)> {
+    let spared = rng.u8(0..servers);
+    let server = |rng: &mut fastrand::Rng| Whom::Server(NodeId::new(rng.u8(0..servers)));
+    let mut orders = Vec::new();
+    let mut at = TrueTime(0).plus(Duration::from_millis(300));
+    while at < until {
+        let whom = rng.u8(0..servers);
+        let order = match rng.u8(0..12) {
+            0..=4 => Fault::Transfer(Whom::Leader, Whom::Other(rng.u8(0..servers))),
+            5 => Fault::Transfer(server(rng), server(rng)),
+            6 => Fault::Cordon(Whom::Leader, false),
+            7..=8 => Fault::Cordon(Whom::Server(NodeId::new(whom)), whom != spared && rng.bool()),
+            9..=10 => Fault::Uncordon(server(rng)),
+            _ => Fault::Pause(rng.bool()),
+        };
+        orders.push((at, order));
+        at = at.plus(Duration::from_millis(rng.u64(0..400)));
+    }
+    orders
 }
 
 /// Leaders come and go before any of their entries is committed, as in Figure 8.
@@ -784,6 +853,13 @@ impl fmt::Display for Fault {
             Self::Sides(whom, side) => write!(f, "some hear only the copy of {whom}, {side:08b}"),
             Self::Campaign(whom) => write!(f, "{whom} begins a term"),
             Self::Resign(whom) => write!(f, "{whom} is told to resign"),
+            Self::Transfer(whom, to) => write!(f, "{whom} is told to hand over to {to}"),
+            Self::Cordon(whom, hard) => {
+                write!(f, "{whom} is to be cordoned{}", if *hard { ", hard" } else { "" })
+            }
+            Self::Uncordon(whom) => write!(f, "{whom} is to be uncordoned"),
+            Self::Pause(true) => f.write_str("leadership is to be paused"),
+            Self::Pause(false) => f.write_str("leadership is to be resumed"),
             Self::Withdraw(whom) => write!(f, "{whom} does not stand any more"),
             Self::Stand(whom) => write!(f, "{whom} stands again"),
             Self::Doom { mute, killed } => {

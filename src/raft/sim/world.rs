@@ -5,6 +5,7 @@
 
 mod machine;
 mod meeting;
+mod ordering;
 mod proposing;
 mod trouble;
 
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     leadership::{ClusterId, Loss},
     raft::{
-        action::{Actions, Effect, Input, LeadershipChange, Now, ProposalId, Stored, Write},
+        action::{Actions, Candidacy, Effect, Input, LeadershipChange, Now, ProposalId, Stored, Write},
         core::CoreConfig,
         identity::{Index, Members, NodeId, Position, Term},
         log::{Entry, Snapshot, TimeOfDay},
@@ -498,6 +499,8 @@ impl World {
                     self.accepted.push((proposal, at));
                     self.asked(node, |asked| asked.accepted(proposal, at));
                 }
+                Effect::TransferRefused { why, .. } => self.note(|| format!("{node} leads on: {why}")),
+                Effect::TransferBegun { .. } => self.note(|| format!("{node} hands over")),
                 Effect::Declined { proposal, why } => {
                     self.asked(node, |asked| asked.declined(proposal, why));
                 }
@@ -614,7 +617,7 @@ impl World {
             VotingRights::Waiting if members.count() == 1 => VotingRights::Full,
             voting_rights => voting_rights,
         };
-        let Plan { timing, limits, mutant, .. } = self.plan;
+        let Plan { timing, limits, mutant, moves, .. } = self.plan;
         let directory = self.machines[node.place()].papers.identity.directory;
         let founders = self.founders(node);
         let config = CoreConfig {
@@ -625,6 +628,7 @@ impl World {
             limits,
             voting_rights,
             directory,
+            moves,
             founders,
             mutant,
         };
@@ -656,8 +660,15 @@ impl World {
         }
         self.look(&Seen::Restored { node, state });
         if self.machines[node.place()].stands {
-            self.step(node, Input::Stand(announcement(node)));
+            let candidacy = self.candidacy(node);
+            self.step(node, Input::Stand(candidacy));
         }
+    }
+
+    /// The part in elections of that server.
+    pub(super) fn candidacy(&self, node: NodeId) -> Candidacy {
+        let priority = self.plan.priority(self.member(node));
+        Candidacy { value: announcement(node), address: None, priority }
     }
 
     fn propose_somewhere(&mut self) {

@@ -314,7 +314,6 @@ impl Oversight {
             }
             (
                 GuardReport::Ready
-                | GuardReport::InitWaits { .. }
                 | GuardReport::Started { .. }
                 | GuardReport::Ended { .. }
                 | GuardReport::Cleared,

@@ -208,7 +208,12 @@ fn page(number: u64) -> Write {
     let entry = Entry { at, payload: Payload::Record(Arc::from(vec![number as u8; 300])) };
     let snapshot = (number.is_multiple_of(50)).then(|| {
         let end = Position { term: Term::new(number - 20), index: Index::new(number - 20) };
-        Snapshot { at: end, data: Arc::from(number.to_be_bytes()), disks: None }
+        Snapshot {
+            at: end,
+            data: Arc::from(number.to_be_bytes()),
+            disks: None,
+            record: crate::raft::orders::ElectionRecord::default(),
+        }
     });
     let ballot = Ballot { term: at.term, vote: Some(NodeId::new((number % 3) as u8)) };
     Write::numbered(number, ballot, Some(Change { snapshot, tail: Some((at.index, vec![entry])) }))

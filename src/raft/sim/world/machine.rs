@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::Arc,
     time::Duration,
 };
@@ -162,5 +163,10 @@ pub(crate) fn fingerprint(payload: &Payload) -> u64 {
             let hash = directory.as_bytes().iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte)));
             mix(hash, u64::from(disk.counts()))
         }),
+        Payload::Controls(orders) => {
+            let mut hasher = DefaultHasher::new();
+            orders.hash(&mut hasher);
+            mix(13, hasher.finish())
+        }
     }
 }

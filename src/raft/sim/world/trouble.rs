@@ -8,7 +8,7 @@ use super::{
         network::Weather,
         plan::{Fault, Plan, Whom},
     },
-    Event, World, announcement,
+    Event, World,
 };
 use crate::raft::{action::Input, identity::NodeId};
 
@@ -93,6 +93,14 @@ impl World {
             Fault::PutBack(whom, down) => self.each(whom, |world, node| world.put_back(node, down)),
             Fault::Campaign(whom) => self.each(whom, |world, node| world.order(node, Input::Campaign)),
             Fault::Resign(whom) => self.each(whom, |world, node| world.resign(node)),
+            Fault::Transfer(whom, to) => {
+                if let (Some(whom), Some(to)) = (self.whom(whom), self.whom(to)) {
+                    self.transfer(whom, to);
+                }
+            }
+            Fault::Cordon(whom, hard) => self.each(whom, |world, node| world.cordon(node, hard)),
+            Fault::Uncordon(whom) => self.each(whom, Self::uncordon),
+            Fault::Pause(paused) => self.pause(paused),
             Fault::Withdraw(whom) => self.each(whom, Self::withdraw),
             Fault::Stand(whom) => self.each(whom, Self::stand),
             Fault::Doom { mute, killed } => self.doom = Some((mute, killed)),
@@ -160,7 +168,8 @@ impl World {
 
     fn stand(&mut self, node: NodeId) {
         self.machines[node.place()].stands = true;
-        self.order(node, Input::Stand(announcement(node)));
+        let candidacy = self.candidacy(node);
+        self.order(node, Input::Stand(candidacy));
     }
 
     pub(super) fn order(&mut self, node: NodeId, order: Input) {
