@@ -153,7 +153,7 @@ install: $(if $(ELECT_BINARY),,release)
 	'$(BINARY)' completions bash >'$(BASH_COMPLETIONS)/elect'
 	'$(BINARY)' completions zsh >'$(ZSH_COMPLETIONS)/_elect'
 	'$(BINARY)' completions fish >'$(FISH_COMPLETIONS)/elect.fish'
-	for unit in elect@.service elect-run@.service; do \
+	for unit in elect@.service elect-run@.service elect-witness.service; do \
 		sed 's|/usr/bin/elect|$(PREFIX)/bin/elect|' "deploy/systemd/$$unit" >"$(UNITS)/$$unit" || exit 1; \
 	done
 	install -m 644 deploy/systemd/sysusers.conf '$(USERS)/elect.conf'
@@ -161,14 +161,16 @@ install: $(if $(ELECT_BINARY),,release)
 	install -m 644 README.md docs/*.* '$(DOCUMENTS)'
 	install -m 644 docs/benchmarks/*.svg '$(DOCUMENTS)/benchmarks'
 	chmod 644 '$(MAN)'/elect*.1 '$(BASH_COMPLETIONS)/elect' '$(ZSH_COMPLETIONS)/_elect' \
-		'$(FISH_COMPLETIONS)/elect.fish' '$(UNITS)'/elect@.service '$(UNITS)'/elect-run@.service
+		'$(FISH_COMPLETIONS)/elect.fish' '$(UNITS)'/elect@.service '$(UNITS)'/elect-run@.service \
+		'$(UNITS)'/elect-witness.service
 	@# Existing settings are never written over, nor removed.
 	[ -e '$(SETTINGS)/elect' ] || install -m 644 deploy/systemd/default.elect '$(SETTINGS)/elect'
 
 uninstall:
 	rm -f '$(INTO)/bin/elect' '$(MAN)/elect.1' '$(MAN)'/elect-*.1 '$(BASH_COMPLETIONS)/elect' \
 		'$(ZSH_COMPLETIONS)/_elect' '$(FISH_COMPLETIONS)/elect.fish' \
-		'$(UNITS)/elect@.service' '$(UNITS)/elect-run@.service' '$(USERS)/elect.conf'
+		'$(UNITS)/elect@.service' '$(UNITS)/elect-run@.service' '$(UNITS)/elect-witness.service' \
+		'$(USERS)/elect.conf'
 	rm -rf '$(DOCUMENTS)'
 
 build-deps:

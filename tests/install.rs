@@ -20,7 +20,7 @@ use support::{
 use tempfile::TempDir;
 
 /// Each file under PREFIX, by Debian's policy, and its mode.
-const FILES: [(&str, u32); 17] = [
+const FILES: [(&str, u32); 20] = [
     ("bin/elect", 0o755),
     ("share/man/man1/elect.1", 0o644),
     ("share/man/man1/elect-server.1", 0o644),
@@ -29,6 +29,8 @@ const FILES: [(&str, u32); 17] = [
     ("share/man/man1/elect-status.1", 0o644),
     ("share/man/man1/elect-peers.1", 0o644),
     ("share/man/man1/elect-peers-replace.1", 0o644),
+    ("share/man/man1/elect-witness.1", 0o644),
+    ("share/man/man1/elect-release.1", 0o644),
     ("share/man/man1/elect-completions.1", 0o644),
     ("share/man/man1/elect-demo.1", 0o644),
     ("share/man/man1/elect-man.1", 0o644),
@@ -37,10 +39,11 @@ const FILES: [(&str, u32); 17] = [
     ("share/fish/vendor_completions.d/elect.fish", 0o644),
     ("lib/systemd/system/elect@.service", 0o644),
     ("lib/systemd/system/elect-run@.service", 0o644),
+    ("lib/systemd/system/elect-witness.service", 0o644),
     ("lib/sysusers.d/elect.conf", 0o644),
 ];
 
-/// Highest exposure that systemd may report for the server's unit, from 0 (sealed) to 10 (open). Today 1.3.
+/// Highest exposure that systemd may report for the units of server and witness, from 0 (sealed) to 10 (open). Today 1.3.
 const EXPOSURE_AT_MOST: f32 = 2.0;
 
 /// A directory that `make install DESTDIR=…` or `PREFIX=…` fills with this test run's binary.
@@ -148,7 +151,7 @@ fn an_administrators_settings_outlive_an_installation_and_its_removal() {
 #[test]
 fn a_prefix_of_ones_own_is_in_the_units_and_only_debians_has_vendor_completions_for_zsh() {
     let installed = Installed::in_place();
-    for unit in ["elect@.service", "elect-run@.service"] {
+    for unit in ["elect@.service", "elect-run@.service", "elect-witness.service"] {
         let unit = fs::read_to_string(installed.file(&format!("lib/systemd/system/{unit}"))).unwrap();
         let start = unit.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
         assert!(
@@ -283,26 +286,28 @@ fn fish_completes_commands_and_flags() {
 }
 
 #[test]
-fn systemd_takes_the_units_and_finds_the_server_well_sealed() {
+fn systemd_takes_the_units_and_finds_server_and_witness_well_sealed() {
     let Some(analyze) = tool::find_where_present("systemd-analyze") else { return };
     let installed = Installed::in_place();
     let pages = installed.prefix.join("share/man");
     let analyze = |verb: &[&str], unit: &Path| {
         tool::run(Command::new(&analyze).args(verb).arg(unit).env("MANPATH", &pages))
     };
-    let units = ["elect@.service", "elect-run@.service"];
+    let units = ["elect@.service", "elect-run@.service", "elect-witness.service"];
     for unit in units.map(|unit| installed.file(&format!("lib/systemd/system/{unit}"))) {
         let verified = analyze(&["verify"], &unit);
         let said = String::from_utf8_lossy(&verified.stderr).into_owned();
         assert!(verified.status.success() && said.is_empty(), "{}: {said}", unit.display());
     }
 
-    let unit = installed.file("lib/systemd/system/elect@.service");
-    let judged = analyze(&["security", "--offline=true"], &unit);
-    let judged = String::from_utf8_lossy(&judged.stdout).into_owned();
-    let (_, level) = judged.split_once("Overall exposure level for").expect("a verdict");
-    let level: f32 = level.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(level <= EXPOSURE_AT_MOST, "{judged}");
+    for unit in ["elect@.service", "elect-witness.service"] {
+        let unit = installed.file(&format!("lib/systemd/system/{unit}"));
+        let judged = analyze(&["security", "--offline=true"], &unit);
+        let judged = String::from_utf8_lossy(&judged.stdout).into_owned();
+        let (_, level) = judged.split_once("Overall exposure level for").expect("a verdict");
+        let level: f32 = level.split_whitespace().nth(1).unwrap().parse().unwrap();
+        assert!(level <= EXPOSURE_AT_MOST, "{judged}");
+    }
 }
 
 #[test]
@@ -313,9 +318,22 @@ fn the_user_that_a_unit_names_is_one_that_systemd_makes_from_the_file_beside_it(
     installed.file("lib/sysusers.d/elect.conf");
     tool::succeeds(Command::new(sysusers).arg(format!("--root={}", root.display())));
     let users = fs::read_to_string(root.join("etc/passwd")).unwrap();
-    let unit = fs::read_to_string(installed.file("lib/systemd/system/elect-run@.service")).unwrap();
-    let user = unit.lines().find_map(|line| line.strip_prefix("User=")).expect("a user");
-    assert!(users.lines().any(|line| line.starts_with(&format!("{user}:"))), "{users}");
+    for unit in ["elect-run@.service", "elect-witness.service"] {
+        let unit = fs::read_to_string(installed.file(&format!("lib/systemd/system/{unit}"))).unwrap();
+        let user = unit.lines().find_map(|line| line.strip_prefix("User=")).expect("a user");
+        assert!(users.lines().any(|line| line.starts_with(&format!("{user}:"))), "{users}");
+    }
+}
+
+/// A witness that is restarted must find the tickets of the servers that run.
+#[test]
+fn the_witnesss_unit_witnesses_in_a_directory_that_outlives_it() {
+    let installed = Installed::for_a_package();
+    let text = fs::read_to_string(installed.file("lib/systemd/system/elect-witness.service")).unwrap();
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).expect(key).to_owned();
+    assert_eq!(value("RuntimeDirectoryPreserve="), "yes");
+    let directory = format!("%t/{}", value("RuntimeDirectory="));
+    assert_eq!(value("ExecStart="), format!("/usr/bin/elect witness {directory}"));
 }
 
 /// A member keeps its votes where the unit says, whatever the instance's name, and for itself alone.

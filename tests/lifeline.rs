@@ -32,12 +32,16 @@ use leader_election::{
     timing::Ttl,
 };
 use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::{
+        prctl, ptrace,
+        signal::{Signal, kill},
+        wait::{WaitStatus, waitpid},
+    },
+    unistd::{Pid, Uid},
 };
 use serde_json::{Value, json};
 use support::{
-    capture::Captured,
+    capture::{Captured, Mark},
     cgroup::{FreezerGroup, MemoryGroup},
     clock::BootTime,
     elect::Elect,
@@ -46,9 +50,11 @@ use support::{
     on_each_etcd,
     process::{self, Process},
     proxy::Proxy,
+    run::{Guarded, Run, descendants_of, elect_run},
     server::{AT_ONCE, ELECTION_NAME, FOLLOWER, LEADER, SOON, Server, led_one_at_a_time},
     tool,
     volume::Volume,
+    worker::{self, Diary},
 };
 use tempfile::TempDir;
 
@@ -522,6 +528,251 @@ fn peers_need_no_lifeline_and_say_so() {
     assert!(elect.stderr()[0].contains("--lifeline is for etcd"), "{:?}", elect.stderr());
 }
 
+// The end of a command.
+
+/// A witness that has the pidfd.
+const FOLLOWED: &str = "the process that it names is followed";
+
+const DEBUG: (&str, &str) = ("RUST_LOG", "leader_election::lifeline=debug,info");
+
+/// A worker, and a helper that left its group and session.
+const WORKS: &str = "WORKER_LOCK= setsid -f sh -c '$WORKER; exit'; exec $WORKER";
+
+#[test]
+#[ignore = "what the other tests run; not a test"]
+fn worker() {
+    worker::main();
+}
+
+/// Skips a test that needs a PID namespace, with a message.
+fn may_make_namespaces() -> bool {
+    let may = Uid::effective().is_root();
+    if !may {
+        let _ = writeln!(std::io::stderr(), "SKIPPED, as only root can make a PID namespace");
+    }
+    may
+}
+
+/// `elect run` as process 1, as in a container.
+fn container(name: &str, endpoint: &str, directory: &Path) -> Elect {
+    let container = ["--pid", "--fork", "--mount-proc", "--kill-child", "--"];
+    let run = [env!("CARGO_BIN_EXE_elect"), "run", "--name", name, "--etcd", endpoint, "--ttl", TTL];
+    let lifeline = ["--contain", "none", "--lifeline", directory.to_str().unwrap()];
+    Elect::of("unshare", [&container[..], &run[..], &lifeline[..]].concat())
+        .called(name)
+        .env(DEBUG.0, DEBUG.1)
+}
+
+/// `elect run` whose command has a PID namespace.
+fn namespaced(name: &str, endpoint: &str, directory: &Path) -> Elect {
+    let run = elect_run(name, endpoint, TTL).args(["--contain", "pid", "--lifeline"]);
+    run.arg(directory).env(DEBUG.0, DEBUG.1)
+}
+
+fn witness(endpoint: &str, directory: &Path) -> Captured {
+    let witness = Elect::new(["witness", "--etcd", endpoint]).arg(directory).env(DEBUG.0, DEBUG.1).start();
+    witness.wait_for_line_matching("watching the servers of this host");
+    witness
+}
+
+/// Kills a supervisor whose guard stays stopped.
+fn kill_beside_a_stopped_guard(run: &mut Run) -> support::run::Guard {
+    // With a parent in its session the guard's group is not orphaned: such groups the kernel continues.
+    prctl::set_child_subreaper(true).unwrap();
+    let mut guard = run.guard();
+    guard.freeze();
+    run.signal(Signal::SIGKILL);
+    run.wait_exit(SOON);
+    guard
+}
+
+#[track_caller]
+fn process_1_of(container: &Run) -> Guarded {
+    Guarded::of(eventually(SOON, "its process 1", || descendants_of(container.id()).first().copied()))
+}
+
+#[test]
+fn contract_13_a_killed_container_is_followed_at_once_and_its_command_is_gone() {
+    if !may_make_namespaces() {
+        return;
+    }
+    let (etcd, directory, diary) = (Etcd::start(EtcdVersion::V3_7), in_memory(), Diary::new());
+    let endpoint = etcd.endpoint();
+    let start = |name: &str| Run::start(diary.script(container(name, &endpoint, directory.path()), WORKS));
+    let mut leader = start("first");
+    let mut token = diary.wait_for_term_after(0).token;
+    for name in ["second", "third", "fourth", "fifth"] {
+        diary.wait_for_workers(token, 2);
+        let next = start(name);
+        next.wait_for_log(Mark::START, FOLLOWED);
+        let killed = BootTime::now();
+        process_1_of(&leader).kill();
+        let term = diary.wait_for_term_after(token);
+        assert!(term.at - killed < AT_ONCE, "{name}: {:?}", term.at - killed);
+        (leader, token) = (next, term.token);
+    }
+    diary.one_at_a_time();
+}
+
+#[test]
+fn contract_13_a_witness_waits_for_the_command_and_not_for_its_supervisor_alone() {
+    if !may_make_namespaces() {
+        return;
+    }
+    let (etcd, directory, diary) = (Etcd::start(EtcdVersion::V3_7), in_memory(), Diary::new());
+    let endpoint = etcd.endpoint();
+    let witness = witness(&endpoint, directory.path());
+    let mut run = Run::start(diary.script(namespaced("a", &endpoint, directory.path()), WORKS));
+    let token = diary.wait_for_term_after(0).token;
+    diary.wait_for_workers(token, 2);
+    witness.wait_for_line_matching(FOLLOWED);
+
+    let ticket = File::open(&tickets(directory.path())[0]).unwrap();
+    let guard = kill_beside_a_stopped_guard(&mut run);
+    eventually(SOON, "the lock to be free", || (!is_held(&ticket)).then_some(()));
+    // Time in which a witness that looks at the lock alone would have released it.
+    let then = BootTime::now();
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(etcd.admin().candidates(ELECTION_NAME).len(), 1, "its command is alive");
+    assert!(diary.last_of(token) > then + Duration::from_secs(2), "the test's own condition");
+
+    guard.kill();
+    eventually(AT_ONCE, "its key to go", || etcd.admin().candidates(ELECTION_NAME).is_empty().then_some(()));
+    let released = BootTime::now();
+    assert!(diary.wait_for_end_of(token) < released);
+    eventually(SOON, "ticket and socket to be removed", || {
+        (fs::read_dir(directory.path()).unwrap().count() == 0).then_some(())
+    });
+}
+
+#[test]
+fn contract_13_supervisor_and_guard_that_die_together_are_followed_at_once() {
+    if !may_make_namespaces() {
+        return;
+    }
+    let (etcd, directory, diary) = (Etcd::start(EtcdVersion::V3_7), in_memory(), Diary::new());
+    let endpoint = etcd.endpoint();
+    let start = |name: &str| Run::start(diary.script(namespaced(name, &endpoint, directory.path()), WORKS));
+    let mut leader = start("first");
+    let token = diary.wait_for_term_after(0).token;
+    diary.wait_for_workers(token, 2);
+    let next = start("second");
+    next.wait_for_log(Mark::START, FOLLOWED);
+    let mut guard = leader.guard();
+    guard.freeze();
+    leader.signal(Signal::SIGKILL);
+    let killed = guard.kill();
+    let term = diary.wait_for_term_after(token);
+    assert!(term.at - killed < AT_ONCE, "{:?}", term.at - killed);
+    leader.wait_exit(SOON);
+    diary.one_at_a_time();
+}
+
+#[test]
+fn contract_13_a_command_that_is_restarted_is_followed_by_its_own_process() {
+    if !may_make_namespaces() {
+        return;
+    }
+    let (etcd, directory, diary) = (Etcd::start(EtcdVersion::V3_7), in_memory(), Diary::new());
+    let endpoint = etcd.endpoint();
+    let witness = witness(&endpoint, directory.path());
+    let go_on = directory.path().join("go-on");
+    let script = format!(
+        "while ! test -e {0}; do sleep 0.01; done; if test -e {0}.2; then {WORKS}; fi; touch {0}.2; exit 1",
+        go_on.display()
+    );
+    let run = namespaced("a", &endpoint, directory.path()).args(["--restart", "always"]);
+    let mut run = Run::start(diary.script(run, &script));
+    witness.wait_for_line_matching(FOLLOWED);
+    let named = |ticket: &Path| content(ticket)["process"]["nonce"].as_u64().unwrap();
+    let ticket = tickets(directory.path()).remove(0);
+    let (first, withdrawn, mark) = (named(&ticket), File::open(&ticket).unwrap(), witness.mark());
+    fs::write(&go_on, "").unwrap();
+
+    let token = diary.wait_for_term_after(0).token;
+    diary.wait_for_workers(token, 2);
+    assert_ne!(named(&ticket), first);
+    assert_eq!((withdrawn.metadata().unwrap().nlink(), tickets(directory.path()).len()), (0, 1));
+    witness.wait_for_line_since(mark, |line: &str| line.contains(FOLLOWED), SOON);
+    let guard = kill_beside_a_stopped_guard(&mut run);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(etcd.admin().candidates(ELECTION_NAME).len(), 1, "its second command is alive");
+    guard.kill();
+    eventually(AT_ONCE, "its key to go", || etcd.admin().candidates(ELECTION_NAME).is_empty().then_some(()));
+    let released = BootTime::now();
+    assert!(diary.wait_for_end_of(token) < released);
+}
+
+/// One that begins later can't know whether the command is gone.
+#[test]
+fn contract_13_a_witness_without_a_pidfd_releases_nothing() {
+    if !may_make_namespaces() {
+        return;
+    }
+    let (etcd, directory, diary) = (Etcd::start(EtcdVersion::V3_7), in_memory(), Diary::new());
+    let endpoint = etcd.endpoint();
+    let mut run = Run::start(diary.script(container("a", &endpoint, directory.path()), WORKS));
+    let token = diary.wait_for_term_after(0).token;
+    process_1_of(&run).kill();
+    run.wait_exit(SOON);
+    diary.wait_for_end_of(token);
+    let queue = etcd.admin().candidates(ELECTION_NAME);
+    release(&endpoint, directory.path(), 0);
+    let witness = witness(&endpoint, directory.path());
+    witness.wait_for_line_matching("it names a process of which no pidfd came");
+    assert_eq!(etcd.admin().candidates(ELECTION_NAME), queue);
+    assert_eq!(queue.len(), 1);
+}
+
+#[test]
+fn a_run_of_which_no_witness_can_know_that_all_is_gone_has_no_ticket() {
+    let (etcd, directory) = (Etcd::start(EtcdVersion::V3_7), in_memory());
+    let endpoint = etcd.endpoint();
+    let mut kinds = vec![vec!["--contain", "none"]];
+    if may_make_namespaces() {
+        kinds.push(vec!["--contain", "pid", "--on-leading", "true"]);
+    }
+    for kind in kinds {
+        let run = elect_run("a", &endpoint, TTL).args(kind).arg("--lifeline").arg(directory.path());
+        let run = run.env(DEBUG.0, DEBUG.1);
+        let mut run = Run::start(run.args(["--", "sleep", "60"]));
+        run.wait_for_log(Mark::START, "the command runs");
+        assert!(run.stderr().join("\n").contains("this server is a witness for others, and has no ticket"));
+        assert_eq!(tickets(directory.path()), Vec::<PathBuf>::new());
+        // It witnesses.
+        let mut server = follower("server", &endpoint, directory.path());
+        run.wait_for_log(Mark::START, "a ticket of a process that lives");
+        server.kill();
+        eventually(AT_ONCE, "its key to go", || {
+            (etcd.admin().candidates(ELECTION_NAME).len() == 1).then_some(())
+        });
+        eventually(SOON, "the ticket to be removed", || tickets(directory.path()).is_empty().then_some(()));
+        run.signal(Signal::SIGTERM);
+        run.exits(143);
+    }
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "no socket is left either");
+}
+
+#[test]
+fn a_named_init_that_is_killed_while_it_waits_costs_a_guard_and_not_the_command() {
+    if !may_make_namespaces() {
+        return;
+    }
+    let (etcd, directory, diary) = (Etcd::start(EtcdVersion::V3_7), in_memory(), Diary::new());
+    let endpoint = etcd.endpoint();
+    let mut first = leader("first", &endpoint, directory.path());
+    let run = Run::start(diary.script(namespaced("a", &endpoint, directory.path()), WORKS));
+    run.wait_until_follower();
+    let init = run.guard().init();
+    init.kill();
+    eventually(SOON, "its end", || init.has_ended().then_some(()));
+    first.kill();
+    run.wait_for_log(Mark::START, "the ticket names it: a new guard is needed");
+    let token = diary.wait_for_term_after(0).token;
+    diary.wait_for_workers(token, 2);
+    diary.one_at_a_time();
+}
+
 // The kernel.
 
 /// Built once for a test program, with the compiler that Rust links with.
@@ -626,6 +877,54 @@ fn the_lock_outlasts_a_freeze_and_much_memory() {
     for _ in 0..1000 {
         assert!(is_held(&holder.ticket));
     }
+    holder.process.signal(Signal::SIGKILL);
+    holder.is_gone_with_its_lock();
+}
+
+/// What `make test` has no memory for.
+#[test]
+#[ignore = "needs 4 GiB of memory"]
+fn the_lock_of_much_memory_is_free_once_no_thread_runs() {
+    let mut holder = Holder::start(4, 4096, "nothing");
+    let killed = BootTime::now();
+    holder.process.signal(Signal::SIGKILL);
+    holder.is_gone_with_its_lock();
+    println!("4 GiB: free and reaped {:?} after SIGKILL", killed.elapsed());
+}
+
+/// A debugger may stop a process anywhere, also on its way out.
+#[test]
+fn the_lock_outlasts_a_debugger_until_the_process_has_no_memory() {
+    let mut holder = Holder::start(1, 0, "nothing");
+    let pid = Pid::from_raw(holder.process.id().cast_signed());
+    ptrace::seize(pid, ptrace::Options::PTRACE_O_TRACEEXIT).unwrap();
+    ptrace::interrupt(pid).unwrap();
+    waitpid(pid, None).unwrap();
+    for _ in 0..1000 {
+        assert!(is_held(&holder.ticket), "it is stopped");
+    }
+    ptrace::cont(pid, None).unwrap();
+    holder.process.signal(Signal::SIGABRT);
+    let delivered = waitpid(pid, None).unwrap();
+    assert!(matches!(delivered, WaitStatus::Stopped(_, Signal::SIGABRT)), "{delivered:?}");
+    ptrace::cont(pid, Signal::SIGABRT).unwrap();
+    let leaves = waitpid(pid, None).unwrap();
+    assert!(matches!(leaves, WaitStatus::PtraceEvent(..)), "{leaves:?}");
+    for _ in 0..1000 {
+        assert!(is_held(&holder.ticket), "its memory is there");
+    }
+    ptrace::cont(pid, None).unwrap();
+    holder.is_gone_with_its_lock();
+}
+
+#[test]
+fn the_lock_of_a_process_that_is_killed_under_a_debugger_goes_with_it() {
+    let mut holder = Holder::start(1, 0, "nothing");
+    let pid = Pid::from_raw(holder.process.id().cast_signed());
+    ptrace::seize(pid, ptrace::Options::empty()).unwrap();
+    ptrace::interrupt(pid).unwrap();
+    waitpid(pid, None).unwrap();
+    assert!(is_held(&holder.ticket));
     holder.process.signal(Signal::SIGKILL);
     holder.is_gone_with_its_lock();
 }

@@ -2,6 +2,10 @@
 //! until it leads again itself.
 //!
 //! The TTL has no part in it: the longest one is as fast as the shortest.
+//!
+//! Also of `elect run` as process 1 of a PID namespace, as in a container: from SIGKILL until the next command runs.
+
+use nix::unistd::Uid;
 
 use crate::{
     Bench,
@@ -14,7 +18,14 @@ use crate::{
         sample::Sample,
         who::Who,
     },
-    support::{capture::Captured, clock::BootTime, elect::Elect},
+    support::{
+        capture::{Captured, Mark},
+        clock::BootTime,
+        elect::Elect,
+        eventually::eventually,
+        run::{Guarded, Run, descendants_of},
+        worker::Diary,
+    },
     trials::election,
 };
 
@@ -23,6 +34,8 @@ const TTLS: [u64; 2] = [3, 60];
 /// Limits for the time to the next leader.
 const MEDIAN_MS: f64 = 20.0;
 const P99_MS: f64 = 50.0;
+/// Limit for the next command, where all of the one before has to be gone first.
+const COMMAND_MS: f64 = 50.0;
 /// Limit for a server that starts again, from its start until it leads.
 const AGAIN_MS: f64 = 100.0;
 
@@ -31,7 +44,8 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     let how = format!(
         "Three `elect server` on one host with one `--lifeline` directory in memory. From SIGKILL to the leader until the next \
          one leads, {trials} times, one at a time; and a sole server, killed and started again, from its start until it leads. \
-         Others need a TTL: see *Crash*."
+         Two `elect run`, each as process 1 of a PID namespace: from SIGKILL to the leader's until the next command runs. Others \
+         need a TTL: see *Crash*."
     );
     let mut section = Section::new("lifeline", "Crash of a process, with a lifeline", how);
     for ttl in TTLS {
@@ -74,7 +88,51 @@ pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
     );
     measure.add(Who::Elect, times);
     section.measures.push(measure);
+    if Uid::effective().is_root() {
+        measure_containers(bench, &mut section, trials);
+    } else {
+        section.note("`elect run` as process 1 was not measured: only root can make a PID namespace.");
+    }
     section
+}
+
+/// A command and a helper that left its group and session.
+const WORKS: &str = "WORKER_LOCK= setsid -f sh -c '$WORKER; exit'; exec $WORKER";
+
+fn measure_containers(bench: &Bench, section: &mut Section, trials: usize) {
+    let times: Sample = (0..trials).map(|_| kill_container(bench)).collect();
+    let what = "elect run as process 1, killed with its guard and command";
+    section.at_most(&format!("{what}, median"), "ms", times.median(), COMMAND_MS, "");
+    // A trial with two commands at once has panicked.
+    section.all(&format!("{what}: one command at a time"), times.len(), trials, "");
+    let mut measure = Measure::new("lifeline-run", what, Unit::Milliseconds, Better::Less);
+    measure.add(Who::Elect, times);
+    section.measures.push(measure);
+}
+
+/// Returns the time from SIGKILL to process 1 until the next command's first sign of life.
+fn kill_container(bench: &Bench) -> std::time::Duration {
+    let (field, diary) = (Field::new(bench, 60), Diary::new());
+    let start = |name: &str| {
+        let container = Elect::of("unshare", ["--pid", "--fork", "--mount-proc", "--kill-child", "--"]);
+        let run = container.arg(programs::elect()).args(["run", "--name", name, "--etcd", &field.endpoint]);
+        let run =
+            run.args(["--election", &field.election, "--ttl", "60s", "--contain", "none", "--lifeline"]);
+        let run = run.arg(field.directory.path()).env("RUST_LOG", "leader_election::lifeline=debug,info");
+        Run::start(diary.script(run, WORKS))
+    };
+    let leader = start("a");
+    let first = diary.wait_for_term_after(0);
+    diary.wait_for_workers(first.token, 2);
+    let next = start("b");
+    next.wait_until_follower();
+    next.wait_for_log(Mark::START, "the process that it names is followed");
+    let process_1 = eventually(SOON, "process 1", || descendants_of(leader.id()).first().copied());
+    let killed = BootTime::now();
+    Guarded::of(process_1).kill();
+    let next = diary.wait_for_term_after(first.token);
+    diary.one_at_a_time();
+    next.at - killed
 }
 
 /// One election, and the directory of its servers.

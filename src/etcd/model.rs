@@ -92,6 +92,8 @@ struct Election {
     keeps: bool,
     /// Allows processes to die, and a witness to release their terms.
     lifeline: bool,
+    /// Gives each leader a command, which may outlive its process.
+    commands: bool,
     /// Keeps in a candidate's state how its last attempt ended, with the reactions to it.
     ///
     /// A proof leaves it out, to have fewer states.
@@ -298,6 +300,7 @@ impl Election {
             prompt: false,
             keeps: false,
             lifeline: false,
+            commands: false,
             remembers: false,
         }
     }
@@ -332,6 +335,7 @@ impl Election {
                 Stage::Standing(Attempt { hold, .. }) | Stage::Leading(Term { hold, .. }) => self.age(hold),
             }
         }
+        world.witness.tick();
     }
 
     fn age(&self, hold: &mut Hold) {
@@ -613,6 +617,7 @@ impl Election {
             world.candidates[who].pass_over(&world.etcd, self.mutant);
         }
         world.witness.forget_what_is_gone(&world.etcd);
+        world.witness.follow(&world.candidates);
         let views = world.candidates.iter().filter_map(|one| one.view.as_ref());
         let oldest = views.map(|view| view.at).min().unwrap_or(world.etcd.revision);
         let wanted = usize::try_from(world.etcd.revision.0 - oldest.0).expect("no view is ahead of etcd");
@@ -960,6 +965,9 @@ impl Model for Election {
         if self.third_party != ThirdParty::Anyone {
             properties.push(Property::always(ONE_LEADER, |_, world: &World| world.believers().len() <= 1));
         }
+        if self.commands {
+            properties.push(lifeline::one_command());
+        }
         if self.third_party == ThirdParty::Anyone {
             let overlap = |_: &Self, world: &World| world.believers().len() == 2;
             properties.push(Property::sometimes("a deposed leader does not know it yet", overlap));
@@ -972,6 +980,7 @@ impl Model for Election {
         if self.remembers {
             properties.extend(not_vacuous());
             properties.extend(self.lifeline.then(lifeline::is_of_use));
+            properties.extend(self.commands.then(lifeline::is_of_use_with_commands));
         }
         properties
     }

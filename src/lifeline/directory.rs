@@ -18,7 +18,7 @@ use std::{
 use memmap2::{MmapOptions, MmapRaw};
 use nix::unistd::Uid;
 
-use super::evidence::{BootId, FileId, FileSystem, Judge, TicketRecord};
+use super::evidence::{BootId, FileId, FileSystem, Judge, ProcessId, TicketRecord};
 use crate::leadership::Ticket;
 
 /// End of the name of a ticket.
@@ -81,6 +81,12 @@ pub enum LifelineError {
 impl TicketDirectory {
     /// Checks a directory, and creates it if needed.
     pub(super) fn open(path: &Path) -> Result<Self, LifelineError> {
+        let directory = Self::untested(path)?;
+        directory.test()?;
+        Ok(directory)
+    }
+
+    fn untested(path: &Path) -> Result<Self, LifelineError> {
         let unusable = |problem| LifelineError::Unusable { path: path.display().to_string(), problem };
         match DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(unusable(error)),
@@ -101,9 +107,7 @@ impl TicketDirectory {
             return Err(LifelineError::FileSystem { path, file_system });
         }
         let boot = boot_id().map_err(LifelineError::NoBootId)?;
-        let directory = Self { path, owner: metadata.uid(), file_system, boot };
-        directory.test()?;
-        Ok(directory)
+        Ok(Self { path, owner: metadata.uid(), file_system, boot })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -137,10 +141,15 @@ impl TicketDirectory {
     /// Creates a new file, locks it, writes its content, maps it, and closes it.
     fn mapped(&self, path: &Path, text: impl FnOnce(FileId) -> String) -> io::Result<(FileId, MmapRaw)> {
         let mut file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        step(Making::Created);
         file.try_lock()?;
+        step(Making::Locked);
         let id = FileId::of(&file.metadata()?);
         file.write_all(text(id).as_bytes())?;
-        Ok((id, MmapOptions::new().map_raw_read_only(&file)?))
+        step(Making::Written);
+        let mapping = MmapOptions::new().map_raw_read_only(&file)?;
+        step(Making::Mapped);
+        Ok((id, mapping))
     }
 
     /// Puts a ticket into the directory. Its lock is held before it is visible, and for as long as `slot`
@@ -150,17 +159,24 @@ impl TicketDirectory {
         candidate: &str,
         lock_delay: Duration,
         ticket: Ticket,
+        process: Option<ProcessId>,
         slot: &TicketSlot,
     ) -> io::Result<()> {
         let name = format!("{:x}-{:x}-{:x}{TICKET}", ticket.cluster, ticket.lease, ticket.created);
         let created = ticket.created;
         let new = self.path.join(unique_name());
-        let text = |file| TicketRecord::new(self.boot.clone(), file, candidate, lock_delay, ticket).to_text();
+        let text = |file| {
+            let record = TicketRecord::new(self.boot.clone(), file, candidate, lock_delay, ticket);
+            record.with_process(process).to_text()
+        };
         let put = self.mapped(&new, text).and_then(|(id, mapping)| {
             let path = self.path.join(name);
+            // The one before was mapped until now, so the new file has another inode.
             slot.hold(created, TicketFile { path: path.clone(), id, _mapping: mapping });
+            step(Making::Closed);
             fs::rename(&new, &path)
         });
+        step(Making::Renamed);
         if put.is_err() {
             let _ = fs::remove_file(&new);
         }
@@ -208,7 +224,19 @@ impl TicketSlot {
         self.lock().as_ref().is_some_and(|(held, _)| *held == created)
     }
 
-    /// Replaces an earlier ticket, whose key is gone.
+    /// Removes the ticket's file, and keeps its lock.
+    ///
+    /// A witness that has it open finds the lock free after our death only, and then that the file was removed.
+    pub(super) fn withdraw(&self) -> io::Result<()> {
+        let slot = self.lock();
+        let Some((_, file)) = slot.as_ref() else { return Ok(()) };
+        match remove_if_it_is(&file.path, file.id) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Replaces an earlier ticket: one that was withdrawn, or whose key is gone.
     fn hold(&self, created: i64, file: TicketFile) {
         *self.lock() = Some((created, file));
     }
@@ -217,6 +245,23 @@ impl TicketSlot {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// A step of making a ticket, after which the process may die.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Making {
+    Created,
+    Locked,
+    Written,
+    Mapped,
+    Closed,
+    Renamed,
+}
+
+#[cfg(not(test))]
+fn step(_: Making) {}
+
+#[cfg(test)]
+use tests::step;
 
 impl FileId {
     pub(super) fn of(metadata: &fs::Metadata) -> Self {
@@ -233,7 +278,7 @@ pub(super) fn is_free(file: &File) -> io::Result<bool> {
     }
 }
 
-fn unique_name() -> String {
+pub(super) fn unique_name() -> String {
     format!("{NEW}{:016x}", fastrand::u64(..))
 }
 
@@ -282,4 +327,78 @@ fn file_system(path: &Path) -> io::Result<FileSystem> {
 #[cfg(not(target_os = "linux"))]
 fn file_system(_: &Path) -> io::Result<FileSystem> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{env, os::unix::process::ExitStatusExt, process::Command, thread, time::SystemTime};
+
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+
+    use super::{
+        super::{evidence::tests::record, witness::DirectoryScans},
+        *,
+    };
+
+    const DIRECTORY: &str = "LIFELINE_TEST_DIRECTORY";
+    const DIES_AFTER: &str = "LIFELINE_TEST_DIES_AFTER";
+
+    /// Ends the process if it is to die after this step.
+    pub(super) fn step(step: Making) {
+        if env::var(DIES_AFTER).is_ok_and(|after| after == format!("{step:?}")) {
+            kill(Pid::this(), Signal::SIGKILL).unwrap();
+            loop {
+                thread::park();
+            }
+        }
+    }
+
+    #[test]
+    #[ignore = "what the next test runs; not a test"]
+    fn makes_a_ticket() {
+        let Ok(directory) = env::var(DIRECTORY) else { return };
+        let after = env::var(DIES_AFTER).unwrap();
+        let ticket = record(5, 9).ticket;
+        // The self-test would take the same steps.
+        let directory = Arc::new(TicketDirectory::untested(Path::new(&directory)).unwrap());
+        directory.put("server1", Duration::ZERO, ticket, None, &TicketSlot::default()).unwrap();
+        panic!("it outlived the step {after}");
+    }
+
+    #[test]
+    fn a_maker_that_dies_leaves_a_whole_ticket_or_none() {
+        let steps = [
+            Making::Created,
+            Making::Locked,
+            Making::Written,
+            Making::Mapped,
+            Making::Closed,
+            Making::Renamed,
+        ];
+        for step in steps {
+            let place = tempfile::tempdir_in("/dev/shm").unwrap();
+            let maker = Command::new(env::current_exe().unwrap())
+                .args(["--exact", "lifeline::directory::tests::makes_a_ticket", "--ignored"])
+                .env(DIRECTORY, place.path())
+                .env(DIES_AFTER, format!("{step:?}"))
+                .status()
+                .unwrap();
+            assert_eq!(maker.signal(), Some(Signal::SIGKILL as i32), "{step:?}");
+
+            let directory = Arc::new(TicketDirectory::open(place.path()).unwrap());
+            let mut scans = DirectoryScans::new(Arc::clone(&directory));
+            let dead = scans.scan().unwrap().len();
+            assert_eq!(dead, usize::from(step == Making::Renamed), "{step:?}");
+            let left: Vec<_> =
+                fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(left.len(), 1, "{step:?}: {left:?}");
+            File::options().write(true).open(&left[0]).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            let dead = DirectoryScans::new(directory).scan().unwrap().len();
+            assert_eq!(dead, usize::from(step == Making::Renamed), "{step:?}");
+            assert_eq!(left[0].exists(), step == Making::Renamed, "{step:?}: it is tidied up");
+        }
+    }
 }

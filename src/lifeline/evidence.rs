@@ -11,6 +11,10 @@
 //! * if the file belongs to the owner of the directory, and is whole,
 //! * if this witness once saw the lock held, or begins now in a directory that nothing but this boot fills (tmpfs).
 //!
+//! A ticket of `elect run` also names process 1 of the PID namespace that its command runs in. The free lock tells that
+//! the supervisor is gone; only the end of that process tells that the command is. A witness learns of it by a pidfd
+//! that the holder passed on while it lived; a witness without one leaves the place to its TTL.
+//!
 //! The cluster and the key are compared by etcd itself: [`Etcd::release`](crate::etcd::Etcd::release).
 
 use std::{fmt, time::Duration};
@@ -28,6 +32,27 @@ pub(crate) struct BootId(pub(crate) String);
 pub(crate) struct FileId {
     pub(crate) device: u64,
     pub(crate) inode: u64,
+}
+
+/// Names a process in a ticket, by the pidfd that its holder passes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessId {
+    /// The pidfd as a file: one for each process since Linux 6.9, and one for all before.
+    pub(crate) pidfd: FileId,
+    /// Random, so that no two namings are taken for each other.
+    pub(crate) nonce: u64,
+    /// The holder's socket, by its random number.
+    pub(crate) socket: u64,
+}
+
+/// A witness's knowledge of the process that a ticket names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProcessSeen {
+    /// No pidfd came.
+    Unknown,
+    Alive(ProcessId),
+    /// It is gone, and if it was process 1 of a PID namespace, so are all processes there.
+    Ended(ProcessId),
 }
 
 /// File system of a directory of tickets.
@@ -61,8 +86,10 @@ impl fmt::Display for FileSystem {
     }
 }
 
-/// The content of a ticket's file.
+/// The content of a ticket's file. One with a field that this version does not know is damaged to it: that field may
+/// ask for more evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct TicketRecord {
     pub(crate) boot: BootId,
     pub(crate) file: FileId,
@@ -70,13 +97,22 @@ pub(crate) struct TicketRecord {
     pub(crate) name: String,
     /// Milliseconds from the end of the process to the release of its place.
     lock_delay: u64,
+    /// The process that has to be gone, too. `None`: the one that holds the lock is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<ProcessId>,
     pub(crate) ticket: Ticket,
 }
 
 impl TicketRecord {
     pub(crate) fn new(boot: BootId, file: FileId, name: &str, lock_delay: Duration, ticket: Ticket) -> Self {
         let lock_delay = u64::try_from(lock_delay.as_millis()).unwrap_or(u64::MAX);
-        Self { boot, file, name: name.to_owned(), lock_delay, ticket }
+        Self { boot, file, name: name.to_owned(), lock_delay, process: None, ticket }
+    }
+
+    /// Names a process that has to be gone, too.
+    pub(crate) fn with_process(mut self, process: Option<ProcessId>) -> Self {
+        self.process = process;
+        self
     }
 
     pub(crate) fn lock_delay(&self) -> Duration {
@@ -118,6 +154,7 @@ pub(crate) struct Probe<'a> {
     pub(crate) seen_held: bool,
     /// The file was there when the witness began.
     pub(crate) from_the_start: bool,
+    pub(crate) process: ProcessSeen,
 }
 
 /// Judges tickets by the facts that all tickets of a directory share.
@@ -140,6 +177,10 @@ pub(crate) enum Doubt {
     OtherFile,
     /// Not by this witness; the file may be one that was put back with the whole file system.
     NeverSeenHeld,
+    /// The command of `elect run` may be alive.
+    NoPidfd,
+    /// The command of `elect run` is alive. The only doubt that passes.
+    ProcessLives,
 }
 
 impl fmt::Display for Doubt {
@@ -152,6 +193,8 @@ impl fmt::Display for Doubt {
             }
             Self::OtherFile => "it is a copy",
             Self::NeverSeenHeld => "its lock was never seen held",
+            Self::NoPidfd => "it names a process of which no pidfd came",
+            Self::ProcessLives => "the process that it names is alive",
         })
     }
 }
@@ -176,7 +219,12 @@ impl Judge {
         if !(probe.seen_held || probe.from_the_start && self.tmpfs) {
             return Err(Doubt::NeverSeenHeld);
         }
-        Ok(record)
+        match (record.process, probe.process) {
+            (None, _) => Ok(record),
+            (Some(named), ProcessSeen::Ended(seen)) if seen == named => Ok(record),
+            (Some(named), ProcessSeen::Alive(seen)) if seen == named => Err(Doubt::ProcessLives),
+            (Some(_), _) => Err(Doubt::NoPidfd),
+        }
     }
 }
 
@@ -200,7 +248,15 @@ pub(crate) mod tests {
     }
 
     fn probe(record: &TicketRecord) -> Probe<'_> {
-        Probe { file: FILE, owner: 1000, record: Some(record), seen_held: true, from_the_start: false }
+        let process = ProcessSeen::Unknown;
+        Probe {
+            file: FILE,
+            owner: 1000,
+            record: Some(record),
+            seen_held: true,
+            from_the_start: false,
+            process,
+        }
     }
 
     #[test]
@@ -234,10 +290,40 @@ pub(crate) mod tests {
         assert_eq!(Judge { tmpfs: false, ..judge() }.dead(found), Err(Doubt::NeverSeenHeld));
     }
 
+    pub(crate) const PROCESS: ProcessId =
+        ProcessId { pidfd: FileId { device: 3, inode: 4 }, nonce: 5, socket: 6 };
+
+    #[test]
+    fn a_named_process_has_to_be_gone_and_no_other_counts() {
+        let record = record(5, 9).with_process(Some(PROCESS));
+        let judged = |process| judge().dead(Probe { process, ..probe(&record) });
+        assert_eq!(judged(ProcessSeen::Ended(PROCESS)), Ok(&record));
+        assert_eq!(judged(ProcessSeen::Alive(PROCESS)), Err(Doubt::ProcessLives));
+        assert_eq!(judged(ProcessSeen::Unknown), Err(Doubt::NoPidfd));
+        let others = [
+            ProcessId { nonce: 6, ..PROCESS },
+            ProcessId { socket: 7, ..PROCESS },
+            ProcessId { pidfd: FileId { device: 3, inode: 5 }, ..PROCESS },
+        ];
+        for other in others {
+            assert_eq!(judged(ProcessSeen::Ended(other)), Err(Doubt::NoPidfd));
+            assert_eq!(judged(ProcessSeen::Alive(other)), Err(Doubt::NoPidfd));
+        }
+    }
+
     #[test]
     fn a_record_is_read_as_it_was_written() {
-        let record = record(0x694d_71dd, 9);
-        assert_eq!(TicketRecord::parse(record.to_text().as_bytes()), Some(record));
+        for process in [None, Some(PROCESS)] {
+            let record = record(0x694d_71dd, 9).with_process(process);
+            assert_eq!(TicketRecord::parse(record.to_text().as_bytes()), Some(record));
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_that_asks_for_more_is_no_record() {
+        let json = serde_json::to_string(&record(5, 9)).unwrap().replacen('{', "{\"also\":1,", 1);
+        let text = format!("{:016x} {json}\n", checksum(json.as_bytes()));
+        assert_eq!(TicketRecord::parse(text.as_bytes()), None);
     }
 
     proptest! {

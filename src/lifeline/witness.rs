@@ -9,6 +9,9 @@
 //! inotify is a hint, and a little early: the kernel reports the last close of a file before it releases its
 //! lock. So a reported file is checked repeatedly for a moment.
 //!
+//! A ticket may name another process that has to be gone, too ([`process`](super::process)). The same thread asks for
+//! its pidfd, waits for its end, and passes on the one that this process names.
+//!
 //! Files are read on a thread of its own: the disk of the directory must not delay renewals.
 
 use std::{
@@ -17,7 +20,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read},
     os::{
-        fd::AsFd,
+        fd::{AsFd, BorrowedFd},
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::Path,
@@ -36,6 +39,7 @@ use tracing::{debug, info, warn};
 use super::{
     directory::{NEW, TICKET, TicketDirectory, is_free},
     evidence::{Doubt, FileId, Judge, Probe, TicketRecord},
+    process::{FollowedProcess, ProcessOffer, SOCKET, is_left_behind, remove_socket},
 };
 use crate::{
     clock::{self, Timestamp},
@@ -48,6 +52,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// More are left to their TTL: checking each once a second would take a tenth of a processor's time.
 const MAX_TICKETS: usize = 65_536;
+
+/// Named processes that are followed, at a descriptor each: a program may have 1,024, and needs some for other things.
+const MAX_PROCESSES: usize = 256;
 
 /// Far more than a ticket with the longest name of an election has.
 const MAX_SIZE: u64 = 16 * 1024;
@@ -109,9 +116,22 @@ struct Memory {
     file: FileId,
     seen_held: bool,
     from_the_start: bool,
+    process: FollowedProcess,
     handed_on: bool,
     /// True if it is not checked any more.
     left_alone: bool,
+}
+
+impl Memory {
+    fn new(file: FileId, from_the_start: bool) -> Self {
+        let process = FollowedProcess::default();
+        Self { file, seen_held: false, from_the_start, process, handed_on: false, left_alone: false }
+    }
+
+    /// Returns whether it is still to be checked.
+    fn is_open(&self) -> bool {
+        !(self.handed_on || self.left_alone)
+    }
 }
 
 /// Checks a directory repeatedly; independent of etcd.
@@ -121,11 +141,13 @@ pub(super) struct DirectoryScans {
     judge: Judge,
     known: BTreeMap<OsString, Memory>,
     began: bool,
+    /// The socket of this process, whose own tickets need no witness here.
+    own_socket: Option<u64>,
 }
 
 impl DirectoryScans {
     pub(super) fn new(directory: Arc<TicketDirectory>) -> Self {
-        Self { judge: directory.judge(), directory, known: BTreeMap::new(), began: false }
+        Self { judge: directory.judge(), directory, known: BTreeMap::new(), began: false, own_socket: None }
     }
 
     /// Checks all tickets; removes old files.
@@ -141,6 +163,8 @@ impl DirectoryScans {
             } else if bytes.ends_with(TICKET.as_bytes()) && found.len() < MAX_TICKETS {
                 dead.extend(self.look(&name, from_the_start).ok().and_then(|(_, dead)| dead));
                 found.push(name);
+            } else if bytes.ends_with(SOCKET.as_bytes()) && from_the_start {
+                self.tidy_up_socket(&name);
             }
         }
         found.sort_unstable();
@@ -148,26 +172,64 @@ impl DirectoryScans {
         Ok(dead)
     }
 
-    /// Checks one ticket; returns whether its lock is still held, and whether its process is gone.
+    /// Checks one ticket; returns whether it has to be checked again soon, and whether its process is gone.
     fn look(&mut self, name: &OsString, from_the_start: bool) -> io::Result<(bool, Option<Dead>)> {
         let path = self.directory.path().join(name);
-        let (mut file, metadata) = open(&path)?;
-        let id = FileId::of(&metadata);
-        let fresh =
-            || Memory { file: id, seen_held: false, from_the_start, handed_on: false, left_alone: false };
-        let known = self.known.entry(name.clone()).or_insert_with(fresh);
-        if known.file != id {
-            *known = fresh();
+        let opened = open(&path);
+        if opened.is_err() {
+            self.known.remove(name);
         }
-        if known.handed_on || known.left_alone {
+        let (file, metadata) = opened?;
+        self.examine(name, file, &metadata, from_the_start)
+    }
+
+    /// Does so with the opened file.
+    fn examine(
+        &mut self,
+        name: &OsString,
+        mut file: File,
+        metadata: &fs::Metadata,
+        from_the_start: bool,
+    ) -> io::Result<(bool, Option<Dead>)> {
+        let path = self.directory.path().join(name);
+        let id = FileId::of(metadata);
+        let followed = self.known.values().filter(|known| known.process.descriptor().is_some()).count();
+        let known = self.known.entry(name.clone()).or_insert_with(|| Memory::new(id, from_the_start));
+        if known.file != id {
+            *known = Memory::new(id, from_the_start);
+        }
+        if !known.is_open() {
             return Ok((false, None));
         }
         if !is_free(&file)? {
             if !std::mem::replace(&mut known.seen_held, true) {
                 debug!(ticket = %path.display(), "a ticket of a process that lives");
             }
+            if let FollowedProcess::NotAsked = known.process
+                && followed < MAX_PROCESSES
+            {
+                known.process = match read(&mut file)?.map(|record| record.process) {
+                    Some(Some(named)) if Some(named.socket) != self.own_socket => {
+                        FollowedProcess::ask(&self.directory, named)
+                    }
+                    Some(_) => FollowedProcess::NotNamed,
+                    None => FollowedProcess::NotAsked,
+                };
+            }
+            let was_alive = matches!(known.process, FollowedProcess::Alive(..));
+            known.process.advance();
+            if !was_alive && matches!(known.process, FollowedProcess::Alive(..)) {
+                debug!(ticket = %path.display(), "the process that it names is followed");
+            }
             return Ok((true, None));
         }
+        // It was withdrawn while its process lived: that came before the lock was free.
+        if file.metadata()?.nlink() == 0 {
+            self.known.remove(name);
+            return Ok((false, None));
+        }
+        // What the holder sent before it died is there.
+        known.process.advance();
         let record = read(&mut file)?;
         let probe = Probe {
             file: id,
@@ -175,14 +237,17 @@ impl DirectoryScans {
             record: record.as_ref(),
             seen_held: known.seen_held,
             from_the_start: known.from_the_start,
+            process: known.process.seen(),
         };
         match self.judge.dead(probe).cloned() {
             Ok(record) => {
                 known.handed_on = true;
                 Ok((false, Some(Dead { name: name.clone(), file: id, record, found: Timestamp::now() })))
             }
+            Err(Doubt::ProcessLives) => Ok((true, None)),
             Err(doubt) => {
                 known.left_alone = true;
+                known.process = FollowedProcess::NotNamed;
                 debug!(ticket = %path.display(), %doubt, "a ticket proves nothing");
                 if doubt != Doubt::OtherOwner {
                     self.tidy_up(name, A_DAY);
@@ -206,11 +271,26 @@ impl DirectoryScans {
         let _ = tidy();
     }
 
+    fn tidy_up_socket(&self, name: &OsString) {
+        let path = self.directory.path().join(name);
+        let is_the_owners =
+            fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.uid() == self.directory.owner);
+        if is_the_owners && is_left_behind(&path) {
+            let _ = fs::remove_file(&path);
+        }
+    }
+
+    /// Lists the descriptors to wait for, with their tickets.
+    fn descriptors(&self) -> impl Iterator<Item = (&OsString, BorrowedFd<'_>)> {
+        let open = self.known.iter().filter(|(_, known)| known.is_open());
+        open.filter_map(|(name, known)| Some((name, known.process.descriptor()?)))
+    }
+
     fn settle(&mut self, dead: &Dead, outcome: Outcome) {
         let known = self.known.get_mut(&dead.name).filter(|known| known.file == dead.file);
         match (outcome, known) {
             (Outcome::Over, _) => {
-                let _ = self.directory.remove(&dead.name, dead.file);
+                remove(&self.directory, dead);
                 self.known.remove(&dead.name);
             }
             // A proof stays valid.
@@ -218,6 +298,14 @@ impl DirectoryScans {
             (Outcome::NotOurs, Some(known)) => known.left_alone = true,
             (Outcome::Again | Outcome::NotOurs, None) => {}
         }
+    }
+}
+
+/// Removes a ticket that was followed up, and the socket of its process.
+fn remove(directory: &TicketDirectory, dead: &Dead) {
+    let _ = directory.remove(&dead.name, dead.file);
+    if let Some(named) = dead.record.process {
+        remove_socket(directory.path(), named.socket);
     }
 }
 
@@ -255,7 +343,7 @@ pub(super) async fn release_once(
             let ticket = dead.record.ticket.clone();
             let released = etcd::release(shared, ticket, Timestamp::now() + within).await;
             if released.is_ok() {
-                let _ = directory.remove(&dead.name, dead.file);
+                remove(&directory, &dead);
             }
             released
         }));
@@ -275,11 +363,17 @@ async fn turn<'a>(dead: &Dead, at_once: &'a Semaphore) -> Option<SemaphorePermit
 }
 
 /// Starts the checks, for as long as `shared` lives.
-pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<TicketDirectory>) {
+pub(super) fn start(
+    shared: &Arc<EtcdShared>,
+    directory: Arc<TicketDirectory>,
+    offer: Option<Arc<ProcessOffer>>,
+) {
     let (found, dead) = mpsc::channel(WAITING);
     let (outcomes, settled) = std_mpsc::channel();
     let backend = Arc::downgrade(shared);
-    let looking = move || Watching { looks: DirectoryScans::new(directory), backend, found, settled }.run();
+    let mut looks = DirectoryScans::new(directory);
+    looks.own_socket = offer.as_ref().map(|offer| offer.socket());
+    let looking = move || Watching { looks, offer, backend, found, settled }.run();
     if let Err(error) = thread::Builder::new().name("elect-witness".into()).spawn(looking) {
         warn!(%error, "the processes of this host are not watched: their terms end by their TTL");
         return;
@@ -291,6 +385,7 @@ pub(crate) fn start(shared: &Arc<EtcdShared>, directory: Arc<TicketDirectory>) {
 /// The thread.
 struct Watching {
     looks: DirectoryScans,
+    offer: Option<Arc<ProcessOffer>>,
     backend: Weak<EtcdShared>,
     found: mpsc::Sender<Dead>,
     settled: std_mpsc::Receiver<(Dead, Outcome)>,
@@ -332,16 +427,32 @@ impl Watching {
                 }
             }
             let next = hurried.values().map(|(_, at)| *at).min().map_or(scan_at, |at| at.min(scan_at));
-            match hints.wait(next.saturating_duration_since(Instant::now())) {
+            let (hint, ready) = self.wait(&mut hints, next.saturating_duration_since(Instant::now()));
+            let now = Instant::now();
+            hurried.extend(ready.into_iter().map(|name| (name, (0, now))));
+            match hint {
                 Hint::None => {}
                 Hint::Files(names) => {
-                    let now = Instant::now();
                     let tickets = names.into_iter().filter(is_ticket);
                     hurried.extend(tickets.map(|name| (name, (0, now))));
                 }
                 Hint::Anything => scan_at = Instant::now(),
             }
         }
+    }
+
+    /// Waits for a hint, or until one of these is ready: a witness that asks for the pidfd, an answer, a pidfd. Returns
+    /// the tickets of the last two.
+    fn wait(&self, hints: &mut Hints, at_most: Duration) -> (Hint, Vec<OsString>) {
+        let mut others: Vec<_> = self.looks.descriptors().map(|(_, descriptor)| descriptor).collect();
+        let tickets = others.len();
+        others.extend(self.offer.as_ref().map(|offer| offer.as_fd()));
+        let (hint, ready) = hints.wait(&others, at_most);
+        if ready.get(tickets) == Some(&true) {
+            self.offer.iter().for_each(|offer| offer.answer());
+        }
+        let names = self.looks.descriptors().zip(ready).filter(|(_, ready)| *ready);
+        (hint, names.map(|((name, _), _)| name.clone()).collect())
     }
 
     fn hand_on(&self, dead: impl IntoIterator<Item = Dead>) {
@@ -399,16 +510,19 @@ mod inotify {
             }
         }
 
-        pub(super) fn wait(&mut self, at_most: Duration) -> Hint {
-            let Some(inotify) = &self.inotify else {
-                thread::sleep(at_most);
-                return Hint::None;
-            };
-            let mut readable = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
-            let slept = wait_for(&mut readable, at_most);
-            if !slept {
-                return Hint::None;
-            }
+        /// Waits for events, or until one of the others can be read; returns which of them can.
+        pub(super) fn wait(&mut self, others: &[BorrowedFd<'_>], at_most: Duration) -> (Hint, Vec<bool>) {
+            let own = self.inotify.as_ref().map(|inotify| inotify.as_fd());
+            let all = others.iter().copied().chain(own);
+            let mut all: Vec<_> = all.map(|one| PollFd::new(one, PollFlags::POLLIN)).collect();
+            wait_for(&mut all, at_most);
+            let ready: Vec<_> = all.iter().map(|one| one.any().unwrap_or(true)).collect();
+            let hint = if ready.get(others.len()) == Some(&true) { self.read() } else { Hint::None };
+            (hint, ready)
+        }
+
+        fn read(&mut self) -> Hint {
+            let Some(inotify) = &self.inotify else { return Hint::None };
             let events = inotify.read_events().unwrap_or_default();
             let lost = AddWatchFlags::IN_Q_OVERFLOW | AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_UNMOUNT;
             if events.iter().any(|event| event.mask.intersects(lost)) {
@@ -420,15 +534,13 @@ mod inotify {
         }
     }
 
-    /// Returns true if there is something to read.
-    fn wait_for(readable: &mut [PollFd<'_>], at_most: Duration) -> bool {
+    fn wait_for(readable: &mut [PollFd<'_>], at_most: Duration) {
         // `poll` counts milliseconds; shorter waits are slept through.
         let whole = u16::try_from(at_most.as_millis()).unwrap_or(u16::MAX);
         let ready = poll(readable, PollTimeout::from(whole)).is_ok_and(|ready| ready > 0);
         if !ready && whole == 0 {
             thread::sleep(at_most);
         }
-        ready
     }
 }
 
@@ -443,9 +555,9 @@ impl Hints {
 
     fn renew(&mut self, _: &Path) {}
 
-    fn wait(&mut self, at_most: Duration) -> Hint {
+    fn wait(&mut self, _: &[BorrowedFd<'_>], at_most: Duration) -> (Hint, Vec<bool>) {
         thread::sleep(at_most);
-        Hint::None
+        (Hint::None, Vec::new())
     }
 }
 
@@ -504,6 +616,41 @@ async fn release(shared: Arc<EtcdShared>, dead: &Dead) -> Outcome {
         Err(error @ ReleaseError::Unconfirmed(_)) => {
             debug!(candidate = %name, %error, "the place of a process that is gone is not released yet");
             Outcome::Again
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{directory::TicketSlot, evidence::tests::record},
+        *,
+    };
+
+    /// A witness may be held up between opening a ticket and trying its lock, for as long as it likes.
+    #[test]
+    fn a_ticket_that_was_withdrawn_before_its_lock_was_free_proves_nothing() {
+        let place = tempfile::tempdir_in("/dev/shm").unwrap();
+        let directory = Arc::new(TicketDirectory::open(place.path()).unwrap());
+        for withdrawn in [false, true] {
+            let slot = TicketSlot::default();
+            directory.put("server1", Duration::ZERO, record(5, 9).ticket, None, &slot).unwrap();
+            let mut scans = DirectoryScans::new(Arc::clone(&directory));
+            assert!(scans.scan().unwrap().is_empty(), "its process lives");
+            let mut names = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            let name = names.find(is_ticket).unwrap();
+            let (file, metadata) = open(&place.path().join(&name)).unwrap();
+            if withdrawn {
+                slot.withdraw().unwrap();
+                assert!(!is_free(&file).unwrap(), "it is withdrawn, and locked");
+            } else {
+                // A dead process removes nothing.
+                fs::hard_link(place.path().join(&name), place.path().join("kept")).unwrap();
+            }
+            drop(slot);
+            assert!(is_free(&file).unwrap());
+            let (_, dead) = scans.examine(&name, file, &metadata, false).unwrap();
+            assert_eq!(dead.is_some(), !withdrawn);
         }
     }
 }

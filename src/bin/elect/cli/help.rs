@@ -115,6 +115,10 @@ const NOTES: &[Notes] = &[
                 "elect run --on-leading 'ip address add 192.0.2.9/32 dev eth0' \
                  --on-following 'ip address del 192.0.2.9/32 dev eth0' -- sleep infinity",
             ),
+            example(
+                "As process 1 of a container, which is followed at once if it is killed:",
+                "docker run -v /run/elect:/run/elect IMAGE elect run --name a --lifeline /run/elect -- my-service",
+            ),
             example("How the time to stop comes out of the TTL:", "elect run --ttl 10s --explain"),
         ],
         exit: &[
@@ -129,8 +133,8 @@ const NOTES: &[Notes] = &[
             ("126", "the command cannot be run"),
             ("127", "the command was not found"),
         ],
-        see_also: &["elect", "elect-server", "elect-status"],
-        documents: &["run.md", "configuration.md", "troubleshooting.md"],
+        see_also: &["elect", "elect-server", "elect-status", "elect-witness"],
+        documents: &["run.md", "configuration.md", "lifeline.md", "troubleshooting.md"],
     },
     Notes {
         path: &["observe"],

@@ -26,9 +26,10 @@ use leader_election::{
     candidate::Backend,
     clock::{Timestamp, sleep_until},
     leadership::OrderError,
+    lifeline::NamingError,
 };
 use tokio::{
-    task::yield_now,
+    task::{spawn_blocking, yield_now},
     time::{sleep, timeout},
 };
 use tracing::{error, info, warn};
@@ -40,6 +41,7 @@ use self::{
 };
 use super::{
     LEAVE_WITHIN,
+    lifeline::{CommandEnd, CommandLifeline},
     server::explained,
     signals::Wish,
     startup::{Participant, Startup},
@@ -52,14 +54,14 @@ use crate::{
         children::{self, ChildRegistry, Rest, Unkillable},
         environment::{self, Variables},
         guard::{self, GuardConfig, Inherited, TermHook},
-        guard_handle::{GuardEvent, Supervision},
+        guard_handle::{GuardEvent, Supervision, WaitingInit},
         health::Health,
         hooks::Hooks,
         init::BY_ITSELF,
         namespace::Containment,
         oversight::{Instruction, Oversight, OversightInput, Ran, StopReason},
         program,
-        protocol::{CommandExit, GuardOrder, Start},
+        protocol::{CommandExit, GuardOrder, GuardReport, Start},
         restart::RestartPause,
     },
 };
@@ -82,7 +84,7 @@ const DISMISS_WITHIN: Duration = Duration::from_secs(1);
 /// Runs the command while leading, until told to stop.
 pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
     let explain = flags.explain;
-    let (config, options) = flags.merge()?;
+    let (config, mut options) = flags.merge()?;
     secrecy::close(&config)?;
     let containment = Containment::decide(options.contain).map_err(UsageError)?;
     if explain {
@@ -98,16 +100,19 @@ pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
     }
     children::adopt_orphans().context("failed to become the parent of orphans")?;
     info!("{containment}");
+    let end = CommandEnd::of(containment.how, options.hooks.on_leading.is_some());
+    let (candidate, lifeline) = std::mem::take(&mut options.lifeline).add_to_run(options.candidate, end)?;
+    options.candidate = candidate;
 
     let startup = Startup::set(&options.candidate, &config.election, config.log_format)?;
     let variables = environment::of_candidate(&options.candidate.name, &config.election);
     // Nothing here blocks for long: the longest is a scan of /proc.
     match options.candidate.place.clone() {
         CandidateBackend::Etcd(settings, ttl) => {
-            take_part(startup.on_etcd(settings, ttl)?, options, variables).await
+            take_part(startup.on_etcd(settings, ttl)?, options, variables, lifeline).await
         }
         CandidateBackend::Peers(settings) => {
-            take_part(startup.among_peers(*settings)?, options, variables).await
+            take_part(startup.among_peers(*settings)?, options, variables, None).await
         }
     }
 }
@@ -116,6 +121,7 @@ async fn take_part<B: Backend>(
     participant: Participant<B>,
     options: Options,
     variables: Variables,
+    lifeline: Option<CommandLifeline>,
 ) -> anyhow::Result<ExitCode> {
     let Participant { backend, candidate, store, election_log, .. } = participant;
     let registry = ChildRegistry::default();
@@ -126,7 +132,8 @@ async fn take_part<B: Backend>(
     let reporter = reporter.context(listening)?;
     let mut events = RunEvents::new(reporter).context(listening)?;
     let Some(guard) = start_guard(&mut events, &registry).await else { return Ok(ExitCode::SUCCESS) };
-    let supervisor = Supervisor { options, candidate, guard, guarded: false, health, events, registry };
+    let (guarded, lifeline) = (false, lifeline);
+    let supervisor = Supervisor { options, candidate, guard, guarded, lifeline, health, events, registry };
     let ended = supervisor.take_part(&backend).await;
     log::drain();
     ended
@@ -180,6 +187,7 @@ struct Supervisor<B> {
     guard: Supervision,
     /// True once a guard was ready.
     guarded: bool,
+    lifeline: Option<CommandLifeline>,
     health: Health,
     events: RunEvents,
     registry: ChildRegistry,
@@ -248,6 +256,8 @@ impl<B: Backend> Supervisor<B> {
             }
         }
         self.guarded = true;
+        // Before the campaign, so that its ticket names it. What fails is tried again before the start.
+        let _ = self.name_init().await;
         if !self.health.is_healthy() {
             self.events.reporter.healthy(false);
             let _ = self.events.meanwhile(self.health.becomes(true)).await;
@@ -294,10 +304,16 @@ impl<B: Backend> Supervisor<B> {
         let Options { budget, restart, .. } = self.options;
         let (mut oversight, mut instructions) = Oversight::begin(budget, restart, until, Timestamp::now());
         loop {
-            let mut swept = false;
+            let mut answer = None;
             for instruction in instructions {
                 match instruction {
-                    Instruction::Start { until } => self.guard.order(&start(leadership, until)),
+                    Instruction::Start { until } => match self.name_init().await {
+                        Ok(init) => self.guard.order(&start(leadership, until, init)),
+                        Err(error) => {
+                            let how = CommandExit::NotStarted(error.to_string());
+                            answer = Some(OversightInput::Said(GuardReport::Ended { how, ran_out: false }));
+                        }
+                    },
                     Instruction::Tell(order) => self.guard.order(&order),
                     Instruction::LookAgain => yield_now().await,
                     Instruction::Destroy => {
@@ -306,7 +322,7 @@ impl<B: Backend> Supervisor<B> {
                     }
                     Instruction::Sweep => {
                         self.sweep().await;
-                        swept = true;
+                        answer = Some(OversightInput::Swept);
                     }
                     Instruction::SayStarted { pid } => self.events.reporter.command_started(pid),
                     Instruction::SayHookEnded { how, timed_out } => {
@@ -320,9 +336,43 @@ impl<B: Backend> Supervisor<B> {
                     Instruction::Finish(ran) => return ran,
                 }
             }
-            let input =
-                if swept { OversightInput::Swept } else { self.next_input(leadership, &oversight).await };
+            let input = match answer {
+                Some(answer) => answer,
+                None => self.next_input(leadership, &oversight).await,
+            };
             instructions = oversight.see(input, Timestamp::now());
+        }
+    }
+
+    /// Has the ticket name the init that the next command starts under, and no other. Returns it if it does.
+    ///
+    /// # Errors
+    ///
+    /// A ticket names another: under this one the command must not start.
+    async fn name_init(&mut self) -> Result<Option<u32>, NamingError> {
+        let lifeline = self.lifeline.as_ref().and_then(CommandLifeline::of_init);
+        let Some(lifeline) = lifeline else { return Ok(None) };
+        let init = match self.guard.waiting() {
+            Some(WaitingInit { pid, named: true }) => return Ok(Some(*pid)),
+            Some(WaitingInit { pid, .. }) => Some(*pid),
+            None => None,
+        };
+        let naming = spawn_blocking(move || match init {
+            Some(init) => lifeline.name_process(init),
+            None => lifeline.name_no_process(),
+        });
+        match naming.await.map_err(|error| NamingError::StillNamesAnother(io::Error::other(error)))? {
+            Ok(()) => {
+                if let Some(waiting) = self.guard.waiting() {
+                    waiting.named = true;
+                }
+                Ok(init)
+            }
+            Err(NamingError::StillNamesAnother(why)) => Err(NamingError::StillNamesAnother(why)),
+            Err(error) => {
+                warn!(%error, "should all of elect's processes be killed, the next leader waits for the TTL");
+                Ok(None)
+            }
         }
     }
 
@@ -435,12 +485,13 @@ impl<B: Backend> Supervisor<B> {
 }
 
 /// The order to the guard to start the command.
-fn start(leadership: &Leadership, until: Timestamp) -> GuardOrder {
+fn start(leadership: &Leadership, until: Timestamp, init: Option<u32>) -> GuardOrder {
     GuardOrder::Start(Box::new(Start {
         token: leadership.token().to_string(),
         cluster: leadership.cluster().to_string(),
         until: until.into(),
         ticket: leadership.ticket().cloned(),
+        init,
     }))
 }
 

@@ -35,7 +35,7 @@ use tokio::{
     signal::unix::{self, SignalKind, signal},
     time::timeout,
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     budget::Budget,
@@ -100,8 +100,8 @@ pub(crate) async fn run(config: GuardConfig, inherited: Inherited) -> anyhow::Re
     DeadMansSwitch::armed(Timestamp::from_nanos(u64::MAX)).context("the kernel gives the guard no timer")?;
     let mut signals = Caught::listen().context("failed to listen for signals")?;
 
-    let mut guard =
-        Guard { config, reports, init: None, running: None, hook: None, term: None, clearing: false };
+    let (init, running, hook, term) = (None, None, None, None);
+    let mut guard = Guard { config, reports, init, running, hook, term, clearing: false, at_odds: false };
     guard.make_ready();
     guard.report(&GuardReport::Ready);
     loop {
@@ -120,6 +120,9 @@ pub(crate) async fn run(config: GuardConfig, inherited: Inherited) -> anyhow::Re
             report = of_init(&mut guard.running) => guard.report_of_init(report),
             report = of_init(&mut guard.hook) => guard.report_of_hook(report),
             () = sleep_until(due_at.unwrap_or(NEVER)), if due_at.is_some() => {}
+        }
+        if guard.at_odds {
+            return Ok(ExitCode::FAILURE);
         }
         guard.step();
         if guard.running.is_none() && guard.init.is_none() {
@@ -148,6 +151,8 @@ struct Guard {
     term: Option<Start>,
     /// True while the supervisor waits for the end of all of it.
     clearing: bool,
+    /// True once it can't obey without breaking what a ticket says. It ends then, and nothing runs.
+    at_odds: bool,
 }
 
 impl Guard {
@@ -182,7 +187,7 @@ impl Guard {
     }
 
     fn start(&mut self, start: Start) {
-        let Start { token, cluster, until, .. } = start.clone();
+        let Start { token, cluster, until, init: named, .. } = start.clone();
         self.term = Some(start);
         let not_started =
             |why: String, ran_out| GuardReport::Ended { how: CommandExit::NotStarted(why), ran_out };
@@ -196,6 +201,13 @@ impl Guard {
         };
         // A waiting init may have been killed.
         let waiting = self.init.take().and_then(|mut init| (!init.is_gone()).then_some(init));
+        // A witness takes that one's end for the command's.
+        let is = |init: &InitHandle| Pid::from_raw(named.unwrap_or_default().cast_signed()) == init.pid();
+        if named.is_some() && !waiting.as_ref().is_some_and(is) {
+            error!("the init that was waiting is gone, and the ticket names it: a new guard is needed");
+            self.at_odds = true;
+            return;
+        }
         let mut init = match waiting.map_or_else(|| self.start_init(), Ok) {
             Ok(init) => init,
             Err(error) => return self.report(&not_started(error.to_string(), false)),
@@ -246,7 +258,10 @@ impl Guard {
     /// Starts the init of the next run ahead of time.
     fn make_ready(&mut self) {
         match self.start_init() {
-            Ok(init) => self.init = Some(init),
+            Ok(init) => {
+                self.report(&GuardReport::InitWaits { pid: init.pid().as_raw().cast_unsigned() });
+                self.init = Some(init);
+            }
             // The start retries it.
             Err(error) => warn!(%error, "the command's init can't be started"),
         }

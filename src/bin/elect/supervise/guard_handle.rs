@@ -24,10 +24,20 @@ pub(crate) struct Supervision {
     orders: PipeSender<GuardOrder>,
     reports: PipeReceiver<GuardReport>,
     ready: bool,
+    /// The init that waits for the next command, as far as it was reported.
+    waiting: Option<WaitingInit>,
     /// True once its reports have ended.
     silent: bool,
     /// `None` once it is dead: its id may be reused then.
     known: Option<ChildEntry>,
+}
+
+/// An init without a command. It is the guard's child, and the guard keeps its id from being reused.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct WaitingInit {
+    pub(crate) pid: u32,
+    /// True if the ticket names it.
+    pub(crate) named: bool,
 }
 
 /// A report of the guard, or its end.
@@ -58,11 +68,15 @@ impl Supervision {
         let child = command.spawn()?;
         let pid = child.id().map_or(0, u32::cast_signed);
         let known = registry.enter(Pid::from_raw(pid));
-        Ok(Self { child, orders, reports, ready: false, silent: false, known: Some(known) })
+        let waiting = None;
+        Ok(Self { child, orders, reports, ready: false, waiting, silent: false, known: Some(known) })
     }
 
     /// Gives an order. A guard that does not take it is killed, with its command.
     pub(crate) fn order(&mut self, order: &GuardOrder) {
+        if let GuardOrder::Start(_) = order {
+            self.waiting = None;
+        }
         if let Err(error) = self.orders.send(order) {
             debug!(%error, ?order, "the guard takes no orders");
             self.destroy();
@@ -81,6 +95,9 @@ impl Supervision {
                 report = self.reports.next(), if !self.silent => match report {
                     Ok(Some(report)) => {
                         self.ready |= report == GuardReport::Ready;
+                        if let GuardReport::InitWaits { pid } = report {
+                            self.waiting = Some(WaitingInit { pid, named: false });
+                        }
                         return GuardEvent::Said(report);
                     }
                     // Dead, or its messages are invalid: then it must go.
@@ -90,7 +107,7 @@ impl Supervision {
                     }
                 },
                 status = self.child.wait() => {
-                    (self.ready, self.known) = (false, None);
+                    (self.ready, self.known, self.waiting) = (false, None, None);
                     return GuardEvent::Died(status.map_or_else(|error| error.to_string(), |status| status.to_string()));
                 }
             }
@@ -109,6 +126,11 @@ impl Supervision {
     /// Returns whether it can take orders.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Returns the init that the next command starts under.
+    pub(crate) fn waiting(&mut self) -> Option<&mut WaitingInit> {
+        self.waiting.as_mut()
     }
 
     /// Kills the guard. The kernel kills the command with it; the remaining processes become our children.

@@ -314,6 +314,7 @@ impl Oversight {
             }
             (
                 GuardReport::Ready
+                | GuardReport::InitWaits { .. }
                 | GuardReport::Started { .. }
                 | GuardReport::Ended { .. }
                 | GuardReport::Cleared,

@@ -54,6 +54,8 @@ pub(crate) struct Start {
     pub(crate) until: WireTimestamp,
     /// `None`: nothing has to be released.
     pub(crate) ticket: Option<Ticket>,
+    /// The init that a witness waits for: the command may start under no other. `None`: under any.
+    pub(crate) init: Option<u32>,
 }
 
 /// A message from the guard to the supervisor.
@@ -62,6 +64,10 @@ pub(crate) struct Start {
 pub(crate) enum GuardReport {
     /// Ready for orders.
     Ready,
+    /// The init of the next run waits. No command runs.
+    InitWaits {
+        pid: u32,
+    },
     Started {
         pid: i32,
     },

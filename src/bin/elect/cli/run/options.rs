@@ -5,7 +5,7 @@ use std::{ffi::OsString, time::Duration};
 use clap::{Args, builder::FalseyValueParser};
 use leader_election::{CandidateName, peers::Timing};
 
-use super::super::{CandidateArgs, CommonArgs};
+use super::super::{CandidateArgs, CommonArgs, LifelineArgs};
 use crate::{
     config::{self, CandidateConfig, Config, Defaults, UsageError},
     supervise::{
@@ -24,6 +24,8 @@ pub(in crate::cli) struct RunArgs {
     name: Option<CandidateName>,
     #[command(flatten)]
     candidate_args: CandidateArgs,
+    #[command(flatten)]
+    lifeline: LifelineArgs,
     /// Time from TERM to KILL, when the command has to stop [default: a fifth of the TTL, or among peers of the
     /// shortest election timeout].
     #[arg(long, value_name = "DURATION", env = "ELECT_KILL_AFTER", value_parser = config::parse_span)]
@@ -75,6 +77,7 @@ pub(in crate::cli) struct RunArgs {
 #[derive(Debug)]
 pub(in crate::cli) struct Options {
     pub(super) candidate: CandidateConfig,
+    pub(super) lifeline: LifelineArgs,
     pub(in crate::cli) budget: Budget,
     pub(super) command: Vec<OsString>,
     pub(super) restart: Restart,
@@ -105,8 +108,8 @@ impl RunArgs {
             on_change: self.on_change,
             timeout: self.hook_timeout,
         };
-        let Self { command, restart, once, contain, .. } = self;
-        Ok((config, Options { candidate, budget, command, restart, once, contain, check, hooks }))
+        let Self { command, restart, once, contain, lifeline, .. } = self;
+        Ok((config, Options { candidate, lifeline, budget, command, restart, once, contain, check, hooks }))
     }
 }
 
