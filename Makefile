@@ -15,7 +15,7 @@ help:
 	@echo 'make torture MINUTES=30 SEED=7  seven candidates on etcd, five among peers, and all that can go wrong (2 minutes)'
 	@echo 'make fuzz MINUTES=3 TARGET=http   a fuzzer on one parser, or on each in turn'
 	@echo 'make soak MINUTES=10          200 elections in one process: nothing it takes may grow'
-	@echo 'make bench   measure beside etcdctl, Go and a bare program; writes docs/benchmarks.md (40 minutes)'
+	@echo 'make bench   measure beside etcdctl, Go and a bare program; writes docs/benchmarks.md (50 minutes)'
 	@echo 'make bench WHAT="handoff idle"  some of it, written beside what was built; BENCH_QUICK=1: few trials'
 	@echo 'make install the binary, its manual, completions and systemd units, into PREFIX (/usr/local)'
 	@echo 'make deb     the same as a package of Debian, beside what was built'

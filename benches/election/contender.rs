@@ -297,7 +297,9 @@ pub(crate) fn http_server(Stand { endpoint, election, ttl }: &Stand, name: &str)
     let mut command = process::command(programs::elect());
     unconfigured(&mut command)
         .args(["server", name, "--etcd", endpoint, "--election", election, "--ttl", &ttl])
-        .args(["--http", "127.0.0.1:0", "--log-format", "full"]);
+        .args(["--http", "127.0.0.1:0", "--log-format", "plain"])
+        // Adds the line with the address to those of each renewal.
+        .env("RUST_LOG", "info");
     let server = Captured::start(&format!("elect {name}"), command);
     let serving = server.wait_for_line(|line: &str| line.contains("serving http://"), SOON).text;
     let (_, address) = serving.split_once("http://").expect("it was waited for");

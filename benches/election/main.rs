@@ -32,6 +32,7 @@ mod outage;
 mod output;
 mod programs;
 mod raft;
+mod recovery;
 mod report;
 mod run;
 mod size;
@@ -67,7 +68,10 @@ impl Bench {
 
 type Measurement = (&'static str, fn(&Bench, &mut Floors) -> Section);
 
-const MEASUREMENTS: [Measurement; 15] = [
+/// Takes half an hour: measured only if named.
+const LONG: &str = "recovery";
+
+const MEASUREMENTS: [Measurement; 16] = [
     ("handoff", handoff::measure),
     ("crash", crash::measure),
     ("lifeline", lifeline::measure),
@@ -81,6 +85,7 @@ const MEASUREMENTS: [Measurement; 15] = [
     ("far", far::measure),
     ("run", run::measure),
     ("outage", outage::measure),
+    (LONG, recovery::measure),
     ("http", http::measure),
     ("size", size::measure),
 ];
@@ -107,7 +112,7 @@ fn main() -> ExitCode {
     println!();
     floor::measure(&bench, &mut report.floors, bench.scale.of(50, 3));
     for (name, measure) in MEASUREMENTS {
-        if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
+        if (wanted.is_empty() && name != LONG) || wanted.iter().any(|wanted| wanted == name) {
             match catch_unwind(AssertUnwindSafe(|| measure(&bench, &mut report.floors))) {
                 Ok(section) => {
                     let section = with_the_absent(section, &bench);

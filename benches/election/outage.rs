@@ -2,13 +2,12 @@
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
-use etcd_client::Client;
 use nix::sys::signal::Signal;
-use tokio::time::{sleep, timeout};
 
 use crate::{
     Bench,
-    contender::{CHANGE, Candidate, FOLLOWER, How, LEADER, REFRESHING, SOON, Stand, but, says_leader},
+    contender::{CHANGE, Candidate, FOLLOWER, How, LEADER, REFRESHING, SOON, Stand, but},
+    recovery,
     report::{
         Floors, Section,
         measure::{Better, Measure},
@@ -16,7 +15,7 @@ use crate::{
         sample::Sample,
         who::Who,
     },
-    support::{capture::Captured, client::Admin, clock::BootTime, etcd::Etcd, runtime},
+    support::{capture::Captured, client::Admin, cluster::Cluster},
     trials::{concurrently, election},
 };
 
@@ -27,12 +26,6 @@ const CANDIDATES: usize = 3;
 const OUTAGE: Duration = Duration::from_secs(3);
 /// TTLs at which the recovery is measured, with the names of the measures.
 const RECOVERED_AT: [(u64, &str); 2] = [(2, "recovery-2s"), (5, "recovery-5s")];
-/// Additional length of an outage beyond that TTL.
-const LONGER: Duration = Duration::from_millis(1500);
-/// Time beyond a TTL after which a contender without a leader has not survived.
-const GIVEN_UP: Duration = Duration::from_secs(5);
-const RECOVERY_MEDIAN_MS: f64 = 300.0;
-const RECOVERY_MOST_MS: f64 = 1000.0;
 const AFTERWARDS: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(bench: &Bench, _: &mut Floors) -> Section {
@@ -91,74 +84,17 @@ fn recover(bench: &Bench, section: &mut Section, ttl: u64, name: &'static str) {
         }
     }
     if let Some(ours) = measure.sample(Who::Elect) {
-        section.at_most(
-            &format!("recovery, TTL {ttl} s, median"),
-            "ms",
-            ours.median(),
-            RECOVERY_MEDIAN_MS,
-            "",
-        );
-        section.at_most(&format!("recovery, TTL {ttl} s, max"), "ms", ours.max(), RECOVERY_MOST_MS, "");
+        recovery::targets(section, &format!("recovery, TTL {ttl} s"), ours);
     }
     section.measures.push(measure);
 }
 
 /// One outage of an etcd of its own, with an election of each contender.
 fn recoveries(contenders: &[Who], ttl: u64) -> Vec<(Who, Option<Duration>)> {
-    let mut etcd = crate::etcd().start();
-    let fields: Vec<_> = contenders
-        .iter()
-        .map(|who| {
-            let stand = Stand { endpoint: etcd.endpoint(), election: election("recovery"), ttl };
-            let first = Candidate::start(*who, &stand, "first", How::Quiet);
-            first.wait_until_leader();
-            let others = (2..=CANDIDATES)
-                .map(|number| Candidate::start(*who, &stand, &format!("number {number}"), How::Quiet));
-            let field: Vec<_> = std::iter::once(first).chain(others.collect::<Vec<_>>()).collect();
-            etcd.admin().wait_for_candidates(&stand.election, CANDIDATES, SOON);
-            (*who, field)
-        })
-        .collect();
-    thread::sleep(Duration::from_millis(fastrand::u64(500..1500)));
-    etcd.kill();
-    thread::sleep(Duration::from_secs(ttl) + LONGER);
-    let marks: Vec<Vec<_>> =
-        fields.iter().map(|(_, field)| field.iter().map(Candidate::mark).collect()).collect();
-    etcd.restart_without_waiting();
-    let served = first_read(&etcd);
-    let led = |place: usize| {
-        let (_, field) = &fields[place];
-        let lines = field.iter().zip(&marks[place]).filter_map(|(candidate, mark)| {
-            let lines = candidate.process().lines_since(*mark);
-            Some(lines.into_iter().find(|line| says_leader(&line.text, &candidate.name))?.at)
-        });
-        lines.min()
-    };
-    while served.elapsed() < Duration::from_secs(ttl) + GIVEN_UP
-        && (0..fields.len()).any(|place| led(place).is_none())
-    {
-        thread::sleep(Duration::from_millis(20));
-    }
-    // A leader before our own answer is as quick as can be seen.
-    let since = |at: BootTime| if at > served { at - served } else { Duration::ZERO };
-    (0..fields.len()).map(|place| (fields[place].0, led(place).map(since))).collect()
-}
-
-/// The moment of etcd's first answer to a linearizable read.
-fn first_read(etcd: &Etcd) -> BootTime {
-    let (url, options) = (etcd.url(), etcd.connect_options());
-    runtime::wait_for(async move {
-        loop {
-            let read = async {
-                let mut client = Client::connect([&url], Some(options.clone())).await?;
-                client.get("nothing", None).await
-            };
-            if let Ok(Ok(_)) = timeout(Duration::from_millis(200), read).await {
-                return BootTime::now();
-            }
-            sleep(Duration::from_millis(2)).await;
-        }
-    })
+    let mut etcd = Cluster::start_with(crate::etcd(), 1);
+    let fields: Vec<_> = contenders.iter().map(|who| recovery::field(*who, &etcd, ttl, CANDIDATES)).collect();
+    let times = recovery::led_after_an_outage(&mut etcd, &fields, ttl);
+    contenders.iter().copied().zip(times).collect()
 }
 
 struct Outcome {

@@ -77,6 +77,11 @@ impl Section {
 
     /// A number that may not be larger than `limit`.
     pub(crate) fn at_most(&mut self, what: &str, unit: &str, value: f64, limit: f64, detail: &str) {
+        if value.is_nan() {
+            // Nothing was measured, which is no missed target.
+            self.failed.push(what.to_owned());
+            return;
+        }
         let found = [&format!("{} {unit}", number::short(value)), detail];
         let found = found.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
         let wanted = format!("at most {} {unit}", number::limit(limit));
