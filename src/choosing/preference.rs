@@ -14,13 +14,13 @@ use super::{Controls, PastTerm, Priority, TermEnding, field::CandidateField};
 use crate::clock::Timestamp;
 
 /// Shortest time in the queue after which a candidate may be preferred.
-const STEADY: Duration = Duration::from_secs(30);
+pub(crate) const STEADY: Duration = Duration::from_secs(30);
 
 /// Age beyond which a term that was lost by force does not count any more.
-const LATELY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const LATELY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Most doublings of the shortest tenure: 10 minutes become 10 hours 40 minutes.
-const MOST_DOUBLINGS: u32 = 6;
+pub(crate) const MOST_DOUBLINGS: u32 = 6;
 
 /// The durations of the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

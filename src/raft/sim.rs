@@ -36,7 +36,10 @@ use self::{
     shorten::{Kept, shortened},
     world::World,
 };
-use crate::raft::{identity::NodeId, message::Limits, mutant::Mutant, timing::Timing};
+use crate::{
+    choosing::Priority,
+    raft::{identity::NodeId, message::Limits, mutant::Mutant, preference::MoveDelays, timing::Timing},
+};
 
 /// Time limit for all to catch up with a leader after all faults, on a good network.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
@@ -314,6 +317,77 @@ fn contract_12_a_leader_leads_on_if_the_target_of_a_transfer_is_frozen() {
         world.transfer(leader, target);
         assert!(!world.run_until(Duration::from_secs(3), |world| world.leading() != leading), "seed {seed}");
         assert_eq!(world.violation(), None);
+    }
+}
+
+/// A group of those priorities, in which leadership moves after a second.
+fn preferring(priorities: &[u32], seed: u64, mutant: Option<Mutant>) -> World {
+    let second = Duration::from_secs(1);
+    let moves = MoveDelays { min_tenure: second, standing: second };
+    let plan = Plan::fair(priorities.len(), seed);
+    let priorities = priorities.iter().map(|number| Priority::new(*number)).collect();
+    let mut world = World::new(Plan { priorities, moves, mutant, ..plan });
+    assert!(world.run_until(SETTLES_WITHIN, |world| world.valid_leader().is_some()));
+    world
+}
+
+/// The number of terms that begin within that time.
+fn terms_in(world: &mut World, span: Duration) -> u64 {
+    let term =
+        |world: &World| world.members().filter_map(|node| world.server(node)).map(|it| it.term()).max();
+    let before = term(world).map_or(0, |term| term.get());
+    world.run_for(span);
+    assert_eq!(world.violation(), None);
+    term(world).map_or(0, |term| term.get()) - before
+}
+
+#[test]
+fn leadership_moves_to_the_highest_priority_once_and_stays() {
+    for seed in 0..60 {
+        let mut world = preferring(&[100, 200, 100, 50, 150], seed, None);
+        let preferred = Some(NodeId::new(1));
+        let moves = u64::from(world.valid_leader() != preferred);
+        assert_eq!(terms_in(&mut world, Duration::from_secs(20)), moves, "seed {seed}");
+        assert_eq!(world.valid_leader(), preferred, "seed {seed}");
+    }
+}
+
+/// Terms in twenty seconds among equals.
+fn among_equals(seed: u64, mutant: Option<Mutant>) -> u64 {
+    terms_in(&mut preferring(&[100; 3], seed, mutant), Duration::from_secs(20))
+}
+
+#[test]
+fn among_equals_leadership_never_moves() {
+    (0..40).for_each(|seed| assert_eq!(among_equals(seed, None), 0, "seed {seed}"));
+}
+
+/// Terms in twenty seconds after an operator has handed leadership to the server of the lowest priority.
+fn after_an_order(seed: u64, mutant: Option<Mutant>) -> u64 {
+    let mut world = preferring(&[200, 150, 100], seed, mutant);
+    let (lowest, leader) = (NodeId::new(2), world.valid_leader().expect("it was just there"));
+    world.transfer(leader, lowest);
+    assert!(
+        world.run_until(SETTLES_WITHIN, |world| world.valid_leader() == Some(lowest)) || leader == lowest
+    );
+    if leader == lowest { 0 } else { terms_in(&mut world, Duration::from_secs(20)) }
+}
+
+#[test]
+fn a_term_that_an_operator_ordered_is_not_moved_by_priority() {
+    (0..40).for_each(|seed| assert_eq!(after_an_order(seed, None), 0, "seed {seed}"));
+}
+
+#[test]
+fn a_pause_holds_priorities_and_a_cordon_moves_all_the_same() {
+    for seed in 0..40 {
+        let mut world = preferring(&[100, 100, 200], seed, None);
+        let leader = world.valid_leader().expect("it was just there");
+        world.pause(true);
+        assert_eq!(terms_in(&mut world, Duration::from_secs(10)), 0, "seed {seed}");
+        world.cordon(leader, seed % 2 == 0);
+        let moved = |world: &World| world.valid_leader().is_some_and(|next| next != leader);
+        assert!(world.run_until(SETTLES_WITHIN, moved), "seed {seed}");
     }
 }
 

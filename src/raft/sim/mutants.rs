@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    handoff, plan::Plan, run, run_with_bad_disks, run_with_replaced_disks, transfer, with_a_hanging_disk,
-    world::World,
+    after_an_order, among_equals, handoff, plan::Plan, run, run_with_bad_disks, run_with_replaced_disks,
+    transfer, with_a_hanging_disk, world::World,
 };
 use crate::raft::{identity::Term, mutant::Mutant, timing::Timing};
 
@@ -200,6 +200,18 @@ fn leadership_that_is_taken_back_after_a_transfer_is_noticed() {
 #[test]
 fn leadership_that_is_taken_back_from_a_named_server_is_noticed() {
     caught_in(Plan::of_orders, Mutant::TakesLeadershipBack, &["one valid leader", "tokens grow"]);
+}
+
+#[test]
+fn leadership_that_moves_to_an_equal_priority_is_noticed() {
+    let terms = (0..10).map(|seed| among_equals(seed, Some(Mutant::MovesToEquals))).min();
+    assert!(terms >= Some(5), "{terms:?} in twenty seconds");
+}
+
+#[test]
+fn an_ordered_term_that_is_moved_by_priority_is_noticed() {
+    let terms = (0..10).map(|seed| after_an_order(seed, Some(Mutant::MovesOrderedTerms))).max();
+    assert!(terms >= Some(1), "{terms:?}");
 }
 
 #[test]
