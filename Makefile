@@ -11,7 +11,7 @@ help:
 	@echo 'make simulate SEEDS=1000000   that many runs of the Raft simulation; FIRST=n: from that seed on'
 	@echo 'make replay SEED=42           one of them, with every message'
 	@echo 'make many N=50                the Raft scenarios, each with so many fresh seeds'
-	@echo 'make model   the Raft core under a model checker, further than the tests go (minutes)'
+	@echo 'make model   Raft, and the choice of a leader on etcd, under a model checker, further than the tests go (minutes)'
 	@echo 'make torture MINUTES=30 SEED=7  seven candidates on etcd, five among peers, and all that can go wrong (2 minutes)'
 	@echo 'make fuzz MINUTES=3 TARGET=http   a fuzzer on one parser, or on each in turn'
 	@echo 'make soak MINUTES=10          200 elections in one process: nothing it takes may grow'
@@ -91,6 +91,7 @@ many: build-deps
 
 model: build-deps
 	$(RAFT) raft::model:: -- --ignored --nocapture
+	$(RAFT) etcd::model::choosing:: -- --ignored --nocapture --test-threads=1
 
 # Each target has its own default for MINUTES, which may be a fraction for `soak`.
 fuzz: build-deps

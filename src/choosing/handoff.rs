@@ -32,7 +32,7 @@ pub(crate) enum HandoffEnd {
 }
 
 /// An accepted transfer. Keys are identified by name and `create_revision`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct HandoffKeys<K> {
     /// The leader's key, as it won with it.
     pub(crate) own: K,

@@ -43,6 +43,7 @@
 //! ([`queue`] tests those); the size of a margin in seconds ([`timing`](crate::timing)); the certainty of an
 //! election in the end (the `sometimes` properties show that it can happen, not that it must).
 
+mod choosing;
 mod lifeline;
 
 use std::{
