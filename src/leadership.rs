@@ -12,6 +12,7 @@ use tokio::sync::{
 };
 
 use crate::{
+    choosing::{TransferError, Transferred},
     clock::Timestamp,
     names::{CandidateName, ElectionName},
     timing::Ttl,
@@ -157,6 +158,32 @@ impl Leadership {
         let _ = self.orders.send(TermOrder::Resign { done });
         self.term.validity.end();
         outcome.await.unwrap_or(Err(OrderError::NotLeading))
+    }
+
+    /// Hands leadership over to the waiting candidate of this name, and returns its term.
+    ///
+    /// Stop the work first. If the transfer is refused, this process still leads, with the same token, and may
+    /// go on. Once it is accepted the term is over, whatever becomes of the transfer: [`lost`](LeadershipHandle::lost)
+    /// returns [`Loss::Transferred`]. An operator's order does the same to a leader at work: its work then
+    /// stops on the loss, and leadership passes on once the guard is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`TransferError::Refused`], [`TransferError::Absent`] and [`TransferError::Ambiguous`]: nothing has
+    /// changed. [`TransferError::Void`] and [`TransferError::Unconfirmed`]: the term is over, and another
+    /// candidate may lead. [`TransferError::NoLeader`] if the term was over already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the call goes on with the transfer in the background.
+    pub async fn transfer_to(&self, name: impl Into<String>) -> Result<Transferred, TransferError> {
+        let over = || TransferError::NoLeader(OrderError::NotLeading.to_string());
+        if !self.holds() {
+            return Err(over());
+        }
+        let (done, outcome) = oneshot::channel();
+        let _ = self.orders.send(TermOrder::Transfer { to: name.into(), done });
+        outcome.await.unwrap_or_else(|_| Err(over()))
     }
 }
 
@@ -419,9 +446,9 @@ impl TermHandle {
     pub(crate) fn given_up(&mut self) -> Option<TermOrder> {
         loop {
             match self.orders.try_recv() {
-                Ok(TermOrder::Proclaim { done, .. }) => drop(done.send(Err(OrderError::NotLeading))),
                 Ok(resign @ TermOrder::Resign { .. }) => return Some(resign),
                 Ok(TermOrder::Lapsed) => return None,
+                Ok(late @ (TermOrder::Proclaim { .. } | TermOrder::Transfer { .. })) => late.too_late(),
                 Err(TryRecvError::Disconnected) => return Some(TermOrder::resign()),
                 Err(TryRecvError::Empty) => return None,
             }
@@ -430,8 +457,10 @@ impl TermHandle {
 
     /// Waits until the guard of a lost term is dropped.
     pub(crate) async fn let_go(&mut self) {
-        while let Some(TermOrder::Proclaim { done, .. }) = self.orders.recv().await {
-            let _ = done.send(Err(OrderError::NotLeading));
+        while let Some(order @ (TermOrder::Proclaim { .. } | TermOrder::Transfer { .. })) =
+            self.orders.recv().await
+        {
+            order.too_late();
         }
     }
 
@@ -444,6 +473,8 @@ impl TermHandle {
 
 pub(crate) type OrderOutcome = Result<(), OrderError>;
 
+pub(crate) type TransferOutcome = Result<Transferred, TransferError>;
+
 /// An order of a [`Leadership`] or one of its handles.
 #[derive(Debug)]
 pub(crate) enum TermOrder {
@@ -454,6 +485,12 @@ pub(crate) enum TermOrder {
     Resign {
         done: oneshot::Sender<OrderOutcome>,
     },
+    /// Hand over to this candidate. A refusal leaves the term as it is. Once accepted the term ends at once:
+    /// the caller has stopped its work, and keeps the guard until the answer.
+    Transfer {
+        to: String,
+        done: oneshot::Sender<TransferOutcome>,
+    },
     /// The guard found its deadline passed: end the term.
     Lapsed,
 }
@@ -462,6 +499,16 @@ impl TermOrder {
     /// An order to resign that no caller waits for.
     fn resign() -> Self {
         Self::Resign { done: oneshot::channel().0 }
+    }
+
+    /// Answers an order that came after the end of its term.
+    pub(crate) fn too_late(self) {
+        let over = OrderError::NotLeading;
+        match self {
+            Self::Proclaim { done, .. } | Self::Resign { done } => drop(done.send(Err(over))),
+            Self::Transfer { done, .. } => drop(done.send(Err(TransferError::NoLeader(over.to_string())))),
+            Self::Lapsed => {}
+        }
     }
 }
 

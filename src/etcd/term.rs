@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     candidate::Event,
+    choosing::TransferError,
     clock::{self, Timestamp},
     leadership::{
         ClusterId, FencingToken, Loss, OrderError, OrderOutcome, ReleaseError, Released, TermHandle,
@@ -66,7 +67,7 @@ impl ActiveTerm {
                 biased;
                 end = &mut self.keep_alive => break match self.term_handle.given_up() {
                     Some(TermOrder::Resign { done }) => TermEnd::Resigned(done),
-                    Some(TermOrder::Proclaim { .. } | TermOrder::Lapsed) | None => TermEnd::Lost(match end {
+                    Some(_) | None => TermEnd::Lost(match end {
                         Ok(LeaseEnd::Expired) => Loss::Expired,
                         Ok(LeaseEnd::Gone) => Loss::Revoked,
                         Err(_panicked) => Loss::ShutDown,
@@ -87,6 +88,10 @@ impl ActiveTerm {
                         let proclaiming = self.leader_key.clone().proclaim(value);
                         self.leader_key.shared.spawn(async move { done.send(proclaiming.await) });
                     }
+                    TermOrder::Transfer { to, done } => drop(done.send(Err(TransferError::Refused {
+                        leader: self.term_handle.term.name.to_string(),
+                        why: format!("a transfer to '{to}' is not supported yet"),
+                    }))),
                     TermOrder::Resign { done } => break TermEnd::Resigned(done),
                     TermOrder::Lapsed => break TermEnd::Lost(Loss::Expired),
                 },

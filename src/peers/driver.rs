@@ -44,7 +44,7 @@ use super::{
 };
 use crate::{
     candidate::{CampaignError, CampaignReply, CampaignRequest, Event, in_span_leads},
-    choosing::{CandidateProfile, TransferReason},
+    choosing::{CandidateProfile, TransferError, TransferReason},
     clock::Timestamp,
     leadership::{
         FencingToken, Leadership, LeadershipTerm as Held, Loss, OrderOutcome, TermOrder as HolderOrder,
@@ -545,6 +545,12 @@ impl<O: DriverIo> Driver<O> {
                 let proposal =
                     Proposal { id: self.proposals.proclaim(done), content: NewEntry::Value(value.into()) };
                 return self.step(node, Input::Propose(vec![proposal]));
+            }
+            HolderOrder::Transfer { to, done } => {
+                let why = format!("a transfer to '{to}' is not supported among peers yet");
+                let leader = self.identity.name().to_string();
+                let _ = done.send(Err(TransferError::Refused { leader, why }));
+                return node;
             }
             HolderOrder::Resign { done } => {
                 self.part(node.term(), Timestamp::now(), done);
