@@ -40,7 +40,7 @@ use super::{
     records::{self, Reading},
     state::{Compaction, CurrentAnnouncement, Window},
     term::{Handover, LeaderTerm, Stopping},
-    transfers::AwaitedTransfers,
+    transfers::{self, AwaitedTransfers},
 };
 use crate::{
     candidate::{CampaignError, CampaignReply, CampaignRequest, Event, in_span_leads},
@@ -48,6 +48,7 @@ use crate::{
     clock::Timestamp,
     leadership::{
         FencingToken, Leadership, LeadershipTerm as Held, Loss, OrderOutcome, TermOrder as HolderOrder,
+        TransferOutcome,
     },
     raft::{
         action::{
@@ -123,6 +124,9 @@ pub(super) struct Inputs {
 /// Proposals that are taken into one step, and so into one write and one message.
 const AT_ONCE: usize = 256;
 
+/// Time for the target of a holder's transfer to catch up.
+const TRANSFERS_WITHIN: Duration = Duration::from_secs(10);
+
 /// Longest election timeouts after a transfer began in which another leader is waited for.
 const ELECTIONS_AWAITED: u32 = 4;
 
@@ -156,6 +160,8 @@ pub(super) struct Driver<O> {
     /// Operators' orders to this server that are under way.
     replacements: Vec<OrderedTask>,
     transfers: AwaitedTransfers,
+    /// True if the holder has stopped its work for the transfer that begins.
+    holder_stopped: bool,
     /// The disks that count by the log, as last passed on.
     disks: Option<(Index, MemberDisks)>,
     /// The committed standing orders, as last published.
@@ -211,6 +217,7 @@ impl<O: DriverIo> Driver<O> {
             failed: None,
             replacements: Vec::new(),
             transfers: AwaitedTransfers::default(),
+            holder_stopped: false,
             disks: None,
             orders: Arc::default(),
             terms_changed: true,
@@ -427,10 +434,12 @@ impl<O: DriverIo> Driver<O> {
                 let why = self.reason(why);
                 self.transfers.refused(order, &why);
             }
-            Effect::TransferBegun { order, term } => {
+            Effect::TransferBegun { order, term, reason } => {
+                tracing::info!(?reason, "this server hands over");
                 if let Some(order) = order {
                     self.transfers.begun(order, term);
                 }
+                self.holder_stopped = reason == TransferReason::Program;
                 if let Some(until) = self.leader_term.as_ref().map(LeaderTerm::until) {
                     // Only `drained` waits for it: until the target has heard that it may campaign.
                     self.part(term, until, oneshot::channel().0);
@@ -495,6 +504,10 @@ impl<O: DriverIo> Driver<O> {
                     );
                 }
                 self.lose(loss);
+                if std::mem::take(&mut self.holder_stopped) {
+                    self.stopping = None;
+                    self.next.push_back(Input::LetGo);
+                }
             }
         }
     }
@@ -546,12 +559,7 @@ impl<O: DriverIo> Driver<O> {
                     Proposal { id: self.proposals.proclaim(done), content: NewEntry::Value(value.into()) };
                 return self.step(node, Input::Propose(vec![proposal]));
             }
-            HolderOrder::Transfer { to, done } => {
-                let why = format!("a transfer to '{to}' is not supported among peers yet");
-                let leader = self.identity.name().to_string();
-                let _ = done.send(Err(TransferError::Refused { leader, why }));
-                return node;
-            }
+            HolderOrder::Transfer { to, done } => return self.transfer_by_holder(node, to, done),
             HolderOrder::Resign { done } => {
                 self.part(node.term(), Timestamp::now(), done);
                 self.lose(Loss::Resigned);
@@ -619,6 +627,19 @@ impl<O: DriverIo> Driver<O> {
         let by = Timestamp::now() + within + self.identity.timing().longest() * ELECTIONS_AWAITED;
         self.transfers.add(id, to, by, told);
         self.step(node, Input::Transfer(TransferRequest { id, to, term, within, reason }))
+    }
+
+    /// Hands over for the holder, which has stopped its work: once the transfer begins, nothing waits for it.
+    fn transfer_by_holder(&mut self, node: Node, to: String, done: oneshot::Sender<TransferOutcome>) -> Node {
+        let Some(target) = to.parse().ok().and_then(|name| self.identity.group().node(&name)) else {
+            let _ = done.send(Err(TransferError::Absent(to)));
+            return node;
+        };
+        let (told, progress) = mpsc::unbounded_channel();
+        let leader = self.identity.name().to_string();
+        tokio::spawn(async move { drop(done.send(transfers::outcome(progress, leader, to).await)) });
+        let (term, within) = (Some(node.term()), TRANSFERS_WITHIN);
+        self.transfer(node, target, term, within, TransferReason::Program, told)
     }
 
     /// Takes records into the log, if the term that they are meant for is this server's.

@@ -179,7 +179,7 @@ impl Settings {
     }
 
     /// Sets the least tenure of this member before leadership moves to one with a higher priority: 10 minutes, unless
-    /// told otherwise. Each term that was lost in the last hour doubles it.
+    /// told otherwise. Each term that was lost within a day doubles it.
     #[must_use = "settings are made by value"]
     pub fn with_min_tenure(mut self, min_tenure: Duration) -> Self {
         self.min_tenure = min_tenure;

@@ -7,8 +7,9 @@ use tokio::sync::mpsc;
 
 use super::operate::OrderProgress;
 use crate::{
+    choosing::{TransferError, Transferred},
     clock::Timestamp,
-    leadership::FencingToken,
+    leadership::{FencingToken, TransferOutcome},
     raft::{
         action::ProposalId,
         identity::{NodeId, Term},
@@ -88,6 +89,26 @@ impl AwaitedTransfers {
     /// The next time to look.
     pub(super) fn due(&self) -> Option<Timestamp> {
         self.0.iter().map(|transfer| transfer.by).min()
+    }
+}
+
+/// Waits for the outcome of a transfer by the leader of that name.
+pub(super) async fn outcome(
+    mut progress: mpsc::UnboundedReceiver<OrderProgress>,
+    leader: String,
+    to: String,
+) -> TransferOutcome {
+    loop {
+        return match progress.recv().await {
+            Some(OrderProgress::Begun) => continue,
+            Some(OrderProgress::Led(token)) => Ok(Transferred { to, token }),
+            Some(OrderProgress::Void(_)) => Err(TransferError::Void(to)),
+            Some(OrderProgress::Refused(why)) => Err(TransferError::Refused { leader, why }),
+            Some(OrderProgress::Unconfirmed(why)) => Err(TransferError::Unconfirmed(why)),
+            Some(OrderProgress::Done) | None => {
+                Err(TransferError::Unconfirmed("this server has stopped".to_owned()))
+            }
+        };
     }
 }
 

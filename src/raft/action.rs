@@ -24,7 +24,7 @@ use super::{
     transfer::{CannotTransfer, TransferRequest},
 };
 use crate::{
-    choosing::Priority,
+    choosing::{Priority, TransferReason},
     clock::Timestamp,
     leadership::{FencingToken, Loss},
 };
@@ -167,6 +167,7 @@ pub(crate) enum Effect {
     TransferBegun {
         order: Option<ProposalId>,
         term: Term,
+        reason: TransferReason,
     },
     /// A proposal is not in the log, and will not be.
     Declined {

@@ -168,7 +168,8 @@ impl Server<Leader> {
                 }
                 None => {
                     let term = self.core.term();
-                    context.push(Effect::TransferBegun { order: None, term });
+                    let reason = TransferReason::LastResort;
+                    context.push(Effect::TransferBegun { order: None, term, reason });
                     self.lose(context, Loss::Transferred);
                     self.aim_at(Some(TransferTarget::any(TransferReason::LastResort)));
                 }
@@ -249,7 +250,8 @@ impl Server<Leader> {
     /// Reports that a pending transfer begins. Returns its target.
     fn begin_transfer(&mut self, context: &mut StepContext) -> Option<TransferTarget> {
         let PendingTransfer { order, target, .. } = self.role.transfer.take()?;
-        context.push(Effect::TransferBegun { order, term: self.core.term() });
+        let (term, reason) = (self.core.term(), target.reason.clone());
+        context.push(Effect::TransferBegun { order, term, reason });
         Some(target)
     }
 

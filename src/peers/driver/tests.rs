@@ -538,3 +538,31 @@ async fn no_server_campaigns_for_a_call_that_was_cancelled() {
     soon("to leave", drained).await;
     assert!(!members.peers[0].status().standing);
 }
+
+#[tokio::test]
+async fn a_leaders_program_hands_over_to_a_named_member() {
+    let members = Members::of(3);
+    let (leader, leadership) = first_leader(&members).await;
+    let target = (leader + 1) % 3;
+    let name = members.peers[target].settings().name().to_string();
+    assert_eq!(leadership.transfer_to("s9").await, Err(TransferError::Absent("s9".to_owned())));
+    let refused = soon("a refusal", leadership.transfer_to(name.clone())).await;
+    assert!(matches!(refused, Err(TransferError::Refused { .. })) && leadership.holds(), "{refused:?}");
+
+    let mut next = members.candidate(target);
+    let next = tokio::spawn(async move { next.campaign().await });
+    let transferred = soon("the transfer", async {
+        loop {
+            match leadership.transfer_to(name.clone()).await {
+                // Its candidate is not known yet.
+                Err(TransferError::Refused { .. }) => tokio::time::sleep(Duration::from_millis(5)).await,
+                outcome => return outcome,
+            }
+        }
+    });
+    // While the guard is still there: the holder has said that it stopped.
+    let token = transferred.await.unwrap().token;
+    let next = soon("the next leader", next).await.unwrap().unwrap();
+    assert_eq!((next.token(), token.get()), (token, leadership.token().get() + 1));
+    assert_eq!(soon("the loss", leadership.lost()).await, Loss::Transferred);
+}
