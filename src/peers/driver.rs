@@ -52,7 +52,7 @@ use crate::{
     },
     raft::{
         action::{
-            Actions, Candidacy, Declined, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, Write,
+            Actions, Declined, Effect, Input, LeadershipChange, NewEntry, Nomination, Now, Proposal, Write,
         },
         identity::{Index, NodeId, Term},
         log::{Entry, LONGEST_ADDRESS, Payload, Snapshot, TimeOfDay},
@@ -148,7 +148,7 @@ pub(super) struct Driver<O> {
     proposals: Proposals,
     draining: Vec<oneshot::Sender<()>>,
     /// The core's part in elections, if it takes part.
-    announced: Option<Candidacy>,
+    announced: Option<Nomination>,
     /// Inputs that follow from the effects of a step.
     next: VecDeque<Input>,
     published: Arc<Published>,
@@ -183,7 +183,7 @@ struct OrderedTask {
 }
 
 struct PendingCampaign {
-    candidacy: Candidacy,
+    candidacy: Nomination,
     events: broadcast::Sender<Event>,
     won: CampaignReply,
     /// The leader that this candidate was last told to follow.
@@ -672,7 +672,7 @@ impl<O: DriverIo> Driver<O> {
         let value = Arc::from(standing.name.as_str().as_bytes());
         let CandidateProfile { priority, address, .. } = self.identity.profile();
         let address = address.as_deref().filter(|address| address.len() <= LONGEST_ADDRESS).map(Arc::from);
-        let candidacy = Candidacy { value, address, priority: *priority };
+        let candidacy = Nomination { value, address, priority: *priority };
         self.campaigns.push_back(PendingCampaign { candidacy, events: standing.events, won, follows: None });
         self.go_on(node)
     }

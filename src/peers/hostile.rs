@@ -23,7 +23,7 @@ use crate::{
     clock::Timestamp,
     leadership::ClusterId,
     raft::{
-        action::{Actions, Candidacy, Effect, Input, LeadershipChange, Now, Stored, Write},
+        action::{Actions, Effect, Input, LeadershipChange, Nomination, Now, Stored, Write},
         core::CoreConfig,
         identity::{Members, NodeId, Position},
         log::TimeOfDay,
@@ -76,7 +76,7 @@ impl Victim {
         let node = Node::start(config, disk.clone(), &now).expect("an empty disk is in order");
         let mut victim =
             Self { node: Some(node), now: START, writes: Vec::new(), disk, applied: BTreeMap::new() };
-        victim.step(Input::Stand(Candidacy::of(*b"me")));
+        victim.step(Input::Stand(Nomination::of(*b"me")));
         victim
     }
 

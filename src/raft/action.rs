@@ -53,7 +53,7 @@ pub(crate) enum Input {
     Propose(Vec<Proposal>),
     /// Take part in elections. Nothing happens if the value is larger than
     /// [`Limits::record`](super::message::Limits).
-    Stand(Candidacy),
+    Stand(Nomination),
     /// The holder has let go of leadership: give it up, if possible to another server at once, and take part again
     /// later.
     Resign,
@@ -78,7 +78,7 @@ pub(crate) enum Input {
 
 /// A server's part in elections.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Candidacy {
+pub(crate) struct Nomination {
     /// The value to announce if elected.
     pub(crate) value: Arc<[u8]>,
     /// The address to announce with it.
@@ -86,7 +86,7 @@ pub(crate) struct Candidacy {
     pub(crate) priority: Priority,
 }
 
-impl Candidacy {
+impl Nomination {
     /// One of the usual priority.
     #[cfg(test)]
     pub(crate) fn of(value: impl Into<Arc<[u8]>>) -> Self {

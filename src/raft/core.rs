@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::mutant::Mutant;
 use super::{
     action::{
-        Actions, Ballot, Candidacy, Effect, LeadershipChange, Now, Persisted, Stored, Write, WriteNumber,
+        Actions, Ballot, Effect, LeadershipChange, Nomination, Now, Persisted, Stored, Write, WriteNumber,
     },
     caretaker::Caretaking,
     identity::{Ballots, Index, Members, NodeId, Position, Term},
@@ -91,7 +91,7 @@ pub(super) struct Core {
     held_back_for: Ballots,
     voting_rights: VotingRights,
     /// `None` if this server has no candidate.
-    pub(super) standing: Option<Candidacy>,
+    pub(super) standing: Option<Nomination>,
     caretaking: Caretaking,
     writes: PendingWrites,
     pub(super) refusals: IgnoredCounts,
@@ -236,7 +236,7 @@ impl Core {
     }
 
     /// This server's part in elections, unless a cordon forbids it to lead at all.
-    pub(super) fn candidacy(&self) -> Option<&Candidacy> {
+    pub(super) fn candidacy(&self) -> Option<&Nomination> {
         let barred = self.log.orders().cordon(self.me()).is_some_and(|cordon| cordon.hard);
         self.standing.as_ref().filter(|_| !barred)
     }
@@ -271,7 +271,7 @@ impl Core {
 
     /// The candidate that leads, now that this server is elected; `None` for a caretaker. A last resort is one, too, if
     /// another candidate lacks only its log; once, in case that one can't lead all the same.
-    pub(super) fn leads_with(&self, now: Timestamp) -> Option<Candidacy> {
+    pub(super) fn leads_with(&self, now: Timestamp) -> Option<Nomination> {
         let takes_care = self.stands_as_last_resort() && self.caretaking.may_help(now, self.timing());
         self.candidacy().filter(|_| !takes_care).cloned()
     }

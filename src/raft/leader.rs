@@ -9,7 +9,7 @@
 #[cfg(test)]
 use super::mutant::Mutant;
 use super::{
-    action::{Candidacy, Declined, Effect, LeadershipChange, NewEntry, Proposal},
+    action::{Declined, Effect, LeadershipChange, NewEntry, Nomination, Proposal},
     candidacy::Candidate,
     core::StepContext,
     identity::{Index, NodeId},
@@ -74,7 +74,7 @@ impl Leader {
         let unknown = |peer| Progress::unknown(peer, first, core.config.limits.in_flight);
         let peers = core.members().others(me).map(unknown).collect();
         let claim = match core.leads_with(context.now()) {
-            Some(Candidacy { value, address, .. }) => {
+            Some(Nomination { value, address, .. }) => {
                 let announcement = Proclamation { who: me, value, since, address, farewell };
                 core.log.append(core.term(), Payload::Leadership(announcement));
                 Claim::Unproved { first }

@@ -31,7 +31,7 @@ use stateright::{Checker, HasDiscoveries, Model, Property};
 
 use super::{
     action::{
-        Actions, Candidacy, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, ProposalId, Stored,
+        Actions, Effect, Input, LeadershipChange, NewEntry, Nomination, Now, Proposal, ProposalId, Stored,
     },
     core::CoreConfig,
     identity::{Index, Members, NodeId, Position, Term},
@@ -181,7 +181,7 @@ impl Group {
         if place >= self.standing {
             return node;
         }
-        node.step(now, Input::Stand(Candidacy::of([]))).0
+        node.step(now, Input::Stand(Nomination::of([]))).0
     }
 
     /// One step of one server, its disk and its messages.

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     action::{
-        Actions, Candidacy, Declined, Effect, Input, LeadershipChange, NewEntry, Now, Proposal, ProposalId,
+        Actions, Declined, Effect, Input, LeadershipChange, NewEntry, Nomination, Now, Proposal, ProposalId,
         Stored, Write,
     },
     core::CoreConfig,
@@ -52,7 +52,7 @@ impl Bench {
         let now = Timestamp::from_nanos(1_000_000_000_000);
         let node = Node::start(config(members), disk.clone(), &at_time(now)).unwrap();
         let mut bench = Self { node: Some(node), now, writes: Vec::new(), disk };
-        assert_eq!(bench.step(Input::Stand(Candidacy::of(*b"me"))), vec![]);
+        assert_eq!(bench.step(Input::Stand(Nomination::of(*b"me"))), vec![]);
         bench
     }
 

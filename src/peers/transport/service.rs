@@ -155,7 +155,7 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
         let (tell, told) = mpsc::channel(1);
         let (shared, inbound, certificate) =
             (Arc::clone(&self.shared), self.inbound.clone(), self.certificate.clone());
-        let operator = Operator { shared, inbound, certificate, tell, _place: place };
+        let operator = OperatorCall { shared, inbound, certificate, tell, _place: place };
         let over = self.inbound.over.clone();
         tokio::spawn(over.run_until_cancelled_owned(operator.serve(request.into_inner())));
         Ok(Response::new(ReceiverStream::new(told)))
@@ -163,7 +163,7 @@ impl<G: IdentityCheck> Peers for PeersService<G> {
 }
 
 /// An operator's call.
-struct Operator<G> {
+struct OperatorCall<G> {
     shared: Arc<TransportShared<G>>,
     inbound: Inbound,
     certificate: Option<PeerCertificate>,
@@ -171,7 +171,7 @@ struct Operator<G> {
     _place: ObserverSlot,
 }
 
-impl<G: IdentityCheck> Operator<G> {
+impl<G: IdentityCheck> OperatorCall<G> {
     async fn serve(self, mut said: Streaming<proto::Operation>) {
         let served = timeout_at(self.inbound.until, self.order(&mut said)).await;
         let mut progress = match served {

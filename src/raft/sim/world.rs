@@ -25,7 +25,7 @@ use super::{
 use crate::{
     leadership::{ClusterId, Loss},
     raft::{
-        action::{Actions, Candidacy, Effect, Input, LeadershipChange, Now, ProposalId, Stored, Write},
+        action::{Actions, Effect, Input, LeadershipChange, Nomination, Now, ProposalId, Stored, Write},
         core::CoreConfig,
         identity::{Index, Members, NodeId, Position, Term},
         log::{Entry, Snapshot, TimeOfDay},
@@ -666,9 +666,9 @@ impl World {
     }
 
     /// The part in elections of that server.
-    pub(super) fn candidacy(&self, node: NodeId) -> Candidacy {
+    pub(super) fn candidacy(&self, node: NodeId) -> Nomination {
         let priority = self.plan.priority(self.member(node));
-        Candidacy { value: announcement(node), address: None, priority }
+        Nomination { value: announcement(node), address: None, priority }
     }
 
     fn propose_somewhere(&mut self) {
