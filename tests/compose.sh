@@ -4,6 +4,7 @@
 #   tests/compose.sh                     compiles in the image's build stage, where a container reaches crates
 #   ELECT_BINARY=PATH tests/compose.sh   packs that binary instead, through the same Dockerfile
 #   COMPOSE='docker compose' …           with this Compose rather than the first one found
+#   KILLS=200 …                          kills the leader so many times more, and prints what the failovers took
 #
 # Needs a Docker engine and Compose, 1.29 or 2; prints `skipped: …` without. Every
 # wait is for a condition and has a deadline. Takes everything down at the end but
@@ -39,6 +40,7 @@ export ELECT_IMAGE=$PROJECT
 export ETCD_PORT=0 PAGE1_PORT=0 PAGE2_PORT=0 PAGE3_PORT=0 # free ones: a developer's own etcd may have 2378
 scratch=$(mktemp -d)
 declare -A id=() mark=()
+more_kills= # lines of a time and a server, as the history has them
 passed=0 failed=0 finished=no
 
 servers_file() { $COMPOSE -p "$PROJECT" -f docker-compose.yaml "$@"; }
@@ -58,7 +60,8 @@ tear_down() {
         for name in etcd_server $SERVERS; do
             [ -n "${id[$name]:-}" ] || continue
             echo "--- $name: $(docker inspect -f '{{.State.Status}}, exit code {{.State.ExitCode}}{{if .State.Health}}, {{.State.Health.Status}}: {{json .State.Health.Log}}{{end}}' "${id[$name]}" | cut -c -2000)"
-            docker logs --tail "$([ "$name" = etcd_server ] && echo 5 || echo 60)" "${id[$name]}" 2>&1
+            # It may be gone already, which must not end this.
+            docker logs --tail "$([ "$name" = etcd_server ] && echo 5 || echo 60)" "${id[$name]}" 2>&1 || true
         done
     fi
     servers_file down -t 1 --volumes --remove-orphans >/dev/null 2>&1 || true
@@ -190,6 +193,7 @@ terms_and_overlap() {
     done >"$scratch/history"
     # A killed or frozen server can't print that its term has ended.
     printf '%s LEADERSHIP CHANGE REQUIRED\n' "$killed_at $killed" "$frozen_at $frozen" >>"$scratch/history"
+    printf '%s' "$more_kills" >>"$scratch/history"
     sort -s -n -k 1,1 "$scratch/history" | awk '
         function close_term(name, at) {
             if (name in since) { n++; who[n] = name; from[n] = since[name]; to[n] = at; delete since[name] }
@@ -383,6 +387,38 @@ check "thawed it refreshes nothing" not printed "$frozen" 'Refreshing lease; sti
 check "thawed it becomes healthy" within 60 healthy "$frozen"
 require "one leads and the others follow" within 10 settled
 leader=$(leaders)
+
+# --- the leader is killed, again and again
+
+another_printed_that_it_leads() {
+    local name
+    for name in $SERVERS; do
+        if [ "$name" != "$victim" ] && printed "$name" 'I am the leader.'; then
+            leader=$name
+            return
+        fi
+    done
+    return 1
+}
+: >"$scratch/failovers"
+for ((round = 1; round <= ${KILLS:-0}; round++)); do
+    mark_logs
+    victim=$leader
+    process_1=$(state "$victim" Pid)
+    kill_at=$(milliseconds)
+    # `docker kill` itself would take most of the time.
+    kill -9 "$process_1" 2>/dev/null || docker kill "${id[$victim]}" >/dev/null
+    more_kills+="$kill_at $victim LEADERSHIP CHANGE REQUIRED"$'\n'
+    within $((TTL + 10)) another_printed_that_it_leads || break
+    printed_after "$kill_at" "$leader" 'I am the leader.' >>"$scratch/failovers"
+    within 10 exited "$victim" && docker start "${id[$victim]}" >/dev/null
+    within 30 has_role "$victim" follower || break
+done
+if [ "${KILLS:-0}" -gt 0 ]; then
+    check "each of $KILLS kills was followed" is "$(wc -l <"$scratch/failovers")" "$KILLS"
+    sort -n "$scratch/failovers" | awk '{ all[NR] = $1 }
+        END { printf "the next leader, after a kill: median %d ms, p99 %d, at most %d\n", all[int((NR + 1) / 2)], all[int(NR * 0.99 + 0.99)], all[NR] }'
+fi
 
 # --- etcd goes away and comes back
 

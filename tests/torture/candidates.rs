@@ -164,6 +164,10 @@ impl CandidateProcess {
                 if UNCONTAINED.contains(&self.name.as_str()) {
                     command.args(["--contain", "none"]);
                 }
+                if self.on == Backend::Etcd {
+                    // The one with a PID namespace has a ticket; the others are witnesses.
+                    command.arg("--lifeline").arg(self.paths.data("lifeline"));
+                }
                 command.env("RUST_LOG", belief::LOG).arg("--").arg(own).args(as_program("command"));
             }
             CandidateKind::Library => {

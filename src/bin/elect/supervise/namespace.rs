@@ -4,7 +4,12 @@
 //! systemd's `RestrictNamespaces=`. No user namespace is made, since set-user-id programs would not work in
 //! it.
 
-use std::{fmt, fs, fs::File, io, process::Child, process::Command};
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    process::{self, Child, Command},
+};
 
 use nix::{
     mount::{MsFlags, mount},
@@ -63,10 +68,14 @@ impl Containment {
     }
 
     fn without_namespace(why: &str) -> Self {
-        let description = format!(
-            "the command has no PID namespace ({why}): should all of elect's processes be killed at one moment, what the \
-             command started lives on, and so does a command that changed its credentials"
-        );
+        let without = match process::id() {
+            1 => "none is needed: elect is process 1 here, and the kernel ends everything with it",
+            _ => {
+                "should all of elect's processes be killed at one moment, what the command started lives on, and so does \
+                 a command that changed its credentials"
+            }
+        };
+        let description = format!("the command has no PID namespace ({why}): {without}");
         Self { how: Contained::Reaper, description }
     }
 }
