@@ -32,8 +32,8 @@ use std::{
 use tokio::time::timeout;
 use tracing::warn;
 
+pub use self::directory::LifelineError;
 pub(crate) use self::directory::TicketSlot;
-pub use self::{directory::LifelineError, process::NamingError};
 use self::{
     directory::TicketDirectory,
     process::{OfferedTicket, ProcessOffer},
@@ -71,6 +71,18 @@ pub struct Lifeline {
     offer: Option<Arc<ProcessOffer>>,
     /// True once a failure to write tickets was logged: it is logged once.
     reported: Arc<AtomicBool>,
+}
+
+/// Reason that a process is not named in the tickets.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NamingError {
+    /// There is no ticket now: the TTL decides.
+    #[error("no ticket names the command's process: {0}")]
+    NotNamed(#[source] io::Error),
+    /// A ticket names the process before, and can't be removed. While that is so, no command may run but the one before.
+    #[error("a ticket names another process, and can't be removed: {0}")]
+    StillNamesAnother(#[source] io::Error),
 }
 
 /// Result of [`Lifeline::release_dead`].

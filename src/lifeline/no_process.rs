@@ -8,24 +8,13 @@ use std::{
 };
 
 use super::{
+    NamingError,
     directory::{TicketDirectory, TicketSlot},
     evidence::{ProcessId, ProcessSeen},
 };
 use crate::leadership::Ticket;
 
 pub(super) const SOCKET: &str = ".socket";
-
-/// Reason that a process is not named in the tickets.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NamingError {
-    /// There is no ticket now: the TTL decides.
-    #[error("no ticket names the command's process: {0}")]
-    NotNamed(#[source] io::Error),
-    /// A ticket names the process before, and can't be removed. While that is so, no command may run but the one before.
-    #[error("a ticket names another process, and can't be removed: {0}")]
-    StillNamesAnother(#[source] io::Error),
-}
 
 #[derive(Debug)]
 pub(crate) enum ProcessOffer {}

@@ -43,6 +43,7 @@ use rustix::{
 use tracing::debug;
 
 use super::{
+    NamingError,
     directory::{TicketDirectory, TicketSlot, unique_name},
     evidence::{FileId, ProcessId, ProcessSeen},
 };
@@ -72,18 +73,6 @@ pub(super) struct OfferState {
 struct NamedProcess {
     id: ProcessId,
     pidfd: OwnedFd,
-}
-
-/// Reason that a process is not named in the tickets.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NamingError {
-    /// There is no ticket now: the TTL decides.
-    #[error("no ticket names the command's process: {0}")]
-    NotNamed(#[source] io::Error),
-    /// A ticket names the process before, and can't be removed. While that is so, no command may run but the one before.
-    #[error("a ticket names another process, and can't be removed: {0}")]
-    StillNamesAnother(#[source] io::Error),
 }
 
 /// All that it takes to write a ticket again.
