@@ -5,6 +5,9 @@
 //! Everything is compared by etcd. A leader's transaction may arrive at any later time, and more than once: it
 //! does nothing unless the leader's key is the one that it won with. While that key stands, none behind it was
 //! ever the first, so no candidate behind it leads or believes that it might.
+//!
+//! etcd makes all compares of a transaction, nested ones too, before its first write. No plan here compares a
+//! key that it has written.
 
 /// A plan of compares and operations, nested as etcd's transactions are.
 #[derive(Debug, Clone, PartialEq, Eq)]
