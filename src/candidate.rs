@@ -26,6 +26,7 @@ use tokio_stream::{
 use tracing::{Span, field};
 
 use crate::{
+    choosing::{self, CandidateProfile},
     clock::Timestamp,
     leadership::{FencingToken, Leadership, LeadershipHandle, Loss, OrderError},
     names::{CandidateName, ElectionName},
@@ -104,6 +105,11 @@ pub struct CampaignRequest {
     pub(crate) name: CandidateName,
     pub(crate) ttl: Ttl,
     pub(crate) announce: bool,
+    pub(crate) profile: CandidateProfile,
+    #[allow(dead_code, reason = "the leader's side comes to use it")]
+    pub(crate) never: bool,
+    #[allow(dead_code, reason = "the leader's side comes to use it")]
+    pub(crate) min_tenure: Duration,
     pub(crate) events: broadcast::Sender<Event>,
 }
 
@@ -255,6 +261,9 @@ pub struct Candidate<B> {
     name: CandidateName,
     ttl: Ttl,
     announce: bool,
+    profile: CandidateProfile,
+    never: bool,
+    min_tenure: Duration,
     events: broadcast::Sender<Event>,
     /// The latest term that this candidate won.
     latest: watch::Sender<Option<LeadershipHandle>>,
@@ -284,7 +293,20 @@ impl<B: Backend> Candidate<B> {
         announce: bool,
     ) -> Self {
         let (events, latest) = (broadcast::Sender::new(EVENTS), watch::Sender::new(None));
-        Self { backend, election, name, ttl, announce, events, latest }
+        let (profile, never, min_tenure) = (CandidateProfile::default(), false, choosing::MIN_TENURE);
+        Self { backend, election, name, ttl, announce, profile, never, min_tenure, events, latest }
+    }
+
+    /// Sets what the candidate publishes about itself.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "peers have it in their settings"))]
+    pub(crate) fn with_profile(self, profile: CandidateProfile) -> Self {
+        Self { profile, ..self }
+    }
+
+    /// Sets whether it stands at all, and for how long it leads at least before it hands over by priority.
+    #[cfg_attr(not(feature = "etcd"), allow(dead_code, reason = "peers have it in their settings"))]
+    pub(crate) fn with_stance(self, never: bool, min_tenure: Duration) -> Self {
+        Self { never, min_tenure, ..self }
     }
 
     /// Subscribes to the events of this candidate from now on.
@@ -315,6 +337,9 @@ impl<B: Backend> Candidate<B> {
             name: self.name.clone(),
             ttl: self.ttl,
             announce: self.announce,
+            profile: self.profile.clone(),
+            never: self.never,
+            min_tenure: self.min_tenure,
             events: self.events.clone(),
         };
         self.backend.campaign(request, won);

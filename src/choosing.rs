@@ -3,7 +3,13 @@
 //! The words and the rules that both backends share. Each backend has a protocol of its own for them: see
 //! [`etcd`](crate::etcd) and [`peers`](crate::peers). Pure.
 
-use std::{collections::BTreeMap, fmt, num::ParseIntError, str::FromStr, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    num::ParseIntError,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 
 use crate::{leadership::FencingToken, names::CandidateName};
 
@@ -65,6 +71,10 @@ impl FromStr for Priority {
         text.parse().map(Self)
     }
 }
+
+/// Time for which a leader leads at least, unless told otherwise, before it hands over by priority.
+#[allow(dead_code, reason = "not every backend uses it")]
+pub(crate) const MIN_TENURE: Duration = Duration::from_secs(10 * 60);
 
 /// Data that a candidate publishes about itself, for operators and for the choice among candidates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -21,6 +21,9 @@
 //! | `member` | candidates' records beside the queue |
 //! | `order` | an operator's order to hand over |
 //! | `control` | operators' standing orders |
+//! | `history` | the past terms |
+//! | `operator` | an operator's handle |
+//! | `rights` | the rights that roles need |
 //! | `plan` | the transactions of a transfer |
 //! | `stored` | times and limits of the values beside the queue |
 //! | `observe` | the election as observers see it |
@@ -54,6 +57,8 @@ mod control;
 mod diagnosis;
 mod endpoint;
 mod error;
+#[allow(dead_code, reason = "the leader's side comes to use all of it")]
+mod history;
 mod keepalive;
 #[allow(dead_code, reason = "the leader's side comes to use all of it")]
 mod keys;
@@ -62,11 +67,13 @@ mod member;
 #[cfg(test)]
 mod model;
 mod observe;
+mod operator;
 #[allow(dead_code, reason = "the leader's side comes to use all of it")]
 mod order;
 #[allow(dead_code, reason = "the leader's side comes to use all of it")]
 mod plan;
 mod queue;
+mod rights;
 mod staleness;
 #[allow(dead_code, reason = "the leader's side comes to use all of it")]
 mod stored;
@@ -86,12 +93,14 @@ use self::{
 };
 pub use self::{
     endpoint::{Endpoint, InvalidEndpoint},
+    operator::{EtcdOperateError, EtcdOperator},
     transaction::TransactionError,
 };
 pub(crate) use self::{keys::Revision, term::release};
 pub use crate::tls::{Expiry, InvalidTls, Tls};
 use crate::{
     candidate::{Backend, CampaignReply, CampaignRequest, Candidate, sealed, span},
+    choosing::{self, CandidateProfile},
     clock::Timestamp,
     leadership::{ReleaseError, Released, Ticket},
     lifeline::Lifeline,
@@ -322,7 +331,15 @@ impl Etcd {
         election: impl TryInto<ElectionName, Error: Into<InvalidName>>,
     ) -> Result<CandidateBuilder, InvalidName> {
         let election = election.try_into().map_err(Into::into)?;
-        Ok(CandidateBuilder { etcd: self.clone(), election, ttl: Ttl::DEFAULT, announce: false })
+        Ok(CandidateBuilder {
+            etcd: self.clone(),
+            election,
+            ttl: Ttl::DEFAULT,
+            announce: false,
+            profile: CandidateProfile::default(),
+            never: false,
+            min_tenure: choosing::MIN_TENURE,
+        })
     }
 
     /// Starts the thread. Connects on first use.
@@ -397,6 +414,11 @@ impl Etcd {
             Ok(Err(error)) => Err(SnapshotError::Unavailable(error.message)),
             Err(stopped) => Err(SnapshotError::Unavailable(stopped.to_string())),
         }
+    }
+
+    /// Gives orders in an election: hands leadership over, cordons candidates, pauses, reads its history.
+    pub fn operator(&self, election: ElectionName) -> EtcdOperator {
+        EtcdOperator::new(self.clone(), election)
     }
 
     /// Releases a term of leadership in place of a process that is gone, so that the next candidate need not
@@ -480,6 +502,9 @@ pub struct CandidateBuilder {
     election: ElectionName,
     ttl: Ttl,
     announce: bool,
+    profile: CandidateProfile,
+    never: bool,
+    min_tenure: Duration,
 }
 
 impl CandidateBuilder {
@@ -497,6 +522,26 @@ impl CandidateBuilder {
         self
     }
 
+    /// Sets what the candidate publishes about itself. Its leader's address is in the announcement: see
+    /// [`announce`](Self::announce).
+    pub fn profile(mut self, profile: CandidateProfile) -> Self {
+        self.profile = profile;
+        self
+    }
+
+    /// Makes the candidate wait without ever leading. Off by default.
+    pub fn never(mut self, never: bool) -> Self {
+        self.never = never;
+        self
+    }
+
+    /// Sets the time for which it leads at least before it hands over to a candidate of higher priority; 10
+    /// minutes by default.
+    pub fn min_tenure(mut self, min_tenure: Duration) -> Self {
+        self.min_tenure = min_tenure;
+        self
+    }
+
     /// Names the candidate, for example by its host; others see the name. It enters the election only in
     /// [`Candidate::campaign`].
     ///
@@ -508,8 +553,9 @@ impl CandidateBuilder {
         name: impl TryInto<CandidateName, Error: Into<InvalidName>>,
     ) -> Result<Candidate<Etcd>, InvalidName> {
         let name = name.try_into().map_err(Into::into)?;
-        let Self { etcd, election, ttl, announce } = self;
-        Ok(Candidate::new(etcd, election, name, ttl, announce))
+        let Self { etcd, election, ttl, announce, profile, never, min_tenure } = self;
+        let candidate = Candidate::new(etcd, election, name, ttl, announce);
+        Ok(candidate.with_profile(profile).with_stance(never, min_tenure))
     }
 }
 
@@ -523,6 +569,8 @@ pub(crate) struct EtcdShared {
     /// One view for each election with a candidate or watch here.
     views: Mutex<BTreeMap<ElectionName, Weak<QueueView>>>,
     lifeline: Option<Lifeline>,
+    /// Keys that etcd denied.
+    denials: rights::Denials,
     runtime: runtime::Handle,
     /// Time of the last accepted answer, in nanoseconds of the boot-time clock.
     last_accepted: AtomicU64,
@@ -548,6 +596,7 @@ impl EtcdShared {
             progress: Mutex::default(),
             views: Mutex::default(),
             lifeline,
+            denials: rights::Denials::default(),
             runtime,
             last_accepted: AtomicU64::new(NEVER),
             active_tasks: watch_channel::Sender::new(0),

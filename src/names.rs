@@ -95,7 +95,7 @@ impl fmt::Display for CandidateName {
 ///
 /// In etcd it is a prefix of keys. One election's name may lie under another's (`leader` and
 /// `leader/europe`): they are separate. But etcd's own clients in the outer one wait for the inner one's
-/// keys, too.
+/// keys, too, and its past terms (`leader/europe.history:0`) are never deleted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElectionName(String);
 

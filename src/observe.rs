@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 
-use crate::{clock::Timestamp, leadership::FencingToken};
+use crate::{choosing::CandidateProfile, clock::Timestamp, leadership::FencingToken};
 
 /// The state of an election, and the time at which it was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,12 +100,21 @@ pub struct Queued {
     pub name: String,
     /// The token it has, or will have once it leads. Of peers only the leader has one.
     pub token: Option<FencingToken>,
+    /// What it publishes about itself. `None`: not known, or a candidate of another client or an older
+    /// release.
+    pub profile: Option<CandidateProfile>,
 }
 
 impl Queued {
     /// Creates a candidate with its name and its token.
     pub fn new(name: String, token: Option<FencingToken>) -> Self {
-        Self { name, token }
+        Self { name, token, profile: None }
+    }
+
+    /// Adds what the candidate publishes about itself.
+    #[must_use = "a candidate is made by value"]
+    pub fn with_profile(self, profile: Option<CandidateProfile>) -> Self {
+        Self { profile, ..self }
     }
 }
 

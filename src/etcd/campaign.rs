@@ -18,7 +18,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnOpResponse};
+use etcd_client::{Compare, CompareOp, KeyValue, PutOptions, Txn, TxnOp, TxnOpResponse};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinError,
@@ -32,6 +32,8 @@ use super::{
     error::{EtcdError, Remedy},
     keepalive::{self, KeepAlive, LeaseEnd, LeaseGuard, Renewal},
     keys::{self, LeaseId, Revision},
+    member::StoredMember,
+    rights,
     staleness::ReadKind,
     term,
     view::{KeyWatch, QueuePosition, QueueView},
@@ -41,6 +43,7 @@ use crate::{
     candidate::{CampaignError, CampaignReply, CampaignRequest, Event, in_span_leads},
     clock::Timestamp,
     leadership::{ClusterId, Leadership, LeadershipTerm, TermHandle, Ticket},
+    names::{ElectionName, displayed},
     timing::{Backoff, Ttl},
     validity::SharedValidity,
 };
@@ -140,12 +143,15 @@ struct Attempt {
     renewals: mpsc::Receiver<Renewal>,
     key_watch: KeyWatch,
     put: AbortOnDropHandle<Result<Put, EtcdError>>,
+    /// Its record, once it is written; without one its key counts as foreign.
+    #[allow(dead_code, reason = "the leader's side comes to use it")]
+    member: Option<StoredMember>,
 }
 
 /// Result of the transaction that puts our key.
 enum Put {
-    /// The key exists on our lease, with this `create_revision`.
-    Ours(Revision),
+    /// The key exists on our lease, with this `create_revision`, and our record or none.
+    Ours(Revision, Option<StoredMember>),
     /// A key of that name exists on another lease.
     Taken,
 }
@@ -189,9 +195,15 @@ impl Attempt {
             granted: sent,
             renewed,
         };
-        let name = request.name.as_str().into();
-        let put = put(Arc::clone(shared), connection.clone(), key.clone(), name, lease.id(), ttl);
-        let put = AbortOnDropHandle::new(shared.spawn(put));
+        let put = QueuePut {
+            shared: Arc::clone(shared),
+            connection: connection.clone(),
+            election: request.election.clone(),
+            member: StoredMember::new(request.name.clone(), request.never, request.profile.clone()),
+            lease: lease.id(),
+            ttl,
+        };
+        let put = AbortOnDropHandle::new(shared.spawn(put.put()));
         Ok(Self {
             shared: Arc::clone(shared),
             connection,
@@ -203,6 +215,7 @@ impl Attempt {
             renewals,
             key_watch,
             put,
+            member: None,
         })
     }
 
@@ -232,7 +245,8 @@ impl Attempt {
                 put = &mut self.put, if !answered => {
                     answered = true;
                     match put {
-                        Ok(Ok(Put::Ours(created))) => {
+                        Ok(Ok(Put::Ours(created, member))) => {
+                            self.member = member;
                             self.put_ticket(request, created).await;
                             WinInput::Put { created }
                         }
@@ -354,32 +368,104 @@ fn is_unsure(seen: WinInput) -> bool {
     matches!(seen, WinInput::Position(QueuePosition::Unsure { .. }))
 }
 
-/// Puts our key on our lease, unless a key of that name exists: asking twice changes nothing.
-async fn put(
+/// The request that joins the queue.
+struct QueuePut {
     shared: Arc<EtcdShared>,
     connection: EndpointConnection,
-    key: Vec<u8>,
-    name: Vec<u8>,
+    election: ElectionName,
+    member: StoredMember,
     lease: LeaseId,
     ttl: Ttl,
-) -> Result<Put, EtcdError> {
-    let absent = Compare::create_revision(key.clone(), CompareOp::Equal, 0);
-    let put = TxnOp::put(key.clone(), name, Some(PutOptions::new().with_lease(lease.0)));
-    let once = Txn::new().when([absent]).and_then([put]).or_else([TxnOp::get(key, None)]);
-    let known = shared.known();
-    let mut client = connection.kv();
-    let answer = shared.connections.call(&connection, shared.call_patience(ttl), client.txn(once)).await?;
-    let revision = shared.accept(&connection, answer.header(), ReadKind::Linearizable, known)?;
-    if answer.succeeded() {
-        return Ok(Put::Ours(revision));
+}
+
+impl QueuePut {
+    /// Puts our record and our key on our lease, unless a key of that name exists: asking twice changes
+    /// nothing.
+    ///
+    /// Both in one transaction, which costs no round trip more than the key alone, and shows no reader the
+    /// key without the record. If etcd denies the record, or another program has its key, the key alone.
+    async fn put(self) -> Result<Put, EtcdError> {
+        let (key, record) = (keys::candidate_key(&self.election, self.lease), self.record_key());
+        let name: Vec<u8> = self.member.name.as_str().into();
+        let on_lease = || Some(PutOptions::new().with_lease(self.lease.0));
+        let absent = |key: &Vec<u8>| Compare::create_revision(key.clone(), CompareOp::Equal, 0);
+        let put = TxnOp::put(key.clone(), name, on_lease());
+        let put_record = TxnOp::put(record.clone(), self.member.to_json(), on_lease());
+        let get = TxnOp::get(key.clone(), None);
+
+        let both = Txn::new()
+            .when([absent(&key), absent(&record)])
+            .and_then([put_record, put.clone()])
+            .or_else([get.clone(), TxnOp::get(record.clone(), None)]);
+        match self.answer(both).await {
+            Ok(PutAnswer::Done(revision)) => return Ok(Put::Ours(revision, Some(self.member))),
+            Ok(PutAnswer::There(there)) => match there.as_slice() {
+                [] => {}
+                [kv, others @ ..] if kv.key() == key => return Ok(self.there(kv, others.first())),
+                [_another_programs, ..] => {
+                    let record = displayed(&record);
+                    tracing::warn!(
+                        record,
+                        "this key is another program's, so it has no record of this candidate"
+                    );
+                }
+            },
+            Err(error) if error.is_denied() => {
+                let (key, remedy) =
+                    (keys::member_prefix(&self.election), rights::grant_members(&self.election));
+                let consequence = "this candidate has no priority, and no transfer passes it";
+                self.shared.denials.report(&key, consequence, &remedy);
+            }
+            Err(error) => return Err(error),
+        }
+        let alone = Txn::new().when([absent(&key)]).and_then([put]).or_else([get]);
+        Ok(match self.answer(alone).await? {
+            PutAnswer::Done(revision) => Put::Ours(revision, None),
+            PutAnswer::There(there) => there.first().map_or(Put::Taken, |kv| self.there(kv, None)),
+        })
     }
-    match answer.op_responses().first() {
-        Some(TxnOpResponse::Get(there)) => Ok(match there.kvs().first() {
-            Some(kv) if kv.lease() == lease.0 => Put::Ours(Revision(kv.create_revision())),
-            _ => Put::Taken,
-        }),
-        _ => Err(EtcdError::elsewhere("etcd's answer does not have the form of the request")),
+
+    /// A key of our name exists: ours, if it is on our lease.
+    fn there(&self, kv: &KeyValue, record: Option<&KeyValue>) -> Put {
+        if kv.lease() != self.lease.0 {
+            return Put::Taken;
+        }
+        let record = record.filter(|record| record.lease() == self.lease.0);
+        let member = record.and_then(|record| StoredMember::from_json(record.value()));
+        Put::Ours(Revision(kv.create_revision()), member)
     }
+
+    fn record_key(&self) -> Vec<u8> {
+        keys::member_key(&self.election, self.lease)
+    }
+
+    async fn answer(&self, put: Txn) -> Result<PutAnswer, EtcdError> {
+        let (shared, connection) = (&self.shared, &self.connection);
+        let known = shared.known();
+        let mut client = connection.kv();
+        let answer =
+            shared.connections.call(connection, shared.call_patience(self.ttl), client.txn(put)).await?;
+        let revision = shared.accept(connection, answer.header(), ReadKind::Linearizable, known)?;
+        if answer.succeeded() {
+            return Ok(PutAnswer::Done(revision));
+        }
+        let mut there = Vec::new();
+        for response in answer.op_responses() {
+            match response {
+                TxnOpResponse::Get(mut there_too) => there.extend(there_too.take_kvs()),
+                _ => return Err(EtcdError::elsewhere("etcd's answer does not have the form of the request")),
+            }
+        }
+        Ok(PutAnswer::There(there))
+    }
+}
+
+/// etcd's answer to a [`QueuePut`].
+enum PutAnswer {
+    /// Done, at this revision.
+    Done(Revision),
+    /// Nothing done: some of the keys exist.
+    There(Vec<KeyValue>),
 }
 
 /// Takes a new lease; returns it with the time of the request.
@@ -402,7 +488,7 @@ async fn granted(
 ///
 /// Continues in a task of its own if the caller is dropped, so that a lease granted too late is known, and
 /// revoked.
-async fn grant(
+pub(super) async fn grant(
     shared: &Arc<EtcdShared>,
     connection: &EndpointConnection,
     ttl: Ttl,

@@ -52,6 +52,11 @@ impl EtcdError {
         self.remedy == Remedy::Human && self.message.contains("authentication failed")
     }
 
+    /// Returns whether etcd denies the user a key.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.remedy == Remedy::Human && self.message.contains("permission denied")
+    }
+
     /// Appends a hint to the message.
     pub(crate) fn with_hint(mut self, hint: &str) -> Self {
         self.message = format!("{}; {hint}", self.message);

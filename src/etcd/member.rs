@@ -4,7 +4,7 @@
 //! a key whose record is there is one of ours: its candidate takes no deletion of it for a win. A key without
 //! one is foreign, and is never deleted.
 //!
-//! A record changes only for the parts of a transfer: [`StoredMember::ready`] and [`StoredMember::asks`].
+//! A record changes only for a transfer: [`StoredMember::ready`].
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use super::{
     EtcdShared,
     connection::EndpointConnection,
     error::EtcdError,
-    keys::{self, LeaseId, MadeKey, Revision},
+    keys::{self, LeaseId, Revision},
     queue::PATIENCE,
     staleness::ReadKind,
     stored,
@@ -32,11 +32,9 @@ pub(crate) struct StoredMember {
     /// True if it does not lead, even if no other can.
     pub(crate) never: bool,
     pub(crate) profile: CandidateProfile,
-    /// Its answer that it is alive and would claim: the revision of the question, so that no answer counts
-    /// for another question.
+    /// Its answer to an order, that it is alive and would claim: the `create_revision` of the order's key, so
+    /// that no answer counts for another order.
     pub(crate) ready: Option<Revision>,
-    /// A leader's question to the candidate with this key. Its revision is the record's `mod_revision`.
-    pub(crate) asks: Option<MadeKey>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -53,26 +51,6 @@ struct MemberJson {
     zone: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ready: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    asks: Option<MadeKeyJson>,
-}
-
-/// A key of a queue, as it is stored. Such a key is always text.
-#[derive(Serialize, Deserialize)]
-pub(super) struct MadeKeyJson {
-    key: String,
-    create_revision: i64,
-}
-
-impl MadeKeyJson {
-    pub(super) fn of(made: &MadeKey) -> Self {
-        let key = String::from_utf8_lossy(&made.key).into_owned();
-        Self { key, create_revision: made.created.0 }
-    }
-
-    pub(super) fn parsed(self) -> MadeKey {
-        MadeKey { key: self.key.into_bytes(), created: Revision(self.create_revision) }
-    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
@@ -82,7 +60,7 @@ fn is_false(value: &bool) -> bool {
 
 impl StoredMember {
     pub(crate) fn new(name: CandidateName, never: bool, profile: CandidateProfile) -> Self {
-        Self { name, never, profile, ready: None, asks: None }
+        Self { name, never, profile, ready: None }
     }
 
     pub(crate) fn to_json(&self) -> Vec<u8> {
@@ -96,7 +74,6 @@ impl StoredMember {
             version: shown(version),
             zone: shown(zone),
             ready: self.ready.map(|revision| revision.0),
-            asks: self.asks.as_ref().map(MadeKeyJson::of),
         })
     }
 
@@ -115,13 +92,12 @@ impl StoredMember {
             never: json.never,
             profile,
             ready: json.ready.map(Revision),
-            asks: json.asks.map(MadeKeyJson::parsed),
         })
     }
 
-    /// Returns the data that the rules use. It is ready if it has answered this very question.
-    pub(crate) fn record(&self, question: Option<Revision>) -> MemberRecord {
-        let ready = question.is_some() && self.ready == question;
+    /// Returns the data that the rules use. It is ready if it has answered this very order.
+    pub(crate) fn record(&self, order: Option<Revision>) -> MemberRecord {
+        let ready = order.is_some() && self.ready == order;
         MemberRecord { name: self.name.clone(), priority: self.profile.priority, ready }
     }
 }
@@ -182,7 +158,6 @@ mod tests {
         };
         StoredMember {
             ready: Some(Revision(12)),
-            asks: Some(MadeKey { key: b"leader/2a".to_vec(), created: Revision(9) }),
             ..StoredMember::new("server 1".parse().unwrap(), true, profile)
         }
     }
@@ -196,8 +171,8 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_only_for_its_own_question() {
-        let ready = |question| member().record(question).ready;
+    fn an_answer_counts_only_for_its_own_order() {
+        let ready = |order| member().record(order).ready;
         assert!(ready(Some(Revision(12))));
         assert!(!ready(Some(Revision(13))) && !ready(None));
         let silent = StoredMember { ready: None, ..member() };

@@ -22,6 +22,7 @@ use super::{
     connection::{EndpointConnection, Paused},
     error::{EtcdError, Remedy},
     keys::{self, Revision},
+    member,
     queue::{self, Head, PATIENCE, Queue, QueueEntry, Want},
     staleness::ReadKind,
 };
@@ -260,7 +261,7 @@ impl ObservedQueue {
 }
 
 /// Returns its value, or its key if the value is not known.
-fn name_of(key: &[u8], entry: &QueueEntry) -> String {
+pub(super) fn name_of(key: &[u8], entry: &QueueEntry) -> String {
     entry.name.clone().unwrap_or_else(|| displayed(key))
 }
 
@@ -282,19 +283,47 @@ async fn read(
     Ok(view)
 }
 
-/// Reads the election once: the leader, and the queue with its names.
-pub(crate) async fn snapshot(shared: Arc<EtcdShared>, election: ElectionName) -> Result<Snapshot, EtcdError> {
-    let connection = shared.connections.connection().await?;
-    let mut view = read(&shared, &connection, &election).await?;
+/// Reads the queue with its names.
+pub(super) async fn named_queue(
+    shared: &EtcdShared,
+    connection: &EndpointConnection,
+    election: &ElectionName,
+) -> Result<Queue, EtcdError> {
+    Ok(read_named(shared, connection, election).await?.queue)
+}
+
+async fn read_named(
+    shared: &EtcdShared,
+    connection: &EndpointConnection,
+    election: &ElectionName,
+) -> Result<ObservedQueue, EtcdError> {
+    let mut view = read(shared, connection, election).await?;
     let at = view.queue.at();
     let unnamed = view.queue.iter().filter(|(_, entry)| entry.name.is_none());
     for key in unnamed.map(|(key, _)| key.to_vec()).collect::<Vec<_>>() {
-        view.fill(&shared, &connection, &key, at).await?;
+        view.fill(shared, connection, &key, at).await?;
     }
+    Ok(view)
+}
+
+/// Reads the election once: the leader, and the queue with its names and its candidates' records.
+pub(crate) async fn snapshot(shared: Arc<EtcdShared>, election: ElectionName) -> Result<Snapshot, EtcdError> {
+    let connection = shared.connections.connection().await?;
+    let (view, members) = tokio::join! {
+        read_named(&shared, &connection, &election),
+        // Optional, and this user may lack the permission to read them.
+        member::read_members(&shared, &connection, &election),
+    };
+    let (view, members) = (view?, members.unwrap_or_default());
     let candidates = view.queue.iter().filter(|(_, entry)| entry.candidate);
+    let profile = |key: &[u8]| {
+        let (member, _) = members.get(&keys::candidate_lease(&election, key)?)?;
+        Some(member.profile.clone())
+    };
     let queued = |(key, entry): (&[u8], &QueueEntry)| Queued {
         name: name_of(key, entry),
         token: Some(keys::token(entry.key.created)),
+        profile: profile(key),
     };
     Ok(Snapshot {
         observation: Observation { at: SystemTime::now(), state: view.state() },

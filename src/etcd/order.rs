@@ -11,7 +11,6 @@ use super::{
     connection::EndpointConnection,
     error::EtcdError,
     keys::{self, MadeKey, Revision},
-    member::MadeKeyJson,
     queue::PATIENCE,
     staleness::ReadKind,
     stored,
@@ -43,6 +42,24 @@ struct OrderJson {
     by: stored::OriginJson,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refused: Option<String>,
+}
+
+/// A key of a queue, as it is stored. Such a key is always text.
+#[derive(Serialize, Deserialize)]
+struct MadeKeyJson {
+    key: String,
+    create_revision: i64,
+}
+
+impl MadeKeyJson {
+    fn of(made: &MadeKey) -> Self {
+        let key = String::from_utf8_lossy(&made.key).into_owned();
+        Self { key, create_revision: made.created.0 }
+    }
+
+    fn parsed(self) -> MadeKey {
+        MadeKey { key: self.key.into_bytes(), created: Revision(self.create_revision) }
+    }
 }
 
 impl StoredOrder {

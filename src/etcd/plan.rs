@@ -21,7 +21,9 @@ pub(crate) fn plan_txn(plan: &EtcdPlan, operation: &impl Fn(&EtcdPlan) -> Option
     let steps = |plans: &[EtcdPlan]| -> Vec<TxnOp> {
         plans.iter().filter_map(|plan| step(plan, operation)).collect()
     };
-    Txn::new().when(compares.collect::<Vec<_>>()).and_then(steps(then)).or_else(steps(otherwise))
+    let transaction = Txn::new().when(compares.collect::<Vec<_>>()).and_then(steps(then));
+    // Only once: a caller may add an alternative to a plan that has none.
+    if otherwise.is_empty() { transaction } else { transaction.or_else(steps(otherwise)) }
 }
 
 fn step(plan: &EtcdPlan, operation: &impl Fn(&EtcdPlan) -> Option<TxnOp>) -> Option<TxnOp> {

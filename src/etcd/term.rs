@@ -22,6 +22,7 @@ use super::{
     EtcdShared, LeaderKey,
     announcement::Announcement,
     error::{EtcdError, Remedy},
+    history::TermHistory,
     keepalive::{LeaseEnd, LeaseGuard, Renewal, short_pause},
     keys::{self, LeaseId, Revision},
     queue::{Key, QueuePlace},
@@ -30,7 +31,7 @@ use super::{
 };
 use crate::{
     candidate::Event,
-    choosing::TransferError,
+    choosing::{TermEnding, TransferError},
     clock::{self, Timestamp},
     leadership::{
         ClusterId, FencingToken, Loss, OrderError, OrderOutcome, ReleaseError, Released, TermHandle,
@@ -57,10 +58,7 @@ pub(super) struct ActiveTerm {
 impl ActiveTerm {
     pub(super) async fn run(mut self, announce: bool) {
         let token = self.term_handle.term.token;
-        let _announcing = announce.then(|| {
-            let announcing = self.leader_key.clone().announce(self.announcement());
-            AbortOnDropHandle::new(self.leader_key.shared.spawn(announcing))
-        });
+        let (history, _telling) = self.tell(announce);
         let mut unobservable: Option<UnobservableSince> = None;
         let ended = loop {
             tokio::select! {
@@ -110,10 +108,11 @@ impl ActiveTerm {
                 self.lose(token, Loss::Resigned);
                 let deadline = Timestamp::now() + self.leader_key.ttl.as_duration().min(RELEASE_WITHIN);
                 let keep_alive = self.keep_alive;
+                let resigned = history.ending(TermEnding::Resigned, SystemTime::now());
                 let (released, ()) = tokio::join! {
                     biased;
                     // Sent first, so that the next candidate need not wait for our cleanup.
-                    self.leader_key.release(self.lease, deadline),
+                    self.leader_key.release(self.lease, resigned, deadline),
                     // A lease that is being given up must not be renewed.
                     async { drop(keep_alive) },
                 };
@@ -131,11 +130,29 @@ impl ActiveTerm {
         let _ = self.events.send(Event::Renewed { token, until, latency, left });
     }
 
-    fn announcement(&self) -> Announcement {
+    /// Announces the leader if it wants that, and writes its term to the history.
+    fn tell(&self, announce: bool) -> (TermHistory, AbortOnDropHandle<()>) {
+        let since = SystemTime::now();
+        let announcement = announce.then(|| self.announcement(since));
+        let (writer, history) = TermHistory::new();
+        let key = self.leader_key.clone();
+        let (election, leader) = (self.term_handle.term.election.clone(), self.term_handle.term.name.clone());
+        let telling = self.leader_key.shared.spawn(async move {
+            // The caller that waits for the win goes first.
+            tokio::task::yield_now().await;
+            if let Some(announcement) = announcement {
+                key.clone().announce(announcement).await;
+            }
+            writer.open(key, election, leader.to_string(), since).await;
+        });
+        (history, AbortOnDropHandle::new(telling))
+    }
+
+    fn announcement(&self, since: SystemTime) -> Announcement {
         Announcement {
             leader: self.term_handle.term.name.to_string(),
             token: self.term_handle.term.token,
-            since: SystemTime::now(),
+            since,
         }
     }
 
@@ -205,7 +222,7 @@ enum LeaderKeyState {
 }
 
 /// Returns whether one of the nested transactions was run, and not its alternative.
-fn any_succeeded(answer: &TxnResponse) -> bool {
+pub(super) fn any_succeeded(answer: &TxnResponse) -> bool {
     let ran = |inner: &TxnOpResponse| matches!(inner, TxnOpResponse::Txn(inner) if inner.succeeded() || any_succeeded(inner));
     answer.op_responses().iter().any(ran)
 }
@@ -299,9 +316,9 @@ impl LeaderKey {
 
     /// Runs a transaction with effect only while our key is the one we won with; the answer shows whether it
     /// was.
-    pub(super) async fn guarded(&self, what: TxnOp) -> Result<TxnResponse, EtcdError> {
+    pub(super) async fn guarded(&self, what: impl Into<Vec<TxnOp>>) -> Result<TxnResponse, EtcdError> {
         let ours = Compare::create_revision(self.key.clone(), CompareOp::Equal, self.created.0);
-        let guarded = Txn::new().when([ours]).and_then([what]);
+        let guarded = Txn::new().when([ours]).and_then(what);
         let connection = self.shared.connections.connection().await?;
         let known = self.shared.known();
         let patience = self.shared.call_patience(self.ttl);
@@ -314,10 +331,16 @@ impl LeaderKey {
     /// Deletes our key, and then has the lease revoked: it is ours, even if the key is gone.
     ///
     /// The next candidate waits for our key to go, and not for our lease: deleting one key is the cheapest
-    /// request for etcd.
-    async fn release(&self, lease: LeaseGuard, deadline: Timestamp) -> Result<(), EtcdError> {
+    /// request for etcd. The end of the term is `recorded` along with it.
+    async fn release(
+        &self,
+        lease: LeaseGuard,
+        recorded: Option<TxnOp>,
+        deadline: Timestamp,
+    ) -> Result<(), EtcdError> {
         let delete = TxnOp::delete(self.key.clone(), None);
-        match timeout(deadline.since(Timestamp::now()), self.guarded(delete)).await {
+        let what: Vec<_> = [delete].into_iter().chain(recorded).collect();
+        match timeout(deadline.since(Timestamp::now()), self.guarded(what)).await {
             // If it was not ours any more, there is nothing to delete.
             Ok(Ok(_deleted)) => {
                 lease.revoke_at_leisure();
@@ -333,7 +356,7 @@ impl LeaderKey {
     }
 
     async fn put_guarded(&self, put: TxnOp) -> Result<(), OrderError> {
-        match self.guarded(put).await {
+        match self.guarded([put]).await {
             Ok(answer) if answer.succeeded() => Ok(()),
             Ok(_) => Err(OrderError::NotLeading),
             Err(EtcdError { message, .. }) => Err(OrderError::Unconfirmed(message)),
@@ -344,8 +367,6 @@ impl LeaderKey {
     async fn announce(self, announcement: Announcement) {
         /// Far more than it takes. The term does not depend on it.
         const PATIENCE: Duration = Duration::from_secs(5);
-        // The caller that waits for the win goes first.
-        tokio::task::yield_now().await;
         match timeout(PATIENCE, self.try_to_announce(announcement)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "could not announce the leader"),
@@ -379,7 +400,7 @@ impl LeaderKey {
             // The old leader's announcement may go in between, with its lease.
             let absent = unless(0, Vec::new());
             let put = there.map_or(absent.clone(), |kv| unless(kv.mod_revision(), vec![absent]));
-            let answer = self.guarded(put).await.map_err(|error| OrderError::Unconfirmed(error.message))?;
+            let answer = self.guarded([put]).await.map_err(|error| OrderError::Unconfirmed(error.message))?;
             if !answer.succeeded() {
                 return Err(OrderError::NotLeading);
             }

@@ -55,7 +55,7 @@ impl Etcd {
         // On the renewing thread's runtime, where the connection lives.
         let running = self.shared.spawn(async move {
             leader_key.is_in(cluster).await?;
-            leader_key.guarded(TxnOp::txn(transaction)).await
+            leader_key.guarded([TxnOp::txn(transaction)]).await
         });
         let answer = running.await.map_err(|stopped| TransactionError::Unconfirmed(stopped.to_string()))?;
         let answer = answer.map_err(|error| match error.remedy {

@@ -273,10 +273,16 @@ impl Asked {
     /// The leader and then, by name, the other members that report a candidate.
     fn candidates(&self, assessment: &Assessment) -> Vec<Queued> {
         let leader = if let Assessment::Leader(known) = assessment { Some(known) } else { None };
-        let first = leader.map(|known| Queued { name: known.value.clone(), token: Some(known.token) });
         let looks = self.replies.iter().filter_map(|reply| reply.answer.as_ref()).map(|answer| &answer.look);
+        let first = leader.map(|known| Queued {
+            name: known.value.clone(),
+            token: Some(known.token),
+            profile: looks.clone().find(|look| look.name == known.name).map(|look| look.profile.clone()),
+        });
         let others = looks.filter(|look| look.standing && leader.is_none_or(|known| known.name != look.name));
-        let waiting = others.map(|look| Queued { name: look.name.to_string(), token: None });
+        let profile = |look: &PeerStatus| Some(look.profile.clone());
+        let waiting =
+            others.map(|look| Queued { name: look.name.to_string(), token: None, profile: profile(look) });
         first.into_iter().chain(waiting).collect()
     }
 
