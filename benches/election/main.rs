@@ -68,7 +68,7 @@ impl Bench {
 
 type Measurement = (&'static str, fn(&Bench, &mut Floors) -> Section);
 
-/// Takes half an hour: measured only if named.
+/// Takes twenty minutes: measured only if named.
 const LONG: &str = "recovery";
 
 const MEASUREMENTS: [Measurement; 16] = [
