@@ -150,6 +150,13 @@ pub struct PastTerm {
     pub ended: Option<TermEnding>,
 }
 
+impl PastTerm {
+    /// Creates a term that lasts, and began at an unknown time: for tests of programs that show one.
+    pub fn new(leader: String, token: FencingToken) -> Self {
+        Self { leader, token, from: None, until: None, ended: None }
+    }
+}
+
 /// The end of a past term.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]

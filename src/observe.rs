@@ -65,6 +65,16 @@ pub struct Leader {
     /// Start of its term (time of day): as the leader announces it, otherwise as the observer saw it. `None`
     /// if it led before the observer started.
     pub since: Option<SystemTime>,
+    /// The address that it advertises to its clients; made displayable. `None` if it advertises none, or that is not
+    /// known (yet).
+    pub address: Option<String>,
+}
+
+impl Leader {
+    /// Creates a leader with its name and its token: for tests of programs that show one.
+    pub fn new(name: String, token: FencingToken) -> Self {
+        Self { name, token, since: None, address: None }
+    }
 }
 
 /// One reading of an election: the leader, and the waiting candidates, first come first.

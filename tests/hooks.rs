@@ -120,6 +120,27 @@ fn hooks_are_told_who_leads_in_the_order_in_which_it_happens() {
 }
 
 #[test]
+fn hooks_and_the_command_are_told_addresses() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let book = Book::new();
+    let addresses = "leader=${ELECT_LEADER_ADDRESS-none} own=${ELECT_ADVERTISE-none}";
+    let entry = |event: &str| format!("echo {event} {addresses} >> {}", book.path().display());
+    let hook = entry("$ELECT_EVENT");
+    let first =
+        elect_run("a", &etcd.endpoint(), LONG).args(["--advertise", "https://host-a/", "--", "sleep", "600"]);
+    let mut first = Run::start(first);
+    first.wait_for_log(Mark::START, "the command runs");
+    let hooks = [("--on-change", hook.as_str()), ("--on-leading", &hook), ("--advertise", "host-b:8443")];
+    let command = format!("{}; exec sleep 600", entry("command"));
+    let _second = Run::start(hooked("b", &etcd, &hooks).args(["--", "sh", "-c", &command]));
+    book.wait_for("change leader=https://host-a/ own=host-b:8443");
+    first.kill();
+    book.wait_for("leading leader=none own=host-b:8443");
+    book.wait_for("command leader=none own=host-b:8443");
+    book.wait_for("change leader=host-b:8443 own=host-b:8443");
+}
+
+#[test]
 fn hooks_run_one_at_a_time() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let book = Book::new();

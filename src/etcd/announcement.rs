@@ -6,13 +6,15 @@
 
 use std::time::SystemTime;
 
-use crate::{leadership::FencingToken, observe::claimed_time};
+use crate::{leadership::FencingToken, names::displayed, observe::claimed_time};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Announcement {
     pub(crate) leader: String,
     pub(crate) token: FencingToken,
     pub(crate) since: SystemTime,
+    /// The address that the leader advertises.
+    pub(crate) address: Option<String>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -20,6 +22,8 @@ struct AnnouncementJson {
     leader: String,
     token: u64,
     since: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
 }
 
 impl Announcement {
@@ -28,6 +32,7 @@ impl Announcement {
             leader: self.leader.clone(),
             token: self.token.get(),
             since: humantime::format_rfc3339_millis(self.since).to_string(),
+            address: self.address.clone(),
         };
         serde_json::to_vec(&stored).expect("strings and numbers always make JSON")
     }
@@ -36,7 +41,8 @@ impl Announcement {
     pub(crate) fn from_json(value: &[u8]) -> Option<Self> {
         let stored: AnnouncementJson = serde_json::from_slice(value).ok()?;
         let since = claimed_time(humantime::parse_rfc3339_weak(&stored.since).ok()?);
-        Some(Self { leader: stored.leader, token: FencingToken::new(stored.token), since })
+        let address = stored.address.map(|address| displayed(address.as_bytes()));
+        Some(Self { leader: stored.leader, token: FencingToken::new(stored.token), since, address })
     }
 }
 
@@ -55,8 +61,23 @@ mod tests {
             leader: "a \"quoted\" name".into(),
             token: FencingToken::new(42),
             since: SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123),
+            address: Some("https://host1:8443/".into()),
         };
         assert_eq!(Announcement::from_json(&announcement.to_json()), Some(announcement));
+    }
+
+    #[test]
+    fn an_address_is_optional_and_made_displayable() {
+        let with =
+            |address: &str| format!(r#"{{"leader":"n","token":7,"since":"2026-01-01T00:00:00Z"{address}}}"#);
+        let read = |address: &str| Announcement::from_json(with(address).as_bytes()).unwrap();
+        let none = read("");
+        assert_eq!(none.address, None);
+        assert!(
+            !String::from_utf8(none.to_json()).unwrap().contains("address"),
+            "as older versions write it"
+        );
+        assert_eq!(read(r#","address":"h:1\u001b[2J""#).address.unwrap(), "h:1\u{fffd}[2J");
     }
 
     #[test]

@@ -537,7 +537,7 @@ pub(crate) struct Elected {
 impl Elected {
     /// Delivers the leadership to the caller of `campaign`, and runs the term to its end.
     async fn lead(self, leadership: Leadership, request: CampaignRequest, won: CampaignReply) {
-        let CampaignRequest { events, announce, .. } = request;
+        let CampaignRequest { events, announce, profile, .. } = request;
         let token = leadership.token();
         in_span_leads(token);
         let mut attempt = self.attempt;
@@ -555,6 +555,7 @@ impl Elected {
             renewals,
             key_watch,
             term_handle: self.term_handle,
+            address: profile.address,
             events,
         };
         term.run(announce).await;

@@ -213,12 +213,10 @@ impl ObservedQueue {
             Head::Empty | Head::Unread => return State::Vacant { blocked_by: None },
         };
         let token = keys::token(entry.key.created);
-        let since = self
-            .announced
-            .as_ref()
-            .filter(|announcement| announcement.token == token)
-            .map(|announcement| announcement.since);
-        State::Leader(Leader { name: name_of(key, entry), token, since })
+        let announced = self.announced.as_ref().filter(|announcement| announcement.token == token);
+        let since = announced.map(|announcement| announcement.since);
+        let address = announced.and_then(|announcement| announcement.address.clone());
+        State::Leader(Leader { name: name_of(key, entry), token, since, address })
     }
 
     /// Applies an event; `false` if it was known already.

@@ -52,6 +52,8 @@ pub(super) struct ActiveTerm {
     pub(super) renewals: mpsc::Receiver<Renewal>,
     pub(super) key_watch: KeyWatch,
     pub(super) term_handle: TermHandle,
+    /// The address that the candidate advertises.
+    pub(super) address: Option<String>,
     pub(super) events: broadcast::Sender<Event>,
 }
 
@@ -153,6 +155,7 @@ impl ActiveTerm {
             leader: self.term_handle.term.name.to_string(),
             token: self.term_handle.term.token,
             since,
+            address: self.address.clone(),
         }
     }
 

@@ -236,7 +236,7 @@ fn newest(reply: Reply) -> Result<PeerStatus, String> {
 }
 
 fn told(known: KnownLeader) -> Leader {
-    Leader { name: known.value, token: known.token, since: Some(known.since) }
+    Leader { name: known.value, token: known.token, since: Some(known.since), address: known.address }
 }
 
 /// A report on one member.

@@ -17,6 +17,7 @@ pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod delay;
 pub(crate) mod elect;
+pub(crate) mod election;
 pub(crate) mod etcd;
 pub(crate) mod etcdctl;
 pub(crate) mod eventually;

@@ -12,14 +12,17 @@ use leader_election::{
     peers::{Group, Timing},
     timing::Ttl,
 };
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::{
+    runtime::Runtime,
+    time::{Interval, MissedTickBehavior, interval},
+};
 
-use self::completions::Shell;
 pub(crate) use self::lifeline::LifelineArgs;
+use self::{completions::Shell, operate::StandingOrder, operator::OrderArgs};
 #[cfg(target_os = "linux")]
 use crate::supervise::{guard::Inherited, init, shim};
 use crate::{
-    config::{self, Config, Defaults, Endpoints, File, MemberArgs, UsageError},
+    config::{self, Config, Defaults, Endpoints, File, MemberArgs, PreferenceArgs, UsageError},
     descriptors,
     log::{self, Format, OutputStream},
     secrecy,
@@ -32,10 +35,14 @@ mod demo;
 mod election_log;
 mod environment;
 mod help;
+mod history;
 mod lifeline;
 mod man;
 mod observe;
+mod operate;
+mod operator;
 mod peers;
+mod reading;
 #[cfg(target_os = "linux")]
 mod run;
 mod server;
@@ -98,17 +105,73 @@ enum Command {
         shared: CommonArgs,
     },
     /// Print the leader, since when it leads, and the candidates that wait.
-    Status {
-        /// One JSON object: at, state, leader, token, since, candidates; among peers also measured and caretaker.
+    ///
+    /// For scripts, --is asks whether one server leads, --wait waits until one does, and --watch prints each change.
+    Status(Box<status::StatusArgs>),
+    /// Hand leadership to a candidate that waits.
+    ///
+    /// The leader first makes sure that the other one is ready; then it stops its work, and hands over. Otherwise it refuses,
+    /// says why, and leads on. Returns once the other one leads.
+    Transfer {
+        /// Name of the candidate.
+        #[arg(value_name = "NAME")]
+        name: CandidateName,
+        /// Time for that candidate to become ready; after it the order is void.
+        #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = config::parse_span)]
+        within: Duration,
+        #[command(flatten)]
+        order: Box<OrderArgs>,
+    },
+    /// Keep a server from leading while another one can.
+    ///
+    /// For maintenance. If it leads, it hands over. It may be a server that is not there now. The order stands until `elect
+    /// uncordon`; `elect status` shows it.
+    Cordon {
+        /// Name of the server.
+        #[arg(value_name = "NAME")]
+        name: CandidateName,
+        /// Keep it from leading even while no other server can.
+        #[arg(long)]
+        hard: bool,
+        #[command(flatten)]
+        order: Box<OrderArgs>,
+    },
+    /// Let a server lead again that was cordoned.
+    Uncordon {
+        /// Name of the server.
+        #[arg(value_name = "NAME")]
+        name: CandidateName,
+        #[command(flatten)]
+        order: Box<OrderArgs>,
+    },
+    /// Move leadership neither by priority nor by transfer, until `elect resume`.
+    ///
+    /// Cordons and crashes still move it. `elect status` shows who paused it, and when.
+    Pause {
+        #[command(flatten)]
+        order: Box<OrderArgs>,
+    },
+    /// Take `elect pause` back.
+    Resume {
+        #[command(flatten)]
+        order: Box<OrderArgs>,
+    },
+    /// Print the past terms, the newest first, and why each ended.
+    History {
+        /// One JSON object a line: leader, token, from, until, ended, and of a transfer to, reason, by, ordered_at.
         #[arg(long)]
         json: bool,
+        /// Number of terms at most.
+        #[arg(short = 'n', long = "most", value_name = "N", default_value_t = 20)]
+        most: usize,
         #[command(flatten)]
-        shared: CommonArgs,
+        shared: Box<CommonArgs>,
     },
     /// Print the members of a group, and admit a member's new disk.
     ///
     /// One line each: address, role, term, data directory, round trip and last sync. A server that was refused because it has
     /// another data directory is shown with the command that admits it.
+    #[command(args_conflicts_with_subcommands = true)]
     Peers {
         #[command(subcommand)]
         verb: Option<Verb>,
@@ -202,6 +265,8 @@ pub(crate) struct CandidateArgs {
     #[arg(long, value_name = "ADDR", env = "ELECT_HTTP")]
     pub(crate) http: Option<Address>,
     #[command(flatten)]
+    pub(crate) preferences: PreferenceArgs,
+    #[command(flatten)]
     pub(crate) member: MemberArgs,
 }
 
@@ -261,6 +326,8 @@ fn heartbeat() -> Interval {
 const VACANT: u8 = 3;
 /// Exit code: the leader is not known.
 const UNKNOWN: u8 = 4;
+/// Exit code: another server leads than the one that was asked about.
+const OTHER_LEADS: u8 = 5;
 
 /// Returns the command line, with its examples.
 fn command_line() -> clap::Command {
@@ -322,6 +389,13 @@ fn begin(config: &Config, log_to: OutputStream) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Gives or takes back a standing order.
+fn stand(runtime: &Runtime, flags: OrderArgs, order: StandingOrder) -> anyhow::Result<ExitCode> {
+    let config = flags.merge()?;
+    begin(&config, OutputStream::Stderr)?;
+    runtime.block_on(operate::stand(config, order))
+}
+
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match &command {
         #[cfg(target_os = "linux")]
@@ -350,17 +424,30 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             begin(&config, OutputStream::Stderr)?;
             runtime.block_on(observe::run(config, json))
         }
-        Command::Status { json, shared } => {
-            let config = Config::of(shared, None)?;
+        Command::Status(flags) => {
+            let (config, options) = flags.merge()?;
             begin(&config, OutputStream::Stderr)?;
-            runtime.block_on(status::run(config, json))
+            runtime.block_on(status::run(config, options))
+        }
+        Command::Transfer { name, within, order } => {
+            let config = order.merge()?;
+            begin(&config, OutputStream::Stderr)?;
+            runtime.block_on(operate::transfer(config, name, within))
+        }
+        Command::Cordon { name, hard, order } => {
+            stand(&runtime, *order, StandingOrder::Cordon { name, hard })
+        }
+        Command::Uncordon { name, order } => stand(&runtime, *order, StandingOrder::Uncordon { name }),
+        Command::Pause { order } => stand(&runtime, *order, StandingOrder::Pause),
+        Command::Resume { order } => stand(&runtime, *order, StandingOrder::Resume),
+        Command::History { json, most, shared } => {
+            let config = Config::of(*shared, None)?;
+            begin(&config, OutputStream::Stderr)?;
+            runtime.block_on(history::run(config, json, most))
         }
         Command::Peers { verb, json, shared } => {
             let (verb, shared, member) = match verb {
                 None => (None, shared, None),
-                Some(Verb::Replace { .. }) if json => {
-                    return Err(UsageError("--json is for `elect peers` alone; leave it out".into()).into());
-                }
                 Some(Verb::Replace { name, directory, secret_file, shared }) => {
                     let member = MemberArgs { secret_file, ..MemberArgs::default() };
                     (Some((name, directory)), *shared, Some(member))

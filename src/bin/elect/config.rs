@@ -24,6 +24,7 @@ use self::exposure::Exposed;
 pub(crate) use self::{
     file::File,
     group::{MemberArgs, PeersConfig},
+    preferences::{AdvertisedAddress, PreferenceArgs},
 };
 use crate::{
     cli::{CandidateArgs, CommonArgs},
@@ -35,6 +36,7 @@ use crate::{
 mod exposure;
 mod file;
 mod group;
+mod preferences;
 
 /// etcd's own default address.
 pub(crate) const DEFAULT_ENDPOINT: &str = "localhost:2379";
@@ -75,6 +77,7 @@ pub(crate) struct CandidateConfig {
     pub(crate) place: CandidateBackend,
     /// Address to serve HTTP at, if any.
     pub(crate) http: Option<Address>,
+    pub(crate) preferences: PreferenceArgs,
 }
 
 /// A candidate's backend.
@@ -174,7 +177,7 @@ impl Config {
     pub(crate) fn candidate(
         &self,
         name: Option<CandidateName>,
-        CandidateArgs { ttl, http, .. }: CandidateArgs,
+        CandidateArgs { ttl, http, preferences, .. }: CandidateArgs,
         defaults: Defaults,
     ) -> Result<CandidateConfig, UsageError> {
         // Not read by clap: it may be given in two places, and would conflict with itself.
@@ -186,6 +189,12 @@ impl Config {
         };
         let place = match (&self.backend, ttl) {
             (BackendConfig::Etcd(settings), ttl) => {
+                if let Some(flag) = preferences.only_among_peers() {
+                    return Err(UsageError(format!(
+                        "{flag} is for members of a group so far: add --peers NAME=HOST:PORT,…, or leave it out; on etcd the \
+                         first that came leads"
+                    )));
+                }
                 CandidateBackend::Etcd(settings.clone(), ttl.unwrap_or(Ttl::DEFAULT))
             }
             (BackendConfig::Peers(_), Some(_)) => {
@@ -196,10 +205,20 @@ impl Config {
                 ));
             }
             (BackendConfig::Peers(peers), None) => {
-                CandidateBackend::Peers(Box::new(peers.settings(&name, &self.election, defaults.timing)?))
+                let settings = peers.settings(&name, &self.election, defaults.timing)?;
+                CandidateBackend::Peers(Box::new(preferring(settings, &preferences)))
             }
         };
-        Ok(CandidateConfig { name, place, http })
+        Ok(CandidateConfig { name, place, http, preferences })
+    }
+}
+
+/// Adds a candidate's preferences to the settings of a member.
+fn preferring(settings: peers::Settings, preferences: &PreferenceArgs) -> peers::Settings {
+    let settings = settings.with_profile(preferences.profile()).with_never(preferences.never);
+    match preferences.min_tenure {
+        Some(min_tenure) => settings.with_min_tenure(min_tenure),
+        None => settings,
     }
 }
 

@@ -46,6 +46,7 @@ pub(crate) mod hooks;
 pub(crate) mod init;
 #[cfg(target_os = "linux")]
 pub(crate) mod init_handle;
+pub(crate) mod leader_address;
 #[cfg(target_os = "linux")]
 pub(crate) mod namespace;
 #[cfg(target_os = "linux")]

@@ -13,8 +13,15 @@ use crate::{
 };
 
 /// Variables that no flag declares: read elsewhere, or set by `elect run` for what it starts.
-const OTHERS: [&str; 6] =
-    ["ELECT_NAME", "ELECT_PASSWORD", "ELECT_TOKEN", "ELECT_CLUSTER", "ELECT_EVENT", "ELECT_LEADER_TOKEN"];
+const OTHERS: [&str; 7] = [
+    "ELECT_NAME",
+    "ELECT_PASSWORD",
+    "ELECT_TOKEN",
+    "ELECT_CLUSTER",
+    "ELECT_EVENT",
+    "ELECT_LEADER_TOKEN",
+    "ELECT_LEADER_ADDRESS",
+];
 
 /// Makes the command line ignore empty variables.
 ///

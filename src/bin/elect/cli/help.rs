@@ -56,7 +56,11 @@ const NOTES: &[Notes] = &[
             ("1", "failed"),
             WRONG_USAGE,
             ("3", "status: there is no leader"),
-            ("4", "status: the leader is unknown; peers: no majority has answered"),
+            (
+                "4",
+                "status, history: unknown; peers: no majority has answered; an order: not confirmed in time",
+            ),
+            ("5", "status --is: another server leads"),
             ("75", "run --once: leadership was lost"),
             ("126, 127", "run: the command cannot be run, was not found"),
         ],
@@ -65,12 +69,18 @@ const NOTES: &[Notes] = &[
             "elect-run",
             "elect-observe",
             "elect-status",
+            "elect-transfer",
+            "elect-cordon",
+            "elect-uncordon",
+            "elect-pause",
+            "elect-resume",
+            "elect-history",
             "elect-peers",
             "elect-witness",
             "elect-release",
             "elect-demo",
         ],
-        documents: &["configuration.md", "safety.md", "troubleshooting.md"],
+        documents: &["configuration.md", "operations.md", "safety.md", "troubleshooting.md"],
     },
     Notes {
         path: &["server"],
@@ -163,16 +173,131 @@ const NOTES: &[Notes] = &[
                 "elect status --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
             ),
             example("For a program:", "elect status --json --election scheduler"),
+            example(
+                "In a script, on the leader only:",
+                "elect status --is server1 >/dev/null && echo 'server1 leads'",
+            ),
+            example("Half a minute for that one to lead:", "elect status --wait --is server1 --within 30s"),
         ],
         exit: &[
-            ("0", "there is a leader"),
-            ("1", "failed"),
+            ("0", "there is a leader; with --is, that one"),
+            ("1", "failed; --watch: etcd, or the peers, refuse to be observed"),
             WRONG_USAGE,
-            ("3", "there is no leader"),
+            ("3", "there is no leader; --wait: there was none within that time"),
             ("4", "unknown: no answer within 4 s, or a refusal"),
+            ("5", "--is: another server leads"),
         ],
         see_also: &["elect", "elect-observe", "elect-peers"],
         documents: &["http.md", "safety.md", "troubleshooting.md"],
+    },
+    Notes {
+        path: &["transfer"],
+        usage: None,
+        hidden: &[],
+        examples: &[
+            example(
+                "Make server2 the leader:",
+                "elect transfer server2 --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
+            ),
+            example(
+                "The same, if it is ready within a minute:",
+                "elect transfer server2 --within 1m --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
+            ),
+        ],
+        exit: &[
+            ("0", "that one leads"),
+            ("1", "refused, with the reason, and the leader leads on; or failed"),
+            WRONG_USAGE,
+            ("4", "not confirmed in time: look with elect status"),
+        ],
+        see_also: &["elect-status", "elect-cordon", "elect-pause", "elect-history"],
+        documents: &["operations.md"],
+    },
+    Notes {
+        path: &["cordon"],
+        usage: None,
+        hidden: &[],
+        examples: &[example(
+            "Before maintenance of server1, which hands over if it leads:",
+            "elect cordon server1 --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
+        )],
+        exit: &[
+            ("0", "the order stands"),
+            ("1", "refused, or failed"),
+            WRONG_USAGE,
+            ("4", "not confirmed in time: look with elect status"),
+        ],
+        see_also: &["elect-uncordon", "elect-status", "elect-transfer"],
+        documents: &["operations.md"],
+    },
+    Notes {
+        path: &["uncordon"],
+        usage: None,
+        hidden: &[],
+        examples: &[example(
+            "After maintenance of server1:",
+            "elect uncordon server1 --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
+        )],
+        exit: &[
+            ("0", "the order is taken back"),
+            ("1", "refused, or failed"),
+            WRONG_USAGE,
+            ("4", "not confirmed in time: look with elect status"),
+        ],
+        see_also: &["elect-cordon", "elect-status"],
+        documents: &["operations.md"],
+    },
+    Notes {
+        path: &["pause"],
+        usage: None,
+        hidden: &[],
+        examples: &[example(
+            "Let nothing move for now:",
+            "elect pause --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
+        )],
+        exit: &[
+            ("0", "the order stands"),
+            ("1", "refused, or failed"),
+            WRONG_USAGE,
+            ("4", "not confirmed in time: look with elect status"),
+        ],
+        see_also: &["elect-resume", "elect-status"],
+        documents: &["operations.md"],
+    },
+    Notes {
+        path: &["resume"],
+        usage: None,
+        hidden: &[],
+        examples: &[example(
+            "Let leadership move again:",
+            "elect resume --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
+        )],
+        exit: &[
+            ("0", "the order is taken back"),
+            ("1", "refused, or failed"),
+            WRONG_USAGE,
+            ("4", "not confirmed in time: look with elect status"),
+        ],
+        see_also: &["elect-pause", "elect-status"],
+        documents: &["operations.md"],
+    },
+    Notes {
+        path: &["history"],
+        usage: None,
+        hidden: &[],
+        examples: &[
+            example(
+                "The last three terms:",
+                "elect history -n 3 --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
+            ),
+            example(
+                "For a program, as one JSON object a line:",
+                "elect history --json --peers server1=host1:10000,server2=host2:10000,server3=host3:10000",
+            ),
+        ],
+        exit: &[("0", "printed"), ("1", "failed"), WRONG_USAGE, ("4", "unknown: no answer, or a refusal")],
+        see_also: &["elect-status", "elect-transfer"],
+        documents: &["operations.md"],
     },
     Notes {
         path: &["peers"],
@@ -377,8 +502,7 @@ mod tests {
 
     /// The words of the call of `elect` in a line of shell, up to what the shell takes; quotes are taken off.
     fn words(line: &str) -> Option<Vec<String>> {
-        let line =
-            &line[line.find("elect ").or_else(|| line.ends_with("elect").then(|| line.len() - 5))?..];
+        let line = &line[called(line).or_else(|| line.ends_with("elect").then(|| line.len() - 5))?..];
         let (mut words, mut word, mut quoted) = (Vec::new(), String::new(), false);
         for letter in line.chars() {
             match letter {
@@ -390,6 +514,12 @@ mod tests {
         }
         words.extend((!word.is_empty()).then_some(word));
         Some(words)
+    }
+
+    /// The place of the call in a line; a path that ends with the same word is none.
+    fn called(line: &str) -> Option<usize> {
+        let mut found = line.match_indices("elect ").map(|(place, _)| place);
+        found.find(|place| !line[..*place].ends_with('/'))
     }
 
     fn assert_parses(line: &str) {

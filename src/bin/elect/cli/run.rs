@@ -105,7 +105,7 @@ pub(super) async fn run(flags: RunArgs) -> anyhow::Result<ExitCode> {
     options.candidate = candidate;
 
     let startup = Startup::set(&options.candidate, &config.election, config.log_format)?;
-    let variables = environment::of_candidate(&options.candidate.name, &config.election);
+    let variables = environment::of_candidate(&options.candidate, &config);
     // Nothing here blocks for long: the longest is a scan of /proc.
     match options.candidate.place.clone() {
         CandidateBackend::Etcd(settings, ttl) => {
@@ -123,9 +123,9 @@ async fn take_part<B: Backend>(
     variables: Variables,
     lifeline: Option<CommandLifeline>,
 ) -> anyhow::Result<ExitCode> {
-    let Participant { backend, candidate, store, election_log, .. } = participant;
+    let Participant { backend, candidate, store, election_log, addresses, .. } = participant;
     let registry = ChildRegistry::default();
-    let hooks = Hooks::start(options.hooks.clone(), variables.clone(), registry.clone());
+    let hooks = Hooks::start(options.hooks.clone(), variables.clone(), addresses, registry.clone());
     let health = Health::start(options.check.clone(), variables, registry.clone());
     let listening = "failed to listen for signals";
     let reporter = Reporter::new(election_log, candidate.subscribe(), store, hooks, registry.clone());
@@ -144,7 +144,7 @@ pub(super) async fn guard(flags: RunArgs, inherited: Inherited) -> anyhow::Resul
     let (config, options) = flags.merge()?;
     secrecy::close(&config)?;
     log::start(config.log_format, log::OutputStream::Stderr)?;
-    let variables = environment::of_candidate(&options.candidate.name, &config.election);
+    let variables = environment::of_candidate(&options.candidate, &config);
     let etcd = match options.candidate.place {
         CandidateBackend::Etcd(settings, _) => Some(settings),
         CandidateBackend::Peers(_) => None,

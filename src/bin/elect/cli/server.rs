@@ -62,7 +62,7 @@ async fn take_part<B: Backend>(
     participant: Participant<B>,
     mut signals: Signals,
 ) -> anyhow::Result<ExitCode> {
-    let Participant { backend, mut candidate, store, election_log: mut log, proof } = participant;
+    let Participant { backend, mut candidate, store, election_log: mut log, proof, .. } = participant;
     let mut events = candidate.subscribe();
     let mut leader_watch = store.leader_watch();
     let mut systemd = Systemd::from_environment();

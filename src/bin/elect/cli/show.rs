@@ -4,11 +4,13 @@ use std::{collections::BTreeMap, time::SystemTime};
 
 use leader_election::{
     FencingToken,
-    observe::{Observation, Snapshot, State},
+    choosing::{CandidateProfile, Controls, OrderedBy, Priority},
+    observe::{Observation, Queued, Snapshot, State},
     peers::Answered,
 };
 use serde::Serialize;
 
+use super::reading::ElectionReading;
 use crate::status::precise_millis;
 
 /// One JSON object; unknown fields are `null`.
@@ -20,6 +22,9 @@ pub(super) struct Json<'a> {
     token: Option<u64>,
     /// Start of the leader's term; for `unknown`, the time since when it is.
     since: Option<String>,
+    /// The address that the leader advertises.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,6 +34,12 @@ pub(super) struct Json<'a> {
     /// The server that brings candidates up to date while there is no leader.
     #[serde(skip_serializing_if = "Option::is_none")]
     caretaker: Option<&'a str>,
+    /// While set, nothing moves by priority or transfer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused: Option<JsonOrder<'a>>,
+    /// Servers that do not lead while another one can.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cordons: Vec<JsonCordon<'a>>,
     /// Measurements of the peers that have answered.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     measured: Vec<MeasuredJson<'a>>,
@@ -68,6 +79,48 @@ impl<'a> MeasuredJson<'a> {
 struct JsonCandidate<'a> {
     name: &'a str,
     token: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+}
+
+impl<'a> JsonCandidate<'a> {
+    fn of(queued: &'a Queued, profile: Option<&'a CandidateProfile>) -> Self {
+        Self {
+            name: &queued.name,
+            token: queued.token.map(FencingToken::get),
+            priority: profile.map(|profile| profile.priority.get()),
+            address: profile.and_then(|profile| profile.address.as_deref()),
+            zone: profile.and_then(|profile| profile.zone.as_deref()),
+            version: profile.and_then(|profile| profile.version.as_deref()),
+        }
+    }
+}
+
+/// The origin of a standing order.
+#[derive(Debug, Serialize)]
+pub(super) struct JsonOrder<'a> {
+    by: &'a str,
+    at: String,
+}
+
+impl<'a> JsonOrder<'a> {
+    fn of(by: &'a OrderedBy) -> Self {
+        Self { by: &by.operator, at: time(by.at) }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct JsonCordon<'a> {
+    name: &'a str,
+    hard: bool,
+    #[serde(flatten)]
+    order: JsonOrder<'a>,
 }
 
 impl<'a> Json<'a> {
@@ -79,10 +132,13 @@ impl<'a> Json<'a> {
             leader: None,
             token: None,
             since: None,
+            address: None,
             blocked_by: None,
             problem: None,
             candidates: None,
             caretaker: None,
+            paused: None,
+            cordons: Vec::new(),
             measured: Vec::new(),
         };
         match state {
@@ -91,6 +147,7 @@ impl<'a> Json<'a> {
                 leader: Some(&leader.name),
                 token: Some(leader.token.get()),
                 since: leader.since.map(time),
+                address: leader.address.as_deref(),
                 ..empty
             },
             State::Vacant { blocked_by } => {
@@ -103,16 +160,19 @@ impl<'a> Json<'a> {
         }
     }
 
-    pub(super) fn of_snapshot(
-        snapshot: &'a Snapshot,
-        servers: &'a [Answered],
-        measured: Vec<MeasuredJson<'a>>,
-    ) -> Self {
+    pub(super) fn of_reading(reading: &'a ElectionReading, measured: Vec<MeasuredJson<'a>>) -> Self {
+        let ElectionReading { snapshot, servers, controls, .. } = reading;
         let queued = snapshot.candidates.iter();
-        let candidates = queued
-            .map(|queued| JsonCandidate { name: &queued.name, token: queued.token.map(FencingToken::get) });
+        let candidates = queued.map(|queued| JsonCandidate::of(queued, reading.profile(&queued.name)));
         let (candidates, caretaker) = (Some(candidates.collect()), caretaker(snapshot, servers));
-        Self { candidates, caretaker, measured, ..Self::of(&snapshot.observation) }
+        let paused = controls.paused.as_ref().map(JsonOrder::of);
+        let cordons = controls.cordons.iter().map(|(name, cordon)| JsonCordon {
+            name: name.as_str(),
+            hard: cordon.hard,
+            order: JsonOrder::of(&cordon.by),
+        });
+        let cordons = cordons.collect();
+        Self { candidates, caretaker, measured, paused, cordons, ..Self::of(&snapshot.observation) }
     }
 }
 
@@ -133,7 +193,7 @@ pub(super) fn caretaking(snapshot: &Snapshot, servers: &[Answered]) -> Option<St
 }
 
 /// Formats as RFC 3339, UTC, milliseconds.
-fn time(at: SystemTime) -> String {
+pub(super) fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
 }
 
@@ -143,7 +203,9 @@ pub(super) fn text(Observation { at, state, .. }: &Observation) -> String {
     match state {
         State::Leader(leader) => {
             let since = leader.since.map(|since| format!(", since {}", time(since))).unwrap_or_default();
-            format!("{at} leader {} (token {}{since})", leader.name, leader.token)
+            let address =
+                leader.address.as_ref().map(|address| format!(", at {address}")).unwrap_or_default();
+            format!("{at} leader {} (token {}{since}{address})", leader.name, leader.token)
         }
         State::Vacant { blocked_by: None } => format!("{at} vacant"),
         State::Vacant { blocked_by: Some(key) } => {
@@ -157,11 +219,84 @@ pub(super) fn text(Observation { at, state, .. }: &Observation) -> String {
     }
 }
 
+/// Formats a candidate that waits.
+pub(super) fn waiting(queued: &Queued, profile: Option<&CandidateProfile>) -> String {
+    let mut details: Vec<_> = queued.token.iter().map(|token| format!("token {token}")).collect();
+    if let Some(profile) = profile {
+        if profile.priority != Priority::DEFAULT {
+            details.push(format!("priority {}", profile.priority));
+        }
+        details.extend(profile.zone.iter().map(|zone| format!("zone {zone}")));
+        details.extend(profile.address.iter().map(|address| format!("at {address}")));
+    }
+    if details.is_empty() { queued.name.clone() } else { format!("{} ({})", queued.name, details.join(", ")) }
+}
+
+/// Formats the standing orders, one a line.
+pub(super) fn standing_orders(controls: &Controls) -> Vec<String> {
+    let by = |by: &OrderedBy| format!("by {} since {}", by.operator, time(by.at));
+    let paused = controls.paused.iter().map(|order| format!("paused {}", by(order)));
+    let cordons = controls.cordons.iter().map(|(name, cordon)| {
+        let hard = if cordon.hard { " (hard)" } else { "" };
+        format!("cordoned: {name}{hard} {}", by(&cordon.by))
+    });
+    paused.chain(cordons).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use leader_election::{observe::Queued, peers::PeerStatus};
+    use leader_election::{
+        choosing::Cordon,
+        observe::{Leader, Queued},
+        peers::PeerStatus,
+    };
 
     use super::*;
+
+    #[test]
+    fn a_leader_is_shown_with_its_address_if_it_has_one() {
+        let shown = |address: Option<&str>| {
+            let mut leader = Leader::new("a".to_owned(), FencingToken::new(7));
+            leader.address = address.map(str::to_owned);
+            let observation = Observation::new(SystemTime::UNIX_EPOCH, State::Leader(leader));
+            (text(&observation), serde_json::to_value(Json::of(&observation)).unwrap())
+        };
+        let (line, json) = shown(Some("host1:8443"));
+        assert_eq!(line, "1970-01-01T00:00:00.000Z leader a (token 7, at host1:8443)");
+        assert_eq!(json["address"], "host1:8443");
+        let (line, json) = shown(None);
+        assert_eq!(line, "1970-01-01T00:00:00.000Z leader a (token 7)");
+        assert_eq!(json.get("address"), None);
+    }
+
+    #[test]
+    fn standing_orders_are_shown_with_who_and_when() {
+        let by = || OrderedBy::new("alice@host1".into(), SystemTime::UNIX_EPOCH);
+        let mut status = PeerStatus::new("a".parse().unwrap());
+        status.controls.paused = Some(by());
+        status.controls.cordons.insert("b".parse().unwrap(), Cordon::new(true, by()));
+        (status.profile.zone, status.profile.priority) = (Some("east".into()), Priority::new(50));
+        let mut observation = Observation::new(SystemTime::now(), State::Vacant { blocked_by: None });
+        observation.at = SystemTime::UNIX_EPOCH;
+        let snapshot = Snapshot::new(observation, vec![Queued::new("a".to_owned(), None)]);
+        let answered = Answered::new("a=localhost:1".parse().unwrap(), Ok(status));
+        let reading = ElectionReading::of(snapshot, vec![answered]);
+        assert_eq!(
+            standing_orders(&reading.controls),
+            [
+                "paused by alice@host1 since 1970-01-01T00:00:00.000Z",
+                "cordoned: b (hard) by alice@host1 since 1970-01-01T00:00:00.000Z"
+            ]
+        );
+        assert_eq!(
+            waiting(&reading.snapshot.candidates[0], reading.profile("a")),
+            "a (priority 50, zone east)"
+        );
+        let json = serde_json::to_value(Json::of_reading(&reading, Vec::new())).unwrap();
+        assert_eq!(json["paused"]["by"], "alice@host1");
+        assert_eq!((&json["cordons"][0]["name"], &json["cordons"][0]["hard"]), (&"b".into(), &true.into()));
+        assert_eq!(json["candidates"][0]["zone"], "east");
+    }
 
     #[test]
     fn a_vacancy_names_the_caretaker_and_who_waits_for_it() {
@@ -173,12 +308,14 @@ mod tests {
         let candidates = vec![Queued::new("c".to_owned(), None)];
         let observation = Observation::new(SystemTime::now(), State::Vacant { blocked_by: None });
         let snapshot = Snapshot::new(observation, candidates);
-        let servers = |role| [server("a", role), server("c", "follower")];
+        let servers = |role| vec![server("a", role), server("c", "follower")];
         let line = |role| caretaking(&snapshot, &servers(role));
         assert_eq!(line("caretaker").as_deref(), Some("a brings c up to date; there is no leader yet"));
         assert_eq!(line("follower"), None);
-        let json =
-            |role| serde_json::to_value(Json::of_snapshot(&snapshot, &servers(role), Vec::new())).unwrap();
+        let json = |role| {
+            let reading = ElectionReading::of(snapshot.clone(), servers(role));
+            serde_json::to_value(Json::of_reading(&reading, Vec::new())).unwrap()
+        };
         assert_eq!(json("caretaker")["caretaker"], "a");
         assert_eq!(json("follower").get("caretaker"), None);
     }

@@ -15,10 +15,11 @@ use tracing::info;
 
 use super::election_log::ElectionLog;
 use crate::{
-    config::CandidateConfig,
+    config::{CandidateConfig, PreferenceArgs},
     lease_timing::LeaseTiming,
     log::Format,
     status::{self, BoundAddress, ServerIdentity, Sources, StatusStore},
+    supervise::leader_address::AddressLookup,
 };
 
 /// A server that has logged its start and bound its HTTP port, and nothing else yet.
@@ -26,6 +27,7 @@ pub(super) struct Startup {
     name: CandidateName,
     election: ElectionName,
     proof: LeaseTiming,
+    preferences: PreferenceArgs,
     bound: Option<BoundAddress>,
     election_log: ElectionLog,
 }
@@ -37,6 +39,7 @@ pub(super) struct Participant<B> {
     pub(super) store: StatusStore,
     pub(super) election_log: ElectionLog,
     pub(super) proof: LeaseTiming,
+    pub(super) addresses: AddressLookup,
 }
 
 impl Startup {
@@ -49,7 +52,8 @@ impl Startup {
         let bound = candidate.http.as_ref().map(|address| address.bind()).transpose()?;
         let election_log = ElectionLog::starting(candidate, election, format);
         let (name, proof) = (candidate.name.clone(), candidate.place.proof());
-        Ok(Self { name, election: election.clone(), proof, bound, election_log })
+        let preferences = candidate.preferences.clone();
+        Ok(Self { name, election: election.clone(), proof, preferences, bound, election_log })
     }
 
     /// Starts it on etcd, on this runtime, which must not be blocked.
@@ -57,9 +61,14 @@ impl Startup {
         self.election_log.reaching();
         let etcd = Etcd::start_on(Handle::current(), settings.clone());
         let sources = Sources::of(&etcd, &self.election, settings.tls());
-        let candidate =
-            etcd.candidate(self.election.clone())?.ttl(ttl).announce(true).named(self.name.clone())?;
-        self.participant(etcd, candidate, sources, Some(settings))
+        let candidate = etcd
+            .candidate(self.election.clone())?
+            .ttl(ttl)
+            .announce(true)
+            .profile(self.preferences.profile());
+        let candidate = candidate.named(self.name.clone())?;
+        let addresses = AddressLookup::in_etcd(settings.clone(), self.election.clone());
+        self.participant(etcd, candidate, sources, addresses, Some(settings))
     }
 
     /// Starts it among peers, on this runtime, which must not be blocked.
@@ -70,7 +79,8 @@ impl Startup {
         self.election_log.reaching();
         let sources = Sources::among_peers(&peers, &self.election, tls.as_ref());
         let candidate = peers.candidate();
-        self.participant(peers, candidate, sources, None)
+        let addresses = AddressLookup::among(peers.clone(), self.election.clone());
+        self.participant(peers, candidate, sources, addresses, None)
     }
 
     fn participant<B: Backend>(
@@ -78,15 +88,17 @@ impl Startup {
         backend: B,
         candidate: Candidate<B>,
         sources: Sources,
+        addresses: AddressLookup,
         names: Option<etcd::Settings>,
     ) -> anyhow::Result<Participant<B>> {
-        let Self { name, election, proof, bound, election_log } = self;
-        let store = StatusStore::new(ServerIdentity { name, election, proof }, sources);
+        let Self { name, election, proof, preferences, bound, election_log } = self;
+        let address = preferences.advertise;
+        let store = StatusStore::new(ServerIdentity { name, election, proof, address }, sources);
         if let Some(bound) = bound {
             let address = status::serve(bound, store.clone(), names).context("failed to serve HTTP")?;
             info!("serving http://{address}/");
         }
-        Ok(Participant { backend, candidate, store, election_log, proof })
+        Ok(Participant { backend, candidate, store, election_log, proof, addresses })
     }
 }
 

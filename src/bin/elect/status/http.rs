@@ -215,7 +215,8 @@ mod tests {
         let etcd = Etcd::start_on(Handle::current(), settings);
         let (name, election) = ("server1".parse().unwrap(), "leader".parse().unwrap());
         let sources = Sources::of(&etcd, &election, None);
-        let identity = ServerIdentity { name, election, proof: LeaseTiming::Lease(Ttl::DEFAULT) };
+        let proof = LeaseTiming::Lease(Ttl::DEFAULT);
+        let identity = ServerIdentity { name, election, proof, address: None };
         Routes::new(StatusStore::new(identity, sources), 1, Hosts::Local { given: None })
     }
 

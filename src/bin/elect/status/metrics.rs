@@ -224,7 +224,7 @@ impl Metrics {
         metrics.registered(identity)
     }
 
-    fn registered(mut self, ServerIdentity { name, election, proof }: &ServerIdentity) -> Self {
+    fn registered(mut self, ServerIdentity { name, election, proof, .. }: &ServerIdentity) -> Self {
         let registry = &mut self.registry;
         let identity = vec![
             ("name", name.to_string()),

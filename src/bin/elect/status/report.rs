@@ -10,7 +10,7 @@ use super::{
     snapshot::{GroupMeasurements, LeaderView, PeerRow, QueuedCandidate, Role, StatusSnapshot},
     store::ServerIdentity,
 };
-use crate::lease_timing::LeaseTiming;
+use crate::{config::AdvertisedAddress, lease_timing::LeaseTiming};
 
 /// Candidates that are listed; their number is given beside them.
 const LISTED: usize = 100;
@@ -25,6 +25,9 @@ pub(crate) struct StatusReport<'a> {
     token: Option<u64>,
     /// Start of the leader's term; for `unknown`, the time since when it is.
     since: Option<String>,
+    /// The address that the leader advertises.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked_by: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,6 +49,8 @@ pub(crate) struct StatusReport<'a> {
 struct QueuedJson<'a> {
     name: Option<&'a str>,
     token: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
 }
 
 /// A server of a group, as the answering one sees it.
@@ -83,6 +88,9 @@ struct ServerJson<'a> {
     /// True if etcd answered within the TTL, or a leader was heard recently.
     fresh: bool,
     healthy: bool,
+    /// The address that it advertises.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<&'a str>,
     /// Time of its disk to make writes durable; only among peers.
     #[serde(skip_serializing_if = "Option::is_none")]
     sync_ms: Option<SyncsJson>,
@@ -128,6 +136,7 @@ impl<'a> StatusReport<'a> {
             leader: snapshot.leader.as_deref(),
             token,
             since: since.map(time),
+            address: snapshot.address.as_deref(),
             blocked_by,
             problem,
             candidates: queue.map(listed),
@@ -150,7 +159,11 @@ impl<'a> StatusReport<'a> {
 
 impl<'a> QueuedJson<'a> {
     fn of(candidate: &'a QueuedCandidate) -> Self {
-        Self { name: candidate.name.as_deref(), token: candidate.token.map(FencingToken::get) }
+        Self {
+            name: candidate.name.as_deref(),
+            token: candidate.token.map(FencingToken::get),
+            address: candidate.address.as_deref(),
+        }
     }
 }
 
@@ -187,6 +200,7 @@ impl<'a> ServerJson<'a> {
             last_contact_ms: millis(snapshot.unheard),
             fresh: snapshot.fresh,
             healthy: snapshot.healthy,
+            address: identity.address.as_ref().map(AdvertisedAddress::as_str),
             sync_ms: snapshot.measured.as_ref().map(|GroupMeasurements { syncs, .. }| SyncsJson {
                 last: precise_millis(syncs.last),
                 worst: precise_millis(syncs.worst),

@@ -171,6 +171,8 @@ pub(crate) struct StatusSnapshot {
     pub(crate) leads_since: Option<SystemTime>,
     /// The leader's name, if it is known.
     pub(crate) leader: Option<String>,
+    /// The address that the leader advertises, if it is known.
+    pub(crate) address: Option<String>,
     /// First come first; `None` while unknown. Among peers: the leader, and this server if it waits.
     pub(crate) queue: Option<Vec<QueuedCandidate>>,
     /// All servers, sorted by name; only among peers.
@@ -218,6 +220,8 @@ pub(crate) struct PeerRow {
 pub(crate) struct QueuedCandidate {
     pub(crate) token: Option<FencingToken>,
     pub(crate) name: Option<String>,
+    /// The address that it advertises, if it is known.
+    pub(crate) address: Option<String>,
 }
 
 /// A term of the timeline, with its leader's name, if known.

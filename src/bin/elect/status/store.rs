@@ -35,7 +35,7 @@ use super::{
     },
     timeline::Timeline,
 };
-use crate::lease_timing::LeaseTiming;
+use crate::{config::AdvertisedAddress, lease_timing::LeaseTiming};
 
 /// A loop that has not ticked for this long is stuck. It ticks once a second.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
@@ -65,6 +65,8 @@ pub(crate) struct ServerIdentity {
     pub(crate) election: ElectionName,
     /// The proof of its leadership.
     pub(crate) proof: LeaseTiming,
+    /// The address that it advertises.
+    pub(crate) address: Option<AdvertisedAddress>,
 }
 
 /// Sources that are read for each snapshot. None waits, or sends a request.
@@ -113,6 +115,8 @@ struct StoreState {
     names: Names,
     /// Names of the candidates seen at the head, which needed no request.
     leaders: BTreeMap<FencingToken, String>,
+    /// Advertised addresses of other candidates, as far as they were read with the names.
+    addresses: BTreeMap<FencingToken, String>,
 }
 
 /// The candidate's last event.
@@ -136,6 +140,7 @@ impl StatusStore {
             timeline: Timeline::default(),
             names: Names::new(),
             leaders: BTreeMap::new(),
+            addresses: BTreeMap::new(),
         };
         Self(Arc::new(StoreInner {
             metrics: Metrics::new(&identity),
@@ -293,14 +298,21 @@ impl StatusStore {
             who_leads(&SnapshotInputs { role, queue: &queue, blocked_by, unheard, proof, first_is_own });
         let name =
             |token| if is_own(token) { Some(self.0.identity.name.to_string()) } else { state.name(token) };
-        let (leader, leads_since) = match leads {
-            LeaderView::Term(token) => (name(token), state.timeline.term(token).and_then(|term| term.began)),
-            LeaderView::Vacant { .. } | LeaderView::Unknown { .. } => (None, None),
+        let own_address = || self.0.identity.address.as_ref().map(ToString::to_string);
+        let address =
+            |token| if is_own(token) { own_address() } else { state.addresses.get(&token).cloned() };
+        let (leader, leads_since, leader_address) = match leads {
+            LeaderView::Term(token) => {
+                (name(token), state.timeline.term(token).and_then(|term| term.began), address(token))
+            }
+            LeaderView::Vacant { .. } | LeaderView::Unknown { .. } => (None, None, None),
         };
-        let named = |token| QueuedCandidate { token: Some(token), name: name(token) };
+        let named =
+            |token| QueuedCandidate { token: Some(token), name: name(token), address: address(token) };
         let waits = matches!(role, Role::Follower { token: None, .. });
         let own_name = || self.0.identity.name.to_string();
-        let own = waits.then(|| QueuedCandidate { token: None, name: Some(own_name()) });
+        let own =
+            waits.then(|| QueuedCandidate { token: None, name: Some(own_name()), address: own_address() });
         let measured = peer_status.as_ref().map(|peer_status| GroupMeasurements {
             syncs: peer_status.syncs.clone(),
             advice: peer_status.timing_advice(),
@@ -314,6 +326,7 @@ impl StatusStore {
             leads,
             leads_since,
             leader,
+            address: leader_address,
             queue: queue.ok().map(|queue| queue.into_iter().map(named).chain(own).collect()),
             servers,
             measured,
@@ -360,10 +373,13 @@ impl StatusStore {
         for token in queue {
             state.names.entry(*token).or_default();
         }
-        if let Observed::Leader(leader) = &snapshot.observation.state
-            && let Some(since) = leader.since
-        {
-            state.timeline.announced(leader.token, since);
+        if let Observed::Leader(leader) = &snapshot.observation.state {
+            if let Some(since) = leader.since {
+                state.timeline.announced(leader.token, since);
+            }
+            if let Some(address) = &leader.address {
+                state.addresses.insert(leader.token, address.clone());
+            }
         }
         state.forget_names(queue);
         drop(state);
@@ -437,6 +453,9 @@ impl StoreState {
             self.forget_names(&[leader.token]);
         }
         self.timeline.announced(leader.token, leader.since);
+        if let Some(address) = &leader.address {
+            self.addresses.insert(leader.token, address.clone());
+        }
     }
 
     /// Keeps the names of the queue and of past terms only.
@@ -445,6 +464,7 @@ impl StoreState {
             queue.iter().copied().chain(self.timeline.terms().map(|(token, _)| token)).collect();
         self.names.retain(|token, _| wanted.contains(token));
         self.leaders.retain(|token, _| wanted.contains(token));
+        self.addresses.retain(|token, _| wanted.contains(token));
     }
 }
 
@@ -499,7 +519,13 @@ mod tests {
     }
 
     fn identity(proof: LeaseTiming) -> ServerIdentity {
-        ServerIdentity { name: "server1".parse().unwrap(), election: "leader".parse().unwrap(), proof }
+        let address = Some("host1:8443".parse().unwrap());
+        ServerIdentity {
+            name: "server1".parse().unwrap(),
+            election: "leader".parse().unwrap(),
+            proof,
+            address,
+        }
     }
 
     fn token(number: u64) -> FencingToken {

@@ -2,7 +2,9 @@
 
 use std::ffi::OsString;
 
-use leader_election::{CandidateName, ElectionName, FencingToken, leadership::ClusterId};
+use leader_election::{FencingToken, leadership::ClusterId};
+
+use crate::config::{CandidateConfig, Config};
 
 /// Variables of systemd for `elect`, not for its children.
 pub(crate) const OF_SYSTEMD: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
@@ -13,9 +15,16 @@ pub(crate) const WITHHELD: [&str; 4] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCH
 /// Variables to set.
 pub(crate) type Variables = Vec<(&'static str, OsString)>;
 
-/// Returns the candidate's name and its election.
-pub(crate) fn of_candidate(name: &CandidateName, election: &ElectionName) -> Variables {
-    vec![("ELECT_NAME", name.to_string().into()), ("ELECT_ELECTION", election.to_string().into())]
+/// Returns the candidate's name, its election, and its address if it advertises one.
+pub(crate) fn of_candidate(candidate: &CandidateConfig, config: &Config) -> Variables {
+    let mut variables = vec![
+        ("ELECT_NAME", candidate.name.to_string().into()),
+        ("ELECT_ELECTION", config.election.to_string().into()),
+    ];
+    if let Some(address) = &candidate.preferences.advertise {
+        variables.push(("ELECT_ADVERTISE", address.to_string().into()));
+    }
+    variables
 }
 
 /// Returns the term's token, and the cluster that issued it.

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::{
     children::ChildRegistry,
     environment::Variables,
+    leader_address::AddressLookup,
     protocol::CommandExit,
     shell::{self, ShellOutcome},
 };
@@ -94,12 +95,17 @@ struct PendingHook {
 }
 
 impl Hooks {
-    pub(crate) fn start(commands: Commands, variables: Variables, registry: ChildRegistry) -> Self {
+    pub(crate) fn start(
+        commands: Commands,
+        variables: Variables,
+        addresses: AddressLookup,
+        registry: ChildRegistry,
+    ) -> Self {
         let (due, queue) = mpsc::channel(WAITING);
         let (for_guard, of_term) = mpsc::channel(1);
         let (over, ends) = watch::channel(None);
         let commands = Arc::new(commands);
-        let runner = Runner { commands: Arc::clone(&commands), ends, for_guard, registry };
+        let runner = Runner { commands: Arc::clone(&commands), ends, for_guard, addresses, registry };
         Self { commands, variables, due, of_term, over, running: tokio::spawn(runner.run_all(queue)) }
     }
 
@@ -157,16 +163,22 @@ struct Runner {
     commands: Arc<Commands>,
     ends: watch::Receiver<Option<FencingToken>>,
     for_guard: mpsc::Sender<PendingTermHook>,
+    addresses: AddressLookup,
     registry: ChildRegistry,
 }
 
 impl Runner {
     async fn run_all(self, mut queue: mpsc::Receiver<PendingHook>) {
-        while let Some(due) = queue.recv().await {
+        while let Some(mut due) = queue.recv().await {
             let hook = due.occasion.name();
             if let Occasion::Leading(term) = due.occasion {
                 self.run_in_term(term).await;
                 continue;
+            }
+            if let Occasion::Change(Some(leader)) = due.occasion
+                && let Some(address) = self.addresses.of(leader).await
+            {
+                due.variables.push(("ELECT_LEADER_ADDRESS", address.into()));
             }
             match shell::run(&due.command, &due.variables, self.commands.timeout, &self.registry).await {
                 ShellOutcome::Ended(status) if status.success() => {}
