@@ -238,6 +238,27 @@ fn a_cordoned_leader_hands_over_and_the_orders_show_in_status() {
 }
 
 #[test]
+fn on_etcd_the_history_is_printed_and_orders_are_refused() {
+    let election = Election::on_etcd();
+    let _server = election.start(0, &[]);
+    election.settled(1);
+    let lines = eventually(SOON, "the present term", || {
+        Some(election.run(["history"]))
+            .filter(|history| history.code == Some(0) && !history.stdout.is_empty())
+    });
+    assert!(lines.stdout[0].contains("server1 (token ") && lines.stdout[0].ends_with(" leads"), "{lines:?}");
+    for command in [&["transfer", "server1"][..], &["cordon", "server1"], &["pause"]] {
+        let outcome = election.run(command.iter().copied());
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.join(" ").contains("--peers"), "{outcome:?}");
+    }
+    for flags in [&["--priority", "50"][..], &["--never"], &["--min-tenure", "1m"]] {
+        let mut server = election.start(1, flags);
+        assert_eq!(server.wait_exit(SOON).code(), Some(2), "{flags:?}");
+    }
+}
+
+#[test]
 fn orders_without_a_leader_are_not_given() {
     let election = Election::among_peers();
     for order in [&["transfer", "server1"][..], &["cordon", "server1"], &["pause"]] {

@@ -181,6 +181,34 @@ fn a_name_that_looks_like_a_page_stays_a_name() {
 }
 
 #[test]
+fn an_address_is_a_link_only_where_a_browser_can_go() {
+    let etcd = Etcd::start(EtcdVersion::V3_7);
+    let port = ReservedPort::new();
+    let mut browser = None;
+    for (address, link) in [
+        ("https://host1.example.com/a", Some("https://host1.example.com/a")),
+        ("host1:8443", Some("http://host1:8443/")),
+        ("javascript:alert(1)", None),
+        ("https://user:password@host1/", None),
+    ] {
+        let server = Elect::server("server1", &etcd.endpoint()).args(["--http", &port.address()]);
+        let mut server = server.args(["--advertise", address]).start();
+        server.wait_for_line(LEADER, SOON);
+        if browser.is_none() {
+            browser = Browser::open(&format!("http://{}/", port.address()));
+        }
+        let Some(browser) = &browser else { return };
+        browser.wait_for_text("address", address, SOON);
+        let links =
+            browser.value("[...document.querySelectorAll('#address a, #queue a')].map((link) => link.href)");
+        let expected: Vec<_> = link.into_iter().flat_map(|link| [link, link]).collect();
+        assert_eq!(links, json!(expected), "{address}");
+        server.signal(nix::sys::signal::Signal::SIGTERM);
+        server.wait_exit(SOON);
+    }
+}
+
+#[test]
 fn a_screen_reader_finds_its_way() {
     let etcd = Etcd::start(EtcdVersion::V3_7);
     let site = Site::start(&etcd, ["server1", "server2"], "3s");
