@@ -106,9 +106,7 @@ pub struct CampaignRequest {
     pub(crate) ttl: Ttl,
     pub(crate) announce: bool,
     pub(crate) profile: CandidateProfile,
-    #[allow(dead_code, reason = "the leader's side comes to use it")]
     pub(crate) never: bool,
-    #[allow(dead_code, reason = "the leader's side comes to use it")]
     pub(crate) min_tenure: Duration,
     pub(crate) events: broadcast::Sender<Event>,
 }

@@ -16,6 +16,10 @@
 //! | `win` | the rule of a verified win (pure) |
 //! | `campaign` | the attempts, up to the win |
 //! | `term` | from the win to the loss |
+//! | `followed` | a few keys beside the queue, followed |
+//! | `contenders` | the other candidates, with their records |
+//! | `succession` | a leader's decisions to hand over |
+//! | `handoff` | the end of a term that hands over |
 //! | `transaction` | writes that only the leader can make |
 //! | `announcement` | the leader and the start of its term |
 //! | `member` | candidates' records beside the queue |
@@ -52,31 +56,29 @@ use tracing::Instrument;
 mod announcement;
 mod campaign;
 mod connection;
-#[allow(dead_code, reason = "the leader's side comes to use all of it")]
+mod contenders;
 mod control;
 mod diagnosis;
 mod endpoint;
 mod error;
-#[allow(dead_code, reason = "the leader's side comes to use all of it")]
+mod followed;
+mod handoff;
 mod history;
 mod keepalive;
-#[allow(dead_code, reason = "the leader's side comes to use all of it")]
 mod keys;
-#[allow(dead_code, reason = "the leader's side comes to use all of it")]
 mod member;
 #[cfg(test)]
 mod model;
 mod observe;
 mod operator;
-#[allow(dead_code, reason = "the leader's side comes to use all of it")]
 mod order;
-#[allow(dead_code, reason = "the leader's side comes to use all of it")]
 mod plan;
 mod queue;
 mod rights;
 mod staleness;
-#[allow(dead_code, reason = "the leader's side comes to use all of it")]
+mod standby;
 mod stored;
+mod succession;
 mod term;
 mod tls;
 mod transaction;

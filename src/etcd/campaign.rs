@@ -35,6 +35,8 @@ use super::{
     member::StoredMember,
     rights,
     staleness::ReadKind,
+    standby::{self, Standby, StandbyStep},
+    succession::Incumbent,
     term,
     view::{KeyWatch, QueuePosition, QueueView},
     win::{AttemptFailure, WinInput, WinRule, WinStep},
@@ -48,6 +50,10 @@ use crate::{
     validity::SharedValidity,
 };
 
+/// A waiting key that was deleted, as a transfer past it does, is put again without a pause, but not more often
+/// than this.
+const SELDOM: Duration = Duration::from_secs(1);
+
 /// Renewals that wait to be reported; more are dropped, as the validity has them.
 const RENEWALS: usize = 4;
 
@@ -57,7 +63,13 @@ pub(crate) async fn run(shared: Arc<EtcdShared>, request: CampaignRequest, mut w
     let mut backoff = Backoff::new();
     // Lease of the previous attempt, which never led: etcd may have kept its place through an outage.
     let mut kept = None;
+    let mut cleared: Option<Timestamp> = None;
     loop {
+        tokio::select! {
+            biased;
+            () = won.closed() => return,
+            () = standby::until_willing(&shared, &request, &view) => {}
+        }
         let attempt = tokio::select! {
             biased;
             () = won.closed() => return,
@@ -82,14 +94,23 @@ pub(crate) async fn run(shared: Arc<EtcdShared>, request: CampaignRequest, mut w
             }
             Err(ended) => Err(ended),
         };
+        let now = Timestamp::now();
+        let pauses = match &ended {
+            // A third party that deletes our keys again and again is met with growing pauses.
+            Err(AttemptError::Cleared(_)) => {
+                cleared.replace(now).is_some_and(|last| now.since(last) < SELDOM)
+            }
+            _ => true,
+        };
         match ended {
             Ok((leadership, elected)) => return elected.lead(leadership, request, won).await,
             Err(AttemptError::Final(error)) => {
                 let _ = won.send(Err(error));
                 return;
             }
-            Err(AttemptError::Again(error) | AttemptError::Anew(error)) => {
-                let pause = backoff.pause();
+            Err(AttemptError::Withdrawn) => backoff.reset(),
+            Err(AttemptError::Again(error) | AttemptError::Anew(error) | AttemptError::Cleared(error)) => {
+                let pause = if pauses { backoff.pause() } else { Duration::ZERO };
                 let unreachable = error.remedy == Remedy::Unreachable;
                 let _ = request.events.send(Event::Retrying { unreachable, problem: error.message, pause });
                 let again = tokio::select! {
@@ -110,6 +131,10 @@ enum AttemptError {
     Again(EtcdError),
     /// Try again, with a new lease.
     Anew(EtcdError),
+    /// Its waiting key was deleted, as a transfer past it does.
+    Cleared(EtcdError),
+    /// It left the queue: this candidate leads only while no other can.
+    Withdrawn,
     /// Retrying can't fix it.
     Final(CampaignError),
 }
@@ -143,9 +168,7 @@ struct Attempt {
     renewals: mpsc::Receiver<Renewal>,
     key_watch: KeyWatch,
     put: AbortOnDropHandle<Result<Put, EtcdError>>,
-    /// Its record, once it is written; without one its key counts as foreign.
-    #[allow(dead_code, reason = "the leader's side comes to use it")]
-    member: Option<StoredMember>,
+    standby: Standby,
 }
 
 /// Result of the transaction that puts our key.
@@ -207,7 +230,6 @@ impl Attempt {
         Ok(Self {
             shared: Arc::clone(shared),
             connection,
-            lease,
             ttl,
             key,
             validity,
@@ -215,7 +237,8 @@ impl Attempt {
             renewals,
             key_watch,
             put,
-            member: None,
+            standby: Standby::new(shared, request, view, lease.id()),
+            lease,
         })
     }
 
@@ -242,12 +265,16 @@ impl Attempt {
                     return Err(EtcdError::elsewhere("the connection failed while waiting in the queue").into());
                 }
                 position = self.key_watch.position() => WinInput::Position(position),
+                leaves = self.standby.heed() => match leaves {
+                    StandbyStep::Stay => continue,
+                    StandbyStep::Leave => return Err(AttemptError::Withdrawn),
+                },
                 put = &mut self.put, if !answered => {
                     answered = true;
                     match put {
                         Ok(Ok(Put::Ours(created, member))) => {
-                            self.member = member;
                             self.put_ticket(request, created).await;
+                            self.standby.queued(created, member);
                             WinInput::Put { created }
                         }
                         Ok(Ok(Put::Taken)) => return Err(AttemptError::Anew(EtcdError::elsewhere(AttemptFailure::NotOurs.to_string()))),
@@ -272,6 +299,9 @@ impl Attempt {
                     }
                 }
                 WinStep::Win { created } => return Ok(created),
+                WinStep::Abandon(why @ AttemptFailure::KeyGone) if following => {
+                    return Err(AttemptError::Cleared(EtcdError::elsewhere(why.to_string())));
+                }
                 WinStep::Abandon(why) => {
                     return Err(AttemptError::Anew(EtcdError::elsewhere(why.to_string())));
                 }
@@ -537,7 +567,7 @@ pub(crate) struct Elected {
 impl Elected {
     /// Delivers the leadership to the caller of `campaign`, and runs the term to its end.
     async fn lead(self, leadership: Leadership, request: CampaignRequest, won: CampaignReply) {
-        let CampaignRequest { events, announce, profile, .. } = request;
+        let CampaignRequest { events, announce, name, election, profile, never, min_tenure, .. } = request;
         let token = leadership.token();
         in_span_leads(token);
         let mut attempt = self.attempt;
@@ -546,8 +576,19 @@ impl Elected {
         let _ = events.send(Event::Elected { token, until: self.until });
         // If that caller is gone, the leadership is dropped with the answer, which orders the term to end.
         let _ = won.send(Ok(leadership));
-        let Attempt { shared, lease, ttl, key, keep_alive, renewals, key_watch, .. } = attempt;
+        let Attempt { shared, lease, ttl, key, keep_alive, renewals, key_watch, standby, .. } = attempt;
         let leader_key = LeaderKey { shared, key, created: self.created, lease: lease.id(), ttl };
+        let incumbent = Incumbent {
+            leader_key: leader_key.clone(),
+            name,
+            election,
+            token,
+            priority: profile.priority,
+            never,
+            min_tenure,
+        };
+        let (program, program_orders) = mpsc::unbounded_channel();
+        let succession = standby.succession(incumbent, program_orders);
         let term = term::ActiveTerm {
             leader_key,
             lease,
@@ -557,7 +598,8 @@ impl Elected {
             term_handle: self.term_handle,
             address: profile.address,
             events,
+            program,
         };
-        term.run(announce).await;
+        term.run(announce, succession).await;
     }
 }

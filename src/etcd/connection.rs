@@ -43,7 +43,7 @@ use super::{
     diagnosis::Diagnoses,
     endpoint::Endpoint,
     error::{EtcdError, Remedy},
-    watches::{Watch, Watches},
+    watches::{Watch, WatchRange, Watches},
 };
 use crate::{clock::Timestamp, tls::Tls};
 
@@ -93,9 +93,9 @@ impl EndpointConnection {
         self.client.watch_client().max_decoding_message_size(LARGEST_ANSWER)
     }
 
-    /// Watches all keys with this prefix, over a shared stream.
-    pub(crate) async fn watch(&self, prefix: String) -> Result<Watch, etcd_client::Error> {
-        self.watches.watch(|| self.watcher(), prefix).await
+    /// Watches keys, over a shared stream.
+    pub(crate) async fn watch(&self, range: WatchRange) -> Result<Watch, etcd_client::Error> {
+        self.watches.watch(|| self.watcher(), range).await
     }
 
     pub(crate) fn leases(&self) -> LeaseClient {

@@ -7,18 +7,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EtcdShared,
-    connection::EndpointConnection,
-    error::EtcdError,
-    keys::{self, MadeKey, Revision},
-    queue::PATIENCE,
-    staleness::ReadKind,
+    keys::{MadeKey, Revision},
     stored,
 };
 use crate::{
     choosing::{OrderedBy, order::TransferOrder},
     leadership::FencingToken,
-    names::{ElectionName, displayed_error},
+    names::displayed_error,
 };
 
 /// An order to hand over to the candidate with a certain key.
@@ -94,24 +89,6 @@ impl StoredOrder {
     pub(crate) fn refuse(self, why: &str) -> Self {
         Self { refused: Some(displayed_error(why)), ..self }
     }
-}
-
-/// Reads the order, if there is one, with the `create_revision` of its key. One on no lease is none of ours.
-pub(crate) async fn read_order(
-    shared: &EtcdShared,
-    connection: &EndpointConnection,
-    election: &ElectionName,
-) -> Result<Option<(StoredOrder, Revision)>, EtcdError> {
-    let known = shared.known();
-    let mut client = connection.kv();
-    let reading = client.get(keys::order_key(election), None);
-    let answer = shared.connections.call(connection, PATIENCE, reading).await?;
-    shared.accept(connection, answer.header(), ReadKind::Linearizable, known)?;
-    let kv = answer.kvs().first().filter(|kv| kv.lease() > 0);
-    let order = |kv: &etcd_client::KeyValue| {
-        Some((StoredOrder::from_json(kv.value())?, Revision(kv.create_revision())))
-    };
-    Ok(kv.and_then(order))
 }
 
 #[cfg(test)]

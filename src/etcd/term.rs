@@ -27,17 +27,18 @@ use super::{
     keys::{self, LeaseId, Revision},
     queue::{Key, QueuePlace},
     staleness::ReadKind,
+    succession::{Departure, ProgramOrder, Succession},
     view::{KeyWatch, QueuePosition},
 };
 use crate::{
     candidate::Event,
-    choosing::{TermEnding, TransferError},
+    choosing::{TermEnding, Transferred, handoff::HandoffEnd},
     clock::{self, Timestamp},
     leadership::{
         ClusterId, FencingToken, Loss, OrderError, OrderOutcome, ReleaseError, Released, TermHandle,
         TermOrder, Ticket,
     },
-    names::displayed,
+    names::{ElectionName, displayed},
     timing::Ttl,
 };
 
@@ -55,12 +56,15 @@ pub(super) struct ActiveTerm {
     /// The address that the candidate advertises.
     pub(super) address: Option<String>,
     pub(super) events: broadcast::Sender<Event>,
+    pub(super) program: mpsc::UnboundedSender<ProgramOrder>,
 }
 
 impl ActiveTerm {
-    pub(super) async fn run(mut self, announce: bool) {
+    pub(super) async fn run(mut self, announce: bool, succession: Succession) {
         let token = self.term_handle.term.token;
         let (history, _telling) = self.tell(announce);
+        let deciding = self.leader_key.shared.spawn(succession.run(history.clone()));
+        let mut deciding = Some(AbortOnDropHandle::new(deciding));
         let mut unobservable: Option<UnobservableSince> = None;
         let ended = loop {
             tokio::select! {
@@ -88,16 +92,53 @@ impl ActiveTerm {
                         let proclaiming = self.leader_key.clone().proclaim(value);
                         self.leader_key.shared.spawn(async move { done.send(proclaiming.await) });
                     }
-                    TermOrder::Transfer { to, done } => drop(done.send(Err(TransferError::Refused {
-                        leader: self.term_handle.term.name.to_string(),
-                        why: format!("a transfer to '{to}' is not supported yet"),
-                    }))),
+                    TermOrder::Transfer { to, done } => {
+                        if let Err(late) = self.program.send(ProgramOrder { to, done }) {
+                            TermOrder::Transfer { to: late.0.to, done: late.0.done }.too_late();
+                        }
+                    }
                     TermOrder::Resign { done } => break TermEnd::Resigned(done),
                     TermOrder::Lapsed => break TermEnd::Lost(Loss::Expired),
                 },
+                departure = decided(&mut deciding) => break TermEnd::Planned(departure),
             }
         };
+        drop(deciding);
         match ended {
+            TermEnd::Planned(Departure::HandOver(transfer)) => {
+                self.lose(token, Loss::Transferred);
+                drop(self.keep_alive);
+                // A program that ordered it has stopped its work, and keeps the guard until the answer.
+                if transfer.done.is_none() {
+                    self.leader_key.let_go(&mut self.term_handle).await;
+                }
+                let ended = SystemTime::now();
+                let (to, reason) = (transfer.shown.clone(), transfer.reason.clone());
+                let transferred = history.ending(TermEnding::Transferred { to, reason }, ended);
+                let void = history.ending(TermEnding::Resigned, ended);
+                let record = |end| match end {
+                    HandoffEnd::Transferred => transferred.clone(),
+                    HandoffEnd::Void => void.clone(),
+                };
+                let outcome = self.leader_key.hand_over(self.lease, &transfer, record).await;
+                match &outcome {
+                    Ok(Transferred { to, token }) => tracing::info!(to, %token, "handed over"),
+                    Err(error) => tracing::warn!(%error, "did not hand over as planned"),
+                }
+                if let Some(done) = transfer.done {
+                    let _ = done.send(outcome);
+                }
+            }
+            TermEnd::Planned(Departure::Resign) => {
+                self.lose(token, Loss::Resigned);
+                drop(self.keep_alive);
+                self.leader_key.let_go(&mut self.term_handle).await;
+                let deadline = Timestamp::now() + self.leader_key.ttl.as_duration().min(RELEASE_WITHIN);
+                let resigned = history.ending(TermEnding::Resigned, SystemTime::now());
+                if let Err(error) = self.leader_key.release(self.lease, resigned, deadline).await {
+                    tracing::debug!(%error, "the release is not confirmed");
+                }
+            }
             TermEnd::Lost(loss) => {
                 self.lose(token, loss);
                 drop(self.keep_alive);
@@ -110,7 +151,7 @@ impl ActiveTerm {
                 self.lose(token, Loss::Resigned);
                 let deadline = Timestamp::now() + self.leader_key.ttl.as_duration().min(RELEASE_WITHIN);
                 let keep_alive = self.keep_alive;
-                let resigned = history.ending_soon(TermEnding::Resigned, SystemTime::now()).await;
+                let resigned = history.ending(TermEnding::Resigned, SystemTime::now());
                 let (released, ()) = tokio::join! {
                     biased;
                     // Sent first, so that the next candidate need not wait for our cleanup.
@@ -209,8 +250,21 @@ async fn blind(unobservable: &mut Option<UnobservableSince>, ttl: Ttl) -> Unobse
     UnobservableUntil::Until(end)
 }
 
+/// Waits for a planned end of the term. Cancel safe.
+async fn decided(deciding: &mut Option<AbortOnDropHandle<Departure>>) -> Departure {
+    if let Some(task) = deciding {
+        if let Ok(departure) = task.await {
+            return departure;
+        }
+        // It panicked: the term goes on without it.
+        *deciding = None;
+    }
+    std::future::pending().await
+}
+
 enum TermEnd {
     Lost(Loss),
+    Planned(Departure),
     Resigned(oneshot::Sender<OrderOutcome>),
 }
 
@@ -321,12 +375,16 @@ impl LeaderKey {
     /// was.
     pub(super) async fn guarded(&self, what: impl Into<Vec<TxnOp>>) -> Result<TxnResponse, EtcdError> {
         let ours = Compare::create_revision(self.key.clone(), CompareOp::Equal, self.created.0);
-        let guarded = Txn::new().when([ours]).and_then(what);
+        self.commit(Txn::new().when([ours]).and_then(what)).await
+    }
+
+    /// Runs a transaction.
+    pub(super) async fn commit(&self, txn: Txn) -> Result<TxnResponse, EtcdError> {
         let connection = self.shared.connections.connection().await?;
         let known = self.shared.known();
         let patience = self.shared.call_patience(self.ttl);
         let mut client = connection.kv();
-        let answer = self.shared.connections.call(&connection, patience, client.txn(guarded)).await?;
+        let answer = self.shared.connections.call(&connection, patience, client.txn(txn)).await?;
         self.shared.accept(&connection, answer.header(), ReadKind::Linearizable, known)?;
         Ok(answer)
     }
@@ -425,6 +483,11 @@ impl LeaderKey {
             .await?;
         self.shared.accept(&connection, answer.header(), ReadKind::Linearizable, known)?;
         Ok(answer.take_kvs().into_iter().next())
+    }
+
+    /// Returns the election that the key is in.
+    pub(super) fn election(&self) -> Option<ElectionName> {
+        std::str::from_utf8(&self.election_key()).ok()?.parse().ok()
     }
 
     /// Returns the key named as the election itself: ours, less the last part.

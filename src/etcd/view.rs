@@ -23,10 +23,11 @@ use super::{
     EtcdShared,
     connection::{EndpointConnection, Paused},
     error::{EtcdError, Remedy},
-    keys::{self, LeaseId, Revision},
+    followed::{FollowedKeys, KeysSeen},
+    keys::{self, LeaseId, MadeKey, Revision},
     queue::{self, Head, PATIENCE, Queue, QueueEntry, QueuePlace, Want},
     staleness::{self, ReadKind},
-    watches::Watch,
+    watches::{Watch, WatchRange},
 };
 use crate::{
     clock::Timestamp,
@@ -50,6 +51,8 @@ pub(crate) struct QueueView {
     election: ElectionName,
     known: Mutex<ViewState>,
     task: OnceLock<AbortOnDropHandle<()>>,
+    /// The order to hand over and the standing orders, followed once a candidate asks for them.
+    orders: OnceLock<(FollowedKeys, FollowedKeys)>,
 }
 
 struct ViewState {
@@ -57,6 +60,8 @@ struct ViewState {
     queue: Result<Queue, Timestamp>,
     watchers: BTreeMap<Vec<u8>, watch::Sender<QueuePosition>>,
     head: watch::Sender<Option<QueueHead>>,
+    /// Notified of each change.
+    changes: watch::Sender<()>,
 }
 
 impl QueueView {
@@ -74,9 +79,10 @@ impl QueueView {
 
     fn start(shared: &Arc<EtcdShared>, election: &ElectionName) -> Arc<Self> {
         let queue = Err(Timestamp::now());
-        let known = ViewState { queue, watchers: BTreeMap::new(), head: watch::Sender::new(None) };
-        let election = election.clone();
-        let view = Arc::new(Self { election, known: Mutex::new(known), task: OnceLock::new() });
+        let (watchers, head, changes) = (BTreeMap::new(), watch::Sender::new(None), watch::Sender::new(()));
+        let known = Mutex::new(ViewState { queue, watchers, head, changes });
+        let (election, task, orders) = (election.clone(), OnceLock::new(), OnceLock::new());
+        let view = Arc::new(Self { election, known, task, orders });
         let (shared_too, election) = (Arc::clone(shared), view.election.clone());
         let follower = QueueFollower { shared: shared_too, election, view: Arc::downgrade(&view) };
         let task = AbortOnDropHandle::new(shared.runtime.spawn(follower.follow()));
@@ -103,6 +109,34 @@ impl QueueView {
         let mut key_watch = KeyWatch { view: Arc::clone(self), key, positions };
         key_watch.positions.mark_changed();
         key_watch
+    }
+
+    /// Returns the order to hand over, and the standing orders; each with its changes.
+    pub(crate) fn orders(
+        &self,
+        shared: &Arc<EtcdShared>,
+    ) -> (watch::Receiver<KeysSeen>, watch::Receiver<KeysSeen>) {
+        let (order, controls) = self.orders.get_or_init(|| {
+            let order = WatchRange::Key(keys::order_key(&self.election));
+            let controls = WatchRange::Prefix(keys::control_prefix(&self.election));
+            let order = FollowedKeys::start(shared, order, "orders to hand over");
+            (order, FollowedKeys::start(shared, controls, "standing orders"))
+        });
+        (order.subscribe(), controls.subscribe())
+    }
+
+    /// Returns a receiver that is notified of each change of the queue.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.known().changes.subscribe()
+    }
+
+    /// Returns the kept keys, first come first, each with whether it is a candidate's; `None` while they are
+    /// unknown.
+    pub(crate) fn kept(&self) -> Option<Vec<(MadeKey, bool)>> {
+        let known = self.known();
+        let queue = known.queue.as_ref().ok()?;
+        let made = |key: &[u8], entry: &QueueEntry| MadeKey { key: key.to_vec(), created: entry.key.created };
+        Some(queue.iter().map(|(key, entry)| (made(key, entry), entry.candidate)).collect())
     }
 
     /// Follows the head of the queue.
@@ -151,6 +185,7 @@ impl QueueView {
             watcher.send_replace(position(&queue, key));
         }
         known.queue = Ok(queue);
+        known.changes.send_replace(());
         None
     }
 
@@ -182,7 +217,7 @@ impl QueueView {
     /// Changes the queue, and notifies the watchers of it.
     fn change(&self, change: impl FnOnce(&mut Queue) -> Vec<Vec<u8>>) -> Option<Want> {
         let mut known = self.known();
-        let ViewState { queue: Ok(queue), watchers, head } = &mut *known else { return None };
+        let ViewState { queue: Ok(queue), watchers, head, changes } = &mut *known else { return None };
         let first = |queue: &Queue| queue.iter().next().map(|(key, _)| key.to_vec());
         let before = first(queue);
         let mut changed = change(queue);
@@ -191,6 +226,9 @@ impl QueueView {
             changed.extend(before.into_iter().chain(after));
         }
         head.send_if_modified(|head| show(queue, head));
+        if !changed.is_empty() {
+            changes.send_replace(());
+        }
         for key in changed {
             if let Some(watcher) = watchers.get(&key) {
                 watcher.send_replace(position(queue, &key));
@@ -383,7 +421,7 @@ impl QueueFollower {
     async fn watch(&self, connection: &EndpointConnection) -> Result<Watch, EtcdError> {
         self.shared
             .connections
-            .call(connection, PATIENCE, connection.watch(keys::prefix(&self.election)))
+            .call(connection, PATIENCE, connection.watch(WatchRange::Prefix(keys::prefix(&self.election))))
             .await
     }
 

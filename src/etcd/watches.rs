@@ -29,6 +29,15 @@ type WatchId = i64;
 /// etcd's id for a watch that it did not create.
 const NONE: WatchId = -1;
 
+/// The keys of a watch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum WatchRange {
+    /// All keys with this prefix.
+    Prefix(String),
+    /// One key.
+    Key(Vec<u8>),
+}
+
 /// The watches over one connection.
 #[derive(Default)]
 pub(crate) struct Watches {
@@ -37,7 +46,7 @@ pub(crate) struct Watches {
 }
 
 impl Watches {
-    /// Watches all keys with this prefix from now on. The first message tells that etcd created the watch, or
+    /// Watches keys from now on. The first message tells that etcd created the watch, or
     /// refused it.
     ///
     /// # Cancel safety
@@ -46,13 +55,13 @@ impl Watches {
     pub(crate) async fn watch(
         &self,
         client: impl FnOnce() -> WatchClient,
-        prefix: String,
+        range: WatchRange,
     ) -> Result<Watch, etcd_client::Error> {
         let mut open = self.open.lock().await;
-        if let Some(watch) = open.upgrade().and_then(|stream| Watch::on(stream, &prefix)) {
+        if let Some(watch) = open.upgrade().and_then(|stream| Watch::on(stream, &range)) {
             return Ok(watch);
         }
-        let watch = SharedStream::open(client(), prefix).await?;
+        let watch = SharedStream::open(client(), range).await?;
         *open = Arc::downgrade(&watch.stream);
         Ok(watch)
     }
@@ -67,12 +76,12 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Adds a watch; `None` if the stream takes no more.
-    fn on(stream: Arc<SharedStream>, prefix: &str) -> Option<Self> {
+    fn on(stream: Arc<SharedStream>, range: &WatchRange) -> Option<Self> {
         let mut routes = lock(&stream.routes);
         let (id, messages) = routes.add()?;
         // Under the lock: requests go out in the order in which their answers are awaited. A failed send
         // means that the stream is broken, and the first message will report it.
-        let _ = stream.orders.send(WatchOrder::Create { id, prefix: prefix.to_owned() });
+        let _ = stream.orders.send(WatchOrder::Create { id, range: range.clone() });
         drop(routes);
         Some(Self { stream, id, messages })
     }
@@ -107,7 +116,7 @@ fn closed() -> EtcdError {
 }
 
 enum WatchOrder {
-    Create { id: WatchId, prefix: String },
+    Create { id: WatchId, range: WatchRange },
     Cancel(WatchId),
 }
 
@@ -119,10 +128,11 @@ struct SharedStream {
 
 impl SharedStream {
     /// Opens a stream, with a first watch on it.
-    async fn open(mut client: WatchClient, prefix: String) -> Result<Watch, etcd_client::Error> {
+    async fn open(mut client: WatchClient, range: WatchRange) -> Result<Watch, etcd_client::Error> {
         let mut routes = WatchRoutes::new();
         let (id, messages) = routes.add().expect("it is new, so it takes some");
-        let opened = client.watch(prefix, Some(options(id))).await?;
+        let (key, options) = request(id, range);
+        let opened = client.watch(key, Some(options)).await?;
         let (orders, ordered) = mpsc::unbounded_channel();
         let routes = Arc::new(Mutex::new(routes));
         tokio::spawn(pump(opened, ordered, Arc::clone(&routes)));
@@ -140,8 +150,12 @@ fn lock<M>(routes: &Mutex<WatchRoutes<M>>) -> MutexGuard<'_, WatchRoutes<M>> {
 /// it serves every 100 ms only.
 ///
 /// No fragments: a message must hold whole revisions. One that is too large breaks the stream.
-fn options(id: WatchId) -> WatchOptions {
-    WatchOptions::new().with_prefix().with_watch_id(id)
+fn request(id: WatchId, range: WatchRange) -> (Vec<u8>, WatchOptions) {
+    let options = WatchOptions::new().with_watch_id(id);
+    match range {
+        WatchRange::Prefix(prefix) => (prefix.into_bytes(), options.with_prefix()),
+        WatchRange::Key(key) => (key, options),
+    }
 }
 
 /// Serves a stream until it breaks, or has no watch left.
@@ -166,7 +180,10 @@ async fn ask(
 ) -> EtcdError {
     while let Some(order) = ordered.recv().await {
         let asked = match order {
-            WatchOrder::Create { id, prefix } => requests.watch(prefix, Some(options(id))).await,
+            WatchOrder::Create { id, range } => {
+                let (key, options) = request(id, range);
+                requests.watch(key, Some(options)).await
+            }
             WatchOrder::Cancel(id) => requests.cancel(id).await,
         };
         if let Err(error) = asked {
