@@ -53,7 +53,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::etcd::keys::{self, KeyKind, LeaseId};
+    use crate::etcd::{
+        control::StoredControl,
+        history,
+        keys::{self, KeyKind, LeaseId},
+        member::StoredMember,
+        order::StoredOrder,
+    };
 
     #[test]
     fn reads_what_it_writes() {
@@ -94,15 +100,29 @@ mod tests {
         }
     }
 
-    /// All data that others can put into an election: the announcement, the queue's keys and values.
+    /// All data that others can put into an election: the announcement, the keys and values of the queue and
+    /// beside it.
     #[test]
     fn fuzz_values() {
-        let election = "leader".parse().unwrap();
+        let election: crate::names::ElectionName = "leader".parse().unwrap();
         bolero::check!().for_each(|value: &[u8]| {
             if let Some(announced) = Announcement::from_json(value) {
                 // Serializing writes the time, as every display of it does.
                 assert_eq!(Announcement::from_json(&announced.to_json()).unwrap().token, announced.token);
             }
+            if let Some(member) = StoredMember::from_json(value) {
+                assert_eq!(StoredMember::from_json(&member.to_json()).unwrap().name, member.name);
+            }
+            if let Some(order) = StoredOrder::from_json(value) {
+                assert_eq!(StoredOrder::from_json(&order.to_json()).unwrap().target, order.target);
+            }
+            if let Some(control) = StoredControl::from_json(value) {
+                assert_eq!(StoredControl::from_json(&control.to_json()).unwrap().hard, control.hard);
+            }
+            if let Some(past) = history::from_json(value) {
+                assert_eq!(history::from_json(&history::to_json(&past)).unwrap().token, past.token);
+            }
+            let _ = (keys::control(&election, value), keys::history_slot(&election, value));
             let shown = crate::names::displayed(value);
             assert!(!shown.contains(crate::names::forges) && shown.len() < 1024, "{shown:?}");
             let by_name = keys::part_of(&election, value, None);

@@ -9,17 +9,23 @@
 //! changes nothing. A term that was over before it could be written, or whose user may not write it, is
 //! missing; the queue and its tokens stay what they are.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp};
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     EtcdShared, LeaderKey,
     connection::EndpointConnection,
     error::EtcdError,
-    keepalive::short_pause,
     keys::{self, Revision},
     queue::PATIENCE,
     rights,
@@ -30,6 +36,7 @@ use crate::{
     choosing::{PastTerm, TermEnding, TransferReason},
     leadership::FencingToken,
     names::ElectionName,
+    timing::Backoff,
 };
 
 /// The most past terms that are kept. A term a day makes it three months; a failover a minute, more than an
@@ -65,7 +72,7 @@ enum ReasonJson {
     Disk,
 }
 
-fn to_json(past: &PastTerm) -> Vec<u8> {
+pub(super) fn to_json(past: &PastTerm) -> Vec<u8> {
     let reason = |reason: &TransferReason| match reason {
         TransferReason::Ordered(by) => ReasonJson::Ordered(stored::OriginJson::of(by)),
         TransferReason::Priority => ReasonJson::Priority,
@@ -90,7 +97,7 @@ fn to_json(past: &PastTerm) -> Vec<u8> {
 }
 
 /// Returns `None` for values of other programs.
-fn from_json(value: &[u8]) -> Option<PastTerm> {
+pub(super) fn from_json(value: &[u8]) -> Option<PastTerm> {
     let json: PastTermJson = stored::parse(value)?;
     let ended = match json.ended {
         None => None,
@@ -243,6 +250,15 @@ impl TermHistory {
         Some(TxnOp::put(start.key.clone(), to_json(&ended), None))
     }
 
+    /// Does the same once the opening is over, if that is soon: a term that ends at once is not to be taken
+    /// for a lost one.
+    pub(crate) async fn ending_soon(&self, ending: TermEnding, at: SystemTime) -> Option<TxnOp> {
+        /// Several round trips. It delays a release only while the opening is under way.
+        const SOON: Duration = Duration::from_millis(100);
+        let _ = timeout(SOON, self.opened()).await;
+        self.ending(ending, at)
+    }
+
     /// Waits until the term is opened. `None` if it never will be.
     ///
     /// # Cancel safety
@@ -259,8 +275,8 @@ impl TermHistory {
 }
 
 impl HistoryWriter {
-    /// Opens the term of this key, and closes what the history has still open. Tries until it works, is
-    /// denied, or the term is over.
+    /// Opens the term of this key, and closes what the history has still open. Tries until it works or is
+    /// denied; the caller drops it when the term ends.
     pub(super) async fn open(
         self,
         leader_key: LeaderKey,
@@ -268,18 +284,22 @@ impl HistoryWriter {
         leader: String,
         since: SystemTime,
     ) {
-        /// Another program may write to these keys meanwhile; and etcd may be away.
-        const ATTEMPTS: usize = 5;
         let token = keys::token(leader_key.created);
         let own =
             PastTerm { leader: stored::shown(&leader), token, from: Some(since), until: None, ended: None };
-        for _ in 0..ATTEMPTS {
+        let mut backoff = Backoff::between(Duration::from_millis(100), Duration::from_secs(30));
+        loop {
             match try_to_open(&leader_key, &election, &own).await {
-                Ok(Some(start)) => {
+                Ok(OpeningOutcome::Opened(start)) => {
                     self.progress.send_replace(HistoryProgress::Opened(Arc::new(start)));
                     return;
                 }
-                Ok(None) => {}
+                Ok(OpeningOutcome::TermOver) => break,
+                Ok(OpeningOutcome::Occupied) => {
+                    tracing::info!("other programs have all keys of the history, so none is kept");
+                    break;
+                }
+                Ok(OpeningOutcome::Changed) => {}
                 Err(error) if error.is_denied() => {
                     let (key, remedy) = (keys::history_prefix(&election), rights::grant_history(&election));
                     let consequence = "no history of leadership is kept";
@@ -288,23 +308,32 @@ impl HistoryWriter {
                 }
                 Err(error) => tracing::debug!(%error, "could not write the history of leadership"),
             }
-            sleep(short_pause()).await;
+            sleep(backoff.pause()).await;
         }
         self.progress.send_replace(HistoryProgress::Unavailable);
     }
 }
 
-/// Returns `None` if the keys changed between the read and the write.
+enum OpeningOutcome {
+    Opened(HistoryAtStart),
+    /// The keys changed between the read and the write.
+    Changed,
+    /// Other programs have all keys.
+    Occupied,
+    TermOver,
+}
+
 async fn try_to_open(
     leader_key: &LeaderKey,
     election: &ElectionName,
     own: &PastTerm,
-) -> Result<Option<HistoryAtStart>, EtcdError> {
+) -> Result<OpeningOutcome, EtcdError> {
     let shared = &leader_key.shared;
     let connection = shared.connections.connection().await?;
     let ring = read_ring(shared, &connection, election).await?;
-    let full = || EtcdError::elsewhere("other programs have all keys of the history");
-    let OpeningWrites { slots, own: slot } = ring.opening(own, SystemTime::now()).ok_or_else(full)?;
+    let Some(OpeningWrites { slots, own: slot }) = ring.opening(own, SystemTime::now()) else {
+        return Ok(OpeningOutcome::Occupied);
+    };
     let unchanged = slots.iter().map(|(slot, changed, _)| {
         Compare::mod_revision(keys::history_key(election, *slot), CompareOp::Equal, changed.0)
     });
@@ -313,8 +342,11 @@ async fn try_to_open(
         .map(|(slot, _, term)| TxnOp::put(keys::history_key(election, *slot), to_json(term), None));
     let write = Txn::new().when(unchanged.collect::<Vec<_>>()).and_then(puts.collect::<Vec<_>>());
     let answer = leader_key.guarded([TxnOp::txn(write)]).await?;
+    if !answer.succeeded() {
+        return Ok(OpeningOutcome::TermOver);
+    }
     if !term::any_succeeded(&answer) {
-        return Ok(None);
+        return Ok(OpeningOutcome::Changed);
     }
     let lost = |term: &PastTerm| {
         let closed = slots.iter().find(|(.., closed)| closed.token == term.token);
@@ -322,7 +354,7 @@ async fn try_to_open(
     };
     let past = ring.entries.iter().map(|entry| &entry.term).filter(|term| term.token != own.token).map(lost);
     let (key, past) = (keys::history_key(election, slot), past.collect());
-    Ok(Some(HistoryAtStart { key, own: own.clone(), past }))
+    Ok(OpeningOutcome::Opened(HistoryAtStart { key, own: own.clone(), past }))
 }
 
 async fn read_ring(
@@ -352,8 +384,6 @@ pub(crate) async fn read_history(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;

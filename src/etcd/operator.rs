@@ -521,8 +521,14 @@ impl TransferTask {
         }
         let queue = observe::named_queue(&self.shared, &connection, &self.election).await?;
         let (to, token) = (parties.target.name.clone(), keys::token(parties.target.made.created));
+        let waits = queue.iter().any(|(key, _)| key == parties.target.made.key);
         Ok(Some(match queue.head() {
             Head::Candidate { key, .. } if key == parties.target.made.key => Ok(Transferred { to, token }),
+            // It went between the two reads.
+            _ if !waits => Err(TransferError::Unconfirmed(format!(
+                "'{to}' was there when '{}' gave up, and is gone again",
+                parties.leader.name
+            ))),
             _ => Err(TransferError::Unconfirmed(format!(
                 "'{}' gave up without carrying the order out, and '{to}' still waits: give it again",
                 parties.leader.name

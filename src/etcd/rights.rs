@@ -43,7 +43,9 @@ pub(super) fn grant_history(election: &ElectionName) -> String {
 pub(super) fn grants_of_operators(election: &ElectionName) -> String {
     let order = format!("{election}.order");
     let grants = [
+        grant("read", election.as_str(), false),
         grant("read", &keys::prefix(election), true),
+        grant("read", &keys::member_prefix(election), true),
         grant("readwrite", &order, false),
         grant("readwrite", &keys::control_prefix(election), true),
         grant("read", &keys::history_prefix(election), true),
@@ -71,7 +73,9 @@ mod tests {
     fn a_denial_names_the_commands_to_run() {
         let election = "leader".parse().unwrap();
         let error = EtcdError { remedy: Remedy::Human, message: "permission denied; grant".into() };
-        let commands = "etcdctl role grant-permission ROLE read leader/ --prefix=true\n\
+        let commands = "etcdctl role grant-permission ROLE read leader\n\
+                        etcdctl role grant-permission ROLE read leader/ --prefix=true\n\
+                        etcdctl role grant-permission ROLE read leader.member: --prefix=true\n\
                         etcdctl role grant-permission ROLE readwrite leader.order\n\
                         etcdctl role grant-permission ROLE readwrite leader.control: --prefix=true\n\
                         etcdctl role grant-permission ROLE read leader.history: --prefix=true";

@@ -151,7 +151,7 @@ impl ActiveTerm {
                 self.lose(token, Loss::Resigned);
                 let deadline = Timestamp::now() + self.leader_key.ttl.as_duration().min(RELEASE_WITHIN);
                 let keep_alive = self.keep_alive;
-                let resigned = history.ending(TermEnding::Resigned, SystemTime::now());
+                let resigned = history.ending_soon(TermEnding::Resigned, SystemTime::now()).await;
                 let (released, ()) = tokio::join! {
                     biased;
                     // Sent first, so that the next candidate need not wait for our cleanup.
