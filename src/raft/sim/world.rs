@@ -431,6 +431,7 @@ impl World {
         process.syncing = process.writes.len();
         let takes = Duration::from_nanos(self.rng.u64(least.as_nanos() as u64..=most.as_nanos() as u64));
         let (done, run) = (self.now.plus(takes * machine.slow), machine.run);
+        machine.synced_at = done;
         self.schedule(done, Event::Synced { node, run });
     }
 
@@ -686,13 +687,18 @@ impl World {
     pub(crate) fn elect(&mut self) {
         let Some(within) = self.plan.elects_within() else { return };
         let backlog = self.backlog();
+        let under_way = self.machines.iter().map(|machine| machine.synced_at.0).max().unwrap_or_default();
         let met =
             self.run_until(within, |world| world.raft_leader().is_some_and(|it| !world.is_caretaker(it)));
         self.look(&Seen::Expected { met, what: "a leader", within });
         // It may claim once the others have its whole log. A server that came out of the faults may have missed too
         // much of it to stay.
         let reliable = self.plan.keeps_its_leader();
-        self.run_for(self.plan.timing.longest() * if reliable { 2 } else { 0 });
+        if reliable {
+            // A leader hands over if an fsync that began on a slow disk takes too long.
+            self.run_for(Duration::from_nanos(under_way.saturating_sub(self.now.0)));
+            self.run_for(self.plan.timing.longest() * 2);
+        }
         let within = within + self.plan.copies_within(backlog);
         let met = self.run_until(within, |world| world.valid_leader().is_some());
         self.look(&Seen::Expected { met, what: "a leader that may say so", within });

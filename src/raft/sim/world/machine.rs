@@ -44,6 +44,8 @@ pub(super) struct Machine {
     pub(super) stands: bool,
     /// Additional delay of messages to it.
     pub(super) lag: Duration,
+    /// The end of the fsync that began last.
+    pub(super) synced_at: TrueTime,
 }
 
 impl Machine {
@@ -63,6 +65,7 @@ impl Machine {
             slow,
             stands: true,
             lag: Duration::ZERO,
+            synced_at: TrueTime(0),
         }
     }
 }
