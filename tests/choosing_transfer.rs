@@ -270,6 +270,8 @@ on_each_etcd! {
             proxy.set(mode);
             drop(election.leader);
             thread::sleep(Duration::from_millis(500));
+            // What was withheld is lost, and the leader hears of it.
+            proxy.cut();
             proxy.set(Mode::Pass);
             assert_eq!(target.won().await.token().get(), token(&key), "{loses} was lost");
             assert!(second.waits());
