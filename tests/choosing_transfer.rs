@@ -12,7 +12,7 @@ use std::{
 
 use leader_election::{
     Leadership, Loss,
-    choosing::{TransferError, Transferred},
+    choosing::{CandidateProfile, Priority, TransferError, Transferred},
     etcd::Etcd,
     timing::Ttl,
 };
@@ -300,4 +300,31 @@ on_each_etcd! {
         eventually(SOON, "it to be out again", || (admin.candidates("leader").len() == 1).then_some(()));
         assert!(leadership.holds());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leadership_moves_to_a_higher_priority_once_and_never_to_an_equal_one() {
+    /// A candidate of a higher priority has to wait for so long.
+    const STEADY: Duration = Duration::from_secs(30);
+    let server = Server::start(EtcdVersion::V3_7);
+    let enter = |name: &'static str, priority: u32| {
+        let etcd = Etcd::connect(&server.endpoint()).unwrap();
+        let mut profile = CandidateProfile::default();
+        profile.priority = Priority::new(priority);
+        let candidate = etcd.candidate("leader").unwrap().profile(profile).min_tenure(Duration::ZERO);
+        let mut candidate = candidate.named(name).unwrap();
+        Entrant { campaign: tokio::spawn(async move { candidate.campaign().await.unwrap() }) }
+    };
+    let leader = enter("first", 100).won().await;
+    let admin = server.admin();
+    let equal = enter("equal", 100);
+    admin.wait_for_candidates("leader", 2, SOON);
+    let higher = enter("higher", 101);
+    admin.wait_for_candidates("leader", 3, SOON);
+    let began = Instant::now();
+    assert_eq!(timeout(STEADY + SOON, leader.lost()).await, Ok(Loss::Transferred));
+    assert!(began.elapsed() > STEADY - Duration::from_secs(1), "not before it proved steady");
+    drop(leader);
+    let leadership = higher.won().await;
+    assert!(equal.waits() && leadership.holds());
 }
