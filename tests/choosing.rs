@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use etcd_client::{Permission, PutOptions, Txn, TxnOp};
 use leader_election::{
-    Candidate, Leadership,
-    choosing::{CandidateProfile, OrderedBy, PastTerm, Priority, TermEnding, TransferError},
+    Candidate, Leadership, Loss,
+    choosing::{CandidateProfile, OrderedBy, PastTerm, Priority, TermEnding, TransferError, TransferReason},
     etcd::{Credentials, Etcd, EtcdOperateError, EtcdOperator, Settings},
     timing::Ttl,
 };
@@ -314,5 +314,48 @@ on_each_etcd! {
             leadership.resign().await.unwrap();
             let history = operator.history(20).await.unwrap();
             assert_eq!(history.last().unwrap().ended, Some(TermEnding::Resigned), "{history:?}");
+    }
+
+    /// One forbidden key refuses a whole transaction, and a leader learns of it when its work has stopped.
+    async fn an_operators_order_goes_to_its_target_even_if_the_leader_may_not_write_orders(version: EtcdVersion) {
+        for order in [&["leader", "leader.order"][..], &["leader"][..]] {
+            let server = Server::builder(version).auth(Duration::from_secs(60)).start();
+            let admin = server.admin();
+            let prefixes = ["leader/", "leader.member:", "leader.history:"];
+            let reads = ["leader.control:", "leader.order"];
+            add_user(&admin, "leads", order, &prefixes, &reads);
+            add_user(&admin, "waits", &["leader", "leader.order"], &prefixes, &["leader.control:"]);
+            add_user(&admin, "operator", &["leader.order"], &["leader.control:"], &["leader/", "leader.history:"]);
+            let (leads, waits, operating) =
+                (user(&server, "leads"), user(&server, "waits"), user(&server, "operator"));
+            let operator = self::operator(&operating);
+            let mut first = candidate(&leads, "server1");
+            let leadership = won(&mut first).await;
+            history_with(&operator, |terms| terms.len() == 1).await;
+            let mut waiting = Vec::new();
+            for (queued, name) in [(2, "server2"), (3, "server3")] {
+                let mut candidate = candidate(&waits, name);
+                waiting.push(tokio::spawn(async move { candidate.campaign().await.unwrap() }));
+                while admin.candidates("leader").len() < queued {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            }
+            let holder = tokio::spawn(async move {
+                let loss = leadership.lost().await;
+                (loss, leadership.token())
+            });
+            let transferred = operator.transfer("server3", SOON, by()).await.unwrap();
+            let (loss, before) = timeout(SOON, holder).await.unwrap().unwrap();
+            assert_eq!((&*transferred.to, loss), ("server3", Loss::Transferred));
+            let leads = timeout(SOON, waiting.pop().unwrap()).await.unwrap().unwrap();
+            assert_eq!(leads.token(), transferred.token);
+            assert!(leads.token() > before && !waiting[0].is_finished(), "exactly one handoff");
+            if order.len() == 2 {
+                let terms = history_with(&operator, |terms| terms.len() == 2).await;
+                let reason = TransferReason::Ordered(by());
+                assert_eq!(terms[1].ended, Some(TermEnding::Transferred { to: "server3".into(), reason }));
+            }
+            waiting[0].abort();
+        }
     }
 }
