@@ -687,7 +687,10 @@ impl World {
     pub(crate) fn elect(&mut self) {
         let Some(within) = self.plan.elects_within() else { return };
         let backlog = self.backlog();
+        // An fsync that began on a slow disk keeps its duration. Until it ends, there may be no majority of votes,
+        // and a leader hands over.
         let under_way = self.machines.iter().map(|machine| machine.synced_at.0).max().unwrap_or_default();
+        let within = within + Duration::from_nanos(under_way.saturating_sub(self.now.0));
         let met =
             self.run_until(within, |world| world.raft_leader().is_some_and(|it| !world.is_caretaker(it)));
         self.look(&Seen::Expected { met, what: "a leader", within });
@@ -695,7 +698,6 @@ impl World {
         // much of it to stay.
         let reliable = self.plan.keeps_its_leader();
         if reliable {
-            // A leader hands over if an fsync that began on a slow disk takes too long.
             self.run_for(Duration::from_nanos(under_way.saturating_sub(self.now.0)));
             self.run_for(self.plan.timing.longest() * 2);
         }
