@@ -143,119 +143,104 @@ fn an_address_that_others_could_not_be_shown_is_refused() {
     }
 }
 
-/// A group's orders need neither TLS nor a secret on one host.
-fn group() -> (Election, Vec<Captured>, usize) {
-    let election = Election::among_peers();
-    let (servers, leader) = three(&election);
-    (election, servers, leader)
-}
-
-#[test]
-fn leadership_is_handed_to_the_named_server_and_the_history_says_so() {
-    let (election, _servers, leader) = group();
-    let next = election.name((leader + 1) % 3);
-    let token = election.status()["token"].as_u64().unwrap();
-    let outcome = election.run(["transfer", &next]);
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    let status = election.status();
-    assert_eq!(status["leader"], next.as_str(), "it leads once the command ends: {status}");
-    assert_eq!(outcome.stdout, [format!("{next} leads (token {})", status["token"])]);
-    assert!(status["token"].as_u64().unwrap() > token);
-    // The history, newest first.
-    let history = election.run(["history", "--json"]);
-    let terms: Vec<Value> = history.stdout.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(
-        (&terms[0]["leader"], &terms[0]["ended"]),
-        (&next.as_str().into(), &Value::Null),
-        "{terms:#?}"
-    );
-    let before = &terms[1];
-    assert_eq!(before["leader"], election.name(leader));
-    assert_eq!(
-        (&before["ended"], &before["to"], &before["reason"]),
-        (&"transferred".into(), &next.as_str().into(), &"ordered".into())
-    );
-    assert!(before["by"].as_str().unwrap().contains('@'), "{before}");
-    let lines = election.run(["history", "-n", "2"]).stdout;
-    assert_eq!(lines.len(), 2, "{lines:?}");
-    assert!(lines[0].ends_with(&format!("{next} (token {}) leads", status["token"])), "{lines:?}");
-    assert!(lines[1].contains(&format!(": handed over to {next}, ordered by ")), "{lines:?}");
-}
-
-#[test]
-fn a_transfer_that_can_not_be_is_refused_and_the_leader_leads_on() {
-    let (election, mut servers, leader) = group();
-    let token = election.status()["token"].clone();
-    let [gone, other] = [1, 2].map(|after| (leader + after) % 3);
-    servers[gone].signal(Signal::SIGTERM);
-    servers[gone].wait_exit(SOON);
-    election.settled(2);
-    let refused = |args: &[&str], why: &str| {
-        let outcome = election.run(["transfer"].into_iter().chain(args.iter().copied()));
-        assert_eq!(outcome.code, Some(1), "{outcome:?}");
-        assert!(outcome.stderr.join(" ").contains(why), "{outcome:?}");
-        assert_eq!(outcome.stdout, [""; 0]);
-    };
-    refused(&[&election.name(gone), "--within", "1s"], "refuses");
-    refused(&["server9"], "'server9' is not among");
-    assert_eq!(election.run(["pause"]).code, Some(0));
-    refused(&[&election.name(other)], "paused");
-    assert_eq!(election.run(["resume"]).code, Some(0));
-    assert_eq!(election.run(["cordon", &election.name(other)]).code, Some(0));
-    refused(&[&election.name(other)], "cordon");
-    assert_eq!(election.status()["token"], token, "the same term");
-}
-
-#[test]
-fn a_cordoned_leader_hands_over_and_the_orders_show_in_status() {
-    let (election, _servers, leader) = group();
-    let name = election.name(leader);
-    let outcome = election.run(["cordon", &name]);
-    assert_eq!(
-        (outcome.code, outcome.stdout),
-        (Some(0), vec![format!("cordoned: {name} leads only while no other can")])
-    );
-    election.wait_for("another leader", |status| {
-        status["state"] == "leader" && status["leader"] != name.as_str()
-    });
-    assert_eq!(election.run(["pause"]).code, Some(0));
-    let status = election.status();
-    assert_eq!(
-        (&status["cordons"][0]["name"], &status["cordons"][0]["hard"]),
-        (&name.as_str().into(), &false.into())
-    );
-    assert!(status["paused"]["by"].as_str().unwrap().contains('@'), "{status}");
-    let lines = election.run(["status"]).stdout;
-    assert!(lines.iter().any(|line| line.starts_with("  paused by ")), "{lines:?}");
-    assert!(lines.iter().any(|line| line.starts_with(&format!("  cordoned: {name} by "))), "{lines:?}");
-    for order in [&["resume"][..], &["uncordon", &name]] {
-        assert_eq!(election.run(order.iter().copied()).code, Some(0));
+on_both_backends! {
+    fn leadership_is_handed_to_the_named_server_and_the_history_says_so(election: Election) {
+        let (_servers, leader) = three(&election);
+        let next = election.name((leader + 1) % 3);
+        let token = election.status()["token"].as_u64().unwrap();
+        let outcome = election.run(["transfer", &next]);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let status = election.status();
+        assert_eq!(status["leader"], next.as_str(), "it leads once the command ends: {status}");
+        assert_eq!(outcome.stdout, [format!("{next} leads (token {})", status["token"])]);
+        assert!(status["token"].as_u64().unwrap() > token);
+        // The history, newest first.
+        let history = election.run(["history", "--json"]);
+        let terms: Vec<Value> = history.stdout.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(
+            (&terms[0]["leader"], &terms[0]["ended"]),
+            (&next.as_str().into(), &Value::Null),
+            "{terms:#?}"
+        );
+        let before = &terms[1];
+        assert_eq!(before["leader"], election.name(leader));
+        assert_eq!(
+            (&before["ended"], &before["to"], &before["reason"]),
+            (&"transferred".into(), &next.as_str().into(), &"ordered".into())
+        );
+        assert!(before["by"].as_str().unwrap().contains('@'), "{before}");
+        let lines = election.run(["history", "-n", "2"]).stdout;
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].ends_with(&format!("{next} (token {}) leads", status["token"])), "{lines:?}");
+        assert!(lines[1].contains(&format!(": handed over to {next}, ordered by ")), "{lines:?}");
     }
-    let status = election.status();
-    assert_eq!((status.get("paused"), status.get("cordons")), (None, None), "{status}");
-    let history = election.run(["history"]).stdout;
-    assert!(history.iter().any(|line| line.contains("since it was cordoned")), "{history:?}");
+
+    fn a_transfer_that_can_not_be_is_refused_and_the_leader_leads_on(election: Election) {
+        let (mut servers, leader) = three(&election);
+        let token = election.status()["token"].clone();
+        let [gone, other] = [1, 2].map(|after| (leader + after) % 3);
+        servers[gone].signal(Signal::SIGTERM);
+        servers[gone].wait_exit(SOON);
+        election.settled(2);
+        let refused = |args: &[&str], why: &str| {
+            let outcome = election.run(["transfer"].into_iter().chain(args.iter().copied()));
+            assert_eq!(outcome.code, Some(1), "{outcome:?}");
+            assert!(outcome.stderr.join(" ").contains(why), "{outcome:?}");
+            assert_eq!(outcome.stdout, [""; 0]);
+        };
+        let why = if matches!(election, Election::OnEtcd(_)) { "is not among" } else { "refuses" };
+        refused(&[&election.name(gone), "--within", "1s"], why);
+        refused(&["server9"], "'server9' is not among");
+        assert_eq!(election.run(["pause"]).code, Some(0));
+        refused(&[&election.name(other)], "paused");
+        assert_eq!(election.run(["resume"]).code, Some(0));
+        assert_eq!(election.run(["cordon", &election.name(other)]).code, Some(0));
+        // On etcd a cordoned candidate leaves the queue.
+        let why = if matches!(election, Election::OnEtcd(_)) { "is not among" } else { "cordon" };
+        refused(&[&election.name(other)], why);
+        assert_eq!(election.status()["token"], token, "the same term");
+    }
+
+    fn a_cordoned_leader_hands_over_and_the_orders_show_in_status(election: Election) {
+        let (_servers, leader) = three(&election);
+        let name = election.name(leader);
+        let outcome = election.run(["cordon", &name]);
+        assert_eq!(
+            (outcome.code, outcome.stdout),
+            (Some(0), vec![format!("cordoned: {name} leads only while no other can")])
+        );
+        election.wait_for("another leader", |status| {
+            status["state"] == "leader" && status["leader"] != name.as_str()
+        });
+        assert_eq!(election.run(["pause"]).code, Some(0));
+        let status = election.status();
+        assert_eq!(
+            (&status["cordons"][0]["name"], &status["cordons"][0]["hard"]),
+            (&name.as_str().into(), &false.into())
+        );
+        assert!(status["paused"]["by"].as_str().unwrap().contains('@'), "{status}");
+        let lines = election.run(["status"]).stdout;
+        assert!(lines.iter().any(|line| line.starts_with("  paused by ")), "{lines:?}");
+        assert!(lines.iter().any(|line| line.starts_with(&format!("  cordoned: {name} by "))), "{lines:?}");
+        for order in [&["resume"][..], &["uncordon", &name]] {
+            assert_eq!(election.run(order.iter().copied()).code, Some(0));
+        }
+        let status = election.status();
+        assert_eq!((status.get("paused"), status.get("cordons")), (None, None), "{status}");
+        let history = election.run(["history"]).stdout;
+        assert!(history.iter().any(|line| line.contains("since it was cordoned")), "{history:?}");
+    }
 }
 
 #[test]
-fn on_etcd_the_history_is_printed_and_orders_are_refused() {
+fn on_etcd_a_server_that_never_leads_does_not_stand() {
     let election = Election::on_etcd();
-    let _server = election.start(0, &[]);
-    election.settled(1);
-    let lines = eventually(SOON, "the present term", || {
-        Some(election.run(["history"]))
-            .filter(|history| history.code == Some(0) && !history.stdout.is_empty())
-    });
-    assert!(lines.stdout[0].contains("server1 (token ") && lines.stdout[0].ends_with(" leads"), "{lines:?}");
-    for command in [&["transfer", "server1"][..], &["cordon", "server1"], &["pause"]] {
-        let outcome = election.run(command.iter().copied());
-        assert_eq!(outcome.code, Some(2), "{outcome:?}");
-        assert!(outcome.stderr.join(" ").contains("--peers"), "{outcome:?}");
-    }
-    for flags in [&["--priority", "50"][..], &["--never"], &["--min-tenure", "1m"]] {
-        let mut server = election.start(1, flags);
-        assert_eq!(server.wait_exit(SOON).code(), Some(2), "{flags:?}");
-    }
+    let mut never = election.start(0, &["--never"]);
+    never.wait_for_line(|line: &str| line.starts_with("Connecting"), SOON);
+    let _server = election.start(1, &["--priority", "150", "--min-tenure", "1m"]);
+    let status = election.wait_for("the one that leads", |status| status["leader"] == "server2");
+    assert_eq!(status["candidates"].as_array().unwrap().len(), 1, "the other one does not stand: {status}");
+    assert_eq!(never.status(), None, "it goes on");
 }
 
 #[test]

@@ -18,7 +18,10 @@ use tokio::{
 };
 
 pub(crate) use self::lifeline::LifelineArgs;
-use self::{completions::Shell, operate::StandingOrder, operator::OrderArgs};
+use self::{
+    completions::Shell,
+    operator::{OrderArgs, StandingOrder},
+};
 #[cfg(target_os = "linux")]
 use crate::supervise::{guard::Inherited, init, shim};
 use crate::{

@@ -189,12 +189,6 @@ impl Config {
         };
         let place = match (&self.backend, ttl) {
             (BackendConfig::Etcd(settings), ttl) => {
-                if let Some(flag) = preferences.only_among_peers() {
-                    return Err(UsageError(format!(
-                        "{flag} is for members of a group so far: add --peers NAME=HOST:PORT,…, or leave it out; on etcd the \
-                         first that came leads"
-                    )));
-                }
                 CandidateBackend::Etcd(settings.clone(), ttl.unwrap_or(Ttl::DEFAULT))
             }
             (BackendConfig::Peers(_), Some(_)) => {

@@ -6,23 +6,17 @@ use anyhow::anyhow;
 use leader_election::{
     CandidateName,
     choosing::{TransferError, Transferred},
-    peers::OperateError,
 };
 use tokio::{pin, time::sleep};
 
-use super::{UNKNOWN, operator};
+use super::{
+    UNKNOWN,
+    operator::{NotStanding, Operator, StandingOrder},
+};
 use crate::{config::Config, lease_timing::written};
 
 /// Time after which the caller is told that the order is still under way.
 const STILL: Duration = Duration::from_secs(1);
-
-/// A standing order.
-pub(super) enum StandingOrder {
-    Cordon { name: CandidateName, hard: bool },
-    Uncordon { name: CandidateName },
-    Pause,
-    Resume,
-}
 
 /// Hands leadership to a candidate. Exit 0 once that one leads.
 pub(super) async fn transfer(
@@ -30,8 +24,8 @@ pub(super) async fn transfer(
     to: CandidateName,
     within: Duration,
 ) -> anyhow::Result<ExitCode> {
-    let operator = operator::of(config)?;
-    let ordered = operator.transfer(to.as_str(), within, operator::by_this_user());
+    let operator = Operator::of(config)?;
+    let ordered = operator.transfer(to.as_str(), within);
     pin!(ordered);
     let outcome = tokio::select! {
         outcome = &mut ordered => outcome,
@@ -55,35 +49,29 @@ pub(super) async fn transfer(
 
 /// Gives or takes back a standing order. Exit 0 once it counts.
 pub(super) async fn stand(config: Config, order: StandingOrder) -> anyhow::Result<ExitCode> {
-    let operator = operator::of(config)?;
-    let by = operator::by_this_user();
-    let (outcome, done) = match order {
-        StandingOrder::Cordon { name, hard } => {
-            let done = if hard {
-                format!("cordoned: {name} does not lead, not even while no other can")
-            } else {
-                format!("cordoned: {name} leads only while no other can")
-            };
-            (operator.cordon(name.as_str(), hard, by).await, done)
-        }
-        StandingOrder::Uncordon { name } => {
-            (operator.uncordon(name.as_str(), by).await, format!("{name} may lead again"))
-        }
-        StandingOrder::Pause => (
-            operator.pause(by).await,
-            "paused: nothing moves by priority or transfer until elect resume".into(),
-        ),
-        StandingOrder::Resume => (operator.resume(by).await, "resumed".into()),
-    };
-    match outcome {
+    match Operator::of(config)?.stand(&order).await {
         Ok(()) => {
-            println!("{done}");
+            println!("{}", done(&order));
             Ok(ExitCode::SUCCESS)
         }
-        Err(error @ OperateError::Unanswered { .. }) => {
-            eprintln!("elect: {error}; see: elect status");
+        Err(NotStanding { problem, unconfirmed: true }) => {
+            eprintln!("elect: {problem}; see: elect status");
             Ok(ExitCode::from(UNKNOWN))
         }
-        Err(error) => Err(anyhow!(error)),
+        Err(NotStanding { problem, unconfirmed: false }) => Err(anyhow!(problem)),
+    }
+}
+
+fn done(order: &StandingOrder) -> String {
+    match order {
+        StandingOrder::Cordon { name, hard: true } => {
+            format!("cordoned: {name} does not lead, not even while no other can")
+        }
+        StandingOrder::Cordon { name, hard: false } => {
+            format!("cordoned: {name} leads only while no other can")
+        }
+        StandingOrder::Uncordon { name } => format!("{name} may lead again"),
+        StandingOrder::Pause => "paused: nothing moves by priority or transfer until elect resume".into(),
+        StandingOrder::Resume => "resumed".into(),
     }
 }

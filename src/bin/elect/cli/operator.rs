@@ -1,13 +1,17 @@
 //! An operator's end of an election: who orders, and by which way the order goes.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context;
 use clap::Args;
 use leader_election::{
-    choosing::{OrderedBy, PastTerm},
-    etcd::Etcd,
-    peers,
+    CandidateName,
+    choosing::{OrderedBy, PastTerm, TransferError, Transferred},
+    etcd::{Etcd, EtcdOperateError, EtcdOperator},
+    peers::{self, OperateError},
 };
 use nix::unistd::{Uid, User, gethostname};
 
@@ -36,38 +40,92 @@ impl OrderArgs {
     }
 }
 
-/// Reads the last terms, the newest first.
-pub(super) async fn history(config: Config, most: usize) -> anyhow::Result<Result<Vec<PastTerm>, String>> {
-    let Config { backend, election, .. } = config;
-    Ok(match backend {
-        BackendConfig::Peers(peers) => {
-            let operator = peers.client(election)?.operator(None);
-            operator.history(most).await.map_err(|error| error.to_string())
-        }
-        BackendConfig::Etcd(settings) => {
-            let etcd = Etcd::start(settings).context("failed to start")?;
-            etcd.operator(election).history(most).await.map_err(|error| error.to_string())
-        }
-    })
+/// Gives orders to an election's leader, and reads its past.
+pub(super) enum Operator {
+    Etcd(EtcdOperator),
+    Peers(peers::Operator),
 }
 
-/// Connects to the leader for orders.
-pub(super) fn of(config: Config) -> anyhow::Result<peers::Operator> {
-    match config.backend {
-        BackendConfig::Peers(peers) => {
-            let secret = peers.secret()?;
-            Ok(peers.client(config.election)?.operator(secret))
+/// An order that clients of the election see until it is taken back.
+pub(super) enum StandingOrder {
+    Cordon { name: CandidateName, hard: bool },
+    Uncordon { name: CandidateName },
+    Pause,
+    Resume,
+}
+
+/// Reason that a standing order does not count for certain.
+pub(super) struct NotStanding {
+    pub(super) problem: String,
+    /// It may count all the same.
+    pub(super) unconfirmed: bool,
+}
+
+impl Operator {
+    /// Connects on first use.
+    pub(super) fn of(config: Config) -> anyhow::Result<Self> {
+        let Config { backend, election, .. } = config;
+        Ok(match backend {
+            BackendConfig::Peers(peers) => {
+                let secret = peers.secret()?;
+                Self::Peers(peers.client(election)?.operator(secret))
+            }
+            BackendConfig::Etcd(settings) => {
+                Self::Etcd(Etcd::start(settings).context("failed to start")?.operator(election))
+            }
+        })
+    }
+
+    pub(super) async fn transfer(&self, to: &str, within: Duration) -> Result<Transferred, TransferError> {
+        match self {
+            Self::Etcd(etcd) => etcd.transfer(to, within, by_this_user()).await,
+            Self::Peers(peers) => peers.transfer(to, within, by_this_user()).await,
         }
-        BackendConfig::Etcd(_) => Err(UsageError(
-            "orders are for a group so far: give --peers NAME=HOST:PORT,…; on etcd they do not exist yet"
-                .into(),
-        )
-        .into()),
+    }
+
+    pub(super) async fn stand(&self, order: &StandingOrder) -> Result<(), NotStanding> {
+        let by = by_this_user();
+        match self {
+            Self::Etcd(etcd) => Ok(match order {
+                StandingOrder::Cordon { name, hard } => etcd.cordon(name.as_str(), *hard, by).await,
+                StandingOrder::Uncordon { name } => etcd.uncordon(name.as_str(), by).await,
+                StandingOrder::Pause => etcd.pause(by).await,
+                StandingOrder::Resume => etcd.resume(by).await,
+            }?),
+            Self::Peers(peers) => Ok(match order {
+                StandingOrder::Cordon { name, hard } => peers.cordon(name.as_str(), *hard, by).await,
+                StandingOrder::Uncordon { name } => peers.uncordon(name.as_str(), by).await,
+                StandingOrder::Pause => peers.pause(by).await,
+                StandingOrder::Resume => peers.resume(by).await,
+            }?),
+        }
+    }
+
+    /// Reads the last terms, the newest first.
+    pub(super) async fn history(&self, most: usize) -> Result<Vec<PastTerm>, String> {
+        match self {
+            Self::Etcd(etcd) => etcd.history(most).await.map_err(|error| error.to_string()),
+            Self::Peers(peers) => peers.history(most).await.map_err(|error| error.to_string()),
+        }
+    }
+}
+
+impl From<EtcdOperateError> for NotStanding {
+    fn from(error: EtcdOperateError) -> Self {
+        let unconfirmed = matches!(error, EtcdOperateError::Unconfirmed(_));
+        Self { problem: error.to_string(), unconfirmed }
+    }
+}
+
+impl From<OperateError> for NotStanding {
+    fn from(error: OperateError) -> Self {
+        let unconfirmed = matches!(error, OperateError::Unanswered { .. });
+        Self { problem: error.to_string(), unconfirmed }
     }
 }
 
 /// Names the user of this process and its host, with the time.
-pub(super) fn by_this_user() -> OrderedBy {
+fn by_this_user() -> OrderedBy {
     // The user behind sudo, who is the one to ask.
     let behind_sudo =
         std::env::var("SUDO_USER").ok().filter(|name| Uid::current().is_root() && !name.is_empty());

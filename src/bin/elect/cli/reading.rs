@@ -10,7 +10,7 @@ use leader_election::{
     observe::{Observer, Snapshot, SnapshotError, State},
     peers::{Answered, Client},
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{BackendConfig, Config};
 
@@ -47,10 +47,16 @@ impl ElectionReading {
         Self { snapshot, servers, controls }
     }
 
+    fn on_etcd(snapshot: Snapshot, controls: Controls) -> Self {
+        Self { snapshot, servers: Vec::new(), controls }
+    }
+
     /// What a candidate publishes about itself, if it has answered.
     pub(super) fn profile(&self, name: &str) -> Option<&CandidateProfile> {
         let mut statuses = self.servers.iter().filter_map(|answered| answered.status.as_ref().ok());
-        statuses.find(|status| status.name.as_str() == name).map(|status| &status.profile)
+        let answered = statuses.find(|status| status.name.as_str() == name).map(|status| &status.profile);
+        let mut queued = self.snapshot.candidates.iter().filter(|queued| queued.name == name);
+        answered.or_else(|| queued.next()?.profile.as_ref())
     }
 
     /// The reading that has failed.
@@ -72,7 +78,20 @@ impl ElectionReader {
     /// Reads once. Returns an unknown state if there is no answer in time, or a refusal.
     pub(super) async fn read(&self) -> ElectionReading {
         match &self.source {
-            Source::Etcd(etcd) => ElectionReading::of(self.read_etcd(etcd).await, Vec::new()),
+            Source::Etcd(etcd) => {
+                let snapshot = self.read_etcd(etcd).await;
+                let operator = etcd.operator(self.election.clone());
+                // A user without the right to read them sees none.
+                let controls = match snapshot.observation.state {
+                    State::Unknown { .. } => Controls::default(),
+                    _ => timeout(PATIENCE, operator.controls())
+                        .await
+                        .ok()
+                        .and_then(Result::ok)
+                        .unwrap_or_default(),
+                };
+                ElectionReading::on_etcd(snapshot, controls)
+            }
             Source::Peers(client) => {
                 let (snapshot, servers) = client.survey(PATIENCE).await;
                 ElectionReading::of(snapshot, servers)

@@ -65,7 +65,12 @@ impl Startup {
             .candidate(self.election.clone())?
             .ttl(ttl)
             .announce(true)
-            .profile(self.preferences.profile());
+            .profile(self.preferences.profile())
+            .never(self.preferences.never);
+        let candidate = match self.preferences.min_tenure {
+            Some(min_tenure) => candidate.min_tenure(min_tenure),
+            None => candidate,
+        };
         let candidate = candidate.named(self.name.clone())?;
         let addresses = AddressLookup::in_etcd(settings.clone(), self.election.clone());
         self.participant(etcd, candidate, sources, addresses, Some(settings))

@@ -49,16 +49,6 @@ pub(crate) struct PreferenceArgs {
 }
 
 impl PreferenceArgs {
-    /// Returns a flag that is given, and that has no effect on etcd.
-    pub(crate) fn only_among_peers(&self) -> Option<&'static str> {
-        let flags = [
-            ("--priority", self.priority.is_some()),
-            ("--never", self.never),
-            ("--min-tenure", self.min_tenure.is_some()),
-        ];
-        flags.into_iter().find_map(|(flag, given)| given.then_some(flag))
-    }
-
     /// Returns what the candidate publishes about itself.
     pub(crate) fn profile(&self) -> CandidateProfile {
         let mut profile = CandidateProfile::default();
