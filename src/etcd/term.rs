@@ -114,7 +114,7 @@ impl ActiveTerm {
                 }
                 let ended = SystemTime::now();
                 let (to, reason) = (transfer.shown.clone(), transfer.reason.clone());
-                let transferred = history.ending(TermEnding::Transferred { to, reason }, ended);
+                let transferred = history.ending_soon(TermEnding::Transferred { to, reason }, ended).await;
                 let void = history.ending(TermEnding::Resigned, ended);
                 let record = |end| match end {
                     HandoffEnd::Transferred => transferred.clone(),
@@ -134,7 +134,7 @@ impl ActiveTerm {
                 drop(self.keep_alive);
                 self.leader_key.let_go(&mut self.term_handle).await;
                 let deadline = Timestamp::now() + self.leader_key.ttl.as_duration().min(RELEASE_WITHIN);
-                let resigned = history.ending(TermEnding::Resigned, SystemTime::now());
+                let resigned = history.ending_soon(TermEnding::Resigned, SystemTime::now()).await;
                 if let Err(error) = self.leader_key.release(self.lease, resigned, deadline).await {
                     tracing::debug!(%error, "the release is not confirmed");
                 }
