@@ -36,7 +36,7 @@ use super::{
     rights,
     staleness::ReadKind,
     standby::{self, Standby, StandbyStep},
-    succession::Incumbent,
+    succession::SittingLeader,
     term,
     view::{KeyWatch, QueuePosition, QueueView},
     win::{AttemptFailure, WinInput, WinRule, WinStep},
@@ -578,7 +578,7 @@ impl Elected {
         let _ = won.send(Ok(leadership));
         let Attempt { shared, lease, ttl, key, keep_alive, renewals, key_watch, standby, .. } = attempt;
         let leader_key = LeaderKey { shared, key, created: self.created, lease: lease.id(), ttl };
-        let incumbent = Incumbent {
+        let incumbent = SittingLeader {
             leader_key: leader_key.clone(),
             name,
             election,

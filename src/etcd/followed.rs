@@ -78,7 +78,7 @@ impl FollowedKeys {
     /// Follows keys from now on; `what` names them in a warning if that is forbidden.
     pub(crate) fn start(shared: &Arc<EtcdShared>, range: WatchRange, what: &'static str) -> Self {
         let (shown, seen) = watch::channel(KeysSeen::Unread);
-        let follower = Follower { shared: Arc::clone(shared), range, what, shown };
+        let follower = RangeFollower { shared: Arc::clone(shared), range, what, shown };
         let task = AbortOnDropHandle::new(shared.spawn(follower.follow()));
         Self { seen, _task: task }
     }
@@ -96,14 +96,14 @@ pub(crate) async fn changed<T>(receiver: &mut watch::Receiver<T>) {
     }
 }
 
-struct Follower {
+struct RangeFollower {
     shared: Arc<EtcdShared>,
     range: WatchRange,
     what: &'static str,
     shown: watch::Sender<KeysSeen>,
 }
 
-impl Follower {
+impl RangeFollower {
     async fn follow(self) {
         let mut backoff = Backoff::new();
         loop {

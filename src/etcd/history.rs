@@ -44,7 +44,7 @@ use crate::{
 pub(crate) const HISTORY_SIZE: usize = 100;
 
 #[derive(Serialize, Deserialize)]
-struct PastTermJson {
+struct StoredTerm {
     leader: String,
     token: u64,
     from: String,
@@ -87,7 +87,7 @@ pub(super) fn to_json(past: &PastTerm) -> Vec<u8> {
             EndingJson::Transferred { to: stored::shown(to), reason: reason(why) }
         }
     };
-    stored::to_bytes(&PastTermJson {
+    stored::to_bytes(&StoredTerm {
         leader: stored::shown(&past.leader),
         token: past.token.get(),
         from: stored::time_text(past.from.unwrap_or(SystemTime::UNIX_EPOCH)),
@@ -98,7 +98,7 @@ pub(super) fn to_json(past: &PastTerm) -> Vec<u8> {
 
 /// Returns `None` for values of other programs.
 pub(super) fn from_json(value: &[u8]) -> Option<PastTerm> {
-    let json: PastTermJson = stored::parse(value)?;
+    let json: StoredTerm = stored::parse(value)?;
     let ended = match json.ended {
         None => None,
         Some(EndingJson::Resigned) => Some(TermEnding::Resigned),

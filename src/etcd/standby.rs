@@ -26,7 +26,7 @@ use super::{
     order::StoredOrder,
     queue::PATIENCE,
     staleness::ReadKind,
-    succession::{Incumbent, ProgramOrder, Succession, controls_of},
+    succession::{ProgramOrder, SittingLeader, Succession, controls_of},
     view::QueueView,
 };
 use crate::{
@@ -54,7 +54,7 @@ pub(super) struct Standby {
     depends: bool,
     /// True if something changed that was not judged yet.
     due: bool,
-    answered: Option<Answered>,
+    answered: Option<AnsweredOrder>,
     answering: Option<AbortOnDropHandle<()>>,
 }
 
@@ -69,7 +69,7 @@ struct Preferences {
 
 /// The last order that was answered.
 #[derive(Clone, Copy)]
-struct Answered {
+struct AnsweredOrder {
     order: Revision,
     /// True if it is an operator's: its key is not on the leader's lease.
     operator: bool,
@@ -184,7 +184,7 @@ impl Standby {
             return;
         }
         self.answered =
-            Some(Answered { order: question, operator: self.contenders.leaders_lease() != Some(on) });
+            Some(AnsweredOrder { order: question, operator: self.contenders.leaders_lease() != Some(on) });
         let record = StoredMember { ready: Some(question), ..record.clone() };
         let answering = say_ready(Arc::clone(&self.shared), election.clone(), self.lease, record, question);
         self.answering = Some(AbortOnDropHandle::new(self.shared.spawn(answering)));
@@ -193,7 +193,7 @@ impl Standby {
     /// Turns the waiting candidate into the one whose succession is decided.
     pub(super) fn succession(
         self,
-        incumbent: Incumbent,
+        incumbent: SittingLeader,
         program: mpsc::UnboundedReceiver<ProgramOrder>,
     ) -> Succession {
         let ordered = self.answered.is_some_and(|answered| answered.operator);

@@ -74,7 +74,7 @@ pub(super) struct AcceptedTransfer {
 }
 
 /// The leader, as far as its succession depends on it.
-pub(super) struct Incumbent {
+pub(super) struct SittingLeader {
     pub(super) leader_key: LeaderKey,
     pub(super) name: CandidateName,
     pub(super) election: ElectionName,
@@ -86,7 +86,7 @@ pub(super) struct Incumbent {
 
 /// The succession of one term.
 pub(super) struct Succession {
-    leader: Incumbent,
+    leader: SittingLeader,
     rule: PriorityRule,
     contenders: Contenders,
     order: watch::Receiver<KeysSeen>,
@@ -148,7 +148,7 @@ enum NextStep {
 
 impl Succession {
     pub(super) fn new(
-        leader: Incumbent,
+        leader: SittingLeader,
         ordered: bool,
         contenders: Contenders,
         order: watch::Receiver<KeysSeen>,
@@ -248,7 +248,7 @@ impl Succession {
                 }
             }
         }
-        let Incumbent { name, priority, never, .. } = &self.leader;
+        let SittingLeader { name, priority, never, .. } = &self.leader;
         let willing = Willingness::of(name, *priority, *never, &controls);
         match willing.gives_way(self.ordered, &field, &controls) {
             // A pause would not be seen.
@@ -499,7 +499,7 @@ impl Succession {
         field: &CandidateField<MadeKey>,
         controls: &Controls,
     ) -> Result<NextStep, EtcdError> {
-        let Incumbent { priority, .. } = self.leader;
+        let SittingLeader { priority, .. } = self.leader;
         let tenure = Tenure { priority, since: self.began, ordered: self.ordered, losses: self.losses };
         match self.rule.see(Timestamp::now(), &tenure, field, controls) {
             PriorityStep::Stay => Ok(NextStep::Wait(None)),

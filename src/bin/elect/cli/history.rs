@@ -11,12 +11,12 @@ use anyhow::Context;
 use leader_election::choosing::{PastTerm, TermEnding, TransferReason};
 use serde::Serialize;
 
-use super::{UNKNOWN, operator::Operator, show::time};
+use super::{UNKNOWN, operator::ElectionOperator, show::time};
 use crate::config::Config;
 
 /// Prints past terms, the newest first.
 pub(super) async fn run(config: Config, json: bool, most: usize) -> anyhow::Result<ExitCode> {
-    let terms = match Operator::of(config)?.history(most).await {
+    let terms = match ElectionOperator::of(config)?.history(most).await {
         Ok(terms) => terms,
         Err(error) => {
             eprintln!("elect: {error}");

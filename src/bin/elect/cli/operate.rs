@@ -11,7 +11,7 @@ use tokio::{pin, time::sleep};
 
 use super::{
     UNKNOWN,
-    operator::{NotStanding, Operator, StandingOrder},
+    operator::{ElectionOperator, NotStanding, StandingOrder},
 };
 use crate::{config::Config, lease_timing::written};
 
@@ -24,7 +24,7 @@ pub(super) async fn transfer(
     to: CandidateName,
     within: Duration,
 ) -> anyhow::Result<ExitCode> {
-    let operator = Operator::of(config)?;
+    let operator = ElectionOperator::of(config)?;
     let ordered = operator.transfer(to.as_str(), within);
     pin!(ordered);
     let outcome = tokio::select! {
@@ -49,7 +49,7 @@ pub(super) async fn transfer(
 
 /// Gives or takes back a standing order. Exit 0 once it counts.
 pub(super) async fn stand(config: Config, order: StandingOrder) -> anyhow::Result<ExitCode> {
-    match Operator::of(config)?.stand(&order).await {
+    match ElectionOperator::of(config)?.stand(&order).await {
         Ok(()) => {
             println!("{}", done(&order));
             Ok(ExitCode::SUCCESS)

@@ -41,7 +41,7 @@ impl OrderArgs {
 }
 
 /// Gives orders to an election's leader, and reads its past.
-pub(super) enum Operator {
+pub(super) enum ElectionOperator {
     Etcd(EtcdOperator),
     Peers(peers::Operator),
 }
@@ -61,7 +61,7 @@ pub(super) struct NotStanding {
     pub(super) unconfirmed: bool,
 }
 
-impl Operator {
+impl ElectionOperator {
     /// Connects on first use.
     pub(super) fn of(config: Config) -> anyhow::Result<Self> {
         let Config { backend, election, .. } = config;

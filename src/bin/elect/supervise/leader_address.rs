@@ -20,11 +20,11 @@ const WITHIN: Duration = Duration::from_millis(500);
 /// Pause between two readings.
 const PAUSE: Duration = Duration::from_millis(50);
 
-type Address = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
+type FoundAddress = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
 /// Finds the address of a term's leader. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct AddressLookup(Arc<dyn Fn(FencingToken) -> Address + Send + Sync>);
+pub(crate) struct AddressLookup(Arc<dyn Fn(FencingToken) -> FoundAddress + Send + Sync>);
 
 impl fmt::Debug for AddressLookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
