@@ -713,6 +713,9 @@ fn contract_13_a_witness_without_a_pidfd_releases_nothing() {
     let endpoint = etcd.endpoint();
     let mut run = Run::start(diary.script(container("a", &endpoint, directory.path()), WORKS));
     let token = diary.wait_for_term_after(0).token;
+    // It sees process 1 close its files, may live a moment longer, and would release its place.
+    let mut guard = run.guard();
+    guard.freeze();
     process_1_of(&run).kill();
     run.wait_exit(SOON);
     diary.wait_for_end_of(token);

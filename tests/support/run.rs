@@ -54,11 +54,11 @@ impl Run {
         assert_eq!(status.code(), Some(code), "stderr: {:#?}", self.stderr());
     }
 
-    /// Its guard.
+    /// Its guard, also in a container.
     #[track_caller]
     pub(crate) fn guard(&self) -> Guard {
-        let parent = self.id();
-        let pid = eventually(SOON, "a guard", || children_of(parent)?.into_iter().find(|pid| is_guard(*pid)));
+        let processes = || descendants_of(self.id()).into_iter().map(u32::cast_signed);
+        let pid = eventually(SOON, "a guard", || processes().find(|pid| is_guard(*pid)));
         Guard { pid: Pid::from_raw(pid), frozen: false }
     }
 }
