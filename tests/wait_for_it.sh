@@ -182,6 +182,8 @@ check 'a name that does not resolve cannot overrun the timeout' took_between 100
 stop_after() {
     local line=$1 pid deadline=$((SECONDS + 10))
     shift
+    : >"$scratch/out"
+    : >"$scratch/err" # the line of the run before would do, and the signal would come before the script runs
     "$WAIT" "$@" >"$scratch/out" 2>"$scratch/err" &
     pid=$!
     until grep -qF -- "$line" "$scratch/out" "$scratch/err"; do
